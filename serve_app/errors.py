@@ -1,0 +1,69 @@
+"""What can go wrong while serving, as one tree. Not HTTP: statuses are given in `serve_app.api`.
+
+    ServingError
+    ├── EngineError            the engine refused or could not do it
+    │   ├── UnknownRelease     no such release is loaded (any more)
+    │   ├── UnknownModel       the release has no such model
+    │   ├── TooLong            prompt and answer do not fit the context or the KV store
+    │   ├── DuplicateRequest   a request of that id is already in the engine
+    │   ├── DoesNotFit         memory: says what is needed and what there is
+    │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
+    │   ├── LoadFailed         a backbone or slot could not be read
+    │   └── EngineStopped      the engine has been closed, or its loop died
+    └── ConfigError            an operator's setting is wrong
+"""
+
+
+class ServingError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class EngineError(ServingError):
+    """The engine refused a request or a release, or could not carry it out."""
+
+
+class UnknownRelease(EngineError):
+    """No such release is loaded."""
+
+
+class UnknownModel(EngineError):
+    """The release has no such model."""
+
+
+class TooLong(EngineError):
+    """Prompt and answer together exceed what can be held. Sizes are in tokens."""
+
+    def __init__(self, message: str, *, limit: int, prompt_tokens: int, max_tokens: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+
+
+class DuplicateRequest(EngineError):
+    """A request of that id is already in the engine."""
+
+
+class DoesNotFit(EngineError):
+    """Memory does not suffice. Sizes are in bytes."""
+
+    def __init__(self, message: str, *, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
+class Unsupported(EngineError):
+    """The architecture, or a part of it, cannot be served by the engine."""
+
+
+class LoadFailed(EngineError):
+    """A backbone or a slot could not be read or copied."""
+
+
+class EngineStopped(EngineError):
+    """The engine has been closed, or its loop has died."""
+
+
+class ConfigError(ServingError):
+    """An operator's setting is wrong."""
