@@ -1,0 +1,173 @@
+"""Tiny random checkpoints of real architectures, as Hugging Face directories. Not trained."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+MLA: dict[str, Any] = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_key_value_heads": 4,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"intermediate_size": 24, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3},
+    "qwen2_moe": {
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [1],
+    },
+    "qwen3_moe": {
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "head_dim": 16,
+    },
+    "gpt_oss": {
+        "intermediate_size": 24,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "granitemoe": {
+        "intermediate_size": 24,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.25,
+        "tie_word_embeddings": True,
+    },
+    "phimoe": {
+        "intermediate_size": 24,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "attention_bias": True,
+        "lm_head_bias": True,
+        "head_dim": 8,
+    },
+    "deepseek_v3": {
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        **MLA,
+    },
+    "glm4_moe": {
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "head_dim": 8,
+        "use_qk_norm": True,
+        "partial_rotary_factor": 0.5,
+    },
+}
+"""Overrides of `COMMON`, by `model_type`; small, and odd where oddness finds mistakes."""
+
+
+def tiny_config(architecture: str, **overrides: Any) -> Any:
+    """A transformers config of a few thousand parameters."""
+    fields: dict[str, Any] = {
+        **COMMON,
+        "rope_parameters": dict(DEFAULT_ROPE),
+        **ARCHITECTURES[architecture],
+        **overrides,
+    }
+    return AutoConfig.for_model(architecture, **fields)
+
+
+def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
+    """A random model in float32; every parameter and buffer differs between seeds."""
+    config = tiny_config(architecture, **overrides)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, tensor in sorted(model.state_dict().items()):
+            # Norms, biases, sinks and correction buffers start out equal: move them apart.
+            if tensor.dim() == 1:
+                noise = torch.randn(tensor.shape, generator=generator) * 0.1
+                tensor.add_(noise.to(tensor.dtype))
+    return model.eval()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes: ids 0..2 are pad, bos and eos, byte b is 3 + b. Adds bos by default."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<pad>", "<s>", "</s>"]
+    vocab = {token: index for index, token in enumerate(specials + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    fast.chat_template = (
+        "{{ bos_token }}{% for message in messages %}"
+        "{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    return fast
+
+
+def write_checkpoint(
+    directory: Path,
+    architecture: str,
+    seed: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    tokenizer: bool = True,
+    **overrides: Any,
+) -> Path:
+    """Write a tiny random model (and a byte tokenizer) as `save_pretrained` does; return its path.
+
+    Checkpoints are written in the layout of the architecture's own releases: per-expert 2-D
+    tensors where those have them, fused 3-D ones elsewhere.
+    """
+    model = tiny_model(architecture, seed, **overrides).to(dtype)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    if tokenizer:
+        byte_tokenizer().save_pretrained(directory)
+    return directory
