@@ -1,0 +1,1 @@
+"""Between text and tokens. No HTTP, no Ray, no tensors."""

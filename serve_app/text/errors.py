@@ -1,0 +1,15 @@
+"""What can be wrong with a text or a conversation. Not HTTP: `serve_app.serving` gives statuses.
+
+TextError              the text cannot be made into tokens, or the tokens into text
+└── NoChatTemplate     the model has no chat template
+"""
+
+from serve_app.errors import ServingError
+
+
+class TextError(ServingError):
+    """The text cannot be made into tokens, or the tokens into text."""
+
+
+class NoChatTemplate(TextError):
+    """The model has no chat template."""

@@ -1,0 +1,108 @@
+"""One model's own tokenizer, with the few things that serving asks of it. No tensors."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2.exceptions import TemplateError
+from transformers import AutoTokenizer
+
+from serve_app.text.errors import NoChatTemplate, TextError
+from serve_app.text.pieces import Pieces, readable
+
+_NOT_FOR_TEMPLATES = frozenset(
+    {
+        "chat_template",
+        "conversation",
+        "documents",
+        "max_length",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+
+
+class Tokenizer:
+    """Encodes, decodes and renders conversations exactly as the model's own tokenizer does."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
+        added = frozenset(cast("dict[int, Any]", tokenizer.added_tokens_decoder))
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._pieces = None if backend is None else Pieces.of_json(backend.to_str(), added)
+        self._cache: dict[int, bytes] = {}
+        self.encode("warm")  # the first call may change the backend's truncation; later ones do not
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Reads the files of one model. Raises TextError when they are no tokenizer."""
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise TextError(f"no tokenizer can be read from {directory.name}: {error}") from error
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return cast("int | None", self._tokenizer.eos_token_id)
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """`special`: with the tokens that the tokenizer adds by default, such as a first one."""
+        try:
+            ids = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+        except (TypeError, UnicodeError, ValueError) as error:
+            raise TextError("the text cannot be encoded: it is not valid Unicode") from error
+        return cast("list[int]", ids)
+
+    def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
+        """Never tidies spaces: what the tokens say is what is returned."""
+        text = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+        )
+        return cast(str, text)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> list[int]:
+        """The tokens of a conversation, up to where the answer begins.
+
+        `variables` are what a client gives the template. Raises NoChatTemplate, and TextError for
+        what the template refuses.
+        """
+        for name in sorted(variables):
+            if name in _NOT_FOR_TEMPLATES:
+                raise TextError(f"chat_template_kwargs must not hold '{name}'")
+        if self._tokenizer.chat_template is None:
+            raise NoChatTemplate("the model has no chat template; use /v1/completions")
+        options = {"add_generation_prompt": True, **variables}
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, **options
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as why:
+            raise TextError(f"the model's chat template refused the messages: {why}") from why
+        return self.encode(cast(str, text), special=False)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for; none for an id outside the vocabulary."""
+        if token not in self._cache:
+            self._cache[token] = self._bytes(token)
+        return self._cache[token]
+
+    def readable(self, token: int) -> str:
+        """`token` as OpenAI writes it in logprobs."""
+        return readable(self.piece(token))
+
+    def _bytes(self, token: int) -> bytes:
+        symbol = cast("str | None", self._tokenizer.convert_ids_to_tokens(token))
+        if symbol is None:
+            return b""
+        if self._pieces is None:
+            return self.decode([token], skip_special=False).encode()
+        return self._pieces.to_bytes(token, symbol)

@@ -1,0 +1,98 @@
+"""Tokenizer: as the model's own, with its bytes, its template and its refusals."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.text.errors import NoChatTemplate, TextError
+from serve_app.text.pieces import Pieces, readable
+from serve_app.text.tokenizer import Tokenizer
+from tests.text.tokenizers import byte_level, sentencepiece_like
+
+TOKENIZERS = {
+    "byte_level": Tokenizer(byte_level()),
+    "sentencepiece_like": Tokenizer(sentencepiece_like()),
+}
+TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}{{ mood }}"
+)
+
+
+def _chatty() -> Tokenizer:
+    inner = byte_level()
+    inner.chat_template = TEMPLATE
+    return Tokenizer(inner)
+
+
+def test_a_directory_gives_the_same_tokenizer(tmp_path: Path) -> None:
+    inner = byte_level()
+    inner.save_pretrained(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.encode("hello world €") == inner.encode("hello world €")
+    assert loaded.eos_token_id == 2
+
+
+def test_a_directory_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=tmp_path.name):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("byte_level", ""), ("sentencepiece_like", " ")])
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁"), min_size=1, max_size=30))
+def test_the_bytes_of_the_tokens_joined_are_the_text(kind: str, first: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    joined = b"".join(tokenizer.piece(token) for token in tokenizer.encode(text))
+    assert joined.decode() == first + text
+
+
+def test_half_a_character_is_written_as_bytes() -> None:
+    assert readable("€".encode()[:2]) == "bytes:\\xe2\\x82"
+    assert readable("é".encode()) == "é"
+
+
+def test_special_tokens_stand_for_themselves() -> None:
+    tokenizer = Tokenizer(byte_level())
+    assert [tokenizer.readable(token) for token in (1, 2)] == ["<s>", "</s>"]
+    assert tokenizer.decode([1, 2]) == ""
+    assert tokenizer.decode([1, 2], skip_special=False) == "<s></s>"
+
+
+def test_an_id_outside_the_vocabulary_stands_for_nothing() -> None:
+    assert Tokenizer(byte_level()).piece(10**6) == b""
+
+
+def test_a_decoder_without_marks_leaves_symbols_alone() -> None:
+    assert Pieces(None, frozenset()).to_bytes(5, "abc") == b"abc"
+
+
+def test_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(TextError, match="Unicode"):
+        Tokenizer(byte_level()).encode("\ud800")
+
+
+def test_a_conversation_ends_where_the_answer_begins() -> None:
+    tokenizer = _chatty()
+    tokens = tokenizer.encode_chat([{"role": "user", "content": "hello"}], {"mood": "!"})
+    assert tokenizer.decode(tokens, skip_special=False) == "<s>user: hello</s>assistant:!"
+    assert tokens[0] == 1
+
+
+def test_a_template_that_refuses_is_an_error_of_the_client() -> None:
+    with pytest.raises(TextError, match="no tools"):
+        _chatty().encode_chat([{"role": "tool", "content": ""}], {})
+
+
+def test_a_model_without_a_template_says_so() -> None:
+    with pytest.raises(NoChatTemplate, match="/v1/completions"):
+        Tokenizer(byte_level()).encode_chat([{"role": "user", "content": "hi"}], {})
+
+
+def test_a_client_cannot_bring_its_own_template() -> None:
+    with pytest.raises(TextError, match="'chat_template'"):
+        _chatty().encode_chat([], {"chat_template": "{{ 1 }}"})
