@@ -1,0 +1,1 @@
+"""Several checkpoints of one family in, one published release out. Serves nothing."""

@@ -1,0 +1,48 @@
+"""The release format: manifest, registry, channels, reader. All that serving needs."""
+
+from consolidation.release.channels import Channel
+from consolidation.release.errors import (
+    ChannelMoved,
+    Damaged,
+    NewerSchema,
+    NotFound,
+    ReleaseError,
+    StorageFailed,
+)
+from consolidation.release.manifest import (
+    SCHEMA_VERSION,
+    Blob,
+    Golden,
+    Layer,
+    Manifest,
+    Model,
+    Quality,
+    Source,
+    expert_bytes,
+    expert_map_bytes,
+)
+from consolidation.release.reader import ReleaseReader
+from consolidation.release.registry import Registry, ReleaseSummary
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Blob",
+    "Channel",
+    "ChannelMoved",
+    "Damaged",
+    "Golden",
+    "Layer",
+    "Manifest",
+    "Model",
+    "NewerSchema",
+    "NotFound",
+    "Quality",
+    "Registry",
+    "ReleaseError",
+    "ReleaseReader",
+    "ReleaseSummary",
+    "Source",
+    "StorageFailed",
+    "expert_bytes",
+    "expert_map_bytes",
+]

@@ -1,0 +1,33 @@
+"""What can go wrong while reading or publishing releases, as one tree.
+
+ReleaseError
+├── NotFound        no such release or channel
+├── Damaged         a file is truncated, altered, missing or unfinished; names it
+├── NewerSchema     written by a newer version of this program
+├── ChannelMoved    someone else moved the channel meanwhile
+└── StorageFailed   the storage refused to read or write; names the file
+"""
+
+
+class ReleaseError(Exception):
+    """Base of everything the registry and the reader raise on purpose."""
+
+
+class NotFound(ReleaseError):
+    """There is no release, channel or family of that name."""
+
+
+class Damaged(ReleaseError):
+    """A file of a release is truncated, altered, missing or unfinished."""
+
+
+class NewerSchema(ReleaseError):
+    """The release was written by a newer version of this program."""
+
+
+class ChannelMoved(ReleaseError):
+    """The channel does not point at the release it was expected to point at."""
+
+
+class StorageFailed(ReleaseError):
+    """The storage could not read or write a file."""

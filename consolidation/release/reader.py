@@ -1,0 +1,67 @@
+"""One release, readable: what the engine and `verify` take tensors from. Writes no release."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from consolidation.release.errors import NotFound
+from consolidation.release.manifest import Layer, Manifest, Model
+from consolidation.release.registry import Registry
+
+
+class ReleaseReader:
+    """A published release and its tensors, every blob verified as it is read.
+
+    Raises `NotFound`, `Damaged` or `NewerSchema` when the manifest cannot be read.
+    """
+
+    def __init__(self, registry: Registry, release: str) -> None:
+        self._registry = registry
+        self.id = release
+        self.manifest: Manifest = registry.read_manifest(release)
+
+    @property
+    def architecture(self) -> str:
+        """The transformers class, e.g. `MixtralForCausalLM`."""
+        return self.manifest.architecture
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the experts as stored."""
+        return self.manifest.dtype
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The MoE layers, in order."""
+        return self.manifest.layers
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The models by name."""
+        return self.manifest.models
+
+    def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
+        """A slot's tensors, by the experts module's parameter names, without expert dimension."""
+        return self._registry.read_tensors(self.layers[layer].slots[slot])
+
+    def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """A model's own tensors by state-dict name, one blob in memory at a time."""
+        for blob in self._model(model).backbone:
+            yield from self._registry.read_tensors(blob).items()
+
+    def write_tokenizer(self, model: str, directory: Path) -> None:
+        """Write what `AutoTokenizer.from_pretrained(directory)` needs, the config included."""
+        found = self._model(model)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(found.config), encoding="utf-8")
+        for name, blob in sorted(found.tokenizer_files.items()):
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self._registry.read_bytes(blob))
+
+    def _model(self, name: str) -> Model:
+        if name not in self.models:
+            raise NotFound(f"release {self.id} has no model {name!r}")
+        return self.models[name]

@@ -1,0 +1,236 @@
+"""One family's releases in one place: blobs, manifests, channels. Interprets no tensor."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from consolidation.release.channels import ANYTHING, Anything, Channel, ChannelStore
+from consolidation.release.errors import Damaged, NewerSchema, NotFound, ReleaseError
+from consolidation.release.manifest import (
+    RELEASE_ID_LENGTH,
+    SCHEMA_VERSION,
+    Blob,
+    Manifest,
+    canonical_json,
+    release_id,
+    valid_name,
+)
+from consolidation.release.storage import Storage, open_storage
+from consolidation.release.tensors import decode_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSummary:
+    """A line of the list of releases. `problem` tells why a release cannot be read."""
+
+    id: str
+    at: datetime | None
+    models: tuple[str, ...]
+    expert_bytes_before: int
+    expert_bytes_after: int
+    channels: tuple[str, ...]
+    problem: str | None = None
+
+
+class Registry:
+    """The releases of one family under a local path or an fsspec address.
+
+    Everything read is verified against its digest. Whatever fails raises a `ReleaseError` that
+    names the file, and has changed nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        family: str,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        if not valid_name(family):
+            raise ReleaseError(f"family {family!r}: letters, digits and . _ : - only")
+        self.url = url
+        self.family = family
+        self.storage: Storage = open_storage(f"{url}{'' if url.endswith('/') else '/'}{family}")
+        self._channels = ChannelStore(self.storage)
+        self._now = now
+
+    # Blobs
+
+    def write_blob(self, data: bytes, *, suffix: str = "safetensors") -> Blob:
+        """Store content under its digest. Content that is there and intact is not written again."""
+        blob = Blob(digest=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        path = blob_path(blob, suffix)
+        if self.storage.size(path) != blob.bytes or self.storage.read(path) != data:
+            self.storage.write(path, data)
+        return blob
+
+    def has_blob(self, blob: Blob, *, suffix: str = "safetensors") -> bool:
+        """Whether a file of that name and size is there. Does not read it."""
+        return self.storage.size(blob_path(blob, suffix)) == blob.bytes
+
+    def read_bytes(self, blob: Blob, *, suffix: str = "bin") -> bytes:
+        """A blob's content. Raises `Damaged`."""
+        path = blob_path(blob, suffix)
+        name = self.storage.name(path)
+        data = self.storage.read(path)
+        if data is None:
+            raise Damaged(f"{name} is missing")
+        if len(data) != blob.bytes:
+            raise Damaged(f"{name} has {len(data)} bytes instead of {blob.bytes}")
+        if hashlib.sha256(data).hexdigest() != blob.digest:
+            raise Damaged(f"{name} was altered: its content does not match its digest")
+        return data
+
+    def read_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
+        """A blob's tensors, on the CPU. Raises `Damaged`."""
+        data = self.read_bytes(blob, suffix="safetensors")
+        try:
+            return decode_tensors(data)
+        except ValueError as error:
+            name = self.storage.name(blob_path(blob, "safetensors"))
+            raise Damaged(f"{name}: {error}") from error
+
+    # Releases
+
+    def publish(self, manifest: Manifest) -> str:
+        """Make a release visible; its blobs must be there. Returns its id.
+
+        The manifest is written last, so a run that dies before that leaves nothing visible.
+        Publishing the same manifest again changes nothing.
+        """
+        data = manifest.to_bytes()
+        release = release_id(data)
+        for blob, suffix in manifest_blobs(manifest):
+            if not self.has_blob(blob, suffix=suffix):
+                name = self.storage.name(blob_path(blob, suffix))
+                raise Damaged(f"{name} is missing or has another size than {blob.bytes}")
+        if self.storage.read(f"releases/{release}/manifest.json") != data:
+            at = canonical_json({"at": self._now().isoformat()})
+            self.storage.write(f"releases/{release}/published.json", at)
+            self.storage.write(f"releases/{release}/manifest.json", data)
+        return release
+
+    def read_manifest(self, release: str) -> Manifest:
+        """A release's manifest. Raises `NotFound`, `Damaged` or `NewerSchema`."""
+        path = f"releases/{release}/manifest.json"
+        name = self.storage.name(path)
+        if not _is_release_id(release):
+            raise NotFound(f"{release!r} is not the id of a release")
+        data = self.storage.read(path)
+        if data is None:
+            if self.storage.names(f"releases/{release}"):
+                raise Damaged(f"{name} is missing: the release is only half written")
+            raise NotFound(f"no release {release} of family {self.family!r} in {self.url}")
+        if release_id(data) != release:
+            raise Damaged(f"{name} was altered or truncated: its content is not that of {release}")
+        try:
+            content = json.loads(data)
+            version = content["schema_version"]
+            if isinstance(version, int) and version > SCHEMA_VERSION:
+                raise NewerSchema(
+                    f"{name} has schema_version {version}; this program reads up to "
+                    f"{SCHEMA_VERSION}"
+                )
+            return Manifest.model_validate(content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{name} is not a manifest: {_reason(error)}") from error
+
+    def releases(self) -> list[ReleaseSummary]:
+        """All published releases, oldest first. Half-written ones are not published."""
+        pointing: dict[str, list[str]] = {}
+        for name, channel in self.channels().items():
+            pointing.setdefault(channel.release, []).append(name)
+        found = []
+        for release in self.storage.names("releases"):
+            if not _is_release_id(release):
+                continue
+            if self.storage.size(f"releases/{release}/manifest.json") is not None:
+                found.append(self._summary(release, tuple(pointing.get(release, ()))))
+        oldest = datetime.min.replace(tzinfo=UTC)
+        return sorted(found, key=lambda summary: (summary.at or oldest, summary.id))
+
+    def _summary(self, release: str, channels: tuple[str, ...]) -> ReleaseSummary:
+        at = self.published_at(release)
+        try:
+            manifest = self.read_manifest(release)
+        except (Damaged, NewerSchema) as error:
+            return ReleaseSummary(release, at, (), 0, 0, channels, problem=str(error))
+        return ReleaseSummary(
+            release,
+            at,
+            tuple(sorted(manifest.models)),
+            manifest.expert_bytes_before,
+            manifest.expert_bytes_after,
+            channels,
+        )
+
+    def published_at(self, release: str) -> datetime | None:
+        """When a release was published; None where that is not (readably) recorded."""
+        data = self.storage.read(f"releases/{release}/published.json")
+        try:
+            return datetime.fromisoformat(json.loads(data or b"")["at"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    # Channels
+
+    def channel(self, name: str) -> Channel | None:
+        """Where a channel points now, or None. Raises `Damaged`."""
+        return self._channels.read(_checked(name))
+
+    def channels(self) -> dict[str, Channel]:
+        """All channels by name, sorted."""
+        found = {name: self._channels.read(name) for name in self._channels.names()}
+        return {name: channel for name, channel in found.items() if channel is not None}
+
+    def move_channel(
+        self, name: str, release: str, *, expected: str | Anything | None = ANYTHING
+    ) -> Channel:
+        """Point a channel at a release that can be read; see `ChannelStore.move`."""
+        self.read_manifest(release)
+        return self._channels.move(_checked(name), release, self._now(), expected)
+
+
+def blob_path(blob: Blob, suffix: str) -> str:
+    """Where a blob lies, relative to the family."""
+    return f"blobs/{blob.digest}.{suffix}"
+
+
+def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
+    """Every distinct blob a release needs, with its suffix: slots, then models' own, in order."""
+    found: dict[tuple[str, str], tuple[Blob, str]] = {}
+    for layer in manifest.layers:
+        for slot in layer.slots:
+            found.setdefault((slot.digest, "safetensors"), (slot, "safetensors"))
+    for name in sorted(manifest.models):
+        model = manifest.models[name]
+        for blob in model.backbone:
+            found.setdefault((blob.digest, "safetensors"), (blob, "safetensors"))
+        for file in sorted(model.tokenizer_files):
+            blob = model.tokenizer_files[file]
+            found.setdefault((blob.digest, "bin"), (blob, "bin"))
+    return list(found.values())
+
+
+def _checked(name: str) -> str:
+    if not valid_name(name):
+        raise ReleaseError(f"channel {name!r}: letters, digits and . _ : - only")
+    return name
+
+
+def _is_release_id(text: str) -> bool:
+    return len(text) == RELEASE_ID_LENGTH and all(c in "0123456789abcdef" for c in text)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem: Any = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        return f"{where}: {problem['msg']}"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,192 @@
+"""Where a registry's files lie: a local directory, or any fsspec address. Knows no release.
+
+Paths are relative, with forward slashes. Writing replaces the whole file: on a local directory
+atomically (a temporary file beside it, then a rename), elsewhere as one put, which object stores
+make visible only when it is complete.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+from consolidation.release.errors import StorageFailed
+
+
+class Storage(Protocol):
+    """Whole files by relative path. Every method raises `StorageFailed` on trouble."""
+
+    def name(self, path: str) -> str:
+        """The file's full name, for people."""
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """The file's content; None when there is none."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """The file's size in bytes; None when there is none."""
+        ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace the file."""
+        ...
+
+    def names(self, path: str) -> list[str]:
+        """Names of what lies in a directory, sorted; none when there is no such directory."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a directory and all in it; nothing happens when there is none."""
+        ...
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        """Keep other processes out, where the storage can do that; else do nothing."""
+        ...
+
+
+class LocalStorage:
+    """Files under one directory of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def name(self, path: str) -> str:
+        return str(self.root / path)
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageFailed(f"cannot read {self.name(path)}: {error.strerror}") from error
+
+    def size(self, path: str) -> int | None:
+        try:
+            return (self.root / path).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageFailed(f"cannot read {self.name(path)}: {error.strerror}") from error
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageFailed(f"cannot write {target}: {error.strerror}") from error
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(p.name for p in (self.root / path).iterdir() if p.name[0] != ".")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StorageFailed(f"cannot list {self.name(path)}: {error.strerror}") from error
+
+    def remove(self, path: str) -> None:
+        shutil.rmtree(self.root / path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        target = self.root / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("a")
+        except OSError as error:
+            raise StorageFailed(f"cannot lock {target}: {error.strerror}") from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class RemoteStorage:
+    """Files under one fsspec address. Has no locks."""
+
+    def __init__(self, filesystem: Any, root: str, url: str) -> None:
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+        self.url = url.rstrip("/")
+
+    def name(self, path: str) -> str:
+        return f"{self.url}/{path}"
+
+    def read(self, path: str) -> bytes | None:
+        with self._trouble("read", path):
+            try:
+                return bytes(self.filesystem.cat_file(self._full(path)))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def size(self, path: str) -> int | None:
+        with self._trouble("read", path):
+            # Listings may be cached by the file system; another process may have written since.
+            self.filesystem.invalidate_cache()
+            try:
+                return int(self.filesystem.info(self._full(path))["size"])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._trouble("write", path):
+            full = self._full(path)
+            self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
+            self.filesystem.pipe_file(full, data)
+
+    def names(self, path: str) -> list[str]:
+        with self._trouble("list", path):
+            self.filesystem.invalidate_cache()
+            try:
+                found = self.filesystem.ls(self._full(path), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+    def remove(self, path: str) -> None:
+        with self._trouble("remove", path), contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm(self._full(path), recursive=True)
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def _full(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    @contextlib.contextmanager
+    def _trouble(self, verb: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except StorageFailed:
+            raise
+        except Exception as error:  # every protocol raises classes of its own
+            reason = f"{type(error).__name__}: {error}"
+            raise StorageFailed(f"cannot {verb} {self.name(path)}: {reason}") from error
+
+
+def open_storage(url: str) -> Storage:
+    """The storage at a path or fsspec address. Raises `StorageFailed` for one unknown to fsspec."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError, OSError) as error:
+        raise StorageFailed(f"cannot open {url}: {error}") from error
+    protocols = filesystem.protocol
+    if "file" in ((protocols,) if isinstance(protocols, str) else protocols):
+        return LocalStorage(Path(root))
+    return RemoteStorage(filesystem, str(root), url)
