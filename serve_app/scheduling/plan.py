@@ -1,0 +1,56 @@
+"""What one step does, as values. Decided by the scheduler; carried out by the engine's runner."""
+
+from dataclasses import dataclass
+
+from serve_app.scheduling.sequence import ModelKey
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some tokens of one sequence: positions start .. start + len(tokens).
+
+    `blocks` is the sequence's block table for positions [0, start + len(tokens)). `samples` says
+    that the last of the tokens is the last one known, so that the next is to be sampled;
+    `num_generated` is the index that token will have among the generated ones. With
+    `keep_prompt_logits` the logits of the chunk's prompt positions are wanted; after a preemption
+    some positions come a second time.
+    """
+
+    sequence: str
+    model: ModelKey
+    place: int
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+    prompt_len: int
+    samples: bool
+    keep_prompt_logits: bool
+    num_generated: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin copying this backbone into this place; nothing in the place is needed any more.
+
+    `model` is one of the models that have the backbone.
+    """
+
+    backbone: str
+    model: ModelKey
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Chunks by place, then by arrival; no chunk is on a place that a load of the plan names."""
+
+    chunks: tuple[Chunk, ...] = ()
+    loads: tuple[Load, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(chunk.tokens) for chunk in self.chunks)

@@ -1,0 +1,140 @@
+"""Who is next, fairly. Knows queues and what they were served, not places, blocks or steps.
+
+Virtual token counters: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
+arXiv:2401.00588), algorithm 2. Each (tenant, model) queue has a counter; a prompt is charged when
+it is first admitted and each generated token when it is produced, both divided by the tenant's
+weight. The queue with the lowest counter goes next. A queue that had nothing waiting is lifted to
+the lowest counter of those that have (or, with none, to that of the last which had), so that idle
+time is not saved up. A preempted sequence pays nothing a second time and lifts nothing.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from serve_app.scheduling.sequence import ModelKey, Rank, Sequence
+
+
+def _rank(sequence: Sequence) -> Rank:
+    return sequence.rank
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """The sequences of one tenant for one model. `served` is in virtual tokens."""
+
+    tenant: str
+    model: ModelKey
+    backbone: str
+    weight: float
+    served: float = 0.0
+    num_running: int = 0
+    waiting: list[Sequence] = field(default_factory=list)
+
+    @property
+    def head(self) -> Sequence:
+        return self.waiting[0]
+
+
+class FairQueues:
+    """All queues, and the number waiting for each backbone."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        wrong = {tenant: weight for tenant, weight in weights.items() if not 0 < weight < inf}
+        if wrong:
+            raise ValueError(f"weights must be positive numbers: {wrong}")
+        self._weights = dict(weights)
+        # The backbone follows from the model; it is in the key so that it need not be believed.
+        self._queues: dict[tuple[str, ModelKey, str], Queue] = {}
+        self._num_waiting: dict[str, int] = {}
+        self._level = 0.0
+        self._last: Queue | None = None
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(self._queues.values())
+
+    def next(self, admits: Callable[[str], bool]) -> Queue | None:
+        """The queue least served among those that wait for a backbone which is admitted to."""
+        ready = (q for q in self if q.waiting and admits(q.backbone))
+        return min(ready, key=lambda q: (q.served, q.head.rank), default=None)
+
+    def num_waiting(self, backbone: str) -> int:
+        return self._num_waiting.get(backbone, 0)
+
+    def waiting(self, backbone: str) -> list[Queue]:
+        """The queues in which something waits for this backbone."""
+        return [q for q in self if q.waiting and q.backbone == backbone]
+
+    def add(self, sequence: Sequence) -> None:
+        """A sequence has arrived and waits."""
+        key = (sequence.tenant, sequence.model, sequence.backbone)
+        if key not in self._queues:
+            self._prune()
+            self._queues[key] = Queue(*key, self._weights.get(sequence.tenant, 1.0))
+        queue = self._queues[key]
+        if not queue.waiting:
+            queue.served = max(queue.served, self._raise_level())
+        self._insert(queue, sequence)
+
+    def admit(self, sequence: Sequence) -> None:
+        """A waiting sequence runs; its prompt is charged, the first time."""
+        queue = self._delete(sequence)
+        queue.num_running += 1
+        if not sequence.num_preemptions:
+            self.charge(sequence, len(sequence.prompt))
+
+    def put_back(self, sequence: Sequence) -> None:
+        """A running sequence was preempted and waits again, before those that came after it."""
+        queue = self.leave(sequence)
+        self._insert(queue, sequence)
+
+    def leave(self, sequence: Sequence) -> Queue:
+        """A running sequence runs no more."""
+        queue = self._of(sequence)
+        queue.num_running -= 1
+        return queue
+
+    def remove(self, sequence: Sequence) -> None:
+        """A waiting sequence is given up."""
+        self._delete(sequence)
+
+    def charge(self, sequence: Sequence, num_tokens: int) -> None:
+        queue = self._of(sequence)
+        queue.served += num_tokens / queue.weight
+
+    def _of(self, sequence: Sequence) -> Queue:
+        return self._queues[sequence.tenant, sequence.model, sequence.backbone]
+
+    def _insert(self, queue: Queue, sequence: Sequence) -> None:
+        insort(queue.waiting, sequence, key=_rank)
+        self._num_waiting[queue.backbone] = self.num_waiting(queue.backbone) + 1
+        self._last = queue
+
+    def _delete(self, sequence: Sequence) -> Queue:
+        queue = self._of(sequence)
+        del queue.waiting[bisect_left(queue.waiting, sequence.rank, key=_rank)]
+        self._num_waiting[queue.backbone] -= 1
+        if not self._num_waiting[queue.backbone]:
+            del self._num_waiting[queue.backbone]
+        self._last = queue
+        return queue
+
+    def _raise_level(self) -> float:
+        """What a queue that becomes active is lifted to; it never falls."""
+        active = [q.served for q in self if q.waiting]
+        if not active and self._last is not None:
+            active = [self._last.served]
+        self._level = max(self._level, min(active, default=0.0))
+        return self._level
+
+    def _prune(self) -> None:
+        """Forget idle queues which, on coming back, would be lifted above what they have."""
+        level = self._raise_level()
+        idle = [
+            key
+            for key, q in self._queues.items()
+            if not q.waiting and not q.num_running and q.served <= level
+        ]
+        for key in idle:
+            del self._queues[key]

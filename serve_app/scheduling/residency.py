@@ -1,0 +1,175 @@
+"""Which backbone gets which place next. Decides only: places.py counts, the engine copies.
+
+A backbone is *wanted* from the moment something waits for it while it has no place: because a
+request came, or because it was evicted with requests still waiting. It is *overdue* when it has
+been wanted for `max_wait_s`. At every step, those wanted longest first:
+
+1. A wanted backbone takes an empty place, else the place of the least recently used resident
+   that is idle: no sequence runs on it and none waits for it. Loads so begin when a model first
+   shows up in the queue. A resident that has requests waiting is never thrown out for one that
+   is merely wanted: two models that are both asked for do not take turns at every step.
+2. For each overdue one that is left, one place *drains*: nothing more is admitted to it, what
+   runs on it ends, and then it goes to the backbone wanted longest. Chosen is the resident for
+   which nothing waits, else the one whose waiting queues were served most; among equals the
+   least recently used.
+3. A place that was just loaded is not drained before it has admitted something, nor before all
+   that waited for it when it became resident was admitted or `max_wait_s` has passed: a load
+   pays for a batch, and a model with a long queue cannot hold its place.
+
+The bound that follows. Take the moment a backbone has been wanted for `max_wait_s`, and let r be
+the number of backbones wanted longer. If more than r places are then drainable (resident and, by
+rule 3, not protected), its load begins as soon as r + 1 of the draining places have drained, so
+no later than
+
+    max_wait_s + the time in which the sequences then running on a place end.
+
+Every resident is drainable then that was resident when the backbone was first wanted and has
+since admitted something. With more backbones wanted than that, each further turn of a place adds
+one load, at most `max_wait_s` from its first admission on, and one drain: the order is that of
+having been wanted, so the turns go round and nobody is passed over.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.plan import Load
+from serve_app.scheduling.queue import FairQueues
+
+
+@dataclass(slots=True)
+class _Tenure:
+    """A resident's time in its place. `gate`: sequences of a lower number waited at its start."""
+
+    since: float
+    gate: int
+    has_admitted: bool = False
+
+
+class Residency:
+    """Wanted, draining and resident backbones."""
+
+    def __init__(self, places: PlaceLedger, queues: FairQueues, *, max_wait_s: float) -> None:
+        self._places = places
+        self._queues = queues
+        self._max_wait_s = max_wait_s
+        self._wanted: dict[str, float] = {}
+        self._draining: list[str] = []
+        self._tenures: dict[str, _Tenure] = {}
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """Since when each wanted backbone is wanted, longest first."""
+        return dict(self._wanted)
+
+    @property
+    def draining(self) -> tuple[str, ...]:
+        """Residents that nothing is admitted to, in the order they were chosen."""
+        return tuple(self._draining)
+
+    def admits(self, backbone: str) -> bool:
+        """Whether sequences of this backbone may begin to run."""
+        return self._places.is_resident(backbone) and backbone not in self._draining
+
+    def want(self, backbone: str, now: float) -> None:
+        """Something waits for it."""
+        if self._places.place_of(backbone) is None:
+            self._wanted.setdefault(backbone, now)
+
+    def unwant(self, backbone: str) -> None:
+        """Something that waited for it was given up."""
+        if not self._queues.num_waiting(backbone):
+            self._wanted.pop(backbone, None)
+
+    def admitted(self, backbone: str) -> None:
+        self._tenures[backbone].has_admitted = True
+
+    def forget(self, backbone: str) -> bool:
+        """Empty its place; False, and nothing changed, while it is loading or needed."""
+        if self._queues.num_waiting(backbone) or not self._places.forget(backbone):
+            return False
+        self._end_tenure(backbone)
+        return True
+
+    def begin_loads(self, now: float, next_number: int) -> tuple[Load, ...]:
+        """Give places to wanted backbones and choose which places drain."""
+        for backbone in self._places.resident:
+            self._tenures.setdefault(backbone, _Tenure(now, next_number))
+        loads = []
+        for backbone in list(self._wanted):
+            place = self._free_place()
+            if place is None:
+                break
+            loads.append(self._begin(backbone, place, now))
+        overdue = [b for b, since in self._wanted.items() if now - since >= self._max_wait_s]
+        self._choose_draining(len(overdue), now)
+        drained = [b for b in self._draining if not self._places.pins(b)]
+        for backbone, victim in zip(overdue, drained, strict=False):
+            loads.append(self._begin(backbone, self._held_place(victim), now))
+        return tuple(loads)
+
+    def check(self) -> None:
+        """Assert that wanted and draining say what queues and places say."""
+        needed = {q.backbone for q in self._queues if q.waiting}
+        placeless = {b for b in needed if self._places.place_of(b) is None}
+        assert set(self._wanted) == placeless, f"wanted {self._wanted}, placeless {placeless}"
+        since = list(self._wanted.values())
+        assert since == sorted(since), f"wanted is out of order: {self._wanted}"
+        assert set(self._draining) <= set(self._tenures), "a draining backbone has no tenure"
+        assert set(self._tenures) <= set(self._places.resident), "a tenure without a place"
+        assert len(set(self._draining)) == len(self._draining), "a place drains twice"
+
+    def _free_place(self) -> int | None:
+        """An empty place, else that of the least recently used idle resident."""
+        empty = self._places.empty()
+        if empty is not None:
+            return empty
+        idle = (b for b in self._places.unpinned() if not self._queues.num_waiting(b))
+        victim = next(idle, None)
+        return None if victim is None else self._held_place(victim)
+
+    def _begin(self, backbone: str, place: int, now: float) -> Load:
+        evicted = self._places.begin_load(backbone, place)
+        del self._wanted[backbone]
+        if evicted is not None:
+            self._end_tenure(evicted)
+            if self._queues.num_waiting(evicted):
+                self._wanted[evicted] = now
+        queues = self._queues.waiting(backbone)
+        oldest = min((s for q in queues for s in q.waiting), key=lambda s: s.number)
+        return Load(backbone, oldest.model, place)
+
+    def _choose_draining(self, count: int, now: float) -> None:
+        """Let `count` places drain, as far as there are any; those chosen first stay chosen."""
+        del self._draining[count:]
+        drainable = [
+            b for b in self._places.resident if b not in self._draining and self._may_drain(b, now)
+        ]
+        drainable.sort(key=self._claim)
+        self._draining += drainable[: count - len(self._draining)]
+
+    def _may_drain(self, backbone: str, now: float) -> bool:
+        if not self._queues.num_waiting(backbone):
+            return True
+        tenure = self._tenures[backbone]
+        if not tenure.has_admitted:
+            return False
+        if now - tenure.since >= self._max_wait_s:
+            return True
+        queues = self._queues.waiting(backbone)
+        return not any(s.number < tenure.gate for q in queues for s in q.waiting)
+
+    def _claim(self, backbone: str) -> tuple[float, int]:
+        """How much a resident deserves its place; the least deserving sorts first."""
+        served = [q.served for q in self._queues.waiting(backbone)]
+        return (-min(served) if served else -inf, self._places.last_used(backbone))
+
+    def _held_place(self, backbone: str) -> int:
+        place = self._places.place_of(backbone)
+        assert place is not None, f"backbone {backbone!r} was thought resident"
+        return place
+
+    def _end_tenure(self, backbone: str) -> None:
+        self._tenures.pop(backbone, None)
+        if backbone in self._draining:
+            self._draining.remove(backbone)

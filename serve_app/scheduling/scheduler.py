@@ -1,0 +1,372 @@
+"""What each step computes, for whom. Decides only: the engine's runner carries out the plan.
+
+There is no prefill phase and no decode phase: computed tokens catch up with known tokens. A step
+is planned, carried out, and committed before the next is planned; adding, aborting and the end of
+a load are legal at any moment, also between plan and commit. Not thread-safe.
+
+*Rank* is priority, then arrival. Who wants KV blocks when none is free takes all those of the
+sequence of the lowest rank, if that is below its own; otherwise it waits, with what it has. Hence
+the first in rank advances in every step, and everything that runs ends.
+"""
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.scheduling.blocks import BlockLedger
+from serve_app.scheduling.errors import DuplicateSequence, NeverFits
+from serve_app.scheduling.events import Event, Finished, Progressed
+from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.plan import Chunk, StepPlan
+from serve_app.scheduling.queue import FairQueues
+from serve_app.scheduling.residency import Residency
+from serve_app.scheduling.sequence import ModelKey, Sequence
+
+
+@dataclass(slots=True)
+class _Step:
+    """A plan in the making. `is_short`: somebody who runs got fewer blocks than wanted."""
+
+    budget: int
+    chunks: dict[str, Chunk] = field(default_factory=dict)
+    is_short: bool = False
+
+
+class Scheduler:
+    """Sequences of many models on few places, under a budget of tokens a step.
+
+    At most `max_sequences` run at once, and no more than `max_tokens`, so that each that runs can
+    have a token in each step. `weights` are the tenants' shares, 1 where not given. The longest
+    wait of a model that is not resident is stated in residency.py.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockLedger,
+        places: PlaceLedger,
+        *,
+        max_tokens: int,
+        max_sequences: int,
+        max_model_wait_s: float,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        if max_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
+            raise ValueError(
+                f"max_tokens {max_tokens} and max_sequences {max_sequences} must be at least 1,"
+                f" max_model_wait_s {max_model_wait_s} not negative"
+            )
+        self.blocks = blocks
+        self.places = places
+        self.num_preemptions = 0
+        self.num_hits = 0
+        self.num_misses = 0
+        self._max_tokens = max_tokens
+        self._max_running = min(max_sequences, max_tokens)
+        self._queues = FairQueues(weights or {})
+        self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
+        self._sequences: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []
+        self._number = 0
+        self._now = 0.0
+        self._plan: StepPlan | None = None
+        self._planned: dict[str, Sequence] = {}
+
+    # What comes in.
+
+    def add(self, sequence: Sequence, now: float) -> None:
+        """Let a new sequence wait for its turn.
+
+        All or nothing: DuplicateSequence when its id is in use, NeverFits when prompt and answer
+        need more KV blocks than there are in all.
+        """
+        if sequence.id in self._sequences:
+            raise DuplicateSequence(f"sequence {sequence.id!r} is waiting or running already")
+        needed = self.blocks.blocks_for(sequence.num_positions)
+        if needed > self.blocks.num_blocks:
+            raise NeverFits(
+                sequence.id,
+                needed=needed,
+                available=self.blocks.num_blocks,
+                block_size=self.blocks.block_size,
+            )
+        self._advance_clock(now)
+        sequence.number = self._number
+        self._number += 1
+        if self.places.is_resident(sequence.backbone):
+            self.num_hits += 1
+        else:
+            self.num_misses += 1
+        self._sequences[sequence.id] = sequence
+        self._queues.add(sequence)
+        self._residency.want(sequence.backbone, self._now)
+
+    def abort(self, sequence_id: str) -> bool:
+        """Give a sequence up; its blocks are free at once. False when there is none of that id."""
+        sequence = self._sequences.get(sequence_id)
+        if sequence is None:
+            return False
+        self._end(sequence)
+        return True
+
+    def loaded(self, backbone: str) -> None:
+        """The copy that a Load began is complete. ValueError when it is not loading."""
+        self.places.loaded(backbone)
+
+    def load_failed(self, backbone: str) -> list[str]:
+        """The copy failed: its place is empty, and all that waited for it is given up.
+
+        Returns the ids given up, in order of arrival. ValueError when it is not loading.
+        """
+        self.places.load_failed(backbone)
+        lost = sorted(
+            (s for q in self._queues.waiting(backbone) for s in q.waiting), key=lambda s: s.number
+        )
+        for sequence in lost:
+            self._end(sequence)
+        return [sequence.id for sequence in lost]
+
+    def drop_backbone(self, backbone: str) -> bool:
+        """Empty the place of a backbone that is not needed any more.
+
+        True when it has no place now; False, and nothing changed, while it is loading or a
+        sequence needs it.
+        """
+        return self._residency.forget(backbone)
+
+    # One step.
+
+    def schedule(self, now: float) -> StepPlan:
+        """Plan the next step. A plan with chunks must be committed before the next is made.
+
+        A plan may hold loads and no chunks. When there is work, a plan with neither is made only
+        while a load is under way. RuntimeError when the last plan is not committed.
+        """
+        if self._plan is not None:
+            raise RuntimeError("the last plan has not been committed")
+        self._advance_clock(now)
+        loads = self._residency.begin_loads(self._now, self._number)
+        step = _Step(self._max_tokens)
+        self._continue_running(step)
+        if not step.is_short:
+            self._admit(step)
+        planned = [s for s in self._running if s.id in step.chunks]
+        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
+        plan = StepPlan(tuple(step.chunks[s.id] for s in planned), loads)
+        if planned:
+            self._plan = plan
+            self._planned = {s.id: s for s in planned}
+        return plan
+
+    def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[Event]:
+        """Take in what the step computed; `sampled` has the token of each chunk that samples.
+
+        Sequences aborted since the plan are passed over. Returns events in the plan's order. A
+        plan without chunks needs no commit. All or nothing: RuntimeError when this is not the
+        plan last made, ValueError when a token is missing.
+        """
+        if not plan.chunks:
+            return []
+        if plan is not self._plan:
+            raise RuntimeError("this is not the plan last made, or it is committed already")
+        now_known = self._sequences
+        live = [c for c in plan.chunks if now_known.get(c.sequence) is self._planned[c.sequence]]
+        missing = [c.sequence for c in live if c.samples and c.sequence not in sampled]
+        if missing:
+            raise ValueError(f"no token was sampled for {missing}")
+        self._advance_clock(now)
+        self._plan = None
+        self._planned = {}
+        events = (self._commit_chunk(chunk, sampled) for chunk in live)
+        return [event for event in events if event is not None]
+
+    # What there is.
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._sequences) - len(self._running)
+
+    def num_running_by_model(self) -> dict[ModelKey, int]:
+        """Models of which something runs."""
+        return dict(Counter(s.model for s in self._running))
+
+    def num_waiting_by_model(self) -> dict[ModelKey, int]:
+        """Models of which something waits."""
+        return dict(Counter(s.model for q in self._queues for s in q.waiting))
+
+    def count(self, model: ModelKey) -> int:
+        """How many sequences of this model wait or run."""
+        return sum(len(q.waiting) + q.num_running for q in self._queues if q.model == model)
+
+    def get(self, sequence_id: str) -> Sequence | None:
+        """The sequence of that id, to read, while it waits or runs."""
+        return self._sequences.get(sequence_id)
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """Backbones that are waited for and have no place, and since when; longest first."""
+        return self._residency.wanted
+
+    @property
+    def draining(self) -> tuple[str, ...]:
+        """Resident backbones that nothing is admitted to, so that another gets the place."""
+        return self._residency.draining
+
+    def check(self) -> None:
+        """Assert every invariant that ties sequences, blocks, places and queues together."""
+        self.blocks.check(s.blocks for s in self._running)
+        self.places.check(Counter(s.backbone for s in self._running))
+        self._residency.check()
+        waiting = [s for q in self._queues for s in q.waiting]
+        known = sorted(s.id for s in [*waiting, *self._running])
+        assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
+        assert len(self._running) <= self._max_running, "too many sequences run"
+        ranks = [s.rank for s in self._running]
+        assert ranks == sorted(ranks), "running sequences are not in order of rank"
+        for s in waiting:
+            held = (s.blocks, s.num_computed, s.place)
+            assert held == ([], 0, None), f"{s.id} waits and holds {held}"
+        for s in self._running:
+            assert s.place == self.places.place_of(s.backbone), f"{s.id} runs on another place"
+            covered = len(s.blocks) * self.blocks.block_size
+            assert s.num_computed <= min(covered, len(s.tokens)), (
+                f"{s.id} computed what it cannot hold"
+            )
+        for q in self._queues:
+            running = sum((s.tenant, s.model) == (q.tenant, q.model) for s in self._running)
+            assert running == q.num_running, f"queue {q.tenant, q.model} counts {q.num_running}"
+
+    # How.
+
+    def _advance_clock(self, now: float) -> None:
+        """A clock that goes back, as of a caller in another thread, stands still here."""
+        self._now = max(self._now, now)
+
+    def _continue_running(self, step: _Step) -> None:
+        """One token for each that decodes, then chunks of prompts, in order of rank."""
+        for sequence in sorted(self._running, key=lambda s: (s.num_missing > 1, s.rank)):
+            if step.budget and sequence.place is not None:
+                self._continue(sequence, step)
+
+    def _continue(self, sequence: Sequence, step: _Step) -> None:
+        """Plan what blocks allow, and take those of the last in rank when they allow nothing."""
+        while not self._room(sequence):
+            step.is_short = True
+            last = self._running[-1]
+            if last is sequence:
+                return
+            self._preempt(last, step)
+        wanted = min(sequence.num_missing, step.budget)
+        if self._room(sequence) < wanted:
+            step.is_short = True
+        self._plan_chunk(sequence, min(wanted, self._room(sequence)), step)
+
+    def _room(self, sequence: Sequence) -> int:
+        """How many more positions fit its blocks and the free ones."""
+        num_blocks = len(sequence.blocks) + self.blocks.num_free
+        return num_blocks * self.blocks.block_size - sequence.num_computed
+
+    def _preempt(self, sequence: Sequence, step: _Step) -> None:
+        """Take all its blocks; it waits again and will recompute every token it knows."""
+        dropped = step.chunks.pop(sequence.id, None)
+        if dropped is not None:
+            step.budget += len(dropped.tokens)
+        self._release(sequence)
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self._queues.put_back(sequence)
+
+    def _admit(self, step: _Step) -> None:
+        """Begin new sequences, the least served queue first, while budget and blocks last.
+
+        One begins when the free blocks hold all it knows beside all that running prompts still
+        need. The next in turn is waited for when it does not fit: the small do not overtake it.
+        """
+        promised = sum(self.blocks.blocks_for(len(s.tokens)) - len(s.blocks) for s in self._running)
+        while step.budget and len(self._running) < self._max_running:
+            queue = self._queues.next(self._residency.admits)
+            if queue is None:
+                return
+            sequence = queue.head
+            needed = self.blocks.blocks_for(len(sequence.tokens))
+            if promised + needed > self.blocks.num_free:
+                return
+            self._begin(sequence)
+            self._plan_chunk(sequence, min(sequence.num_missing, step.budget), step)
+            promised += needed - len(sequence.blocks)
+
+    def _begin(self, sequence: Sequence) -> None:
+        self._queues.admit(sequence)
+        self._residency.admitted(sequence.backbone)
+        sequence.place = self.places.pin(sequence.backbone)
+        insort(self._running, sequence, key=lambda s: s.rank)
+
+    def _plan_chunk(self, sequence: Sequence, length: int, step: _Step) -> None:
+        """Allocate the blocks of a chunk and put it in the plan."""
+        assert sequence.place is not None, f"{sequence.id} has no place"
+        start, end = sequence.num_computed, sequence.num_computed + length
+        num_blocks = self.blocks.blocks_for(end)
+        sequence.blocks += self.blocks.allocate(max(num_blocks - len(sequence.blocks), 0))
+        prompt_len = len(sequence.prompt)
+        step.budget -= length
+        step.chunks[sequence.id] = Chunk(
+            sequence=sequence.id,
+            model=sequence.model,
+            place=sequence.place,
+            start=start,
+            tokens=tuple(sequence.tokens[start:end]),
+            blocks=tuple(sequence.blocks[:num_blocks]),
+            prompt_len=prompt_len,
+            samples=end == len(sequence.tokens) and sequence.max_tokens > 0,
+            keep_prompt_logits=sequence.keep_prompt_logits
+            and min(end, prompt_len) > sequence.num_prompt_kept,
+            num_generated=sequence.num_generated,
+        )
+
+    def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> Event | None:
+        sequence = self._sequences[chunk.sequence]
+        sequence.num_computed = chunk.end
+        kept = min(chunk.end, chunk.prompt_len)
+        sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
+        if chunk.samples:
+            return self._commit_token(sequence, sampled[chunk.sequence])
+        if sequence.num_missing:
+            return None
+        self._end(sequence)
+        return Finished(sequence.id, None, "length")
+
+    def _commit_token(self, sequence: Sequence, token: int) -> Event:
+        sequence.tokens.append(token)
+        self._queues.charge(sequence, 1)
+        reason = sequence.finish_reason()
+        if reason is None:
+            return Progressed(sequence.id, token)
+        self._end(sequence)
+        return Finished(sequence.id, token, reason)
+
+    def _end(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is."""
+        del self._sequences[sequence.id]
+        if sequence.place is None:
+            self._queues.remove(sequence)
+            self._residency.unwant(sequence.backbone)
+        else:
+            self._release(sequence)
+            self._queues.leave(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks and place away."""
+        self._running.remove(sequence)
+        self.blocks.free(sequence.blocks)
+        self.places.unpin(sequence.backbone)
+        sequence.blocks = []
+        sequence.num_computed = 0
+        sequence.place = None

@@ -1,0 +1,78 @@
+"""One sequence as the scheduler sees it: what is known and what is computed. Holds no tensor."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ModelKey = tuple[str, str]
+"""(release, model)"""
+
+Rank = tuple[int, float, int]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt and what has been generated for it.
+
+    A sequence is bound to one model for life. A larger `priority` is more important. With
+    `max_tokens=0` only the prompt is computed and nothing is sampled. The fields below the
+    blank line belong to the scheduler; nobody else writes them.
+    """
+
+    id: str
+    model: ModelKey
+    backbone: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    tenant: str = "default"
+    priority: int = 0
+    arrival: float = 0.0
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    keep_prompt_logits: bool = False
+
+    tokens: list[int] = field(init=False)
+    num_computed: int = field(init=False, default=0)
+    num_prompt_kept: int = field(init=False, default=0)
+    blocks: list[int] = field(init=False, default_factory=list)
+    place: int | None = field(init=False, default=None)
+    num_preemptions: int = field(init=False, default=0)
+    number: int = field(init=False, default=-1)
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError(f"sequence {self.id!r}: the prompt is empty")
+        if self.max_tokens < 0 or self.min_tokens < 0:
+            raise ValueError(
+                f"sequence {self.id!r}: max_tokens {self.max_tokens} and min_tokens"
+                f" {self.min_tokens} must not be negative"
+            )
+        self.tokens = list(self.prompt)
+
+    @property
+    def rank(self) -> Rank:
+        """Smaller goes first: more important, then earlier arrived, then earlier added."""
+        return (-self.priority, self.arrival, self.number)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def num_missing(self) -> int:
+        """Known tokens that are not computed yet; 1 while it decodes."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_positions(self) -> int:
+        """KV positions it can come to need: the last token it generates is never computed."""
+        return len(self.prompt) + max(self.max_tokens, 1) - 1
+
+    def finish_reason(self) -> Literal["stop", "length"] | None:
+        """Why the token just appended ends the sequence: "stop", "length", or None.
+
+        A stop token ends it only when `min_tokens` tokens came before; at the last allowed
+        token "stop" goes before "length".
+        """
+        if self.tokens[-1] in self.stop_token_ids and self.num_generated > self.min_tokens:
+            return "stop"
+        return "length" if self.num_generated >= self.max_tokens else None
