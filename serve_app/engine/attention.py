@@ -1,0 +1,123 @@
+"""Attention over the paged store, for tokens of many sequences of many models. Decides nothing.
+
+Registered with the attention interface of transformers; a stock model's attention module calls
+it with its own queries, keys and values.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from serve_app.engine.kv import KVLayer
+from serve_app.engine.step import CurrentStep
+
+ATTENTION = "expertpool_paged"
+
+
+class PagedAttention:
+    """One attention layer: its store, and how models differ from the stock module's scale.
+
+    scales: (R,) float, by map row: the factor from the stock module's scale to the model's own;
+    None while all are 1 (they differ where a model's rope parameters enter the scale).
+    """
+
+    def __init__(self, step: CurrentStep, store: KVLayer) -> None:
+        self.step = step
+        self.store = store
+        self.scales: torch.Tensor | None = None
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        sinks: torch.Tensor | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Write the step's keys and values, then let each token see its own sequence.
+
+        query: (T, Hq, Dk)   key: (T, H, Dk)   value: (T, H, Dv)   sinks: (T, Hq)
+        ->  (T, Hq, Dv)
+        """
+        view = self.step.view
+        self.store.write(view.kv_index, key, value)
+        if self.scales is not None:
+            query = query * self.scales[view.tokens.rows].to(query.dtype)[:, None, None]
+        out = query.new_empty((*query.shape[:2], value.shape[-1]))
+        for group in view.groups:
+            keys, values = self.store.read(group.tables)  # (S, H, L, D)
+            rows = group.rows  # (S, n)
+            q = query[rows].transpose(1, 2)  # (S, Hq, n, Dk)
+            mask = group.visible(keys.shape[2], sliding_window)  # (S, 1, n, L)
+            if sinks is None and softcap is None:
+                got = F.scaled_dot_product_attention(
+                    q, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
+                )
+            else:
+                sink = None if sinks is None else sinks[rows].transpose(1, 2)  # (S, Hq, n)
+                got = attend(q, keys, values, mask, scaling, sink, softcap)
+            out[rows] = got.transpose(1, 2)
+        return out
+
+
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    sink: torch.Tensor | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attention with a learned sink in the softmax, or capped scores, in float32.
+
+    query: (S, Hq, n, D)   keys, values: (S, H, L, D)   mask: (S, 1, n, L)   sink: (S, Hq, n)
+    ->  (S, Hq, n, Dv)
+    A sink is one more score that takes its share of the probability and carries no value
+    (GPT-OSS model card, 2025).
+    """
+    groups = query.shape[1] // keys.shape[1]
+    keys = keys.repeat_interleave(groups, dim=1)
+    values = values.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(query.float(), keys.float().transpose(2, 3)) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sink is not None:
+        scores = torch.cat([scores, sink.float().unsqueeze(-1)], dim=-1)
+    probabilities = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
+    return torch.matmul(probabilities, values.float()).to(query.dtype)
+
+
+def _attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention interface's function. query, key, value: (1, heads, T, D)"""
+    paged: PagedAttention = module.paged_attention
+    out = paged.forward(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=sliding_window,
+        sinks=s_aux,
+        softcap=softcap,
+    )
+    return out.unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION, _attention_forward)

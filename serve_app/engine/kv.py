@@ -1,0 +1,57 @@
+"""Where keys and values are kept: paged, one pair of tensors per attention layer. Counts nothing.
+
+Which blocks are free is counted by `scheduling.blocks`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Heads and dimensions of what one attention layer stores."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def width(self) -> int:
+        """Numbers stored for one token."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+class KVLayer:
+    """One attention layer's keys and values.
+
+    keys: (B, N, H, Dk)   values: (B, N, H, Dv)   with B blocks of N tokens, H heads.
+    """
+
+    def __init__(
+        self,
+        shape: AttentionShape,
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        room = (num_blocks, block_size, shape.kv_heads)
+        self.keys = torch.zeros((*room, shape.key_dim), dtype=dtype, device=device)
+        self.values = torch.zeros((*room, shape.value_dim), dtype=dtype, device=device)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def write(self, index: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """index: (T,), block * N + offset   keys: (T, H, Dk)   values: (T, H, Dv)"""
+        self.keys.flatten(0, 1)[index] = keys
+        self.values.flatten(0, 1)[index] = values
+
+    def read(self, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """tables: (S, n) blocks  ->  keys (S, H, n*N, Dk), values (S, H, n*N, Dv)"""
+        keys = self.keys[tables].flatten(1, 2).transpose(1, 2)
+        values = self.values[tables].flatten(1, 2).transpose(1, 2)
+        return keys, values

@@ -1,0 +1,262 @@
+"""A stock transformers model with its leaves replaced: one forward for the tokens of all models.
+
+Holds the tensors of pool, backbones and keys and values; decides nothing about them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from serve_app.engine.anatomy import (
+    Anatomy,
+    config_of,
+    fresh_rotary,
+    meta_model,
+    own_tensors,
+    study,
+)
+from serve_app.engine.attention import ATTENTION, PagedAttention
+from serve_app.engine.fitting import Fitter
+from serve_app.engine.kv import KVLayer
+from serve_app.engine.leaves import Stacks
+from serve_app.engine.pool import EXPERTS, PoolLayer, slot_shape
+from serve_app.engine.rotary import PackedRotary
+from serve_app.engine.step import CurrentStep, StepView
+from serve_app.errors import Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much room a packed model has.
+
+    num_places: backbones on the device.   num_slots: rows of each layer's pool, in layer order.
+    num_blocks, block_size: of the KV store; block size in tokens.
+    """
+
+    num_places: int
+    num_slots: tuple[int, ...]
+    num_blocks: int
+    block_size: int
+
+
+class PackedModel:
+    """One architecture's forward over packed tokens, with places, slots and KV blocks.
+
+    pool: one `PoolLayer` per experts module, in the model's order, by its qualified name.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], sizes: Sizes, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Allocate everything. `config`: of a model of the family, with the longest vocabulary.
+
+        Raises: Unsupported.
+        """
+        self.sizes = sizes
+        self.dtype = dtype
+        self.device = device
+        self.step = CurrentStep()
+        self._config = config_of(config)
+        anatomy = study(self._config, dtype)
+        self._architecture = type(anatomy.model).__name__
+        self._model = anatomy.model
+        self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}
+        self.stacks = allocate_stacks(anatomy, sizes.num_places, device)
+        self._vocabulary_names = vocabulary_names(self._config, anatomy, dtype)
+        self._vocabularies: dict[int, int] = {}
+        self.slow_leaves = self._replace_leaves(anatomy)
+        self.rotaries = self._replace_rotaries(anatomy)
+        self.pool = self._attach_pool(anatomy)
+        self.attentions = self._attach_attention(anatomy)
+        self._refuse_leftovers()
+
+    def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
+        fitter = Fitter(self.step, self.stacks, self.device)
+        for path, axes in anatomy.units.items():
+            module = self._model.get_submodule(path)
+            inside = tuple(f"{path}.{name}" for name in module.state_dict())
+            names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
+            self._model.set_submodule(path, fitter.leaf(path, module, names, axes))
+        for path, name in anatomy.sinks.items():
+            module = self._model.get_submodule(path)
+            del module._parameters[name]
+            module.register_forward_pre_hook(self._spread(f"{path}.{name}", name))
+        return tuple(fitter.slow)
+
+    def _spread(self, stack: str, attribute: str) -> Any:
+        """A hook that gives an attention module its own parameter by token: (T, *p)."""
+
+        def hook(module: nn.Module, _: Any) -> None:
+            setattr(module, attribute, self.stacks[stack][self.step.view.tokens.places])
+
+        return hook
+
+    def _replace_rotaries(self, anatomy: Anatomy) -> dict[str, PackedRotary]:
+        rotaries = {path: PackedRotary(self.step) for path in anatomy.rotaries}
+        for path, rotary in rotaries.items():
+            self._model.set_submodule(path, rotary)
+        return rotaries
+
+    def _attach_pool(self, anatomy: Anatomy) -> dict[str, PoolLayer]:
+        pool = {}
+        counts = zip(anatomy.experts.items(), self.sizes.num_slots, strict=True)
+        for (path, experts), num_slots in counts:
+            layer = PoolLayer(
+                self.step,
+                slot_shape(experts),
+                num_rows=num_slots,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            experts._parameters.clear()
+            experts.pool_layer = layer  # type: ignore[assignment]
+            pool[path] = layer
+        self._model.set_experts_implementation(EXPERTS)
+        return pool
+
+    def _attach_attention(self, anatomy: Anatomy) -> dict[str, PagedAttention]:
+        attentions = {}
+        for path, shape in anatomy.attentions.items():
+            store = KVLayer(
+                shape,
+                num_blocks=self.sizes.num_blocks,
+                block_size=self.sizes.block_size,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            attentions[path] = PagedAttention(self.step, store)
+            self._model.get_submodule(path).paged_attention = attentions[path]
+        self._model.set_attn_implementation(ATTENTION)
+        return attentions
+
+    def _refuse_leftovers(self) -> None:
+        for path, module in self._model.named_modules():
+            if not path.endswith("_original") and any(True for _ in own_tensors(module)):
+                name = next(iter(own_tensors(module)))
+                raise Unsupported(f"{self._architecture}: nothing replaces {path}.{name}")
+
+    def register_row(self, row: int, config: Mapping[str, Any]) -> None:
+        """Tell the packed model about the model of a map row: its rope and its vocabulary."""
+        own = config_of(config)
+        signature = repr(sorted(rope_fields(config).items()))
+        for path, kind in self._rotary_classes.items():
+            original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
+            self.rotaries[path].register_row(row, original, signature)
+        self._vocabularies[row] = own.get_text_config().vocab_size
+        self._register_scales(row, own)
+
+    def _register_scales(self, row: int, own: Any) -> None:
+        """Note where a model's attention scale differs from the stock module's."""
+        if rope_fields(own.to_dict()) == rope_fields(self._config.to_dict()):
+            model = self._model
+        else:
+            model = meta_model(own, self.dtype)
+        for path, paged in self.attentions.items():
+            stock = getattr(self._model.get_submodule(path), "scaling", None)
+            scale = getattr(model.get_submodule(path), "scaling", None)
+            ratio = 1.0 if stock is None or scale is None else scale / stock
+            if paged.scales is None and ratio == 1.0:
+                continue
+            scales = [1.0] * (row + 1) if paged.scales is None else paged.scales.tolist()
+            scales += [1.0] * (row + 1 - len(scales))
+            scales[row] = ratio
+            paged.scales = torch.tensor(scales, device=self.device)
+
+    def vocabulary(self, row: int) -> int:
+        """Length of the vocabulary of the model in a map row."""
+        return self._vocabularies[row]
+
+    @property
+    def longest_vocabulary(self) -> int:
+        """Length of the vocabulary that the stacks have room for."""
+        return int(self._config.get_text_config().vocab_size)
+
+    def grow_vocabulary(self, length: int) -> None:
+        """Make room for longer vocabularies; what is loaded stays loaded."""
+        more = length - self.longest_vocabulary
+        for name in self._vocabulary_names:
+            stack = self.stacks[name]
+            room = stack.new_zeros((stack.shape[0], more, *stack.shape[2:]))
+            self.stacks.replace(name, torch.cat([stack, room], dim=1))
+        self._config.get_text_config().vocab_size = length
+
+    def vocabulary_bytes(self) -> int:
+        """Bytes that one more token in the vocabulary takes, over all places."""
+        stacks = [self.stacks[name] for name in self._vocabulary_names]
+        return sum(stack.nbytes // stack.shape[1] for stack in stacks)
+
+    @property
+    def pool_bytes(self) -> int:
+        return sum(layer.num_bytes for layer in self.pool.values())
+
+    @property
+    def backbone_bytes(self) -> int:
+        return self.stacks.num_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(paged.store.num_bytes for paged in self.attentions.values())
+
+    @torch.inference_mode()
+    def forward(self, view: StepView) -> torch.Tensor:
+        """Run one step. ->  (n, V) logits of the rows that want them, V the longest vocabulary.
+
+        Rows of a model with a shorter vocabulary are -inf beyond its end.
+        """
+        with self.step.running(view):
+            out = self._model(
+                input_ids=view.ids.unsqueeze(0),
+                position_ids=view.positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=view.output_index,
+            )
+        logits: torch.Tensor = out.logits[0]
+        if len(set(self._vocabularies.values())) > 1 or logits.shape[1] > min(
+            self._vocabularies.values()
+        ):
+            longest = max(self._vocabularies) + 1
+            lengths = [self._vocabularies.get(row, 0) for row in range(longest)]
+            ends = torch.tensor(lengths, device=logits.device)[view.outputs.rows]
+            beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
+            logits = logits.masked_fill(beyond, float("-inf"))
+        return logits
+
+
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that rotary angles and attention scales may depend on."""
+    wanted = ("rope", "max_position", "partial_rotary", "original_max")
+    return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
+
+
+def allocate_stacks(anatomy: Anatomy, num_places: int, device: torch.device) -> Stacks:
+    """Zeroed stacks for every backbone tensor; tied ones once."""
+    first: dict[int, str] = {}
+    aliases = {}
+    for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
+        if name in anatomy.tensors and first.setdefault(id(tensor), name) != name:
+            aliases[name] = first[id(tensor)]
+    tensors = {
+        name: torch.zeros((num_places, *shape), dtype=dtype, device=device)
+        for name, (shape, dtype) in anatomy.tensors.items()
+        if name not in aliases
+    }
+    return Stacks(tensors, aliases)
+
+
+def vocabulary_names(config: Any, anatomy: Anatomy, dtype: torch.dtype) -> tuple[str, ...]:
+    """Names of the tensors whose first dimension is the vocabulary; tied ones once."""
+    longer = type(config).from_dict(config.to_dict())
+    longer.get_text_config().vocab_size += 1
+    grown = meta_model(longer, dtype).state_dict()
+    names = [name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape]
+    seen: set[int] = set()
+    unique = []
+    for name in names:
+        tensor = anatomy.model.state_dict(keep_vars=True)[name]
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            unique.append(name)
+    return tuple(unique)

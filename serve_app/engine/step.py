@@ -1,0 +1,158 @@
+"""What the parts of the packed model may know of the step that is running. Values only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows [start, end) of a packed tensor, all of the backbone in `place`."""
+
+    place: int
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Whose the rows of a packed tensor are. Rows are sorted by place.
+
+    count: number of rows, n.   segments: one per place that is present, in order.
+    places: (n,) int64, place of each row.   rows: (n,) int64, row of each in the expert maps.
+    ends: (S,) int32, where each place's rows end; S = number of places.
+    """
+
+    count: int
+    segments: tuple[Segment, ...]
+    places: torch.Tensor
+    rows: torch.Tensor
+    ends: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, places: list[int], rows: list[int], num_places: int, device: torch.device
+    ) -> "Spans":
+        """Spans of rows whose places (sorted) and map rows are given one by one."""
+        segments: list[Segment] = []
+        for index, place in enumerate(places):
+            if segments and segments[-1].place == place:
+                segments[-1] = replace(segments[-1], end=index + 1)
+            else:
+                segments.append(Segment(place, index, index + 1))
+        ends = [0] * num_places
+        for segment in segments:
+            ends[segment.place] = segment.end
+        for place in range(1, num_places):
+            ends[place] = max(ends[place], ends[place - 1])
+        return cls(
+            count=len(places),
+            segments=tuple(segments),
+            places=torch.tensor(places, dtype=torch.int64, device=device),
+            rows=torch.tensor(rows, dtype=torch.int64, device=device),
+            ends=torch.tensor(ends, dtype=torch.int32, device=device),
+        )
+
+    def only(self, segment: Segment) -> "Spans":
+        """The spans of one segment's rows, counted from its start."""
+        part = slice(segment.start, segment.end)
+        ends = torch.zeros_like(self.ends)
+        ends[segment.place :] = segment.length
+        return Spans(
+            count=segment.length,
+            segments=(Segment(segment.place, 0, segment.length),),
+            places=self.places[part],
+            rows=self.rows[part],
+            ends=ends,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceGroup:
+    """Sequences of a step that attend together: S sequences with n tokens each.
+
+    rows: (S, n) int64, their rows among the step's tokens.
+    tables: (S, b) int64, their block tables, padded with block 0.
+    positions: (S, n) int64, positions of the tokens in their sequences.
+    """
+
+    rows: torch.Tensor
+    tables: torch.Tensor
+    positions: torch.Tensor
+
+    def visible(self, length: int, window: int | None) -> torch.Tensor:
+        """Which of `length` stored positions each token may see: (S, 1, n, length) bool.
+
+        Itself and what is before it; with a window, of those the last `window`.
+        """
+        stored = torch.arange(length, device=self.rows.device)
+        behind = self.positions[:, None, :, None] - stored  # (S, 1, n, length)
+        seen = behind >= 0
+        return seen if window is None else seen & (behind < window)
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpan:
+    """Tokens [start, end) whose angles are computed together.
+
+    row: map row of (one of) their model(s).   length: of the sequence at the forward in which
+    `generate()` would compute them, for rope variants that look at it.
+    """
+
+    start: int
+    end: int
+    row: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step. T tokens of all sequences, of which n want logits.
+
+    ids, positions, kv_index: (T,) int64; kv_index is where in the KV store a token is written.
+    output_index: (n,) int64, which tokens want logits; ascending, so outputs are sorted too.
+    """
+
+    tokens: Spans
+    outputs: Spans
+    output_index: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    kv_index: torch.Tensor
+    groups: tuple[SequenceGroup, ...] = ()
+    ropes: tuple[RopeSpan, ...] = ()
+
+
+class CurrentStep:
+    """Holds the step that is running, for the leaves that were put into a stock model.
+
+    Leaves are called by the stock model's own code, which passes them nothing but activations;
+    so each is given this holder when it is built. One per packed model, never shared.
+    """
+
+    def __init__(self) -> None:
+        self._view: StepView | None = None
+
+    @property
+    def view(self) -> StepView:
+        assert self._view is not None, "a leaf was called outside a step"
+        return self._view
+
+    @contextmanager
+    def running(self, view: StepView) -> Iterator[None]:
+        """Make `view` the running step."""
+        before, self._view = self._view, view
+        try:
+            yield
+        finally:
+            self._view = before
+
+    def only(self, segment: Segment) -> "StepView":
+        """The running step as parts inside one segment's slow form see it."""
+        return replace(self.view, tokens=self.view.tokens.only(segment))
