@@ -1,0 +1,198 @@
+"""The shapes of answers, whole and in chunks: completions and chats. No I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from serve_app.api.wire import Piece, TokenItem
+
+_LOWEST = -9999.0
+"""OpenAI's stand-in for a log-probability of minus infinity, which JSON cannot hold."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice while it is being collected."""
+
+    text: list[str] = field(default_factory=list)
+    tokens: list[TokenItem] = field(default_factory=list)
+    finish: str | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.text.append(piece["text"])
+        self.tokens.extend(piece["tokens"])
+        self.finish = piece["finish"] or self.finish
+
+
+class Usage:
+    """Tokens of a request: each prompt once, all choices."""
+
+    def __init__(self, prompt_tokens: Sequence[int]) -> None:
+        self._prompt = sum(prompt_tokens)
+        self._completion = 0
+
+    def add(self, piece: Piece) -> None:
+        self._completion += piece["num_tokens"]
+
+    def body(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._completion,
+            "total_tokens": self._prompt + self._completion,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every answer and chunk of one request begins with. `created`: Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    release: str
+
+    def body(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.release,
+        }
+
+
+class AnswerFormat(Protocol):
+    """How one kind of request is answered."""
+
+    chunk_kind: str
+
+    def opening(self, choice: int) -> list[dict[str, Any]]:
+        """Choices of the chunks before any text."""
+
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        """Choices of the chunks for `piece`, one choice a chunk."""
+
+    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]: ...
+
+
+class CompletionFormat:
+    """`/v1/completions`, with the legacy form of logprobs."""
+
+    chunk_kind = "text_completion"
+
+    def __init__(self, *, logprobs: bool) -> None:
+        self._logprobs = logprobs
+
+    def opening(self, choice: int) -> list[dict[str, Any]]:
+        del choice
+        return []
+
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        logprobs = legacy_logprobs(piece["tokens"]) if self._logprobs else None
+        return [_completion(piece["choice"], piece["text"], logprobs, piece["finish"])]
+
+    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        bodies = [
+            _completion(
+                index,
+                "".join(choice.text),
+                legacy_logprobs(choice.tokens) if self._logprobs else None,
+                choice.finish,
+            )
+            for index, choice in enumerate(choices)
+        ]
+        return {**head.body("text_completion"), "choices": bodies, "usage": usage.body()}
+
+
+class ChatFormat:
+    """`/v1/chat/completions`."""
+
+    chunk_kind = "chat.completion.chunk"
+
+    def __init__(self, *, logprobs: bool) -> None:
+        self._logprobs = logprobs
+
+    def opening(self, choice: int) -> list[dict[str, Any]]:
+        return [_delta(choice, {"role": "assistant", "content": ""}, None, None)]
+
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        chunks = []
+        if piece["text"] or piece["tokens"]:
+            logprobs = chat_logprobs(piece["tokens"]) if self._logprobs else None
+            chunks.append(_delta(piece["choice"], {"content": piece["text"]}, logprobs, None))
+        if piece["finish"] is not None:
+            chunks.append(_delta(piece["choice"], {}, None, piece["finish"]))
+        return chunks
+
+    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        bodies = [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": "".join(choice.text),
+                    "refusal": None,
+                },
+                "logprobs": chat_logprobs(choice.tokens) if self._logprobs else None,
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return {**head.body("chat.completion"), "choices": bodies, "usage": usage.body()}
+
+
+def _completion(
+    index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _delta(
+    index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, finish: str | None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def legacy_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
+    """Parallel lists, one entry a token. `top_logprobs` always holds the token itself as well."""
+    return {
+        "tokens": [token["text"] for token in tokens],
+        "token_logprobs": [_finite(token["logprob"]) for token in tokens],
+        "top_logprobs": [_legacy_top(token) for token in tokens],
+        "text_offset": [token["offset"] for token in tokens],
+    }
+
+
+def _legacy_top(token: TokenItem) -> dict[str, float] | None:
+    """Keyed by text: of tokens with the same text the likeliest is kept."""
+    if token["logprob"] is None or token["top"] is None:
+        return None
+    top: dict[str, float] = {}
+    for alternative in token["top"]:
+        top.setdefault(alternative["text"], max(alternative["logprob"], _LOWEST))
+    top.setdefault(token["text"], max(token["logprob"], _LOWEST))
+    return top
+
+
+def chat_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
+    content = [
+        {
+            "token": token["text"],
+            "logprob": _finite(token["logprob"]),
+            "bytes": token["bytes"],
+            "top_logprobs": [
+                {
+                    "token": alternative["text"],
+                    "logprob": max(alternative["logprob"], _LOWEST),
+                    "bytes": alternative["bytes"],
+                }
+                for alternative in token["top"] or []
+            ],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, _LOWEST)

@@ -1,0 +1,48 @@
+"""The outermost ASGI layer: request ids in and out, and no exception without an OpenAI answer."""
+
+import logging
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.errors import internal
+
+_log = logging.getLogger(__name__)
+_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own id where it is printable and not too long, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Boundary:
+    """Wraps the application. Exceptions that nobody expected are logged and answered 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = request_id(Headers(scope=scope))
+        begun = False
+
+        async def named_send(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                MutableHeaders(scope=message)["x-request-id"] = name
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named_send)
+        except Exception:  # noqa: BLE001  the last resort: whatever it is, the client gets a body
+            _log.exception("request %s: %s %s failed", name, scope["method"], scope["path"])
+            if not begun:
+                await JSONResponse(internal().body(), 500)(scope, receive, named_send)

@@ -1,0 +1,218 @@
+"""The fields of each request, their types and ranges. Caps an operator sets are in `jobs`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from serve_app.api.errors import bad_request, unsupported
+from serve_app.api.parse import drop_neutral
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_MAX_ID = 2**31 - 1
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[int, Field(ge=0, le=_MAX_ID)]
+
+
+def _stops(value: object) -> object:
+    """A string or a list of strings -> a list."""
+    return [value] if isinstance(value, str) else value
+
+
+def _biases(value: object) -> object:
+    """JSON has string keys only; they are token ids. {"50256": -100} -> {50256: -100}"""
+    if not isinstance(value, Mapping):
+        return value
+    biases: dict[object, object] = {}
+    for key, bias in value.items():
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and int(key) <= _MAX_ID):
+            raise ValueError(f"'{key}' is not a token id")
+        biases[int(key)] = bias
+    return biases
+
+
+def _prompts(value: object) -> list[str | list[int]]:
+    """A string, strings, tokens or lists of tokens -> a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a string, or a list, not empty, of strings or of token ids")
+    if all(isinstance(item, str) for item in value):
+        return list(value)
+    if _are_tokens(value):
+        return [list(value)]
+    if all(isinstance(item, list) and item and _are_tokens(item) for item in value):
+        return [list(item) for item in value]
+    raise ValueError("must be a string, a list of strings, a list of token ids or a list of those")
+
+
+def _are_tokens(items: list[Any]) -> bool:
+    return all(type(item) is int and 0 <= item <= _MAX_ID for item in items)
+
+
+def _message(value: object, where: str) -> dict[str, Any]:
+    """One message with its text as a string. Parts that are not text are refused by name."""
+    if not isinstance(value, Mapping):
+        raise bad_request(f"Invalid '{where}': must be an object", where)
+    if "role" not in value:
+        raise bad_request(f"Missing required parameter: '{where}.role'", f"{where}.role")
+    if value["role"] not in _ROLES:
+        raise bad_request(
+            f"Invalid '{where}.role': must be one of {', '.join(_ROLES)}", f"{where}.role"
+        )
+    message = drop_neutral(value, ("role", "content", "name", "tool_call_id"), f"{where}.")
+    if "content" not in message:
+        raise bad_request(f"Missing required parameter: '{where}.content'", f"{where}.content")
+    for name in ("name", "tool_call_id"):
+        if message.get(name) is None:
+            message.pop(name, None)
+        elif not isinstance(message[name], str):
+            raise bad_request(f"Invalid '{where}.{name}': must be a string", f"{where}.{name}")
+    return {**message, "content": _content(message["content"], f"{where}.content")}
+
+
+def _content(value: object, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise bad_request(f"Invalid '{where}': must be a string or a list of parts", where)
+    texts: list[str] = []
+    for index, part in enumerate(value):
+        here = f"{where}[{index}]"
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str):
+            raise bad_request(f"Missing required parameter: '{here}.type'", f"{here}.type")
+        if kind != "text":
+            raise unsupported(here, f"'{here}': parts of type '{kind}' are not supported")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise bad_request(f"Invalid '{here}.text': must be a string", f"{here}.text")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _messages(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of messages, not empty")
+    return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
+
+
+Prompts = Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+Messages = Annotated[list[dict[str, Any]], BeforeValidator(_messages)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = Field(min_length=1)
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    """Accepted; nothing is padded."""
+
+
+class GenerationFields(_Fields):
+    """What both kinds of request have. None: the model's own default."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_ID)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    logit_bias: Annotated[
+        dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_biases)
+    ] = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops)] = (
+        None
+    )
+    stop_token_ids: list[TokenId] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
+
+    # Accepted, and of no consequence here: who the user is, and what OpenAI would keep or bill.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise bad_request(
+                "'stream_options' is only allowed when 'stream' is true", "stream_options"
+            )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionFields(GenerationFields):
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _best_of_is_n(self) -> Self:
+        n = self.n or 1
+        if self.best_of is not None and self.best_of > n:
+            raise unsupported("best_of", f"'best_of' {self.best_of} above n {n} is not supported")
+        if self.best_of is not None and self.best_of < n:
+            raise bad_request(f"'best_of' {self.best_of} must not be below n {n}", "best_of")
+        return self
+
+
+class ChatFields(GenerationFields):
+    messages: Messages
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad_request(
+                "'top_logprobs' is only allowed when 'logprobs' is true", "top_logprobs"
+            )
+        return self
+
+
+class TokenizeFields(_Fields):
+    """Either `prompt` or `messages`."""
+
+    prompt: str | None = None
+    messages: Messages | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise bad_request("Give either 'prompt' or 'messages'", "prompt")
+        return self
+
+
+class DetokenizeFields(_Fields):
+    tokens: list[TokenId]

@@ -1,0 +1,115 @@
+"""Checked fields to a `Job`, within the operator's caps. Knows no model: defaults come later."""
+
+from serve_app.api.errors import bad_request
+from serve_app.api.fields import (
+    ChatFields,
+    CompletionFields,
+    DetokenizeFields,
+    GenerationFields,
+    TokenizeFields,
+)
+from serve_app.api.wire import DetokenizeJob, Job, TokenizeJob, Wishes
+from serve_app.config import Limits
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+COMPLETION_MAX_TOKENS = 16
+"""As OpenAI's, when the client names none."""
+
+
+def completion_job(fields: CompletionFields, limits: Limits, *, job: str, tenant: str) -> Job:
+    """Raises ApiError 400 where a cap is exceeded."""
+    _cap("prompt", len(fields.prompt), limits.prompts)
+    _cap("n", len(fields.prompt) * (fields.n or 1), limits.choices)
+    if fields.logprobs is not None:
+        _cap("logprobs", fields.logprobs, limits.logprobs)
+    if fields.max_tokens == 0 and not fields.echo:
+        raise bad_request("Invalid 'max_tokens': 0 is only allowed with 'echo'", "max_tokens")
+    shared = _shared(fields, limits, fields.max_tokens)
+    return {
+        **shared,
+        "id": job,
+        "tenant": tenant,
+        "prompts": fields.prompt,
+        "messages": None,
+        "chat_template_kwargs": {},
+        "max_tokens": fields.max_tokens,
+        "logprobs": fields.logprobs,
+        "echo": bool(fields.echo),
+    }
+
+
+def chat_job(fields: ChatFields, limits: Limits, *, job: str, tenant: str) -> Job:
+    """Raises ApiError 400 where a cap is exceeded."""
+    _cap("messages", len(fields.messages), limits.messages)
+    top = fields.top_logprobs or 0
+    _cap("top_logprobs", top, limits.logprobs)
+    max_tokens = fields.max_completion_tokens or fields.max_tokens
+    shared = _shared(fields, limits, max_tokens)
+    return {
+        **shared,
+        "id": job,
+        "tenant": tenant,
+        "prompts": [],
+        "messages": fields.messages,
+        "chat_template_kwargs": fields.chat_template_kwargs or {},
+        "max_tokens": max_tokens,
+        "logprobs": top if fields.logprobs else None,
+        "echo": False,
+    }
+
+
+def tokenize_job(fields: TokenizeFields) -> TokenizeJob:
+    return {
+        "model": fields.model,
+        "prompt": fields.prompt,
+        "messages": fields.messages,
+        "chat_template_kwargs": fields.chat_template_kwargs or {},
+        "add_special_tokens": fields.add_special_tokens,
+    }
+
+
+def detokenize_job(fields: DetokenizeFields) -> DetokenizeJob:
+    return {"model": fields.model, "tokens": fields.tokens}
+
+
+def _shared(fields: GenerationFields, limits: Limits, max_tokens: int | None) -> Wishes:
+    stops, stop_ids = fields.stop or [], fields.stop_token_ids or []
+    biases, min_tokens = fields.logit_bias or {}, fields.min_tokens or 0
+    _cap("n", fields.n or 1, limits.n)
+    _cap("stop", len(stops), limits.stop)
+    for index, stop in enumerate(stops):
+        _cap(f"stop[{index}]", len(stop), limits.stop_chars, "characters")
+    _cap("stop_token_ids", len(stop_ids), limits.stop_token_ids)
+    _cap("logit_bias", len(biases), limits.logit_bias)
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise bad_request(
+            f"Invalid 'min_tokens': {min_tokens} is above max_tokens {max_tokens}", "min_tokens"
+        )
+    named = {name: getattr(fields, name) for name in _SAMPLING}
+    return {
+        "model": fields.model,
+        "priority": fields.priority or 0,
+        "n": fields.n or 1,
+        "min_tokens": min_tokens,
+        "sampling": {name: value for name, value in named.items() if value is not None},
+        "seed": fields.seed,
+        "logit_bias": dict(biases),
+        "stop": list(stops),
+        "stop_token_ids": list(stop_ids),
+        "ignore_eos": bool(fields.ignore_eos),
+        "skip_special_tokens": fields.skip_special_tokens is not False,
+    }
+
+
+def _cap(param: str, value: int, limit: int, unit: str = "") -> None:
+    if value > limit:
+        what = f"{value} {unit}".strip()
+        raise bad_request(f"Invalid '{param}': {what} is above the limit of {limit}", param)

@@ -1,0 +1,116 @@
+"""A request body to a checked value, or the one 400 that says what is wrong with it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from serve_app.api.errors import ApiError, bad_request, unsupported
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "enable_thinking": (),
+    "function_call": ("none",),
+    "functions": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (),
+    "length_penalty": (1, 1.0),
+    "modalities": (["text"],),
+    "prediction": (),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "suffix": (),
+    "tool_choice": ("none",),
+    "tools": (),
+    "use_beam_search": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Fields that are not supported, with values (beside nothing) that ask for nothing special."""
+
+
+def parse(body: bytes, schema: type[_Schema]) -> _Schema:
+    """Raises ApiError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
+    return _validated(_without_neutral(_object(body), schema), schema)
+
+
+def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) -> dict[str, Any]:
+    """The known fields. Raises ApiError `unsupported_parameter` for one that asks for more."""
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in known:
+            kept[name] = value
+        elif value not in _NOTHING:
+            raise unsupported(f"{where}{name}")
+    return kept
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise bad_request("The body is not valid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise bad_request(f"The body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request("The body must be a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Drops what is not supported and not asked for either; refuses the rest by name.
+
+    An unknown field is refused too: a misspelt one would otherwise silently change the answer.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in schema.model_fields:
+            kept[name] = value
+        elif name not in _NEUTRAL:
+            raise unsupported(name, f"Unrecognized request argument supplied: {name}")
+        elif not any(_same(value, neutral) for neutral in (*_NOTHING, *_NEUTRAL[name])):
+            raise unsupported(name)
+    return kept
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Equal and of one type: 0 is not False here."""
+    return type(value) is type(neutral) and value == neutral
+
+
+def _validated(fields: dict[str, Any], schema: type[_Schema]) -> _Schema:
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def _first(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = _dotted(first["loc"])
+    if first["type"] == "missing":
+        return bad_request(f"Missing required parameter: '{param}'", param)
+    message = first["msg"].removeprefix("Value error, ")
+    return bad_request(f"Invalid '{param}': {message}" if param else message, param or None)
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier():
+            text += f".{part}" if text else part
+    return text

@@ -1,0 +1,172 @@
+"""From a job's items to one JSON answer or to server-sent events; and giving up when a client goes.
+
+Nothing is formatted here: that is `answers`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
+from serve_app.api.errors import ApiError, internal
+from serve_app.api.wire import Accepted, EngineClient, Item, Job, Piece
+
+_T = TypeVar("_T")
+
+
+class ClientGone(Exception):
+    """The client has closed its connection; there is nobody to answer."""
+
+
+class OpenJob:
+    """A job that was accepted: `accepted` says by which release, `pieces` are what follows.
+
+    Close it in every case; closing gives up what is not finished.
+    """
+
+    def __init__(self, accepted: Accepted, items: AsyncGenerator[list[Item], None]) -> None:
+        self.accepted = accepted
+        self._items = items
+
+    @classmethod
+    async def open(cls, client: EngineClient, job: Job) -> "OpenJob":
+        """Raises ApiError when the job is refused."""
+        items = client.generate(job)
+        try:
+            async for batch in items:
+                for item in batch:
+                    if item["type"] == "accepted":
+                        return cls(item, items)
+                    if item["type"] == "error":
+                        raise ApiError.of_item(item)
+            raise internal()
+        except BaseException:
+            await items.aclose()
+            raise
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Raises ApiError when the engine fails in the middle."""
+        async for batch in self._items:
+            for item in batch:
+                if item["type"] == "error":
+                    raise ApiError.of_item(item)
+                if item["type"] == "piece":
+                    yield item
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+
+
+async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int) -> dict[str, Any]:
+    """The whole answer. Raises ApiError when the engine fails."""
+    usage = Usage(opened.accepted["prompt_tokens"])
+    collected = [Choice() for _ in range(choices)]
+    async with aclosing(opened), aclosing(opened.pieces()) as pieces:
+        async for piece in pieces:
+            usage.add(piece)
+            collected[piece["choice"]].add(piece)
+    if any(choice.finish is None for choice in collected):
+        raise internal()
+    return form.whole(head, collected, usage)
+
+
+async def events(
+    opened: OpenJob, form: AnswerFormat, head: Head, choices: int, *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events, `[DONE]` last; after an error in the middle, that error last."""
+    usage = Usage(opened.accepted["prompt_tokens"])
+    base = head.body(form.chunk_kind)
+    if include_usage:
+        base = {**base, "usage": None}
+    unfinished = choices
+    async with aclosing(opened), aclosing(opened.pieces()) as pieces:
+        try:
+            for choice in range(choices):
+                for body in form.opening(choice):
+                    yield _event({**base, "choices": [body]})
+            async for piece in pieces:
+                usage.add(piece)
+                unfinished -= piece["finish"] is not None
+                for body in form.chunks(piece):
+                    yield _event({**base, "choices": [body]})
+            if unfinished:
+                raise internal()
+        except ApiError as error:
+            yield _event(error.body())
+            return
+    if include_usage:
+        yield _event({**base, "choices": [], "usage": usage.body()})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + encoded(body) + b"\n\n"
+
+
+def encoded(body: object) -> bytes:
+    """Compact JSON; never NaN, which is not JSON."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+class EventStream(Response):
+    """A response of server-sent events that closes its source when the client goes."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        async with aclosing(self._source):
+            try:
+                await unless_gone(receive, self._send(send))
+            except (ClientGone, OSError):
+                return
+
+    async def _send(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
+        )
+        async for chunk in self._source:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
+    """The result of `work`, which is cancelled when the client goes: ClientGone is raised then.
+
+    The body of the request must have been read.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone
+    finally:
+        await _cancel(leaving)
+        await _cancel(working)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(task: "asyncio.Future[Any]") -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,157 @@
+"""What passes between the HTTP side and the engine side: plain dicts, described. No behaviour."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Literal, Protocol, TypedDict
+
+
+class Wishes(TypedDict):
+    """What both kinds of request may ask for. `sampling` holds only what the client named; the
+    rest is the model's own default.
+    """
+
+    model: str
+    priority: int
+    n: int
+    min_tokens: int
+    sampling: dict[str, float]
+    seed: int | None
+    logit_bias: dict[int, float]
+    stop: list[str]
+    stop_token_ids: list[int]
+    ignore_eos: bool
+    skip_special_tokens: bool
+
+
+class Job(Wishes):
+    """One request, checked for its form. `prompts` of a completion, or `messages` of a chat.
+
+    Choice `i` of prompt `p` has the number `p * n + i`.
+    """
+
+    id: str
+    tenant: str
+    prompts: list[str | list[int]]
+    messages: list[dict[str, Any]] | None
+    chat_template_kwargs: dict[str, Any]
+    max_tokens: int | None
+    logprobs: int | None
+    echo: bool
+
+
+class Alternative(TypedDict):
+    text: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenItem(TypedDict):
+    """One token of an answer (or of an echoed prompt) with its log-probability.
+
+    `offset`: where its text begins, in characters of the choice's whole text. `logprob` and `top`
+    are None for the first token of an echoed prompt.
+    """
+
+    text: str
+    bytes: list[int]
+    logprob: float | None
+    top: list[Alternative] | None
+    offset: int
+
+
+class Accepted(TypedDict):
+    """First item of a job that is going to be answered."""
+
+    type: Literal["accepted"]
+    release: str
+    prompt_tokens: list[int]
+
+
+class Piece(TypedDict):
+    """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage."""
+
+    type: Literal["piece"]
+    choice: int
+    text: str
+    tokens: list[TokenItem]
+    num_tokens: int
+    finish: str | None
+
+
+class ErrorItem(TypedDict):
+    """Instead of the first item, or in the middle; nothing follows."""
+
+    type: Literal["error"]
+    status: int
+    message: str
+    kind: str
+    code: str | None
+    param: str | None
+    retry_after: int | None
+
+
+Item = Accepted | Piece | ErrorItem
+
+
+class ModelCard(TypedDict):
+    id: str
+    created: int
+    owned_by: str
+    max_model_len: int
+    release: str
+
+
+class Models(TypedDict):
+    release: str | None
+    models: list[ModelCard]
+
+
+class TokenizeJob(TypedDict):
+    model: str
+    prompt: str | None
+    messages: list[dict[str, Any]] | None
+    chat_template_kwargs: dict[str, Any]
+    add_special_tokens: bool
+
+
+class Tokens(TypedDict):
+    type: Literal["tokens"]
+    tokens: list[int]
+    max_model_len: int
+
+
+class DetokenizeJob(TypedDict):
+    model: str
+    tokens: list[int]
+
+
+class Text(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+class Status(TypedDict):
+    """`healthy`: the engine steps. `release`: what new requests are answered by, if anything."""
+
+    healthy: bool
+    release: str | None
+    detail: dict[str, Any]
+
+
+class EngineClient(Protocol):
+    """The engine as the HTTP side sees it: through a Ray handle, or in the same process.
+
+    `generate` yields lists of items, the first of them one `Accepted` or `ErrorItem` alone;
+    closing it gives the job up. Nothing is raised for what a client did wrong.
+    """
+
+    def generate(self, job: Job) -> AsyncGenerator[list[Item], None]: ...
+
+    async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem: ...
+
+    async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem: ...
+
+    async def models(self) -> Models: ...
+
+    async def status(self) -> Status: ...
+
+    async def metrics(self) -> str: ...
