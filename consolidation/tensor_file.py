@@ -1,0 +1,145 @@
+"""Tensors of a safetensors file, read one at a time by offset. Holds no file open, maps no memory.
+
+Reading by offset instead of mapping keeps a process's memory at what it asked for: pages of a
+mapped file count as its own for as long as the mapping lives.
+Format: https://huggingface.co/docs/safetensors (an 8-byte length, a JSON header, the data).
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from consolidation.errors import Refused
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "BOOL": torch.bool,
+}
+"""What can be read at all. What may be used is decided where tensors are accounted for."""
+
+MAX_HEADER_BYTES = 100_000_000
+LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor of a checkpoint lies. `dtype` is the file format's word for it."""
+
+    file: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+    def read(self, index: int | None = None) -> torch.Tensor:
+        """The tensor in memory of its own; with `index`, only `tensor[index : index + 1]`.
+
+        Raises `Refused` when the file has become shorter meanwhile or cannot be read.
+        """
+        shape, offset, num_bytes = self.shape, self.offset, self.num_bytes
+        if index is not None:
+            num_bytes //= shape[0]
+            offset += index * num_bytes
+            shape = (1, *shape[1:])
+        tensor = torch.empty(shape, dtype=DTYPES[self.dtype])
+        if num_bytes == 0:
+            return tensor
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                file.seek(offset)
+                _fill(file, memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy())))
+        except OSError as error:
+            raise Refused(f"cannot read {self.key} from {self.file}: {error}") from error
+        return tensor
+
+    def meta(self, index: int | None = None) -> torch.Tensor:
+        """A tensor without data, of the shape and dtype that `read` would give."""
+        shape = self.shape if index is None else (1, *self.shape[1:])
+        return torch.empty(shape, dtype=DTYPES[self.dtype], device="meta")
+
+
+def _fill(file: object, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise OSError(f"the file ends {len(view) - done} bytes early")
+        done += count
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """What a safetensors file holds, by key. Raises `Refused` for a truncated or damaged file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
+                raise Refused(f"{path} is truncated, or not a safetensors file")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise Refused(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(f"{path} is not a safetensors file: {error}") from error
+    try:
+        found = {
+            key: _stored(path, key, entry, LENGTH_BYTES + length)
+            for key, entry in header.items()
+            if key != "__metadata__"
+        }
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise Refused(f"{path} has a damaged header: {error}") from error
+    end = max((t.offset + t.num_bytes for t in found.values()), default=LENGTH_BYTES + length)
+    if end != size:
+        raise Refused(f"{path} has {size} bytes; its header speaks of {end}: truncated or altered")
+    return found
+
+
+def _stored(path: Path, key: str, entry: dict[str, object], base: int) -> StoredTensor:
+    dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
+    start, end = (int(n) for n in entry["data_offsets"])  # type: ignore[attr-defined]
+    if start < 0 or end < start or any(n < 0 for n in shape):
+        raise ValueError(f"tensor {key!r} lies at {start} to {end}")
+    if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - start:
+        raise ValueError(f"tensor {key!r} of shape {shape} has {end - start} bytes")
+    return StoredTensor(path, key, dtype, shape, base + start, end - start)
+
+
+def read_headers(directory: Path) -> dict[str, StoredTensor]:
+    """All tensors of a checkpoint directory, single-file or sharded.
+
+    Raises `Refused`, naming the file or tensor, when a shard is missing or damaged or does not
+    agree with the index.
+    """
+    single = directory / "model.safetensors"
+    index = directory / "model.safetensors.index.json"
+    if single.is_file():
+        return read_header(single)
+    if not index.is_file():
+        raise Refused(f"{directory} has neither {single.name} nor {index.name}")
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted({str(file) for file in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{index} cannot be read: {type(error).__name__}: {error}") from error
+    found: dict[str, StoredTensor] = {}
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise Refused(f"{index} names a shard outside its directory: {shard}")
+        for key, stored in read_header(directory / shard).items():
+            if weight_map.get(key) != shard:
+                raise Refused(f"{directory / shard} holds {key}, which {index.name} does not say")
+            found[key] = stored
+    for key, shard in sorted(weight_map.items()):
+        if key not in found:
+            raise Refused(f"{directory / shard} lacks {key}, which {index.name} says it holds")
+    return found
