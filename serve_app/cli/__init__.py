@@ -1,0 +1,1 @@
+"""The `expertpool` command: parses, prints, gives exit codes. Decides nothing about models."""

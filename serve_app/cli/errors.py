@@ -1,0 +1,103 @@
+"""Which exit code and which words an exception gets. The one place that knows; raises nothing.
+
+0   done
+1   failure: it should have worked and did not
+2   wrong use, or input that is refused
+
+CommandError
+├── WrongUse        exit code 2
+└── CommandFailed   exit code 1
+"""
+
+import os
+import traceback
+
+import typer
+from rich.console import Console
+
+DONE = 0
+FAILURE = 1
+WRONG_USE = 2
+TRACEBACK_VARIABLE = "EXPERTPOOL_TRACEBACK"
+
+
+class CommandError(Exception):
+    """A command ends early, with a message for the user."""
+
+
+class WrongUse(CommandError):
+    """The command was used wrongly, or its input is refused."""
+
+
+class CommandFailed(CommandError):
+    """The command was right and could not be carried out."""
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of a command that ended with `error`."""
+    if isinstance(error, typer.TyperException):
+        return error.exit_code
+    if isinstance(error, CommandError):
+        return WRONG_USE if isinstance(error, WrongUse) else FAILURE
+    return WRONG_USE if isinstance(error, _refusals()) else FAILURE
+
+
+def message(error: Exception) -> str:
+    """One error in words, without a traceback."""
+    if isinstance(error, typer.TyperException):
+        return error.format_message()
+    if isinstance(error, (CommandError, *_deliberate())):
+        return str(error)
+    if isinstance(error, OSError):
+        return _system_error(error)
+    return f"unexpected {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where)"
+
+
+def report(error: Exception, console: Console) -> int:
+    """Print what went wrong on `console`; return the exit code."""
+    error = _original(error)
+    words = message(error)
+    if words:
+        console.print("error: ", style="bold red", end="")
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+    if os.environ.get(TRACEBACK_VARIABLE):
+        console.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
+    return exit_code(error)
+
+
+def _original(error: Exception) -> Exception:
+    """What a Ray task raised, out of Ray's wrapping: that one's text is a traceback."""
+    cause = getattr(error, "cause", None)
+    if type(error).__module__.startswith("ray.") and isinstance(cause, Exception):
+        return cause
+    return error
+
+
+def _system_error(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {what}" if error.filename else what
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from consolidation.errors import Refused
+    from consolidation.release.errors import NewerSchema, NotFound
+    from serve_app.errors import ConfigError, DoesNotFit, UnknownModel, UnknownRelease, Unsupported
+
+    return (
+        ConfigError,
+        DoesNotFit,
+        NewerSchema,
+        NotFound,
+        Refused,
+        UnknownModel,
+        UnknownRelease,
+        Unsupported,
+    )
+
+
+def _deliberate() -> tuple[type[Exception], ...]:
+    from consolidation.errors import ConsolidationError
+    from consolidation.release.errors import ReleaseError
+    from serve_app.errors import ServingError
+
+    return (ConsolidationError, ReleaseError, ServingError)

@@ -1,0 +1,71 @@
+"""The entry point of `expertpool`: which commands there are, and how the process ends."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import typer
+
+from serve_app.cli import errors, output
+from serve_app.cli.consolidate import consolidate
+from serve_app.cli.processes import Interruption, adopt_orphans, end_children
+from serve_app.cli.releases import inspect, promote, releases, rollback, verify
+from serve_app.cli.serving import demo, plan_memory, serve
+
+app = typer.Typer(
+    name="expertpool",
+    help="Consolidate fine-tuned mixture-of-experts models into one expert pool, and serve them.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.command()(consolidate)
+app.command()(releases)
+app.command()(inspect)
+app.command()(verify)
+app.command()(promote)
+app.command()(rollback)
+app.command("plan-memory")(plan_memory)
+app.command()(serve)
+app.command()(demo)
+
+CHILDREN_GRACE_S = 5.0
+
+
+def main() -> None:
+    """Run one command and leave, with every process it started."""
+    interruption = Interruption()
+    adopt_orphans()
+    interruption.install()
+    code = errors.FAILURE
+    try:
+        code = run(sys.argv[1:], interruption)
+    finally:
+        end_children(CHILDREN_GRACE_S)
+        with suppress(OSError):
+            sys.stdout.flush()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
+    """Run one command in this process; return its exit code.
+
+    A command that a signal ended gives 128 + the signal's number. Every other error is printed on
+    stderr in words, and its code is that of `errors`.
+    """
+    stopped = interruption or Interruption()
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=list(arguments), prog_name="expertpool", standalone_mode=False, obj=stopped
+        )
+    except KeyboardInterrupt:
+        code = None
+    except SystemExit as leaving:
+        code = leaving.code
+    except Exception as error:  # noqa: BLE001 - the last place where it can be put in words
+        code = errors.report(error, output.err())
+    if stopped.number is not None:
+        output.err().print(f"ended by {stopped.name}")
+        return 128 + stopped.number
+    return code if isinstance(code, int) else errors.DONE

@@ -1,0 +1,168 @@
+"""Options that several commands share, and how their values are read. Runs no command."""
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(ib?|b)?|b)?", re.IGNORECASE)
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_name(value: str) -> str:
+    """The name of a family or channel; it becomes a part of a path.
+
+    Raises:
+        typer.BadParameter: it is empty, holds another character, or starts with a sign.
+    """
+    if not _NAME.fullmatch(value):
+        raise typer.BadParameter(
+            f"{value!r} is not a name: a letter or digit, then letters, digits, '.', '_', ':', '-'"
+        )
+    return value
+
+
+def parse_models(values: list[str]) -> dict[str, Path]:
+    """`NAME=CHECKPOINT_DIR` pairs, in the order given.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
+            its directory does not exist.
+    """
+    models: dict[str, Path] = {}
+    for value in values:
+        name, equals, directory = value.partition("=")
+        if not equals or not directory:
+            raise typer.BadParameter(f"{value!r} is not NAME=CHECKPOINT_DIR", param_hint="--model")
+        if not _MODEL_NAME.fullmatch(name):
+            raise typer.BadParameter(
+                f"{value!r}: {name!r} is not a model name: "
+                "a letter or digit, then letters, digits, '.', '_', ':', '/', '-'",
+                param_hint="--model",
+            )
+        if name in models:
+            raise typer.BadParameter(
+                f"{value!r}: model {name!r} is given twice", param_hint="--model"
+            )
+        models[name] = parse_checkpoint(directory, hint="--model")
+    return models
+
+
+def parse_checkpoint(value: str, *, hint: str) -> Path:
+    """A checkpoint directory that exists.
+
+    Raises:
+        typer.BadParameter: it does not.
+    """
+    directory = Path(value).expanduser()
+    if not directory.is_dir():
+        raise typer.BadParameter(f"{value!r} is not a directory", param_hint=hint)
+    return directory
+
+
+def parse_size(value: str) -> int:
+    """Bytes: a number, alone or with a unit (`24GiB`, `500MB`, `8g`; G is GiB, GB is 10^9).
+
+    Raises:
+        typer.BadParameter: it is not such a number, or is zero.
+    """
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise typer.BadParameter(f"{value!r} is not a size: give bytes, or 24GiB, 500MB, …")
+    base = 1000 if (match[3] or "").lower() == "b" else 1024
+    unit = base ** _POWERS.get((match[2] or "").lower(), 0)
+    num_bytes = int(float(match[1]) * unit)
+    if num_bytes <= 0:
+        raise typer.BadParameter(f"{value!r} is not more than 0 bytes")
+    return num_bytes
+
+
+def parse_port(value: str) -> int:
+    """A TCP port.
+
+    Raises:
+        typer.BadParameter: it is not a whole number from 1 to 65535.
+    """
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 65535:
+        raise typer.BadParameter(f"{value!r} is not a port: a whole number from 1 to 65535")
+    return int(value)
+
+
+def parse_budget(value: str) -> float:
+    """Expert bytes of a release, in units of one model's expert bytes.
+
+    Raises:
+        typer.BadParameter: it is not a number above 0.
+    """
+    budget = _number(value)
+    if not budget > 0:
+        raise typer.BadParameter(f"{value!r} is not more than 0")
+    return budget
+
+
+def parse_divergence(value: str) -> float:
+    """A KL divergence, in nats per token.
+
+    Raises:
+        typer.BadParameter: it is not a number of 0 or more.
+    """
+    divergence = _number(value)
+    if divergence < 0:
+        raise typer.BadParameter(f"{value!r} is less than 0")
+    return divergence
+
+
+def _number(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{value!r} is not a number")
+    return number
+
+
+Family = Annotated[
+    str,
+    typer.Option("--family", metavar="F", parser=parse_name, help="Name of the model family."),
+]
+RegistryUrl = Annotated[
+    str,
+    typer.Option(
+        "--registry", metavar="DIR", help="Where releases are: a directory or fsspec URL."
+    ),
+]
+Release = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RELEASE]",
+        show_default=False,
+        help="Id of a release, the beginning of one, or a channel. "
+        "Default: the stable channel's, or the newest.",
+    ),
+]
+RequiredRelease = Annotated[
+    str,
+    typer.Argument(metavar="RELEASE", help="Id of a release, the beginning of one, or a channel."),
+]
+Channel = Annotated[
+    str,
+    typer.Option("--channel", metavar="C", parser=parse_name, help="Name of the channel."),
+]
+DeviceMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--device-memory",
+        metavar="BYTES",
+        parser=parse_size,
+        show_default=False,
+        help="Most memory the engine may take, for example 24GiB or 500MB.",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]

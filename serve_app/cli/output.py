@@ -1,0 +1,93 @@
+"""What the commands print: tables, sizes, one JSON object. Knows no command."""
+
+import json
+import math
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def out() -> Console:
+    """For results, on stdout."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """For progress and errors, on stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """`value` as the one JSON object on stdout."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it: times as ISO text, what is not a finite number as null."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def table(*columns: str, left: int = 1, title: str | None = None) -> Table:
+    """An empty table: the first `left` columns hold words, the others numbers."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        is_text = index < left
+        grid.add_column(
+            name,
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text,
+            header_style="dim",
+        )
+    return grid
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes for people: `1.50 GiB`."""
+    value = float(num_bytes)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{num_bytes} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def age(at: str | datetime, now: datetime) -> str:
+    """How long ago `at` (ISO time or datetime) was: `3 min`."""
+    then = datetime.fromisoformat(at) if isinstance(at, str) else at
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0.0, (now - then).total_seconds())
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds / divisor)} {unit}"
+    return f"{int(seconds / 86400)} d"
+
+
+def change(before: int, after: int) -> str:
+    """Bytes before and after: `4.00 GiB → 1.50 GiB`."""
+    return f"{size(before)} → {size(after)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 finding`, `2 findings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def quality_cells(quality: dict[str, Any] | None) -> tuple[str, str]:
+    """KL divergence (nats per token) and perplexity of original → release, as table cells."""
+    if quality is None:
+        return "not measured", "not measured"
+    original, release = quality["perplexity_original"], quality["perplexity_release"]
+    return f"{quality['kl']:.5f}", f"{original:.3f} → {release:.3f}"

@@ -1,0 +1,205 @@
+"""Commands that look at a family's releases and move its channels. They build and serve nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from serve_app.cli import output
+from serve_app.cli.errors import CommandFailed, WrongUse
+from serve_app.cli.options import (
+    AsJson,
+    Channel,
+    Family,
+    RegistryUrl,
+    Release,
+    RequiredRelease,
+)
+
+if TYPE_CHECKING:
+    from consolidation.release import Manifest, Registry, ReleaseSummary
+
+DEFAULT_CHANNEL = "stable"
+
+
+def releases(family: Family, registry: RegistryUrl, as_json: AsJson = False) -> None:
+    """List releases: id, age, models, expert bytes before → after, channels."""
+    listed = open_registry(registry, family).releases()
+    if as_json:
+        found = [dataclasses.asdict(one) for one in listed]
+        output.print_json({"family": family, "releases": found})
+        return
+    grid = output.table("release", "age", "models", "expert bytes", "channels", left=5)
+    now = datetime.now(UTC)
+    for one in listed:
+        grid.add_row(
+            one.id,
+            output.age(one.at, now) if one.at else "?",
+            one.problem or ", ".join(one.models),
+            "" if one.problem else output.change(one.expert_bytes_before, one.expert_bytes_after),
+            ", ".join(one.channels),
+        )
+    output.out().print(grid if listed else f"no releases of family {family!r} in {registry}")
+
+
+def inspect(
+    family: Family, registry: RegistryUrl, release: Release = None, as_json: AsJson = False
+) -> None:
+    """Show what one release holds: models, pool, bytes, quality, where it came from."""
+    opened = open_registry(registry, family)
+    found = resolve(opened, release)
+    facts = _facts(opened, found, opened.read_manifest(found))
+    if as_json:
+        output.print_json(facts)
+    else:
+        _print_facts(facts)
+
+
+def verify(family: Family, registry: RegistryUrl, release: Release = None) -> None:
+    """Read a release again and check every digest and every golden prompt."""
+    from consolidation.verify import verify as verify_release
+
+    opened = open_registry(registry, family)
+    found = resolve(opened, release)
+    with output.progress() as show:
+        findings = verify_release(opened, found, show)
+    for finding in findings:
+        output.err().print(finding, markup=False, soft_wrap=True)
+    if findings:
+        raise CommandFailed(f"release {found}: {output.counted(len(findings), 'finding')}")
+    output.out().print(f"release {found}: every digest and every golden prompt is right")
+
+
+def promote(
+    release: RequiredRelease, family: Family, registry: RegistryUrl, channel: Channel
+) -> None:
+    """Point a channel at a release. Whoever follows the channel takes it up."""
+    opened = open_registry(registry, family)
+    found = resolve(opened, release)
+    before = opened.channel(channel)
+    opened.move_channel(channel, found, expected=before.release if before else None)
+    output.out().print(f"channel {channel}: {before.release if before else 'nothing'} → {found}")
+
+
+def rollback(family: Family, registry: RegistryUrl, channel: Channel) -> None:
+    """Point a channel back at the release it pointed at before."""
+    opened = open_registry(registry, family)
+    now = opened.channel(channel)
+    if now is None:
+        raise WrongUse(f"family {family!r} has no channel {channel!r}")
+    if now.previous is None:
+        raise WrongUse(f"channel {channel!r} has pointed at nothing but {now.release}")
+    opened.move_channel(channel, now.previous, expected=now.release)
+    output.out().print(f"channel {channel}: {now.release} → {now.previous}")
+
+
+def open_registry(url: str, family: str) -> Registry:
+    """The registry of a family.
+
+    Raises:
+        WrongUse: it is a local directory that does not exist.
+    """
+    from pathlib import Path
+
+    from consolidation.release import Registry
+
+    if "://" not in url and not Path(url).is_dir():
+        raise WrongUse(f"there is no registry in {url!r}: no such directory")
+    return Registry(url, family)
+
+
+def resolve(registry: Registry, wanted: str | None) -> str:
+    """The release that a user means: a whole id, a channel, or the beginning of one id.
+
+    None means the release of channel `stable`, or where there is none the newest.
+
+    Raises:
+        WrongUse: nothing, or more than one release, is meant.
+    """
+    channels = registry.channels()
+    if wanted is None and DEFAULT_CHANNEL in channels:
+        return channels[DEFAULT_CHANNEL].release
+    if wanted is not None and wanted in channels:
+        return channels[wanted].release
+    listed = registry.releases()
+    if wanted is None:
+        return _newest(registry, listed)
+    meant = [one.id for one in listed if one.id.startswith(wanted)]
+    if len(meant) > 1:
+        raise WrongUse(f"{wanted!r} may be any of the releases {', '.join(meant)}")
+    return meant[0] if meant else wanted
+
+
+def _newest(registry: Registry, listed: list[ReleaseSummary]) -> str:
+    if not listed:
+        raise WrongUse(f"family {registry.family!r} has no releases in {registry.url}")
+    return listed[-1].id
+
+
+def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, Any]:
+    at = registry.published_at(release)
+    pointing = [name for name, one in registry.channels().items() if one.release == release]
+    return {
+        "release": release,
+        "family": manifest.family,
+        "published_at": at.isoformat() if at else None,
+        "channels": pointing,
+        "schema_version": manifest.schema_version,
+        "architecture": manifest.architecture,
+        "dtype": manifest.dtype,
+        "expert_bytes_before": manifest.expert_bytes_before,
+        "expert_bytes_after": manifest.expert_bytes_after,
+        "expert_bytes_one_model": manifest.expert_bytes_one_model,
+        "models": {
+            name: {
+                "source": model.source.name,
+                "digest": model.source.digest,
+                "backbone_bytes": sum(blob.bytes for blob in model.backbone),
+                "experts": sum(len(row) for row in model.expert_map),
+                "slots": sum(len(set(row)) for row in model.expert_map),
+                "quality": manifest.quality[name].model_dump()
+                if name in manifest.quality
+                else None,
+            }
+            for name, model in sorted(manifest.models.items())
+        },
+        "layers": [
+            {
+                "module": layer.module,
+                "slots": len(layer.slots),
+                "bytes": sum(slot.bytes for slot in layer.slots),
+            }
+            for layer in manifest.layers
+        ],
+        "provenance": manifest.provenance,
+    }
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    out = output.out()
+    before, after = facts["expert_bytes_before"], facts["expert_bytes_after"]
+    slots = sum(layer["slots"] for layer in facts["layers"])
+    experts = sum(model["experts"] for model in facts["models"].values())
+    rows = {
+        "release": facts["release"],
+        "family": facts["family"],
+        "published": facts["published_at"] or "?",
+        "channels": ", ".join(facts["channels"]) or "none",
+        "architecture": f"{facts['architecture']}, {facts['dtype']}",
+        "expert bytes": output.change(before, after),
+        "of one model": f"{after / facts['expert_bytes_one_model']:.3f} ×",
+        "pool": f"{experts} experts in {slots} slots of {len(facts['layers'])} layers",
+    }
+    for name, value in rows.items():
+        out.print(f"{name:<14}{value}", markup=False, soft_wrap=True)
+    grid = output.table("model", "slots", "backbone", "KL", "perplexity")
+    for name, model in facts["models"].items():
+        grid.add_row(
+            name,
+            str(model["slots"]),
+            output.size(model["backbone_bytes"]),
+            *output.quality_cells(model["quality"]),
+        )
+    out.print()
+    out.print(grid)

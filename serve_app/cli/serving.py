@@ -1,0 +1,133 @@
+"""Commands that use the engine: plan its memory, serve, demonstrate. They build no release."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serve_app.cli import output
+from serve_app.cli.options import Channel, DeviceMemory, Family, RegistryUrl, parse_port
+from serve_app.cli.releases import open_registry, resolve
+
+if TYPE_CHECKING:
+    from serve_app.engine.memory import MemoryPlan
+
+
+class Device(StrEnum):
+    """Where the engine runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(StrEnum):
+    """What the engine computes in. `auto`: as the release is stored, where the device can."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+Port = Annotated[
+    int, typer.Option("--port", metavar="N", parser=parse_port, help="Port to listen on.")
+]
+
+
+def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemory = None) -> None:
+    """Say what serving will allocate, or that it does not fit.
+
+    The release is the stable channel's, or the newest; the settings are those that `serve` has
+    unless told otherwise.
+    """
+    from consolidation.release import ReleaseReader
+    from serve_app.config import ServeConfig
+    from serve_app.engine import memory
+
+    opened = open_registry(registry, family)
+    release = resolve(opened, None)
+    settings = ServeConfig(registry=registry, family=family, device_memory=device_memory)
+    plan = memory.plan_memory(
+        ReleaseReader(opened, release),
+        device=default_device(),
+        dtype=settings.dtype,
+        device_memory=settings.device_memory,
+        limits=memory.Limits(
+            max_tokens=settings.max_tokens,
+            max_sequences=settings.max_sequences,
+            max_model_wait_s=settings.max_model_wait_s,
+        ),
+    )
+    _print_plan(release, plan)
+
+
+def default_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _print_plan(release: str, plan: MemoryPlan) -> None:
+    of = f"{plan.num_places} of {plan.num_backbones}"
+    rows = (
+        ("pool", plan.pool_bytes, f"{sum(plan.num_slots)} slots in {len(plan.num_slots)} layers"),
+        (
+            "backbones",
+            plan.backbones_bytes,
+            f"places for {of}, {output.size(plan.place_bytes)} each",
+        ),
+        ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
+        ("workspace", plan.workspace_bytes, "the most that a step is expected to take"),
+        ("total", plan.total_bytes, f"in {plan.dtype}"),
+    )
+    grid = output.table("", "bytes", "", "")
+    grid.columns[3].justify = "left"
+    for name, num_bytes, words in rows:
+        grid.add_row(name, str(num_bytes), output.size(num_bytes), words)
+    if plan.device_memory is not None:
+        grid.add_row("spare", str(plan.spare_bytes), output.size(plan.spare_bytes), "left free")
+        memory = output.size(plan.device_memory)
+        grid.add_row("device", str(plan.device_memory), memory, "what there is")
+    out = output.out()
+    out.print(f"release {release}")
+    out.print(grid)
+
+
+def serve(
+    family: Family,
+    registry: RegistryUrl,
+    channel: Channel = "stable",
+    port: Port = 8000,
+    device: Annotated[
+        Device | None,
+        typer.Option(show_default=False, help="Default: cuda where there is one, else cpu."),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.AUTO,
+    device_memory: DeviceMemory = None,
+) -> None:
+    """Serve every model of a channel's release behind one OpenAI-compatible endpoint."""
+    from serve_app.config import ServeConfig, UserConfig
+    from serve_app.serving.run import run
+
+    opened = open_registry(registry, family)
+    if opened.channel(channel) is None:
+        output.err().print(f"channel {channel!r} points at nothing yet: not ready until it does")
+    config = ServeConfig(
+        registry=registry,
+        family=family,
+        device=device.value if device else "auto",
+        dtype=dtype.value,
+        device_memory=device_memory,
+    )
+    run(config, UserConfig(channel=channel), port)
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after the table.")] = False,
+) -> None:
+    """Make a small family, consolidate it, serve it, and ask every model."""
+    from serve_app.demo.run import run
+
+    raise typer.Exit(run(once))

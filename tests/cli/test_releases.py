@@ -1,0 +1,110 @@
+"""Commands that look at releases and move channels."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from consolidation.release import Registry
+
+Call = Callable[..., tuple[int, str, str]]
+Publish = Callable[[str], str]
+
+
+def test_releases_are_listed_with_their_models_and_channels(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    first, second = publish("one"), publish("two")
+    registry.move_channel("stable", second)
+    code, out, err = call("releases")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert "one" in rows[first]
+    assert "stable" not in rows[first]
+    assert "two" in rows[second]
+    assert "stable" in rows[second]
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_json_is_one_object_on_stdout_and_nothing_else(call: Call, publish: Publish) -> None:
+    release = publish("one")
+    code, out, err = call("releases", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["releases"][0]["id"] == release
+    code, out, err = call("inspect", release, "--json")
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert shown["release"] == release
+    assert shown["models"]["one"]["quality"]["kl"] == 0.25
+
+
+def test_no_releases_is_an_answer_and_not_an_error(call: Call) -> None:
+    assert call("releases", "--json")[:2] == (
+        0,
+        '{\n  "family": "tiny",\n  "releases": []\n}\n',
+    )
+
+
+def test_inspect_shows_the_stable_release_unless_told_otherwise(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    first, second = publish("one"), publish("two")
+    assert second in call("inspect")[1]
+    registry.move_channel("stable", first)
+    assert first in call("inspect")[1]
+    assert second in call("inspect", second[:15])[1]
+    assert first in call("inspect", "stable")[1]
+
+
+@pytest.mark.parametrize("wanted", ["feedfeedfeedfeed", "../../etc", "stable"])
+def test_an_unknown_release_is_refused_by_name(call: Call, publish: Publish, wanted: str) -> None:
+    publish("one")
+    code, out, err = call("inspect", wanted)
+    assert (code, out) == (2, "")
+    assert wanted in err
+    assert "Traceback" not in err
+
+
+def test_a_beginning_of_two_ids_is_refused_with_both(call: Call, publish: Publish) -> None:
+    first, second = publish("one"), publish("two")
+    code, _, err = call("inspect", "")
+    assert code == 2
+    assert first in err
+    assert second in err
+
+
+def test_promote_and_rollback_move_a_channel_there_and_back(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    first, second = publish("one"), publish("two")
+    assert call("promote", first, "--channel", "canary")[0] == 0
+    assert call("promote", second, "--channel", "canary")[0] == 0
+    code, out, _ = call("rollback", "--channel", "canary")
+    assert code == 0
+    assert f"{second} → {first}" in out
+    moved = registry.channel("canary")
+    assert moved is not None
+    assert (moved.release, moved.previous) == (first, second)
+
+
+def test_a_channel_without_a_past_is_not_rolled_back(call: Call, publish: Publish) -> None:
+    code, _, err = call("rollback", "--channel", "canary")
+    assert code == 2
+    assert "canary" in err
+    call("promote", publish("one"), "--channel", "canary")
+    assert call("rollback", "--channel", "canary")[0] == 2
+
+
+def test_an_altered_manifest_is_a_failure_that_names_the_file(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    release = publish("one")
+    path = f"releases/{release}/manifest.json"
+    registry.storage.write(path, b"{}")
+    code, out, err = call("inspect", release)
+    assert (code, out) == (1, "")
+    assert path in err
+    assert "Traceback" not in err
+    code, out, _ = call("releases")
+    assert code == 0
+    assert "altered" in out

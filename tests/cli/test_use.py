@@ -1,0 +1,158 @@
+"""Wrong use, and what the command says about it."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from consolidation.release.manifest import valid_name
+from serve_app.cli.main import app, run
+from serve_app.cli.options import parse_models, parse_name, parse_size
+
+COMMANDS = {
+    "consolidate": "base calibration channel dry-run expert-budget extend family json max-kl model "
+    "registry remove",
+    "releases": "family json registry",
+    "inspect": "family json registry",
+    "verify": "family registry",
+    "promote": "channel family registry",
+    "rollback": "channel family registry",
+    "plan-memory": "device-memory family registry",
+    "serve": "channel device device-memory dtype family port registry",
+    "demo": "once",
+}
+
+
+def test_the_commands_and_their_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    for command, options in COMMANDS.items():
+        assert run([command, "--help"]) == 0
+        shown = set(re.findall(r"^│ \*? *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+        assert shown - {"help"} == set(options.split()), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["consolidat"], "consolidat"),
+        (["releases", "--registry", "."], "--family"),
+        (["releases", "--family", "f", "--registry", "/does/not/exist"], "/does/not/exist"),
+        (["releases", "--family", "../f", "--registry", "."], "../f"),
+        (["releases", "--family", "f", "--registry", ".", "--jsn"], "--jsn"),
+        (["serve", "--family", "f", "--registry", ".", "--device", "tpu"], "tpu"),
+        (["serve", "--family", "f", "--registry", ".", "--port", "99999"], "99999"),
+        (["serve", "--family", "f", "--registry", ".", "--device-memory", "lots"], "lots"),
+        (["plan-memory", "--family", "f", "--registry", ".", "--device-memory", "0"], "0"),
+        (["promote", "--family", "f", "--registry", ".", "--channel", "c"], "RELEASE"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_names_the_value(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--model"),
+        (["--model", "a"], "'a'"),
+        (["--model", "a="], "'a='"),
+        (["--model", "=."], "'=.'"),
+        (["--model", "a b=."], "'a b'"),
+        (["--model", "a=/does/not/exist"], "/does/not/exist"),
+        (["--model", "a=.", "--model", "a=.."], "'a=..'"),
+        (["--model", "a=.", "--expert-budget", "0"], "--expert-budget"),
+        (["--model", "a=.", "--expert-budget", "nan"], "--expert-budget"),
+        (["--model", "a=.", "--expert-budget", "much"], "much"),
+        (["--model", "a=.", "--max-kl", "-1"], "--max-kl"),
+        (["--model", "a=.", "--calibration", "/does/not/exist"], "/does/not/exist"),
+        (["--model", "a=.", "--base", "/does/not/exist"], "/does/not/exist"),
+        (["--model", "a=.", "--remove", "b"], "--extend"),
+        (["--model", "a=.", "--channel", "a/b"], "a/b"),
+    ],
+)
+def test_consolidate_refuses_what_it_cannot_understand(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = tmp_path / "registry"
+    assert run(["consolidate", "--family", "f", "--registry", str(registry), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+    assert not registry.exists()
+
+
+def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    captured = capsys.readouterr()
+    assert "consolidate" in captured.out + captured.err
+
+
+def test_help_comes_within_a_second() -> None:
+    program = "from serve_app.cli.main import main; main()"
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 1.0
+    assert "plan-memory" in done.stdout
+    assert done.stderr == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "ray", "transformers", "pydantic", "fastapi", "sklearn", "numpy"}
+    program = (
+        "import sys; from serve_app.cli.main import run; run(['--help']); "
+        "print(' '.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert not heavy & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("1000", 1000),
+        ("24GiB", 24 * 2**30),
+        ("24Gi", 24 * 2**30),
+        ("24g", 24 * 2**30),
+        ("500MB", 500_000_000),
+        ("1.5 GiB", 3 * 2**29),
+        ("7B", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, num_bytes: int) -> None:
+    assert parse_size(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.2.3", "12XB", "GiB", "1e9", "0.1"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_size(text)
+
+
+def test_models_keep_their_order_and_paths_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    odd = tmp_path / "step=100"
+    odd.mkdir()
+    models = parse_models([f"org/b:v1={odd}", f"a={tmp_path}"])
+    assert list(models.items()) == [("org/b:v1", odd), ("a", tmp_path)]
+
+
+@pytest.mark.parametrize("name", ["a", "A.b_c-1", "a:b", "", ".", "..", ".a", "a/b", "a b", "ä"])
+def test_the_command_accepts_the_names_that_the_registry_accepts(name: str) -> None:
+    try:
+        accepted = parse_name(name) == name
+    except typer.BadParameter:
+        accepted = False
+    assert accepted == valid_name(name)
