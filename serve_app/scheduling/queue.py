@@ -6,6 +6,13 @@ it is first admitted and each generated token when it is produced, both divided 
 weight. The queue with the lowest counter goes next. A queue that had nothing waiting is lifted to
 the lowest counter of those that have (or, with none, to that of the last which had), so that idle
 time is not saved up. A preempted sequence pays nothing a second time and lifts nothing.
+
+Beyond the paper, a queue may wait for its model to become resident. Its counter stands still
+meanwhile, so that it catches up afterwards; newcomers are not lifted to such a counter, but to
+the lowest of the queues that are being served, or they would catch up on what they never missed.
+Of two queues that both have something waiting and are both being served, the counters differ by
+at most the tokens of one prompt or of all that runs at once, whichever is more (lemma 4.3 there),
+plus what one missed while its model was not resident.
 """
 
 from bisect import bisect_left, insort
@@ -66,15 +73,16 @@ class FairQueues:
         """The queues in which something waits for this backbone."""
         return [q for q in self if q.waiting and q.backbone == backbone]
 
-    def add(self, sequence: Sequence) -> None:
-        """A sequence has arrived and waits."""
+    def add(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
+        """A sequence has arrived and waits; `admits` says which backbones are being served."""
         key = (sequence.tenant, sequence.model, sequence.backbone)
+        self._raise_level(admits)
         if key not in self._queues:
             self._prune()
             self._queues[key] = Queue(*key, self._weights.get(sequence.tenant, 1.0))
         queue = self._queues[key]
         if not queue.waiting:
-            queue.served = max(queue.served, self._raise_level())
+            queue.served = max(queue.served, self._level)
         self._insert(queue, sequence)
 
     def admit(self, sequence: Sequence) -> None:
@@ -120,21 +128,20 @@ class FairQueues:
         self._last = queue
         return queue
 
-    def _raise_level(self) -> float:
-        """What a queue that becomes active is lifted to; it never falls."""
-        active = [q.served for q in self if q.waiting]
+    def _raise_level(self, admits: Callable[[str], bool]) -> None:
+        """Bring what a queue that becomes active is lifted to up to date; it never falls."""
+        active = [q for q in self if q.waiting]
         if not active and self._last is not None:
-            active = [self._last.served]
-        self._level = max(self._level, min(active, default=0.0))
-        return self._level
+            active = [self._last]
+        served = [q.served for q in active if admits(q.backbone)] or [q.served for q in active]
+        self._level = max(self._level, min(served, default=0.0))
 
     def _prune(self) -> None:
-        """Forget idle queues which, on coming back, would be lifted above what they have."""
-        level = self._raise_level()
+        """Forget idle queues: those that would be lifted above what they have on coming back."""
         idle = [
             key
             for key, q in self._queues.items()
-            if not q.waiting and not q.num_running and q.served <= level
+            if not q.waiting and not q.num_running and q.served <= self._level
         ]
         for key in idle:
             del self._queues[key]

@@ -98,7 +98,7 @@ class Scheduler:
         else:
             self.num_misses += 1
         self._sequences[sequence.id] = sequence
-        self._queues.add(sequence)
+        self._queues.add(sequence, self._residency.admits)
         self._residency.want(sequence.backbone, self._now)
 
     def abort(self, sequence_id: str) -> bool:

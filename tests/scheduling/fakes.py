@@ -1,0 +1,266 @@
+"""A strict stand-in for the engine: KV memory by block and position, places, a toy model.
+
+Nothing is forgiven: reading a position that was not written for this very sequence since it
+last began, computing on a place that does not hold the backbone, two chunks in one block.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+
+from serve_app.scheduling.blocks import BlockLedger
+from serve_app.scheduling.events import Event, Finished, Progressed
+from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.plan import Chunk, Load, StepPlan
+from serve_app.scheduling.scheduler import Scheduler
+from serve_app.scheduling.sequence import ModelKey, Sequence
+
+VOCABULARY = 13
+
+REPEATABLE = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+
+
+def next_token(model: ModelKey, tokens: Iterable[int]) -> int:
+    """What the toy model says next: depends on the model, on every token and on their order."""
+    state = sum(ord(letter) for letter in "".join(model))
+    for token in tokens:
+        state = (state * 31 + token + 7) % 10_007
+    return state % VOCABULARY
+
+
+def alone(sequence: Sequence) -> tuple[list[int], str]:
+    """The tokens that the toy model generates when nothing else is there, and why it ends."""
+    tokens = list(sequence.prompt)
+    generated: list[int] = []
+    while len(generated) < sequence.max_tokens:
+        token = next_token(sequence.model, tokens)
+        tokens.append(token)
+        generated.append(token)
+        if token in sequence.stop_token_ids and len(generated) > sequence.min_tokens:
+            return generated, "stop"
+    return generated, "length"
+
+
+@dataclass
+class FakeRunner:
+    """Obeys plans. `backbones` says which backbone each model needs."""
+
+    block_size: int
+    num_places: int
+    backbones: dict[ModelKey, str] = field(default_factory=dict)
+    memory: dict[tuple[int, int], tuple[str, int, int]] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
+    copying: list[Load] = field(default_factory=list)
+
+    def begin(self, loads: Iterable[Load]) -> None:
+        for load in loads:
+            assert 0 <= load.place < self.num_places
+            assert self.backbones[load.model] == load.backbone
+            assert load.place not in [other.place for other in self.copying]
+            self.places.pop(load.place, None)
+            self.copying.append(load)
+
+    def finish_copy(self, index: int) -> str:
+        load = self.copying.pop(index % len(self.copying))
+        self.places[load.place] = load.backbone
+        return load.backbone
+
+    def fail_copy(self, index: int) -> str:
+        return self.copying.pop(index % len(self.copying)).backbone
+
+    def execute(self, plan: StepPlan) -> dict[str, int]:
+        """Write every chunk, then let every chunk read all it attends to."""
+        self.begin(plan.loads)
+        tables = [block for chunk in plan.chunks for block in chunk.blocks]
+        assert len(set(tables)) == len(tables), "two chunks share a block"
+        for chunk in plan.chunks:
+            self._write(chunk)
+        read = {chunk.sequence: self._read(chunk) for chunk in plan.chunks}
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        return {c.sequence: next_token(c.model, read[c.sequence]) for c in sampling}
+
+    def _write(self, chunk: Chunk) -> None:
+        assert self.places.get(chunk.place) == self.backbones[chunk.model], "not resident there"
+        if chunk.start == 0:
+            stale = [key for key, held in self.memory.items() if held[0] == chunk.sequence]
+            for key in stale:
+                del self.memory[key]
+        for offset, token in enumerate(chunk.tokens):
+            self.memory[self._slot(chunk, chunk.start + offset)] = (
+                chunk.sequence,
+                chunk.start + offset,
+                token,
+            )
+
+    def _read(self, chunk: Chunk) -> list[int]:
+        tokens = []
+        for position in range(chunk.end):
+            owner, written, token = self.memory[self._slot(chunk, position)]
+            assert (owner, written) == (chunk.sequence, position), "another's KV was read"
+            tokens.append(token)
+        return tokens
+
+    def _slot(self, chunk: Chunk, position: int) -> tuple[int, int]:
+        return chunk.blocks[position // self.block_size], position % self.block_size
+
+
+class World:
+    """A scheduler and its runner, with everything that happened, checked after each act."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        num_places: int = 2,
+        max_tokens: int = 16,
+        max_sequences: int = 8,
+        max_model_wait_s: float = 10.0,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        self.max_tokens = max_tokens
+        self.max_model_wait_s = max_model_wait_s
+        self.blocks = BlockLedger(num_blocks, block_size)
+        self.places = PlaceLedger(num_places)
+        self.scheduler = Scheduler(
+            self.blocks,
+            self.places,
+            max_tokens=max_tokens,
+            max_sequences=max_sequences,
+            max_model_wait_s=max_model_wait_s,
+            weights=weights,
+        )
+        self.runner = FakeRunner(block_size, num_places)
+        self.now = 0.0
+        self.plan: StepPlan | None = None
+        self.sampled: dict[str, int] = {}
+        self.sequences: dict[str, Sequence] = {}
+        self.generated: dict[str, list[int]] = {}
+        self.reasons: dict[str, str] = {}
+        self.kept: dict[str, set[int]] = {}
+        self.running: set[str] = set()
+
+    def add(
+        self,
+        prompt: Items[int] | int,
+        model: str = "a",
+        max_tokens: int = 3,
+        *,
+        backbone: str | None = None,
+        tenant: str = "default",
+        priority: int = 0,
+        stop: Iterable[int] = (),
+        min_tokens: int = 0,
+        keep: bool = False,
+        release: str = "r1",
+    ) -> Sequence:
+        """A sequence whose prompt is given, or made of that many tokens."""
+        number = len(self.sequences)
+        tokens = (
+            [(number + i) % VOCABULARY for i in range(prompt)]
+            if isinstance(prompt, int)
+            else prompt
+        )
+        sequence = Sequence(
+            id=f"s{number}",
+            model=(release, model),
+            backbone=backbone or f"backbone of {model}",
+            prompt=tuple(tokens),
+            max_tokens=max_tokens,
+            tenant=tenant,
+            priority=priority,
+            arrival=self.now,
+            stop_token_ids=frozenset(stop),
+            min_tokens=min_tokens,
+            keep_prompt_logits=keep,
+        )
+        self.runner.backbones[sequence.model] = sequence.backbone
+        self.scheduler.add(sequence, self.now)
+        self.sequences[sequence.id] = sequence
+        self.generated[sequence.id] = []
+        self.kept[sequence.id] = set()
+        self.scheduler.check()
+        return sequence
+
+    def begin_step(self) -> StepPlan:
+        """Plan and execute; what may be said of every plan is asserted here."""
+        before = set(self.running)
+        first = min((self.sequences[i] for i in before), key=lambda s: s.rank, default=None)
+        plan = self.scheduler.schedule(self.now)
+        self.scheduler.check()
+        assert plan.num_tokens <= self.max_tokens, "the budget was exceeded"
+        ids = [chunk.sequence for chunk in plan.chunks]
+        if first is not None:
+            assert first.id in ids, "the first in rank stands still"
+        order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
+        assert order == sorted(order)
+        for begun in set(ids) - before:
+            assert self.sequences[begun].backbone not in self.scheduler.draining
+        if not ids and not plan.loads and self.scheduler.has_work:
+            assert self.runner.copying, "there is work, and nothing is under way"
+        self.sampled = self.runner.execute(plan)
+        for chunk in plan.chunks:
+            if chunk.keep_prompt_logits:
+                end = min(chunk.end, chunk.prompt_len)
+                self.kept[chunk.sequence].update(range(chunk.start, end))
+        self.running = {i for i, s in self.sequences.items() if s.place is not None}
+        self.plan = plan
+        return plan
+
+    def end_step(self) -> list[Event]:
+        assert self.plan is not None
+        events = self.scheduler.commit(self.plan, self.sampled, self.now)
+        self.plan = None
+        self.now += 1.0
+        self.scheduler.check()
+        for event in events:
+            if event.token is not None:
+                self.generated[event.id].append(event.token)
+            if isinstance(event, Finished):
+                self._finished(event)
+            else:
+                assert isinstance(event, Progressed)
+        return events
+
+    def step(self) -> list[Event]:
+        self.begin_step()
+        return self.end_step()
+
+    def abort(self, sequence_id: str) -> bool:
+        known = self.scheduler.abort(sequence_id)
+        self.running.discard(sequence_id)
+        self.scheduler.check()
+        return known
+
+    def finish_load(self, index: int = 0) -> None:
+        self.scheduler.loaded(self.runner.finish_copy(index))
+        self.scheduler.check()
+
+    def finish_loads(self) -> None:
+        while self.runner.copying:
+            self.finish_load()
+
+    def fail_load(self, index: int = 0) -> list[str]:
+        lost = self.scheduler.load_failed(self.runner.fail_copy(index))
+        self.scheduler.check()
+        return lost
+
+    def run(self, limit: int = 2_000) -> int:
+        """Step until nothing is left, loads taking one step; returns how many steps."""
+        for steps in range(limit):
+            if not self.scheduler.has_work:
+                assert self.blocks.num_used == 0
+                return steps
+            self.step()
+            self.finish_loads()
+        raise AssertionError(f"work is left after {limit} steps")
+
+    def _finished(self, event: Finished) -> None:
+        sequence = self.sequences[event.id]
+        self.running.discard(event.id)
+        self.reasons[event.id] = event.reason
+        assert (self.generated[event.id], event.reason) == alone(sequence)
+        if sequence.keep_prompt_logits:
+            assert self.kept[event.id] == set(range(len(sequence.prompt)))

@@ -1,0 +1,209 @@
+"""Anything at any moment: arrivals, aborts, loads that end in any order or fail, preemptions."""
+
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+)
+
+from tests.scheduling.fakes import REPEATABLE, World
+
+MODELS = "abcde"
+
+
+@dataclass
+class Drain:
+    """An overdue backbone, and who must be gone before it has to have a place."""
+
+    needed: int
+    running: dict[str, set[str]]
+
+    def drained(self) -> int:
+        return sum(not ids for ids in self.running.values())
+
+
+class Simulation(RuleBasedStateMachine):
+    """Each sequence gets, in the end, exactly the tokens it would get alone."""
+
+    world: World
+
+    @initialize(
+        num_blocks=st.integers(6, 14),
+        block_size=st.integers(1, 3),
+        num_places=st.integers(1, 3),
+        max_tokens=st.integers(1, 9),
+        max_sequences=st.integers(1, 6),
+        wait=st.sampled_from([0.0, 3.0, 12.0]),
+    )
+    def begin(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_places: int,
+        max_tokens: int,
+        max_sequences: int,
+        wait: float,
+    ) -> None:
+        self.world = World(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_places=num_places,
+            max_tokens=max_tokens,
+            max_sequences=max_sequences,
+            max_model_wait_s=wait,
+            weights={"heavy": 3.0},
+        )
+        self.given_up: set[str] = set()
+        self.resident_since: dict[str, float] = {}
+        self.has_admitted: set[str] = set()
+        self.drains: dict[str, Drain] = {}
+
+    @rule(
+        prompt=st.integers(1, 8),
+        model=st.sampled_from(MODELS),
+        answer=st.integers(0, 8),
+        release=st.sampled_from(["r1", "r2"]),
+        tenant=st.sampled_from(["light", "heavy"]),
+        priority=st.sampled_from([0, 0, 0, 1]),
+        stop=st.sets(st.integers(0, 12), max_size=3),
+        min_tokens=st.integers(0, 3),
+        keep=st.booleans(),
+    )
+    def add(
+        self,
+        prompt: int,
+        model: str,
+        answer: int,
+        release: str,
+        tenant: str,
+        priority: int,
+        stop: set[int],
+        min_tokens: int,
+        keep: bool,
+    ) -> None:
+        room = self.world.blocks.num_blocks * self.world.blocks.block_size
+        prompt = min(prompt, room)
+        self.world.add(
+            prompt,
+            model,
+            min(answer, room - prompt + 1),
+            backbone=model if model != "e" else f"{model} of {release}",
+            release=release,
+            tenant=tenant,
+            priority=priority,
+            stop=sorted(stop),
+            min_tokens=min_tokens,
+            keep=keep,
+        )
+
+    @precondition(lambda self: self.world.plan is None)
+    @rule()
+    def plan(self) -> None:
+        self._before_plan()
+        self.world.begin_step()
+        self._after_plan()
+
+    @precondition(lambda self: self.world.plan is not None)
+    @rule()
+    def commit(self) -> None:
+        self.world.end_step()
+
+    @precondition(lambda self: self.world.plan is None)
+    @rule(count=st.integers(1, 6))
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.plan()
+            self.commit()
+
+    @precondition(lambda self: self.world.runner.copying)
+    @rule(index=st.integers(0, 9))
+    def finish_load(self, index: int) -> None:
+        self.world.finish_load(index)
+
+    @precondition(lambda self: self.world.runner.copying)
+    @rule(index=st.integers(0, 9))
+    def fail_load(self, index: int) -> None:
+        self.given_up.update(self.world.fail_load(index))
+
+    @precondition(lambda self: self.world.sequences)
+    @rule(index=st.integers(0, 99))
+    def abort(self, index: int) -> None:
+        sequence_id = list(self.world.sequences)[index % len(self.world.sequences)]
+        if self.world.abort(sequence_id):
+            self.given_up.add(sequence_id)
+
+    @rule(model=st.sampled_from(MODELS))
+    def drop(self, model: str) -> None:
+        if self.world.scheduler.drop_backbone(model):
+            assert self.world.places.place_of(model) is None
+
+    @rule(elapsed=st.integers(1, 5))
+    def wait(self, elapsed: int) -> None:
+        self.world.now += elapsed
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        if self.world.plan is not None:
+            self.commit()
+        steps = 0
+        while self.world.scheduler.has_work:
+            self.plan()
+            self.commit()
+            if steps % 3 == 0 and self.world.runner.copying:
+                self.world.finish_load(steps)
+            steps += 1
+            assert steps < 5_000, "somebody starves"
+        ended = set(self.world.reasons) | self.given_up
+        assert ended == set(self.world.sequences)
+        assert self.world.blocks.num_used == 0
+
+    def _before_plan(self) -> None:
+        """Whoever was to be gone and has ended or been preempted since, is gone."""
+        tenures = self.world.scheduler._residency._tenures
+        self.has_admitted = {b for b, tenure in tenures.items() if tenure.has_admitted}
+        for drain in self.drains.values():
+            for ids in drain.running.values():
+                ids &= self.world.running
+
+    def _after_plan(self) -> None:
+        """The bound that residency.py states, step by step."""
+        world, now = self.world, self.world.now
+        residents = world.places.resident
+        self.resident_since = {b: self.resident_since.get(b, now) for b in residents}
+        overdue = [
+            b
+            for b, since in world.scheduler.wanted.items()
+            if now - since >= world.max_model_wait_s
+        ]
+        draining = world.scheduler.draining
+        assert len(draining) <= len(overdue)
+        for backbone, drain in self.drains.items():
+            if backbone in overdue:
+                assert drain.drained() < drain.needed, f"{backbone} should have a place"
+        self.drains = {b: drain for b, drain in self.drains.items() if b in overdue}
+        for ahead, backbone in enumerate(overdue):
+            if backbone not in self.drains and len(draining) > ahead:
+                running = {b: self._running_on(b) for b in draining[: ahead + 1]}
+                self.drains[backbone] = Drain(ahead + 1, running)
+        if overdue and len(draining) < len(overdue):
+            for backbone in set(residents) - set(draining):
+                assert self._is_protected(backbone), f"{backbone} should make room"
+
+    def _running_on(self, backbone: str) -> set[str]:
+        sequences = self.world.sequences
+        return {i for i in self.world.running if sequences[i].backbone == backbone}
+
+    def _is_protected(self, backbone: str) -> bool:
+        """Waited for, and resident for less than the longest wait or not admitted to yet."""
+        is_young = self.world.now - self.resident_since[backbone] < self.world.max_model_wait_s
+        return is_young or backbone not in self.has_admitted
+
+
+Simulation.TestCase.settings = settings(REPEATABLE, max_examples=100, stateful_step_count=40)
+TestSimulation = Simulation.TestCase
