@@ -70,7 +70,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
 
     Raises: Unsupported for a model type that this transformers does not know.
     """
-    model_type = fields.get("model_type")
+    model_type = str(fields.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         raise Unsupported(f"model type {model_type!r}: this transformers does not know it")
     return CONFIG_MAPPING[model_type].from_dict(dict(fields))

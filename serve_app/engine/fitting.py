@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,10 +68,10 @@ def fast_form(module: nn.Module, axes: Axes) -> Callable[..., Leaf] | None:
     if type(module) is nn.Embedding:
         return StackedEmbedding
     if type(module) is nn.LayerNorm:
-        return lambda *args: StackedLayerNorm(*args, original=module)
+        return partial(StackedLayerNorm, original=module)
     vectors = all(tensor.dim() == 1 for tensor in module.state_dict().values())
     if vectors and axes.keeps_shape and not list(module.children()):
-        return lambda *args: PerToken(*args, original=module)
+        return partial(PerToken, original=module)
     return None
 
 

@@ -32,7 +32,11 @@ class Stacks:
         self._aliases = aliases
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._tensors[self._aliases.get(name, name)]
+        return self._tensors[self.canonical(name)]
+
+    def canonical(self, name: str) -> str:
+        """The one name of a tied stack."""
+        return self._aliases.get(name, name)
 
     def names(self) -> Iterable[str]:
         """Names of the stacks, each once."""
@@ -40,7 +44,7 @@ class Stacks:
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:
         """Put another tensor in a stack's stead (a larger vocabulary, say)."""
-        self._tensors[self._aliases.get(name, name)] = tensor
+        self._tensors[self.canonical(name)] = tensor
 
     @property
     def num_bytes(self) -> int:
@@ -75,8 +79,8 @@ class StackedLinear(Leaf):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spans = self.spans
         weight, bias = self.stack("weight"), self.stack_or_none("bias")
-        if len(spans.segments) == 1:
-            place = spans.segments[0].place
+        place = spans.sole_place
+        if place is not None:
             return F.linear(x, weight[place], None if bias is None else bias[place])
         axis = self.axes.inputs[0]
         assert axis is not None
@@ -120,8 +124,8 @@ class StackedLayerNorm(Leaf):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.stack_or_none("weight"), self.stack_or_none("bias")
-        if len(self.spans.segments) == 1:
-            place = self.spans.segments[0].place
+        place = self.spans.sole_place
+        if place is not None:
             chosen = [None if stack is None else stack[place] for stack in (weight, bias)]
             return F.layer_norm(x, self.normalized_shape, chosen[0], chosen[1], self.eps)
         out = F.layer_norm(x, self.normalized_shape, eps=self.eps)
@@ -146,8 +150,8 @@ class PerToken(Leaf):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spans = self.spans
-        if len(spans.segments) == 1:
-            place = spans.segments[0].place
+        place = spans.sole_place
+        if place is not None:
             weights = {name: self.stack(name)[place] for name in self.names}
         else:
             weights = {
@@ -169,17 +173,17 @@ class PerSegment(Leaf):
         self._original = (original,)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        segments = self.spans.segments
-        if len(segments) == 1:
-            return self._run(segments[0], args, kwargs)
+        spans = self.spans
+        if spans.sole_place is not None:
+            return self._run(spans.sole_place, args, kwargs)
         outs = []
-        for segment in segments:
+        for segment in spans.segments:
             with self.step.running(self.step.only(segment)):
-                outs.append(self._run(segment, *self._part(segment, args, kwargs)))
+                outs.append(self._run(segment.place, *self._part(segment, args, kwargs)))
         return self._joined(outs)
 
-    def _run(self, segment: Segment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        weights = {name: self.stack(name)[segment.place] for name in self.names}
+    def _run(self, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        weights = {name: self.stack(name)[place] for name in self.names}
         return functional_call(self._original[0], weights, args, kwargs)
 
     def _part(

@@ -65,7 +65,7 @@ class PackedModel:
         self._model = anatomy.model
         self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}
         self.stacks = allocate_stacks(anatomy, sizes.num_places, device)
-        self._vocabulary_names = vocabulary_names(self._config, anatomy, dtype)
+        self.vocabulary_names = vocabulary_names(self._config, anatomy)
         self._vocabularies: dict[int, int] = {}
         self.slow_leaves = self._replace_leaves(anatomy)
         self.rotaries = self._replace_rotaries(anatomy)
@@ -177,7 +177,7 @@ class PackedModel:
     def grow_vocabulary(self, length: int) -> None:
         """Make room for longer vocabularies; what is loaded stays loaded."""
         more = length - self.longest_vocabulary
-        for name in self._vocabulary_names:
+        for name in self._vocabulary_stacks():
             stack = self.stacks[name]
             room = stack.new_zeros((stack.shape[0], more, *stack.shape[2:]))
             self.stacks.replace(name, torch.cat([stack, room], dim=1))
@@ -185,8 +185,11 @@ class PackedModel:
 
     def vocabulary_bytes(self) -> int:
         """Bytes that one more token in the vocabulary takes, over all places."""
-        stacks = [self.stacks[name] for name in self._vocabulary_names]
+        stacks = [self.stacks[name] for name in self._vocabulary_stacks()]
         return sum(stack.nbytes // stack.shape[1] for stack in stacks)
+
+    def _vocabulary_stacks(self) -> list[str]:
+        return sorted({self.stacks.canonical(name) for name in self.vocabulary_names})
 
     @property
     def pool_bytes(self) -> int:
@@ -231,32 +234,34 @@ def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
 
 
-def allocate_stacks(anatomy: Anatomy, num_places: int, device: torch.device) -> Stacks:
-    """Zeroed stacks for every backbone tensor; tied ones once."""
+def tied_names(anatomy: Anatomy) -> dict[str, str]:
+    """Names of tensors that are another one's, and whose they are."""
     first: dict[int, str] = {}
-    aliases = {}
+    tied = {}
     for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
         if name in anatomy.tensors and first.setdefault(id(tensor), name) != name:
-            aliases[name] = first[id(tensor)]
+            tied[name] = first[id(tensor)]
+    return tied
+
+
+def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of every backbone tensor, tied ones once."""
+    tied = tied_names(anatomy)
+    return {name: value for name, value in anatomy.tensors.items() if name not in tied}
+
+
+def allocate_stacks(anatomy: Anatomy, num_places: int, device: torch.device) -> Stacks:
+    """Zeroed stacks for every backbone tensor; tied ones once."""
     tensors = {
         name: torch.zeros((num_places, *shape), dtype=dtype, device=device)
-        for name, (shape, dtype) in anatomy.tensors.items()
-        if name not in aliases
+        for name, (shape, dtype) in unique_tensors(anatomy).items()
     }
-    return Stacks(tensors, aliases)
+    return Stacks(tensors, tied_names(anatomy))
 
 
-def vocabulary_names(config: Any, anatomy: Anatomy, dtype: torch.dtype) -> tuple[str, ...]:
-    """Names of the tensors whose first dimension is the vocabulary; tied ones once."""
+def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:
+    """Names of the tensors whose first dimension is the vocabulary."""
     longer = type(config).from_dict(config.to_dict())
     longer.get_text_config().vocab_size += 1
-    grown = meta_model(longer, dtype).state_dict()
-    names = [name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape]
-    seen: set[int] = set()
-    unique = []
-    for name in names:
-        tensor = anatomy.model.state_dict(keep_vars=True)[name]
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            unique.append(name)
-    return tuple(unique)
+    grown = meta_model(longer, torch.float32).state_dict()
+    return tuple(name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape)

@@ -68,7 +68,7 @@ class PoolLayer:
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return self.maps.nbytes + sum(tensor.nbytes for tensor in self.tensors.values())
 
     def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
         """Copy a slot's tensors into a row. `source` names the slot in errors.

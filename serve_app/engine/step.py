@@ -59,6 +59,13 @@ class Spans:
             ends=torch.tensor(ends, dtype=torch.int32, device=device),
         )
 
+    @property
+    def sole_place(self) -> int | None:
+        """The place of all rows; None where they are of several. Any place, of no rows."""
+        if len(self.segments) > 1:
+            return None
+        return self.segments[0].place if self.segments else 0
+
     def only(self, segment: Segment) -> "Spans":
         """The spans of one segment's rows, counted from its start."""
         part = slice(segment.start, segment.end)

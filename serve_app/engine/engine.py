@@ -1,0 +1,376 @@
+"""One engine on one device: scheduler, runner and what is loaded. Single-threaded, no Ray.
+
+`loop.py` gives it a thread. Every method is called from that one thread; loading alone goes on
+beside it.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from serve_app.engine.loading import BackboneLoaded, Loader, SlotsLoaded
+from serve_app.engine.memory import (
+    DTYPES,
+    Limits,
+    MemoryPlan,
+    plan_memory,
+    widest,
+)
+from serve_app.engine.packed import PackedModel
+from serve_app.engine.releases import Releases
+from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.runner import Runner, RunningRequest
+from serve_app.engine.source import ReleaseSource
+from serve_app.engine.staging import growth_bytes, make_room
+from serve_app.engine.stats import Counters, Stats
+from serve_app.errors import (
+    DuplicateRequest,
+    EngineError,
+    LoadFailed,
+    TooLong,
+    UnknownRelease,
+)
+from serve_app.scheduling.blocks import BlockLedger
+from serve_app.scheduling.errors import NeverFits
+from serve_app.scheduling.events import Finished
+from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.scheduler import Scheduler
+from serve_app.scheduling.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Active:
+    """A request in the engine, and the log-probabilities of its prompt so far, by position."""
+
+    request: Request
+    row: int
+    prompt_logprobs: dict[int, Logprob]
+    prompt_due: bool
+
+
+class Engine:
+    """Serves all models of the loaded releases in the same steps."""
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        memory: MemoryPlan,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_loaded: called from another thread when something in the background got done."""
+        self.memory = memory
+        self.counters = Counters()
+        self._clock = clock
+        self._packed = packed
+        self._runner = Runner(packed)
+        self._loader = Loader(packed, on_loaded)
+        self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
+        self._places = PlaceLedger(memory.num_places)
+        self._scheduler = Scheduler(
+            self._blocks,
+            self._places,
+            max_tokens=limits.max_tokens,
+            max_sequences=limits.max_sequences,
+            max_model_wait_s=limits.max_model_wait_s,
+        )
+        self._releases = Releases(packed)
+        self._active: dict[str, _Active] = {}
+        self._staging: dict[str, Callable[[EngineError | None], None]] = {}
+        self._retiring: dict[str, list[Callable[[], None]]] = {}
+        self._orphans: set[str] = set()
+        self.is_stepping = False
+        """Whether the last step computed anything; if not, there is nothing to do but wait."""
+        self._events: list[Event] = []
+
+    @classmethod
+    def open(
+        cls,
+        source: ReleaseSource,
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        device_memory: int | None = None,
+        kv_tokens: int | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> "Engine":
+        """An engine with room for a release, the release not yet loaded: see `stage`.
+
+        Raises: DoesNotFit, Unsupported.
+        """
+        limits = limits or Limits()
+        memory = plan_memory(
+            source,
+            device=device,
+            dtype=dtype,
+            device_memory=device_memory,
+            kv_tokens=kv_tokens,
+            limits=limits,
+        )
+        packed = PackedModel(
+            widest(source.models),
+            memory.sizes,
+            dtype=DTYPES[memory.dtype],
+            device=torch.device(device),
+        )
+        return cls(packed, memory, limits, clock=clock, on_loaded=on_loaded)
+
+    # Releases
+
+    def fits_beside(self, source: ReleaseSource) -> bool:
+        """Whether there is room for a release beside what is loaded."""
+        spare = self._spare_bytes()
+        return spare is None or growth_bytes(self._packed, self._releases, source) <= spare
+
+    def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
+        """Begin loading a release's slots beside the running work.
+
+        `on_done(None)` says that requests may name it; `on_done(error)` that it was not loaded,
+        and that nothing has changed. Both come from `step`, or at once.
+        """
+        try:
+            if source.id in self._releases or source.id in self._staging:
+                raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
+            self._releases.check_shape(source)
+            self._finish_loads()  # growing replaces tensors that a load may be writing
+            make_room(self._packed, self._releases, source, self._spare_bytes())
+            rows = self._releases.take_slots(source)
+        except EngineError as error:
+            self.counters.staging_failures += 1
+            on_done(error)
+            return
+        self._staging[source.id] = on_done
+        self._loader.load_slots(source, rows)
+
+    def _spare_bytes(self) -> int | None:
+        """Bytes that may still be allocated; None where nothing limits them."""
+        if self.memory.device_memory is None:
+            return None
+        packed = self._packed
+        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
+        return self.memory.allocated_bytes + self.memory.spare_bytes - now
+
+    def retire(self, release: str, on_done: Callable[[], None]) -> None:
+        """Take no new requests for a release; free it when its last sequence has ended.
+
+        Raises: UnknownRelease.
+        """
+        self._releases.release(release)
+        self._retiring.setdefault(release, []).append(on_done)
+        self._drop_retired()
+
+    # Requests
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its events come from `step`.
+
+        Raises, with nothing changed: UnknownRelease, UnknownModel, TooLong, DuplicateRequest.
+        """
+        if request.release in self._retiring:
+            raise UnknownRelease(f"release {request.release!r} is being retired")
+        model = self._releases.model(request.release, request.model)
+        if request.id in self._active:
+            raise DuplicateRequest(f"request {request.id!r} is running already")
+        prompt = len(request.prompt)
+        if prompt + request.max_tokens > model.context_length:
+            raise TooLong(
+                f"model {request.model!r}: {prompt} prompt tokens and {request.max_tokens} more "
+                f"exceed the context of {model.context_length}",
+                limit=model.context_length,
+                prompt_tokens=prompt,
+                max_tokens=request.max_tokens,
+            )
+        sequence = Sequence(
+            id=request.id,
+            model=(request.release, request.model),
+            backbone=model.backbone,
+            prompt=request.prompt,
+            max_tokens=request.max_tokens,
+            tenant=request.tenant,
+            priority=request.priority,
+            arrival=self._clock(),
+            stop_token_ids=request.stop_token_ids,
+            min_tokens=request.min_tokens,
+            keep_prompt_logits=request.prompt_logprobs is not None,
+        )
+        try:
+            self._scheduler.add(sequence, self._clock())
+        except NeverFits as error:
+            raise TooLong(
+                f"request {request.id!r}: {error}",
+                limit=self.memory.kv_tokens,
+                prompt_tokens=prompt,
+                max_tokens=request.max_tokens,
+            ) from error
+        due = request.prompt_logprobs is not None
+        self._active[request.id] = _Active(request, model.row, {}, due)
+
+    def abort(self, request: str) -> bool:
+        """End a request and free what it holds. False where there is none of that id."""
+        self._active.pop(request, None)
+        return self._scheduler.abort(request)
+
+    def context_length(self, release: str, model: str) -> int:
+        """The most tokens that a sequence of the model may have.
+
+        Raises: UnknownRelease, UnknownModel.
+        """
+        return min(self._releases.model(release, model).context_length, self.memory.kv_tokens)
+
+    # Steps
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running, or a release is being loaded."""
+        return self._scheduler.has_work or bool(self._staging)
+
+    def step(self) -> list[Event]:
+        """Do what can be done now; no events and no wait when nothing can."""
+        for report in self._loader.reports():
+            self._note(report)
+        plan = self._scheduler.schedule(self._clock())
+        self._begin_loads(plan)
+        self.is_stepping = bool(plan.chunks)
+        if plan.chunks:
+            self._execute(plan)
+        self._drop_retired()
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        """Stop loading. The engine is of no use afterwards."""
+        self._loader.close()
+
+    def stats(self) -> Stats:
+        """A look at what is going on."""
+        scheduler, packed = self._scheduler, self._packed
+        resident = set(self._places.resident)
+        return Stats(
+            heartbeat=self._clock(),
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_running_by_model=scheduler.num_running_by_model(),
+            num_waiting_by_model=scheduler.num_waiting_by_model(),
+            releases=tuple(self._releases),
+            resident=self._releases.models_with(resident),
+            kv_blocks=self._blocks.num_blocks,
+            kv_blocks_used=self._blocks.num_used,
+            num_preemptions=scheduler.num_preemptions,
+            backbone_hits=scheduler.num_hits,
+            backbone_misses=scheduler.num_misses,
+            backbone_evictions=self._places.num_evictions,
+            unique_experts=self._releases.num_unique_experts,
+            logical_experts=self._releases.num_logical_experts,
+            pool_bytes=packed.pool_bytes,
+            backbones_bytes=packed.backbone_bytes,
+            kv_bytes=packed.kv_bytes,
+            memory=self.memory,
+            counters=replace(self.counters),
+        )
+
+    def _execute(self, plan: StepPlan) -> None:
+        running = {}
+        for chunk in plan.chunks:
+            active = self._active[chunk.sequence]
+            sequence = self._scheduler.get(chunk.sequence)
+            assert sequence is not None
+            running[chunk.sequence] = RunningRequest(active.request, active.row, sequence.tokens)
+        began = self._clock()
+        try:
+            result = self._runner.execute(plan, running)
+        except Exception as error:  # whatever broke, these requests must end and others go on
+            self._give_up(plan, error)
+            return
+        self.counters.note_step(plan, len(result.sampled), self._clock() - began)
+        for request, found in result.prompt_logprobs.items():
+            self._active[request].prompt_logprobs.update(found)
+        for done in self._scheduler.commit(plan, result.sampled, self._clock()):
+            self._report_prompt(self._active[done.id])
+            finish = None
+            if isinstance(done, Finished):
+                finish = done.reason
+                del self._active[done.id]
+            token = -1 if done.token is None else done.token
+            self._events.append(Token(done.id, token, result.logprobs.get(done.id), finish))
+
+    def _give_up(self, plan: StepPlan, error: Exception) -> None:
+        """End the requests of a step that broke, and leave the others as they are."""
+        logger.error("a step broke; its requests are given up", exc_info=error)
+        failure = EngineError(f"the engine could not compute a step: {error}")
+        failure.__cause__ = error
+        for chunk in plan.chunks:
+            self.abort(chunk.sequence)
+            self._events.append(Failed(chunk.sequence, failure))
+        self._scheduler.commit(plan, {}, self._clock())
+
+    def _report_prompt(self, active: _Active) -> None:
+        """Once, before a request's first token: its prompt's log-probabilities if wanted."""
+        if not active.prompt_due:
+            return
+        active.prompt_due = False
+        found = active.prompt_logprobs
+        each = (found.get(position) for position in range(len(active.request.prompt)))
+        self._events.append(PromptLogprobs(active.request.id, tuple(each)))
+
+    # Loading
+
+    def _begin_loads(self, plan: StepPlan) -> None:
+        if not plan.loads:
+            return
+        sources = self._releases.backbones()
+        for load in plan.loads:
+            source, model = sources[load.backbone]
+            self._loader.load_backbone(source, model, load.backbone, load.place)
+
+    def _finish_loads(self) -> None:
+        for report in self._loader.wait():
+            self._note(report)
+
+    def _note(self, report: BackboneLoaded | SlotsLoaded) -> None:
+        if isinstance(report, SlotsLoaded):
+            self._note_slots(report)
+        else:
+            self._note_backbone(report)
+
+    def _note_slots(self, report: SlotsLoaded) -> None:
+        self.counters.staging_seconds += report.seconds
+        on_done = self._staging.pop(report.source.id)
+        if report.error is None:
+            self._releases.register(report.source)
+        else:
+            self.counters.staging_failures += 1
+            self._releases.give_back_slots(report.source)
+        on_done(report.error)
+
+    def _note_backbone(self, report: BackboneLoaded) -> None:
+        self.counters.backbone_loads += 1
+        self.counters.backbone_load_seconds += report.seconds
+        if report.error is None:
+            self._scheduler.loaded(report.backbone)
+            return
+        self.counters.backbone_load_failures += 1
+        logger.error("a backbone could not be loaded: %s", report.error)
+        for request in self._scheduler.load_failed(report.backbone):
+            self._active.pop(request, None)
+            self._events.append(Failed(request, report.error))
+
+    def _drop_retired(self) -> None:
+        for release in list(self._retiring):
+            models = self._releases.release(release).models
+            if any(self._scheduler.count((release, name)) for name in models):
+                continue
+            self._orphans.update(self._releases.drop(release))
+            for on_done in self._retiring.pop(release):
+                on_done()
+        self._orphans -= self._releases.backbones().keys()
+        self._orphans = {b for b in self._orphans if not self._scheduler.drop_backbone(b)}

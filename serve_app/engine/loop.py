@@ -1,0 +1,184 @@
+"""The thread that steps an engine, and a thread-safe front to it. Knows no Ray and no HTTP."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from serve_app.engine.engine import Engine
+from serve_app.engine.request import Event, Request
+from serve_app.engine.source import ReleaseSource
+from serve_app.engine.stats import Stats
+from serve_app.errors import EngineError, EngineStopped
+
+logger = logging.getLogger(__name__)
+OnEvent = Callable[[Event], None]
+T = TypeVar("T")
+
+IDLE_S = 0.5
+"""How often an idle loop turns, so that its heartbeat is seen."""
+STATS_S = 0.1
+"""How old the numbers of a busy loop may get."""
+
+
+class EngineLoop:
+    """Owns the thread that steps an engine. Every method may be called from any thread.
+
+    Calls are carried out between steps, in order. `on_event` is called from the loop's thread.
+    """
+
+    def __init__(
+        self,
+        open_engine: Callable[[Callable[[], None]], Engine],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """open_engine: makes the engine, in this thread; its argument wakes the loop.
+
+        Raises: whatever `open_engine` raises.
+        """
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._listeners: dict[str, OnEvent] = {}
+        self._clock = clock
+        self._closing = False
+        self._died: BaseException | None = None
+        self._engine = open_engine(self._wake.set)
+        self._stats = self._engine.stats()
+        self._thread = threading.Thread(target=self._run, name="expertpool-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, on_event: OnEvent) -> None:
+        """Queue a request. Raises: UnknownRelease, UnknownModel, TooLong, DuplicateRequest."""
+
+        def call() -> None:
+            self._engine.submit(request)
+            self._listeners[request.id] = on_event
+
+        self._call(call).result()
+
+    def abort(self, request_id: str) -> None:
+        """End a request, if it is there; no event of it follows."""
+
+        def call() -> None:
+            self._listeners.pop(request_id, None)
+            self._engine.abort(request_id)
+
+        self._call(call)
+
+    def fits_beside(self, source: ReleaseSource) -> bool:
+        """Whether there is room for a release beside what is loaded."""
+        return self._call(lambda: self._engine.fits_beside(source)).result()
+
+    def stage(self, source: ReleaseSource) -> "Future[None]":
+        """Load a release beside the running work. Once done, requests may name it."""
+        done: Future[None] = Future()
+
+        def on_done(error: EngineError | None) -> None:
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._chain(self._call(lambda: self._engine.stage(source, on_done)), done)
+        return done
+
+    def retire(self, release: str) -> "Future[None]":
+        """Take no new requests for a release. Done when its last sequence has ended."""
+        done: Future[None] = Future()
+
+        def call() -> None:
+            self._engine.retire(release, lambda: done.set_result(None))
+
+        self._chain(self._call(call), done)
+        return done
+
+    def context_length(self, release: str, model: str) -> int:
+        """The most tokens a sequence may have. Raises: UnknownRelease, UnknownModel."""
+        return self._call(lambda: self._engine.context_length(release, model)).result()
+
+    def stats(self) -> Stats:
+        """As of the loop's last turn."""
+        return self._stats
+
+    def close(self) -> None:
+        """Stop after the step that is running. Requests under way end without another event."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _call(self, function: Callable[[], T]) -> "Future[T]":
+        """Have the loop's thread call a function between steps."""
+        future: Future[T] = Future()
+        if self._closing or self._died is not None:
+            future.set_exception(EngineStopped(f"the engine has stopped: {self._died or 'closed'}"))
+            return future
+
+        def call() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                future.set_exception(error)
+
+        self._calls.put(call)
+        self._wake.set()
+        return future
+
+    @staticmethod
+    def _chain(call: "Future[None]", done: "Future[None]") -> None:
+        """Hand a call's failure on to the future that stands for its outcome."""
+
+        def check(finished: "Future[None]") -> None:
+            error = finished.exception()
+            if error is not None:
+                done.set_exception(error)
+
+        call.add_done_callback(check)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        except BaseException as error:
+            self._died = error
+            logger.exception("the engine loop died")
+            raise
+        finally:
+            self._engine.close()
+            while not self._calls.empty():
+                self._calls.get()()
+
+    def _turn(self) -> None:
+        self._wake.clear()
+        while not self._calls.empty():
+            self._calls.get()()
+        events = self._engine.step()
+        if not self._engine.is_stepping or self._clock() - self._stats.heartbeat >= STATS_S:
+            self._stats = self._engine.stats()
+        for event in events:
+            self._deliver(event)
+        if not self._engine.is_stepping:
+            self._wake.wait(IDLE_S)
+
+    def _deliver(self, event: Event) -> None:
+        listener = self._listeners.get(event.request)
+        if listener is None:
+            return
+        if ends(event):
+            del self._listeners[event.request]
+        try:
+            listener(event)
+        except Exception:
+            logger.exception(
+                "a listener of request %r broke; the request is dropped", event.request
+            )
+            self._listeners.pop(event.request, None)
+            self._engine.abort(event.request)
+
+
+def ends(event: Event) -> bool:
+    """Whether a request's events end with this one."""
+    return getattr(event, "finish", None) is not None or hasattr(event, "error")

@@ -1,0 +1,215 @@
+"""What the engine will allocate, before it does. Plans only: nothing is allocated here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from serve_app.engine.anatomy import Anatomy, config_of, study
+from serve_app.engine.packed import Sizes, unique_tensors
+from serve_app.engine.pool import slot_shape
+from serve_app.engine.source import ModelLike, ReleaseSource
+from serve_app.errors import DoesNotFit, Unsupported
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BLOCK_SIZE = 16
+"""Tokens in a KV block."""
+MIN_KV_TOKENS = 512
+DEFAULT_KV_BYTES = 1 << 30
+KV_SHARE = 0.4
+"""Of what is left after the least of everything, the part that KV may claim before backbones."""
+SPARE_SHARE = 0.2
+"""Of what KV could take beyond its least, the part left free for the slots of a next release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may be in one step, and at once.
+
+    max_tokens: of a step.   max_sequences: running at once.   max_model_wait_s: longest that a
+    model without a place waits for one to be cleared while others are served.
+    """
+
+    max_tokens: int = 512
+    max_sequences: int = 64
+    max_model_wait_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `workspace`
+    is the most that a step is expected to need while it runs; `spare` is left free.
+    """
+
+    pool_bytes: int
+    backbones_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+    spare_bytes: int
+    place_bytes: int
+    num_places: int
+    num_backbones: int
+    num_slots: tuple[int, ...]
+    num_blocks: int
+    block_size: int
+    dtype: str
+    device_memory: int | None
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What stays allocated."""
+        return self.pool_bytes + self.backbones_bytes + self.kv_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.allocated_bytes + self.workspace_bytes
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.num_places, self.num_slots, self.num_blocks, self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """Bytes of one of each thing."""
+
+    pool: int
+    place: int
+    block: int
+    step: int
+    step_per_block: float
+
+
+def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
+    """The engine's dtype. "auto": bfloat16 for checkpoints in bfloat16, else float32.
+
+    (float16 is exact in float32, and is not in bfloat16.)
+    """
+    if wanted == "auto":
+        wanted = "bfloat16" if stored == "bfloat16" else "float32"
+    if wanted not in DTYPES:
+        raise Unsupported(f"dtype {wanted!r}: the engine computes in {' or '.join(DTYPES)}")
+    return DTYPES[wanted]
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """The most tokens that a sequence of the model may have."""
+    fields = config_of(config).get_text_config()
+    length = int(getattr(fields, "max_position_embeddings", None) or 1 << 20)
+    rope = getattr(fields, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return int(length * rope.get("factor", 1.0))
+    return length
+
+
+def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
+    """The config with the longest vocabulary (the first such, by name)."""
+
+    def vocabulary(name: str) -> int:
+        return int(config_of(models[name].config).get_text_config().vocab_size)
+
+    return models[max(sorted(models), key=vocabulary)].config
+
+
+def backbone_key(model: ModelLike) -> str:
+    """Equal for models whose backbones are the same files."""
+    return "+".join(blob.digest for blob in model.backbone)
+
+
+def plan_memory(
+    source: ReleaseSource,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    device_memory: int | None = None,
+    kv_tokens: int | None = None,
+    limits: Limits | None = None,
+) -> MemoryPlan:
+    """How a device's memory will be spent on a release.
+
+    Without `device_memory`: on CUDA nine tenths of what is free now; on the CPU room for every
+    backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size.
+    Raises: DoesNotFit, with the numbers; Unsupported.
+    """
+    limits = limits or Limits()
+    if device_memory is None and torch.device(device).type == "cuda":
+        device_memory = int(torch.cuda.mem_get_info(device)[0] * 0.9)
+    torch_dtype = resolve_dtype(dtype, source.dtype)
+    config = widest(source.models)
+    anatomy = study(config_of(config), torch_dtype)
+    longest = max(context_length(model.config) for model in source.models.values())
+    needs = _needs(source, anatomy, torch_dtype, limits)
+    num_backbones = len({backbone_key(model) for model in source.models.values()})
+    useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
+    least = -(-min(longest, MIN_KV_TOKENS) // BLOCK_SIZE)
+    if kv_tokens is not None:
+        least = useful = max(1, -(-kv_tokens // BLOCK_SIZE))
+    if device_memory is None:
+        places = num_backbones
+        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
+    else:
+        places, blocks = _shares(needs, num_backbones, least, useful, device_memory)
+    workspace = needs.step + int(needs.step_per_block * blocks)
+    used = needs.pool + places * needs.place + blocks * needs.block + workspace
+    return MemoryPlan(
+        pool_bytes=needs.pool,
+        backbones_bytes=places * needs.place,
+        kv_bytes=blocks * needs.block,
+        workspace_bytes=workspace,
+        spare_bytes=0 if device_memory is None else device_memory - used,
+        place_bytes=needs.place,
+        num_places=places,
+        num_backbones=num_backbones,
+        num_slots=tuple(len(layer.slots) for layer in source.layers),
+        num_blocks=blocks,
+        block_size=BLOCK_SIZE,
+        dtype=str(torch_dtype).removeprefix("torch."),
+        device_memory=device_memory,
+    )
+
+
+def _shares(
+    needs: _Needs, num_backbones: int, least: int, useful: int, device_memory: int
+) -> tuple[int, int]:
+    """Places and KV blocks within a budget. First the least of both, then places, then KV."""
+    per_block = needs.block + needs.step_per_block
+    floor = needs.pool + needs.step + needs.place + int(least * per_block) + 1
+    if floor > device_memory:
+        raise DoesNotFit(
+            f"the release needs at least {floor:,} bytes: pool {needs.pool:,}, one backbone "
+            f"{needs.place:,}, keys and values {int(least * needs.block):,}, workspace "
+            f"{needs.step + int(least * needs.step_per_block):,}; the device memory is "
+            f"{device_memory:,} bytes",
+            needed=floor,
+            available=device_memory,
+        )
+    rest = device_memory - floor
+    wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
+    places = 1 + min(num_backbones - 1, int((rest - wanted_kv) // needs.place))
+    rest -= (places - 1) * needs.place
+    more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
+    return places, least + more
+
+
+def _needs(source: ReleaseSource, anatomy: Anatomy, dtype: torch.dtype, limits: Limits) -> _Needs:
+    shapes = [slot_shape(experts) for experts in anatomy.experts.values()]
+    slots = sum(
+        len(layer.slots) * shape.num_bytes(dtype)
+        for layer, shape in zip(source.layers, shapes, strict=True)
+    )
+    maps = sum(len(source.models) * shape.num_experts * 8 for shape in shapes)
+    place = sum(shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values())
+    width = sum(shape.width for shape in anatomy.attentions.values())
+    block = width * BLOCK_SIZE * dtype.itemsize
+    config = anatomy.model.config.get_text_config()
+    largest = max(shape.num_bytes(dtype) // dtype.itemsize for shape in shapes)
+    per_expert = largest // config.hidden_size  # about three times the intermediate size
+    top_k = getattr(config, "num_experts_per_tok", 0) or 2
+    per_token = 8 * config.hidden_size + top_k * (per_expert + 3 * config.hidden_size)
+    step = limits.max_tokens * (per_token * dtype.itemsize + 2 * 4 * config.vocab_size)
+    return _Needs(slots + maps, place, block, step, 2 * block / len(anatomy.attentions))

@@ -1,0 +1,89 @@
+"""What the engine is asked for, and what it answers. Values; tokens only, no text."""
+
+from dataclasses import dataclass
+
+from serve_app.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. The defaults sample from the model as it is.
+
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 filter nothing; penalties as in the
+    OpenAI API (presence, frequency: of generated tokens) and transformers (repetition: of prompt
+    and generated tokens). logprobs: how many of the likeliest tokens to report beside the chosen
+    one; None reports nothing. Log-probabilities are the model's own, before any of these.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt for one model of one release. Lengths are in tokens.
+
+    With `max_tokens` 0 only the prompt is computed. prompt_logprobs: as `Sampling.logprobs`, for
+    the prompt's own tokens. A stop token ends the answer once `min_tokens` came before it.
+    """
+
+    id: str
+    release: str
+    model: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    prompt_logprobs: int | None = None
+    tenant: str = "default"
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token's log-probability (nats), and the likeliest tokens at its position with theirs."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
+
+    token is -1 where none was asked for (`max_tokens` 0).
+    """
+
+    request: str
+    token: int
+    logprob: Logprob | None
+    finish: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Of each prompt token given those before it; None for the first. Precedes any `Token`."""
+
+    request: str
+    logprobs: tuple[Logprob | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ends here, unanswered."""
+
+    request: str
+    error: EngineError
+
+
+Event = Token | PromptLogprobs | Failed

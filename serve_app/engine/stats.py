@@ -1,0 +1,65 @@
+"""What an engine has done and holds, as values for metrics and tests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.engine.memory import MemoryPlan
+from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.sequence import ModelKey
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the engine was made. Seconds are of the engine's clock."""
+
+    num_steps: int = 0
+    step_seconds: float = 0.0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    backbone_loads: int = 0
+    backbone_load_seconds: float = 0.0
+    backbone_load_failures: int = 0
+    staging_seconds: float = 0.0
+    staging_failures: int = 0
+
+    def note_step(self, plan: StepPlan, num_sampled: int, seconds: float) -> None:
+        self.num_steps += 1
+        self.step_seconds += seconds
+        self.generation_tokens += num_sampled
+        for chunk in plan.chunks:
+            in_prompt = min(chunk.end, chunk.prompt_len) - chunk.start
+            self.prompt_tokens += max(0, in_prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One look at an engine. heartbeat: the loop's clock at its last turn, in seconds.
+
+    resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
+    their own sizes, to be held against `memory`.
+    """
+
+    heartbeat: float
+    num_running: int
+    num_waiting: int
+    num_running_by_model: Mapping[ModelKey, int]
+    num_waiting_by_model: Mapping[ModelKey, int]
+    releases: tuple[str, ...]
+    resident: tuple[ModelKey, ...]
+    kv_blocks: int
+    kv_blocks_used: int
+    num_preemptions: int
+    backbone_hits: int
+    backbone_misses: int
+    backbone_evictions: int
+    unique_experts: int
+    logical_experts: int
+    pool_bytes: int
+    backbones_bytes: int
+    kv_bytes: int
+    memory: MemoryPlan
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def allocated_bytes(self) -> int:
+        return self.pool_bytes + self.backbones_bytes + self.kv_bytes

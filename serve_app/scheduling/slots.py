@@ -1,0 +1,65 @@
+"""Which rows of one layer's pool hold which slots, and who needs them. Counts only."""
+
+from collections.abc import Iterable
+
+
+class SlotLedger:
+    """Rows of a pool layer by the digest of the slot they hold, with reference counts.
+
+    A row is free when no release needs its slot; a release names each digest once.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        if num_rows < 0:
+            raise ValueError(f"a pool layer cannot have {num_rows} rows")
+        self._digests: list[str | None] = [None] * num_rows
+        self._rows: dict[str, int] = {}
+        self._owners: dict[str, int] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._digests)
+
+    @property
+    def num_free(self) -> int:
+        return len(self._digests) - len(self._rows)
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those of the digests that no row holds, each once, in order."""
+        return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
+
+    def row(self, digest: str) -> int:
+        """The row that holds a slot. Raises: KeyError."""
+        return self._rows[digest]
+
+    def take(self, digests: Iterable[str]) -> list[str]:
+        """Need these slots once more; slots that no row holds get a free row.
+
+        Returns the digests that got one, to be written by the caller. Raises: ValueError, having
+        changed nothing, when there are too few free rows.
+        """
+        wanted = list(dict.fromkeys(digests))
+        missing = self.missing(wanted)
+        if len(missing) > self.num_free:
+            raise ValueError(f"{len(missing)} slots are new and {self.num_free} rows are free")
+        free = (row for row, digest in enumerate(self._digests) if digest is None)
+        for digest, row in zip(missing, list(free), strict=False):
+            self._digests[row] = digest
+            self._rows[digest] = row
+        for digest in wanted:
+            self._owners[digest] = self._owners.get(digest, 0) + 1
+        return missing
+
+    def give_back(self, digests: Iterable[str]) -> None:
+        """Need these slots once less; rows of slots that nobody needs are free again."""
+        for digest in dict.fromkeys(digests):
+            self._owners[digest] -= 1
+            if not self._owners[digest]:
+                del self._owners[digest]
+                self._digests[self._rows.pop(digest)] = None
+
+    def grow(self, num_rows: int) -> None:
+        """Have more rows; those that are there keep what they hold."""
+        if num_rows < self.num_rows:
+            raise ValueError(f"a pool layer of {self.num_rows} rows cannot shrink to {num_rows}")
+        self._digests += [None] * (num_rows - self.num_rows)
