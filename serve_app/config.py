@@ -39,13 +39,13 @@ class ServeConfig(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device_memory: int | None = Field(default=None, ge=1)
-    kv_bytes: int | None = Field(default=None, ge=1)
-    block_size: int = Field(default=16, ge=1)
-    max_tokens: int = Field(default=2048, ge=1)
+    kv_tokens: int | None = Field(default=None, ge=1)
+    """Size of the KV store in tokens; None: what memory allows."""
+    max_tokens: int = Field(default=512, ge=1)
     """Tokens of one step, of all sequences together."""
-    max_sequences: int = Field(default=256, ge=1)
+    max_sequences: int = Field(default=64, ge=1)
     """Sequences that run at the same time; more wait."""
-    max_model_wait_s: float = Field(default=10.0, gt=0)
+    max_model_wait_s: float = Field(default=5.0, gt=0)
     """Longest wait of a model that is not resident while others are served."""
 
     max_open_choices: int = Field(default=1024, ge=1)
@@ -53,7 +53,7 @@ class ServeConfig(_Strict):
     poll_s: float = Field(default=1.0, gt=0, le=5.0)
     """How often the channel is read."""
     stall_s: float = Field(default=120.0, gt=0)
-    """An engine that has work and has not stepped for so long is unhealthy."""
+    """An engine that has not turned for so long is unhealthy; a step is one turn."""
     limits: Limits = Limits()
 
 

@@ -1,0 +1,1 @@
+"""The endpoint: ingress and engine as deployments. `app` alone knows how they are bound."""

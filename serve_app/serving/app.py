@@ -1,0 +1,86 @@
+"""How the classes become Ray Serve deployments. The only place that wraps and binds them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.serving.assembly import real_parts, resolve_device
+from serve_app.serving.ingress import Ingress
+from serve_app.serving.replica import EngineReplica
+
+_MAX_ONGOING = 10_000
+"""Far above what the replica admits: it answers 429 in OpenAI's form, which Serve does not."""
+_DRAIN_S = 60.0
+"""How long a replica that is to go may finish what it is answering."""
+_ENV_PREFIX = "EXPERTPOOL_"
+
+
+class Engine(EngineReplica):
+    """What Ray Serve constructs: an EngineReplica from a plain dict."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        checked = ServeConfig.model_validate(config)
+        super().__init__(checked, real_parts(checked))
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Ray Serve looks for it on the class itself."""
+        await super().reconfigure(user_config)
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits it when the replica goes."""
+        await self.aclose()
+
+
+def build(args: Mapping[str, Any] | None = None) -> Application:
+    """The application of a Serve config file: `args` are the fields of ServeConfig.
+
+    What `args` leaves out is taken from the environment (EXPERTPOOL_REGISTRY,
+    EXPERTPOOL_FAMILY, EXPERTPOOL_DEVICE, EXPERTPOOL_DTYPE, EXPERTPOOL_DEVICE_MEMORY), else the
+    default. Raises pydantic's ValidationError for fields there are not.
+    """
+    return application(ServeConfig.model_validate({**_environment(), **(args or {})}))
+
+
+def application(config: ServeConfig, user: UserConfig | None = None) -> Application:
+    """Ingress and engine, bound. `user`: the channel `stable` when left out."""
+    target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
+    device = resolve_device(config.device)
+    actor: dict[str, Any] = {"num_cpus": 0}
+    if device == "cuda":
+        actor["num_gpus"] = 1
+    engine: Any = serve.deployment(
+        Engine,
+        name="Engine",
+        num_replicas=1,
+        max_ongoing_requests=_MAX_ONGOING,
+        user_config=target,
+        ray_actor_options=actor,
+        graceful_shutdown_timeout_s=_DRAIN_S,
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+    )
+    ingress: Any = serve.deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        num_replicas=1,
+        max_ongoing_requests=_MAX_ONGOING,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=_DRAIN_S,
+    )
+    bound = engine.bind(config.model_dump(mode="json"))
+    app: Application = ingress.bind(bound, config.limits.model_dump(mode="json"))
+    return app
+
+
+def _environment() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("registry", "family", "device", "dtype"):
+        if value := os.environ.get(_ENV_PREFIX + name.upper()):
+            found[name] = value
+    if value := os.environ.get(_ENV_PREFIX + "DEVICE_MEMORY"):
+        found["device_memory"] = int(value)
+    return found

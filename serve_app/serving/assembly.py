@@ -1,0 +1,146 @@
+"""The real parts of a replica: registry, tokenizers, torch engine. Joins them; decides nothing."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from consolidation.release import Registry, ReleaseReader
+from serve_app.config import ServeConfig
+from serve_app.engine.engine import Engine
+from serve_app.engine.loop import EngineLoop
+from serve_app.engine.memory import Limits
+from serve_app.engine.stats import Stats
+from serve_app.scheduling.sequence import ModelKey
+from serve_app.serving.load import Load
+from serve_app.serving.parts import Loop, Opened, Parts, Source
+from serve_app.text.tokenizer import Tokenizer
+
+
+def real_parts(config: ServeConfig) -> Parts:
+    """Opens nothing yet, except the registry itself. Raises ReleaseError for a bad family."""
+    registry = Registry(config.registry, config.family)
+    return Parts(
+        channel=lambda name: _channel(registry, name),
+        open_release=_OpenRelease(registry),
+        open_engine=lambda source: _open_engine(config, source),
+        load=lambda loop: load_of(cast(EngineLoop, loop).stats()),
+    )
+
+
+def resolve_device(device: str) -> str:
+    """`auto`: CUDA where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _channel(registry: Registry, name: str) -> str | None:
+    channel = registry.channel(name)
+    return None if channel is None else channel.release
+
+
+class _OpenRelease:
+    """Reads a release and verifies what the engine would only read later: the backbones.
+
+    A backbone that an earlier release had, and that was whole then, is not read again.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._whole: set[str] = set()
+
+    def __call__(self, release: str) -> Opened:
+        reader = ReleaseReader(self._registry, release)
+        for name in sorted(reader.models):
+            for blob in reader.models[name].backbone:
+                if blob.digest not in self._whole:
+                    self._registry.read_bytes(blob, suffix="safetensors")
+                    self._whole.add(blob.digest)
+        tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
+        at = self._registry.published_at(release)
+        return Opened(cast(Source, reader), tokenizers, int(at.timestamp()) if at else 0)
+
+
+def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
+    directory = Path(tempfile.mkdtemp(prefix="expertpool-tokenizer-"))
+    try:
+        reader.write_tokenizer(model, directory)
+        return Tokenizer.load(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _open_engine(config: ServeConfig, source: Source) -> Loop:
+    device = resolve_device(config.device)
+    if device == "cpu":
+        torch.set_num_threads(_num_threads())  # Ray gives a replica that reserves no CPU one thread
+
+    def make(wake: Callable[[], None]) -> Engine:
+        return Engine.open(
+            cast(Any, source),
+            device=device,
+            dtype=config.dtype,
+            device_memory=config.device_memory,
+            kv_tokens=config.kv_tokens,
+            limits=Limits(config.max_tokens, config.max_sequences, config.max_model_wait_s),
+            on_loaded=wake,
+        )
+
+    loop = EngineLoop(make)
+    try:
+        loop.stage(cast(Any, source)).result()
+    except BaseException:
+        loop.close()
+        raise
+    return cast(Loop, loop)
+
+
+def _num_threads() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def load_of(stats: Stats) -> Load:
+    """The engine's own numbers under the names of the metrics."""
+    counters = stats.counters
+    return Load(
+        heartbeat=stats.heartbeat,
+        running=_by_name(stats.num_running_by_model),
+        waiting=_by_name(stats.num_waiting_by_model),
+        gauges={
+            "kv_cache_usage_perc": stats.kv_blocks_used / max(1, stats.kv_blocks),
+            "kv_blocks_used": stats.kv_blocks_used,
+            "pool_bytes": stats.pool_bytes,
+            "backbone_bytes": stats.backbones_bytes,
+            "kv_bytes": stats.kv_bytes,
+            "resident_models": len(stats.resident),
+            "loaded_releases": len(stats.releases),
+            "unique_experts": stats.unique_experts,
+            "logical_experts": stats.logical_experts,
+        },
+        totals={
+            "num_preemptions_total": stats.num_preemptions,
+            "backbone_hits_total": stats.backbone_hits,
+            "backbone_misses_total": stats.backbone_misses,
+            "backbone_evictions_total": stats.backbone_evictions,
+            "backbone_loads_total": counters.backbone_loads,
+            "backbone_load_failures_total": counters.backbone_load_failures,
+            "backbone_load_seconds_total": counters.backbone_load_seconds,
+            "engine_steps_total": counters.num_steps,
+            "engine_step_seconds_total": counters.step_seconds,
+            "staging_seconds_total": counters.staging_seconds,
+        },
+    )
+
+
+def _by_name(numbers: Any) -> dict[str, int]:
+    """Sequences by model, of all releases together."""
+    by_name: dict[str, int] = {}
+    for key, number in numbers.items():
+        name = cast(ModelKey, key)[1]
+        by_name[name] = by_name.get(name, 0) + number
+    return by_name

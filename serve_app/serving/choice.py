@@ -1,0 +1,135 @@
+"""One choice: the engine's events to pieces of text. Holds back what must not be shown yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.api.wire import Alternative, Piece, TokenItem
+from serve_app.engine.request import Logprob, PromptLogprobs, Token
+from serve_app.text.detokenize import Detokenizer
+from serve_app.text.stops import StopMatcher
+from serve_app.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a choice shows. logprobs: alternatives a token, None for no log-probabilities."""
+
+    echo: bool
+    logprobs: int | None
+    stop: Sequence[str]
+    min_tokens: int
+    skip_special_tokens: bool
+
+
+class ChoiceText:
+    """Text of one choice so far. Offsets are in characters of the whole text, echo included.
+
+    Every generated token has an entry in the log-probabilities, an ending stop token too; tokens
+    from where a stop string begins have none, as their text is not shown either.
+    """
+
+    def __init__(
+        self, number: int, prompt: Sequence[int], tokenizer: Tokenizer, wanted: Wanted
+    ) -> None:
+        self._number = number
+        self._prompt = prompt
+        self._tokenizer = tokenizer
+        self._wanted = wanted
+        self._detokenizer = Detokenizer(self._decode, () if wanted.echo else prompt)
+        self._stops = StopMatcher(wanted.stop)
+        self._decoded = 0
+        self._shown = 0
+        self._held: list[TokenItem] = []
+        self._num_tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended it: the engine does not know, and must be told."""
+        return self._stops.matched is not None
+
+    def echo(self) -> Piece:
+        """The prompt, where no log-probabilities of it are wanted."""
+        return self._piece("".join(self._take(token) for token in self._prompt), 0, None)
+
+    def add_prompt(self, event: PromptLogprobs) -> Piece:
+        """The prompt with its log-probabilities."""
+        text = ""
+        for token, logprob in zip(self._prompt, event.logprobs, strict=True):
+            self._hold(token, logprob)
+            text += self._take(token)
+        return self._piece(text, 0, None)
+
+    def add(self, event: Token) -> Piece:
+        """One more token; the piece may be empty, and says when the choice has ended."""
+        if event.token < 0:
+            return self._end("", 0, event.finish)
+        self._num_tokens += 1
+        if self._wanted.logprobs is not None and event.logprob is not None:
+            self._hold(event.token, event.logprob)
+        if event.finish == "stop":
+            return self._end("", 1, "stop")
+        text = self._pass(self._take(event.token))
+        if event.finish is not None and not self.stopped:
+            return self._end(text, 1, event.finish)
+        return self._piece(text, 1, "stop" if self.stopped else None)
+
+    def _end(self, text: str, num_tokens: int, finish: str | None) -> Piece:
+        rest = self._detokenizer.flush()
+        self._decoded += len(rest)
+        text += self._pass(rest)
+        if not self.stopped:
+            text += self._stops.flush()
+        return self._piece(text, num_tokens, "stop" if self.stopped else finish)
+
+    def _take(self, token: int) -> str:
+        text = self._detokenizer.push(token)
+        self._decoded += len(text)
+        return text
+
+    def _pass(self, text: str) -> str:
+        """Stop strings count from `min_tokens` on, as stop tokens do."""
+        if self._num_tokens < self._wanted.min_tokens:
+            return text
+        return self._stops.push(text)
+
+    def _piece(self, text: str, num_tokens: int, finish: str | None) -> Piece:
+        self._shown += len(text)
+        return {
+            "type": "piece",
+            "choice": self._number,
+            "text": text,
+            "tokens": self._release(),
+            "num_tokens": num_tokens,
+            "finish": finish,
+        }
+
+    def _release(self) -> list[TokenItem]:
+        """The entries of tokens whose text has begun to be shown."""
+        if not self._held:
+            return []
+        if self._shown >= self._decoded and not self.stopped:
+            released, self._held = self._held, []
+            return released
+        released = [item for item in self._held if item["offset"] < self._shown]
+        self._held = self._held[len(released) :]
+        return released
+
+    def _hold(self, token: int, logprob: Logprob | None) -> None:
+        item: TokenItem = {
+            "text": self._tokenizer.readable(token),
+            "bytes": list(self._tokenizer.piece(token)),
+            "logprob": None if logprob is None else logprob.logprob,
+            "top": None if logprob is None else [self._alternative(*pair) for pair in logprob.top],
+            "offset": self._decoded,
+        }
+        self._held.append(item)
+
+    def _alternative(self, token: int, logprob: float) -> Alternative:
+        return {
+            "text": self._tokenizer.readable(token),
+            "bytes": list(self._tokenizer.piece(token)),
+            "logprob": logprob,
+        }
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special=self._wanted.skip_special_tokens)

@@ -1,0 +1,154 @@
+"""Which release should be taken up now, and the loop that asks. Taking it up is `releases`."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from serve_app.config import UserConfig
+
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A release could not be taken up. `at` is on the follower's clock, in seconds."""
+
+    release: str
+    reason: str
+    at: float
+    attempts: int
+
+    @property
+    def retry_at(self) -> float:
+        """Later and later: a damaged file may be mended, but it is no use to read it all day."""
+        return self.at + min(_FIRST_RETRY_S * 2.0 ** (self.attempts - 1), _LONGEST_RETRY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is served, what is wanted (by the channel, or pinned), and what went wrong last."""
+
+    serving: str | None
+    wanted: str | None
+    failure: Failure | None
+    now: float
+
+
+def decide(situation: Situation) -> str | None:
+    """The release to take up now; None leaves everything as it is."""
+    wanted, failure = situation.wanted, situation.failure
+    if wanted is None or wanted == situation.serving:
+        return None
+    if failure is not None and failure.release == wanted and situation.now < failure.retry_at:
+        return None
+    return wanted
+
+
+@dataclass(slots=True)
+class FollowState:
+    """What the follower knows, for health and metrics. `trouble`: the channel cannot be read."""
+
+    target: UserConfig | None = None
+    wanted: str | None = None
+    staging: str | None = None
+    failure: Failure | None = None
+    trouble: str | None = None
+    num_switches: int = 0
+    num_failures: int = 0
+    last_staging_s: float = 0.0
+
+
+class Follower:
+    """Looks where the target points, and takes up what it finds there.
+
+    read_channel: name -> release or None; blocks, and is called on a thread.
+    take_up: makes new requests go to that release; raises and changes nothing where it cannot.
+    """
+
+    def __init__(
+        self,
+        read_channel: Callable[[str], str | None],
+        take_up: Callable[[str], Awaitable[None]],
+        serving: Callable[[], str | None],
+        *,
+        poll_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._read_channel = read_channel
+        self._take_up = take_up
+        self._serving = serving
+        self._poll_s = poll_s
+        self._clock = clock
+        self._poked = asyncio.Event()
+        self.state = FollowState()
+
+    def aim(self, target: UserConfig) -> None:
+        """From now on: that channel, or that release. Returns at once."""
+        self.state.target = target
+        self.state.failure = None
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        while True:
+            await self.look()
+            try:
+                await asyncio.wait_for(self._poked.wait(), self._poll_s)
+            except TimeoutError:
+                continue
+            self._poked.clear()
+
+    async def look(self) -> None:
+        """One look, and what follows from it."""
+        state = self.state
+        state.wanted = await self._wanted()
+        release = decide(Situation(self._serving(), state.wanted, state.failure, self._clock()))
+        if release is None:
+            return
+        begun = self._clock()
+        state.staging = release
+        try:
+            await self._take_up(release)
+        except Exception as error:  # noqa: BLE001  whatever it is, the old release keeps serving
+            self._failed(release, error)
+        else:
+            state.failure = None
+            state.num_switches += 1
+            state.last_staging_s = self._clock() - begun
+            _log.info("serving release %s after %.1f s", release, state.last_staging_s)
+        finally:
+            state.staging = None
+
+    async def _wanted(self) -> str | None:
+        """Where it cannot be read, what was wanted stays wanted."""
+        target = self.state.target
+        if target is None or target.channel is None:
+            return None if target is None else target.release
+        try:
+            release = await asyncio.to_thread(self._read_channel, target.channel)
+        except Exception as error:  # noqa: BLE001  storage may fail in any way; it is asked again
+            trouble = f"channel '{target.channel}' cannot be read: {error}"
+            if trouble != self.state.trouble:
+                _log.warning("%s", trouble)
+            self.state.trouble = trouble
+            return self.state.wanted
+        missing = f"there is no channel '{target.channel}'" if release is None else None
+        if missing is not None and missing != self.state.trouble:
+            _log.warning("%s", missing)
+        self.state.trouble = missing
+        return release if release is not None else self.state.wanted
+
+    def _failed(self, release: str, error: Exception) -> None:
+        state, last = self.state, self.state.failure
+        attempts = last.attempts + 1 if last is not None and last.release == release else 1
+        reason = f"{type(error).__name__}: {error}"
+        state.failure = Failure(release, reason, self._clock(), attempts)
+        state.num_failures += 1
+        _log.error("release %s was not taken up, %s: %s", release, self._kept(), reason)
+
+    def _kept(self) -> str:
+        serving = self._serving()
+        return "nothing is being served" if serving is None else f"{serving} goes on serving"

@@ -1,0 +1,134 @@
+"""`expertpool serve`: one endpoint on this machine, until it is told to end. No command line."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.errors import ConfigError
+
+_NAME = "expertpool"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(
+    config: ServeConfig,
+    user: UserConfig,
+    port: int = 8000,
+    *,
+    host: str = "127.0.0.1",
+    on_started: Callable[[str], None] | None = None,
+) -> None:
+    """Starts Ray and the endpoint, and blocks until SIGTERM or Ctrl-C; then everything ends.
+
+    on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
+    release serves). Raises ConfigError when the port is taken.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with endpoint(config, user, port, host=host) as address:
+        if on_started is not None:
+            on_started(address)
+        _wait_for_the_end()
+
+
+@contextmanager
+def endpoint(
+    config: ServeConfig, user: UserConfig, port: int = 8000, *, host: str = "127.0.0.1"
+) -> Iterator[str]:
+    """The endpoint for as long as the block lasts, on a Ray of its own. Gives its address."""
+    _check_free(host, port)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray import serve
+
+    from serve_app.serving.app import application
+
+    try:
+        _start_ray(ray)
+        _restore(handlers)  # Ray takes SIGTERM for itself
+        _quieten()
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        serve.run(
+            application(_absolute(config), user),
+            name=_NAME,
+            route_prefix="/",
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        yield f"http://{host}:{port}"
+    finally:
+        _restore(handlers)
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _start_ray(ray: Any) -> None:
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        configure_logging=True,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        namespace=_NAME,
+    )
+
+
+def _quieten() -> None:
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _absolute(config: ServeConfig) -> ServeConfig:
+    """Replicas have another working directory: a relative registry is made absolute."""
+    if "://" in config.registry:
+        return config
+    return config.model_copy(update={"registry": str(Path(config.registry).resolve())})
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _wait_for_the_end() -> None:
+    """Until SIGTERM or Ctrl-C. A handler that the caller has set is called as well."""
+    told = threading.Event()
+    before: dict[int, Any] = {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.set()
+        if callable(before[number]) and before[number] is not signal.default_int_handler:
+            before[number](number, frame)
+
+    for number in _SIGNALS:
+        before[number] = signal.signal(number, end)
+    try:
+        while not told.wait(timeout=1.0):
+            pass
+    finally:
+        for told_by, handler in before.items():
+            signal.signal(told_by, handler)
