@@ -1,16 +1,16 @@
 """What can go wrong while serving, as one tree. Not HTTP: statuses are given in `serve_app.api`.
 
-    ServingError
-    ├── EngineError            the engine refused or could not do it
-    │   ├── UnknownRelease     no such release is loaded (any more)
-    │   ├── UnknownModel       the release has no such model
-    │   ├── TooLong            prompt and answer do not fit the context or the KV store
-    │   ├── DuplicateRequest   a request of that id is already in the engine
-    │   ├── DoesNotFit         memory: says what is needed and what there is
-    │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
-    │   ├── LoadFailed         a backbone or slot could not be read
-    │   └── EngineStopped      the engine has been closed, or its loop died
-    └── ConfigError            an operator's setting is wrong
+ServingError
+├── EngineError            the engine refused or could not do it
+│   ├── UnknownRelease     no such release is loaded (any more)
+│   ├── UnknownModel       the release has no such model
+│   ├── TooLong            prompt and answer do not fit the context or the KV store
+│   ├── DuplicateRequest   a request of that id is already in the engine
+│   ├── DoesNotFit         memory: says what is needed and what there is
+│   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
+│   ├── LoadFailed         a backbone or slot could not be read
+│   └── EngineStopped      the engine has been closed, or its loop died
+└── ConfigError            an operator's setting is wrong
 """
 
 

@@ -4,12 +4,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.request import Event, Request
+from serve_app.engine.request import Event, Failed, Request
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.errors import EngineError, EngineStopped
@@ -60,6 +60,24 @@ class EngineLoop:
 
         self._call(call).result()
 
+    def submit_all(self, requests: Sequence[Request], on_event: OnEvent) -> "Future[None]":
+        """Queue several requests, or none: the future fails as `submit` does. Does not wait."""
+
+        def call() -> None:
+            queued: list[str] = []
+            try:
+                for request in requests:
+                    self._engine.submit(request)
+                    self._listeners[request.id] = on_event
+                    queued.append(request.id)
+            except EngineError:
+                for request_id in queued:
+                    self._listeners.pop(request_id, None)
+                    self._engine.abort(request_id)
+                raise
+
+        return self._call(call)
+
     def abort(self, request_id: str) -> None:
         """End a request, if it is there; no event of it follows."""
 
@@ -105,7 +123,7 @@ class EngineLoop:
         return self._stats
 
     def close(self) -> None:
-        """Stop after the step that is running. Requests under way end without another event."""
+        """Stop after the step that is running. Requests under way fail with EngineStopped."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -150,6 +168,9 @@ class EngineLoop:
             self._engine.close()
             while not self._calls.empty():
                 self._calls.get()()
+            stopped = EngineStopped(f"the engine has stopped: {self._died or 'closed'}")
+            for request_id in list(self._listeners):
+                self._deliver(Failed(request_id, stopped))
 
     def _turn(self) -> None:
         self._wake.clear()
