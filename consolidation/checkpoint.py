@@ -17,9 +17,10 @@ from consolidation.accounting import account
 from consolidation.architecture import Architecture, plain_config, read_architecture, read_json
 from consolidation.conversion import Conversion
 from consolidation.errors import Refused
+from consolidation.release.manifest import Dtype
 from consolidation.tensor_file import read_headers
 
-DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -77,7 +78,7 @@ class Checkpoint:
     config: dict[str, Any]
     generation_config: dict[str, Any]
     architecture: str
-    dtype: str
+    dtype: Dtype
     experts: tuple[ExpertsSource, ...]
     backbone: tuple[BackboneSource, ...]
     expert_bytes: int
@@ -153,7 +154,7 @@ def _backbone(
     return tuple(BackboneSource(name, tuple(tensors)) for name, tensors in groups.items())
 
 
-def _expert_dtype(directory: Path, experts: tuple[ExpertsSource, ...]) -> str:
+def _expert_dtype(directory: Path, experts: tuple[ExpertsSource, ...]) -> Dtype:
     stored = [s for layer in experts for _, c in layer.parameters for _, s in c.sources]
     for tensor in stored:
         if tensor.dtype != stored[0].dtype:

@@ -9,6 +9,7 @@ from consolidation.release.errors import (
     ReleaseError,
     StorageFailed,
 )
+from consolidation.release.golden import TOLERANCES, golden_findings
 from consolidation.release.manifest import (
     SCHEMA_VERSION,
     Blob,
@@ -26,6 +27,7 @@ from consolidation.release.registry import Registry, ReleaseSummary
 
 __all__ = [
     "SCHEMA_VERSION",
+    "TOLERANCES",
     "Blob",
     "Channel",
     "ChannelMoved",
@@ -45,4 +47,5 @@ __all__ = [
     "StorageFailed",
     "expert_bytes",
     "expert_map_bytes",
+    "golden_findings",
 ]

@@ -1,0 +1,172 @@
+"""Calibration text: read, and cut into windows of tokens. Runs no model.
+
+A `.txt` file is one running text; a `.jsonl` file has an object with `prompt` and `completion` on
+each line, of which the completion is scored. Without any file a small text of this package is
+used. A checkpoint without a tokenizer (a generated one, say) gets the text's UTF-8 bytes as token
+ids, modulo its vocabulary: arbitrary for the model, but the same on both sides of a comparison.
+"""
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from consolidation.errors import Refused
+
+MAX_WINDOW = 512
+MAX_TOKENS = 4096
+TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is scored (`text`), after what it follows (`prompt`). Running text has no prompt."""
+
+    prompt: str
+    text: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFile:
+    """One file's documents, and its name and digest for the manifest."""
+
+    name: str
+    digest: str
+    documents: tuple[Document, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens of one forward pass; those from `first_scored` on are predicted and scored."""
+
+    tokens: tuple[int, ...]
+    first_scored: int
+
+
+def read_calibration(paths: Sequence[Path]) -> tuple[CalibrationFile, ...]:
+    """The files, or the text of this package when there are none. Raises `Refused`."""
+    if not paths:
+        default = importlib.resources.files("consolidation") / "data" / "calibration.txt"
+        return (_text_file("default", default.read_bytes()),)
+    return tuple(_read(path) for path in paths)
+
+
+def _read(path: Path) -> CalibrationFile:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"cannot read calibration file {path}: {error.strerror}") from error
+    if path.suffix not in {".txt", ".jsonl"}:
+        raise Refused(f"calibration file {path} is neither .txt nor .jsonl")
+    try:
+        if path.suffix == ".txt":
+            return _text_file(path.name, data)
+        documents = tuple(_pairs(path, data.decode()))
+    except UnicodeDecodeError as error:
+        raise Refused(f"calibration file {path} is not UTF-8: {error}") from error
+    if not documents:
+        raise Refused(f"calibration file {path} is empty")
+    return CalibrationFile(path.name, hashlib.sha256(data).hexdigest(), documents)
+
+
+def _text_file(name: str, data: bytes) -> CalibrationFile:
+    text = data.decode()
+    if not text.strip():
+        raise Refused(f"calibration file {name} is empty")
+    return CalibrationFile(name, hashlib.sha256(data).hexdigest(), (Document("", text, True),))
+
+
+def _pairs(path: Path, text: str) -> Iterator[Document]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            prompt, completion = entry["prompt"], entry["completion"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(
+                f"{path}, line {number}: not an object with prompt and completion"
+            ) from error
+        if not isinstance(prompt, str) or not isinstance(completion, str) or not completion:
+            raise Refused(f"{path}, line {number}: prompt and completion must be text, not empty")
+        yield Document(prompt, completion, False)
+
+
+class Encoder:
+    """A model's own tokenizer, or bytes when its directory has none. Adds no special tokens."""
+
+    def __init__(self, directory: Path, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._tokenizer: Any = None
+        if any((directory / name).is_file() for name in TOKENIZER_MARKS):
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            except Exception as error:  # transformers raises many classes for damaged files
+                raise Refused(f"{directory}: the tokenizer cannot be read: {error}") from error
+
+    def begin(self) -> list[int]:
+        """The token that begins a text, if the tokenizer has one."""
+        token = getattr(self._tokenizer, "bos_token_id", None)
+        return [] if token is None else [int(token)]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Raises `Refused` for ids the model does not have."""
+        if self._tokenizer is None:
+            return [byte % self._vocab_size for byte in text.encode()]
+        # Long texts are cut into windows here; the tokenizer's warning about length is moot.
+        tokens = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if tokens and max(tokens) >= self._vocab_size:
+            raise Refused(
+                f"the tokenizer gives token {max(tokens)}; the model knows {self._vocab_size}"
+            )
+        return [int(token) for token in tokens]
+
+
+def windows(
+    files: Sequence[CalibrationFile],
+    encoder: Encoder,
+    *,
+    max_window: int = MAX_WINDOW,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Window]:
+    """Windows of at most `max_window` tokens, each file getting an equal part of `max_tokens`.
+
+    Every window begins with the tokenizer's beginning-of-text token, if there is one. Of a pair
+    that is too long, the beginning of the prompt is left out, and then the end of the completion.
+    """
+    found = []
+    begin = encoder.begin()
+    for file in files:
+        left = max_tokens // len(files)
+        for document in file.documents:
+            for window in _document_windows(document, encoder, begin, max_window):
+                tokens = window.tokens[:left]
+                if len(tokens) > window.first_scored:
+                    found.append(Window(tokens, window.first_scored))
+                    left -= len(tokens)
+            if left < 2:
+                break
+    if not found:
+        raise Refused("the calibration text is too short to score a single token")
+    return found
+
+
+def _document_windows(
+    document: Document, encoder: Encoder, begin: list[int], max_window: int
+) -> Iterator[Window]:
+    tokens = encoder.encode(document.text)
+    if document.running:
+        step = max_window - len(begin)
+        for start in range(0, len(tokens), step):
+            yield Window((*begin, *tokens[start : start + step]), 1)
+        return
+    prompt = [*begin, *encoder.encode(document.prompt)]
+    tokens = tokens[: max_window - 1]
+    prompt = prompt[max(0, len(prompt) + len(tokens) - max_window) :]
+    yield Window((*prompt, *tokens), max(1, len(prompt)))

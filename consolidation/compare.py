@@ -1,0 +1,157 @@
+"""Compare: which experts of one layer are alike, and what merging them would cost.
+
+Weight space. Cost is the increase of the sum of squared errors over all experts of all models
+when each is replaced by the mean of its cluster (Ward, 1963); an expert that several models
+share counts as often as they use it. One task per layer, which alone of all tasks holds a
+layer's experts of all models.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import ward_tree
+
+from consolidation.checkpoint import ExpertsSource
+from consolidation.release import Blob, Registry
+
+BLOCK_BYTES = 64 << 20
+"""What the comparison may use beside the experts themselves."""
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Joins two nodes into one. Leaves are the distinct experts, the i-th merge is node D + i."""
+
+    one: int
+    other: int
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """A distinct expert: where it is read from, and how many experts are equal to it."""
+
+    source: ExpertsSource
+    index: int
+    count: int
+
+    def read_flat(self) -> torch.Tensor:
+        """All its parameters, biases included, as one row in the stored dtype."""
+        return torch.cat([tensor.reshape(-1) for tensor in self.source.read(self.index).values()])
+
+
+@dataclass(frozen=True, slots=True)
+class NearestTask:
+    """New experts, and the slots of a release they may be assigned to."""
+
+    experts: tuple[Distinct, ...]
+    slots: tuple[Blob, ...]
+    registry: str
+    family: str
+
+
+def compare_layer(experts: tuple[Distinct, ...]) -> list[list[float]]:
+    """Merges of a layer's distinct experts as [one, other, cost], cheapest first."""
+    rows = [expert.read_flat() for expert in experts]
+    counts = [expert.count for expert in experts]
+    merges = merge_tree(centred_gram(rows), counts)
+    return [[merge.one, merge.other, merge.cost] for merge in merges]
+
+
+def nearest_slots(task: NearestTask) -> list[list[float]]:
+    """For each new expert [slot, cost of using it instead], the first of the nearest slots."""
+    registry = Registry(task.registry, task.family)
+    rows = [expert.read_flat() for expert in task.experts]
+    best = [(float("inf"), -1)] * len(rows)
+    for slot, blob in enumerate(task.slots):
+        tensors = registry.read_tensors(blob)
+        names = [name for name, _ in task.experts[0].source.parameters]
+        row = torch.cat([tensors[name].reshape(-1) for name in names])
+        for i, expert in enumerate(task.experts):
+            best[i] = min(best[i], (square_distance(rows[i], row) * expert.count, slot))
+    return [[slot, cost] for cost, slot in best]
+
+
+def square_distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Squared Euclidean distance in float64, blockwise. one, other: (n,)"""
+    blocks = _blocks(len(one), 2)
+    return sum(float((one[b].double() - other[b].double()).square().sum()) for b in blocks)
+
+
+def centred_gram(rows: Sequence[torch.Tensor]) -> Matrix:
+    """Inner products of rows around their mean: D rows of (n,) -> (D, D), in float64.
+
+    Touches the rows blockwise. Distances between experts are all it is used for, and those do
+    not change with the centre; around the mean they lose less to rounding.
+    """
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for block in _blocks(len(rows[0]), len(rows)):
+        part = torch.stack([row[block] for row in rows]).double()  # (D, b)
+        part -= part.mean(0)
+        gram += part @ part.T
+    return cast(Matrix, gram.numpy())
+
+
+def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:
+    """Ward's tree over D experts, of which `counts` many are equal each. gram: (D, D) -> D - 1
+
+    Costs never fall from a node to the one above it, so applying merges in order of cost, and of
+    position where costs are equal, never uses a node before it is made.
+    """
+    if len(counts) < 2:
+        return []
+    points = embed(gram)
+    copies = np.repeat(np.arange(len(counts)), counts)
+    children, _, _, _, distances = ward_tree(points[copies], return_distance=True)
+    # scikit-learn gives sqrt(2 * increase); node len(copies) + i is its i-th merge.
+    steps = zip(children.tolist(), (np.square(distances) / 2).tolist(), strict=True)
+    return _without_copies(copies.tolist(), steps, len(counts))
+
+
+def embed(gram: Matrix) -> Matrix:
+    """Points whose inner products are `gram`: exact, as a Gram matrix has no negative eigenvalue.
+
+    gram: (D, D) -> (D, D)
+    """
+    values, vectors = np.linalg.eigh(gram)
+    return np.asarray(vectors * np.sqrt(np.clip(values, 0.0, None)), dtype=np.float64)
+
+
+def _without_copies(
+    copies: list[int], steps: Iterator[tuple[list[int], float]] | Any, num_distinct: int
+) -> list[Merge]:
+    """The tree over distinct experts that a tree over all experts amounts to."""
+    made: list[Merge] = []
+    above = list(range(num_distinct))  # the node that each node has become part of
+    floor = [0.0] * num_distinct
+
+    def top(node: int) -> int:
+        while above[node] != node:
+            node = above[node]
+        return node
+
+    members = list(copies)  # a distinct node inside each node of the tree over all experts
+    for (left, right), cost in steps:
+        one, other = sorted((top(members[left]), top(members[right])))
+        members.append(members[left])
+        if one == other:
+            continue
+        node = num_distinct + len(made)
+        cost = max(float(cost), floor[one], floor[other])
+        made.append(Merge(one, other, cost))
+        above[one] = above[other] = node
+        above.append(node)
+        floor.append(cost)
+    return made
+
+
+def _blocks(length: int, num_rows: int) -> Iterator[slice]:
+    size = max(1, BLOCK_BYTES // (8 * num_rows))
+    for start in range(0, length, size):
+        yield slice(start, start + size)

@@ -1,0 +1,100 @@
+"""Runs tasks with Ray. The only file of this package that knows it; tasks themselves do not."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import ray
+import torch
+
+from consolidation.errors import Failed
+
+Task = TypeVar("Task")
+RETRIES = 3
+"""How often a task is run again when the worker that ran it has died."""
+
+
+class RayExecutor:
+    """Runs tasks on a Ray cluster: the one already joined, the one at `address`, or one of its own.
+
+    A cluster that it starts is stopped by `close`, or at the end of a `with`. `num_cpus` is what
+    each task reserves; with 0, tasks run beside whatever has reserved all CPUs.
+    """
+
+    def __init__(
+        self, *, address: str | None = None, in_flight: int | None = None, num_cpus: float = 1
+    ) -> None:
+        self._owned = not ray.is_initialized()
+        self._num_cpus = num_cpus
+        if self._owned:
+            found = address or os.environ.get("RAY_ADDRESS") or "local"
+            own: dict[str, Any] = {"include_dashboard": False} if found == "local" else {}
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **own)
+        self._in_flight = in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def map(
+        self,
+        function: Callable[[Task], Any],
+        tasks: Sequence[Task],
+        *,
+        in_flight: int | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """See `Executor.map`. Raises `Failed` when workers keep dying."""
+        limit = in_flight or self._in_flight
+        threads = self._threads(limit)
+        remote = cast(Any, ray.remote(num_cpus=self._num_cpus, max_retries=RETRIES)(_run))
+        waiting = iter(enumerate(tasks))
+        running: dict[Any, int] = {}
+        try:
+            while True:
+                while len(running) < limit and (following := next(waiting, None)) is not None:
+                    index, task = following
+                    running[remote.remote(function, task, threads)] = index
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1)
+                for reference in done:
+                    yield running.pop(reference), _result(reference)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Stop the cluster if this executor has started it."""
+        if self._owned:
+            self._owned = False
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _threads(self, limit: int) -> int:
+        """Threads for each task, so that `limit` of them together use the machine once."""
+        return max(1, (os.cpu_count() or 1) // limit)
+
+
+def _run(function: Callable[[Any], Any], task: Any, threads: int) -> Any:
+    torch.set_num_threads(threads)
+    return function(task)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # What the task raised, not Ray's account of where.
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise Failed(
+            f"a task could not be run, though tried {RETRIES + 1} times: {error}"
+        ) from error

@@ -1,0 +1,37 @@
+"""Golden prompts: what a model of a release must answer, and how near is near enough."""
+
+import torch
+
+from consolidation.release.manifest import Golden
+
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of a logit, by the dtype that is computed in, relative to the largest golden
+logit or to 1, whichever is more. Another machine adds in another order; wrong weights are off by
+far more. The tolerance of the less precise of the two dtypes counts."""
+
+
+def golden_tolerance(golden: Golden, dtype: str) -> float:
+    """The difference allowed between golden logits and logits computed in `dtype`."""
+    largest = max((abs(value) for row in golden.top for _, value in row), default=0.0)
+    return max(TOLERANCES[dtype], TOLERANCES[golden.dtype]) * max(1.0, largest)
+
+
+def golden_findings(golden: Golden, logits: torch.Tensor, dtype: str) -> list[str]:
+    """What is wrong with logits computed in `dtype`; nothing when they are near enough.
+
+    logits: (len(golden.tokens), V), of the positions that give the golden tokens when the golden
+    prompt and tokens are fed. A token other than the golden one may be largest only within the
+    tolerance.
+    """
+    tolerance = golden_tolerance(golden, dtype)
+    findings = []
+    for position, (token, top) in enumerate(zip(golden.tokens, golden.top, strict=True)):
+        row = logits[position].float()
+        worst = max((abs(float(row[t]) - value) for t, value in top), default=0.0)
+        behind = float(row.max()) - float(row[token])
+        if not worst <= tolerance or not behind <= tolerance:
+            findings.append(
+                f"golden token {position} ({token}): logits differ by up to {worst:.3g} and it is "
+                f"{behind:.3g} behind the largest; allowed is {tolerance:.3g}"
+            )
+    return findings

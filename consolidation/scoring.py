@@ -1,0 +1,155 @@
+"""Running transformers models on windows of tokens: logits, divergence, perplexity, golden prompts.
+
+Everything is computed in float32 on the CPU, whatever dtype is stored: rounding of a narrower
+dtype would add noise of its own to the comparison.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional
+
+from consolidation.calibration import Window
+from consolidation.errors import Refused
+from consolidation.release import Golden
+
+GOLDEN_PROMPT = 16
+GOLDEN_TOKENS = 16
+GOLDEN_TOP = 20
+COMPUTE_DTYPE = "float32"
+PART = 64
+"""Positions that are compared at once: a bound on memory for large vocabularies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Sums over scored tokens, in nats."""
+
+    divergence: float
+    loss_original: float
+    loss_release: float
+    tokens: int
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and remarks of transformers' own; ours say what is going on."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def load_original(directory: Path) -> Any:
+    """The model of a checkpoint as transformers loads it, in float32. Raises `Refused`."""
+    try:
+        with quiet_transformers():
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refused(f"{directory}: transformers cannot load it: {error}") from error
+    return model.eval()
+
+
+def max_window(config: Any, limit: int) -> int:
+    """Tokens a window may have: the limit, or the context length where that is less."""
+    return int(min(limit, getattr(config, "max_position_embeddings", None) or limit))
+
+
+@torch.inference_mode()
+def window_logits(model: Any, window: Window) -> torch.Tensor:
+    """Logits that predict a window's scored tokens. -> (scored, V)"""
+    tokens = torch.tensor([window.tokens])
+    logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits[0]  # (T, V)
+    return logits[window.first_scored - 1 : -1].float()
+
+
+def loss(logits: torch.Tensor, window: Window) -> float:
+    """Sum of negative log-likelihoods of the scored tokens. logits: (scored, V)"""
+    targets = torch.tensor(window.tokens[window.first_scored :])
+    parts = zip(logits.split(PART), targets.split(PART), strict=True)
+    return math.fsum(
+        float(functional.cross_entropy(part.double(), wanted, reduction="sum"))
+        for part, wanted in parts
+    )
+
+
+def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
+    """Sum over positions of KL(original || release). Both (scored, V), logits."""
+    total = []
+    for one, other in zip(original.split(PART), release.split(PART), strict=True):
+        log_p = functional.log_softmax(one.double(), -1)
+        log_q = functional.log_softmax(other.double(), -1)
+        total.append(float((log_p.exp() * (log_p - log_q)).sum()))
+    return math.fsum(total)
+
+
+def score_original(model: Any, windows: Sequence[Window], keep: IO[bytes] | None) -> Scores:
+    """Scores of a model against itself; its logits are kept in a file when one is given."""
+    losses = []
+    for window in windows:
+        logits = window_logits(model, window)
+        if keep is not None:
+            keep.write(logits.numpy().tobytes())
+        losses.append(loss(logits, window))
+    total = math.fsum(losses)
+    return Scores(0.0, total, total, _count(windows))
+
+
+def score_release(
+    model: Any, windows: Sequence[Window], kept: IO[bytes], original: Scores
+) -> Scores:
+    """Scores of the release's model against the logits that were kept of the original."""
+    kept.seek(0)
+    losses, divergences = [], []
+    for window in windows:
+        logits = window_logits(model, window)
+        data = np.frombuffer(kept.read(logits.numel() * 4), dtype=np.float32)
+        before = torch.from_numpy(data.copy()).view(logits.shape)
+        losses.append(loss(logits, window))
+        divergences.append(divergence(before, logits))
+    return Scores(
+        math.fsum(divergences), original.loss_original, math.fsum(losses), original.tokens
+    )
+
+
+def _count(windows: Sequence[Window]) -> int:
+    return sum(len(window.tokens) - window.first_scored for window in windows)
+
+
+@torch.inference_mode()
+def golden_of(model: Any, window: Window) -> Golden:
+    """What a model answers to the first tokens of a window, without stopping at any token."""
+    prompt = list(window.tokens[:GOLDEN_PROMPT])
+    tokens: list[int] = []
+    top: list[tuple[tuple[int, float], ...]] = []
+    for _ in range(max_window(model.config, GOLDEN_PROMPT + GOLDEN_TOKENS) - len(prompt)):
+        logits = model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits[0, -1]
+        # A stable sort: of equal logits the lower token comes first.
+        values, order = torch.sort(logits.float(), descending=True, stable=True)
+        pairs = zip(order[:GOLDEN_TOP].tolist(), values[:GOLDEN_TOP].tolist(), strict=True)
+        top.append(tuple(pairs))
+        tokens.append(int(order[0]))
+    return Golden(prompt=tuple(prompt), tokens=tuple(tokens), top=tuple(top), dtype=COMPUTE_DTYPE)
+
+
+@torch.inference_mode()
+def golden_logits(model: Any, golden: Golden) -> torch.Tensor:
+    """Logits at the positions that give the golden tokens. -> (tokens, V)"""
+    fed = torch.tensor([[*golden.prompt, *golden.tokens]])
+    logits: torch.Tensor = model(input_ids=fed, use_cache=False).logits[0]
+    return logits[len(golden.prompt) - 1 : -1].float()

@@ -1,0 +1,111 @@
+"""Validate: how far each model of a release is from its original. One task per model.
+
+The original is loaded by transformers, run on the calibration text, and then given the release's
+own tensors in place, read back from the registry; so one model is in memory at a time, and what
+was written is what is judged. Backbones must come back exactly. A model whose every tensor came
+back exactly is not run again: its divergence is 0 by identity.
+"""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consolidation.calibration import MAX_WINDOW, CalibrationFile, Encoder, windows
+from consolidation.errors import Failed, Refused
+from consolidation.release import Blob, Golden, Quality, Registry
+from consolidation.scoring import (
+    Scores,
+    golden_of,
+    load_original,
+    max_window,
+    score_original,
+    score_release,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTask:
+    """One model of a release that is not published yet.
+
+    `slots[layer][index]` is the blob of expert `index`; `merged` says whether any of them holds
+    something else than the original expert.
+    """
+
+    name: str
+    directory: Path
+    registry: str
+    family: str
+    modules: tuple[str, ...]
+    slots: tuple[tuple[Blob, ...], ...]
+    backbone: tuple[Blob, ...]
+    merged: bool
+    calibration: tuple[CalibrationFile, ...]
+
+
+def validate_model(task: ModelTask) -> dict[str, Any]:
+    """Quality and golden prompt of one model. Raises `Refused`, `Failed` or `ReleaseError`."""
+    model = load_original(task.directory)
+    encoder = Encoder(task.directory, int(model.config.vocab_size))
+    limit = max_window(model.config, MAX_WINDOW)
+    found = windows(task.calibration, encoder, max_window=limit)
+    with tempfile.TemporaryFile() as kept:
+        scores = score_original(model, found, kept if task.merged else None)
+        if give_release(model, task):
+            if not task.merged:
+                raise Failed(f"model {task.name!r}: unmerged experts did not come back exactly")
+            scores = score_release(model, found, kept, scores)
+    golden = golden_of(model, found[0])
+    quality = _quality(task.name, scores)
+    return {"quality": quality.model_dump(), "golden": golden.model_dump(mode="json")}
+
+
+def give_release(model: Any, task: ModelTask) -> bool:
+    """Put the release's tensors into the model, in place; whether any expert has changed.
+
+    Raises `Failed` when a tensor of the backbone differs from the original.
+    """
+    registry = Registry(task.registry, task.family)
+    for blob in task.backbone:
+        for name, tensor in registry.read_tensors(blob).items():
+            if _put(model.get_parameter_or_buffer(name), tensor):
+                raise Failed(f"model {task.name!r}: {name} did not come back exactly")
+    changed = False
+    for module, blobs in zip(task.modules, task.slots, strict=True):
+        experts = model.get_submodule(module)
+        for index, blob in enumerate(blobs):
+            for name, tensor in registry.read_tensors(blob).items():
+                changed |= _put(getattr(experts, name)[index], tensor)
+    return changed
+
+
+@torch.inference_mode()
+def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
+    value = tensor.to(there.dtype)
+    if torch.equal(there, value):
+        return False
+    there.copy_(value)
+    return True
+
+
+def _quality(name: str, scores: Scores) -> Quality:
+    # Rounding can take a divergence of nothing below it.
+    kl = max(0.0, scores.divergence / scores.tokens)
+    original = scores.loss_original / scores.tokens
+    release = scores.loss_release / scores.tokens
+    if not all(math.isfinite(value) and value < 700 for value in (kl, original, release)):
+        raise Refused(f"model {name!r} gives values on the calibration text that are not finite")
+    return Quality(
+        kl=kl,
+        perplexity_original=math.exp(original),
+        perplexity_release=math.exp(release),
+        tokens=scores.tokens,
+    )
+
+
+def quality_and_golden(result: dict[str, Any]) -> tuple[Quality, Golden]:
+    """A task's result as values."""
+    return Quality.model_validate(result["quality"]), Golden.model_validate(result["golden"])
