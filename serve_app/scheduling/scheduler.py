@@ -287,21 +287,19 @@ class Scheduler:
     def _admit(self, step: _Step) -> None:
         """Begin new sequences, the least served queue first, while budget and blocks last.
 
-        One begins when the free blocks hold all it knows beside all that running prompts still
-        need. The next in turn is waited for when it does not fit: the small do not overtake it.
+        One begins when the free blocks hold all it knows; those that run already have what they
+        need, or else there is no budget left or the step is short. The next in turn is waited for
+        when it does not fit: the small do not overtake it.
         """
-        promised = sum(self.blocks.blocks_for(len(s.tokens)) - len(s.blocks) for s in self._running)
         while step.budget and len(self._running) < self._max_running:
             queue = self._queues.next(self._residency.admits)
             if queue is None:
                 return
             sequence = queue.head
-            needed = self.blocks.blocks_for(len(sequence.tokens))
-            if promised + needed > self.blocks.num_free:
+            if self.blocks.blocks_for(len(sequence.tokens)) > self.blocks.num_free:
                 return
             self._begin(sequence)
             self._plan_chunk(sequence, min(sequence.num_missing, step.budget), step)
-            promised += needed - len(sequence.blocks)
 
     def _begin(self, sequence: Sequence) -> None:
         self._queues.admit(sequence)

@@ -190,17 +190,42 @@ def test_who_is_last_in_rank_waits_with_what_it_has_and_nobody_is_admitted() -> 
     assert late.num_preemptions == 0
 
 
-def test_prompt_logits_are_not_asked_for_again_after_a_preemption() -> None:
+def test_nobody_is_admitted_in_a_step_that_is_short_of_blocks() -> None:
     world = resident(World(num_blocks=6, block_size=2), "a")
     world.add(5, max_tokens=7)
+    late = world.add(5, max_tokens=6)
+    while not late.num_preemptions:
+        newcomer = world.add(1, max_tokens=1, tenant="other") if late.num_missing == 1 else None
+        world.step()
+        if newcomer is not None and not late.num_preemptions:
+            world.abort(newcomer.id)
+    assert newcomer is not None
+    assert (newcomer.place, newcomer.id in world.reasons) == (None, False)
+    world.run()
+
+
+def test_no_more_run_than_can_have_a_token_in_each_step() -> None:
+    world = resident(World(max_tokens=2, max_sequences=3), "a")
+    for _ in range(3):
+        world.add(1, max_tokens=9)
+    for _ in range(3):
+        world.step()
+    assert world.scheduler.num_running == 2
+    world.run()
+
+
+def test_prompt_logits_are_not_asked_for_again_after_a_preemption() -> None:
+    world = resident(World(num_blocks=6, block_size=2, max_tokens=4), "a")
+    world.add(5, max_tokens=7)
     late = world.add(5, max_tokens=6, keep=True)
-    flags = []
+    asked = []
     while world.scheduler.has_work:
         plan = world.begin_step()
-        flags += [c.keep_prompt_logits for c in plan.chunks if c.sequence == late.id]
+        mine = [c for c in plan.chunks if c.sequence == late.id and c.keep_prompt_logits]
+        asked += [position for c in mine for position in range(c.start, min(c.end, 5))]
         world.end_step()
     assert late.num_preemptions == 1
-    assert flags.count(True) == 1
+    assert asked == [0, 1, 2, 3, 4]
 
 
 def test_a_sequence_aborted_between_plan_and_commit_is_passed_over() -> None:
