@@ -288,7 +288,7 @@ class Engine:
         began = self._clock()
         try:
             result = self._runner.execute(plan, running)
-        except Exception as error:  # whatever broke, these requests must end and others go on
+        except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(plan, error)
             return
         self.counters.note_step(plan, len(result.sampled), self._clock() - began)

@@ -1,5 +1,6 @@
 """What the engine will allocate, before it does. Plans only: nothing is allocated here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -154,7 +155,7 @@ def plan_memory(
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
     else:
         places, blocks = _shares(needs, num_backbones, least, useful, device_memory)
-    workspace = needs.step + int(needs.step_per_block * blocks)
+    workspace = needs.step + math.ceil(needs.step_per_block * blocks)
     used = needs.pool + places * needs.place + blocks * needs.block + workspace
     return MemoryPlan(
         pool_bytes=needs.pool,
@@ -178,12 +179,12 @@ def _shares(
 ) -> tuple[int, int]:
     """Places and KV blocks within a budget. First the least of both, then places, then KV."""
     per_block = needs.block + needs.step_per_block
-    floor = needs.pool + needs.step + needs.place + int(least * per_block) + 1
+    floor = needs.pool + needs.step + needs.place + math.ceil(least * per_block)
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {needs.pool:,}, one backbone "
-            f"{needs.place:,}, keys and values {int(least * needs.block):,}, workspace "
-            f"{needs.step + int(least * needs.step_per_block):,}; the device memory is "
+            f"{needs.place:,}, keys and values {least * needs.block:,}, workspace "
+            f"{needs.step + math.ceil(least * needs.step_per_block):,}; the device memory is "
             f"{device_memory:,} bytes",
             needed=floor,
             available=device_memory,

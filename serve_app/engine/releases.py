@@ -86,6 +86,10 @@ class Releases:
             for ledger, digests in zip(self.slots, slot_digests(source), strict=True)
         ]
 
+    def new_map_rows(self, source: ReleaseSource) -> int:
+        """Map rows that a release's models need beyond those that are free."""
+        return max(0, len(source.models) - len(self._free_rows))
+
     def take_slots(self, source: ReleaseSource) -> list[tuple[int, int, int]]:
         """Take rows for a release's slots. -> (layer, slot index, row) of those to be written.
 

@@ -15,7 +15,7 @@ def growth_bytes(packed: PackedModel, releases: Releases, source: ReleaseSource)
     for layer, rows in layers:
         more = max(0, rows - layer.num_rows)
         bytes_needed += more * layer.shape.num_bytes(packed.dtype)
-        bytes_needed += len(source.models) * layer.maps.shape[1] * layer.maps.itemsize
+        bytes_needed += releases.new_map_rows(source) * layer.maps.shape[1] * layer.maps.itemsize
     longer = _vocabulary(source) - packed.longest_vocabulary
     return bytes_needed + max(0, longer) * packed.vocabulary_bytes()
 

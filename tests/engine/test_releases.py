@@ -1,0 +1,128 @@
+"""A new release is only more models in the same pool."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from serve_app.engine.memory import plan_memory
+from serve_app.engine.request import Request
+from serve_app.errors import DoesNotFit, LoadFailed, UnknownRelease
+from tests.engine.running import (
+    GREEDY,
+    SMALL,
+    Answer,
+    answer,
+    assert_golden,
+    engine_of,
+    finish,
+    greedy_requests,
+    prompts,
+    stage,
+)
+from tests.support.checkpoints import tiny_model
+from tests.support.sources import MemorySource
+
+
+def family(*seeds: int, **overrides: Any) -> dict[str, Any]:
+    return {f"m{seed}": tiny_model("mixtral", seed, **overrides) for seed in seeds}
+
+
+def test_sequences_in_flight_finish_on_their_release_and_new_ones_take_the_next() -> None:
+    old, new = family(1, 2), family(2, 3)
+    engine = engine_of(MemorySource("r1", old))
+    early = greedy_requests(old, [8, 15], max_tokens=30)
+    for request in early:
+        engine.submit(request)
+    answers: dict[str, Answer] = {}
+    finish(engine, answers, until=lambda: any(len(a.tokens) > 3 for a in answers.values()))
+
+    next_source = MemorySource("r2", new)
+    outcomes: list[object] = []
+    engine.stage(next_source, outcomes.append)
+    finish(engine, answers, until=lambda: bool(outcomes))
+    assert outcomes == [None]
+    assert next_source.num_slot_reads == 3 * 4, "slots that are there are not read again"
+    retired: list[str] = []
+    engine.retire("r1", lambda: retired.append("r1"))
+    with pytest.raises(UnknownRelease, match="is being retired"):
+        engine.submit(Request("late", "r1", "m1", prompts([5])[0], 5))
+    late = [
+        Request(f"new-{request.id}", "r2", request.model, request.prompt, 10, GREEDY)
+        for request in greedy_requests(new, [6], max_tokens=10)
+    ]
+    for request in late:
+        engine.submit(request)
+    finish(engine, answers)
+
+    assert_golden(old, early, answers)
+    assert_golden(new, late, answers)
+    assert retired == ["r1"]
+    stats = engine.stats()
+    assert stats.releases == ("r2",)
+    assert stats.unique_experts == 2 * 3 * 4
+    assert next_source.num_backbone_reads == 1, "an unchanged model keeps its place"
+    engine.close()
+
+
+def test_a_retired_releases_rows_are_used_again() -> None:
+    engine = engine_of(MemorySource("r1", family(1, 2)))
+    before = engine.stats().pool_bytes
+    for number, seeds in enumerate([(3, 4), (5, 6), (1, 2)], start=2):
+        engine.retire(f"r{number - 1}", lambda: None)
+        models = family(*seeds)
+        stage(engine, MemorySource(f"r{number}", models))
+        requests = greedy_requests(models, [7], max_tokens=6, release=f"r{number}")
+        assert_golden(models, requests, answer(engine, requests))
+    assert engine.stats().pool_bytes == before
+    engine.close()
+
+
+def test_a_release_that_cannot_be_read_leaves_the_old_one_serving() -> None:
+    models = family(1)
+    engine = engine_of(MemorySource("r1", models))
+    broken = MemorySource("r2", family(2))
+    broken._slots[1][2] = {"gate_up_proj": torch.zeros(3)}
+    with pytest.raises(LoadFailed, match="release 'r2', layer 1, slot 2: holds gate_up_proj"):
+        stage(engine, broken)
+    alien = MemorySource("r3", {"m": tiny_model("mixtral", 1, num_hidden_layers=2)})
+    with pytest.raises(LoadFailed, match="'r3': its MoE layers are not those of the engine"):
+        stage(engine, alien)
+    with pytest.raises(LoadFailed, match="'r1' is loaded"):
+        stage(engine, MemorySource("r1", models))
+    requests = greedy_requests(models, [7], max_tokens=6)
+    assert_golden(models, requests, answer(engine, requests))
+    assert engine.stats().unique_experts == 3 * 4
+    stage(engine, MemorySource("r2", family(2)))
+    engine.close()
+
+
+def test_a_release_that_does_not_fit_beside_is_refused_with_numbers() -> None:
+    source = MemorySource("r1", family(1, 2))
+    need = plan_memory(source, limits=SMALL, kv_tokens=64).total_bytes
+    engine = engine_of(source, kv_tokens=64, device_memory=need)
+    assert engine.memory.spare_bytes == 0
+    second = MemorySource("r2", family(1, 3))
+    assert not engine.fits_beside(second)
+    with pytest.raises(DoesNotFit, match="bytes beside what is loaded; 0 are spare"):
+        stage(engine, second)
+    engine.retire("r1", lambda: None)
+    assert engine.fits_beside(second)
+    stage(engine, second)
+    requests = greedy_requests(family(1, 3), [7], max_tokens=6, release="r2")
+    assert_golden(family(1, 3), requests, answer(engine, requests))
+    assert engine.stats().allocated_bytes <= need
+    engine.close()
+
+
+def test_a_longer_vocabulary_can_come_with_a_later_release() -> None:
+    old, new = family(1, 2), family(3, vocab_size=401)
+    engine = engine_of(MemorySource("r1", old))
+    requests = greedy_requests(old, [7], max_tokens=6)
+    assert_golden(old, requests, answer(engine, requests))
+    stage(engine, MemorySource("r2", new))
+    late = greedy_requests(new, [7], max_tokens=6, release="r2")
+    assert_golden(new, late, answer(engine, late))
+    again = greedy_requests(old, [9], max_tokens=6)
+    assert_golden(old, again, answer(engine, again))
+    engine.close()

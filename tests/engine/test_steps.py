@@ -1,0 +1,236 @@
+"""One forward a step, whatever models are in it; and what the engine refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from serve_app.engine.engine import Engine
+from serve_app.engine.grouped import grouped_linear
+from serve_app.engine.memory import Limits, plan_memory
+from serve_app.engine.packed import PackedModel
+from serve_app.engine.request import Request, Sampling
+from serve_app.errors import (
+    DoesNotFit,
+    DuplicateRequest,
+    EngineError,
+    LoadFailed,
+    TooLong,
+    UnknownModel,
+    UnknownRelease,
+    Unsupported,
+)
+from tests.engine.running import (
+    GREEDY,
+    SMALL,
+    Answer,
+    answer,
+    assert_golden,
+    engine_of,
+    finish,
+    greedy_requests,
+    prompts,
+)
+from tests.support.checkpoints import tiny_config, tiny_model
+from tests.support.sources import MemorySource
+
+
+def models_of(*seeds: int, **overrides: Any) -> dict[str, Any]:
+    return {f"m{seed}": tiny_model("mixtral", seed, **overrides) for seed in seeds}
+
+
+def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_are_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = {"forward": 0, "products": 0}
+    forward, product = PackedModel.forward, grouped_linear
+
+    def counted_forward(*args: Any) -> Any:
+        calls["forward"] += 1
+        return forward(*args)
+
+    def counted_product(*args: Any, **kwargs: Any) -> Any:
+        calls["products"] += 1
+        return product(*args, **kwargs)
+
+    monkeypatch.setattr(PackedModel, "forward", counted_forward)
+    monkeypatch.setattr("serve_app.engine.pool.grouped_linear", counted_product)
+    models = models_of(1, 2, 3)
+    engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64))
+    answers = answer(engine, greedy_requests(models, [5, 9], max_tokens=6))
+    num_steps = engine.stats().counters.num_steps
+    assert all(len(found.tokens) == 6 for found in answers.values())
+    assert num_steps < 12, "six sequences of three models went one after another"
+    assert calls == {"forward": num_steps, "products": num_steps * 3 * 2}
+    engine.close()
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_a_full_batch() -> None:
+    models = models_of(1, 2, 3)
+    engine = engine_of(MemorySource("r1", models), kv_tokens=128)
+    sampling = Sampling(temperature=1.1, top_p=0.95, top_k=200, seed=7)
+    request = Request("alone", "r1", "m2", prompts([9])[0], 24, sampling)
+    alone = answer(engine, [request])["alone"].tokens
+    crowd = greedy_requests(models, [4, 12, 20], max_tokens=20)
+    again = Request("again", "r1", "m2", request.prompt, 24, sampling)
+    other = Request("other", "r1", "m2", request.prompt, 24, Sampling(seed=8))
+    answers = answer(engine, [*crowd[:4], again, other, *crowd[4:]])
+    assert answers["again"].tokens == alone
+    assert answers["other"].tokens != alone
+    engine.close()
+
+
+def test_stop_tokens_end_an_answer_but_not_before_min_tokens() -> None:
+    model = tiny_model("mixtral", 1)
+    engine = engine_of(MemorySource("r1", {"m1": model}))
+    prompt = prompts([6])[0]
+    free = answer(engine, [Request("a", "r1", "m1", prompt, 12, GREEDY)])["a"].tokens
+    stops = frozenset({free[3]})
+    first = free.index(free[3])
+    stopped = answer(engine, [Request("b", "r1", "m1", prompt, 12, GREEDY, stops)])["b"]
+    assert stopped.tokens == free[: first + 1]
+    assert stopped.finish == "stop"
+    longer = Request("c", "r1", "m1", prompt, 12, GREEDY, stops, min_tokens=8)
+    kept = answer(engine, [longer])["c"]
+    assert not stops & set(kept.tokens[:8])
+    assert len(kept.tokens) >= 8
+    engine.close()
+
+
+def test_a_prompt_alone_can_be_scored() -> None:
+    model = tiny_model("mixtral", 1)
+    engine = engine_of(MemorySource("r1", {"m1": model}))
+    prompt = prompts([30])[0]
+    found = answer(engine, [Request("a", "r1", "m1", prompt, 0, prompt_logprobs=2)])["a"]
+    assert found.prompt_logprobs is not None
+    assert len(found.prompt_logprobs) == 30
+    assert found.prompt_logprobs[0] is None
+    assert found.tokens == [-1]
+    assert found.finish == "length"
+    one = answer(engine, [Request("b", "r1", "m1", prompt[:1], 2, GREEDY, prompt_logprobs=2)])
+    assert one["b"].prompt_logprobs == (None,)
+    engine.close()
+
+
+def test_an_abort_frees_everything_at_once() -> None:
+    models = models_of(1)
+    engine = engine_of(MemorySource("r1", models))
+    requests = greedy_requests(models, [8, 10, 12], max_tokens=30)
+    for request in requests:
+        engine.submit(request)
+    answers: dict[str, Answer] = {}
+    finish(engine, answers, until=lambda: any(len(a.tokens) > 3 for a in answers.values()))
+    engine.abort(requests[0].id)
+    engine.abort("nobody")
+    finish(engine, answers)
+    assert answers[requests[0].id].finish is None
+    assert_golden(models, requests[1:], answers)
+    assert engine.stats().kv_blocks_used == 0
+    engine.close()
+
+
+def test_bad_requests_are_refused_by_name_and_number() -> None:
+    engine = engine_of(MemorySource("r1", models_of(1)), kv_tokens=64)
+    prompt = prompts([20])[0]
+    with pytest.raises(UnknownRelease, match="'r9' is not loaded; loaded: r1"):
+        engine.submit(Request("a", "r9", "m1", prompt, 5))
+    with pytest.raises(UnknownModel, match="no model 'm9'; it has: m1"):
+        engine.submit(Request("a", "r1", "m9", prompt, 5))
+    with pytest.raises(TooLong, match="20 prompt tokens and 300 more exceed the context of 256"):
+        engine.submit(Request("a", "r1", "m1", prompt, 300))
+    with pytest.raises(TooLong) as refused:
+        engine.submit(Request("a", "r1", "m1", prompt, 60))
+    assert (refused.value.limit, refused.value.prompt_tokens) == (64, 20)
+    engine.submit(Request("a", "r1", "m1", prompt, 5))
+    with pytest.raises(DuplicateRequest, match="'a'"):
+        engine.submit(Request("a", "r1", "m1", prompt, 5))
+    assert len(finish(engine, {})["a"].tokens) == 5
+    engine.close()
+
+
+def test_a_step_that_breaks_ends_its_requests_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = models_of(1, 2)
+    engine = engine_of(MemorySource("r1", models))
+    engine.submit(Request("broken", "r1", "m1", prompts([5])[0], 5, GREEDY))
+    forward = PackedModel.forward
+    monkeypatch.setattr(PackedModel, "forward", lambda *_: 1 / 0)
+    answers: dict[str, Answer] = {}
+    finish(engine, answers, until=lambda: "broken" in answers)
+    monkeypatch.setattr(PackedModel, "forward", forward)
+    assert isinstance(answers["broken"].error, EngineError)
+    requests = greedy_requests(models, [5], max_tokens=5)
+    assert_golden(models, requests, answer(engine, requests))
+    assert engine.stats().kv_blocks_used == 0
+    engine.close()
+
+
+def test_memory_that_cannot_hold_one_model_is_refused_with_numbers() -> None:
+    source = MemorySource("r1", models_of(1, 2))
+    with pytest.raises(DoesNotFit, match="the device memory is 100,000 bytes") as refused:
+        Engine.open(source, device_memory=100_000)
+    assert refused.value.available == 100_000
+    least = plan_memory(source, device_memory=refused.value.needed)
+    assert least.num_places == 1
+    assert least.total_bytes <= refused.value.needed
+    with pytest.raises(DoesNotFit):
+        plan_memory(source, device_memory=refused.value.needed - 1)
+
+
+def test_what_is_allocated_is_what_was_planned_at_every_budget() -> None:
+    source = MemorySource("r1", models_of(1, 2, 3))
+    roomy = plan_memory(source, limits=SMALL)
+    for device_memory in range(roomy.total_bytes // 4, 2 * roomy.total_bytes, 1_500_000):
+        try:
+            engine = Engine.open(source, device_memory=device_memory, limits=SMALL)
+        except DoesNotFit:
+            continue
+        stats = engine.stats()
+        memory = engine.memory
+        assert stats.pool_bytes + 3 * 3 * 4 * 8 == memory.pool_bytes, "maps come with the release"
+        assert stats.backbones_bytes == memory.backbones_bytes
+        assert stats.kv_bytes == memory.kv_bytes
+        assert memory.total_bytes + memory.spare_bytes == device_memory
+        engine.close()
+
+
+def test_a_backbone_that_cannot_be_read_fails_its_requests_and_no_others() -> None:
+    models = models_of(1, 2)
+    source = MemorySource("r1", models)
+    del source._backbones["m2"]["model.norm.weight"]
+    engine = engine_of(source)
+    requests = greedy_requests(models, [5], max_tokens=5)
+    answers = answer(engine, requests)
+    error = answers["m2-0"].error
+    assert isinstance(error, LoadFailed)
+    assert "model 'm2': 1 tensors are missing, 'model.norm.weight' first" in str(error)
+    assert_golden(models, requests[:1], answers)
+    engine.close()
+
+
+def test_architectures_that_do_not_fit_are_refused_by_name() -> None:
+    class Source(MemorySource):
+        def __init__(self, config: Any) -> None:
+            super().__init__("r1", models_of(1))
+            self.models["m1"].config.clear()
+            self.models["m1"].config.update(config)
+
+    dense = {"model_type": "llama"}
+    with pytest.raises(Unsupported, match="LlamaForCausalLM has no experts"):
+        Engine.open(Source(dense))
+    with pytest.raises(Unsupported, match="'no_such_type': this transformers does not know it"):
+        Engine.open(Source({"model_type": "no_such_type"}))
+    with pytest.raises(Unsupported, match="layers of type 'linear_attention'"):
+        Engine.open(Source({"model_type": "qwen3_next"}))
+    with pytest.raises(Unsupported, match="dtype 'float16'"):
+        Engine.open(MemorySource("r1", models_of(1)), dtype="float16")
+
+
+def test_tied_and_untied_heads_take_the_bytes_they_need() -> None:
+    with torch.device("meta"):
+        tied = tiny_config("mixtral", tie_word_embeddings=True)
+    model = tiny_model("mixtral", 1, tie_word_embeddings=tied.tie_word_embeddings)
+    untied = tiny_model("mixtral", 1)
+    plans = [plan_memory(MemorySource("r1", {"m1": m})) for m in (model, untied)]
+    assert plans[1].place_bytes - plans[0].place_bytes == 320 * 32 * 4
