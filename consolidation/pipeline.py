@@ -46,10 +46,12 @@ def consolidate(
     *,
     executor: Executor,
     progress: Callable[[Progress], None] = lambda _: None,
+    on_plan: Callable[[Plan], None] = lambda _: None,
     dry_run: bool = False,
 ) -> Outcome:
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
 
+    `on_plan` is told the plan before anything of the release is written.
     Raises `Refused` for input or wishes that cannot be accepted, `Failed` when the work could not
     be done, and `ReleaseError` for trouble with the registry; the channel is then as it was.
     """
@@ -64,6 +66,7 @@ def consolidate(
         journal = StoredJournal(registry.storage, digest)
     stages = Stages(executor, journal, progress)
     decision = decide(recipe, family, stages)
+    on_plan(decision.plan)
     if dry_run:
         return Outcome(decision.plan)
     written = write_release(registry, family, decision, stages)

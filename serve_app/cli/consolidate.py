@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -19,10 +22,15 @@ from serve_app.cli.options import (
     parse_divergence,
     parse_models,
 )
+from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
-    from consolidation.pipeline import Outcome, Recipe
+    from rich.console import Console
 
+    from consolidation.pipeline import Outcome, Recipe
+    from consolidation.plan import Plan
+    from consolidation.ray_tasks import RayExecutor
+    from consolidation.release import Manifest
     from serve_app.cli.processes import Interruption
 
 Models = Annotated[
@@ -98,18 +106,18 @@ def consolidate(
         registry=registry,
         models=chosen,
         base=original,
-        extend=extend,
+        extend=resolve(open_registry(registry, family), extend) if extend else None,
         remove=tuple(remove or ()),
         expert_budget=expert_budget,
         channel=channel,
         calibration=tuple(calibration or ()),
         max_kl=max_kl,
     )
-    outcome = _run(recipe, dry_run=dry_run, interruption=context.obj)
+    outcome = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
     if as_json:
         output.print_json(_facts(recipe, outcome))
-    else:
-        _print_outcome(recipe, outcome)
+    elif outcome.manifest is not None:
+        _print_release(recipe, outcome.release, outcome.manifest)
 
 
 def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[str, Path]:
@@ -121,19 +129,95 @@ def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[st
     return models
 
 
-def _run(recipe: Recipe, *, dry_run: bool, interruption: Interruption) -> Outcome:
+def _run(recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interruption) -> Outcome:
     from consolidation.pipeline import consolidate as carry_out
-    from consolidation.ray_tasks import RayExecutor
 
-    with RayExecutor() as executor:
-        interruption.install()
-        with output.progress() as show:
-            return carry_out(recipe, executor=executor, progress=show, dry_run=dry_run)
+    console = output.err() if to_stderr else output.out()
+    with _Ray(interruption) as executor, output.progress() as show:
+        return carry_out(
+            recipe,
+            executor=executor,
+            progress=show,
+            on_plan=lambda plan: _print_plan(plan, console),
+            dry_run=dry_run,
+        )
+
+
+class _Ray:
+    """An executor that starts Ray when there is a first task: wrong input is told before that."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._open = ExitStack()
+        self._executor: RayExecutor | None = None
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        *,
+        in_flight: int | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """See `consolidation.executor.Executor.map`."""
+        if self._executor is None:
+            # What Ray would otherwise print on stderr, between the progress bars.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            from consolidation.ray_tasks import RayExecutor
+
+            self._executor = self._open.enter_context(RayExecutor())
+            self._interruption.install()
+        return self._executor.map(function, tasks, in_flight=in_flight)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
 
 def _facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
-    return {}
+    plan, manifest = outcome.plan, outcome.manifest
+    after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after
+    return {
+        "release": outcome.release,
+        "family": recipe.family,
+        "channel": recipe.channel if outcome.release else None,
+        "models": list(plan.models),
+        "expert_bytes_before": plan.expert_bytes_before,
+        "expert_bytes_after": after,
+        "expert_bytes_one_model": plan.expert_bytes_one_model,
+        "experts": plan.num_experts,
+        "slots": plan.num_slots,
+        "quality": {
+            name: quality.model_dump()
+            for name, quality in (manifest.quality if manifest else {}).items()
+        },
+    }
 
 
-def _print_outcome(recipe: Recipe, outcome: Outcome) -> None:
-    return
+def _print_plan(plan: Plan, console: Console) -> None:
+    ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
+    slots = " ".join(str(len(layer.slots)) for layer in plan.layers)
+    rows = {
+        "models": ", ".join(plan.models),
+        "expert bytes": f"{output.change(plan.expert_bytes_before, plan.expert_bytes_after)}"
+        f" ({plan.expert_bytes_before} → {plan.expert_bytes_after})",
+        "of one model": f"{ratio:.3f} ×",
+        "experts": f"{plan.num_experts} in {plan.num_slots} slots",
+        "slots by layer": slots,
+        "weight error": f"{plan.relative_error:.4f} of the weights' norm",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:<16}{value}", markup=False)
+
+
+def _print_release(recipe: Recipe, release: str | None, manifest: Manifest) -> None:
+    grid = output.table("model", "KL (nats/token)", "perplexity", "tokens")
+    for name, quality in sorted(manifest.quality.items()):
+        cells = output.quality_cells(quality.model_dump())
+        grid.add_row(name, *cells, str(quality.tokens))
+    out = output.out()
+    out.print()
+    out.print(grid)
+    out.print(f"\nrelease {release}, channel {recipe.channel}")

@@ -40,6 +40,8 @@ def main() -> None:
     code = errors.FAILURE
     try:
         code = run(sys.argv[1:], interruption)
+    except KeyboardInterrupt:  # between the lines above and the command
+        code = 128 + (interruption.number or 0)
     finally:
         end_children(CHILDREN_GRACE_S)
         with suppress(OSError):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(ib?|b)?|b)?", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -38,10 +37,10 @@ def parse_models(values: list[str]) -> dict[str, Path]:
         name, equals, directory = value.partition("=")
         if not equals or not directory:
             raise typer.BadParameter(f"{value!r} is not NAME=CHECKPOINT_DIR", param_hint="--model")
-        if not _MODEL_NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise typer.BadParameter(
                 f"{value!r}: {name!r} is not a model name: "
-                "a letter or digit, then letters, digits, '.', '_', ':', '/', '-'",
+                "a letter or digit, then letters, digits, '.', '_', ':', '-'",
                 param_hint="--model",
             )
         if name in models:

@@ -1,13 +1,20 @@
 """What the commands print: tables, sizes, one JSON object. Knows no command."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from consolidation.executor import Progress
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -73,6 +80,28 @@ def age(at: str | datetime, now: datetime) -> str:
         if seconds < limit:
             return f"{int(seconds / divisor)} {unit}"
     return f"{int(seconds / 86400)} d"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Progress], None]]:
+    """Bars on stderr, one for each stage, for as long as the block lasts."""
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description:<10}"),
+        bars.BarColumn(bar_width=32),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    stages: dict[str, bars.TaskID] = {}
+    with bars.Progress(*columns, console=err()) as shown:
+
+        def show(now: Progress) -> None:
+            if now.stage not in stages:
+                stages[now.stage] = shown.add_task(now.stage, total=now.total)
+            shown.update(stages[now.stage], completed=now.done, total=now.total)
+
+        yield show
 
 
 def change(before: int, after: int) -> str:

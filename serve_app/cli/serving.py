@@ -44,13 +44,14 @@ def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemo
     from consolidation.release import ReleaseReader
     from serve_app.config import ServeConfig
     from serve_app.engine import memory
+    from serve_app.serving.assembly import resolve_device
 
     opened = open_registry(registry, family)
     release = resolve(opened, None)
     settings = ServeConfig(registry=registry, family=family, device_memory=device_memory)
     plan = memory.plan_memory(
         ReleaseReader(opened, release),
-        device=default_device(),
+        device=resolve_device(settings.device),
         dtype=settings.dtype,
         device_memory=settings.device_memory,
         limits=memory.Limits(
@@ -60,13 +61,6 @@ def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemo
         ),
     )
     _print_plan(release, plan)
-
-
-def default_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _print_plan(release: str, plan: MemoryPlan) -> None:

@@ -145,8 +145,8 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_models_keep_their_order_and_paths_may_hold_an_equals_sign(tmp_path: Path) -> None:
     odd = tmp_path / "step=100"
     odd.mkdir()
-    models = parse_models([f"org/b:v1={odd}", f"a={tmp_path}"])
-    assert list(models.items()) == [("org/b:v1", odd), ("a", tmp_path)]
+    models = parse_models([f"b:v1={odd}", f"a={tmp_path}"])
+    assert list(models.items()) == [("b:v1", odd), ("a", tmp_path)]
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-1", "a:b", "", ".", "..", ".a", "a/b", "a b", "ä"])
