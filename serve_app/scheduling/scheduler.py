@@ -36,8 +36,8 @@ class _Step:
 class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
-    At most `max_sequences` run at once, and no more than `max_tokens`, so that each that runs can
-    have a token in each step. `weights` are the tenants' shares, 1 where not given. The longest
+    At most `max_sequences` run at once; and no more than `max_tokens`, since one begins only in a
+    step that has budget left when all that run have had theirs. `weights` are the tenants' shares, 1 where not given. The longest
     wait of a model that is not resident is stated in residency.py.
     """
 
@@ -62,7 +62,7 @@ class Scheduler:
         self.num_hits = 0
         self.num_misses = 0
         self._max_tokens = max_tokens
-        self._max_running = min(max_sequences, max_tokens)
+        self._max_running = max_sequences
         self._queues = FairQueues(weights or {})
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
@@ -228,7 +228,8 @@ class Scheduler:
         waiting = [s for q in self._queues for s in q.waiting]
         known = sorted(s.id for s in [*waiting, *self._running])
         assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
-        assert len(self._running) <= self._max_running, "too many sequences run"
+        most = min(self._max_running, self._max_tokens)
+        assert len(self._running) <= most, "too many sequences run"
         ranks = [s.rank for s in self._running]
         assert ranks == sorted(ranks), "running sequences are not in order of rank"
         for s in waiting:

@@ -136,6 +136,24 @@ def test_a_loaded_backbone_is_served_before_it_makes_room() -> None:
     assert turns == ["a", "b"]
 
 
+def test_a_turn_serves_all_that_waited_when_it_began_and_none_that_came_later() -> None:
+    world = World(num_places=1, max_sequences=1, max_model_wait_s=20.0)
+    waited = [world.add(1, "a", 4) for _ in range(3)]
+    world.add(1, "b", 1)
+    for _ in range(25):
+        world.step()
+    world.finish_loads()
+    world.step()
+    late = world.add(1, "a", 4)
+    begun: list[tuple[str, int]] = []
+    while not begun and world.now < 100:
+        begun = step(world)
+    assert begun == [("b", 0)]
+    assert [s.id in world.reasons for s in [*waited, late]] == [True, True, True, False]
+    assert world.now - 25 < 20
+    world.run()
+
+
 def test_a_long_queue_does_not_hold_its_place_for_longer_than_the_longest_wait() -> None:
     world = World(num_places=1, max_sequences=1, max_model_wait_s=6.0)
     for model in "a" * 20 + "b":
