@@ -148,7 +148,11 @@ def _operations(api: Api) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        text = await asyncio.wait_for(api.client.metrics(), _STATUS_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(_STATUS_TIMEOUT_S):
+                text = await api.client.metrics()
+        except TimeoutError:
+            raise loading("the engine does not answer") from None
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
@@ -187,7 +191,8 @@ async def _models(api: Api) -> Models:
 async def _status(api: Api) -> Status:
     """A client that does not answer in time is an unhealthy engine, not a failed request."""
     try:
-        return await asyncio.wait_for(api.client.status(), _STATUS_TIMEOUT_S)
+        async with asyncio.timeout(_STATUS_TIMEOUT_S):
+            return await api.client.status()
     except (TimeoutError, ApiError):
         return {
             "healthy": False,

@@ -96,7 +96,8 @@ class Follower:
         while True:
             await self.look()
             try:
-                await asyncio.wait_for(self._poked.wait(), self._poll_s)
+                async with asyncio.timeout(self._poll_s):
+                    await self._poked.wait()
             except TimeoutError:
                 continue
             self._poked.clear()

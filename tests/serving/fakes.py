@@ -1,0 +1,301 @@
+"""A strict engine without tensors: answers are known beforehand, and every misuse is an error."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.config import ServeConfig
+from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.errors import DuplicateRequest, EngineError, TooLong, UnknownModel, UnknownRelease
+from serve_app.serving.load import Load
+from serve_app.serving.parts import Loop, Opened, Parts, Source
+from serve_app.text.tokenizer import Tokenizer
+from tests.text.tokenizers import byte_level
+
+CONTEXT = 128
+VOCABULARY = 400
+EOS = 2
+TOKENIZER = Tokenizer(byte_level())
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    id: str
+    models: Mapping[str, FakeModel]
+
+
+def source(release: str, *models: str, **generation: Any) -> FakeSource:
+    config = {"vocab_size": VOCABULARY, "eos_token_id": EOS}
+    return FakeSource(release, {name: FakeModel(config, generation) for name in models})
+
+
+@dataclass
+class _Running:
+    request: Request
+    on_event: Callable[[Event], None]
+    answer: deque[int]
+    num: int = 0
+    told_prompt: bool = False
+
+
+@dataclass
+class FakeLoop:
+    """Answers a prompt with `answers[model]`, its last token again and again if that ends.
+
+    Steps on a thread of its own, or by `step` when made with `manual`. Every running sequence
+    holds one page; `pages` are those that are free.
+    """
+
+    first: FakeSource
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    manual: bool = False
+    kv_tokens: int = CONTEXT
+    room: int = 2
+    pages: int = 64
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._releases: dict[str, FakeSource] = {self.first.id: self.first}
+        self._running: dict[str, _Running] = {}
+        self._retiring: dict[str, Future[None]] = {}
+        self._wake = threading.Event()
+        self._closed = False
+        self.fail_staging: str | None = None
+        self.fail_requests = False
+        self.seen: list[Request] = []
+        self.aborted: list[str] = []
+        self.staged: list[str] = [self.first.id]
+        self.retired: list[str] = []
+        if not self.manual:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def submit_all(
+        self, requests: Sequence[Request], on_event: Callable[[Event], None]
+    ) -> "Future[None]":
+        done: Future[None] = Future()
+        with self._lock:
+            try:
+                for request in requests:
+                    self._check(request)
+            except EngineError as error:
+                done.set_exception(error)
+                return done
+            for request in requests:
+                self.seen.append(request)
+                answer = deque(self.answers.get(request.model, [10]))
+                self._running[request.id] = _Running(request, on_event, answer)
+                self.pages -= 1
+        self._wake.set()
+        done.set_result(None)
+        return done
+
+    def _check(self, request: Request) -> None:
+        if request.release not in self._releases or request.release in self._retiring:
+            raise UnknownRelease(request.release)
+        if request.model not in self._releases[request.release].models:
+            raise UnknownModel(request.model)
+        if request.id in self._running:
+            raise DuplicateRequest(request.id)
+        assert request.prompt
+        assert request.max_tokens >= 0
+        assert request.min_tokens <= request.max_tokens
+        assert all(0 <= token < VOCABULARY for token in request.prompt)
+        assert request.max_tokens or request.prompt_logprobs is not None
+        if len(request.prompt) + request.max_tokens > self.kv_tokens:
+            raise TooLong(
+                "too long",
+                limit=self.kv_tokens,
+                prompt_tokens=len(request.prompt),
+                max_tokens=request.max_tokens,
+            )
+
+    def abort(self, request_id: str) -> None:
+        with self._lock:
+            if self._running.pop(request_id, None) is not None:
+                self.aborted.append(request_id)
+                self.pages += 1
+            self._finish_retiring()
+
+    def context_length(self, release: str, model: str) -> int:
+        assert model in self._releases[release].models
+        return CONTEXT
+
+    def fits_beside(self, source: FakeSource) -> bool:
+        return len(self._releases) < self.room
+
+    def stage(self, source: FakeSource) -> "Future[None]":
+        done: Future[None] = Future()
+        with self._lock:
+            assert source.id not in self._releases, "staged twice"
+            if self.fail_staging == source.id:
+                done.set_exception(EngineError("a slot is damaged"))
+                return done
+            if len(self._releases) >= self.room:
+                done.set_exception(EngineError("does not fit"))
+                return done
+            self._releases[source.id] = source
+            self.staged.append(source.id)
+        done.set_result(None)
+        return done
+
+    def retire(self, release: str) -> "Future[None]":
+        with self._lock:
+            assert release in self._releases, "retired without being there"
+            assert release not in self._retiring, "retired twice"
+            done: Future[None] = Future()
+            self._retiring[release] = done
+            self._finish_retiring()
+        return done
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake.set()
+
+    def load(self) -> Load:
+        with self._lock:
+            running: dict[str, int] = {}
+            for each in self._running.values():
+                running[each.request.model] = running.get(each.request.model, 0) + 1
+            return Load(
+                time.monotonic(), running, {}, {"free_pages": self.pages}, {"turns_total": 3}
+            )
+
+    def step(self) -> None:
+        """One token for everyone."""
+        with self._lock:
+            for each in list(self._running.values()):
+                self._one(each)
+            self._finish_retiring()
+
+    def _one(self, each: _Running) -> None:
+        request = each.request
+        if self.fail_requests:
+            self._end(each, Failed(request.id, EngineError("a step broke")))
+            return
+        if request.prompt_logprobs is not None and not each.told_prompt:
+            each.told_prompt = True
+            each.on_event(PromptLogprobs(request.id, _prompt_logprobs(request)))
+        if request.max_tokens == 0:
+            self._end(each, Token(request.id, -1, None, "length"))
+            return
+        token = each.answer.popleft() if len(each.answer) > 1 else each.answer[0]
+        each.num += 1
+        logprobs = request.sampling.logprobs
+        logprob = None if logprobs is None else _logprob(token, each.num, logprobs)
+        finish = None
+        if token in request.stop_token_ids and each.num > request.min_tokens:
+            finish = "stop"
+        elif each.num == request.max_tokens:
+            finish = "length"
+        event = Token(request.id, token, logprob, finish)
+        if finish is None:
+            each.on_event(event)
+        else:
+            self._end(each, event)
+
+    def _end(self, each: _Running, event: Event) -> None:
+        del self._running[each.request.id]
+        self.pages += 1
+        each.on_event(event)
+
+    def _finish_retiring(self) -> None:
+        for release, done in list(self._retiring.items()):
+            if not any(each.request.release == release for each in self._running.values()):
+                del self._releases[release]
+                del self._retiring[release]
+                self.retired.append(release)
+                done.set_result(None)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self.step()
+            if not self._running:
+                self._wake.wait(0.05)
+                self._wake.clear()
+            else:
+                time.sleep(0.0005)
+
+
+def _logprob(token: int, position: int, top: int) -> Logprob:
+    """Likeliest is the token itself, then those after it."""
+    others = tuple(((token + i) % VOCABULARY, -0.5 * position - i) for i in range(top))
+    return Logprob(token, -0.5 * position, others)
+
+
+def _prompt_logprobs(request: Request) -> tuple[Logprob | None, ...]:
+    top = request.prompt_logprobs or 0
+    return (
+        None,
+        *(_logprob(token, i, top) for i, token in enumerate(request.prompt[1:], start=1)),
+    )
+
+
+@dataclass
+class FakeRegistry:
+    """Releases by id, channels by name, and what is wrong with them."""
+
+    releases: dict[str, FakeSource] = field(default_factory=dict)
+    channels: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    broken: bool = False
+    tokenizer: Tokenizer = TOKENIZER
+
+    def channel(self, name: str) -> str | None:
+        if self.broken:
+            raise OSError("the registry is away")
+        return self.channels.get(name)
+
+    def open(self, release: str) -> Opened:
+        if release in self.damaged or release not in self.releases:
+            raise EngineError(f"blob of {release} is damaged")
+        found = self.releases[release]
+        return Opened(found, dict.fromkeys(found.models, self.tokenizer), created=1234)
+
+
+@dataclass
+class World:
+    """A registry, and parts that open a FakeLoop on it."""
+
+    registry: FakeRegistry
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    manual: bool = False
+    room: int = 2
+    kv_tokens: int = CONTEXT
+    loops: list[FakeLoop] = field(default_factory=list)
+
+    @property
+    def loop(self) -> FakeLoop:
+        return self.loops[-1]
+
+    def parts(self) -> Parts:
+        return Parts(self.registry.channel, self.registry.open, self._open, self._load)
+
+    def _open(self, first: Source) -> Loop:
+        assert isinstance(first, FakeSource)
+        loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
+        self.loops.append(loop)
+        return loop
+
+    @staticmethod
+    def _load(loop: Loop) -> Load:
+        assert isinstance(loop, FakeLoop)
+        return loop.load()
+
+
+def world(*models: str, answers: dict[str, list[int]] | None = None, **options: Any) -> World:
+    """One release `r1`, to which the channel `stable` points."""
+    registry = FakeRegistry({"r1": source("r1", *(models or ("a", "b")))}, {"stable": "r1"})
+    return World(registry, answers or {}, **options)
+
+
+CONFIG = ServeConfig(family="fam", poll_s=0.02)

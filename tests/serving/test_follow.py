@@ -1,0 +1,310 @@
+"""Following a channel: what is taken up, when, and what happens where it cannot be."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from serve_app.config import UserConfig
+from serve_app.errors import EngineError
+from serve_app.serving.follow import Failure, Follower, Situation, decide
+from serve_app.serving.replica import EngineReplica
+from tests.serving.fakes import World, source, world
+from tests.serving.running import client_of, replica_of, serves, until
+
+BODY = {"model": "a", "prompt": "the", "max_tokens": 5}
+
+
+def _situation(**change: Any) -> Situation:
+    return Situation(**{"serving": "r1", "wanted": "r2", "failure": None, "now": 100.0, **change})
+
+
+def test_what_is_wanted_is_taken_up() -> None:
+    assert decide(_situation()) == "r2"
+    assert decide(_situation(serving=None)) == "r2"
+
+
+def test_nothing_is_done_where_all_is_as_wanted() -> None:
+    assert decide(_situation(wanted="r1")) is None
+    assert decide(_situation(wanted=None)) is None
+
+
+def test_a_failed_release_is_tried_again_later_and_later() -> None:
+    failures = [Failure("r2", "damaged", at=0.0, attempts=attempts) for attempts in range(1, 12)]
+    waits = [failure.retry_at for failure in failures]
+    assert waits == sorted(waits)
+    assert waits[-1] == waits[-2] == 300
+    for failure in failures:
+        assert decide(_situation(failure=failure, now=failure.retry_at - 1)) is None
+        assert decide(_situation(failure=failure, now=failure.retry_at)) == "r2"
+
+
+def test_a_failure_does_not_keep_another_release_away() -> None:
+    failure = Failure("r2", "damaged", at=100.0, attempts=1)
+    assert decide(_situation(wanted="r3", failure=failure)) == "r3"
+
+
+def test_a_user_config_names_a_channel_or_a_release() -> None:
+    for wrong in ({}, {"channel": "a", "release": "b"}, {"chanel": "a"}, {"channel": ""}):
+        with pytest.raises(ValidationError):
+            UserConfig.model_validate(wrong)
+
+
+def _run(test: Callable[[World, EngineReplica], Awaitable[None]], **options: Any) -> None:
+    async def run() -> None:
+        made = world(**options)
+        made.registry.releases["r2"] = source("r2", "a", "c")
+        async with replica_of(made) as replica:
+            await serves(replica, "r1")
+            await test(made, replica)
+
+    asyncio.run(run())
+
+
+def test_a_moved_channel_is_followed_and_the_old_release_retired() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.registry.channels["stable"] = "r2"
+        await serves(replica, "r2")
+        await until(lambda: made.loop.retired == ["r1"])
+        models = await replica.models()
+        assert [card["id"] for card in models["models"]] == ["a", "c"]
+        assert len(made.loops) == 1
+
+    _run(test)
+
+
+def test_running_requests_end_on_the_release_they_began_with() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        async with client_of(replica) as client:
+            old = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 1)
+            made.registry.channels["stable"] = "r2"
+            await serves(replica, "r2")
+            new = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 2)
+            assert made.loop.retired == []
+            for _ in range(5):
+                made.loop.step()
+            assert (await old).json()["system_fingerprint"] == "r1"
+            assert (await new).json()["system_fingerprint"] == "r2"
+            await until(lambda: made.loop.retired == ["r1"])
+
+    _run(test, manual=True)
+
+
+def test_going_back_before_the_old_release_ended_needs_no_staging() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        async with client_of(replica) as client:
+            old = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 1)
+            for release in ("r2", "r1"):
+                made.registry.channels["stable"] = release
+                await serves(replica, release)
+            await until(lambda: made.loop.retired == ["r2"])
+            for _ in range(5):
+                made.loop.step()
+            assert (await old).status_code == 200
+            assert made.loop.staged == ["r1", "r2"]
+            made.registry.channels["stable"] = "r2"
+            await serves(replica, "r2")
+            await until(lambda: made.loop.retired == ["r2", "r1"])
+
+    _run(test, manual=True)
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "staging", "absent"])
+def test_a_release_that_cannot_be_taken_up_leaves_the_old_one(trouble: str) -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        wanted = "r2"
+        if trouble == "damaged":
+            made.registry.damaged.add("r2")
+        elif trouble == "staging":
+            made.loop.fail_staging = "r2"
+        else:
+            wanted = "r9"
+        made.registry.channels["stable"] = wanted
+
+        async def reported() -> bool:
+            return bool((await replica.status())["detail"]["failed_release"] == wanted)
+
+        await until(reported)
+        status = await replica.status()
+        assert (status["healthy"], status["release"]) == (True, "r1")
+        assert "EngineError" in status["detail"]["error"]
+        assert "expertpool_release_failures_total 1.0" in await replica.metrics()
+        async with client_of(replica) as client:
+            response = await client.post("/v1/completions", json=BODY)
+            assert response.json()["system_fingerprint"] == "r1"
+
+    _run(test)
+
+
+def test_a_registry_that_is_away_changes_nothing() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.registry.broken = True
+
+        async def reported() -> bool:
+            return "away" in str((await replica.status())["detail"]["channel_error"])
+
+        await until(reported)
+        assert (await replica.status())["release"] == "r1"
+        made.registry.broken = False
+        made.registry.channels["stable"] = "r2"
+        await serves(replica, "r2")
+        assert (await replica.status())["detail"]["channel_error"] is None
+
+    _run(test)
+
+
+def test_a_channel_that_goes_away_leaves_what_is_served() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.registry.channels.clear()
+
+        async def reported() -> bool:
+            return "no channel" in str((await replica.status())["detail"]["channel_error"])
+
+        await until(reported)
+        assert (await replica.status())["release"] == "r1"
+
+    _run(test)
+
+
+def test_a_release_can_be_pinned() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        await replica.reconfigure({"release": "r2"})
+        await serves(replica, "r2")
+        made.registry.channels["stable"] = "r1"
+        await asyncio.sleep(0.1)
+        assert (await replica.status())["release"] == "r2"
+
+    _run(test)
+
+
+def test_without_room_for_both_new_requests_wait_and_none_fails() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        async with client_of(replica) as client:
+            old = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 1)
+            made.registry.channels["stable"] = "r2"
+
+            async def staging() -> bool:
+                return bool((await replica.status())["detail"]["staging"] == "r2")
+
+            await until(staging)
+            await asyncio.sleep(0.05)
+            new = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await asyncio.sleep(0.05)
+            assert len(made.loop.seen) == 1
+            for _ in range(5):
+                made.loop.step()
+            await until(lambda: len(made.loop.seen) == 2)
+            for _ in range(5):
+                made.loop.step()
+            assert (await old).json()["system_fingerprint"] == "r1"
+            assert (await new).json()["system_fingerprint"] == "r2"
+            assert made.loop.retired == ["r1"]
+
+    _run(test, manual=True, room=1)
+
+
+def test_a_swap_that_fails_brings_the_old_release_back() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.loop.fail_staging = "r2"
+        made.registry.channels["stable"] = "r2"
+
+        async def reported() -> bool:
+            return bool((await replica.status())["detail"]["failed_release"] == "r2")
+
+        await until(reported)
+        assert made.loop.staged == ["r1", "r1"]
+        async with client_of(replica) as client:
+            response = await client.post("/v1/completions", json=BODY)
+            assert response.json()["system_fingerprint"] == "r1"
+
+    _run(test, room=1)
+
+
+def test_publishing_under_load_fails_no_request() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        seen: set[str] = set()
+        done = asyncio.Event()
+
+        async def ask() -> int:
+            num = 0
+            async with client_of(replica) as client:
+                while not done.is_set():
+                    response = await client.post("/v1/completions", json=BODY)
+                    assert response.status_code == 200, response.text
+                    seen.add(response.json()["system_fingerprint"])
+                    num += 1
+            return num
+
+        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        for release in ("r2", "r1", "r2"):
+            made.registry.channels["stable"] = release
+            await serves(replica, release)
+            await asyncio.sleep(0.1)
+        done.set()
+        assert sum(await asyncio.gather(*asking)) > 20
+        assert seen == {"r1", "r2"}
+
+    _run(test)
+
+
+def test_reconfigure_returns_while_a_release_is_being_staged() -> None:
+    async def run() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        served: list[str] = []
+
+        async def take_up(release: str) -> None:
+            begun.set()
+            await go_on.wait()
+            served.append(release)
+
+        follower = Follower(
+            lambda name: None,
+            take_up,
+            lambda: served[-1] if served else None,
+            poll_s=0.01,
+            clock=lambda: 0.0,
+        )
+        task = asyncio.create_task(follower.run())
+        follower.aim(UserConfig(release="r1"))
+        await begun.wait()
+        follower.aim(UserConfig(release="r2"))
+        go_on.set()
+        await until(lambda: served == ["r1", "r2"])
+        task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_first_release_that_fails_is_tried_again() -> None:
+    async def run() -> None:
+        now = 0.0
+        served: list[str] = []
+        tries = 0
+
+        async def take_up(release: str) -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise EngineError("not yet")
+            served.append(release)
+
+        follower = Follower(
+            lambda name: "r1",
+            take_up,
+            lambda: served[-1] if served else None,
+            poll_s=0.01,
+            clock=lambda: now,
+        )
+        follower.aim(UserConfig(channel="stable"))
+        for moment in (0.0, 1.0, 6.0, 7.0, 30.0):
+            now = moment
+            await follower.look()
+        assert (tries, served) == (3, ["r1"])
+
+    asyncio.run(run())
