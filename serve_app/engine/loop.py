@@ -53,12 +53,7 @@ class EngineLoop:
 
     def submit(self, request: Request, on_event: OnEvent) -> None:
         """Queue a request. Raises: UnknownRelease, UnknownModel, TooLong, DuplicateRequest."""
-
-        def call() -> None:
-            self._engine.submit(request)
-            self._listeners[request.id] = on_event
-
-        self._call(call).result()
+        self.submit_all([request], on_event).result()
 
     def submit_all(self, requests: Sequence[Request], on_event: OnEvent) -> "Future[None]":
         """Queue several requests, or none: the future fails as `submit` does. Does not wait."""

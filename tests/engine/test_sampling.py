@@ -1,0 +1,116 @@
+"""How the next token is chosen."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.engine.request import Sampling
+from serve_app.engine.sampling import SamplingRow, logprobs_of, sample, uniform
+
+LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
+
+
+def row(sampling: Sampling, tokens: tuple[int, ...] = (0,), prompt: int = 1) -> SamplingRow:
+    return SamplingRow(sampling, tokens, prompt, frozenset())
+
+
+def draws(sampling: Sampling, logits: torch.Tensor = LOGITS, count: int = 4000) -> Counter[int]:
+    rows = [row(replace(sampling, seed=seed)) for seed in range(count)]
+    return Counter(sample(logits.expand(count, -1), rows))
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert sample(LOGITS[None], [row(Sampling(temperature=0))]) == [1]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_models_probabilities(temperature: float) -> None:
+    expected = torch.softmax(LOGITS / temperature, dim=0)
+    found = draws(Sampling(temperature=temperature))
+    for token, probability in enumerate(expected.tolist()):
+        assert abs(found[token] / 4000 - probability) < 0.035
+    assert found[5] == 0
+
+
+def test_top_k_keeps_the_k_likeliest() -> None:
+    assert set(draws(Sampling(top_k=2))) == {1, 4}
+    assert set(draws(Sampling(top_k=1))) == {1}
+
+
+def test_top_p_keeps_the_fewest_that_reach_p() -> None:
+    probabilities = torch.softmax(LOGITS, dim=0)
+    just_two = float(probabilities[1] + probabilities[4])
+    assert set(draws(Sampling(top_p=just_two - 0.01))) == {1, 4}
+    assert set(draws(Sampling(top_p=just_two + 0.01))) == {1, 4, 2}
+    assert set(draws(Sampling(top_p=1e-6))) == {1}
+
+
+def test_min_p_is_relative_to_the_likeliest() -> None:
+    assert set(draws(Sampling(min_p=0.5))) == {1, 4}
+    assert set(draws(Sampling(min_p=1.0))) == {1}
+
+
+def test_biases_and_bans_change_the_choice() -> None:
+    greedy = Sampling(temperature=0)
+    biased = replace(greedy, logit_bias=((3, 100.0), (99, 5.0)))
+    assert sample(LOGITS[None], [row(biased)]) == [3]
+    banned = SamplingRow(greedy, (0,), 1, frozenset({1, 4, 77}))
+    assert sample(LOGITS[None], [banned]) == [2]
+
+
+def test_penalties_count_generated_tokens_and_repetition_the_prompt_too() -> None:
+    greedy = Sampling(temperature=0)
+    after = (1, 4)  # prompt 1, generated 4
+    assert sample(LOGITS[None], [row(replace(greedy, presence_penalty=2.0), after)]) == [1]
+    seen = (0, 1)
+    assert sample(LOGITS[None], [row(replace(greedy, presence_penalty=0.5), seen)]) == [4]
+    often = (0, 1, 1, 1)
+    assert sample(LOGITS[None], [row(replace(greedy, frequency_penalty=0.05), often)]) == [4]
+    assert sample(LOGITS[None], [row(replace(greedy, repetition_penalty=1.1), (1,))]) == [4]
+    negative = torch.tensor([[-1.0, -1.05]])
+    assert sample(negative, [row(replace(greedy, repetition_penalty=2.0), (0,))]) == [1]
+
+
+def test_the_logits_are_left_as_they_are() -> None:
+    logits = LOGITS[None].clone()
+    sample(logits, [row(Sampling(logit_bias=((1, -50.0),), temperature=0.7, top_p=0.5))])
+    assert torch.equal(logits, LOGITS[None])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seeds=st.lists(st.integers(0, 2**63), min_size=1, max_size=6),
+    which=st.integers(0, 5),
+    temperature=st.sampled_from([0.0, 0.7, 1.3]),
+    top_p=st.sampled_from([0.3, 1.0]),
+)
+def test_a_row_is_drawn_the_same_in_any_company(
+    seeds: list[int], which: int, temperature: float, top_p: float
+) -> None:
+    generator = torch.Generator().manual_seed(seeds[0] % 1000)
+    logits = torch.randn((len(seeds), 50), generator=generator) * 3
+    rows = [row(Sampling(seed=s, temperature=1.0, top_k=7)) for s in seeds]
+    index = which % len(seeds)
+    rows[index] = row(Sampling(seed=seeds[index], temperature=temperature, top_p=top_p))
+    together = sample(logits, rows)
+    assert together[index] == sample(logits[index : index + 1], [rows[index]])[0]
+
+
+@given(st.integers(-(2**63), 2**63), st.integers(0, 10**6))
+def test_random_numbers_depend_on_seed_and_position_alone(seed: int, position: int) -> None:
+    number = uniform(seed, position)
+    assert 0 <= number < 1
+    assert number == uniform(seed, position)
+    assert number != uniform(seed, position + 1)
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    found = logprobs_of(LOGITS[None].expand(2, -1), [2, 3], [3, 0])
+    expected = torch.log_softmax(LOGITS, dim=0)
+    assert found[0].logprob == pytest.approx(expected[2].item())
+    assert [token for token, _ in found[0].top] == [1, 4, 2]
+    assert found[1].top == ()
