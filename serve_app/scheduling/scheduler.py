@@ -37,8 +37,9 @@ class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
     At most `max_sequences` run at once; and no more than `max_tokens`, since one begins only in a
-    step that has budget left when all that run have had theirs. `weights` are the tenants' shares, 1 where not given. The longest
-    wait of a model that is not resident is stated in residency.py.
+    step that has budget left when all that run have had theirs. `weights` are the tenants'
+    shares, 1 where not given. The longest wait of a model that is not resident is stated in
+    residency.py.
     """
 
     def __init__(
