@@ -202,6 +202,7 @@ class Engine:
             stop_token_ids=request.stop_token_ids,
             min_tokens=request.min_tokens,
             keep_prompt_logits=request.prompt_logprobs is not None,
+            recompute_at=self._packed.recompute_length(model.row),
         )
         try:
             self._scheduler.add(sequence, self._clock())

@@ -118,11 +118,15 @@ class Loader:
 
     @contextlib.contextmanager
     def _side_stream(self) -> Iterator[None]:
-        """On CUDA copy beside the steps, and wait for the copies before they are reported."""
+        """On CUDA copy beside the steps, and wait for the copies before they are reported.
+
+        A place or row may have been in use until the last step: copies begin after it.
+        """
         if self._packed.device.type != "cuda":
             yield
             return
         stream = torch.cuda.Stream(self._packed.device)
+        stream.wait_stream(torch.cuda.default_stream(self._packed.device))
         with torch.cuda.stream(stream):
             yield
         stream.synchronize()

@@ -23,7 +23,7 @@ from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
 from serve_app.engine.pool import EXPERTS, PoolLayer, slot_shape
-from serve_app.engine.rotary import PackedRotary
+from serve_app.engine.rotary import PackedRotary, recompute_length
 from serve_app.engine.step import CurrentStep, StepView
 from serve_app.errors import Unsupported
 
@@ -67,6 +67,7 @@ class PackedModel:
         self.stacks = allocate_stacks(anatomy, sizes.num_places, device)
         self.vocabulary_names = vocabulary_names(self._config, anatomy)
         self._vocabularies: dict[int, int] = {}
+        self._recompute_lengths: dict[int, int | None] = {}
         self.slow_leaves = self._replace_leaves(anatomy)
         self.rotaries = self._replace_rotaries(anatomy)
         self.pool = self._attach_pool(anatomy)
@@ -146,6 +147,7 @@ class PackedModel:
             original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
             self.rotaries[path].register_row(row, original, signature)
         self._vocabularies[row] = own.get_text_config().vocab_size
+        self._recompute_lengths[row] = recompute_length(type(self._model), own)
         self._register_scales(row, own)
 
     def _register_scales(self, row: int, own: Any) -> None:
@@ -168,6 +170,10 @@ class PackedModel:
     def vocabulary(self, row: int) -> int:
         """Length of the vocabulary of the model in a map row."""
         return self._vocabularies[row]
+
+    def recompute_length(self, row: int) -> int | None:
+        """Known tokens beyond which sequences of the model are computed once more; or None."""
+        return self._recompute_lengths[row]
 
     @property
     def longest_vocabulary(self) -> int:

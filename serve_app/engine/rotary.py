@@ -3,10 +3,12 @@
 Each model keeps its own rotary module, made from its own config. Some variants (dynamic,
 longrope) look at the length of the sequence. `generate()` shows them the prompt's length for the
 prompt's tokens and the position of each later token plus one; so the length is a function of
-(prompt length, position), however a prompt is cut into chunks and whoever shares the step.
+(prompt length, position), however a prompt is cut into chunks and whoever shares the step. Some
+architectures compute everything once more where the length passes a limit: `recompute_length`.
 """
 
 import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,6 +101,18 @@ def looks_at_length(original: nn.Module) -> bool:
         if any(not torch.equal(one, other) for one, other in pairs):
             return True
     return False
+
+
+def recompute_length(architecture: type, config: Any) -> int | None:
+    """Known tokens beyond which `generate()` drops its cache and computes them all once more.
+
+    Phi-style models do, where long rope factors take over from short ones.
+    """
+    prepare = getattr(architecture, "prepare_inputs_for_generation", None)
+    limit = getattr(config, "original_max_position_embeddings", None)
+    if prepare is None or limit is None:
+        return None
+    return int(limit) if "original_max_position" in inspect.getsource(prepare) else None
 
 
 def _layer_types(original: nn.Module) -> list[tuple[str, ...]]:

@@ -183,10 +183,10 @@ def _outputs(chunk: Chunk) -> list[_Output]:
 
 
 def _rope_spans(chunk: Chunk, start: int, row: int) -> list[RopeSpan]:
-    """`generate()` computes a prompt in one forward, and each later token in one of its own."""
-    in_prompt = max(0, min(chunk.end, chunk.prompt_len) - chunk.start)
-    spans = [RopeSpan(start, start + in_prompt, row, chunk.prompt_len)] if in_prompt else []
-    for offset in range(in_prompt, len(chunk.tokens)):
+    """Of the tokens computed in one forward by `generate()`, and of each later one by itself."""
+    together = max(0, min(chunk.end, chunk.forward_len) - chunk.start)
+    spans = [RopeSpan(start, start + together, row, chunk.forward_len)] if together else []
+    for offset in range(together, len(chunk.tokens)):
         at = start + offset
         spans.append(RopeSpan(at, at + 1, row, chunk.start + offset + 1))
     return spans

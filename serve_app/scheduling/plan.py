@@ -13,7 +13,8 @@ class Chunk:
     that the last of the tokens is the last one known, so that the next is to be sampled;
     `num_generated` is the index that token will have among the generated ones. With
     `keep_prompt_logits` the logits of the chunk's prompt positions are wanted; after a preemption
-    some positions come a second time.
+    some positions come a second time. The first `forward_len` tokens of the sequence are those
+    that its model alone would compute in one forward.
     """
 
     sequence: str
@@ -23,6 +24,7 @@ class Chunk:
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     prompt_len: int
+    forward_len: int
     samples: bool
     keep_prompt_logits: bool
     num_generated: int

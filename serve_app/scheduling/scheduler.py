@@ -325,6 +325,7 @@ class Scheduler:
             tokens=tuple(sequence.tokens[start:end]),
             blocks=tuple(sequence.blocks[:num_blocks]),
             prompt_len=prompt_len,
+            forward_len=sequence.forward_len,
             samples=end == len(sequence.tokens) and sequence.max_tokens > 0,
             keep_prompt_logits=sequence.keep_prompt_logits
             and min(end, prompt_len) > sequence.num_prompt_kept,
@@ -348,6 +349,8 @@ class Scheduler:
         self._queues.charge(sequence, 1)
         reason = sequence.finish_reason()
         if reason is None:
+            if len(sequence.tokens) == sequence.forward_len:
+                sequence.num_computed = 0
             return Progressed(sequence.id, token)
         self._end(sequence)
         return Finished(sequence.id, token, reason)

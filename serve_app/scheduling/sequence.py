@@ -14,7 +14,8 @@ class Sequence:
     """A prompt and what has been generated for it.
 
     A sequence is bound to one model for life. A larger `priority` is more important. With
-    `max_tokens=0` only the prompt is computed and nothing is sampled. The fields below the
+    `max_tokens=0` only the prompt is computed and nothing is sampled. When the known tokens come
+    to exceed `recompute_at`, everything is computed once more. The fields below the
     blank line belong to the scheduler; nobody else writes them.
     """
 
@@ -29,6 +30,7 @@ class Sequence:
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     keep_prompt_logits: bool = False
+    recompute_at: int | None = None
 
     tokens: list[int] = field(init=False)
     num_computed: int = field(init=False, default=0)
@@ -56,6 +58,17 @@ class Sequence:
     @property
     def num_generated(self) -> int:
         return len(self.tokens) - len(self.prompt)
+
+    @property
+    def forward_len(self) -> int:
+        """Leading tokens that the model alone would compute in one forward.
+
+        Its prompt; or, once everything was to be computed again, all that it knew then.
+        """
+        again = self.recompute_at
+        if again is None or not len(self.prompt) <= again < len(self.tokens):
+            return len(self.prompt)
+        return again + 1
 
     @property
     def num_missing(self) -> int:

@@ -137,6 +137,21 @@ def test_each_sequence_sees_its_own_length_and_its_models_own_rope(rope: str) ->
     engine.close()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_phi_models_compute_everything_anew_where_long_factors_take_over() -> None:
+    rope = {**ROPES["longrope"], "short_mscale": 1.1, "long_mscale": 1.3}
+    models = {
+        "plain": tiny_model("phimoe", 1),
+        "long": tiny_model("phimoe", 2, rope_parameters=rope),
+    }
+    engine = engine_of(MemorySource("r1", models), kv_tokens=160)
+    requests = greedy_requests(models, [5, 20, 28, 40], max_tokens=30)
+    answers = answer(engine, requests)
+    assert engine.stats().num_preemptions > 0
+    assert_golden(models, requests, answers)
+    engine.close()
+
+
 def test_a_models_rope_may_change_its_attention_scale() -> None:
     def rope(factor: float) -> dict[str, Any]:
         return {

@@ -155,6 +155,7 @@ class World:
         min_tokens: int = 0,
         keep: bool = False,
         release: str = "r1",
+        recompute_at: int | None = None,
     ) -> Sequence:
         """A sequence whose prompt is given, or made of that many tokens."""
         number = len(self.sequences)
@@ -175,6 +176,7 @@ class World:
             stop_token_ids=frozenset(stop),
             min_tokens=min_tokens,
             keep_prompt_logits=keep,
+            recompute_at=recompute_at,
         )
         self.runner.backbones[sequence.model] = sequence.backbone
         self.scheduler.add(sequence, self.now)

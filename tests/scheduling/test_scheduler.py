@@ -45,6 +45,23 @@ def test_a_long_prompt_is_computed_in_chunks_and_samples_once() -> None:
     assert events == [Progressed(sequence.id, alone(sequence)[0][0])]
 
 
+def test_everything_is_computed_once_more_where_the_known_tokens_pass_a_limit() -> None:
+    world = resident(World(max_tokens=16, num_blocks=6), "a")
+    crossing = world.add(5, max_tokens=9, recompute_at=8)
+    beyond = world.add(10, max_tokens=3, recompute_at=8)
+    seen: list[tuple[str, int, int, int]] = []
+    while crossing.id in world.running or not seen:
+        for chunk in world.begin_step().chunks:
+            seen.append((chunk.sequence, chunk.start, len(chunk.tokens), chunk.forward_len))
+        world.end_step()
+    world.run()
+    crossed = [part[1:] for part in seen if part[0] == crossing.id]
+    assert (0, 9, 9) in crossed
+    assert crossed[crossed.index((0, 9, 9)) + 1] == (9, 1, 9)
+    assert {part[3] for part in seen if part[0] == beyond.id} == {10}
+    assert world.generated[crossing.id] == alone(crossing)[0]
+
+
 def test_decodes_go_first_and_prompts_fill_what_is_left() -> None:
     world = resident(World(max_tokens=8), "a")
     early = world.add(7, max_tokens=9)
