@@ -1,17 +1,21 @@
 """Running transformers models on windows of tokens: logits, divergence, perplexity, golden prompts.
 
 Everything is computed in float32 on the CPU, whatever dtype is stored: rounding of a narrower
-dtype would add noise of its own to the comparison.
+dtype would add noise of its own to the comparison. Each window is computed by one thread, several
+windows at a time: sums then have one order, and results do not depend on how many threads there
+are, which matters as they are part of a release's digest.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-import numpy as np
 import torch
 import transformers
 from torch.nn import functional
@@ -24,6 +28,11 @@ GOLDEN_PROMPT = 16
 GOLDEN_TOKENS = 16
 GOLDEN_TOP = 20
 COMPUTE_DTYPE = "float32"
+STATEFUL_ROPE = frozenset({"dynamic", "longrope"})
+"""Kinds of rope whose module changes with the length it sees: one window at a time."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 PART = 64
 """Positions that are compared at once: a bound on memory for large vocabularies."""
 
@@ -70,6 +79,23 @@ def max_window(config: Any, limit: int) -> int:
     return int(min(limit, getattr(config, "max_position_embeddings", None) or limit))
 
 
+def one_thread_each(
+    model: Any, function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Result]:
+    """`function` of each item, in order; each computed by one thread, a few at a time."""
+    kinds = {getattr(module, "rope_type", None) for module in model.modules()}
+    num_workers = 1 if kinds & STATEFUL_ROPE else min(os.cpu_count() or 1, len(items))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            num_workers, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for start in range(0, len(items), num_workers):
+                yield from pool.map(function, items[start : start + num_workers])
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.inference_mode()
 def window_logits(model: Any, window: Window) -> torch.Tensor:
     """Logits that predict a window's scored tokens. -> (scored, V)"""
@@ -100,40 +126,50 @@ def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
 
 def score_original(model: Any, windows: Sequence[Window], keep: IO[bytes] | None) -> Scores:
     """Scores of a model against itself; its logits are kept in a file when one is given."""
-    losses = []
-    for window in windows:
+
+    def run(window: Window) -> tuple[torch.Tensor | None, float]:
         logits = window_logits(model, window)
-        if keep is not None:
+        return (None if keep is None else logits), loss(logits, window)
+
+    losses = []
+    for logits, window_loss in one_thread_each(model, run, windows):
+        if keep is not None and logits is not None:
             keep.write(logits.numpy().tobytes())
-        losses.append(loss(logits, window))
+        losses.append(window_loss)
     total = math.fsum(losses)
-    return Scores(0.0, total, total, _count(windows))
+    num_tokens = sum(len(window.tokens) - window.first_scored for window in windows)
+    return Scores(0.0, total, total, num_tokens)
 
 
 def score_release(
     model: Any, windows: Sequence[Window], kept: IO[bytes], original: Scores
 ) -> Scores:
     """Scores of the release's model against the logits that were kept of the original."""
-    kept.seek(0)
-    losses, divergences = [], []
-    for window in windows:
+    kept.flush()
+
+    def run(item: tuple[Window, int]) -> tuple[float, float]:
+        window, start = item
         logits = window_logits(model, window)
-        data = np.frombuffer(kept.read(logits.numel() * 4), dtype=np.float32)
-        before = torch.from_numpy(data.copy()).view(logits.shape)
-        losses.append(loss(logits, window))
-        divergences.append(divergence(before, logits))
+        width = logits.shape[1] * logits.element_size()
+        data = os.pread(kept.fileno(), width * logits.shape[0], width * start)
+        before = torch.frombuffer(bytearray(data), dtype=torch.float32).view(logits.shape)
+        return loss(logits, window), divergence(before, logits)
+
+    starts = accumulate((len(w.tokens) - w.first_scored for w in windows), initial=0)
+    items = list(zip(windows, starts, strict=False))
+    losses, divergences = zip(*one_thread_each(model, run, items), strict=True)
     return Scores(
         math.fsum(divergences), original.loss_original, math.fsum(losses), original.tokens
     )
 
 
-def _count(windows: Sequence[Window]) -> int:
-    return sum(len(window.tokens) - window.first_scored for window in windows)
+def golden_of(model: Any, window: Window) -> Golden:
+    """What a model answers to the first tokens of a window, without stopping at any token."""
+    return next(one_thread_each(model, lambda first: _golden_of(model, first), [window]))
 
 
 @torch.inference_mode()
-def golden_of(model: Any, window: Window) -> Golden:
-    """What a model answers to the first tokens of a window, without stopping at any token."""
+def _golden_of(model: Any, window: Window) -> Golden:
     prompt = list(window.tokens[:GOLDEN_PROMPT])
     tokens: list[int] = []
     top: list[tuple[tuple[int, float], ...]] = []

@@ -86,8 +86,9 @@ def assemble(reader: ReleaseReader, name: str) -> Any:
         for parameter in experts[0]:
             stacked = torch.stack([expert[parameter].float() for expert in experts])
             state[f"{reader.layers[layer].module}.{parameter}"] = stacked
+    kind = cast(Any, transformers.AutoModelForCausalLM)._model_mapping[type(config)]
     with quiet_transformers():
-        made, info = cast(Any, transformers.AutoModelForCausalLM).from_pretrained(
+        made, info = kind.from_pretrained(
             None,
             config=config,
             state_dict=state,
