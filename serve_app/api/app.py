@@ -37,11 +37,15 @@ _GONE = 499
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the routes need. `clock` gives Unix seconds."""
+    """What the routes need. `clock` gives Unix seconds.
+
+    names_answers: put `x-request-id` on answers. Ray Serve's proxy does that by itself.
+    """
 
     client: EngineClient
     limits: Limits
     clock: Callable[[], float] = time.time
+    names_answers: bool = True
 
 
 def build_api(api: Api) -> ASGIApp:
@@ -54,7 +58,7 @@ def build_api(api: Api) -> ASGIApp:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGone, _client_gone)
-    return Boundary(app)
+    return Boundary(app, names_answers=api.names_answers)
 
 
 def _generation(api: Api) -> APIRouter:

@@ -21,10 +21,14 @@ def request_id(headers: Headers) -> str:
 
 
 class Boundary:
-    """Wraps the application. Exceptions that nobody expected are logged and answered 500."""
+    """Wraps the application. Exceptions that nobody expected are logged and answered 500.
 
-    def __init__(self, app: ASGIApp) -> None:
+    names_answers: whether the request's id is put on the answer; a proxy may do so already.
+    """
+
+    def __init__(self, app: ASGIApp, *, names_answers: bool = True) -> None:
         self._app = app
+        self._names_answers = names_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,7 +41,8 @@ class Boundary:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message)["x-request-id"] = name
+                if self._names_answers:
+                    MutableHeaders(scope=message)["x-request-id"] = name
             await send(message)
 
         try:

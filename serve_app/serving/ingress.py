@@ -87,4 +87,4 @@ class Ingress:
         self._limits = Limits.model_validate(limits)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(Api(self._client, self._limits))
+        return build_api(Api(self._client, self._limits, names_answers=False))

@@ -71,9 +71,7 @@ def endpoint(
         yield f"http://{host}:{port}"
     finally:
         _restore(handlers)
-        if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
+        ray.shutdown()  # the whole of it: replicas and proxy are its children
 
 
 def _start_ray(ray: Any) -> None:
