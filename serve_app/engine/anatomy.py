@@ -121,10 +121,8 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
-    attentions: dict[str, AttentionShape] = {}
-    sinks: dict[str, str] = {}
-    axes = _trace(model, config, rotaries, owners, attentions, sinks)
-    units = _units(name, modules, owners, attentions, sinks, axes)
+    trace = _trace(model, config, rotaries, owners)
+    units = _units(name, owners, trace)
     dtypes = tensor_dtypes(model, dtype)
     inside = tuple(f"{path}." for path in experts)
     tensors = {
@@ -132,7 +130,7 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         for key, tensor in model.state_dict().items()
         if not key.startswith(inside)
     }
-    return Anatomy(model, experts, attentions, rotaries, units, sinks, tensors)
+    return Anatomy(model, experts, trace.attentions, rotaries, units, trace.sinks, tensors)
 
 
 def _refuse_layer_types(name: str, config: Any) -> None:
@@ -175,7 +173,8 @@ def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:
     }
 
 
-def _token_axis(tensor: torch.Tensor, marks: tuple[int, ...]) -> int | None:
+def _token_axis(tensor: torch.Tensor) -> int | None:
+    marks = (TRACED_TOKENS, TRACED_OUTPUTS)
     found = [axis for axis, size in enumerate(tensor.shape) if size in marks]
     return found[0] if found else None
 
@@ -186,63 +185,72 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return [item for item in values if isinstance(item, torch.Tensor)]
 
 
+class _Trace:
+    """What a run without data shows of a model: token axes, attentions, sinks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.axes: dict[str, Axes] = {}
+        self.attentions: dict[str, AttentionShape] = {}
+        self.sinks: dict[str, str] = {}
+
+    def note_call(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """A forward hook: where the tokens are in what a module is given and gives."""
+        given = [*args, *kwargs.values()]
+        tensors = [value for value in given if isinstance(value, torch.Tensor)]
+        self.axes[self._paths[id(module)]] = Axes(
+            inputs=tuple(_token_axis(tensor) for tensor in tensors),
+            results=tuple(_token_axis(tensor) for tensor in tensors_in(out)),
+            shape=tuple(tensors[0].shape) if tensors else (),
+            outputs_only=any(TRACED_OUTPUTS in tensor.shape for tensor in tensors),
+        )
+
+    def note_attention(
+        self, module: nn.Module, key: torch.Tensor, value: torch.Tensor, sink: Any
+    ) -> None:
+        """key: (1, H, T, Dk)   value: (1, H, T, Dv)   sink: the module's parameter, or None"""
+        path = self._paths[id(module)]
+        self.attentions[path] = AttentionShape(key.shape[1], key.shape[3], value.shape[3])
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter is sink:
+                self.sinks[path] = name
+
+
+def _traced_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kw: Any
+) -> tuple[torch.Tensor, None]:
+    """Stands in for attention in a run without data."""
+    module.expertpool_trace.note_attention(module, key, value, kw.get("s_aux"))
+    return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
+
+
+def _traced_experts(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
+    """Stands in for the experts in a run without data."""
+    return torch.empty_like(hidden)
+
+
+AttentionInterface.register(TRACING, _traced_attention)
+ALL_EXPERTS_FUNCTIONS.register(TRACING, _traced_experts)
+
+
 def _trace(
-    model: Any,
-    config: Any,
-    rotaries: dict[str, nn.Module],
-    owners: dict[str, nn.Module],
-    attentions: dict[str, AttentionShape],
-    sinks: dict[str, str],
-) -> dict[str, Axes]:
-    """Run the model once without data, and note where the tokens are in what each owner sees."""
-    marks = (TRACED_TOKENS, TRACED_OUTPUTS)
-    axes: dict[str, Axes] = {}
-    paths = {id(module): path for path, module in model.named_modules()}
-
-    def note(path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            given = [*args, *kwargs.values()]
-            tensors = [value for value in given if isinstance(value, torch.Tensor)]
-            inputs = tuple(_token_axis(tensor, marks) for tensor in tensors)
-            axes[path] = Axes(
-                inputs=inputs,
-                results=tuple(_token_axis(tensor, marks) for tensor in tensors_in(out)),
-                shape=tuple(tensors[0].shape) if tensors else (),
-                outputs_only=any(TRACED_OUTPUTS in tensor.shape for tensor in tensors),
-            )
-
-        return hook
-
-    def attention(
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        *_: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        path = paths[id(module)]
-        attentions[path] = AttentionShape(key.shape[1], key.shape[3], value.shape[3])
-        if kwargs.get("s_aux") is not None:
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter is kwargs["s_aux"]:
-                    sinks[path] = name
-        shape = (1, query.shape[2], query.shape[1], value.shape[-1])
-        return query.new_empty(shape), None
-
-    def experts(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
-        return torch.empty_like(hidden)
-
-    AttentionInterface.register(TRACING, attention)
-    ALL_EXPERTS_FUNCTIONS.register(TRACING, experts)
+    model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
+) -> _Trace:
+    """Run the model once without data, and note what there is to see."""
+    name = type(model).__name__
+    trace = _Trace(model)
     handles = [
-        module.register_forward_hook(note(path), with_kwargs=True)
-        for path, module in owners.items()
+        module.register_forward_hook(trace.note_call, with_kwargs=True)
+        for module in owners.values()
     ]
+    for module in model.modules():
+        module.expertpool_trace = trace
+    for path, module in rotaries.items():
+        module.forward = _traced_rotary(name, path, module, config)
     model.set_attn_implementation(TRACING)
     model.set_experts_implementation(TRACING)
-    for path, module in rotaries.items():
-        module.forward = _traced_rotary(type(model).__name__, path, module, config)
     try:
         with torch.no_grad(), torch.device("meta"):
             model(
@@ -252,15 +260,15 @@ def _trace(
                 logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),
             )
     except (NotImplementedError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise Unsupported(
-            f"{type(model).__name__}: its forward cannot be traced: {error}"
-        ) from error
+        raise Unsupported(f"{name}: its forward cannot be traced: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
         for module in rotaries.values():
             del module.forward
-    return axes
+        for module in model.modules():
+            del module.expertpool_trace
+    return trace
 
 
 def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> nn.Module:
@@ -286,27 +294,20 @@ def _traced_rotary(model: str, path: str, module: nn.Module, config: Any) -> Cal
     return forward
 
 
-def _units(
-    name: str,
-    modules: dict[str, nn.Module],
-    owners: dict[str, nn.Module],
-    attentions: dict[str, AttentionShape],
-    sinks: dict[str, str],
-    axes: dict[str, Axes],
-) -> dict[str, Axes]:
+def _units(name: str, owners: dict[str, nn.Module], trace: _Trace) -> dict[str, Axes]:
     """The owners to replace, outermost first; checks that each can be."""
     units: dict[str, Axes] = {}
     for path, module in owners.items():
         if any(path.startswith(f"{unit}.") for unit in units):
             continue
         own = list(own_tensors(module))
-        if sinks.get(path) is not None and own == [sinks[path]]:
+        if own == [trace.sinks.get(path)]:
             continue
-        if any(other == path or other.startswith(f"{path}.") for other in attentions):
+        if any(other == path or other.startswith(f"{path}.") for other in trace.attentions):
             raise Unsupported(f"{name}: {path} mixes tokens and owns {own[0]!r} itself")
-        if path not in axes:
+        if path not in trace.axes:
             raise Unsupported(f"{name}: {path} owns {own[0]!r} but is not called as a module")
-        found = axes[path]
+        found = trace.axes[path]
         if not found.results or None in found.results or found.inputs[:1] in ((), (None,)):
             raise Unsupported(f"{name}: {path} does not map tokens to tokens")
         units[path] = found
