@@ -17,6 +17,7 @@ from serve_app.api.boundary import Boundary
 from serve_app.api.errors import (
     ApiError,
     bad_request,
+    internal,
     loading,
     no_such_model,
     no_such_route,
@@ -58,6 +59,7 @@ def build_api(api: Api) -> ASGIApp:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGone, _client_gone)
+    app.add_exception_handler(Exception, _unexpected)
     return Boundary(app, names_answers=api.names_answers)
 
 
@@ -235,6 +237,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     else:
         refusal = bad_request(str(error.detail))
     return JSONResponse(refusal.body(), refusal.status)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this; `Boundary` logs it."""
+    return JSONResponse(internal().body(), 500)
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -12,6 +13,8 @@ from serve_app.serving.assembly import real_parts, resolve_device
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica import EngineReplica
 
+INGRESS, ENGINE = "Ingress", "Engine"
+DEPLOYMENTS = (INGRESS, ENGINE)
 _MAX_ONGOING = 10_000
 """Far above what the replica admits: it answers 429 in OpenAI's form, which Serve does not."""
 _DRAIN_S = 60.0
@@ -42,7 +45,21 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     EXPERTPOOL_FAMILY, EXPERTPOOL_DEVICE, EXPERTPOOL_DTYPE, EXPERTPOOL_DEVICE_MEMORY), else the
     default. Raises pydantic's ValidationError for fields there are not.
     """
-    return application(ServeConfig.model_validate({**_environment(), **(args or {})}))
+    return application(config_of(args or {}))
+
+
+def config_of(args: Mapping[str, Any]) -> ServeConfig:
+    """The configuration that `build` uses. A relative registry is made absolute: replicas may
+    have another working directory.
+    """
+    config = ServeConfig.model_validate({**_environment(), **args})
+    return with_absolute_registry(config)
+
+
+def with_absolute_registry(config: ServeConfig) -> ServeConfig:
+    if "://" in config.registry:
+        return config
+    return config.model_copy(update={"registry": str(Path(config.registry).resolve())})
 
 
 def application(config: ServeConfig, user: UserConfig | None = None) -> Application:
@@ -54,7 +71,7 @@ def application(config: ServeConfig, user: UserConfig | None = None) -> Applicat
         actor["num_gpus"] = 1
     engine: Any = serve.deployment(
         Engine,
-        name="Engine",
+        name=ENGINE,
         num_replicas=1,
         max_ongoing_requests=_MAX_ONGOING,
         user_config=target,
@@ -65,7 +82,7 @@ def application(config: ServeConfig, user: UserConfig | None = None) -> Applicat
     )
     ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
-        name="Ingress",
+        name=INGRESS,
         num_replicas=1,
         max_ongoing_requests=_MAX_ONGOING,
         ray_actor_options={"num_cpus": 0},

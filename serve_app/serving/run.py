@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,7 +50,7 @@ def endpoint(
     import ray
     from ray import serve
 
-    from serve_app.serving.app import application
+    from serve_app.serving.app import application, with_absolute_registry
 
     try:
         _start_ray(ray)
@@ -63,7 +62,7 @@ def endpoint(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(
-            application(_absolute(config), user),
+            application(with_absolute_registry(config), user),
             name=_NAME,
             route_prefix="/",
             logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -88,13 +87,6 @@ def _start_ray(ray: Any) -> None:
 def _quieten() -> None:
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _absolute(config: ServeConfig) -> ServeConfig:
-    """Replicas have another working directory: a relative registry is made absolute."""
-    if "://" in config.registry:
-        return config
-    return config.model_copy(update={"registry": str(Path(config.registry).resolve())})
 
 
 def _check_free(host: str, port: int) -> None:

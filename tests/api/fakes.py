@@ -1,0 +1,70 @@
+"""A strict EngineClient: answers what it is told to, and checks how it is used."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from serve_app.api.wire import (
+    DetokenizeJob,
+    ErrorItem,
+    Item,
+    Job,
+    Models,
+    Status,
+    Text,
+    TokenizeJob,
+    Tokens,
+)
+
+
+class FakeClient:
+    """Yields `batches` for every job. `raises`: instead of the batch after them."""
+
+    def __init__(self, *batches: Sequence[Item], raises: Exception | None = None) -> None:
+        self.batches = batches
+        self.raises = raises
+        self.jobs: list[Job] = []
+        self.num_closed = 0
+
+    async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
+        self.jobs.append(job)
+        try:
+            for batch in self.batches:
+                yield list(batch)
+            if self.raises is not None:
+                raise self.raises
+        finally:
+            self.num_closed += 1
+
+    async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
+        return {"type": "tokens", "tokens": [1, 2], "max_model_len": 9}
+
+    async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
+        return {"type": "text", "text": "x"}
+
+    async def models(self) -> Models:
+        return {"release": None, "models": []}
+
+    async def status(self) -> Status:
+        if self.raises is not None:
+            raise self.raises
+        return {"healthy": False, "release": "r1", "detail": {"why": "stalled"}}
+
+    async def metrics(self) -> str:
+        return "x 1\n"
+
+
+ACCEPTED: Item = {"type": "accepted", "release": "r1", "prompt_tokens": [3]}
+
+
+def piece(text: str, finish: str | None = None, **change: Any) -> Item:
+    made: Any = {
+        "type": "piece",
+        "choice": 0,
+        "text": text,
+        "tokens": [],
+        "num_tokens": 1,
+        "finish": finish,
+    }
+    made.update(change)
+    item: Item = made
+    return item
