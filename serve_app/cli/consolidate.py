@@ -134,11 +134,16 @@ def _run(recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interr
 
     console = output.err() if to_stderr else output.out()
     with _Ray(interruption) as executor, output.progress() as show:
+
+        def print_plan(plan: Plan) -> None:
+            with show.paused():
+                _print_plan(plan, console)
+
         return carry_out(
             recipe,
             executor=executor,
             progress=show,
-            on_plan=lambda plan: _print_plan(plan, console),
+            on_plan=print_plan,
             dry_run=dry_run,
         )
 

@@ -1,5 +1,6 @@
 """The entry point of `expertpool`: which commands there are, and how the process ends."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,6 +66,8 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         code = None
     except SystemExit as leaving:
         code = leaving.code
+        if code == signal.SIGTERM:  # Ray's own handler, which is in place while Ray starts
+            stopped.number = signal.SIGTERM
     except Exception as error:  # noqa: BLE001 - the last place where it can be put in words
         code = errors.report(error, output.err())
     if stopped.number is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich import progress as bars
+
     from consolidation.executor import Progress
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -82,26 +84,51 @@ def age(at: str | datetime, now: datetime) -> str:
     return f"{int(seconds / 86400)} d"
 
 
+class Bars:
+    """Progress bars on stderr, one for each stage. To be called with every `Progress`."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        from rich import progress as bars
+
+        columns = (
+            bars.TextColumn("{task.description:<10}"),
+            bars.BarColumn(bar_width=32),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+        )
+        self._stages: dict[str, bars.TaskID] = {}
+        # What is printed on stdout meanwhile is to arrive there.
+        self._shown = bars.Progress(*columns, console=err(), redirect_stdout=False)
+        self._shown.start()
+
+    def __call__(self, now: Progress) -> None:
+        if now.stage not in self._stages:
+            self._stages[now.stage] = self._shown.add_task(now.stage, total=now.total)
+        self._shown.update(self._stages[now.stage], completed=now.done, total=now.total)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The terminal is free for something else; later stages get bars below it."""
+        self.end()
+        yield
+        self._begin()
+
+    def end(self) -> None:
+        """Leave the bars as they are."""
+        self._shown.stop()
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[Progress], None]]:
-    """Bars on stderr, one for each stage, for as long as the block lasts."""
-    from rich import progress as bars
-
-    columns = (
-        bars.TextColumn("{task.description:<10}"),
-        bars.BarColumn(bar_width=32),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    stages: dict[str, bars.TaskID] = {}
-    with bars.Progress(*columns, console=err()) as shown:
-
-        def show(now: Progress) -> None:
-            if now.stage not in stages:
-                stages[now.stage] = shown.add_task(now.stage, total=now.total)
-            shown.update(stages[now.stage], completed=now.done, total=now.total)
-
-        yield show
+def progress() -> Iterator[Bars]:
+    """Bars for as long as the block lasts."""
+    shown = Bars()
+    try:
+        yield shown
+    finally:
+        shown.end()
 
 
 def change(before: int, after: int) -> str:

@@ -50,7 +50,7 @@ def end_children(grace_s: float) -> None:
     """End every process below this one: ask first, and after `grace_s` seconds insist."""
     deadline = time.monotonic() + grace_s
     asked: set[int] = set()
-    while living := _descendants(os.getpid()):
+    while living := descendants(os.getpid()):
         insist = time.monotonic() > deadline
         for pid in living:
             if insist or pid not in asked:
@@ -62,7 +62,7 @@ def end_children(grace_s: float) -> None:
         time.sleep(0.02)
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """Pids of the living processes below `root`, parents first. Empty where there is no /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -115,7 +115,11 @@ def serve(
         dtype=dtype.value,
         device_memory=device_memory,
     )
-    run(config, UserConfig(channel=channel), port)
+    run(config, UserConfig(channel=channel), port, on_started=_say_where)
+
+
+def _say_where(address: str) -> None:
+    output.err().print(f"{address}/v1 answers; {address}/ready says when a release serves")
 
 
 def demo(

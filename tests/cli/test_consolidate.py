@@ -1,0 +1,123 @@
+"""`expertpool consolidate` as users run it: a process of its own, with Ray below it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from consolidation.release import Registry
+from serve_app.cli.processes import descendants
+from tests.cli.test_processes import is_running
+from tests.support.checkpoints import write_checkpoint
+
+COMMAND = [sys.executable, "-c", "from serve_app.cli.main import main; main()", "consolidate"]
+START_S = 120.0
+
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(("one", "two")):
+        write_checkpoint(directory / name, "mixtral", seed)
+    return directory
+
+
+def arguments(checkpoints: Path, registry: Path, *more: str) -> list[str]:
+    models = [f"--model={name}={checkpoints / name}" for name in ("one", "two")]
+    return [*COMMAND, "--family", "tiny", "--registry", str(registry), *models, *more]
+
+
+def below(process: subprocess.Popen[str], wanted: str) -> list[int]:
+    """Every process below the command, once one of that name is there."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        found = descendants(process.pid)
+        if any(wanted in name(pid) for pid in found):
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"there was no {wanted}; the command says {process.poll()}")
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""
+
+
+def test_json_is_the_only_thing_on_stdout(checkpoints: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        arguments(checkpoints, tmp_path, "--expert-budget", "1.5", "--json"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["models"] == ["one", "two"]
+    assert told["expert_bytes_before"] == 2 * told["expert_bytes_one_model"]
+    assert told["expert_bytes_after"] <= 1.5 * told["expert_bytes_one_model"]
+    for quality in told["quality"].values():
+        assert {"kl", "perplexity_original", "perplexity_release"} <= set(quality)
+    channel = Registry(str(tmp_path), "tiny").channel("stable")
+    assert channel is not None
+    assert channel.release == told["release"]
+    assert "publish" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_is_refused_before_ray_starts(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    done = subprocess.run(
+        [*arguments(checkpoints, tmp_path / "registry"), f"--model=broken={broken}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert str(broken) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        pytest.param(signal.SIGTERM, "raylet", id="SIGTERM-while-Ray-starts"),
+        pytest.param(signal.SIGTERM, "ray::", id="SIGTERM-at-work"),
+        pytest.param(signal.SIGINT, "ray::", id="Ctrl-C-at-work"),
+    ],
+)
+def test_a_signal_ends_ray_too_and_publishes_nothing(
+    number: signal.Signals, when: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        arguments(checkpoints, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        started = below(process, when)
+        if number is signal.SIGINT:
+            os.killpg(process.pid, number)  # a terminal sends it to the whole group
+        else:
+            process.send_signal(number)
+        started += descendants(process.pid)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert not [name(pid) for pid in started if is_running(pid)]
+    assert Registry(str(tmp_path), "tiny").releases() == []
