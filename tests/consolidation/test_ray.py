@@ -1,0 +1,42 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consolidation.errors import Failed, Refused
+from consolidation.executor import LocalExecutor
+from consolidation.pipeline import Recipe, consolidate
+from consolidation.ray_tasks import RayExecutor
+from tests.consolidation.deaths import dies, dies_once, refuses
+from tests.consolidation.families import write_family
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[RayExecutor]:
+    with RayExecutor() as found:
+        yield found
+
+
+def test_a_task_whose_worker_died_is_run_again(executor: RayExecutor, tmp_path: Path) -> None:
+    tasks = [str(tmp_path / name) for name in "ab"]
+    assert dict(executor.map(dies_once, tasks)) == {0: "done", 1: "done"}
+
+
+def test_a_task_that_kills_every_worker_fails(executor: RayExecutor) -> None:
+    with pytest.raises(Failed, match="could not be run"):
+        list(executor.map(dies, [1]))
+
+
+def test_what_a_task_refuses_is_refused_here(executor: RayExecutor) -> None:
+    with pytest.raises(Refused, match=r"^not 2$"):
+        list(executor.map(refuses, [1, 2, 3]))
+
+
+def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:
+    models = {n: p for n, p in write_family(tmp_path).items() if n in ("one", "two")}
+    recipes = [Recipe("fam", str(tmp_path / n), models, expert_budget=1.5) for n in "xy"]
+    here = consolidate(recipes[0], executor=LocalExecutor())
+    there = consolidate(recipes[1], executor=executor)
+    assert here.release == there.release
