@@ -1,0 +1,205 @@
+"""`expertpool demo`: the main job on a small family made on the spot. Orders; each part is a file.
+
+make the family → find the budget → consolidate → serve → ask → compare.
+"""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from transformers.utils import logging as transformers_logging
+
+from consolidation.pipeline import Outcome, Recipe, consolidate
+from consolidation.pipeline import Progress as Stage
+from consolidation.release import Manifest
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.demo import ask, skills, table
+from serve_app.demo.budget import Trials, smallest_budget
+from serve_app.demo.family import Family, cache_root, cached_family
+from serve_app.demo.making import make_family
+from serve_app.serving.run import endpoint
+
+FAMILY = "demo"
+CHANNEL = "stable"
+PORT = 8000
+CALIBRATION_WORDS = skills.CHECK[:12]
+
+
+def run(once: bool) -> int:
+    """The whole demo. Returns 0, or 1 when an answer of the release is not the original's, or
+    not right; without `once`, serves until it is told to end before it returns."""
+    began = time.monotonic()
+    console, status = Console(highlight=False), Console(stderr=True, highlight=False)
+    transformers_logging.disable_progress_bar()
+    with _progress(status) as show, tempfile.TemporaryDirectory(prefix="expertpool-") as place:
+        family = cached_family(cache_root(), lambda directory: make_family(directory, show))
+        if family.is_new:
+            _print_made(family, status)
+        budget = _budget(family, show)
+        outcome = _consolidate(family, budget, Path(place), show)
+        show.close()
+        manifest = outcome.manifest
+        assert manifest is not None
+        config = ServeConfig(registry=str(Path(place) / "registry"), family=FAMILY)
+        with endpoint(config, UserConfig(channel=CHANNEL), _port()) as address:
+            ask.wait_until_ready(address)
+            answers = _answers(family, address)
+            sizes = _sizes(manifest, address, budget)
+            divergences = {name: one.kl for name, one in manifest.quality.items()}
+            console.print(table.report(answers, divergences, sizes))
+            status.print(f"release {outcome.release}, {time.monotonic() - began:.0f} s in all")
+            is_kept = all(found.is_same and found.is_right for found in answers)
+            if not is_kept:
+                status.print("[bold red]the release does not answer as the originals do")
+            if once or not is_kept:
+                return 0 if is_kept else 1
+            _keep_serving(console, address, answers[-1].question)
+    return 0
+
+
+def _answers(family: Family, address: str) -> list[table.Answers]:
+    """Every model asked for every word: the release by HTTP, the originals by generate()."""
+    names = [skill.name for skill in skills.SKILLS]
+    questions = [ask.Question(name, word) for name in names for word in skills.HELD_OUT]
+    released = ask.ask_endpoint(address, questions)
+    originals: dict[ask.Question, str] = {}
+    for name in names:
+        answers = ask.ask_original(family.models[name], skills.HELD_OUT)
+        for word, answer in zip(skills.HELD_OUT, answers, strict=True):
+            originals[ask.Question(name, word)] = answer
+    return [table.Answers(one, originals[one], released[one]) for one in questions]
+
+
+def _budget(family: Family, show: "_Shown") -> float:
+    show("budget", 0.0)
+    trials = Trials(family.models, (*skills.CHECK, *skills.HELD_OUT))
+    found = smallest_budget(trials, len(family.models))
+    show("budget", 1.0)
+    return found
+
+
+def _consolidate(family: Family, budget: float, place: Path, show: "_Shown") -> Outcome:
+    """The release, built by Ray tasks as `expertpool consolidate` does, and on the channel."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    from consolidation.ray_tasks import RayExecutor
+
+    recipe = Recipe(
+        FAMILY,
+        str(place / "registry"),
+        family.models,
+        base=family.models["base"],
+        expert_budget=budget,
+        channel=CHANNEL,
+        calibration=(_calibration(place),),
+    )
+
+    def on_progress(now: Stage) -> None:
+        show(now.stage, now.done / max(1, now.total))
+
+    with _own_signals(), RayExecutor() as executor:
+        return consolidate(recipe, executor=executor, progress=on_progress)
+
+
+def _calibration(place: Path) -> Path:
+    """Every skill's answers to a few words that are not asked later."""
+    lines = [
+        json.dumps({"prompt": skills.prompt(word), "completion": skill.answer(word)})
+        for skill in skills.SKILLS
+        for word in CALIBRATION_WORDS
+    ]
+    path = place / "calibration.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _sizes(manifest: Manifest, address: str, budget: float) -> table.Sizes:
+    """As files from the manifest; as allocated from the engine's own count."""
+    experts = sum(len(layer.slots) for layer in manifest.layers)
+    pool = round(ask.gauge(address, "expertpool_pool_bytes"))
+    logical = sum(len(row) for model in manifest.models.values() for row in model.expert_map)
+    return table.Sizes(
+        num_models=len(manifest.models),
+        before=manifest.expert_bytes_before,
+        after=manifest.expert_bytes_after,
+        one_model=manifest.expert_bytes_one_model,
+        pool_before=pool * logical // experts,
+        pool=pool,
+        budget=budget,
+    )
+
+
+def _keep_serving(console: Console, address: str, question: ask.Question) -> None:
+    console.print(f"\nServing on {address} until Ctrl-C. Try:")
+    table.print_plain(console, table.curl_line(address, question))
+    while True:
+        signal.pause()
+
+
+def _print_made(family: Family, status: Console) -> None:
+    for one in family.made:
+        how = f"{one['method']}, rank {one['rank']}" if one["rank"] else one["method"]
+        status.print(
+            f"{one['model']:<8} {how:<16} {one['steps']:>5} steps {one['seconds']:>6.1f} s "
+            f"({one['cpu_seconds']:.1f} s of CPU)"
+        )
+
+
+def _port() -> int:
+    """8000, or any free port where that is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Gives SIGTERM and Ctrl-C back to whoever had them: Ray takes them for itself."""
+    before: Mapping[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Shown:
+    """Progress bars, one for each thing that takes time. To be called with its share done."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self.close: Callable[[], None] = bars.stop
+
+    def __call__(self, name: str, share: float) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=1.0)
+        self._bars.update(self._tasks[name], completed=share)
+
+
+@contextmanager
+def _progress(status: Console) -> Iterator[_Shown]:
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=status, redirect_stdout=False) as bars:
+        yield _Shown(bars)
