@@ -31,7 +31,7 @@ from serve_app.api.tenants import tenant_of
 from serve_app.api.wire import EngineClient, Job, ModelCard, Models, Status
 from serve_app.config import Limits
 
-_STATUS_TIMEOUT_S = 5.0
+_STATUS_TIMEOUT_S = 3.0
 _GONE = 499
 """What nginx logs for a client that has left; nobody reads it."""
 

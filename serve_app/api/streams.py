@@ -109,8 +109,8 @@ def _event(body: dict[str, Any]) -> bytes:
 
 
 def encoded(body: object) -> bytes:
-    """Compact JSON; never NaN, which is not JSON."""
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """Compact JSON in ASCII: some clients take U+2028 and the like for ends of lines."""
+    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
 
 class EventStream(Response):

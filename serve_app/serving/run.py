@@ -32,10 +32,13 @@ def run(
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with endpoint(config, user, port, host=host) as address:
-        if on_started is not None:
-            on_started(address)
-        _wait_for_the_end()
+    try:
+        with endpoint(config, user, port, host=host) as address:
+            if on_started is not None:
+                on_started(address)
+            _wait_for_the_end()
+    except KeyboardInterrupt:
+        return  # told to end while it started
 
 
 @contextmanager

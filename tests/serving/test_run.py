@@ -1,0 +1,91 @@
+"""`run`: what it does with its port, with signals, and with what it started."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.errors import ConfigError
+from serve_app.serving.run import run
+
+PROGRAM = """
+import sys
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.serving.run import run
+config = ServeConfig(registry=sys.argv[1], family="none", device="cpu")
+started = lambda address: print(address, flush=True)
+run(config, UserConfig(channel="stable"), int(sys.argv[2]), on_started=started)
+print("ended")
+"""
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)):
+            run(ServeConfig(), UserConfig(channel="stable"), port)
+
+
+@pytest.mark.ray
+def test_sigterm_ends_every_process(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), str(port)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline().decode().strip() == f"http://127.0.0.1:{port}"
+            assert httpx.get(f"http://127.0.0.1:{port}/ready", timeout=30).status_code == 503
+            children = list(_descendants(program.pid))
+            assert len(children) > 3
+            program.send_signal(signal.SIGTERM)
+            output, _ = program.communicate(timeout=60)
+        finally:
+            program.kill()
+    assert program.returncode == 0
+    assert b"ended" in output
+    deadline = time.monotonic() + 20
+    while any(_alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "processes are left over"
+        time.sleep(0.1)
+
+
+def _parents() -> dict[int, int]:
+    """Parent by process id, of all processes; zombies left out."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[int(entry.name)] = int(fields[1])
+    return found
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    parents = _parents()
+    below = {pid}
+    grown = True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in below} - below
+        below |= more
+        grown = bool(more)
+    yield from sorted(below - {pid, os.getpid()})
+
+
+def _alive(pid: int) -> bool:
+    return pid in _parents()
