@@ -168,13 +168,18 @@ async def _answer(
     api: Api, request: Request, job: Job, form: AnswerFormat, *, stream: bool, usage: bool
 ) -> Response:
     """Nothing is sent before the engine has accepted the job: a refusal has its status code."""
-    receive = request.receive
-    opened = await unless_gone(receive, OpenJob.open(api.client, job))
-    head = Head(job["id"], int(api.clock()), job["model"], opened.accepted["release"])
-    choices = len(opened.accepted["prompt_tokens"]) * job["n"]
-    if stream:
-        return EventStream(events(opened, form, head, choices, include_usage=usage))
-    body = await unless_gone(receive, collect(opened, form, head, choices))
+    items = api.client.generate(job)
+    try:
+        opened = await unless_gone(request.receive, OpenJob.open(items))
+        head = Head(job["id"], int(api.clock()), job["model"], opened.accepted["release"])
+        choices = len(opened.accepted["prompt_tokens"]) * job["n"]
+        if stream:
+            source = events(opened, form, head, choices, include_usage=usage)
+            return EventStream(source, items)
+        body = await unless_gone(request.receive, collect(opened, form, head, choices))
+    except BaseException:
+        await items.aclose()  # whatever ended it, cancellation too: nothing stays in the engine
+        raise
     return JSONResponse(body)
 
 

@@ -205,7 +205,7 @@ class TokenizeFields(_Fields):
     prompt: str | None = None
     messages: Messages | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

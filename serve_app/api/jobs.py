@@ -72,7 +72,7 @@ def tokenize_job(fields: TokenizeFields) -> TokenizeJob:
         "prompt": fields.prompt,
         "messages": fields.messages,
         "chat_template_kwargs": fields.chat_template_kwargs or {},
-        "add_special_tokens": fields.add_special_tokens,
+        "add_special_tokens": fields.add_special_tokens is not False,
     }
 
 

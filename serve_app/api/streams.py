@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
 from serve_app.api.errors import ApiError, internal
-from serve_app.api.wire import Accepted, EngineClient, Item, Job, Piece
+from serve_app.api.wire import Accepted, Item, Piece
 
 _T = TypeVar("_T")
 
@@ -24,30 +24,22 @@ class ClientGone(Exception):
 
 
 class OpenJob:
-    """A job that was accepted: `accepted` says by which release, `pieces` are what follows.
-
-    Close it in every case; closing gives up what is not finished.
-    """
+    """A job that was accepted: `accepted` says by which release, `pieces` are what follows."""
 
     def __init__(self, accepted: Accepted, items: AsyncGenerator[list[Item], None]) -> None:
         self.accepted = accepted
         self._items = items
 
     @classmethod
-    async def open(cls, client: EngineClient, job: Job) -> "OpenJob":
-        """Raises ApiError when the job is refused."""
-        items = client.generate(job)
-        try:
-            async for batch in items:
-                for item in batch:
-                    if item["type"] == "accepted":
-                        return cls(item, items)
-                    if item["type"] == "error":
-                        raise ApiError.of_item(item)
-            raise internal()
-        except BaseException:
-            await items.aclose()
-            raise
+    async def open(cls, items: AsyncGenerator[list[Item], None]) -> "OpenJob":
+        """Waits for the first item of a job. Raises ApiError when the job is refused."""
+        async for batch in items:
+            for item in batch:
+                if item["type"] == "accepted":
+                    return cls(item, items)
+                if item["type"] == "error":
+                    raise ApiError.of_item(item)
+        raise internal()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Raises ApiError when the engine fails in the middle."""
@@ -58,15 +50,12 @@ class OpenJob:
                 if item["type"] == "piece":
                     yield item
 
-    async def aclose(self) -> None:
-        await self._items.aclose()
-
 
 async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int) -> dict[str, Any]:
     """The whole answer. Raises ApiError when the engine fails."""
     usage = Usage(opened.accepted["prompt_tokens"])
     collected = [Choice() for _ in range(choices)]
-    async with aclosing(opened), aclosing(opened.pieces()) as pieces:
+    async with aclosing(opened.pieces()) as pieces:
         async for piece in pieces:
             usage.add(piece)
             collected[piece["choice"]].add(piece)
@@ -84,7 +73,7 @@ async def events(
     if include_usage:
         base = {**base, "usage": None}
     unfinished = choices
-    async with aclosing(opened), aclosing(opened.pieces()) as pieces:
+    async with aclosing(opened.pieces()) as pieces:
         try:
             for choice in range(choices):
                 for body in form.opening(choice):
@@ -114,20 +103,27 @@ def encoded(body: object) -> bytes:
 
 
 class EventStream(Response):
-    """A response of server-sent events that closes its source when the client goes."""
+    """A response of server-sent events.
+
+    However it ends, `items` are closed, the job given up: `source`, which reads them, would not
+    do that where it has never been started.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], items: AsyncGenerator[list[Item], None]
+    ) -> None:
         super().__init__()
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         self._source = source
+        self._items = items
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        async with aclosing(self._source):
+        async with aclosing(self._items), aclosing(self._source):
             try:
                 await unless_gone(receive, self._send(send))
             except (ClientGone, OSError):

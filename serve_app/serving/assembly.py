@@ -97,7 +97,7 @@ def _open_engine(config: ServeConfig, source: Source) -> Loop:
     except BaseException:
         loop.close()
         raise
-    return cast(Loop, loop)
+    return loop
 
 
 def _num_threads() -> int:

@@ -19,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class HeldRelease:
-    """A release in the engine, and how many requests hold it. created: Unix seconds."""
+    """A release in the engine, and how many requests hold it. created: Unix seconds.
+
+    Made on a thread: the engine is asked, and answers between two steps.
+    """
 
     def __init__(self, opened: Opened, loop: Loop) -> None:
         self.id = opened.source.id
@@ -133,7 +136,7 @@ class Releases:
 
     async def _make_current(self, opened: Opened, loop: Loop) -> None:
         try:
-            entered = HeldRelease(opened, loop)
+            entered = await asyncio.to_thread(HeldRelease, opened, loop)
         except Exception:
             await outcome(loop.retire(opened.source.id))
             raise

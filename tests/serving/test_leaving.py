@@ -72,17 +72,21 @@ def test_a_job_that_is_closed_is_aborted() -> None:
     asyncio.run(run())
 
 
-def test_a_task_that_is_cancelled_is_aborted() -> None:
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("turns", range(0, 24, 2))
+def test_a_task_that_is_cancelled_at_any_moment_is_aborted(turns: int, stream: bool) -> None:
     async def run() -> None:
         made = world(manual=True)
         async with replica_of(made) as replica:
             await serves(replica, "r1")
             app = build_api(Api(replica, CONFIG.limits))
-            task = asyncio.create_task(_request(app, _body(1, True), asyncio.Event()))
-            await until(lambda: len(made.loop.seen) == 1)
+            task = asyncio.create_task(_request(app, _body(2, stream), asyncio.Event()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait({task})
-            await until(lambda: made.loop.pages == 64)
+            assert made.loop.pages == 64
+            assert replica._open_choices == 0
 
     asyncio.run(run())
 
