@@ -18,8 +18,8 @@ from sklearn.cluster import ward_tree
 from consolidation.checkpoint import ExpertsSource
 from consolidation.release import Blob, Registry
 
-BLOCK_BYTES = 64 << 20
-"""What the comparison may use beside the experts themselves."""
+BLOCK_BYTES = 16 << 20
+"""Size of a block in float64; products of it take a few times as much for a moment."""
 
 Matrix = NDArray[np.float64]
 
@@ -58,16 +58,15 @@ class NearestTask:
 
 def compare_layer(experts: tuple[Distinct, ...]) -> list[list[float]]:
     """Merges of a layer's distinct experts as [one, other, cost], cheapest first."""
-    rows = [expert.read_flat() for expert in experts]
     counts = [expert.count for expert in experts]
-    merges = merge_tree(centred_gram(rows), counts)
+    merges = merge_tree(centred_gram(read_rows(experts)), counts)
     return [[merge.one, merge.other, merge.cost] for merge in merges]
 
 
 def nearest_slots(task: NearestTask) -> list[list[float]]:
     """For each new expert [slot, cost of using it instead], the first of the nearest slots."""
     registry = Registry(task.registry, task.family)
-    rows = [expert.read_flat() for expert in task.experts]
+    rows = read_rows(task.experts)
     best = [(float("inf"), -1)] * len(rows)
     for slot, blob in enumerate(task.slots):
         tensors = registry.read_tensors(blob)
@@ -78,21 +77,34 @@ def nearest_slots(task: NearestTask) -> list[list[float]]:
     return [[slot, cost] for cost, slot in best]
 
 
+def read_rows(experts: Sequence[Distinct]) -> torch.Tensor:
+    """Experts as the rows of one matrix, in the stored dtype. -> (D, n)
+
+    One block of memory, filled in place: it returns to the system as a whole.
+    """
+    first = experts[0].read_flat()
+    rows = torch.empty(len(experts), len(first), dtype=first.dtype)
+    rows[0] = first
+    for i, expert in enumerate(experts[1:], start=1):
+        rows[i] = expert.read_flat()
+    return rows
+
+
 def square_distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """Squared Euclidean distance in float64, blockwise. one, other: (n,)"""
     blocks = _blocks(len(one), 2)
     return sum(float((one[b].double() - other[b].double()).square().sum()) for b in blocks)
 
 
-def centred_gram(rows: Sequence[torch.Tensor]) -> Matrix:
-    """Inner products of rows around their mean: D rows of (n,) -> (D, D), in float64.
+def centred_gram(rows: torch.Tensor) -> Matrix:
+    """Inner products of rows around their mean: (D, n) -> (D, D), in float64.
 
     Touches the rows blockwise. Distances between experts are all it is used for, and those do
     not change with the centre; around the mean they lose less to rounding.
     """
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for block in _blocks(len(rows[0]), len(rows)):
-        part = torch.stack([row[block] for row in rows]).double()  # (D, b)
+    for block in _blocks(rows.shape[1], len(rows)):
+        part = rows[:, block].double()  # (D, b)
         part -= part.mean(0)
         gram += part @ part.T
     return cast(Matrix, gram.numpy())
