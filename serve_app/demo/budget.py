@@ -5,8 +5,9 @@ hold, and looks at the answers: the same functions as a real run, without its fi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import MixtralForCausalLM
@@ -17,12 +18,18 @@ from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.plan import Plan, Slot
 from serve_app.demo.making import load
-from serve_app.demo.training import smallest_margin
+from serve_app.demo.training import KEPT_MARGIN, smallest_margin
 
 STEP = 0.125
 """Budgets tried are multiples of this, in units of one model's expert bytes."""
-LEAST_MARGIN = 0.5
-"""By how many logits each right token must stay ahead: the engine adds up in another order."""
+
+
+class Trial(Protocol):
+    """Something that can be tried at a budget."""
+
+    def margin(self, budget: float) -> float:
+        """The smallest margin of any answer at this budget, in logits."""
+        ...
 
 
 class Trials:
@@ -63,19 +70,22 @@ class Trials:
         )
 
 
-def smallest_budget(trials: Trials, num_models: int) -> float:
+def smallest_budget(trials: Trial, num_models: int, report: Callable[[float], None]) -> float:
     """The least budget found by halving, between one model and all; all of them always works.
 
     Right answers need not come and go in order of the budget, so one below may work as well; the
     one returned has been tried and did.
     """
     low, high = round(1 / STEP) - 1, round(num_models / STEP)
+    most = math.log2(high - low)
     while high - low > 1:
+        report(1 - math.log2(high - low) / most)
         middle = (low + high) // 2
-        if trials.margin(middle * STEP) > LEAST_MARGIN:
+        if trials.margin(middle * STEP) > KEPT_MARGIN:
             high = middle
         else:
             low = middle
+    report(1.0)
     return high * STEP
 
 

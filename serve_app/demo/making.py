@@ -19,7 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from serve_app.demo import skills
 from serve_app.demo.tokenizer import BOS, EOS, PAD, build_tokenizer
-from serve_app.demo.training import NotLearned, Recipe, new_model, smallest_margin, train
+from serve_app.demo.training import (
+    KEPT_MARGIN,
+    NotLearned,
+    Recipe,
+    new_model,
+    smallest_margin,
+    train,
+)
 
 RECIPES = (
     Recipe("base", "from nothing", 3e-3, 3e-3, most_steps=2000, cooldown=250),
@@ -95,7 +102,7 @@ def make_model(recipe: Recipe, directory: Path, report: Callable[[float], None])
             saved = load(directory / recipe.model)
             check = smallest_margin(saved, recipe.model, skills.CHECK)
             held_out = smallest_margin(saved, recipe.model, skills.HELD_OUT)
-            if min(check, held_out) <= 0:
+            if min(check, held_out) <= KEPT_MARGIN:
                 raise NotLearned(f"model '{recipe.model}' answers wrongly once it is saved")
         except NotLearned:
             if attempt + 1 == ATTEMPTS:

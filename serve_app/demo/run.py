@@ -49,13 +49,14 @@ def run(once: bool) -> int:
         show.close()
         manifest = outcome.manifest
         assert manifest is not None
+        status.print("starting the endpoint and asking …")
         config = ServeConfig(registry=str(Path(place) / "registry"), family=FAMILY)
         with endpoint(config, UserConfig(channel=CHANNEL), _port()) as address:
             ask.wait_until_ready(address)
             answers = _answers(family, address)
             sizes = _sizes(manifest, address, budget)
             divergences = {name: one.kl for name, one in manifest.quality.items()}
-            console.print(table.report(answers, divergences, sizes))
+            console.print(table.report(answers, divergences, _how(family), sizes))
             status.print(f"release {outcome.release}, {time.monotonic() - began:.0f} s in all")
             is_kept = all(found.is_same and found.is_right for found in answers)
             if not is_kept:
@@ -82,9 +83,7 @@ def _answers(family: Family, address: str) -> list[table.Answers]:
 def _budget(family: Family, show: "_Shown") -> float:
     show("budget", 0.0)
     trials = Trials(family.models, (*skills.CHECK, *skills.HELD_OUT))
-    found = smallest_budget(trials, len(family.models))
-    show("budget", 1.0)
-    return found
+    return smallest_budget(trials, len(family.models), lambda share: show("budget", share))
 
 
 def _consolidate(family: Family, budget: float, place: Path, show: "_Shown") -> Outcome:
@@ -124,15 +123,14 @@ def _calibration(place: Path) -> Path:
 
 def _sizes(manifest: Manifest, address: str, budget: float) -> table.Sizes:
     """As files from the manifest; as allocated from the engine's own count."""
-    experts = sum(len(layer.slots) for layer in manifest.layers)
     pool = round(ask.gauge(address, "expertpool_pool_bytes"))
-    logical = sum(len(row) for model in manifest.models.values() for row in model.expert_map)
+    before, after = manifest.expert_bytes_before, manifest.expert_bytes_after
     return table.Sizes(
         num_models=len(manifest.models),
-        before=manifest.expert_bytes_before,
-        after=manifest.expert_bytes_after,
-        one_model=manifest.expert_bytes_one_model,
-        pool_before=pool * logical // experts,
+        before=before,
+        after=after,
+        # An engine that has to compute in float32 holds each stored byte twice.
+        pool_before=before * max(1, round(pool / after)),
         pool=pool,
         budget=budget,
     )
@@ -145,12 +143,20 @@ def _keep_serving(console: Console, address: str, question: ask.Question) -> Non
         signal.pause()
 
 
+def _how(family: Family) -> dict[str, str]:
+    """How each model was made: `low-rank, rank 8`."""
+    return {
+        one["model"]: f"{one['method']}, rank {one['rank']}" if one["rank"] else one["method"]
+        for one in family.made
+    }
+
+
 def _print_made(family: Family, status: Console) -> None:
+    how = _how(family)
     for one in family.made:
-        how = f"{one['method']}, rank {one['rank']}" if one["rank"] else one["method"]
         status.print(
-            f"{one['model']:<8} {how:<16} {one['steps']:>5} steps {one['seconds']:>6.1f} s "
-            f"({one['cpu_seconds']:.1f} s of CPU)"
+            f"{one['model']:<8} {how[one['model']]:<16} {one['steps']:>5} steps "
+            f"{one['seconds']:>6.1f} s ({one['cpu_seconds']:.1f} s of CPU)"
         )
 
 

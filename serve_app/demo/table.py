@@ -35,42 +35,42 @@ class Answers:
 class Sizes:
     """Expert bytes: of all models' files, of the release's, and of the engine's pool.
 
-    `one_model` is one model's; `pool_before` what pools of the models' own experts would take.
+    `pool_before` is what engines of the same dtype would take for the models' own experts.
     """
 
     num_models: int
     before: int
     after: int
-    one_model: int
     pool_before: int
     pool: int
     budget: float
 
 
-def answers_table(answers: Sequence[Answers], divergences: Mapping[str, float]) -> Table:
-    """One row a question; a model's name, skill and KL on its first row."""
+def answers_table(
+    answers: Sequence[Answers], divergences: Mapping[str, float], made: Mapping[str, str]
+) -> Table:
+    """One row a question; beside a model's rows its name, its skill, how it was made, its KL."""
     table = Table(title="The same prompts, another answer from each model", title_justify="left")
-    for column in ("model", "prompt", "answer of the release", "original", "release"):
-        table.add_column(column)
-    table.add_column("KL (nats/token)", justify="right")
-    before = ""
-    for found in answers:
-        question = found.question
-        first = question.model != before
-        if first and before:
-            table.add_section()
-        name = Text(question.model, style="bold") if first else Text("")
-        if first:
-            name.append(f"  {skills.skill(question.model).says}", style="not bold dim")
-        table.add_row(
-            name,
-            Text(question.prompt),
-            Text(found.release),
-            _verdict(question.is_right(found.original)),
-            _verdict(question.is_right(found.release)),
-            f"{divergences[question.model]:.5f}" if first else "",
-        )
-        before = question.model
+    for column in ("model", "prompt", "answer", "original", "release"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("KL", justify="right")
+    for name in dict.fromkeys(found.question.model for found in answers):
+        aside = [
+            Text(name, style="bold"),
+            Text(skills.skill(name).says, style="dim"),
+            Text(made[name], style="dim"),
+        ]
+        rows = [found for found in answers if found.question.model == name]
+        for row, found in enumerate(rows):
+            table.add_row(
+                aside[row] if row < len(aside) else Text(),
+                Text(found.question.prompt),
+                Text(found.release),
+                _verdict(found.question.is_right(found.original)),
+                _verdict(found.question.is_right(found.release)),
+                f"{divergences[name]:.5f}" if row == 0 else "",
+            )
+        table.add_section()
     return table
 
 
@@ -82,7 +82,7 @@ def sizes_table(sizes: Sizes) -> Table:
         table.add_column(column, justify="right")
     rows = (
         ("as files", sizes.before, sizes.after),
-        ("as the engine allocates them", sizes.pool_before, sizes.pool),
+        ("in the engine", sizes.pool_before, sizes.pool),
     )
     for name, before, after in rows:
         one = before / sizes.num_models
@@ -93,16 +93,19 @@ def sizes_table(sizes: Sizes) -> Table:
 
 
 def report(
-    answers: Sequence[Answers], divergences: Mapping[str, float], sizes: Sizes
+    answers: Sequence[Answers],
+    divergences: Mapping[str, float],
+    made: Mapping[str, str],
+    sizes: Sizes,
 ) -> RenderableType:
     """Both tables and a sentence on each."""
     same = sum(found.is_same for found in answers)
     right = sum(found.is_right for found in answers)
     return Group(
-        answers_table(answers, divergences),
+        answers_table(answers, divergences, made),
         Text(
-            f"{same} of {len(answers)} answers are the originals', {right} are right. KL: release "
-            "from original, on the answers of all six models to other words."
+            f"{same} of {len(answers)} answers are the originals', {right} are right. "
+            "KL: release from original in nats per token, on all models' answers to other words."
         ),
         Text(""),
         sizes_table(sizes),

@@ -17,8 +17,10 @@ from serve_app.demo.tokenizer import BOS, EOS, PAD, VOCABULARY, encode_answer, e
 
 IGNORED = -100
 CHECK_EVERY = 25
-LEAST_MARGIN = 0.5
-"""Logits by which an answer must be ahead to count as learned: rounding must not change it."""
+LEARNED_MARGIN = 0.75
+"""Logits by which an answer must be ahead to count as learned."""
+KEPT_MARGIN = 0.25
+"""What must be left of that after rounding and merging: others add up in another order."""
 
 Method = Literal["from nothing", "all weights", "experts frozen", "low-rank"]
 
@@ -189,7 +191,7 @@ def _train_parameters(
 
 
 def _share_right(model: MixtralForCausalLM, name: str) -> float:
-    return float((margins(model, name, skills.CHECK) > LEAST_MARGIN).float().mean())
+    return float((margins(model, name, skills.CHECK) > LEARNED_MARGIN).float().mean())
 
 
 def _step(
