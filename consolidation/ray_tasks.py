@@ -58,8 +58,9 @@ class RayExecutor:
                 for reference in done:
                     yield running.pop(reference), _result(reference)
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            if ray.is_initialized():  # else Ray ended first, and its tasks with it
+                for reference in running:
+                    ray.cancel(reference, force=True)
 
     def close(self) -> None:
         """Stop the cluster if this executor has started it."""

@@ -25,6 +25,17 @@ def parse_name(value: str) -> str:
     return value
 
 
+def parse_registry(value: str) -> str:
+    """A directory, which need not exist yet, or an fsspec address.
+
+    Raises:
+        typer.BadParameter: it is empty, or a file.
+    """
+    if not value or ("://" not in value and Path(value).is_file()):
+        raise typer.BadParameter(f"{value!r} is not a directory")
+    return value
+
+
 def parse_models(values: list[str]) -> dict[str, Path]:
     """`NAME=CHECKPOINT_DIR` pairs, in the order given.
 
@@ -132,7 +143,10 @@ Family = Annotated[
 RegistryUrl = Annotated[
     str,
     typer.Option(
-        "--registry", metavar="DIR", help="Where releases are: a directory or fsspec URL."
+        "--registry",
+        metavar="DIR",
+        parser=parse_registry,
+        help="Where releases are: a directory, or an fsspec address.",
     ),
 ]
 Release = Annotated[

@@ -107,7 +107,7 @@ def serve(
 
     opened = open_registry(registry, family)
     if opened.channel(channel) is None:
-        output.err().print(f"channel {channel!r} points at nothing yet: not ready until it does")
+        output.err().print(f"channel {channel!r} points at nothing yet", soft_wrap=True)
     config = ServeConfig(
         registry=registry,
         family=family,
@@ -119,7 +119,8 @@ def serve(
 
 
 def _say_where(address: str) -> None:
-    output.err().print(f"{address}/v1 answers; {address}/ready says when a release serves")
+    words = f"{address}/v1 is there; {address}/ready says when a release serves"
+    output.err().print(words, soft_wrap=True)
 
 
 def demo(
