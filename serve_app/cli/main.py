@@ -8,6 +8,7 @@ from contextlib import suppress
 import typer
 
 from serve_app.cli import errors, output
+from serve_app.cli.bench import bench
 from serve_app.cli.consolidate import consolidate
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
@@ -29,6 +30,7 @@ app.command()(rollback)
 app.command("plan-memory")(plan_memory)
 app.command()(serve)
 app.command()(demo)
+app.add_typer(bench, name="bench")
 
 CHILDREN_GRACE_S = 5.0
 
