@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -50,10 +51,10 @@ def answers_table(
     answers: Sequence[Answers], divergences: Mapping[str, float], made: Mapping[str, str]
 ) -> Table:
     """One row a question; beside a model's rows its name, its skill, how it was made, its KL."""
-    table = Table(title="The same prompts, another answer from each model", title_justify="left")
+    table = _table("The same prompts, another answer from each model")
     for column in ("model", "prompt", "answer", "original", "release"):
         table.add_column(column, no_wrap=True)
-    table.add_column("KL", justify="right")
+    table.add_column("KL", justify="right", no_wrap=True)
     for name in dict.fromkeys(found.question.model for found in answers):
         aside = [
             Text(name, style="bold"),
@@ -70,13 +71,13 @@ def answers_table(
                 _verdict(found.question.is_right(found.release)),
                 f"{divergences[name]:.5f}" if row == 0 else "",
             )
-        table.add_section()
+        table.add_row()
     return table
 
 
 def sizes_table(sizes: Sizes) -> Table:
     """Bytes before and after, as files and in the engine."""
-    table = Table(title="Expert bytes", title_justify="left")
+    table = _table("Expert bytes")
     table.add_column("")
     for column in ("the models'", "the release's", "ratio", "of one model"):
         table.add_column(column, justify="right")
@@ -125,6 +126,17 @@ def curl_line(address: str, question: Question) -> str:
 def print_plain(console: Console, line: str) -> None:
     """A line as it is, whatever the width: it is to be copied."""
     console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _verdict(is_right: bool) -> Text:

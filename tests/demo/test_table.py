@@ -47,3 +47,15 @@ def test_the_curl_line_is_a_shell_command_with_a_json_body() -> None:
     assert words[:3] == ["curl", "-s", "http://127.0.0.1:8000/v1/completions"]
     assert json.loads(words[-1])["prompt"] == "fox:"
     assert json.loads(words[-1])["model"] == "reverse"
+
+
+def test_eighty_columns_are_enough_for_the_widest_rows() -> None:
+    text = printed(
+        *(
+            Answers(Question(skill.name, word), skill.answer(word), skill.answer(word))
+            for skill in skills.SKILLS
+            for word in skills.HELD_OUT
+        )
+    )
+    assert "…" not in text
+    assert "moves each letter one on" in text
