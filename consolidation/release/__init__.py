@@ -9,6 +9,7 @@ from consolidation.release.errors import (
     ReleaseError,
     StorageFailed,
 )
+from consolidation.release.family import family_differences
 from consolidation.release.golden import TOLERANCES, golden_findings
 from consolidation.release.manifest import (
     SCHEMA_VERSION,
@@ -47,5 +48,6 @@ __all__ = [
     "StorageFailed",
     "expert_bytes",
     "expert_map_bytes",
+    "family_differences",
     "golden_findings",
 ]

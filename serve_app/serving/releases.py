@@ -6,10 +6,12 @@ holds it any more. All methods run on one event loop, so what is between two awa
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
-from serve_app.errors import ServingError
+from consolidation.release import family_differences
+from serve_app.errors import LoadFailed, ServingError
 from serve_app.serving.defaults import ModelDefaults
 from serve_app.serving.futures import outcome
 from serve_app.serving.parts import Loop, Opened, Parts
@@ -52,6 +54,7 @@ class Releases:
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._admitting = asyncio.Event()
         self._admitting.set()
+        self._family: Mapping[str, Any] = {}
         self.loop: Loop | None = None
         self.current: HeldRelease | None = None
 
@@ -103,12 +106,25 @@ class Releases:
     async def _enter(self, opened: Opened) -> None:
         if self.loop is None:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
-        elif await asyncio.to_thread(self.loop.fits_beside, opened.source):
-            await outcome(self.loop.stage(opened.source))
-        else:
+            self._family = _a_config(opened)
+            await self._make_current(opened, self.loop)
+            return
+        self._check_family(opened)
+        if not await asyncio.to_thread(self.loop.fits_beside, opened.source):
             await self._swap(self.loop, opened)
             return
+        await outcome(self.loop.stage(opened.source))
         await self._make_current(opened, self.loop)
+
+    def _check_family(self, opened: Opened) -> None:
+        """Raises LoadFailed for models that the engine, built for others, would compute wrongly."""
+        differing = family_differences(self._family, _a_config(opened))
+        if differing:
+            field, here, there = differing[0]
+            raise LoadFailed(
+                f"release {opened.source.id} is of another family: {field} is {there!r}, and "
+                f"{here!r} in what is served"
+            )
 
     async def _swap(self, loop: Loop, opened: Opened) -> None:
         """Both do not fit: new requests wait, running ones end, and then one replaces the other."""
@@ -163,6 +179,11 @@ class Releases:
     async def _retire(self, loop: Loop, held: HeldRelease) -> None:
         if self._held.pop(held.id, None) is not None:
             await outcome(loop.retire(held.id))
+
+
+def _a_config(opened: Opened) -> Mapping[str, Any]:
+    """The config of one of the release's models; a release's are all of one family."""
+    return opened.source.models[min(opened.source.models)].config
 
 
 def _model(opened: Opened, loop: Loop, name: str) -> ServedModel:

@@ -1,6 +1,3 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +5,10 @@ import pytest
 import torch
 
 from consolidation.compare import BLOCK_BYTES
+from consolidation.footprint import measure
 from tests.consolidation.families import tune
 from tests.support.checkpoints import write_checkpoint
 
-ROOT = Path(__file__).parents[2]
 SHAPE: dict[str, Any] = {
     "hidden_size": 512,
     "intermediate_size": 1024,
@@ -27,13 +24,16 @@ def test_planning_and_building_hold_no_more_than_a_layer_of_all_models(tmp_path:
         tmp_path / "base", "mixtral", dtype=torch.bfloat16, tokenizer=False, **SHAPE
     )
     models = [tune(base, tmp_path / f"m{i}", i, experts=0.001) for i in range(3)]
-    command = [sys.executable, "-m", "tests.consolidation.memory", str(tmp_path / "r"), "1.5"]
-    done = subprocess.run(
-        [*command, *map(str, models)], cwd=ROOT, capture_output=True, check=True, text=True
-    )
-    sizes = json.loads(done.stdout)
-    print(sizes)
-    # The constant: a block of the comparison and its products, and what the allocator keeps.
-    allowed = sizes["layer"] + 4 * BLOCK_BYTES + (48 << 20)
-    assert sizes["tensors"] > 3 * allowed
-    assert sizes["peak"] - sizes["before"] < allowed
+    directories = {path.name: path for path in models}
+    peaks = measure(directories, tmp_path / "registry", budget=1.5)
+    held = {peak.stage: peak.anonymous for peak in peaks}
+    files = [file for path in models for file in path.glob("*.safetensors")]
+    expert = 3 * SHAPE["hidden_size"] * SHAPE["intermediate_size"] * 2
+    layer = expert * SHAPE["num_local_experts"] * len(models)
+    # The constant: blocks of the comparison and their products, what the allocator keeps, and
+    # the libraries that the first task of a kind imports.
+    allowed = layer + 4 * BLOCK_BYTES + (96 << 20)
+    assert sum(file.stat().st_size for file in files) > 2 * allowed
+    assert {"scan", "compare", "build"} <= held.keys()
+    for stage in ("open", "scan", "compare", "build", "backbone"):
+        assert held.get(stage, 0) < allowed, f"{stage}: {held}"

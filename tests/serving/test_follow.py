@@ -11,7 +11,7 @@ from serve_app.config import UserConfig
 from serve_app.errors import EngineError
 from serve_app.serving.follow import Failure, Follower, Situation, decide
 from serve_app.serving.replica import EngineReplica
-from tests.serving.fakes import World, source, world
+from tests.serving.fakes import FakeModel, FakeSource, World, source, world
 from tests.serving.running import client_of, replica_of, serves, until
 
 BODY = {"model": "a", "prompt": "the", "max_tokens": 5}
@@ -137,6 +137,23 @@ def test_a_release_that_cannot_be_taken_up_leaves_the_old_one(trouble: str) -> N
         async with client_of(replica) as client:
             response = await client.post("/v1/completions", json=BODY)
             assert response.json()["system_fingerprint"] == "r1"
+
+    _run(test)
+
+
+def test_a_release_of_another_family_is_not_taken_up() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        config = {**made.registry.releases["r1"].models["a"].config, "rms_norm_eps": 0.1}
+        made.registry.releases["r2"] = FakeSource("r2", {"a": FakeModel(config, {})})
+        made.registry.channels["stable"] = "r2"
+
+        async def reported() -> bool:
+            return bool((await replica.status())["detail"]["failed_release"] == "r2")
+
+        await until(reported)
+        status = await replica.status()
+        assert status["release"] == "r1"
+        assert "rms_norm_eps is 0.1, and 'absent' in what is served" in status["detail"]["error"]
 
     _run(test)
 
