@@ -96,7 +96,8 @@ def _refuse_by_config(directory: Path, raw: dict[str, Any]) -> None:
     for part in (raw, *nested):
         quantization = part.get("quantization_config")
         if quantization:
-            method = quantization.get("quant_method", "an unnamed method")
+            named = isinstance(quantization, dict)
+            method = quantization.get("quant_method", "unnamed") if named else quantization
             raise Refused(
                 f"{directory} is quantised ({method}); give the checkpoint in bf16, fp16 or fp32"
             )
@@ -107,7 +108,7 @@ def _refuse_by_config(directory: Path, raw: dict[str, Any]) -> None:
             f"{directory}: {model_type} wraps a language model for other media; "
             "only plain language models are served"
         )
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         if "auto_map" in raw:
             raise Refused(f"{directory}: {model_type!r} needs custom code, which is never run")
         raise Refused(f"{directory}: transformers knows no model_type {model_type!r}")

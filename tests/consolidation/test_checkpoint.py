@@ -157,6 +157,8 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
+        ({"quantization_config": "fp8"}, "fp8"),
+        ({"model_type": ["mixtral"]}, r"model_type \['mixtral'\]"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"vision_config": {}}, "other media"),
         ({"model_type": "nobody", "auto_map": {"AutoModel": "x.Y"}}, "custom code"),
