@@ -18,6 +18,8 @@ from transformers import AutoTokenizer
 
 from consolidation.errors import Refused
 
+ENCODING = "utf-8-sig"
+"""UTF-8, with or without the mark that some editors put before it."""
 MAX_WINDOW = 512
 MAX_TOKENS = 4096
 TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -67,7 +69,7 @@ def _read(path: Path) -> CalibrationFile:
     try:
         if path.suffix == ".txt":
             return _text_file(path.name, data)
-        documents = tuple(_pairs(path, data.decode()))
+        documents = tuple(_pairs(path, data.decode(ENCODING)))
     except UnicodeDecodeError as error:
         raise Refused(f"calibration file {path} is not UTF-8: {error}") from error
     if not documents:
@@ -76,14 +78,15 @@ def _read(path: Path) -> CalibrationFile:
 
 
 def _text_file(name: str, data: bytes) -> CalibrationFile:
-    text = data.decode()
+    text = data.decode(ENCODING)
     if not text.strip():
         raise Refused(f"calibration file {name} is empty")
     return CalibrationFile(name, hashlib.sha256(data).hexdigest(), (Document("", text, True),))
 
 
 def _pairs(path: Path, text: str) -> Iterator[Document]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: JSON strings may hold what else it takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

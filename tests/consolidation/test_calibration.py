@@ -50,6 +50,21 @@ def test_of_a_long_pair_the_beginning_of_the_prompt_is_left_out(encoder: Encoder
     assert found == Window(tuple(encoder.encode("buvw")), 1)
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_only_line_feeds_end_a_line_and_a_mark_before_the_text_is_none_of_it(
+    mark: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    line = '{"prompt": "a\u2028b", "completion": "c\x85d"}'
+    path.write_bytes(mark + f"{line}\r\n\n{line}".encode())
+    (found,) = read_calibration([path])
+    assert found.documents == (Document("a\u2028b", "c\x85d", False),) * 2
+    path = tmp_path / "text.txt"
+    path.write_bytes(mark + b"text")
+    (found,) = read_calibration([path])
+    assert found.documents == (Document("", "text", True),)
+
+
 def test_files_share_the_tokens_there_may_be(encoder: Encoder) -> None:
     files = [file_of(Document("", letter * 100, True)) for letter in "ab"]
     found = windows(files, encoder, max_window=16, max_tokens=64)
