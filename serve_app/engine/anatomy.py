@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AttentionInterface, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+)
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from serve_app.engine.kv import AttentionShape
@@ -49,6 +54,7 @@ class Anatomy:
 
     experts: modules that go through the experts interface.
     attentions: modules that go through the attention interface, and what they store.
+    windows: how many of the last tokens each of those may see; None where all.
     rotaries: parameterless modules that turn positions into cos and sin.
     units: modules that own weights and run on packed tokens, with their token axes; the largest
     that must be replaced as a whole, so none lies inside another.
@@ -59,6 +65,7 @@ class Anatomy:
     model: Any
     experts: dict[str, nn.Module]
     attentions: dict[str, AttentionShape]
+    windows: dict[str, int | None]
     rotaries: dict[str, nn.Module]
     units: dict[str, Axes]
     sinks: dict[str, str]
@@ -130,7 +137,9 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         for key, tensor in model.state_dict().items()
         if not key.startswith(inside)
     }
-    return Anatomy(model, experts, trace.attentions, rotaries, units, trace.sinks, tensors)
+    return Anatomy(
+        model, experts, trace.attentions, trace.windows, rotaries, units, trace.sinks, tensors
+    )
 
 
 def _refuse_layer_types(name: str, config: Any) -> None:
@@ -186,12 +195,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 class _Trace:
-    """What a run without data shows of a model: token axes, attentions, sinks."""
+    """What a run without data shows of a model: token axes, attentions, windows, sinks."""
 
     def __init__(self, model: nn.Module) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.axes: dict[str, Axes] = {}
         self.attentions: dict[str, AttentionShape] = {}
+        self.windows: dict[str, int | None] = {}
         self.sinks: dict[str, str] = {}
 
     def note_call(
@@ -208,21 +218,45 @@ class _Trace:
         )
 
     def note_attention(
-        self, module: nn.Module, key: torch.Tensor, value: torch.Tensor, sink: Any
+        self,
+        module: nn.Module,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int | None,
+        sink: Any,
     ) -> None:
         """key: (1, H, T, Dk)   value: (1, H, T, Dv)   sink: the module's parameter, or None"""
         path = self._paths[id(module)]
         self.attentions[path] = AttentionShape(key.shape[1], key.shape[3], value.shape[3])
+        self.windows[path] = window
         for name, parameter in module.named_parameters(recurse=False):
             if parameter is sink:
                 self.sinks[path] = name
 
 
+def _traced_mask(*, local_size: int | None = None, **_: Any) -> torch.Tensor:
+    """Stands in for an attention mask; its last dimension says the window, 0 that there is none.
+
+    What a model passes to attention as `sliding_window` does not say it: `generate()` goes by the
+    mask, and some architectures (Qwen2-MoE, PhiMoE) pass nothing else.
+    """
+    return torch.empty((1, 1, 1, local_size or 0), device="meta")
+
+
 def _traced_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **kw: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *_: Any,
+    **kw: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands in for attention in a run without data."""
-    module.expertpool_trace.note_attention(module, key, value, kw.get("s_aux"))
+    if attention_mask is None or attention_mask.shape[:-1] != (1, 1, 1):
+        raise ValueError("its attention mask is not one that transformers makes")
+    window = attention_mask.shape[-1] or None
+    module.expertpool_trace.note_attention(module, key, value, window, kw.get("s_aux"))
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 
@@ -232,6 +266,7 @@ def _traced_experts(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) ->
 
 
 AttentionInterface.register(TRACING, _traced_attention)
+AttentionMaskInterface.register(TRACING, _traced_mask)
 ALL_EXPERTS_FUNCTIONS.register(TRACING, _traced_experts)
 
 
@@ -255,6 +290,7 @@ def _trace(
         with torch.no_grad(), torch.device("meta"):
             model(
                 input_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
+                attention_mask=torch.ones((1, TRACED_TOKENS), dtype=torch.int64),
                 position_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
                 use_cache=False,
                 logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),

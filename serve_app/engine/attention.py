@@ -19,13 +19,15 @@ ATTENTION = "expertpool_paged"
 class PagedAttention:
     """One attention layer: its store, and how models differ from the stock module's scale.
 
+    window: how many of the last tokens each token sees, itself among them; None: all.
     scales: (R,) float, by map row: the factor from the stock module's scale to the model's own;
     None while all are 1 (they differ where a model's rope parameters enter the scale).
     """
 
-    def __init__(self, step: CurrentStep, store: KVLayer) -> None:
+    def __init__(self, step: CurrentStep, store: KVLayer, window: int | None) -> None:
         self.step = step
         self.store = store
+        self.window = window
         self.scales: torch.Tensor | None = None
 
     def forward(
@@ -35,7 +37,6 @@ class PagedAttention:
         value: torch.Tensor,
         *,
         scaling: float,
-        sliding_window: int | None,
         sinks: torch.Tensor | None,
         softcap: float | None,
     ) -> torch.Tensor:
@@ -53,7 +54,7 @@ class PagedAttention:
             keys, values = self.store.read(group.tables)  # (S, H, L, D)
             rows = group.rows  # (S, n)
             q = query[rows].transpose(1, 2)  # (S, Hq, n, Dk)
-            mask = group.visible(keys.shape[2], sliding_window)  # (S, 1, n, L)
+            mask = group.visible(keys.shape[2], self.window)  # (S, 1, n, L)
             if sinks is None and softcap is None:
                 got = F.scaled_dot_product_attention(
                     q, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
@@ -101,7 +102,6 @@ def _attention_forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     s_aux: torch.Tensor | None = None,
     softcap: float | None = None,
     **_: Any,
@@ -113,7 +113,6 @@ def _attention_forward(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        sliding_window=sliding_window,
         sinks=s_aux,
         softcap=softcap,
     )

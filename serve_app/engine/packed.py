@@ -128,7 +128,7 @@ class PackedModel:
                 dtype=self.dtype,
                 device=self.device,
             )
-            attentions[path] = PagedAttention(self.step, store)
+            attentions[path] = PagedAttention(self.step, store, anatomy.windows[path])
             self._model.get_submodule(path).paged_attention = attentions[path]
         self._model.set_attn_implementation(ATTENTION)
         return attentions

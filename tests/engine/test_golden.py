@@ -174,8 +174,18 @@ def test_a_models_rope_may_change_its_attention_scale() -> None:
     engine.close()
 
 
-def test_sliding_windows_are_kept() -> None:
-    models = {f"m{seed}": tiny_model("mixtral", seed, sliding_window=9) for seed in (1, 2)}
+SLIDING: dict[str, dict[str, Any]] = {
+    "mixtral": {},
+    "phimoe": {},
+    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 1},
+    "qwen3_moe": {"use_sliding_window": True},
+}
+
+
+@pytest.mark.parametrize("architecture", SLIDING)
+def test_sliding_windows_are_kept(architecture: str) -> None:
+    fields = {"sliding_window": 9, **SLIDING[architecture]}
+    models = {f"m{seed}": tiny_model(architecture, seed, **fields) for seed in (1, 2)}
     engine = engine_of(MemorySource("r1", models))
     requests = greedy_requests(models, [5, 30], max_tokens=20)
     assert_golden(models, requests, answer(engine, requests))
