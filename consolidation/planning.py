@@ -76,8 +76,7 @@ def decide(recipe: Recipe, family: Family, stages: Stages) -> Decision:
     scans = _scan(family, stages)
     layer_pools = pools(family.modules, scans)
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
-    if allowed is not None:
-        _check_finite(family, scans)
+    _check_finite(family, scans)
     square_norm = math.fsum(n for n in norms if n is not None)
     slot_bytes = max((layers[0].file_bytes for layers in scans.values()), default=0)
     if family.extended is not None:
@@ -126,7 +125,7 @@ def _check_finite(family: Family, scans: Mapping[str, tuple[LayerScan, ...]]) ->
                 if norm is None:
                     raise Refused(
                         f"model {name!r}: expert {index} of {family.modules[layer]} has weights "
-                        "that are not finite; it cannot be merged with others"
+                        "that are not finite"
                     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from consolidation.errors import Failed, Refused
@@ -357,10 +358,28 @@ def test_models_of_other_families_are_refused_before_anything_is_written(
     assert files(tmp_path / "r") == there
 
 
-def test_experts_that_are_not_finite_are_not_merged(family: Paths, tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [None, 1.5])
+def test_experts_that_are_not_finite_are_refused(
+    family: Paths, tmp_path: Path, budget: float | None
+) -> None:
     bad = tune(family["base"], tmp_path / "bad", 1, experts=float("inf"), backbone=0.0)
     with pytest.raises(Refused, match=r"model 'bad': expert 0 .* not finite"):
-        run(tmp_path / "r", {"bad": bad, **pick(family, "one")}, 1.5)
+        run(tmp_path / "r", {"bad": bad, **pick(family, "one")}, budget)
+
+
+def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
+    family: Paths, tmp_path: Path
+) -> None:
+    bad = tune(family["base"], tmp_path / "bad", 1, experts=0.0, backbone=0.0)
+    tensors = load_file(bad / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[300] = math.nan  # bytes and special tokens end before
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    assert manifest_of(run(tmp_path / "r", {"bad": bad})).quality["bad"].kl == 0
+    embedding[:] = math.nan
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match="model 'bad' gives values .* not finite"):
+        run(tmp_path / "r", {"bad": bad})
 
 
 @pytest.mark.parametrize(
