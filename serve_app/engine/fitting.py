@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from serve_app.engine.anatomy import TRACED_OUTPUTS, TRACED_TOKENS, Axes
 from serve_app.engine.leaves import (
     Leaf,
     Names,
@@ -21,6 +20,7 @@ from serve_app.engine.leaves import (
     Stacks,
 )
 from serve_app.engine.step import CurrentStep, Spans, StepView
+from serve_app.engine.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes
 
 logger = logging.getLogger(__name__)
 PROBE_PLACES = [0, 0, 1, 1, 1]

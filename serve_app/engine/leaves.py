@@ -13,9 +13,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from serve_app.engine.anatomy import Axes, tensors_in
 from serve_app.engine.grouped import grouped_linear
 from serve_app.engine.step import CurrentStep, Segment, Spans
+from serve_app.engine.tracing import Axes, tensors_in
 
 Names = Mapping[str, str]
 """A module's own tensor names -> names of the stacks that hold them."""

@@ -13,7 +13,6 @@ from torch import nn
 from serve_app.engine.anatomy import (
     Anatomy,
     config_of,
-    fresh_rotary,
     meta_model,
     own_tensors,
     study,
@@ -25,6 +24,7 @@ from serve_app.engine.leaves import Stacks
 from serve_app.engine.pool import EXPERTS, PoolLayer, slot_shape
 from serve_app.engine.rotary import PackedRotary, recompute_length
 from serve_app.engine.step import CurrentStep, StepView
+from serve_app.engine.tracing import fresh_rotary
 from serve_app.errors import Unsupported
 
 

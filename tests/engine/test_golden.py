@@ -238,3 +238,12 @@ def test_two_experts_of_a_model_in_one_slot_are_as_two_equal_experts() -> None:
     requests = greedy_requests(["m1"], [6, 11], max_tokens=10)
     assert_golden({"m1": model}, requests, answer(engine, requests))
     engine.close()
+
+
+def test_a_module_that_reads_the_weights_of_its_parts_is_run_as_a_whole() -> None:
+    fields = {"intermediate_size": 24, "num_experts": 4, "moe_topk": 2, "head_dim": 8}
+    models = {f"m{seed}": tiny_model("hunyuan_v1_moe", seed, **fields) for seed in (1, 2)}
+    engine = engine_of(MemorySource("r1", models))
+    requests = greedy_requests(models, [5, 17], max_tokens=8)
+    assert_golden(models, requests, answer(engine, requests))
+    engine.close()

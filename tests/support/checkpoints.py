@@ -104,11 +104,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(architecture: str, **overrides: Any) -> Any:
-    """A transformers config of a few thousand parameters."""
+    """A transformers config of a few thousand parameters; of any other architecture too, where
+    `overrides` say what it needs.
+    """
     fields: dict[str, Any] = {
         **COMMON,
         "rope_parameters": dict(DEFAULT_ROPE),
-        **ARCHITECTURES[architecture],
+        **ARCHITECTURES.get(architecture, {}),
         **overrides,
     }
     return AutoConfig.for_model(architecture, **fields)
