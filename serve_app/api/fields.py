@@ -125,7 +125,7 @@ class GenerationFields(_Fields):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[
         dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_biases)
     ] = None

@@ -14,6 +14,10 @@ import torch
 from serve_app.engine.request import Logprob, Sampling
 
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it a row is greedy: logits divided by less leave the range of float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingRow:
     """One row to sample.
@@ -46,10 +50,10 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> list[int]:
             if _adjusts(row):
                 _adjust(adjusted[index], row)
     greedy = adjusted.argmax(dim=-1)
-    if all(row.sampling.temperature == 0 for row in rows):
+    if all(_is_greedy(row) for row in rows):
         return [int(token) for token in greedy.tolist()]
     drawn = _draw(adjusted, rows)
-    is_greedy = torch.tensor([row.sampling.temperature == 0 for row in rows], device=logits.device)
+    is_greedy = torch.tensor([_is_greedy(row) for row in rows], device=logits.device)
     return [int(token) for token in torch.where(is_greedy, greedy, drawn).tolist()]
 
 
@@ -68,6 +72,10 @@ def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], top: Sequence[int])
         best = tuple(zip(ids[:count], scores[:count], strict=True))
         found.append(Logprob(token, logprob, best))
     return found
+
+
+def _is_greedy(row: SamplingRow) -> bool:
+    return row.sampling.temperature < LEAST_TEMPERATURE
 
 
 def _adjusts(row: SamplingRow) -> bool:
@@ -115,7 +123,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
     swaps two near-equal tokens does not move the others.
     """
     device = logits.device
-    temperatures = _column([row.sampling.temperature or 1.0 for row in rows], device)
+    temperatures = _column([1.0 if _is_greedy(r) else r.sampling.temperature for r in rows], device)
     probabilities = torch.softmax(logits / temperatures, dim=-1)
     if any(r.sampling.top_k or r.sampling.top_p < 1 or r.sampling.min_p for r in rows):
         probabilities = _filtered(probabilities, rows)

@@ -122,6 +122,7 @@ def test_any_value_of_any_chat_field_is_taken_or_400(name: str, value: Any) -> N
         ({"logprobs": 21}, "logprobs"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-30}, "repetition_penalty"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": "x"}}, "logit_bias"),

@@ -27,6 +27,11 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert sample(LOGITS[None], [row(Sampling(temperature=0))]) == [1]
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-6, 1e-5])
+def test_the_smallest_temperatures_take_the_likeliest_too(temperature: float) -> None:
+    assert set(draws(Sampling(temperature=temperature), count=50)) == {1}
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_models_probabilities(temperature: float) -> None:
     expected = torch.softmax(LOGITS / temperature, dim=0)
