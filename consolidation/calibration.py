@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from consolidation.checkpoint import Checkpoint
 from consolidation.errors import Refused
 
 ENCODING = "utf-8-sig"
@@ -105,6 +106,7 @@ class Encoder:
     """A model's own tokenizer, or bytes when its directory has none. Adds no special tokens."""
 
     def __init__(self, directory: Path, vocab_size: int) -> None:
+        self._directory = directory
         self._vocab_size = vocab_size
         self._tokenizer: Any = None
         if any((directory / name).is_file() for name in TOKENIZER_MARKS):
@@ -126,9 +128,20 @@ class Encoder:
         tokens = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if tokens and max(tokens) >= self._vocab_size:
             raise Refused(
-                f"the tokenizer gives token {max(tokens)}; the model knows {self._vocab_size}"
+                f"{self._directory}: the tokenizer gives token {max(tokens)}; "
+                f"the model knows {self._vocab_size}"
             )
         return [int(token) for token in tokens]
+
+
+def model_windows(files: Sequence[CalibrationFile], checkpoint: Checkpoint) -> list[Window]:
+    """Windows of the files' text for one model, by its tokenizer and context length.
+
+    Raises `Refused` when the tokenizer cannot be read or does not fit the model.
+    """
+    encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
+    longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
+    return windows(files, encoder, max_window=longest)
 
 
 def windows(

@@ -72,12 +72,17 @@ class BackboneSource:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One model's directory. `dtype` is that of its experts as stored; bytes are of tensors."""
+    """One model's directory. `dtype` is that of its experts as stored; bytes are of tensors.
+
+    `context_length` is in tokens, None where the config sets no limit.
+    """
 
     directory: Path
     config: dict[str, Any]
     generation_config: dict[str, Any]
     architecture: str
+    vocab_size: int
+    context_length: int | None
     dtype: Dtype
     experts: tuple[ExpertsSource, ...]
     backbone: tuple[BackboneSource, ...]
@@ -118,6 +123,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         config={**config, "dtype": dtype},
         generation_config=read_json(generation) if generation.is_file() else {},
         architecture=architecture.name,
+        vocab_size=int(architecture.config.vocab_size),
+        context_length=getattr(architecture.config, "max_position_embeddings", None),
         dtype=dtype,
         experts=experts,
         backbone=backbone,

@@ -4,10 +4,10 @@ Nothing is written before all input is accounted for and the plan is made; nothi
 before the manifest is written, last. What a killed run had finished is taken from the journal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from consolidation.calibration import CalibrationFile, read_calibration
+from consolidation.calibration import CalibrationFile, Window, model_windows, read_calibration
 from consolidation.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Failed, Refused
 from consolidation.executor import Executor, Progress
@@ -60,6 +60,9 @@ def consolidate(
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
     calibration = read_calibration(recipe.calibration)
     family = _open(recipe, registry, progress)
+    scored = {
+        name: tuple(model_windows(calibration, found)) for name, found in family.checkpoints.items()
+    }
     journal: Journal = NoJournal()
     if not dry_run:
         digest = recipe_digest(recipe, family.checkpoints, calibration)
@@ -70,7 +73,7 @@ def consolidate(
     if dry_run:
         return Outcome(decision.plan)
     written = write_release(registry, family, decision, stages)
-    results = _validate(registry, family, decision.plan, written, calibration, stages)
+    results = _validate(registry, family, decision.plan, written, scored, stages)
     manifest = _manifest(recipe, family, decision.plan, written, results, calibration)
     _check_quality(recipe, manifest)
     progress(Progress("publish", 0, 1))
@@ -134,7 +137,7 @@ def _validate(
     family: Family,
     plan: Plan,
     written: Written,
-    calibration: tuple[CalibrationFile, ...],
+    scored: Mapping[str, tuple[Window, ...]],
     stages: Stages,
 ) -> dict[str, tuple[Quality, Golden]]:
     tasks = []
@@ -153,7 +156,7 @@ def _validate(
             slots=slots,
             backbone=written.backbones[name],
             merged=name in plan.merged_models,
-            calibration=calibration,
+            windows=scored[name],
         )
         tasks.append((name, task))
     # One model in memory at a time.

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from consolidation.calibration import MAX_WINDOW, CalibrationFile, Encoder, windows
+from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
 from consolidation.release import Blob, Golden, Quality, Registry
 from consolidation.scoring import (
     Scores,
     golden_of,
     load_original,
-    max_window,
     score_original,
     score_release,
 )
@@ -32,7 +31,7 @@ class ModelTask:
     """One model of a release that is not published yet.
 
     `slots[layer][index]` is the blob of expert `index`; `merged` says whether any of them holds
-    something else than the original expert.
+    something else than the original expert. `windows` is what both are scored on.
     """
 
     name: str
@@ -43,22 +42,19 @@ class ModelTask:
     slots: tuple[tuple[Blob, ...], ...]
     backbone: tuple[Blob, ...]
     merged: bool
-    calibration: tuple[CalibrationFile, ...]
+    windows: tuple[Window, ...]
 
 
 def validate_model(task: ModelTask) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `Failed` or `ReleaseError`."""
     model = load_original(task.directory)
-    encoder = Encoder(task.directory, int(model.config.vocab_size))
-    limit = max_window(model.config, MAX_WINDOW)
-    found = windows(task.calibration, encoder, max_window=limit)
     with tempfile.TemporaryFile() as kept:
-        scores = score_original(model, found, kept if task.merged else None)
+        scores = score_original(model, task.windows, kept if task.merged else None)
         if give_release(model, task):
             if not task.merged:
                 raise Failed(f"model {task.name!r}: unmerged experts did not come back exactly")
-            scores = score_release(model, found, kept, scores)
-    golden = golden_of(model, found[0])
+            scores = score_release(model, task.windows, kept, scores)
+    golden = golden_of(model, task.windows[0])
     quality = _quality(task.name, scores)
     return {"quality": quality.model_dump(), "golden": golden.model_dump(mode="json")}
 

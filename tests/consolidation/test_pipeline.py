@@ -378,7 +378,7 @@ def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
     assert manifest_of(run(tmp_path / "r", {"bad": bad})).quality["bad"].kl == 0
     embedding[:] = math.nan
     save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match="model 'bad' gives values .* not finite"):
+    with pytest.raises(Refused, match=r"model 'bad' gives values .* not finite"):
         run(tmp_path / "r", {"bad": bad})
 
 
@@ -404,6 +404,18 @@ def test_a_wrong_recipe_is_refused(
     with pytest.raises(Refused, match=message):
         consolidate(Recipe(registry=str(tmp_path), **wanted), executor=LocalExecutor())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", vocab_size=100)
+    with pytest.raises(Refused, match=r"/m: the tokenizer gives token \d+; the model knows 100"):
+        run(tmp_path / "r", {"m": path})
+    (path / "tokenizer.json").write_text("{")
+    with pytest.raises(Refused, match="/m: the tokenizer cannot be read"):
+        run(tmp_path / "r", {"m": path})
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
