@@ -6,6 +6,7 @@ windows at a time: sums then have one order, and results do not depend on how ma
 are, which matters as they are part of a release's digest.
 """
 
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from consolidation.calibration import Window
 from consolidation.errors import Refused
 from consolidation.release import Golden
 
+NO_READING_AHEAD = "HF_DEACTIVATE_ASYNC_LOAD"
 GOLDEN_PROMPT = 16
 GOLDEN_TOKENS = 16
 GOLDEN_TOP = 20
@@ -62,10 +64,25 @@ def quiet_transformers() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+@contextmanager
+def _one_tensor_at_a_time() -> Iterator[None]:
+    """transformers reads a whole checkpoint ahead in threads, unless the environment says no."""
+    before = os.environ.get(NO_READING_AHEAD)
+    os.environ[NO_READING_AHEAD] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_READING_AHEAD]
+        else:
+            os.environ[NO_READING_AHEAD] = before
+
+
 def load_original(directory: Path) -> Any:
     """The model of a checkpoint as transformers loads it, in float32. Raises `Refused`."""
+    gc.collect()  # a model validated before is held by cycles of its own
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _one_tensor_at_a_time():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
             )
