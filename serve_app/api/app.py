@@ -241,7 +241,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         refusal = no_such_route(request.method, request.url.path)
     else:
         refusal = bad_request(str(error.detail))
-    return JSONResponse(refusal.body(), refusal.status)
+    return JSONResponse(refusal.body(), refusal.status, error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -105,6 +105,7 @@ def test_unknown_routes_and_methods_are_refused_in_openais_form(
     response = _call(FakeClient(), method, path)
     assert response.status_code == status
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert ("allow" in response.headers) == (status == 405)
 
 
 def test_a_request_id_is_kept_if_it_is_sane() -> None:
