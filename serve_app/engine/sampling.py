@@ -13,7 +13,6 @@ import torch
 
 from serve_app.engine.request import Logprob, Sampling
 
-
 LEAST_TEMPERATURE = 1e-5
 """Below it a row is greedy: logits divided by less leave the range of float32."""
 
