@@ -24,7 +24,7 @@ from serve_app.engine.releases import Releases
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
 from serve_app.engine.runner import Runner, RunningRequest
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.staging import growth_bytes, make_room
+from serve_app.engine.staging import growth_bytes, make_room, require_room_alone
 from serve_app.engine.stats import Counters, Stats
 from serve_app.errors import (
     DuplicateRequest,
@@ -131,6 +131,10 @@ class Engine:
         """Whether there is room for a release beside what is loaded."""
         spare = self._spare_bytes()
         return spare is None or growth_bytes(self._packed, self._releases, source) <= spare
+
+    def require_room_alone(self, source: ReleaseSource) -> None:
+        """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
+        require_room_alone(self._packed, self._releases, source, self._spare_bytes())
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
         """Begin loading a release's slots beside the running work.

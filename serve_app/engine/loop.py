@@ -86,6 +86,10 @@ class EngineLoop:
         """Whether there is room for a release beside what is loaded."""
         return self._call(lambda: self._engine.fits_beside(source)).result()
 
+    def require_room_alone(self, source: ReleaseSource) -> None:
+        """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
+        self._call(lambda: self._engine.require_room_alone(source)).result()
+
     def stage(self, source: ReleaseSource) -> "Future[None]":
         """Load a release beside the running work. Once done, requests may name it."""
         done: Future[None] = Future()

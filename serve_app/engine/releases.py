@@ -79,6 +79,10 @@ class Releases:
                         f"not {layer.shape.num_experts}"
                     )
 
+    def rows_alone(self, source: ReleaseSource) -> list[int]:
+        """Rows that each layer's pool must have to hold this release and nothing else."""
+        return [len(set(digests)) for digests in slot_digests(source)]
+
     def rows_needed(self, source: ReleaseSource) -> list[int]:
         """Rows that each layer's pool must have to hold this release beside what is loaded."""
         return [
@@ -86,9 +90,10 @@ class Releases:
             for ledger, digests in zip(self.slots, slot_digests(source), strict=True)
         ]
 
-    def new_map_rows(self, source: ReleaseSource) -> int:
-        """Map rows that a release's models need beyond those that are free."""
-        return max(0, len(source.models) - len(self._free_rows))
+    def new_map_rows(self, source: ReleaseSource, *, alone: bool = False) -> int:
+        """Map rows that a release's models need beyond those that are free, or, alone, there."""
+        there = self._num_rows if alone else len(self._free_rows)
+        return max(0, len(source.models) - there)
 
     def take_slots(self, source: ReleaseSource) -> list[tuple[int, int, int]]:
         """Take rows for a release's slots. -> (layer, slot index, row) of those to be written.

@@ -8,16 +8,37 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.errors import DoesNotFit
 
 
-def growth_bytes(packed: PackedModel, releases: Releases, source: ReleaseSource) -> int:
-    """Bytes that pool, maps and stacks must grow by to hold a release beside what is loaded."""
+def growth_bytes(
+    packed: PackedModel, releases: Releases, source: ReleaseSource, *, alone: bool = False
+) -> int:
+    """Bytes that pool, maps and stacks must grow by to hold a release.
+
+    Beside what is loaded; or, `alone`, once nothing else is.
+    """
     bytes_needed = 0
-    layers = zip(packed.pool.values(), releases.rows_needed(source), strict=True)
+    row_counts = releases.rows_alone(source) if alone else releases.rows_needed(source)
+    layers = zip(packed.pool.values(), row_counts, strict=True)
+    map_rows = releases.new_map_rows(source, alone=alone)
     for layer, rows in layers:
         more = max(0, rows - layer.num_rows)
         bytes_needed += more * layer.shape.num_bytes(packed.dtype)
-        bytes_needed += releases.new_map_rows(source) * layer.maps.shape[1] * layer.maps.itemsize
+        bytes_needed += map_rows * layer.maps.shape[1] * layer.maps.itemsize
     longer = _vocabulary(source) - packed.longest_vocabulary
     return bytes_needed + max(0, longer) * packed.vocabulary_bytes()
+
+
+def require_room_alone(
+    packed: PackedModel, releases: Releases, source: ReleaseSource, spare_bytes: int | None
+) -> None:
+    """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
+    needed = growth_bytes(packed, releases, source, alone=True)
+    if spare_bytes is not None and needed > spare_bytes:
+        raise DoesNotFit(
+            f"release {source.id!r} needs {needed:,} bytes more than is allocated, even alone; "
+            f"{spare_bytes:,} are spare",
+            needed=needed,
+            available=spare_bytes,
+        )
 
 
 def make_room(

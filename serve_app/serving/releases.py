@@ -111,6 +111,7 @@ class Releases:
             return
         self._check_family(opened)
         if not await asyncio.to_thread(self.loop.fits_beside, opened.source):
+            await asyncio.to_thread(self.loop.require_room_alone, opened.source)
             await self._swap(self.loop, opened)
             return
         await outcome(self.loop.stage(opened.source))

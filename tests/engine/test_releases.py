@@ -115,6 +115,18 @@ def test_a_release_that_does_not_fit_beside_is_refused_with_numbers() -> None:
     engine.close()
 
 
+def test_a_release_that_would_not_fit_even_alone_is_known_before_anything_is_given_up() -> None:
+    source = MemorySource("r1", family(1, 2))
+    need = plan_memory(source, limits=SMALL, kv_tokens=64).total_bytes
+    engine = engine_of(source, kv_tokens=64, device_memory=need)
+    same_size, larger = MemorySource("r2", family(3, 4)), MemorySource("r3", family(3, 4, 5))
+    assert not engine.fits_beside(same_size)
+    engine.require_room_alone(same_size)
+    with pytest.raises(DoesNotFit, match="even alone; 0 are spare"):
+        engine.require_room_alone(larger)
+    engine.close()
+
+
 def test_a_longer_vocabulary_can_come_with_a_later_release() -> None:
     old, new = family(1, 2), family(3, vocab_size=401)
     engine = engine_of(MemorySource("r1", old))

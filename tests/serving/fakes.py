@@ -10,7 +10,14 @@ from typing import Any
 
 from serve_app.config import ServeConfig
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
-from serve_app.errors import DuplicateRequest, EngineError, TooLong, UnknownModel, UnknownRelease
+from serve_app.errors import (
+    DoesNotFit,
+    DuplicateRequest,
+    EngineError,
+    TooLong,
+    UnknownModel,
+    UnknownRelease,
+)
 from serve_app.serving.load import Load
 from serve_app.serving.parts import Loop, Opened, Parts, Source
 from serve_app.text.tokenizer import Tokenizer
@@ -71,6 +78,7 @@ class FakeLoop:
         self._wake = threading.Event()
         self._closed = False
         self.fail_staging: str | None = None
+        self.too_large: str | None = None
         self.fail_requests = False
         self.seen: list[Request] = []
         self.aborted: list[str] = []
@@ -132,6 +140,10 @@ class FakeLoop:
 
     def fits_beside(self, source: FakeSource) -> bool:
         return len(self._releases) < self.room
+
+    def require_room_alone(self, source: FakeSource) -> None:
+        if source.id == self.too_large:
+            raise DoesNotFit("too large, even alone", needed=2, available=1)
 
     def stage(self, source: FakeSource) -> "Future[None]":
         done: Future[None] = Future()

@@ -226,6 +226,29 @@ def test_without_room_for_both_new_requests_wait_and_none_fails() -> None:
     _run(test, manual=True, room=1)
 
 
+def test_a_release_that_fits_not_even_alone_does_not_disturb_the_old_one() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.loop.too_large = "r2"
+        async with client_of(replica) as client:
+            running = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 1)
+            made.registry.channels["stable"] = "r2"
+
+            async def reported() -> bool:
+                return bool((await replica.status())["detail"]["failed_release"] == "r2")
+
+            await until(reported)  # though a request runs, which a swap would have waited for
+            new = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 2)
+            for _ in range(5):
+                made.loop.step()
+            for task in (running, new):
+                assert (await task).json()["system_fingerprint"] == "r1"
+        assert made.loop.retired == []
+
+    _run(test, manual=True, room=1)
+
+
 def test_a_swap_that_fails_brings_the_old_release_back() -> None:
     async def test(made: World, replica: EngineReplica) -> None:
         made.loop.fail_staging = "r2"
