@@ -23,7 +23,7 @@ EXPERTS_MARKS = frozenset({"has_gate", "has_bias", "is_transposed"})
 """Attributes that transformers' `use_experts_implementation` gives to each instance it wraps."""
 
 CACHE_ARGUMENTS = frozenset({"past_key_values", "past_key_value", "cache_params", "layer_past"})
-ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
 """Where a config came from, not what it says: left out of the release."""
 
