@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -133,7 +134,11 @@ def _run(recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interr
     from consolidation.pipeline import consolidate as carry_out
 
     console = output.err() if to_stderr else output.out()
-    with _Ray(interruption) as executor, output.progress() as show:
+    with (
+        redirect_stdout(sys.stderr),  # Ray says there which of its workers have died.
+        _Ray(interruption) as executor,
+        output.progress() as show,
+    ):
 
         def print_plan(plan: Plan) -> None:
             with show.paused():

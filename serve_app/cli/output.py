@@ -22,8 +22,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def out() -> Console:
-    """For results, on stdout."""
-    return Console(highlight=False)
+    """For results, on what is stdout now, even while that is redirected later on."""
+    return Console(file=sys.stdout, highlight=False)
 
 
 def err() -> Console:

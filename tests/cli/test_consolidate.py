@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 
+from consolidation.executor import LocalExecutor
 from consolidation.release import Registry
+from serve_app.cli.main import run
 from serve_app.cli.processes import descendants
 from tests.cli.test_processes import is_running
 from tests.support.checkpoints import write_checkpoint
@@ -71,6 +74,36 @@ def test_json_is_the_only_thing_on_stdout(checkpoints: Path, tmp_path: Path) -> 
     assert channel.release == told["release"]
     assert "publish" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Talking(LocalExecutor):
+    """Says on stdout what Ray does there when a worker has died."""
+
+    def __init__(self, _: object) -> None: ...
+
+    def __enter__(self) -> Self:
+        print("(raylet) A worker died")
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("json_only", [True, False])
+def test_what_ray_says_goes_to_stderr(
+    json_only: bool,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("serve_app.cli.consolidate._Ray", Talking)
+    more = ["--json"] if json_only else []
+    used = arguments(checkpoints, tmp_path, *more)[len(COMMAND) - 1 :]
+    assert run(used) == 0
+    captured = capsys.readouterr()
+    assert "(raylet) A worker died" in captured.err
+    assert captured.out.startswith("{" if json_only else "models  ")
+    assert "raylet" not in captured.out
 
 
 def test_a_damaged_checkpoint_is_refused_before_ray_starts(
