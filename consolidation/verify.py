@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from consolidation.executor import Progress
 from consolidation.release import (
     Damaged,
+    NewerSchema,
     NotFound,
     Registry,
     ReleaseError,
@@ -28,11 +29,12 @@ def verify(
     """All that is wrong with a release, as sentences; nothing when it is sound.
 
     Golden prompts are run on a transformers model put together from the release, one model at a
-    time, in float32. Raises `NotFound` when there is no such release.
+    time, in float32. Raises `NotFound` when there is no such release, and `NewerSchema` for one
+    that this program cannot judge.
     """
     try:
         reader = ReleaseReader(registry, release)
-    except NotFound:
+    except (NotFound, NewerSchema):
         raise
     except ReleaseError as error:
         return [str(error)]

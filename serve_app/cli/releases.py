@@ -30,17 +30,29 @@ def releases(family: Family, registry: RegistryUrl, as_json: AsJson = False) -> 
         found = [dataclasses.asdict(one) for one in listed]
         output.print_json({"family": family, "releases": found})
         return
+    if not listed:
+        output.out().print(f"no releases of family {family!r} in {registry}", soft_wrap=True)
+        return
+    _print_list(listed, datetime.now(UTC))
+
+
+def _print_list(listed: list[ReleaseSummary], now: datetime) -> None:
     grid = output.table("release", "age", "models", "expert bytes", "channels", left=5)
-    now = datetime.now(UTC)
+    for column in (0, 1, 3):
+        grid.columns[column].no_wrap = True
     for one in listed:
         grid.add_row(
             one.id,
             output.age(one.at, now) if one.at else "?",
-            one.problem or ", ".join(one.models),
+            "cannot be read" if one.problem else ", ".join(one.models),
             "" if one.problem else output.change(one.expert_bytes_before, one.expert_bytes_after),
             ", ".join(one.channels),
         )
-    output.out().print(grid if listed else f"no releases of family {family!r} in {registry}")
+    out = output.out()
+    out.print(grid)
+    for one in listed:
+        if one.problem:
+            out.print(f"{one.id}: {one.problem}", markup=False, soft_wrap=True)
 
 
 def inspect(

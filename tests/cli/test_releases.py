@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from consolidation.release import Registry
+from consolidation.release.manifest import release_id
 
 Call = Callable[..., tuple[int, str, str]]
 Publish = Callable[[str], str]
@@ -107,4 +108,19 @@ def test_an_altered_manifest_is_a_failure_that_names_the_file(
     assert "Traceback" not in err
     code, out, _ = call("releases")
     assert code == 0
-    assert "altered" in out
+    row, problem = (line for line in out.splitlines() if line.startswith(release))
+    assert "cannot be read" in row
+    assert path in problem
+    assert "altered" in problem
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_release_of_a_newer_program_is_refused(
+    command: str, call: Call, registry: Registry
+) -> None:
+    data = b'{"schema_version":2}'
+    release = release_id(data)
+    registry.storage.write(f"releases/{release}/manifest.json", data)
+    code, out, err = call(command, release)
+    assert (code, out) == (2, "")
+    assert "schema_version 2" in err
