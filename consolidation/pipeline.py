@@ -210,9 +210,13 @@ def _manifest(
 def _check_quality(recipe: Recipe, manifest: Manifest) -> None:
     if recipe.max_kl is None:
         return
-    for name, quality in manifest.quality.items():
-        if quality.kl > recipe.max_kl:
-            raise Refused(
-                f"model {name!r} is {quality.kl:.6f} nats per token from its original, more than "
-                f"the {recipe.max_kl} allowed; nothing was published"
-            )
+    above = [
+        f"model {name!r} is {quality.kl:.6f}"
+        for name, quality in manifest.quality.items()
+        if quality.kl > recipe.max_kl
+    ]
+    if above:
+        raise Refused(
+            f"{', '.join(above)} nats per token from its original, more than the "
+            f"{recipe.max_kl} allowed; nothing was published"
+        )

@@ -164,11 +164,12 @@ def test_kl_and_perplexity_are_what_an_independent_computation_gives(
     assert math.isclose(quality.perplexity_release, math.exp(nll[1] / tokens), rel_tol=1e-4)
 
 
-def test_too_large_a_divergence_publishes_nothing_and_names_the_model(
+def test_too_large_a_divergence_publishes_nothing_and_names_the_models(
     family: Paths, tmp_path: Path
 ) -> None:
     first = run(tmp_path, pick(family, "one", "two"), channel="stable").release
-    with pytest.raises(Refused, match=r"model 'one' is 0\.\d+ nats .* 1e-09 allowed"):
+    told = r"model 'one' is 0\.\d+, model 'two' is 0\.\d+ nats .* 1e-09 allowed"
+    with pytest.raises(Refused, match=told):
         run(tmp_path, pick(family, "one", "two"), 1.2, channel="stable", max_kl=1e-9)
     registry = Registry(str(tmp_path), "fam")
     assert [summary.id for summary in registry.releases()] == [first]
