@@ -29,11 +29,25 @@ def parse_registry(value: str) -> str:
     """A directory, which need not exist yet, or an fsspec address.
 
     Raises:
-        typer.BadParameter: it is empty, or a file.
+        typer.BadParameter: it is empty, or a file, or an address that cannot be used.
     """
-    if not value or ("://" not in value and Path(value).is_file()):
+    if "://" in value:
+        _check_address(value)
+    elif not value or Path(value).is_file():
         raise typer.BadParameter(f"{value!r} is not a directory")
     return value
+
+
+def _check_address(url: str) -> None:
+    import fsspec
+
+    protocol = url.partition("://")[0].partition("::")[0]
+    if protocol == "memory":
+        raise typer.BadParameter(f"{url!r}: what is in memory is seen by one process only")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(f"{url!r}: {error}") from error
 
 
 def parse_models(values: list[str]) -> dict[str, Path]:

@@ -49,6 +49,8 @@ def test_the_commands_and_their_options_are_these(capsys: pytest.CaptureFixture[
         (["serve", "--family", "f", "--registry", ".", "--device-memory", "lots"], "lots"),
         (["plan-memory", "--family", "f", "--registry", ".", "--device-memory", "0"], "0"),
         (["releases", "--family", "f", "--registry", __file__], __file__),
+        (["releases", "--family", "f", "--registry", "nosuch://x"], "nosuch://x"),
+        (["releases", "--family", "f", "--registry", "memory://x"], "one process"),
         (["promote", "--family", "f", "--registry", ".", "--channel", "c"], "RELEASE"),
     ],
 )
