@@ -180,7 +180,13 @@ def test_what_cannot_be_served_is_refused_by_name(
     ("config", "message"),
     [
         (LlamaConfig(num_hidden_layers=1), "not a mixture of experts"),
-        (AutoConfig.for_model("llama4_text", num_hidden_layers=2), "experts interface"),
+        (
+            AutoConfig.for_model(
+                "llama4_text", num_hidden_layers=2, layer_types=["full_attention"] * 2
+            ),
+            "experts interface",
+        ),
+        (AutoConfig.for_model("llama4_text", num_hidden_layers=2), "'chunked_attention'"),
         (AutoConfig.for_model("jamba", num_hidden_layers=2), "JambaMambaMixer|linear_attention"),
         (AutoConfig.for_model("t5"), "encoder-decoder"),
         (AutoConfig.for_model("switch_transformers"), "encoder-decoder"),
