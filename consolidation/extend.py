@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consolidation.plan import Expert, Layer, Plan, Pool, Slot, bytes_after, refuse_budget
+from consolidation.plan import Expert, Layer, Plan, Pool, Slot, bytes_after, fewest_merges, plan_of
 from consolidation.release import Manifest
 
 
@@ -57,42 +57,31 @@ def extend_plan(
         for position, near in found.items()
     )
 
-    def after(count: int) -> Plan:
+    def layers_after(count: int) -> tuple[Layer, ...]:
         put: list[dict[int, int]] = [{} for _ in layer_pools]
         for _, layer, position in order[:count]:
             put[layer][position] = (nearest or ())[layer][position].slot
-        error = math.fsum(cost for cost, _, _ in order[:count])
-        layers = []
-        for layer, pool in enumerate(layer_pools):
-            layers.append(_layer(manifest, kept, layer, pool, put[layer]))
-        models = sorted([*kept, *added])
-        maps = {name: tuple(_row(layer, name) for layer in layers) for name in models}
-        one_model = manifest.expert_bytes_one_model
-        return Plan(
-            models=tuple(models),
-            layers=tuple(layers),
-            expert_map=maps,
-            slot_bytes=slot_bytes,
-            expert_bytes_before=one_model * len(models),
-            expert_bytes_after=bytes_after(layers, maps, slot_bytes),
-            expert_bytes_one_model=one_model,
-            budget_bytes=allowed,
-            square_error=error,
-            relative_error=math.sqrt(error / square_norm) if square_norm else 0.0,
-        )
+        pools = enumerate(layer_pools)
+        return tuple(_layer(manifest, kept, layer, pool, put[layer]) for layer, pool in pools)
 
-    if allowed is None:
-        return after(0)
-    least = after(len(order)).expert_bytes_after
-    if least > allowed:
-        reason = "keeping the slots of the release"
-        raise refuse_budget(least, allowed, manifest.expert_bytes_one_model, reason)
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        fits = after(middle).expert_bytes_after <= allowed
-        low, high = (low, middle) if fits else (middle + 1, high)
-    return after(low)
+    def size_after(count: int) -> int:
+        layers = layers_after(count)
+        return bytes_after(layers, _maps(layers, models), slot_bytes)
+
+    models = sorted([*kept, *added])
+    one_model = manifest.expert_bytes_one_model
+    reason = "keeping the slots of the release"
+    count = fewest_merges(len(order), allowed, size_after, one_model=one_model, reason=reason)
+    layers = layers_after(count)
+    return plan_of(
+        layers,
+        _maps(layers, models),
+        slot_bytes=slot_bytes,
+        one_model=one_model,
+        allowed=allowed,
+        square_error=math.fsum(cost for cost, _, _ in order[:count]),
+        square_norm=square_norm,
+    )
 
 
 def _layer(
@@ -122,6 +111,10 @@ def _layer(
         if found
     ]
     return Layer(old.module, (*stay, *fresh))
+
+
+def _maps(layers: Sequence[Layer], models: Sequence[str]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    return {name: tuple(_row(layer, name) for layer in layers) for name in models}
 
 
 def _row(layer: Layer, model: str) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ its own rule, in `consolidation/extend.py`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from consolidation.compare import Merge
@@ -124,13 +125,29 @@ def budget_bytes(budget: float | None, one_model: int, num_models: int) -> int |
     return None if budget >= num_models else int(budget * one_model)
 
 
-def refuse_budget(needed: int, allowed: int, one_model: int, reason: str) -> Refused:
-    """The error for a budget that cannot hold. Sizes in bytes."""
-    least = math.ceil(needed / one_model * 10000) / 10000
-    return Refused(
-        f"an expert budget of {allowed / one_model:.4f} ({allowed} bytes) cannot be met: {reason} "
-        f"needs {needed} bytes, a budget of {least:.4f}"
-    )
+def fewest_merges(
+    most: int,
+    allowed: int | None,
+    size_after: Callable[[int], int],
+    *,
+    one_model: int,
+    reason: str,
+) -> int:
+    """How many merges it takes to keep within `allowed` bytes; none when that is None.
+
+    `size_after` tells the bytes after so many merges and never grows. Raises `Refused`, with the
+    smallest possible budget and the `reason` for it, when even `most` merges are not enough.
+    """
+    if allowed is None:
+        return 0
+    needed = size_after(most)
+    if needed > allowed:
+        least = math.ceil(needed / one_model * 10000) / 10000
+        raise Refused(
+            f"an expert budget of {allowed / one_model:.4f} ({allowed} bytes) cannot be met: "
+            f"{reason} needs {needed} bytes, a budget of {least:.4f}"
+        )
+    return bisect_left(range(most), True, key=lambda count: size_after(count) <= allowed)
 
 
 def make_plan(
@@ -148,35 +165,33 @@ def make_plan(
     `trees` has one tree per layer and may be None when nothing is to be merged. Raises `Refused`,
     with the smallest possible budget, when even one slot per layer is too much.
     """
-    merges = [
+    merges = sorted(
         (merge.cost, layer, position)
         for layer, tree in enumerate(trees or ())
         for position, merge in enumerate(tree)
-    ]
-    merges.sort()
+    )
 
-    def after(count: int) -> tuple[list[list[list[int]]], int]:
+    def size_after(count: int) -> int:
         clusters = _clusters(layer_pools, trees or (), merges[:count])
         maps = _maps(layer_pools, clusters, models)
         # Blobs that layers have in common are not subtracted: the budget holds all the more.
         size = sum(len(layer) for layer in clusters) * slot_bytes
-        return clusters, size + sum(expert_map_bytes(rows) for rows in maps.values())
+        return size + sum(expert_map_bytes(rows) for rows in maps.values())
 
-    low, high = 0, 0 if allowed is None else len(merges)
-    if allowed is not None and (needed := after(high)[1]) > allowed:
-        raise refuse_budget(needed, allowed, one_model, "one slot in each layer")
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if after(middle)[1] <= (allowed or 0) else (middle + 1, high)
-    clusters, _ = after(low)
-    return _plan(
-        layer_pools,
-        clusters,
-        models=models,
+    reason = "one slot in each layer"
+    count = fewest_merges(len(merges), allowed, size_after, one_model=one_model, reason=reason)
+    clusters = _clusters(layer_pools, trees or (), merges[:count])
+    layers = tuple(
+        Layer(pool.module, tuple(_slot(pool, members) for members in found))
+        for pool, found in zip(layer_pools, clusters, strict=True)
+    )
+    return plan_of(
+        layers,
+        _maps(layer_pools, clusters, models),
         slot_bytes=slot_bytes,
         one_model=one_model,
         allowed=allowed,
-        square_error=math.fsum(cost for cost, _, _ in merges[:low]),
+        square_error=math.fsum(cost for cost, _, _ in merges[:count]),
         square_norm=square_norm,
     )
 
@@ -212,28 +227,23 @@ def _maps(
     return {model: tuple(found) for model, found in rows.items()}
 
 
-def _plan(
-    layer_pools: Sequence[Pool],
-    clusters: Sequence[list[list[int]]],
+def plan_of(
+    layers: tuple[Layer, ...],
+    maps: Mapping[str, tuple[tuple[int, ...], ...]],
     *,
-    models: Sequence[str],
     slot_bytes: int,
     one_model: int,
     allowed: int | None,
     square_error: float,
     square_norm: float,
 ) -> Plan:
-    layers = tuple(
-        Layer(pool.module, tuple(_slot(pool, members) for members in found))
-        for pool, found in zip(layer_pools, clusters, strict=True)
-    )
-    maps = _maps(layer_pools, clusters, models)
+    """The plan with these slots, and maps of all models in their order."""
     return Plan(
-        models=tuple(models),
+        models=tuple(maps),
         layers=layers,
         expert_map=maps,
         slot_bytes=slot_bytes,
-        expert_bytes_before=one_model * len(models),
+        expert_bytes_before=one_model * len(maps),
         expert_bytes_after=bytes_after(layers, maps, slot_bytes),
         expert_bytes_one_model=one_model,
         budget_bytes=allowed,
