@@ -17,6 +17,7 @@ from consolidation.plan import Plan
 from consolidation.planning import Family, decide
 from consolidation.recipe import Recipe, check_recipe, provenance, recipe_digest
 from consolidation.release import (
+    Channel,
     ChannelMoved,
     Golden,
     Manifest,
@@ -78,14 +79,7 @@ def consolidate(
     _check_quality(recipe, manifest)
     progress(Progress("publish", 0, 1))
     release = registry.publish(manifest)
-    if recipe.channel is not None:
-        expected = channel.release if channel else None
-        try:
-            registry.move_channel(recipe.channel, release, expected=expected)
-        except ChannelMoved as error:
-            raise Failed(
-                f"release {release} is published, but {error}: someone else moved it meanwhile"
-            ) from error
+    _move_channel(recipe, registry, channel, release)
     journal.close()
     progress(Progress("publish", 1, 1))
     return Outcome(decision.plan, release, manifest)
@@ -220,3 +214,16 @@ def _check_quality(recipe: Recipe, manifest: Manifest) -> None:
             f"{', '.join(above)} nats per token from its original, more than the "
             f"{recipe.max_kl} allowed; nothing was published"
         )
+
+
+def _move_channel(recipe: Recipe, registry: Registry, before: Channel | None, release: str) -> None:
+    """Point the recipe's channel at the release, unless it is no longer where it was before."""
+    if recipe.channel is None:
+        return
+    expected = before.release if before else None
+    try:
+        registry.move_channel(recipe.channel, release, expected=expected)
+    except ChannelMoved as error:
+        raise Failed(
+            f"release {release} is published, but {error}: someone else moved it meanwhile"
+        ) from error

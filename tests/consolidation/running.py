@@ -1,0 +1,28 @@
+"""Runs of the pipeline in this process, for tests."""
+
+from pathlib import Path
+from typing import Any
+
+from consolidation.executor import LocalExecutor
+from consolidation.pipeline import Outcome, Recipe, consolidate
+from consolidation.release import Manifest
+
+Paths = dict[str, Path]
+
+
+def run(registry: Path | str, models: Paths, budget: float | None = None, **fields: Any) -> Outcome:
+    recipe = Recipe("fam", str(registry), models, expert_budget=budget, **fields)
+    return consolidate(recipe, executor=LocalExecutor())
+
+
+def manifest_of(outcome: Outcome) -> Manifest:
+    assert outcome.manifest is not None
+    return outcome.manifest
+
+
+def pick(family: Paths, *names: str) -> Paths:
+    return {name: family[name] for name in names}
+
+
+def files(registry: Path) -> set[str]:
+    return {str(path.relative_to(registry)) for path in registry.rglob("*") if path.is_file()}
