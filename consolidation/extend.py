@@ -42,7 +42,6 @@ def extend_plan(
     nearest: Sequence[Mapping[int, Nearest]] | None,
     *,
     added: Sequence[str],
-    slot_bytes: int,
     square_norm: float,
     allowed: int | None,
 ) -> Plan:
@@ -69,6 +68,7 @@ def extend_plan(
         return bytes_after(layers, _maps(layers, models), slot_bytes)
 
     models = sorted([*kept, *added])
+    slot_bytes = manifest.layers[0].slots[0].bytes
     one_model = manifest.expert_bytes_one_model
     reason = "keeping the slots of the release"
     count = fewest_merges(len(order), allowed, size_after, one_model=one_model, reason=reason)

@@ -78,7 +78,6 @@ def decide(recipe: Recipe, family: Family, stages: Stages) -> Decision:
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
     _check_finite(family, scans)
     square_norm = math.fsum(n for n in norms if n is not None)
-    slot_bytes = max((layers[0].file_bytes for layers in scans.values()), default=0)
     if family.extended is not None:
         near = None if allowed is None else _nearest(recipe, family, layer_pools, stages)
         plan = extend_plan(
@@ -87,7 +86,6 @@ def decide(recipe: Recipe, family: Family, stages: Stages) -> Decision:
             layer_pools,
             near,
             added=list(family.checkpoints),
-            slot_bytes=slot_bytes,
             square_norm=square_norm,
             allowed=allowed,
         )
@@ -96,7 +94,7 @@ def decide(recipe: Recipe, family: Family, stages: Stages) -> Decision:
         layer_pools,
         None if allowed is None else _compare(family, layer_pools, stages),
         models=list(family.checkpoints),
-        slot_bytes=slot_bytes,
+        slot_bytes=next(iter(scans.values()))[0].file_bytes,
         one_model=family.expert_bytes_one_model,
         square_norm=square_norm,
         allowed=allowed,

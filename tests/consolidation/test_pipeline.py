@@ -202,6 +202,17 @@ def test_removing_a_model_drops_the_slots_only_it_used(family: Paths, tmp_path: 
     assert verify(Registry(str(tmp_path), "fam"), new.id) == []
 
 
+def test_what_is_left_after_removing_counts_against_the_budget(
+    family: Paths, tmp_path: Path
+) -> None:
+    before = run(tmp_path, pick(family, "base", "one"), 1.5)
+    wanted = {"extend": before.release, "remove": ("base",)}
+    after = run(tmp_path, {}, 1.5, **wanted)
+    assert after.plan.expert_bytes_after == manifest_of(after).expert_bytes_after
+    with pytest.raises(Refused, match="keeping the slots of the release needs"):
+        run(tmp_path, {}, 0.5, **wanted)
+
+
 def test_a_model_is_replaced_by_giving_it_again(family: Paths, tmp_path: Path) -> None:
     before = run(tmp_path, pick(family, "base", "one"))
     after = manifest_of(run(tmp_path, {"one": family["two"]}, extend=before.release))
