@@ -97,6 +97,7 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         if any(True for _ in module.children() if list(_.parameters())):
             raise Unsupported(f"{name}: {path} has weights below the experts module")
     rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
+    _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
     trace = trace_of(model, config, rotaries, owners)
@@ -126,6 +127,21 @@ def _is_rotary(module: nn.Module) -> bool:
         any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
         and next(module.parameters(), None) is None
     )
+
+
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that rotary angles and attention scales may depend on."""
+    wanted = ("rope", "max_position", "partial_rotary", "original_max")
+    return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
+
+
+def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) -> None:
+    """A rotary module is made anew from each model's config: it must have been made so."""
+    fields = rope_fields(config.get_text_config().to_dict())
+    for path, module in rotaries.items():
+        own: Any = getattr(module, "config", None)
+        if own is not None and rope_fields(own.to_dict()) != fields:
+            raise Unsupported(f"{name}: {path} has rope parameters that are not the config's")
 
 
 def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: set[str]) -> None:

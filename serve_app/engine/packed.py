@@ -15,6 +15,7 @@ from serve_app.engine.anatomy import (
     config_of,
     meta_model,
     own_tensors,
+    rope_fields,
     study,
 )
 from serve_app.engine.attention import ATTENTION, PagedAttention
@@ -96,7 +97,10 @@ class PackedModel:
         return hook
 
     def _replace_rotaries(self, anatomy: Anatomy) -> dict[str, PackedRotary]:
-        rotaries = {path: PackedRotary(self.step) for path in anatomy.rotaries}
+        rotaries = {
+            path: PackedRotary(self.step, getattr(module, "config", None))
+            for path, module in anatomy.rotaries.items()
+        }
         for path, rotary in rotaries.items():
             self._model.set_submodule(path, rotary)
         return rotaries
@@ -232,12 +236,6 @@ class PackedModel:
             beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits
-
-
-def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config that rotary angles and attention scales may depend on."""
-    wanted = ("rope", "max_position", "partial_rotary", "original_max")
-    return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
 
 
 def tied_names(anatomy: Anatomy) -> dict[str, str]:

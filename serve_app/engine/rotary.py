@@ -21,10 +21,14 @@ FAR = 1 << 20
 
 
 class PackedRotary(nn.Module):
-    """Stands where a stock model had its rotary module. One original per map row."""
+    """Stands where a stock model had its rotary module. One original per map row.
 
-    def __init__(self, step: CurrentStep) -> None:
+    config: of the module that was there; some models look at it.
+    """
+
+    def __init__(self, step: CurrentStep, config: Any) -> None:
         super().__init__()
+        self.config = config
         self.step = step
         self._originals: dict[int, tuple[nn.Module, bool, str]] = {}
 

@@ -247,3 +247,12 @@ def test_a_module_that_reads_the_weights_of_its_parts_is_run_as_a_whole() -> Non
     requests = greedy_requests(models, [5, 17], max_tokens=8)
     assert_golden(models, requests, answer(engine, requests))
     engine.close()
+
+
+def test_a_rotary_module_may_be_asked_for_its_config() -> None:
+    fields = {"intermediate_size": 24, "num_local_experts": 4, "num_experts_per_tok": 2}
+    models = {f"m{seed}": tiny_model("granitemoe_swa", seed, **fields) for seed in (1, 2)}
+    engine = engine_of(MemorySource("r1", models))
+    requests = greedy_requests(models, [5, 17], max_tokens=8)
+    assert_golden(models, requests, answer(engine, requests))
+    engine.close()

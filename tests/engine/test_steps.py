@@ -223,6 +223,9 @@ def test_architectures_that_do_not_fit_are_refused_by_name() -> None:
         Engine.open(Source({"model_type": "no_such_type"}))
     with pytest.raises(Unsupported, match="layers of type 'linear_attention'"):
         Engine.open(Source({"model_type": "qwen3_next"}))
+    ropes = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
+    with pytest.raises(Unsupported, match=r"rotary_embs.* has rope parameters that are not"):
+        Engine.open(Source(tiny_config("granitemoe_swa", **ropes).to_dict()))
     with pytest.raises(Unsupported, match="dtype 'float16'"):
         Engine.open(MemorySource("r1", models_of(1)), dtype="float16")
 
