@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from serve_app.api.errors import ApiError, bad_request, internal, loading, no_such_model, overloaded
@@ -211,6 +212,9 @@ class EngineReplica:
 
     async def metrics(self) -> str:
         load = self._load()
+        if load is not None and self._releases.current is not None:
+            idle = dict.fromkeys(self._releases.current.models, 0)  # an idle model's number is 0
+            load = replace(load, running={**idle, **load.running}, waiting={**idle, **load.waiting})
         return self._metrics.render(load, self._follower.state, self._releases.serving)
 
     async def check_health(self) -> None:

@@ -475,6 +475,8 @@ def test_metrics_count_what_happened() -> None:
 
     text = asyncio.run(run())
     labels = 'model_name="a",release="r1",tenant="default"'
+    for idle in ("running", "waiting"):  # a gauge that goes away at rest cannot be watched
+        assert f'expertpool_num_requests_{idle}{{model_name="b"}} 0.0' in text
     assert f"expertpool_generation_tokens_total{{{labels}}} 5.0" in text
     assert f"expertpool_time_to_first_token_seconds_count{{{labels}}} 1.0" in text
     assert f"expertpool_inter_token_latency_seconds_count{{{labels}}} 4.0" in text
