@@ -8,7 +8,7 @@ from serve_app.api.jobs import COMPLETION_MAX_TOKENS
 from serve_app.api.wire import Job
 from serve_app.engine.request import Request
 from serve_app.serving.defaults import ModelDefaults, choice_seed
-from serve_app.text.errors import TextError
+from serve_app.text.errors import BadVariable, TextError
 from serve_app.text.tokenizer import Tokenizer
 
 
@@ -35,6 +35,8 @@ def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
                 model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
                 for prompt in job["prompts"]
             ]
+    except BadVariable as error:
+        raise bad_request(str(error), "chat_template_kwargs") from error
     except TextError as error:
         raise bad_request(str(error), param) from error
     for prompt in prompts:

@@ -33,7 +33,7 @@ from serve_app.serving.metrics import Metrics
 from serve_app.serving.parts import Loop, Parts
 from serve_app.serving.prepare import ServedModel, encode_prompts, requests_of
 from serve_app.serving.releases import HeldRelease, Releases
-from serve_app.text.errors import TextError
+from serve_app.text.errors import BadVariable, TextError
 
 _log = logging.getLogger(__name__)
 _LONG_TEXT = 20_000
@@ -157,6 +157,8 @@ class EngineReplica:
                 )
         except ApiError as error:
             return error.to_item()
+        except BadVariable as error:
+            return bad_request(str(error), "chat_template_kwargs").to_item()
         except TextError as error:
             param = "prompt" if job["messages"] is None else "messages"
             return bad_request(str(error), param).to_item()

@@ -1,6 +1,7 @@
 """What can be wrong with a text or a conversation. Not HTTP: `serve_app.serving` gives statuses.
 
 TextError              the text cannot be made into tokens, or the tokens into text
+├── BadVariable        a variable that a client must not give to a chat template
 └── NoChatTemplate     the model has no chat template
 """
 
@@ -9,6 +10,10 @@ from serve_app.errors import ServingError
 
 class TextError(ServingError):
     """The text cannot be made into tokens, or the tokens into text."""
+
+
+class BadVariable(TextError):
+    """A variable that a client must not give to a chat template."""
 
 
 class NoChatTemplate(TextError):

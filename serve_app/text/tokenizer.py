@@ -7,7 +7,7 @@ from typing import Any, cast
 from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer
 
-from serve_app.text.errors import NoChatTemplate, TextError
+from serve_app.text.errors import BadVariable, NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
 
 _NOT_FOR_TEMPLATES = frozenset(
@@ -72,12 +72,12 @@ class Tokenizer:
     ) -> list[int]:
         """The tokens of a conversation, up to where the answer begins.
 
-        `variables` are what a client gives the template. Raises NoChatTemplate, and TextError for
-        what the template refuses.
+        `variables` are what a client gives the template. Raises NoChatTemplate, BadVariable, and
+        TextError for what the template refuses.
         """
         for name in sorted(variables):
             if name in _NOT_FOR_TEMPLATES:
-                raise TextError(f"chat_template_kwargs must not hold '{name}'")
+                raise BadVariable(f"chat_template_kwargs must not hold '{name}'")
         if self._tokenizer.chat_template is None:
             raise NoChatTemplate("the model has no chat template; use /v1/completions")
         options = {"add_generation_prompt": True, **variables}

@@ -307,6 +307,12 @@ def test_template_variables_reach_the_template() -> None:
     assert TOKENIZER.decode(made.loop.seen[0].prompt) == "user: hi\n!"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+def test_a_template_variable_that_is_not_a_clients_is_refused_by_its_field(path: str) -> None:
+    error = _ask(path, {**CHAT, "chat_template_kwargs": {"tokenize": True}}).json()["error"]
+    assert (error["param"], error["code"]) == ("chat_template_kwargs", None)
+
+
 def _refused(response: Any, status: int, code: str | None, param: str | None) -> str:
     assert response.status_code == status, response.text
     error = response.json()["error"]
