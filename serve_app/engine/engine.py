@@ -6,6 +6,7 @@ beside it.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,7 +38,7 @@ from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import NeverFits
 from serve_app.scheduling.events import Finished
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.plan import Load, StepPlan
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence
 
@@ -85,6 +86,8 @@ class Engine:
         self._releases = Releases(packed)
         self._active: dict[str, _Active] = {}
         self._staging: dict[str, Callable[[EngineError | None], None]] = {}
+        self._awaiting: deque[ReleaseSource] = deque()
+        self._held_loads: list[Load] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
         self._orphans: set[str] = set()
         self.is_stepping = False
@@ -125,8 +128,6 @@ class Engine:
         )
         return cls(packed, memory, limits, clock=clock, on_loaded=on_loaded)
 
-    # Releases
-
     def fits_beside(self, source: ReleaseSource) -> bool:
         """Whether there is room for a release beside what is loaded."""
         spare = self._spare_bytes()
@@ -146,15 +147,33 @@ class Engine:
             if source.id in self._releases or source.id in self._staging:
                 raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
             self._releases.check_shape(source)
-            self._finish_loads()  # growing replaces tensors that a load may be writing
-            make_room(self._packed, self._releases, source, self._spare_bytes())
-            rows = self._releases.take_slots(source)
         except EngineError as error:
             self.counters.staging_failures += 1
             on_done(error)
             return
         self._staging[source.id] = on_done
-        self._loader.load_slots(source, rows)
+        self._awaiting.append(source)
+        self._begin_stagings()
+
+    def _begin_stagings(self) -> None:
+        """Begin loading the slots of releases, in the order in which they were asked for.
+
+        Growing replaces tensors that a load may be writing. So a release that needs more room
+        waits for the loads that are under way, and new loads wait for it; the steps wait for none.
+        """
+        while self._awaiting:
+            source = self._awaiting[0]
+            if self._loader.num_pending and growth_bytes(self._packed, self._releases, source):
+                return
+            self._awaiting.popleft()
+            try:
+                make_room(self._packed, self._releases, source, self._spare_bytes())
+                rows = self._releases.take_slots(source)
+            except EngineError as error:
+                self.counters.staging_failures += 1
+                self._staging.pop(source.id)(error)
+                continue
+            self._loader.load_slots(source, rows)
 
     def _spare_bytes(self) -> int | None:
         """Bytes that may still be allocated; None where nothing limits them."""
@@ -172,8 +191,6 @@ class Engine:
         self._releases.release(release)
         self._retiring.setdefault(release, []).append(on_done)
         self._drop_retired()
-
-    # Requests
 
     def submit(self, request: Request) -> None:
         """Queue a request; its events come from `step`.
@@ -232,8 +249,6 @@ class Engine:
         """
         return min(self._releases.model(release, model).context_length, self.memory.kv_tokens)
 
-    # Steps
-
     @property
     def has_work(self) -> bool:
         """Whether any request is waiting or running, or a release is being loaded."""
@@ -243,6 +258,7 @@ class Engine:
         """Do what can be done now; no events and no wait when nothing can."""
         for report in self._loader.reports():
             self._note(report)
+        self._begin_stagings()
         plan = self._scheduler.schedule(self._clock())
         self._begin_loads(plan)
         self.is_stepping = bool(plan.chunks)
@@ -327,19 +343,19 @@ class Engine:
         each = (found.get(position) for position in range(len(active.request.prompt)))
         self._events.append(PromptLogprobs(active.request.id, tuple(each)))
 
-    # Loading
-
     def _begin_loads(self, plan: StepPlan) -> None:
-        if not plan.loads:
+        """Begin the plan's loads, or hold them while a release waits to make room."""
+        self._held_loads += plan.loads
+        if self._awaiting or not self._held_loads:
             return
+        loads, self._held_loads = self._held_loads, []
         sources = self._releases.backbones()
-        for load in plan.loads:
-            source, model = sources[load.backbone]
-            self._loader.load_backbone(source, model, load.backbone, load.place)
-
-    def _finish_loads(self) -> None:
-        for report in self._loader.wait():
-            self._note(report)
+        for load in loads:
+            if load.backbone in sources:
+                source, model = sources[load.backbone]
+                self._loader.load_backbone(source, model, load.backbone, load.place)
+            else:  # its release went while the load was held, and nothing waits for it
+                self._scheduler.load_failed(load.backbone)
 
     def _note(self, report: BackboneLoaded | SlotsLoaded) -> None:
         if isinstance(report, SlotsLoaded):

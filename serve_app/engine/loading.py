@@ -80,22 +80,14 @@ class Loader:
         """What has been done since the last call."""
         with contextlib.suppress(queue.Empty):
             while True:
-                yield self._next(block=False)
-
-    def wait(self) -> Iterator[Report]:
-        """What is under way, as it gets done, until nothing is."""
-        while self.num_pending:
-            yield self._next(block=True)
+                report = self._reports.get_nowait()
+                self.num_pending -= 1
+                yield report
 
     def close(self) -> None:
         """Finish what is under way and take no more."""
         self._backbones.shutdown(cancel_futures=True)
         self._slots.shutdown(cancel_futures=True)
-
-    def _next(self, *, block: bool) -> Report:
-        report = self._reports.get(block=block)
-        self.num_pending -= 1
-        return report
 
     def _run(
         self,

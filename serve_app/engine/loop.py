@@ -1,5 +1,6 @@
 """The thread that steps an engine, and a thread-safe front to it. Knows no Ray and no HTTP."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -42,7 +43,9 @@ class EngineLoop:
         """
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
+        self._ended = threading.Event()
         self._listeners: dict[str, OnEvent] = {}
+        self._outcomes: set[Future[None]] = set()
         self._clock = clock
         self._closing = False
         self._died: BaseException | None = None
@@ -92,7 +95,7 @@ class EngineLoop:
 
     def stage(self, source: ReleaseSource) -> "Future[None]":
         """Load a release beside the running work. Once done, requests may name it."""
-        done: Future[None] = Future()
+        done = self._outcome()
 
         def on_done(error: EngineError | None) -> None:
             if error is None:
@@ -105,7 +108,7 @@ class EngineLoop:
 
     def retire(self, release: str) -> "Future[None]":
         """Take no new requests for a release. Done when its last sequence has ended."""
-        done: Future[None] = Future()
+        done = self._outcome()
 
         def call() -> None:
             self._engine.retire(release, lambda: done.set_result(None))
@@ -130,11 +133,11 @@ class EngineLoop:
     def _call(self, function: Callable[[], T]) -> "Future[T]":
         """Have the loop's thread call a function between steps."""
         future: Future[T] = Future()
-        if self._closing or self._died is not None:
-            future.set_exception(EngineStopped(f"the engine has stopped: {self._died or 'closed'}"))
-            return future
 
         def call() -> None:
+            if self._closing or self._died is not None:
+                future.set_exception(self._stopped())
+                return
             try:
                 future.set_result(function())
             except Exception as error:  # noqa: BLE001 - it is the caller's
@@ -142,7 +145,25 @@ class EngineLoop:
 
         self._calls.put(call)
         self._wake.set()
+        if self._ended.is_set():
+            self._answer_calls()
         return future
+
+    def _answer_calls(self) -> None:
+        """Carry out what was asked for; from the loop's thread, or from any once it has ended."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._calls.get_nowait()()
+
+    def _outcome(self) -> "Future[None]":
+        """A future that comes true in a later step, or fails with the loop."""
+        done: Future[None] = Future()
+        self._outcomes.add(done)
+        done.add_done_callback(self._outcomes.discard)
+        return done
+
+    def _stopped(self) -> EngineStopped:
+        return EngineStopped(f"the engine has stopped: {self._died or 'closed'}")
 
     @staticmethod
     def _chain(call: "Future[None]", done: "Future[None]") -> None:
@@ -164,17 +185,18 @@ class EngineLoop:
             logger.exception("the engine loop died")
             raise
         finally:
+            self._closing = True
             self._engine.close()
-            while not self._calls.empty():
-                self._calls.get()()
-            stopped = EngineStopped(f"the engine has stopped: {self._died or 'closed'}")
+            self._ended.set()
+            self._answer_calls()
             for request_id in list(self._listeners):
-                self._deliver(Failed(request_id, stopped))
+                self._deliver(Failed(request_id, self._stopped()))
+            for outcome in list(self._outcomes):
+                outcome.set_exception(self._stopped())
 
     def _turn(self) -> None:
         self._wake.clear()
-        while not self._calls.empty():
-            self._calls.get()()
+        self._answer_calls()
         events = self._engine.step()
         if not self._engine.is_stepping or self._clock() - self._stats.heartbeat >= STATS_S:
             self._stats = self._engine.stats()

@@ -128,3 +128,21 @@ def test_requests_of_a_broken_step_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     asked.ended.result(WAIT_S)
     assert "division by zero" in str(asked.answer.error)
     loop.close()
+
+
+def test_when_the_loop_dies_nobody_is_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemorySource("r1", {"m1": tiny_model("mixtral", 1)})
+    loop = open_loop(source)
+    loop.stage(source).result(WAIT_S)
+    asked = Asked()
+    loop.submit(Request("a", "r1", "m1", prompts([5])[0], 200, GREEDY), asked)
+    retired = loop.retire("r1")
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(Engine, "step", lambda _: 1 / 0)
+    asked.ended.result(WAIT_S)
+    assert isinstance(asked.answer.error, EngineStopped)
+    with pytest.raises(EngineStopped, match="division by zero"):
+        retired.result(WAIT_S)
+    with pytest.raises(EngineStopped, match="division by zero"):
+        loop.stage(source).result(WAIT_S)
+    loop.close()

@@ -1,5 +1,7 @@
 """A new release is only more models in the same pool."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -137,4 +139,40 @@ def test_a_longer_vocabulary_can_come_with_a_later_release() -> None:
     assert_golden(new, late, answer(engine, late))
     again = greedy_requests(old, [9], max_tokens=6)
     assert_golden(old, again, answer(engine, again))
+    engine.close()
+
+
+class SlowSource(MemorySource):
+    """A release whose backbones are read only once they may be."""
+
+    def __init__(self, release: str, models: dict[str, Any]) -> None:
+        super().__init__(release, models)
+        self.may_read = threading.Event()
+
+    def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
+        if model == "m2":
+            assert self.may_read.wait(60)
+        yield from super().read_backbone(model)
+
+
+def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room() -> None:
+    models = family(1, 2)
+    source = SlowSource("r1", models)
+    engine = engine_of(source)
+    requests = greedy_requests(models, [6], max_tokens=40)
+    for request in requests:
+        engine.submit(request)
+    answers: dict[str, Answer] = {}
+    finish(engine, answers, until=lambda: "m1-0" in answers)
+    outcomes: list[object] = []
+    engine.stage(MemorySource("r2", family(3)), outcomes.append)
+    before = len(answers["m1-0"].tokens)
+    finish(engine, answers, until=lambda: len(answers["m1-0"].tokens) >= before + 10)
+    assert outcomes == [], "the pool does not grow under a load"
+    source.may_read.set()
+    finish(engine, answers)
+    assert outcomes == [None]
+    assert_golden(models, requests, answers)
+    late = greedy_requests(["m3"], [6], max_tokens=5, release="r2")
+    assert_golden(family(3), late, answer(engine, late))
     engine.close()
