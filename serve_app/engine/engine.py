@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -26,7 +26,7 @@ from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Req
 from serve_app.engine.runner import Runner, RunningRequest
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.staging import growth_bytes, make_room, require_room_alone
-from serve_app.engine.stats import Counters, Stats
+from serve_app.engine.stats import Counters, Stats, look
 from serve_app.errors import (
     DuplicateRequest,
     EngineError,
@@ -47,12 +47,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Active:
-    """A request in the engine, and the log-probabilities of its prompt so far, by position."""
+    """A request in the engine, and the log-probabilities of its prompt so far, by position.
+
+    queued_s: its wait before anything was computed, from then until its first token is reported.
+    """
 
     request: Request
     row: int
     prompt_logprobs: dict[int, Logprob]
     prompt_due: bool
+    began: bool = False
+    queued_s: float | None = None
 
 
 class Engine:
@@ -274,29 +279,8 @@ class Engine:
 
     def stats(self) -> Stats:
         """A look at what is going on."""
-        scheduler, packed = self._scheduler, self._packed
-        resident = set(self._places.resident)
-        return Stats(
-            heartbeat=self._clock(),
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            num_running_by_model=scheduler.num_running_by_model(),
-            num_waiting_by_model=scheduler.num_waiting_by_model(),
-            releases=tuple(self._releases),
-            resident=self._releases.models_with(resident),
-            kv_blocks=self._blocks.num_blocks,
-            kv_blocks_used=self._blocks.num_used,
-            num_preemptions=scheduler.num_preemptions,
-            backbone_hits=scheduler.num_hits,
-            backbone_misses=scheduler.num_misses,
-            backbone_evictions=self._places.num_evictions,
-            unique_experts=self._releases.num_unique_experts,
-            logical_experts=self._releases.num_logical_experts,
-            pool_bytes=packed.pool_bytes,
-            backbones_bytes=packed.backbone_bytes,
-            kv_bytes=packed.kv_bytes,
-            memory=self.memory,
-            counters=replace(self.counters),
+        return look(
+            self._scheduler, self._releases, self._packed, self.memory, self.counters, self._clock()
         )
 
     def _execute(self, plan: StepPlan) -> None:
@@ -306,6 +290,8 @@ class Engine:
             sequence = self._scheduler.get(chunk.sequence)
             assert sequence is not None
             running[chunk.sequence] = RunningRequest(active.request, active.row, sequence.tokens)
+            if not active.began:
+                active.began, active.queued_s = True, self._clock() - sequence.arrival
         began = self._clock()
         try:
             result = self._runner.execute(plan, running)
@@ -316,13 +302,16 @@ class Engine:
         for request, found in result.prompt_logprobs.items():
             self._active[request].prompt_logprobs.update(found)
         for done in self._scheduler.commit(plan, result.sampled, self._clock()):
-            self._report_prompt(self._active[done.id])
+            active = self._active[done.id]
+            self._report_prompt(active)
+            queued_s, active.queued_s = active.queued_s, None
             finish = None
             if isinstance(done, Finished):
                 finish = done.reason
                 del self._active[done.id]
             token = -1 if done.token is None else done.token
-            self._events.append(Token(done.id, token, result.logprobs.get(done.id), finish))
+            logprob = result.logprobs.get(done.id)
+            self._events.append(Token(done.id, token, logprob, finish, queued_s))
 
     def _give_up(self, plan: StepPlan, error: Exception) -> None:
         """End the requests of a step that broke, and leave the others as they are."""

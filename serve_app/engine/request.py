@@ -61,13 +61,15 @@ class Logprob:
 class Token:
     """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
 
-    token is -1 where none was asked for (`max_tokens` 0).
+    token is -1 where none was asked for (`max_tokens` 0). queued_s: with the first token of a
+    request, how long it waited before anything of it was computed.
     """
 
     request: str
     token: int
     logprob: Logprob | None
     finish: str | None
+    queued_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
 """What an engine has done and holds, as values for metrics and tests."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.engine.memory import MemoryPlan
+from serve_app.engine.packed import PackedModel
+from serve_app.engine.releases import Releases
 from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 
 
@@ -63,3 +66,37 @@ class Stats:
     @property
     def allocated_bytes(self) -> int:
         return self.pool_bytes + self.backbones_bytes + self.kv_bytes
+
+
+def look(
+    scheduler: Scheduler,
+    releases: Releases,
+    packed: PackedModel,
+    memory: MemoryPlan,
+    counters: Counters,
+    now: float,
+) -> Stats:
+    """What an engine's parts say of themselves now."""
+    places, blocks = scheduler.places, scheduler.blocks
+    return Stats(
+        heartbeat=now,
+        num_running=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        num_running_by_model=scheduler.num_running_by_model(),
+        num_waiting_by_model=scheduler.num_waiting_by_model(),
+        releases=tuple(releases),
+        resident=releases.models_with(set(places.resident)),
+        kv_blocks=blocks.num_blocks,
+        kv_blocks_used=blocks.num_used,
+        num_preemptions=scheduler.num_preemptions,
+        backbone_hits=scheduler.num_hits,
+        backbone_misses=scheduler.num_misses,
+        backbone_evictions=places.num_evictions,
+        unique_experts=releases.num_unique_experts,
+        logical_experts=releases.num_logical_experts,
+        pool_bytes=packed.pool_bytes,
+        backbones_bytes=packed.backbone_bytes,
+        kv_bytes=packed.kv_bytes,
+        memory=memory,
+        counters=replace(counters),
+    )

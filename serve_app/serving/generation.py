@@ -135,12 +135,12 @@ class Generation:
             return text.add_prompt(event)
         piece = text.add(event)
         if piece["num_tokens"]:
-            self._metrics.token(piece["choice"], self._begun, self._clock())
+            self._metrics.token(piece["choice"], self._begun, self._clock(), event.queued_s)
         return piece
 
     def _finished(self, piece: Piece) -> Piece:
         if piece["finish"] is not None:
-            self._metrics.finished(piece["finish"])
+            self._metrics.finished(piece["choice"], piece["finish"])
         return piece
 
 

@@ -23,6 +23,15 @@ class Metrics:
         self._between = self._histogram(
             "inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS
         )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "From submission to the first step of a choice", _SECONDS
+        )
+        self._prefill = self._histogram(
+            "request_prefill_time_seconds", "From the first step to the first token", _SECONDS
+        )
+        self._decode = self._histogram(
+            "request_decode_time_seconds", "From the first token to the last of a choice", _SECONDS
+        )
         self._whole = self._histogram(
             "e2e_request_latency_seconds", "From arrival to the end of a request", _SECONDS
         )
@@ -68,20 +77,30 @@ class RequestMetrics:
     def __init__(self, metrics: Metrics, labels: tuple[str, str, str]) -> None:
         self._metrics = metrics
         self._labels = labels
+        self._first: dict[int, float] = {}
         self._last: dict[int, float] = {}
 
     def accepted(self, prompt_tokens: int) -> None:
         self._metrics._prompt.labels(*self._labels).inc(prompt_tokens)
 
-    def token(self, choice: int, begun: float, now: float) -> None:
+    def token(self, choice: int, begun: float, now: float, queued_s: float | None) -> None:
+        """queued_s: with the first token, how long the choice waited for its first step."""
         if choice in self._last:
             self._metrics._between.labels(*self._labels).observe(now - self._last[choice])
         else:
+            self._first[choice] = now
             self._metrics._first.labels(*self._labels).observe(now - begun)
+            if queued_s is not None:
+                self._metrics._queue.labels(*self._labels).observe(queued_s)
+                prefill = max(0.0, now - begun - queued_s)
+                self._metrics._prefill.labels(*self._labels).observe(prefill)
         self._last[choice] = now
         self._metrics._generated.labels(*self._labels).inc()
 
-    def finished(self, reason: str) -> None:
+    def finished(self, choice: int, reason: str) -> None:
+        if choice in self._first:
+            decode = self._last[choice] - self._first[choice]
+            self._metrics._decode.labels(*self._labels).observe(decode)
         self._metrics._success.labels(*self._labels, reason).inc()
 
     def ended(self, begun: float, now: float) -> None:

@@ -209,7 +209,8 @@ class FakeLoop:
             finish = "stop"
         elif each.num == request.max_tokens:
             finish = "length"
-        event = Token(request.id, token, logprob, finish)
+        queued_s = 0.0 if each.num == 1 else None
+        event = Token(request.id, token, logprob, finish, queued_s)
         if finish is None:
             each.on_event(event)
         else:

@@ -486,6 +486,8 @@ def test_metrics_count_what_happened() -> None:
     assert f"expertpool_generation_tokens_total{{{labels}}} 5.0" in text
     assert f"expertpool_time_to_first_token_seconds_count{{{labels}}} 1.0" in text
     assert f"expertpool_inter_token_latency_seconds_count{{{labels}}} 4.0" in text
+    for stage in ("queue", "prefill", "decode"):
+        assert f"expertpool_request_{stage}_time_seconds_count{{{labels}}} 1.0" in text
     assert 'expertpool_request_success_total{finished_reason="length",' in text
     assert 'expertpool_request_errors_total{status="404"} 1.0' in text
     assert 'expertpool_release_info{release="r1"} 1.0' in text
