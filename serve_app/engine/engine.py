@@ -153,7 +153,6 @@ class Engine:
                 raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
             self._releases.check_shape(source)
         except EngineError as error:
-            self.counters.staging_failures += 1
             on_done(error)
             return
         self._staging[source.id] = on_done
@@ -175,7 +174,6 @@ class Engine:
                 make_room(self._packed, self._releases, source, self._spare_bytes())
                 rows = self._releases.take_slots(source)
             except EngineError as error:
-                self.counters.staging_failures += 1
                 self._staging.pop(source.id)(error)
                 continue
             self._loader.load_slots(source, rows)
@@ -298,7 +296,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(plan, error)
             return
-        self.counters.note_step(plan, len(result.sampled), self._clock() - began)
+        self.counters.note_step(self._clock() - began)
         for request, found in result.prompt_logprobs.items():
             self._active[request].prompt_logprobs.update(found)
         for done in self._scheduler.commit(plan, result.sampled, self._clock()):
@@ -358,7 +356,6 @@ class Engine:
         if report.error is None:
             self._releases.register(report.source)
         else:
-            self.counters.staging_failures += 1
             self._releases.give_back_slots(report.source)
         on_done(report.error)
 

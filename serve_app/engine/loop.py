@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.request import Event, Failed, Request
+from serve_app.engine.request import Event, Failed, Request, Token
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.errors import EngineError, EngineStopped
@@ -223,4 +223,4 @@ class EngineLoop:
 
 def ends(event: Event) -> bool:
     """Whether a request's events end with this one."""
-    return getattr(event, "finish", None) is not None or hasattr(event, "error")
+    return isinstance(event, Failed) or (isinstance(event, Token) and event.finish is not None)

@@ -139,8 +139,8 @@ class PackedModel:
 
     def _refuse_leftovers(self) -> None:
         for path, module in self._model.named_modules():
-            if not path.endswith("_original") and any(True for _ in own_tensors(module)):
-                name = next(iter(own_tensors(module)))
+            name = next(iter(own_tensors(module)), None)
+            if name is not None:
                 raise Unsupported(f"{self._architecture}: nothing replaces {path}.{name}")
 
     def register_row(self, row: int, config: Mapping[str, Any]) -> None:
@@ -227,9 +227,7 @@ class PackedModel:
                 logits_to_keep=view.output_index,
             )
         logits: torch.Tensor = out.logits[0]
-        if len(set(self._vocabularies.values())) > 1 or logits.shape[1] > min(
-            self._vocabularies.values()
-        ):
+        if min(self._vocabularies.values()) < logits.shape[1]:
             longest = max(self._vocabularies) + 1
             lengths = [self._vocabularies.get(row, 0) for row in range(longest)]
             ends = torch.tensor(lengths, device=logits.device)[view.outputs.rows]

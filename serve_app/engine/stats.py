@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.releases import Releases
-from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 
@@ -17,21 +16,14 @@ class Counters:
 
     num_steps: int = 0
     step_seconds: float = 0.0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
     backbone_loads: int = 0
     backbone_load_seconds: float = 0.0
     backbone_load_failures: int = 0
     staging_seconds: float = 0.0
-    staging_failures: int = 0
 
-    def note_step(self, plan: StepPlan, num_sampled: int, seconds: float) -> None:
+    def note_step(self, seconds: float) -> None:
         self.num_steps += 1
         self.step_seconds += seconds
-        self.generation_tokens += num_sampled
-        for chunk in plan.chunks:
-            in_prompt = min(chunk.end, chunk.prompt_len) - chunk.start
-            self.prompt_tokens += max(0, in_prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -92,12 +92,22 @@ class SequenceGroup:
     rows: torch.Tensor
     tables: torch.Tensor
     positions: torch.Tensor
+    _masks: dict[tuple[int, int | None], torch.Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def visible(self, length: int, window: int | None) -> torch.Tensor:
         """Which of `length` stored positions each token may see: (S, 1, n, length) bool.
 
-        Itself and what is before it; with a window, of those the last `window`.
+        Itself and what is before it; with a window, of those the last `window`. Every layer of
+        the step asks, so each answer is kept.
         """
+        key = (length, window)
+        if key not in self._masks:
+            self._masks[key] = self._visible(length, window)
+        return self._masks[key]
+
+    def _visible(self, length: int, window: int | None) -> torch.Tensor:
         stored = torch.arange(length, device=self.rows.device)
         behind = self.positions[:, None, :, None] - stored  # (S, 1, n, length)
         seen = behind >= 0

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.loop import EngineLoop
+from serve_app.engine.loop import EngineLoop, ends
 from serve_app.engine.packed import PackedModel
-from serve_app.engine.request import Event, Failed, Request, Token
+from serve_app.engine.request import Event, Request
 from serve_app.errors import EngineStopped, LoadFailed, UnknownModel, UnknownRelease
 from tests.engine.running import GREEDY, Answer, assert_golden, greedy_requests, prompts
 from tests.support.checkpoints import tiny_model
@@ -29,7 +29,7 @@ class Asked:
     def __call__(self, event: Event) -> None:
         self.answer.take(event)
         self.first.set()
-        if isinstance(event, Failed) or (isinstance(event, Token) and event.finish):
+        if ends(event):
             self.ended.set_result(None)
 
 
