@@ -1,0 +1,1 @@
+"""How an expert is held as a sum of parts: formats, packing, the dense reference. torch alone."""
