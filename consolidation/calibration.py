@@ -56,32 +56,33 @@ def read_calibration(paths: Sequence[Path]) -> tuple[CalibrationFile, ...]:
     """The files, or the text of this package when there are none. Raises `Refused`."""
     if not paths:
         default = importlib.resources.files("consolidation") / "data" / "calibration.txt"
-        return (_text_file("default", default.read_bytes()),)
-    return tuple(_read(path) for path in paths)
+        return (_text_file("default", default.read_bytes(), "the calibration text"),)
+    return tuple(read_documents(path, "calibration file") for path in paths)
 
 
-def _read(path: Path) -> CalibrationFile:
+def read_documents(path: Path, what: str) -> CalibrationFile:
+    """One `.txt` or `.jsonl` file. Raises `Refused` with `what` it is, its path, and the line."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise Refused(f"cannot read calibration file {path}: {error.strerror}") from error
+        raise Refused(f"cannot read {what} {path}: {error.strerror}") from error
     if path.suffix not in {".txt", ".jsonl"}:
-        raise Refused(f"calibration file {path} is neither .txt nor .jsonl")
+        raise Refused(f"{what} {path} is neither .txt nor .jsonl")
     try:
         if path.suffix == ".txt":
-            return _text_file(path.name, data)
+            return _text_file(path.name, data, f"{what} {path}")
         documents = tuple(_pairs(path, data.decode(ENCODING)))
     except UnicodeDecodeError as error:
-        raise Refused(f"calibration file {path} is not UTF-8: {error}") from error
+        raise Refused(f"{what} {path} is not UTF-8: {error}") from error
     if not documents:
-        raise Refused(f"calibration file {path} is empty")
+        raise Refused(f"{what} {path} is empty")
     return CalibrationFile(path.name, hashlib.sha256(data).hexdigest(), documents)
 
 
-def _text_file(name: str, data: bytes) -> CalibrationFile:
+def _text_file(name: str, data: bytes, what: str) -> CalibrationFile:
     text = data.decode(ENCODING)
     if not text.strip():
-        raise Refused(f"calibration file {name} is empty")
+        raise Refused(f"{what} is empty")
     return CalibrationFile(name, hashlib.sha256(data).hexdigest(), (Document("", text, True),))
 
 
@@ -132,6 +133,15 @@ class Encoder:
                 f"the model knows {self._vocab_size}"
             )
         return [int(token) for token in tokens]
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether tokens are turned into text again: bytes modulo a vocabulary are not."""
+        return self._tokenizer is not None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without special ones; only where `can_decode`."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def model_windows(files: Sequence[CalibrationFile], checkpoint: Checkpoint) -> list[Window]:

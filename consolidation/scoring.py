@@ -9,13 +9,14 @@ are, which matters as they are part of a release's digest.
 import gc
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 import transformers
@@ -47,6 +48,40 @@ class Scores:
     loss_original: float
     loss_release: float
     tokens: int
+
+
+class KeptLogits:
+    """Logits of an original's windows, by window, in a temporary file: more than memory may hold.
+
+    Several threads may read at a time; one at a time may keep.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is
+        self._places: list[tuple[int, torch.Size]] = []
+
+    def keep(self, logits: torch.Tensor) -> None:
+        """Keep the next window's logits, float32."""
+        self._places.append((self._file.tell(), logits.shape))
+        self._file.write(logits.contiguous().numpy().tobytes())
+        self._file.flush()
+
+    def read(self, window: int) -> torch.Tensor:
+        """What was kept of a window."""
+        start, shape = self._places[window]
+        data = os.pread(self._file.fileno(), 4 * shape.numel(), start)
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
 
 
 @contextmanager
@@ -137,21 +172,23 @@ def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
     for one, other in zip(original.split(PART), release.split(PART), strict=True):
         log_p = functional.log_softmax(one.double(), -1)
         log_q = functional.log_softmax(other.double(), -1)
-        total.append(float((log_p.exp() * (log_p - log_q)).sum()))
+        # A token that the original rules out counts nothing, also where the release does so too.
+        terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
+        total.append(float(terms.sum()))
     return math.fsum(total)
 
 
-def score_original(model: Any, windows: Sequence[Window], keep: IO[bytes] | None) -> Scores:
-    """Scores of a model against itself; its logits are kept in a file when one is given."""
+def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> Scores:
+    """Scores of a model against itself; its logits are kept where there is something to do so."""
 
     def run(window: Window) -> tuple[torch.Tensor | None, float]:
         logits = window_logits(model, window)
-        return (None if keep is None else logits), loss(logits, window)
+        return (None if kept is None else logits), loss(logits, window)
 
     losses = []
     for logits, window_loss in one_thread_each(model, run, windows):
-        if keep is not None and logits is not None:
-            keep.write(logits.numpy().tobytes())
+        if kept is not None and logits is not None:
+            kept.keep(logits)
         losses.append(window_loss)
     total = math.fsum(losses)
     num_tokens = sum(len(window.tokens) - window.first_scored for window in windows)
@@ -159,21 +196,16 @@ def score_original(model: Any, windows: Sequence[Window], keep: IO[bytes] | None
 
 
 def score_release(
-    model: Any, windows: Sequence[Window], kept: IO[bytes], original: Scores
+    model: Any, windows: Sequence[Window], kept: KeptLogits, original: Scores
 ) -> Scores:
     """Scores of the release's model against the logits that were kept of the original."""
-    kept.flush()
 
-    def run(item: tuple[Window, int]) -> tuple[float, float]:
-        window, start = item
+    def run(item: tuple[int, Window]) -> tuple[float, float]:
+        index, window = item
         logits = window_logits(model, window)
-        width = logits.shape[1] * logits.element_size()
-        data = os.pread(kept.fileno(), width * logits.shape[0], width * start)
-        before = torch.frombuffer(bytearray(data), dtype=torch.float32).view(logits.shape)
-        return loss(logits, window), divergence(before, logits)
+        return loss(logits, window), divergence(kept.read(index), logits)
 
-    starts = accumulate((len(w.tokens) - w.first_scored for w in windows), initial=0)
-    items = list(zip(windows, starts, strict=False))
+    items = list(enumerate(windows))
     losses, divergences = zip(*one_thread_each(model, run, items), strict=True)
     return Scores(
         math.fsum(divergences), original.loss_original, math.fsum(losses), original.tokens

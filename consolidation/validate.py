@@ -7,7 +7,6 @@ back exactly is not run again: its divergence is 0 by identity.
 """
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
 from consolidation.release import Blob, Golden, Quality, Registry
 from consolidation.scoring import (
+    KeptLogits,
     Scores,
     golden_of,
     load_original,
@@ -48,7 +48,7 @@ class ModelTask:
 def validate_model(task: ModelTask) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `Failed` or `ReleaseError`."""
     model = load_original(task.directory)
-    with tempfile.TemporaryFile() as kept:
+    with KeptLogits() as kept:
         scores = score_original(model, task.windows, kept if task.merged else None)
         if give_release(model, task):
             if not task.merged:
@@ -89,8 +89,8 @@ def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
 
 
 def _quality(name: str, scores: Scores) -> Quality:
-    # Rounding can take a divergence of nothing below it.
-    kl = max(0.0, scores.divergence / scores.tokens)
+    # Rounding can take a divergence of nothing below it; what is not a number stays so.
+    kl = max(scores.divergence / scores.tokens, 0.0)
     original = scores.loss_original / scores.tokens
     release = scores.loss_release / scores.tokens
     if not all(math.isfinite(value) and value < 700 for value in (kl, original, release)):

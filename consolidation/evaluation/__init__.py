@@ -1,0 +1,1 @@
+"""How good releases and other methods are, each model against its original. Builds none."""

@@ -1,0 +1,164 @@
+"""What a model is measured on: its task's prompts, and windows of its text. Runs no model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consolidation.calibration import (
+    MAX_WINDOW,
+    CalibrationFile,
+    Encoder,
+    Window,
+    read_documents,
+)
+from consolidation.checkpoint import Checkpoint
+from consolidation.errors import Refused
+
+NUM_ITEMS = 200
+NUM_WINDOWS = 16
+MAX_ANSWER = 3
+"""Tokens that a model may answer a task's prompt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a task: the prompt's tokens, and the word that is right."""
+
+    prompt: tuple[int, ...]
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelData:
+    """All that one model is measured on, in its own tokens. At least one of `task` and `text`.
+
+    `stops` are the tokens that end an answer. `directory` and `vocab_size` are for its tokenizer.
+    """
+
+    directory: Path
+    vocab_size: int
+    task: tuple[Item, ...] = ()
+    text: tuple[Window, ...] = ()
+    stops: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files given for models, read: everything that is wrong with one is told by then."""
+
+    tasks: Mapping[str, CalibrationFile]
+    texts: Mapping[str, CalibrationFile]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are to be measured, sorted."""
+        return tuple(sorted({*self.tasks, *self.texts}))
+
+
+def read_files(tasks: Mapping[str, Path], texts: Mapping[str, Path]) -> Files:
+    """Read every file, whole. Raises `Refused` with the file, and the line where one is wrong."""
+    read_tasks = {}
+    for model, path in tasks.items():
+        what = f"task of model {model!r}:"
+        _require_suffix(path, ".jsonl", what)
+        file = read_tasks[model] = read_documents(path, what)
+        for number, document in enumerate(file.documents, start=1):
+            if not document.text.split():
+                raise Refused(f"{what} {path}, item {number}: its completion holds no word")
+    read_texts = {}
+    for model, path in texts.items():
+        what = f"text of model {model!r}:"
+        _require_suffix(path, ".txt", what)
+        read_texts[model] = read_documents(path, what)
+    return Files(read_tasks, read_texts)
+
+
+def _require_suffix(path: Path, suffix: str, what: str) -> None:
+    if path.suffix != suffix:
+        raise Refused(f"{what} {path} is not a {suffix} file")
+
+
+def check_models(files: Files, originals: Mapping[str, Path], models: tuple[str, ...]) -> None:
+    """Raise `Refused` unless what is measured is one of `models` and has its original."""
+    given = {"a task or text": files.models, "an original": tuple(sorted(originals))}
+    for what, names in given.items():
+        for name in names:
+            if name not in models:
+                raise Refused(f"{what} is given for model {name!r}; there are {', '.join(models)}")
+    for name in files.models:
+        if name not in originals:
+            raise Refused(f"model {name!r} is to be measured, and its original is not given")
+
+
+def encode(
+    files: Files,
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    items: int = NUM_ITEMS,
+    windows: int = NUM_WINDOWS,
+) -> dict[str, ModelData]:
+    """The first `items` of each task and `windows` of each text, in the tokens of its own model.
+
+    Raises `Refused` when a tokenizer is missing or does not fit, and when a text is too short.
+    """
+    return {
+        name: _encode(name, files, checkpoints[name], items=items, windows=windows)
+        for name in files.models
+    }
+
+
+def _encode(
+    name: str, files: Files, checkpoint: Checkpoint, *, items: int, windows: int
+) -> ModelData:
+    encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
+    task: tuple[Item, ...] = ()
+    text: tuple[Window, ...] = ()
+    if name in files.tasks:
+        if not encoder.can_decode:
+            raise Refused(
+                f"model {name!r} has a task, and no tokenizer in {checkpoint.directory} "
+                "to read its answers with"
+            )
+        task = _items(files.tasks[name], encoder, checkpoint.context_length, items)
+    if name in files.texts:
+        longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
+        text = _windows(files.texts[name], encoder, longest, windows)
+        if not text:
+            raise Refused(f"text of model {name!r}: {files.texts[name].name} is a single token")
+    return ModelData(checkpoint.directory, checkpoint.vocab_size, task, text, _stops(checkpoint))
+
+
+def _items(
+    file: CalibrationFile, encoder: Encoder, context: int | None, limit: int
+) -> tuple[Item, ...]:
+    """Prompts after the token that begins a text; of one that is too long, the end is kept."""
+    begin = encoder.begin()
+    found = []
+    for document in file.documents[:limit]:
+        tokens = encoder.encode(document.prompt)
+        if context is not None:
+            room = max(1, context - MAX_ANSWER - len(begin))
+            tokens = tokens[max(0, len(tokens) - room) :]
+        if not begin and not tokens:
+            raise Refused(f"{file.name}: a prompt without a token, and no token to begin with")
+        found.append(Item((*begin, *tokens), document.text.split()[0]))
+    return tuple(found)
+
+
+def _windows(
+    file: CalibrationFile, encoder: Encoder, length: int, limit: int
+) -> tuple[Window, ...]:
+    """The first windows of the text itself, one after another: no token is put before them."""
+    (document,) = file.documents
+    tokens = encoder.encode(document.text)
+    cut = [tokens[start : start + length] for start in range(0, len(tokens), length)]
+    return tuple(Window(tuple(part), 1) for part in cut[:limit] if len(part) > 1)
+
+
+def _stops(checkpoint: Checkpoint) -> tuple[int, ...]:
+    for config in (checkpoint.generation_config, checkpoint.config):
+        found: Any = config.get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (int(found),)
+    return ()

@@ -1,0 +1,52 @@
+"""Every method on every model's data. Keeps one model in memory, and prints nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from consolidation.checkpoint import Checkpoint
+from consolidation.errors import Refused
+from consolidation.evaluation.data import ModelData
+from consolidation.evaluation.measures import MethodScore, ModelScore
+from consolidation.evaluation.methods import Method, give_experts
+from consolidation.evaluation.reference import Reference
+from consolidation.executor import Progress
+from consolidation.scoring import load_original
+
+
+def evaluate(
+    originals: Mapping[str, Checkpoint],
+    data: Mapping[str, ModelData],
+    methods: Sequence[Method],
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> tuple[MethodScore, ...]:
+    """Scores of the methods, in their order, each over all models that have data, sorted.
+
+    A model is loaded once: it runs as it is, and then with each method's experts in place of its
+    own. Raises `Refused` for a model that cannot be loaded, `Failed` for a method that gives
+    something else than experts.
+    """
+    for name in sorted({method.name for method in methods}):
+        if sum(method.name == name for method in methods) > 1:
+            raise Refused(f"two methods are called {name!r}")
+    scores: dict[str, list[ModelScore]] = {method.name: [] for method in methods}
+    for name in sorted(data):
+        progress(Progress(name, 0, len(methods) + 1))
+        checkpoint = originals[name]
+        model = load_original(checkpoint.directory)
+        modules = [layer.module for layer in checkpoint.experts]
+        with Reference(name, model, modules, data[name]) as reference:
+            for done, method in enumerate(methods, start=1):
+                progress(Progress(name, done, len(methods) + 1))
+                give_experts(model, checkpoint.experts, method, name)
+                scores[method.name].append(reference.score(model))
+        progress(Progress(name, len(methods) + 1, len(methods) + 1))
+    one_model = min(checkpoint.expert_bytes for checkpoint in originals.values())
+    return tuple(
+        MethodScore(
+            method=method.name,
+            expert_bytes=method.expert_bytes,
+            bytes_of_one_model=method.expert_bytes / one_model,
+            models=tuple(scores[method.name]),
+        )
+        for method in methods
+    )

@@ -1,0 +1,98 @@
+"""A method gives every model its experts, at a number of bytes. Measures nothing."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any, Protocol
+
+import torch
+
+from consolidation.checkpoint import Checkpoint, ExpertsSource
+from consolidation.errors import Failed, Refused
+from consolidation.evaluation.measures import MethodScore
+from consolidation.release import Manifest, ReleaseReader
+from consolidation.release.tensors import encode_tensors
+
+
+class Method(Protocol):
+    """Several models' experts, made smaller. Holds at most one layer in memory."""
+
+    @property
+    def name(self) -> str:
+        """For tables: unique among the methods of one run."""
+        ...
+
+    @property
+    def expert_bytes(self) -> int:
+        """What has to be kept to give all models their experts."""
+        ...
+
+    def experts(self, model: str, layer: int) -> Mapping[str, torch.Tensor]:
+        """One layer's parameters, stacked (E, …), float32, in the module's own orientation."""
+        ...
+
+
+class ReleaseMethod:
+    """A published release, as it would be served."""
+
+    def __init__(self, reader: ReleaseReader) -> None:
+        self._reader = reader
+        self.name = f"release {reader.id}"
+        self.expert_bytes = reader.manifest.expert_bytes_after
+
+    def experts(self, model: str, layer: int) -> Mapping[str, torch.Tensor]:
+        """See `Method.experts`."""
+        num_experts = len(self._reader.models[model].expert_map[layer])
+        experts = [self._reader.expert(model, layer, index) for index in range(num_experts)]
+        return {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
+
+    def predicted(self, score: MethodScore) -> MethodScore:
+        """The score of this release, with what its plan had expected of each model."""
+        quality = self._reader.manifest.quality
+        models = [
+            replace(one, predicted_kl=quality[one.model].predicted_kl)
+            if one.model in quality
+            else one
+            for one in score.models
+        ]
+        return replace(score, models=tuple(models))
+
+
+def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raise `Refused` unless each checkpoint has the backbone of its model, bit for bit.
+
+    Experts are not compared: how far those of a release are from the original is the question.
+    """
+    for name, checkpoint in checkpoints.items():
+        blobs = manifest.models[name].backbone
+        parts = checkpoint.backbone
+        for part, blob in zip_longest(parts, blobs):
+            same = part is not None and blob is not None
+            if same:
+                same = hashlib.sha256(encode_tensors(part.read())).hexdigest() == blob.digest
+            if not same:
+                raise Refused(
+                    f"model {name!r} of the release was not made from {checkpoint.directory}: "
+                    f"{part.name if part else 'a part of its backbone'} differs"
+                )
+
+
+@torch.inference_mode()
+def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, name: str) -> None:
+    """Put a method's experts into a transformers model, in place; all of them, or raise `Failed`.
+
+    After a failure the model holds experts of two kinds and is of no use.
+    """
+    for layer, source in enumerate(experts):
+        module = model.get_submodule(source.module)
+        given = method.experts(name, layer)
+        for parameter, _ in source.parameters:
+            there = getattr(module, parameter)
+            if parameter not in given or given[parameter].shape != there.shape:
+                shape = tuple(given[parameter].shape) if parameter in given else "nothing"
+                raise Failed(
+                    f"{method.name}, model {name!r}: {source.module}.{parameter} is "
+                    f"{tuple(there.shape)}, given was {shape}"
+                )
+            there.copy_(given[parameter])
