@@ -20,7 +20,7 @@ from serve_app.cli.options import (
     RegistryUrl,
     parse_budget,
     parse_checkpoint,
-    parse_divergence,
+    parse_limit,
     parse_models,
 )
 from serve_app.cli.releases import open_registry, resolve
@@ -73,7 +73,7 @@ MaxKl = Annotated[
     float | None,
     typer.Option(
         metavar="Y",
-        parser=parse_divergence,
+        parser=parse_limit,
         show_default=False,
         help="Publish nothing worse, in nats per token.",
     ),

@@ -50,30 +50,53 @@ def _check_address(url: str) -> None:
         raise typer.BadParameter(f"{url!r}: {error}") from error
 
 
-def parse_models(values: list[str]) -> dict[str, Path]:
+def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Path]:
     """`NAME=CHECKPOINT_DIR` pairs, in the order given.
 
     Raises:
         typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
             its directory does not exist.
     """
-    models: dict[str, Path] = {}
+    pairs = _parse_pairs(values, "CHECKPOINT_DIR", hint=hint)
+    return {name: parse_checkpoint(directory, hint=hint) for name, directory in pairs.items()}
+
+
+def parse_model_files(values: list[str], *, suffix: str, hint: str) -> dict[str, Path]:
+    """`NAME=FILE` pairs, in the order given, of files that end in `suffix`.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
+            its file does not exist or is of another kind.
+    """
+    files: dict[str, Path] = {}
+    for name, value in _parse_pairs(values, f"FILE{suffix}", hint=hint).items():
+        path = Path(value).expanduser()
+        if not path.is_file():
+            raise typer.BadParameter(f"model {name!r}: {value!r} is not a file", param_hint=hint)
+        if path.suffix != suffix:
+            raise typer.BadParameter(
+                f"model {name!r}: {value!r} is not a {suffix} file", param_hint=hint
+            )
+        files[name] = path
+    return files
+
+
+def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for value in values:
-        name, equals, directory = value.partition("=")
-        if not equals or not directory:
-            raise typer.BadParameter(f"{value!r} is not NAME=CHECKPOINT_DIR", param_hint="--model")
+        name, equals, given = value.partition("=")
+        if not equals or not given:
+            raise typer.BadParameter(f"{value!r} is not NAME={what}", param_hint=hint)
         if not _NAME.fullmatch(name):
             raise typer.BadParameter(
                 f"{value!r}: {name!r} is not a model name: "
                 "a letter or digit, then letters, digits, '.', '_', ':', '-'",
-                param_hint="--model",
+                param_hint=hint,
             )
-        if name in models:
-            raise typer.BadParameter(
-                f"{value!r}: model {name!r} is given twice", param_hint="--model"
-            )
-        models[name] = parse_checkpoint(directory, hint="--model")
-    return models
+        if name in pairs:
+            raise typer.BadParameter(f"{value!r}: model {name!r} is given twice", param_hint=hint)
+        pairs[name] = given
+    return pairs
 
 
 def parse_checkpoint(value: str, *, hint: str) -> Path:
@@ -128,16 +151,16 @@ def parse_budget(value: str) -> float:
     return budget
 
 
-def parse_divergence(value: str) -> float:
-    """A KL divergence, in nats per token.
+def parse_limit(value: str) -> float:
+    """The most that a measure of quality may be.
 
     Raises:
         typer.BadParameter: it is not a number of 0 or more.
     """
-    divergence = _number(value)
-    if divergence < 0:
+    limit = _number(value)
+    if limit < 0:
         raise typer.BadParameter(f"{value!r} is less than 0")
-    return divergence
+    return limit
 
 
 def _number(value: str) -> float:
@@ -192,4 +215,37 @@ DeviceMemory = Annotated[
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="MODEL=FILE.jsonl",
+        show_default=False,
+        help="Questions of a model: an object with prompt and completion on each line.",
+    ),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text", metavar="MODEL=FILE.txt", show_default=False, help="Running text of a model."
+    ),
+]
+MaxAccuracyDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="Y",
+        parser=parse_limit,
+        show_default=False,
+        help="Publish no model that is right in a share of its task less by more (0.01: a point).",
+    ),
+]
+MaxPerplexityRise = Annotated[
+    float | None,
+    typer.Option(
+        metavar="Y",
+        parser=parse_limit,
+        show_default=False,
+        help="Publish no model whose perplexity on its text rises by more (0.01: one percent).",
+    ),
 ]

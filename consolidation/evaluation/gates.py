@@ -1,0 +1,87 @@
+"""Limits of quality that a release must keep to be published. Measures nothing, stops nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from consolidation.errors import Refused
+from consolidation.evaluation.data import Files
+from consolidation.evaluation.measures import ModelScore
+from consolidation.release import Quality
+
+ROUNDING = 1e-9
+"""What two equal shares may differ by as floats: 0.805 - 0.795 is more than 0.01."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that any model may lose; None is no limit.
+
+    max_kl: nats per token.   max_accuracy_drop: a share of all questions, 0.01 is one point.
+    max_perplexity_rise: a share of the original's perplexity, 0.01 is one percent.
+    """
+
+    max_kl: float | None = None
+    max_accuracy_drop: float | None = None
+    max_perplexity_rise: float | None = None
+
+
+def check_limits(limits: Limits, files: Files) -> None:
+    """Raise `Refused` for a limit on what nothing was given to measure with."""
+    if limits.max_accuracy_drop is not None and not files.tasks:
+        raise Refused("a largest drop of accuracy needs a task of at least one model")
+    if limits.max_perplexity_rise is not None and not files.texts:
+        raise Refused("a largest rise of perplexity needs a text of at least one model")
+
+
+def breaches(
+    limits: Limits, quality: Mapping[str, Quality], scores: Sequence[ModelScore]
+) -> list[str]:
+    """One sentence for each limit that a model is above, by model; none when all is well.
+
+    `quality` is by calibration text, `scores` by the models' own tasks and texts: the divergence
+    is limited on both. A value that is not a number is above every limit.
+    """
+    found: list[str] = []
+    for name in sorted(quality):
+        found += _divergence(limits, name, quality[name].kl, "on the calibration text")
+    for score in sorted(scores, key=lambda one: one.model):
+        found += _divergence(limits, score.model, score.kl, "on its own data")
+        found += _accuracy(limits, score)
+        found += _perplexity(limits, score)
+    return found
+
+
+def _above(value: float, limit: float) -> bool:
+    return not value <= limit + ROUNDING
+
+
+def _divergence(limits: Limits, name: str, kl: float, where: str) -> Iterator[str]:
+    # No rounding here: a limit of 0 asks for models that are the same to the last bit.
+    if limits.max_kl is not None and not kl <= limits.max_kl:
+        yield (
+            f"model {name!r} is {kl:.6g} nats per token from its original {where}, "
+            f"more than the {limits.max_kl:g} allowed"
+        )
+
+
+def _accuracy(limits: Limits, score: ModelScore) -> Iterator[str]:
+    limit, before, after = limits.max_accuracy_drop, score.accuracy_original, score.accuracy
+    if limit is None or before is None or after is None:
+        return
+    if _above(before - after, limit):
+        yield (
+            f"model {score.model!r} is right in {after:.4f} of its task, its original in "
+            f"{before:.4f}: a drop of {before - after:.4f}, more than the {limit:g} allowed"
+        )
+
+
+def _perplexity(limits: Limits, score: ModelScore) -> Iterator[str]:
+    limit, before, after = limits.max_perplexity_rise, score.perplexity_original, score.perplexity
+    if limit is None or before is None or after is None:
+        return
+    rise = after / before - 1
+    if _above(rise, limit):
+        yield (
+            f"model {score.model!r} has perplexity {after:.4f} on its text, its original "
+            f"{before:.4f}: a rise of {100 * rise:.3f} %, more than the {100 * limit:g} % allowed"
+        )
