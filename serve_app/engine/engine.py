@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.loading import BackboneLoaded, Loader, SlotsLoaded
+from serve_app.engine.loading import BackboneLoaded, Loader, PartsLoaded
 from serve_app.engine.memory import (
     DTYPES,
     Limits,
@@ -25,7 +25,7 @@ from serve_app.engine.releases import Releases
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
 from serve_app.engine.runner import Runner, RunningRequest
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.staging import growth_bytes, make_room, require_room_alone
+from serve_app.engine.staging import growth_bytes, make_room, must_move, require_room_alone
 from serve_app.engine.stats import Counters, Stats, look
 from serve_app.errors import (
     DuplicateRequest,
@@ -143,7 +143,7 @@ class Engine:
         require_room_alone(self._packed, self._releases, source, self._spare_bytes())
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
-        """Begin loading a release's slots beside the running work.
+        """Begin loading the parts of a release's experts beside the running work.
 
         `on_done(None)` says that requests may name it; `on_done(error)` that it was not loaded,
         and that nothing has changed. Both come from `step`, or at once.
@@ -160,23 +160,23 @@ class Engine:
         self._begin_stagings()
 
     def _begin_stagings(self) -> None:
-        """Begin loading the slots of releases, in the order in which they were asked for.
+        """Begin loading the parts of releases, in the order in which they were asked for.
 
         Growing replaces tensors that a load may be writing. So a release that needs more room
         waits for the loads that are under way, and new loads wait for it; the steps wait for none.
         """
         while self._awaiting:
             source = self._awaiting[0]
-            if self._loader.num_pending and growth_bytes(self._packed, self._releases, source):
+            if self._loader.num_pending and must_move(self._packed, self._releases, source):
                 return
             self._awaiting.popleft()
             try:
                 make_room(self._packed, self._releases, source, self._spare_bytes())
-                rows = self._releases.take_slots(source)
+                parts = self._releases.take_rows(source)
             except EngineError as error:
                 self._staging.pop(source.id)(error)
                 continue
-            self._loader.load_slots(source, rows)
+            self._loader.load_parts(source, parts)
 
     def _spare_bytes(self) -> int | None:
         """Bytes that may still be allocated; None where nothing limits them."""
@@ -344,19 +344,19 @@ class Engine:
             else:  # its release went while the load was held, and nothing waits for it
                 self._scheduler.load_failed(load.backbone)
 
-    def _note(self, report: BackboneLoaded | SlotsLoaded) -> None:
-        if isinstance(report, SlotsLoaded):
-            self._note_slots(report)
+    def _note(self, report: BackboneLoaded | PartsLoaded) -> None:
+        if isinstance(report, PartsLoaded):
+            self._note_parts(report)
         else:
             self._note_backbone(report)
 
-    def _note_slots(self, report: SlotsLoaded) -> None:
+    def _note_parts(self, report: PartsLoaded) -> None:
         self.counters.staging_seconds += report.seconds
         on_done = self._staging.pop(report.source.id)
         if report.error is None:
             self._releases.register(report.source)
         else:
-            self._releases.give_back_slots(report.source)
+            self._releases.give_back_rows(report.source)
         on_done(report.error)
 
     def _note_backbone(self, report: BackboneLoaded) -> None:

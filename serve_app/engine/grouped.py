@@ -12,10 +12,10 @@ def grouped_linear(
     """Each group of rows times its own matrix.
 
     x: (n, I), rows sorted by group   weight: (G, O, I), or (G, I, O) where `transposed`
-    ends: (G,) int32, where each group's rows end; the last is n  ->  (n, O)
+    ends: (G,) int32, where each group's rows end  ->  (n, O); whatever was there behind the last
     """
     matrices = weight if transposed else weight.transpose(-2, -1)  # (G, I, O)
-    if aligned(weight):
+    if aligned(weight) and aligned(x):
         return F.grouped_mm(x, matrices, offs=ends)
     out = x.new_empty((x.shape[0], matrices.shape[-1]))
     start = 0
@@ -26,12 +26,10 @@ def grouped_linear(
     return out
 
 
-def aligned(weight: torch.Tensor) -> bool:
-    """Whether the grouped kernel takes these weights: on CUDA it wants strides of 16 bytes.
+def aligned(matrices: torch.Tensor) -> bool:
+    """Whether the grouped kernel takes these: it wants strides of 16 bytes.
 
-    weight: (G, A, B)
+    matrices: (…, A, B), contiguous in one of the two
     """
-    if weight.device.type != "cuda":
-        return True
-    sizes = weight.shape[1:]
-    return all(size * weight.dtype.itemsize % ALIGNMENT_BYTES == 0 for size in sizes)
+    along, across = sorted(matrices.stride()[-2:])
+    return along == 1 and across * matrices.dtype.itemsize % ALIGNMENT_BYTES == 0

@@ -1,4 +1,4 @@
-"""Reads slots and backbones in the background, into rows and places that nothing uses yet.
+"""Reads experts' parts and backbones in the background, into rows and places that nothing uses yet.
 
 Decides nothing, and changes no count: what is done is reported, and the engine's thread acts on it.
 """
@@ -14,6 +14,7 @@ import torch
 
 from serve_app.engine.backbones import load_backbone
 from serve_app.engine.packed import PackedModel
+from serve_app.engine.parts import ShelfKey
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError, LoadFailed
 
@@ -28,19 +29,29 @@ class BackboneLoaded:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotsLoaded:
-    """The slots that a release was missing are written; or are not, and why."""
+class PartsLoaded:
+    """The parts that a release was missing are written; or are not, and why."""
 
     source: ReleaseSource
     seconds: float
     error: EngineError | None
 
 
-Report = BackboneLoaded | SlotsLoaded
+@dataclass(frozen=True, slots=True)
+class PartToLoad:
+    """A slot or a residual of a release, by its index in its layer, and the row it is to be in."""
+
+    layer: int
+    shelf: ShelfKey
+    index: int
+    row: int
+
+
+Report = BackboneLoaded | PartsLoaded
 
 
 class Loader:
-    """Two threads, one for backbones and one for slots, so that neither waits for the other."""
+    """Two threads, one for backbones and one for parts, so that neither waits for the other."""
 
     def __init__(self, packed: PackedModel, on_report: Callable[[], None]) -> None:
         """on_report: called after each report, from the loader's threads."""
@@ -48,7 +59,7 @@ class Loader:
         self._on_report = on_report
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._backbones = ThreadPoolExecutor(1, "expertpool-backbones")
-        self._slots = ThreadPoolExecutor(1, "expertpool-slots")
+        self._parts = ThreadPoolExecutor(1, "expertpool-parts")
         self.num_pending = 0
 
     def load_backbone(self, source: ReleaseSource, model: str, backbone: str, place: int) -> None:
@@ -63,18 +74,21 @@ class Loader:
             self._run, work, label, lambda s, error: BackboneLoaded(backbone, s, error)
         )
 
-    def load_slots(self, source: ReleaseSource, rows: list[tuple[int, int, int]]) -> None:
-        """Begin copying slots: (layer, slot index, row) each."""
+    def load_parts(self, source: ReleaseSource, parts: list[PartToLoad]) -> None:
+        """Begin copying slots and residuals."""
         layers = list(self._packed.pool.values())
         label = f"release {source.id!r}"
 
         def work() -> None:
-            for layer, slot, row in rows:
-                what = f"{label}, layer {layer}, slot {slot}"
-                layers[layer].write(row, source.read_slot(layer, slot), what)
+            for part in parts:
+                noun = "residual" if part.shelf.residual else "slot"
+                read = source.read_residual if part.shelf.residual else source.read_slot
+                what = f"{label}, layer {part.layer}, {noun} {part.index}"
+                shelf = layers[part.layer].shelves[part.shelf]
+                shelf.write(part.row, read(part.layer, part.index), what)
 
         self.num_pending += 1
-        self._slots.submit(self._run, work, label, lambda s, error: SlotsLoaded(source, s, error))
+        self._parts.submit(self._run, work, label, lambda s, error: PartsLoaded(source, s, error))
 
     def reports(self) -> Iterator[Report]:
         """What has been done since the last call."""
@@ -87,7 +101,7 @@ class Loader:
     def close(self) -> None:
         """Finish what is under way and take no more."""
         self._backbones.shutdown(cancel_futures=True)
-        self._slots.shutdown(cancel_futures=True)
+        self._parts.shutdown(cancel_futures=True)
 
     def _run(
         self,

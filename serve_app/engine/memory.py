@@ -1,7 +1,7 @@
 """What the engine will allocate, before it does. Plans only: nothing is allocated here."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import torch
 
 from serve_app.engine.anatomy import Anatomy, config_of, study
 from serve_app.engine.packed import Sizes, unique_tensors
-from serve_app.engine.pool import slot_shape
+from serve_app.engine.packed_linear import WORKSPACE_BYTES
+from serve_app.engine.parts import ShelfRows, shelf_rows
+from serve_app.engine.shelves import LayerShape, layer_shape
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.errors import DoesNotFit, Unsupported
 
@@ -51,7 +53,7 @@ class MemoryPlan:
     place_bytes: int
     num_places: int
     num_backbones: int
-    num_slots: tuple[int, ...]
+    shelves: tuple[ShelfRows, ...]
     num_blocks: int
     block_size: int
     dtype: str
@@ -67,19 +69,25 @@ class MemoryPlan:
         return self.allocated_bytes + self.workspace_bytes
 
     @property
+    def num_slots(self) -> tuple[int, ...]:
+        """Slots in each layer's pool."""
+        return tuple(
+            sum(count for key, count in rows.items() if not key.residual) for rows in self.shelves
+        )
+
+    @property
     def kv_tokens(self) -> int:
         return self.num_blocks * self.block_size
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(self.num_places, self.num_slots, self.num_blocks, self.block_size)
+        return Sizes(self.num_places, self.shelves, self.num_blocks, self.block_size)
 
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Bytes of one of each thing."""
+    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by."""
 
-    pool: int
     place: int
     block: int
     step: int
@@ -110,11 +118,11 @@ def context_length(config: Mapping[str, Any]) -> int:
 
 def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
     """The config with the longest vocabulary (the first such, by name)."""
+    return _widest([models[name].config for name in sorted(models)])
 
-    def vocabulary(name: str) -> int:
-        return int(config_of(models[name].config).get_text_config().vocab_size)
 
-    return models[max(sorted(models), key=vocabulary)].config
+def _widest(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(configs, key=lambda config: config_of(config).get_text_config().vocab_size)
 
 
 def backbone_key(model: ModelLike) -> str:
@@ -138,27 +146,34 @@ def plan_memory(
     Raises: DoesNotFit, with the numbers; Unsupported.
     """
     limits = limits or Limits()
-    if device_memory is None and torch.device(device).type == "cuda":
+    on_cpu = torch.device(device).type == "cpu"
+    if device_memory is None and not on_cpu:
         device_memory = int(torch.cuda.mem_get_info(device)[0] * 0.9)
     torch_dtype = resolve_dtype(dtype, source.dtype)
     config = widest(source.models)
     anatomy = study(config_of(config), torch_dtype)
     longest = max(context_length(model.config) for model in source.models.values())
-    needs = _needs(source, anatomy, torch_dtype, limits)
+    shapes = layer_shapes(anatomy)
+    shelves = tuple(shelf_rows(layer) for layer in source.layers)
+    pool = sum(
+        shape.shelves_bytes(rows, len(source.models), torch_dtype)
+        for shape, rows in zip(shapes, shelves, strict=True)
+    )
+    needs = _needs(anatomy, shapes, torch_dtype, limits, on_cpu=on_cpu)
     num_backbones = len({backbone_key(model) for model in source.models.values()})
     useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
-    least = -(-min(longest, MIN_KV_TOKENS) // BLOCK_SIZE)
+    least = _least_blocks(longest)
     if kv_tokens is not None:
         least = useful = max(1, -(-kv_tokens // BLOCK_SIZE))
     if device_memory is None:
         places = num_backbones
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
     else:
-        places, blocks = _shares(needs, num_backbones, least, useful, device_memory)
+        places, blocks = _shares(pool, needs, num_backbones, least, useful, device_memory)
     workspace = needs.step + math.ceil(needs.step_per_block * blocks)
-    used = needs.pool + places * needs.place + blocks * needs.block + workspace
+    used = pool + places * needs.place + blocks * needs.block + workspace
     return MemoryPlan(
-        pool_bytes=needs.pool,
+        pool_bytes=pool,
         backbones_bytes=places * needs.place,
         kv_bytes=blocks * needs.block,
         workspace_bytes=workspace,
@@ -166,7 +181,7 @@ def plan_memory(
         place_bytes=needs.place,
         num_places=places,
         num_backbones=num_backbones,
-        num_slots=tuple(len(layer.slots) for layer in source.layers),
+        shelves=shelves,
         num_blocks=blocks,
         block_size=BLOCK_SIZE,
         dtype=str(torch_dtype).removeprefix("torch."),
@@ -174,15 +189,56 @@ def plan_memory(
     )
 
 
+def expert_memory(
+    configs: Sequence[Mapping[str, Any]],
+    stored: str,
+    device_memory: int,
+    *,
+    num_formats: int,
+    device: str = "cpu",
+    dtype: str = "auto",
+    limits: Limits | None = None,
+) -> int:
+    """Bytes that are left for the parts of experts, as the device holds them.
+
+    After every model's backbone, the least of keys and values, the workspace of a step and maps.
+    configs: of all models.   stored: the dtype that they are stored in.   num_formats: that the
+    parts of a layer may have, slots and residuals counted apart; each has maps of its own.
+    Raises: DoesNotFit where nothing is left; Unsupported.
+    """
+    torch_dtype = resolve_dtype(dtype, stored)
+    anatomy = study(config_of(_widest(configs)), torch_dtype)
+    shapes = layer_shapes(anatomy)
+    on_cpu = torch.device(device).type == "cpu"
+    needs = _needs(anatomy, shapes, torch_dtype, limits or Limits(), on_cpu=on_cpu)
+    blocks = _least_blocks(max(context_length(config) for config in configs))
+    maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
+    others = len(configs) * needs.place + maps + needs.step
+    others += math.ceil(blocks * (needs.block + needs.step_per_block))
+    if others >= device_memory:
+        raise DoesNotFit(
+            f"{len(configs)} backbones of {needs.place:,} bytes, the least of keys and values and "
+            f"a step's workspace take {others:,} bytes; the device memory is {device_memory:,}",
+            needed=others + 1,
+            available=device_memory,
+        )
+    return device_memory - others
+
+
+def _least_blocks(longest: int) -> int:
+    """KV blocks without which the engine does not start. longest: context, in tokens."""
+    return -(-min(longest, MIN_KV_TOKENS) // BLOCK_SIZE)
+
+
 def _shares(
-    needs: _Needs, num_backbones: int, least: int, useful: int, device_memory: int
+    pool: int, needs: _Needs, num_backbones: int, least: int, useful: int, device_memory: int
 ) -> tuple[int, int]:
     """Places and KV blocks within a budget. First the least of both, then places, then KV."""
     per_block = needs.block + needs.step_per_block
-    floor = needs.pool + needs.step + needs.place + math.ceil(least * per_block)
+    floor = pool + needs.step + needs.place + math.ceil(least * per_block)
     if floor > device_memory:
         raise DoesNotFit(
-            f"the release needs at least {floor:,} bytes: pool {needs.pool:,}, one backbone "
+            f"the release needs at least {floor:,} bytes: pool {pool:,}, one backbone "
             f"{needs.place:,}, keys and values {least * needs.block:,}, workspace "
             f"{needs.step + math.ceil(least * needs.step_per_block):,}; the device memory is "
             f"{device_memory:,} bytes",
@@ -197,20 +253,31 @@ def _shares(
     return places, least + more
 
 
-def _needs(source: ReleaseSource, anatomy: Anatomy, dtype: torch.dtype, limits: Limits) -> _Needs:
-    shapes = [slot_shape(experts) for experts in anatomy.experts.values()]
-    slots = sum(
-        len(layer.slots) * shape.num_bytes(dtype)
-        for layer, shape in zip(source.layers, shapes, strict=True)
-    )
-    maps = sum(len(source.models) * shape.num_experts * 8 for shape in shapes)
+def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
+    """The shapes of the experts of each MoE layer, in order. Raises: Unsupported."""
+    return [layer_shape(path, experts) for path, experts in anatomy.experts.items()]
+
+
+def _needs(
+    anatomy: Anatomy,
+    shapes: Sequence[LayerShape],
+    dtype: torch.dtype,
+    limits: Limits,
+    *,
+    on_cpu: bool,
+) -> _Needs:
+    """Whatever formats the release has: the next one may have others."""
     place = sum(shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values())
     width = sum(shape.width for shape in anatomy.attentions.values())
     block = width * BLOCK_SIZE * dtype.itemsize
     config = anatomy.model.config.get_text_config()
-    largest = max(shape.num_bytes(dtype) // dtype.itemsize for shape in shapes)
-    per_expert = largest // config.hidden_size  # about three times the intermediate size
+    hidden = config.hidden_size
+    experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
+    per_expert = max(experts) // hidden  # about three times the intermediate size
     top_k = getattr(config, "num_experts_per_tok", 0) or 2
-    per_token = 8 * config.hidden_size + top_k * (per_expert + 3 * config.hidden_size)
-    step = limits.max_tokens * (per_token * dtype.itemsize + 2 * 4 * config.vocab_size)
-    return _Needs(slots + maps, place, block, step, 2 * block / len(anatomy.attentions))
+    # A second shelf's input and output; the CPU computes those of packed parts in float32.
+    second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
+    pair = (per_expert + 3 * hidden) * dtype.itemsize + second
+    token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
+    step = limits.max_tokens * token + (WORKSPACE_BYTES if on_cpu else 0)
+    return _Needs(place, block, step, 2 * block / len(anatomy.attentions))

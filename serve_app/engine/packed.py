@@ -22,8 +22,10 @@ from serve_app.engine.attention import ATTENTION, PagedAttention
 from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
-from serve_app.engine.pool import EXPERTS, PoolLayer, slot_shape
+from serve_app.engine.parts import ShelfRows
+from serve_app.engine.pool import EXPERTS, PoolLayer
 from serve_app.engine.rotary import PackedRotary, recompute_length
+from serve_app.engine.shelves import layer_shape
 from serve_app.engine.step import CurrentStep, StepView
 from serve_app.engine.tracing import fresh_rotary
 from serve_app.errors import Unsupported
@@ -33,18 +35,18 @@ from serve_app.errors import Unsupported
 class Sizes:
     """How much room a packed model has.
 
-    num_places: backbones on the device.   num_slots: rows of each layer's pool, in layer order.
+    num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
     num_blocks, block_size: of the KV store; block size in tokens.
     """
 
     num_places: int
-    num_slots: tuple[int, ...]
+    shelves: tuple[ShelfRows, ...]
     num_blocks: int
     block_size: int
 
 
 class PackedModel:
-    """One architecture's forward over packed tokens, with places, slots and KV blocks.
+    """One architecture's forward over packed tokens, with places, shelves and KV blocks.
 
     pool: one `PoolLayer` per experts module, in the model's order, by its qualified name.
     """
@@ -107,15 +109,9 @@ class PackedModel:
 
     def _attach_pool(self, anatomy: Anatomy) -> dict[str, PoolLayer]:
         pool = {}
-        counts = zip(anatomy.experts.items(), self.sizes.num_slots, strict=True)
-        for (path, experts), num_slots in counts:
-            layer = PoolLayer(
-                self.step,
-                slot_shape(experts),
-                num_rows=num_slots,
-                dtype=self.dtype,
-                device=self.device,
-            )
+        for (path, experts), rows in zip(anatomy.experts.items(), self.sizes.shelves, strict=True):
+            shape = layer_shape(path, experts)
+            layer = PoolLayer(self.step, shape, rows, dtype=self.dtype, device=self.device)
             experts._parameters.clear()
             experts.pool_layer = layer  # type: ignore[assignment]
             pool[path] = layer

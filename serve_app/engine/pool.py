@@ -1,135 +1,130 @@
-"""The pool: per layer, stacked slot tensors and the expert maps into them. Decides nothing.
+"""The pool: per layer, the shelves that hold the experts' parts, and the forward over them.
 
-Which rows are free, and whose they are, is counted by `scheduling.slots`.
+An expert is the sum of its parts, one slot and any residuals; so its linear layers are sums over
+shelves of grouped products. Decides nothing: rows are counted by `scheduling.slots`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from serve_app.engine.grouped import grouped_linear
+from serve_app.engine.parts import NO_PART, ShelfKey, ShelfRows
+from serve_app.engine.products import part_linear
+from serve_app.engine.shelves import LayerShape, Pick, Shelf
 from serve_app.engine.step import CurrentStep
-from serve_app.errors import LoadFailed
 
 EXPERTS = "expertpool_pool"
 
 
-@dataclass(frozen=True, slots=True)
-class SlotShape:
-    """Shapes of the tensors of one slot of a layer, and how many experts a model has there."""
-
-    tensors: dict[str, torch.Size]
-    num_experts: int
-
-    def num_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of one slot on the device."""
-        return sum(shape.numel() for shape in self.tensors.values()) * dtype.itemsize
-
-
-def slot_shape(experts: nn.Module) -> SlotShape:
-    """The slot of an experts module: its own parameters without the expert dimension."""
-    parameters = dict(experts.named_parameters(recurse=False))
-    (num_experts,) = {parameter.shape[0] for parameter in parameters.values()}
-    tensors = {name: parameter.shape[1:] for name, parameter in sorted(parameters.items())}
-    return SlotShape(tensors, num_experts)
-
-
 class PoolLayer:
-    """One layer's slots and expert maps.
+    """One layer's shelves. All have the same map rows, one for each model of a release.
 
-    tensors: name -> (P, *shape), P rows of slots.
-    maps: (R, E) int64, slot of each expert of the model in map row r.
+    shelves: in the order of their keys, so those of slots first.
     """
 
     def __init__(
         self,
         step: CurrentStep,
-        shape: SlotShape,
+        shape: LayerShape,
+        rows: ShelfRows,
         *,
-        num_rows: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.step = step
         self.shape = shape
-        self.tensors = {
-            name: torch.zeros((num_rows, *size), dtype=dtype, device=device)
-            for name, size in shape.tensors.items()
-        }
-        self.maps = torch.zeros((0, shape.num_experts), dtype=torch.int64, device=device)
-
-    @property
-    def num_rows(self) -> int:
-        return next(iter(self.tensors.values())).shape[0]
+        self.num_map_rows = 0
+        self.shelves: dict[ShelfKey, Shelf] = {}
+        self._dtype = dtype
+        self._device = device
+        for key, num_rows in rows.items():
+            self.add(key, num_rows)
 
     @property
     def num_bytes(self) -> int:
-        return self.maps.nbytes + sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(shelf.num_bytes for shelf in self.shelves.values())
 
-    def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-        """Copy a slot's tensors into a row. `source` names the slot in errors.
+    def add(self, key: ShelfKey, num_rows: int) -> None:
+        """Have a new shelf, where no expert has a part yet."""
+        shelf = Shelf(
+            key,
+            self.shape,
+            num_rows=num_rows,
+            num_map_rows=self.num_map_rows,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        self.shelves = dict(sorted([*self.shelves.items(), (key, shelf)]))
 
-        Raises: LoadFailed, having copied nothing, where names or shapes differ.
-        """
-        got = {name: tensor.shape for name, tensor in tensors.items()}
-        if got != self.shape.tensors:
-            raise LoadFailed(f"{source}: holds {_shapes(got)}, not {_shapes(self.shape.tensors)}")
-        for name, tensor in tensors.items():
-            self.tensors[name][row].copy_(tensor)
+    def remove(self, key: ShelfKey) -> None:
+        """Have a shelf no more, whose parts nothing needs."""
+        del self.shelves[key]
 
-    def set_map(self, row: int, slots: Sequence[int]) -> None:
-        """Point map row `row` at pool rows, growing the maps where they end before it."""
-        missing = row + 1 - self.maps.shape[0]
-        if missing > 0:
-            self.maps = torch.cat([self.maps, self.maps.new_zeros((missing, self.maps.shape[1]))])
-        self.maps[row] = torch.tensor(slots, dtype=torch.int64, device=self.maps.device)
-
-    def grow(self, num_rows: int) -> None:
-        """Make room for more slots; those that are there keep their rows."""
-        more = num_rows - self.num_rows
-        for name, tensor in self.tensors.items():
-            self.tensors[name] = torch.cat([tensor, tensor.new_zeros((more, *tensor.shape[1:]))])
+    def set_map(self, row: int, parts: Mapping[ShelfKey, Sequence[int]]) -> None:
+        """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
+        self.num_map_rows = max(self.num_map_rows, row + 1)
+        nothing = [NO_PART] * self.shape.num_experts
+        for key, shelf in self.shelves.items():
+            shelf.set_map(row, parts.get(key, nothing))
 
     def forward(
         self, experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """Experts of all models' tokens in one sequence of grouped products over slots.
+        """Experts of all models' tokens in one sequence of grouped products over shelves.
 
         hidden: (T, H)   index: (T, K), each token's experts   weights: (T, K)  ->  (T, H)
         Two experts of one token may lie in one slot: their weights then add up.
         """
         num_tokens, top_k = index.shape
-        maps = self.maps[self.step.view.tokens.rows]  # (T, E)
-        slots = maps.gather(1, index.long()).flatten()  # (T*K,)
-        slots, order = torch.sort(slots, stable=True)
-        counts = slots.new_zeros(self.num_rows).scatter_add_(0, slots, torch.ones_like(slots))
-        ends = counts.cumsum(0).to(torch.int32)
+        tokens = self.step.view.tokens
+        entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
+        picks, order = self._pick(entries.flatten(), tokens.models)
         first = "gate_up_proj" if experts.has_gate else "up_proj"
-        x = self._linear(experts, first, hidden[order // top_k], slots, ends)  # (T*K, 2I)
+        x = self._linear(picks, first, hidden[order // top_k])  # (T*K, 2I)
         x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)  # (T*K, I)
-        x = self._linear(experts, "down_proj", x, slots, ends)  # (T*K, H)
+        x = self._linear(picks, "down_proj", x)  # (T*K, H)
         x = x * weights.flatten()[order].unsqueeze(-1)
         out = torch.empty_like(x)
         out[order] = x
         return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
 
-    def _linear(
-        self, experts: Any, name: str, x: torch.Tensor, slots: torch.Tensor, ends: torch.Tensor
-    ) -> torch.Tensor:
-        """x: (n, I), sorted by slot   slots: (n,)   ends: (P,)  ->  (n, O)"""
-        weight = self.tensors[name]
-        out = grouped_linear(x.to(weight.dtype), weight, ends, transposed=experts.is_transposed)
-        if experts.has_bias:
-            out = out + self.tensors[f"{name}_bias"][slots]
-        return out
+    def _pick(
+        self, entries: torch.Tensor, models: Collection[int]
+    ) -> tuple[list[Pick], torch.Tensor]:
+        """What is needed of each shelf, and the order in which the pairs are computed.
 
+        That is the order of a shelf that has a part of every expert in the step, if one does:
+        its product takes and gives all rows as they are.
+        entries: (n,)  ->  order: (n,)
+        """
+        shelves = [shelf for shelf in self.shelves.values() if shelf.serves(models)]
+        lead = next((shelf for shelf in shelves if shelf.serves_all(models)), None)
+        if lead is None:
+            order = torch.arange(entries.shape[0], device=entries.device)
+            return [shelf.pick_some(entries) for shelf in shelves], order
+        pick, order = lead.pick_all(entries)
+        shelves.remove(lead)
+        if not shelves:
+            return [pick], order
+        entries = entries[order]
+        return [pick, *(shelf.pick_some(entries) for shelf in shelves)], order
 
-def _shapes(shapes: Mapping[str, torch.Size]) -> str:
-    return ", ".join(f"{name} {tuple(shape)}" for name, shape in sorted(shapes.items()))
+    def _linear(self, picks: Sequence[Pick], name: str, x: torch.Tensor) -> torch.Tensor:
+        """x: (n, I)  ->  (n, O), the sum over shelves"""
+        x = x.to(self._dtype)
+        total = None
+        for pick in picks:
+            if pick.pairs is None:
+                total = part_linear(pick, name, x)
+            elif pick.pairs.shape[0]:
+                part = part_linear(pick, name, x[pick.pairs])
+                if total is None:
+                    total = part.new_zeros((x.shape[0], part.shape[1]))
+                total.index_add_(0, pick.pairs, part)
+        assert total is not None, "an expert without a slot"
+        return total
 
 
 def _experts_forward(

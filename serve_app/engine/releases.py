@@ -1,11 +1,21 @@
-"""The releases that are loaded: whose map rows, slots and backbones are whose. No threads."""
+"""The releases that are loaded: whose map rows, parts and backbones are whose. No threads."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from serve_app.engine.loading import PartToLoad
 from serve_app.engine.memory import backbone_key, context_length
 from serve_app.engine.packed import PackedModel
-from serve_app.engine.source import ReleaseSource
+from serve_app.engine.parts import (
+    NO_PART,
+    ShelfKey,
+    ShelfRows,
+    parts_by_shelf,
+    parts_of_expert,
+    shelf_rows,
+)
+from serve_app.engine.pool import PoolLayer
+from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
 from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
 from serve_app.scheduling.sequence import ModelKey
 from serve_app.scheduling.slots import SlotLedger
@@ -24,20 +34,26 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRelease:
-    """A release whose slots are in the pool. digests: of its slots, per layer."""
+    """A release whose parts are in the pool. parts: their digests, per layer and shelf."""
 
     source: ReleaseSource
     models: Mapping[str, LoadedModel]
-    digests: tuple[tuple[str, ...], ...]
+    parts: tuple[Mapping[ShelfKey, Collection[str]], ...]
 
 
 class Releases:
-    """Takes rows of the pool and of the maps for releases, and gives them back."""
+    """Takes rows of the shelves and of the maps for releases, and gives them back.
+
+    ledgers: per layer and shelf, which rows hold which part.
+    """
 
     def __init__(self, packed: PackedModel) -> None:
         self._packed = packed
         self._layers = list(packed.pool.items())
-        self.slots = [SlotLedger(layer.num_rows) for _, layer in self._layers]
+        self.ledgers = [
+            {key: SlotLedger(shelf.num_rows) for key, shelf in layer.shelves.items()}
+            for _, layer in self._layers
+        ]
         self._loaded: dict[str, LoadedRelease] = {}
         self._free_rows: list[int] = []
         self._num_rows = 0
@@ -71,63 +87,85 @@ class Releases:
         modules = [layer.module for layer in source.layers]
         if modules != [path for path, _ in self._layers]:
             raise LoadFailed(f"release {source.id!r}: its MoE layers are not those of the engine")
-        for name, model in source.models.items():
-            for (path, layer), slots in zip(self._layers, model.expert_map, strict=True):
-                if len(slots) != layer.shape.num_experts:
-                    raise LoadFailed(
-                        f"model {name!r}, {path}: maps {len(slots)} experts, "
-                        f"not {layer.shape.num_experts}"
-                    )
+        for position, (path, pool) in enumerate(self._layers):
+            layer = source.layers[position]
+            try:
+                _check_layer(layer, pool)
+                for name, model in source.models.items():
+                    _check_experts(layer, pool, model, position, f"model {name!r}")
+            except LoadFailed as error:
+                raise LoadFailed(f"release {source.id!r}, {path}: {error}") from error
 
-    def rows_alone(self, source: ReleaseSource) -> list[int]:
-        """Rows that each layer's pool must have to hold this release and nothing else."""
-        return [len(set(digests)) for digests in slot_digests(source)]
+    def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> list[ShelfRows]:
+        """Rows that each layer's shelves must have to hold a release.
 
-    def rows_needed(self, source: ReleaseSource) -> list[int]:
-        """Rows that each layer's pool must have to hold this release beside what is loaded."""
+        Beside what is loaded; or, `alone`, once nothing else is. A shelf that nothing else needs
+        has the rows that the release takes, and no more.
+        """
+        if alone:
+            return [shelf_rows(layer) for layer in source.layers]
         return [
-            ledger.num_rows - ledger.num_free + len(ledger.missing(digests))
-            for ledger, digests in zip(self.slots, slot_digests(source), strict=True)
+            _rows_beside(ledgers, parts_by_shelf(layer))
+            for ledgers, layer in zip(self.ledgers, source.layers, strict=True)
         ]
 
-    def new_map_rows(self, source: ReleaseSource, *, alone: bool = False) -> int:
-        """Map rows that a release's models need beyond those that are free, or, alone, there."""
-        there = self._num_rows if alone else len(self._free_rows)
-        return max(0, len(source.models) - there)
+    def map_rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> int:
+        """Map rows that there must be for a release's models, beside those of others or alone."""
+        free = self._num_rows if alone else len(self._free_rows)
+        return self._num_rows + max(0, len(source.models) - free)
 
-    def take_slots(self, source: ReleaseSource) -> list[tuple[int, int, int]]:
-        """Take rows for a release's slots. -> (layer, slot index, row) of those to be written.
+    def resize(self, wanted: Sequence[ShelfRows]) -> None:
+        """Give each layer's shelves these rows. Shelves that nothing needs go first."""
+        layers = list(zip(self._layers, self.ledgers, wanted, strict=True))
+        for (_, layer), ledgers, rows in layers:
+            for key, shelf in list(layer.shelves.items()):
+                if not ledgers[key].num_held and shelf.num_rows != rows.get(key):
+                    layer.remove(key)
+                    del ledgers[key]
+        for (_, layer), ledgers, rows in layers:
+            for key, num_rows in rows.items():
+                if key not in ledgers:
+                    layer.add(key, num_rows)
+                    ledgers[key] = SlotLedger(num_rows)
+                elif num_rows > ledgers[key].num_rows:
+                    layer.shelves[key].grow(num_rows)
+                    ledgers[key].grow(num_rows)
 
-        All or nothing. Raises: ValueError when a layer has too few free rows.
+    def take_rows(self, source: ReleaseSource) -> list[PartToLoad]:
+        """Take rows for a release's parts. -> those that are yet to be written
+
+        All or nothing. Raises: ValueError when a shelf has too few free rows.
         """
-        digests = slot_digests(source)
-        for ledger, names in zip(self.slots, digests, strict=True):
-            if len(ledger.missing(names)) > ledger.num_free:
-                raise ValueError("a pool layer has too few free rows")
-        to_write = []
-        for layer, (ledger, names) in enumerate(zip(self.slots, digests, strict=True)):
-            index_of = {digest: index for index, digest in reversed(list(enumerate(names)))}
-            for digest in ledger.take(names):
-                to_write.append((layer, index_of[digest], ledger.row(digest)))
-        return to_write
+        wanted = [parts_by_shelf(layer) for layer in source.layers]
+        for ledgers, parts in zip(self.ledgers, wanted, strict=True):
+            for key, digests in parts.items():
+                if key not in ledgers or len(ledgers[key].missing(digests)) > ledgers[key].num_free:
+                    raise ValueError("a shelf has too few free rows")
+        return [
+            PartToLoad(layer, key, digests[digest], self.ledgers[layer][key].row(digest))
+            for layer, parts in enumerate(wanted)
+            for key, digests in parts.items()
+            for digest in self.ledgers[layer][key].take(digests)
+        ]
 
-    def give_back_slots(self, source: ReleaseSource) -> None:
-        """Undo `take_slots`."""
-        for ledger, names in zip(self.slots, slot_digests(source), strict=True):
-            ledger.give_back(names)
+    def give_back_rows(self, source: ReleaseSource) -> None:
+        """Undo `take_rows`."""
+        self._give_back([parts_by_shelf(layer) for layer in source.layers])
+
+    def _give_back(self, parts: Sequence[Mapping[ShelfKey, Collection[str]]]) -> None:
+        for ledgers, of_layer in zip(self.ledgers, parts, strict=True):
+            for key, digests in of_layer.items():
+                ledgers[key].give_back(digests)
 
     def register(self, source: ReleaseSource) -> LoadedRelease:
-        """Make a release, whose slots are all written, known by its maps and models."""
+        """Make a release, whose parts are all written, known by its maps and models."""
         models = {}
         for name in sorted(source.models):
             model = source.models[name]
             row = self._take_map_row()
             self._packed.register_row(row, model.config)
-            digests = slot_digests(source)
-            for position, (_, layer) in enumerate(self._layers):
-                names, ledger = digests[position], self.slots[position]
-                rows = [ledger.row(names[slot]) for slot in model.expert_map[position]]
-                layer.set_map(row, rows)
+            for position, (_, pool) in enumerate(self._layers):
+                pool.set_map(row, self._map(source.layers[position], model, position))
             models[name] = LoadedModel(
                 name=name,
                 row=row,
@@ -135,16 +173,26 @@ class Releases:
                 context_length=context_length(model.config),
                 vocabulary=self._packed.vocabulary(row),
             )
-        loaded = LoadedRelease(source, models, slot_digests(source))
+        parts = tuple(parts_by_shelf(layer) for layer in source.layers)
+        loaded = LoadedRelease(source, models, parts)
         self._loaded[source.id] = loaded
         return loaded
+
+    def _map(self, layer: LayerLike, model: ModelLike, position: int) -> dict[ShelfKey, list[int]]:
+        """For each shelf of a layer that the model has parts on, the row of each expert's."""
+        num_experts = len(model.expert_map[position])
+        rows: dict[ShelfKey, list[int]] = {}
+        for expert in range(num_experts):
+            for key, part in parts_of_expert(layer, model, position, expert):
+                of_shelf = rows.setdefault(key, [NO_PART] * num_experts)
+                of_shelf[expert] = self.ledgers[position][key].row(part.digest)
+        return rows
 
     def drop(self, release: str) -> tuple[str, ...]:
         """Forget a release that nothing runs on. -> backbones that no other release has."""
         loaded = self._loaded.pop(release)
         self._free_rows += [model.row for model in loaded.models.values()]
-        for ledger, names in zip(self.slots, loaded.digests, strict=True):
-            ledger.give_back(names)
+        self._give_back(loaded.parts)
         needed = {m.backbone for other in self._loaded.values() for m in other.models.values()}
         gone = {model.backbone for model in loaded.models.values()} - needed
         return tuple(sorted(gone))
@@ -175,7 +223,12 @@ class Releases:
     @property
     def num_unique_experts(self) -> int:
         """Slots that are held."""
-        return sum(ledger.num_rows - ledger.num_free for ledger in self.slots)
+        return sum(
+            ledger.num_held
+            for ledgers in self.ledgers
+            for key, ledger in ledgers.items()
+            if not key.residual
+        )
 
     def _take_map_row(self) -> int:
         if self._free_rows:
@@ -184,6 +237,44 @@ class Releases:
         return self._num_rows - 1
 
 
-def slot_digests(source: ReleaseSource) -> tuple[tuple[str, ...], ...]:
-    """Digests of a release's slots, per layer."""
-    return tuple(tuple(blob.digest for blob in layer.slots) for layer in source.layers)
+def _rows_beside(
+    ledgers: Mapping[ShelfKey, SlotLedger], parts: Mapping[ShelfKey, Collection[str]]
+) -> dict[ShelfKey, int]:
+    """Rows that a layer's shelves must have to hold these parts beside what they hold."""
+    rows = {key: len(digests) for key, digests in parts.items()}
+    for key, ledger in ledgers.items():
+        if ledger.num_held:
+            more = len(ledger.missing(parts.get(key, ())))
+            rows[key] = max(ledger.num_rows, ledger.num_held + more)
+    return dict(sorted(rows.items()))
+
+
+def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
+    """Raises: LoadFailed where a layer's parts are none that its shelves can hold."""
+    is_dense = all(key.format.kind == "dense" for key in parts_by_shelf(layer))
+    if not is_dense and layer.transposed != pool.shape.expert.transposed:
+        ways = {False: "(out, in)", True: "(in, out)"}
+        raise LoadFailed(
+            f"its parts were made for matrices {ways[layer.transposed]}; "
+            f"the module's are {ways[not layer.transposed]}"
+        )
+
+
+def _check_experts(
+    layer: LayerLike, pool: PoolLayer, model: ModelLike, position: int, what: str
+) -> None:
+    """Raises: LoadFailed, naming `what`, where a model's maps are not of the layer."""
+    num_experts = pool.shape.num_experts
+    if len(model.expert_map[position]) != num_experts:
+        raise LoadFailed(
+            f"{what} maps {len(model.expert_map[position])} experts, not {num_experts}"
+        )
+    if model.residual_map and len(model.residual_map[position]) != num_experts:
+        raise LoadFailed(
+            f"{what} has residuals for {len(model.residual_map[position])} experts, "
+            f"not {num_experts}"
+        )
+    for expert in range(num_experts):
+        keys = [key for key, _ in parts_of_expert(layer, model, position, expert)]
+        if len(set(keys)) < len(keys):
+            raise LoadFailed(f"{what}, expert {expert}: two residuals are of one format")

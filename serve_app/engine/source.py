@@ -16,20 +16,38 @@ class BlobLike(Protocol):
     def bytes(self) -> int: ...
 
 
+class PartLike(BlobLike, Protocol):
+    """A stored part of experts: a slot or a residual, and the label of its format."""
+
+    @property
+    def format(self) -> str: ...
+
+
 class LayerLike(Protocol):
-    """One MoE layer: the name of its experts module, and its slots."""
+    """One MoE layer: the name of its experts module, its slots and its residuals.
+
+    transposed: whether the module's matrices are (in, out).
+    """
 
     @property
     def module(self) -> str: ...
 
     @property
-    def slots(self) -> Sequence[BlobLike]: ...
+    def transposed(self) -> bool: ...
+
+    @property
+    def slots(self) -> Sequence[PartLike]: ...
+
+    @property
+    def residuals(self) -> Sequence[PartLike]: ...
 
 
 class ModelLike(Protocol):
-    """One model: its transformers config, its backbone's files, and its expert map.
+    """One model: its transformers config, its backbone's files, and its experts' parts.
 
     expert_map: MoE layers × experts -> index of the slot in that layer.
+    residual_map: MoE layers × experts -> indices of residuals in that layer; () where no expert
+    has any.
     """
 
     @property
@@ -41,9 +59,12 @@ class ModelLike(Protocol):
     @property
     def expert_map(self) -> Sequence[Sequence[int]]: ...
 
+    @property
+    def residual_map(self) -> Sequence[Sequence[Sequence[int]]]: ...
+
 
 class ReleaseSource(Protocol):
-    """A release that can be read, slot by slot and backbone by backbone.
+    """A release that can be read, part by part and backbone by backbone.
 
     `dtype` is what its tensors are stored in: "float32", "bfloat16" or "float16".
     """
@@ -61,7 +82,11 @@ class ReleaseSource(Protocol):
     def models(self) -> Mapping[str, ModelLike]: ...
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
-        """The tensors of one slot, verified."""
+        """The tensors of one slot as they are stored, verified."""
+        ...
+
+    def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
+        """The tensors of one residual as they are stored, verified."""
         ...
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -11,20 +11,30 @@ from serve_app.errors import DoesNotFit
 def growth_bytes(
     packed: PackedModel, releases: Releases, source: ReleaseSource, *, alone: bool = False
 ) -> int:
-    """Bytes that pool, maps and stacks must grow by to hold a release.
+    """Bytes that shelves, maps and stacks must grow by to hold a release.
 
-    Beside what is loaded; or, `alone`, once nothing else is.
+    Beside what is loaded; or, `alone`, once nothing else is. Below zero where shelves that nothing
+    needs any more take more than it.
     """
-    bytes_needed = 0
-    row_counts = releases.rows_alone(source) if alone else releases.rows_needed(source)
-    layers = zip(packed.pool.values(), row_counts, strict=True)
-    map_rows = releases.new_map_rows(source, alone=alone)
-    for layer, rows in layers:
-        more = max(0, rows - layer.num_rows)
-        bytes_needed += more * layer.shape.num_bytes(packed.dtype)
-        bytes_needed += map_rows * layer.maps.shape[1] * layer.maps.itemsize
+    num_models = releases.map_rows_wanted(source, alone=alone)
+    wanted = releases.rows_wanted(source, alone=alone)
+    more = sum(
+        layer.shape.shelves_bytes(rows, num_models, packed.dtype) - layer.num_bytes
+        for layer, rows in zip(packed.pool.values(), wanted, strict=True)
+    )
     longer = _vocabulary(source) - packed.longest_vocabulary
-    return bytes_needed + max(0, longer) * packed.vocabulary_bytes()
+    return more + max(0, longer) * packed.vocabulary_bytes()
+
+
+def must_move(packed: PackedModel, releases: Releases, source: ReleaseSource) -> bool:
+    """Whether tensors that a load may be writing must be replaced to hold a release."""
+    if _vocabulary(source) > packed.longest_vocabulary:
+        return True
+    there = [
+        {key: shelf.num_rows for key, shelf in layer.shelves.items()}
+        for layer in packed.pool.values()
+    ]
+    return there != releases.rows_wanted(source)
 
 
 def require_room_alone(
@@ -44,7 +54,7 @@ def require_room_alone(
 def make_room(
     packed: PackedModel, releases: Releases, source: ReleaseSource, spare_bytes: int | None
 ) -> None:
-    """Grow what must grow to hold a release; nothing may be copying into the stacks meanwhile.
+    """Grow what must grow to hold a release; nothing may be copying into it meanwhile.
 
     spare_bytes: the most it may grow by; None where nothing limits it.
     Raises: DoesNotFit, with nothing changed.
@@ -57,11 +67,7 @@ def make_room(
             needed=needed,
             available=spare_bytes,
         )
-    rows_needed = releases.rows_needed(source)
-    for layer, ledger, rows in zip(packed.pool.values(), releases.slots, rows_needed, strict=True):
-        if rows > layer.num_rows:
-            layer.grow(rows)
-            ledger.grow(rows)
+    releases.resize(releases.rows_wanted(source))
     if _vocabulary(source) > packed.longest_vocabulary:
         packed.grow_vocabulary(_vocabulary(source))
 

@@ -3,17 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows [start, end) of a packed tensor, all of the backbone in `place`."""
+    """Rows [start, end) of a packed tensor, all of the backbone in `place`.
+
+    models: map rows of the models that they are of.
+    """
 
     place: int
     start: int
     end: int
+    models: frozenset[int]
 
     @property
     def length(self) -> int:
@@ -41,11 +46,11 @@ class Spans:
     ) -> "Spans":
         """Spans of rows whose places (sorted) and map rows are given one by one."""
         segments: list[Segment] = []
-        for index, place in enumerate(places):
-            if segments and segments[-1].place == place:
-                segments[-1] = replace(segments[-1], end=index + 1)
-            else:
-                segments.append(Segment(place, index, index + 1))
+        start = 0
+        for place, group in groupby(places):
+            end = start + len(list(group))
+            segments.append(Segment(place, start, end, frozenset(rows[start:end])))
+            start = end
         ends = [0] * num_places
         for segment in segments:
             ends[segment.place] = segment.end
@@ -66,6 +71,11 @@ class Spans:
             return None
         return self.segments[0].place if self.segments else 0
 
+    @property
+    def models(self) -> frozenset[int]:
+        """Map rows of the models that are present, known without asking the device."""
+        return frozenset().union(*(segment.models for segment in self.segments))
+
     def only(self, segment: Segment) -> "Spans":
         """The spans of one segment's rows, counted from its start."""
         part = slice(segment.start, segment.end)
@@ -73,7 +83,7 @@ class Spans:
         ends[segment.place :] = segment.length
         return Spans(
             count=segment.length,
-            segments=(Segment(segment.place, 0, segment.length),),
+            segments=(replace(segment, start=0, end=segment.length),),
             places=self.places[part],
             rows=self.rows[part],
             ends=ends,

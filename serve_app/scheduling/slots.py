@@ -1,12 +1,12 @@
-"""Which rows of one layer's pool hold which slots, and who needs them. Counts only."""
+"""Which rows of one shelf hold which parts, and who needs them. Counts only."""
 
 from collections.abc import Iterable
 
 
 class SlotLedger:
-    """Rows of a pool layer by the digest of the slot they hold, with reference counts.
+    """Rows of a shelf by the digest of the slot or residual they hold, with reference counts.
 
-    A row is free when no release needs its slot; a release names each digest once.
+    A row is free when no release needs what it holds; a release names each digest once.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -21,8 +21,12 @@ class SlotLedger:
         return len(self._digests)
 
     @property
+    def num_held(self) -> int:
+        return len(self._rows)
+
+    @property
     def num_free(self) -> int:
-        return len(self._digests) - len(self._rows)
+        return self.num_rows - self.num_held
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those of the digests that no row holds, each once, in order."""

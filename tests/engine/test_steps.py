@@ -54,7 +54,7 @@ def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_
         return product(*args, **kwargs)
 
     monkeypatch.setattr(PackedModel, "forward", counted_forward)
-    monkeypatch.setattr("serve_app.engine.pool.grouped_linear", counted_product)
+    monkeypatch.setattr("serve_app.engine.products.grouped_linear", counted_product)
     models = models_of(1, 2, 3)
     engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64))
     answers = answer(engine, greedy_requests(models, [5, 9], max_tokens=6))

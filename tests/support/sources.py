@@ -2,10 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from representation.formats import DENSE, ExpertShape, Format
+
+Part = tuple[Format, dict[str, torch.Tensor]]
+"""A format, and the tensors of a blob in it."""
 
 
 @dataclass(frozen=True)
@@ -15,21 +20,29 @@ class FakeBlob:
 
 
 @dataclass(frozen=True)
+class FakePart(FakeBlob):
+    format: str
+
+
+@dataclass(frozen=True)
 class FakeLayer:
     module: str
-    slots: list[FakeBlob]
+    transposed: bool
+    slots: list[FakePart] = field(default_factory=list)
+    residuals: list[FakePart] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class FakeModel:
     config: dict[str, Any]
     backbone: list[FakeBlob]
-    expert_map: list[list[int]]
+    expert_map: list[list[int]] = field(default_factory=list)
+    residual_map: list[list[tuple[int, ...]]] = field(default_factory=list)
 
 
-def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A digest of names and contents."""
-    found = hashlib.sha256()
+def digest_of(tensors: Mapping[str, torch.Tensor], label: str = "") -> str:
+    """A digest of names and contents, and of a label."""
+    found = hashlib.sha256(label.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
         found.update(tensor.detach().float().numpy().tobytes())
@@ -37,7 +50,10 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 class MemorySource:
-    """A release of transformers models as they are; experts that are equal share a slot."""
+    """A release of transformers models as they are; experts that are equal share a slot.
+
+    Another way of holding them is another `parts_of`.
+    """
 
     def __init__(self, release: str, models: Mapping[str, Any], dtype: str = "float32") -> None:
         self.id = release
@@ -45,47 +61,81 @@ class MemorySource:
         self.layers: list[FakeLayer] = []
         self.models: dict[str, FakeModel] = {}
         self._slots: list[list[dict[str, torch.Tensor]]] = []
+        self._residuals: list[list[dict[str, torch.Tensor]]] = []
         self._backbones: dict[str, dict[str, torch.Tensor]] = {}
         self.num_slot_reads = 0
+        self.num_residual_reads = 0
         self.num_backbone_reads = 0
-        maps: dict[str, list[list[int]]] = {name: [] for name in models}
-        for path in expert_paths(next(iter(models.values()))):
-            self._add_layer(path, models, maps)
         for name, model in models.items():
             tensors = backbone_tensors(model)
             self._backbones[name] = tensors
             blob = FakeBlob(digest_of(tensors), sum(t.nbytes for t in tensors.values()))
-            self.models[name] = FakeModel(model.config.to_dict(), [blob], maps[name])
+            self.models[name] = FakeModel(model.config.to_dict(), [blob])
+        for path in expert_paths(next(iter(models.values()))):
+            self._add_layer(path, {n: m.get_submodule(path) for n, m in models.items()})
 
-    def _add_layer(
-        self, path: str, models: Mapping[str, Any], maps: dict[str, list[list[int]]]
-    ) -> None:
-        slots: dict[str, int] = {}
-        kept: list[dict[str, torch.Tensor]] = []
-        for name, model in models.items():
-            experts = model.get_submodule(path)
-            row = []
-            for index in range(experts.num_experts):
-                tensors = {
-                    key: parameter.detach()[index].clone()
-                    for key, parameter in experts.named_parameters(recurse=False)
-                }
-                digest = digest_of(tensors)
-                if digest not in slots:
-                    slots[digest] = len(kept)
-                    kept.append(tensors)
-                row.append(slots[digest])
-            maps[name].append(row)
-        self.layers.append(FakeLayer(path, [FakeBlob(digest, 1) for digest in slots]))
-        self._slots.append(kept)
+    def parts_of(
+        self, experts: Mapping[str, Any], model: str, layer: int, index: int
+    ) -> list[Part]:
+        """The parts of an expert, slot first. experts: each model's experts module of the layer."""
+        return [(DENSE, expert_tensors(experts[model], index))]
+
+    def _add_layer(self, path: str, experts: Mapping[str, Any]) -> None:
+        first = next(iter(experts.values()))
+        layer = FakeLayer(path, first.is_transposed)
+        slots: list[dict[str, torch.Tensor]] = []
+        residuals: list[dict[str, torch.Tensor]] = []
+        for name, model in self.models.items():
+            row, residual_row = [], []
+            for index in range(first.num_experts):
+                slot, *others = self.parts_of(experts, name, len(self.layers), index)
+                row.append(_keep(layer.slots, slots, slot))
+                residual_row.append(tuple(_keep(layer.residuals, residuals, o) for o in others))
+            model.expert_map.append(row)
+            model.residual_map.append(residual_row)
+        self.layers.append(layer)
+        self._slots.append(slots)
+        self._residuals.append(residuals)
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         self.num_slot_reads += 1
         return self._slots[layer][slot]
 
+    def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
+        self.num_residual_reads += 1
+        return self._residuals[layer][residual]
+
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         self.num_backbone_reads += 1
         yield from self._backbones[model].items()
+
+
+def _keep(parts: list[FakePart], tensors: list[dict[str, torch.Tensor]], part: Part) -> int:
+    """The index of a part among those that are kept; it is added where none is equal."""
+    fmt, found = part
+    digest = digest_of(found, str(fmt))
+    for index, kept in enumerate(parts):
+        if kept.digest == digest:
+            return index
+    size = sum(tensor.nbytes for tensor in found.values())
+    parts.append(FakePart(digest, size, str(fmt)))
+    tensors.append(found)
+    return len(parts) - 1
+
+
+def expert_tensors(experts: Any, index: int) -> dict[str, torch.Tensor]:
+    """The parameters of one expert of a module."""
+    return {
+        name: parameter.detach()[index].clone()
+        for name, parameter in experts.named_parameters(recurse=False)
+    }
+
+
+def expert_shape(experts: Any) -> ExpertShape:
+    """The shape of the experts of a module."""
+    tensors = expert_tensors(experts, 0)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return ExpertShape(shapes, experts.is_transposed)
 
 
 def expert_paths(model: Any) -> list[str]:
