@@ -115,7 +115,7 @@ def _num_experts(architecture: Architecture) -> dict[str, int]:
     return {
         f"{experts.module}.{parameter}": experts.num_experts
         for experts in architecture.experts
-        for parameter, _ in experts.shapes
+        for parameter in experts.shape.parameters
     }
 
 

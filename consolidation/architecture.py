@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from consolidation.errors import Refused
+from representation.formats import ExpertShape
 
 EXPERTS_MARKS = frozenset({"has_gate", "has_bias", "is_transposed"})
 """Attributes that transformers' `use_experts_implementation` gives to each instance it wraps."""
@@ -30,11 +31,11 @@ UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_
 
 @dataclass(frozen=True, slots=True)
 class ExpertsModule:
-    """One layer's experts in the transformers model. `shapes` are without the expert dimension."""
+    """One layer's experts in the transformers model."""
 
     module: str
     num_experts: int
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    shape: ExpertShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,8 @@ def _find_experts(directory: Path, skeleton: nn.Module) -> tuple[ExpertsModule, 
         counts = {shape[0] for _, shape in shapes}
         if len(counts) != 1:
             raise Refused(f"{directory}: parameters of {name} differ in their number of experts")
-        without = tuple((key, shape[1:]) for key, shape in shapes)
-        found.append(ExpertsModule(name, counts.pop(), without))
+        shape = ExpertShape({key: size[1:] for key, size in shapes}, bool(module.is_transposed))
+        found.append(ExpertsModule(name, counts.pop(), shape))
     if not found:
         kind = type(skeleton).__name__
         if any("expert" in name for name, _ in skeleton.named_modules()):

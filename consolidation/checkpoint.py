@@ -19,6 +19,7 @@ from consolidation.conversion import Conversion
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 from consolidation.tensor_file import read_headers
+from representation.formats import ExpertShape
 
 DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENIZER_FILES = (
@@ -44,6 +45,7 @@ class ExpertsSource:
 
     module: str
     num_experts: int
+    shape: ExpertShape
     parameters: tuple[tuple[str, Conversion], ...]
     num_bytes: int
 
@@ -139,10 +141,13 @@ def _experts(
 ) -> tuple[ExpertsSource, ...]:
     found = []
     for experts in architecture.experts:
-        names = [name for name, _ in experts.shapes]
+        names = experts.shape.parameters
         parameters = tuple((name, conversions[f"{experts.module}.{name}"]) for name in names)
         num_bytes = sum(_num_bytes(conversion) for _, conversion in parameters)
-        found.append(ExpertsSource(experts.module, experts.num_experts, parameters, num_bytes))
+        source = ExpertsSource(
+            experts.module, experts.num_experts, experts.shape, parameters, num_bytes
+        )
+        found.append(source)
     return tuple(found)
 
 
@@ -150,7 +155,7 @@ def _backbone(
     architecture: Architecture, conversions: dict[str, Conversion]
 ) -> tuple[BackboneSource, ...]:
     """All that is not an expert, in the model's order, grouped by decoder layer."""
-    of_experts = {f"{e.module}.{name}" for e in architecture.experts for name, _ in e.shapes}
+    of_experts = {f"{e.module}.{name}" for e in architecture.experts for name in e.shape.parameters}
     match = re.match(r"(.*?\.)\d+\.", architecture.experts[0].module)
     layers = re.compile(rf"{re.escape(match.group(1))}\d+(?=\.)" if match else r"(?!)")
     groups: dict[str, list[tuple[str, Conversion]]] = {}

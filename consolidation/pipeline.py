@@ -137,8 +137,8 @@ def _validate(
     tasks = []
     for name, checkpoint in family.checkpoints.items():
         rows = plan.expert_map[name]
-        slots = tuple(
-            tuple(written.layers[layer].slots[slot] for slot in row)
+        experts = tuple(
+            tuple((written.layers[layer].slots[slot],) for slot in row)
             for layer, row in enumerate(rows)
         )
         task = ModelTask(
@@ -147,7 +147,7 @@ def _validate(
             registry=registry.url,
             family=registry.family,
             modules=tuple(layer.module for layer in plan.layers),
-            slots=slots,
+            experts=experts,
             backbone=written.backbones[name],
             merged=name in plan.merged_models,
             windows=scored[name],

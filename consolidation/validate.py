@@ -15,7 +15,7 @@ import torch
 
 from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
-from consolidation.release import Blob, Golden, Quality, Registry
+from consolidation.release import Blob, Golden, Part, Quality, Registry, read_expert
 from consolidation.scoring import (
     KeptLogits,
     Scores,
@@ -24,14 +24,16 @@ from consolidation.scoring import (
     score_original,
     score_release,
 )
+from representation.formats import ExpertShape
 
 
 @dataclass(frozen=True, slots=True)
 class ModelTask:
     """One model of a release that is not published yet.
 
-    `slots[layer][index]` is the blob of expert `index`; `merged` says whether any of them holds
-    something else than the original expert. `windows` is what both are scored on.
+    `experts[layer][index]` are the parts of expert `index`, its slot first; `merged` says whether
+    any of them gives something else than the original expert. `windows` is what both are scored
+    on.
     """
 
     name: str
@@ -39,7 +41,7 @@ class ModelTask:
     registry: str
     family: str
     modules: tuple[str, ...]
-    slots: tuple[tuple[Blob, ...], ...]
+    experts: tuple[tuple[tuple[Part, ...], ...], ...]
     backbone: tuple[Blob, ...]
     merged: bool
     windows: tuple[Window, ...]
@@ -70,11 +72,13 @@ def give_release(model: Any, task: ModelTask) -> bool:
             if _put(model.get_parameter_or_buffer(name), tensor):
                 raise Failed(f"model {task.name!r}: {name} did not come back exactly")
     changed = False
-    for module, blobs in zip(task.modules, task.slots, strict=True):
-        experts = model.get_submodule(module)
-        for index, blob in enumerate(blobs):
-            for name, tensor in registry.read_tensors(blob).items():
-                changed |= _put(getattr(experts, name)[index], tensor)
+    for path, layer in zip(task.modules, task.experts, strict=True):
+        module = model.get_submodule(path)
+        sizes = {name: tuple(p.shape[1:]) for name, p in module.named_parameters(recurse=False)}
+        shape = ExpertShape(sizes, module.is_transposed)
+        for index, parts in enumerate(layer):
+            for name, tensor in read_expert(registry, parts, shape).items():
+                changed |= _put(getattr(module, name)[index], tensor)
     return changed
 
 

@@ -84,9 +84,9 @@ def assemble(reader: ReleaseReader, name: str) -> Any:
     config = CONFIG_MAPPING[model.config["model_type"]].from_dict(model.config)
     state = {key: tensor.float() for key, tensor in reader.read_backbone(name)}
     for layer, row in enumerate(model.expert_map):
-        experts = [reader.read_slot(layer, slot) for slot in row]
+        experts = [reader.expert(name, layer, index) for index in range(len(row))]
         for parameter in experts[0]:
-            stacked = torch.stack([expert[parameter].float() for expert in experts])
+            stacked = torch.stack([expert[parameter] for expert in experts])
             state[f"{reader.layers[layer].module}.{parameter}"] = stacked
     kind = cast(Any, transformers.AutoModelForCausalLM)._model_mapping[type(config)]
     with quiet_transformers():

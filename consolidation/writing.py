@@ -20,8 +20,9 @@ from consolidation.errors import Refused
 from consolidation.journal import Stages
 from consolidation.plan import Slot
 from consolidation.planning import Decision, Family
-from consolidation.release import Blob, Layer, Registry
+from consolidation.release import Blob, Layer, Part, Registry
 from consolidation.release.manifest import canonical_json
+from representation.formats import ExpertShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,26 @@ def _write_layers(
         kept = {}
         if family.extended is not None:
             kept = {slot.digest: slot for slot in family.extended.layers[layer].slots}
-        built = iter(Blob.model_validate(blob) for blob in result)
+        built = iter(Part.model_validate(blob) for blob in result)
         slots = tuple(kept[s.digest or ""] if s.kept else next(built) for s in planned.slots)
-        found.append(Layer(module=planned.module, slots=slots))
+        shape = _shape(family, layer)
+        found.append(
+            Layer(
+                module=planned.module,
+                parameters=dict(shape.parameters),
+                transposed=shape.transposed,
+                slots=slots,
+            )
+        )
     return tuple(found)
+
+
+def _shape(family: Family, layer: int) -> ExpertShape:
+    for checkpoint in family.checkpoints.values():
+        return checkpoint.experts[layer].shape
+    if family.extended is None or not family.extended.layers[layer].parameters:
+        raise Refused("the release has schema_version 1: it is extended only by adding a model")
+    return family.extended.layers[layer].shape
 
 
 def _members(family: Family, layer: int, slot: Slot) -> tuple[Member, ...]:

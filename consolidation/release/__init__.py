@@ -18,12 +18,14 @@ from consolidation.release.manifest import (
     Layer,
     Manifest,
     Model,
+    Part,
     Quality,
     Source,
     expert_bytes,
     expert_map_bytes,
+    residual_map_bytes,
 )
-from consolidation.release.reader import ReleaseReader
+from consolidation.release.reader import ReleaseReader, read_expert
 from consolidation.release.registry import Registry, ReleaseSummary
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Model",
     "NewerSchema",
     "NotFound",
+    "Part",
     "Quality",
     "Registry",
     "ReleaseError",
@@ -50,4 +53,6 @@ __all__ = [
     "expert_map_bytes",
     "family_differences",
     "golden_findings",
+    "read_expert",
+    "residual_map_bytes",
 ]

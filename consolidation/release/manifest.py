@@ -3,13 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SCHEMA_VERSION = 1
+from representation.formats import ExpertShape, Format, num_bytes
+
+SCHEMA_VERSION = 2
 RELEASE_ID_LENGTH = 16
 """Hexadecimal characters of the manifest's SHA-256 that name a release."""
 
@@ -17,7 +20,13 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """Names of families, models and channels: they become parts of paths and of URLs."""
 
 Dtype = Literal["bfloat16", "float16", "float32"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -32,11 +41,59 @@ class Blob(_Record):
     bytes: NotNegative
 
 
+class Part(Blob):
+    """One part of an expert: a blob, and the label of the format that its tensors are in."""
+
+    format: str = "dense"
+
+    @field_validator("format")
+    @classmethod
+    def _is_a_format(cls, label: str) -> str:
+        return str(Format.parse(label))
+
+    @property
+    def parsed(self) -> Format:
+        """The format that the label names."""
+        return Format.parse(self.format)
+
+
 class Layer(_Record):
-    """One MoE layer's pool. `module` is the experts module's name in the transformers model."""
+    """One MoE layer's pool. `module` is the experts module's name in the transformers model.
+
+    `parameters` are the module's, with their shapes without the expert dimension; where it is
+    `transposed` its matrices have input features first. A manifest of schema 1 tells neither.
+    """
 
     module: str
-    slots: tuple[Blob, ...]
+    parameters: dict[str, tuple[Positive, ...]] = {}
+    transposed: bool = False
+    slots: tuple[Part, ...]
+    residuals: tuple[Part, ...] = ()
+
+    @model_validator(mode="after")
+    def _formats_have_their_place(self) -> Self:
+        places = (("slot", self.slots, "rank"), ("residual", self.residuals, "dense"))
+        for place, parts, never in places:
+            for index, part in enumerate(parts):
+                if part.parsed.kind == never:
+                    raise ValueError(f"{self.module}: {place} {index} cannot be {part.format}")
+        _ = self.shape
+        return self
+
+    @property
+    def shape(self) -> ExpertShape:
+        """Shapes of an expert here; without parameters where the manifest is of schema 1."""
+        return ExpertShape(self.parameters, self.transposed)
+
+    def device_bytes(self, dtype: Dtype) -> int:
+        """Bytes of the tensors of all distinct parts, as they are held on a device."""
+        found: dict[tuple[str, str], int] = {}
+        for parts, residual in ((self.slots, False), (self.residuals, True)):
+            for part in parts:
+                found[part.digest, part.format] = num_bytes(
+                    self.shape, part.parsed, DTYPES[dtype], residual=residual
+                )
+        return sum(found.values())
 
 
 class Source(_Record):
@@ -68,9 +125,10 @@ class Golden(_Record):
 
 
 class Model(_Record):
-    """What one model keeps for itself, and which slots it uses.
+    """What one model keeps for itself, and which parts its experts are made of.
 
     `expert_map[layer][index]` is the slot of expert `index`; layers are those of the manifest.
+    `residual_map[layer][index]` are the residuals added to it; empty where there are none at all.
     """
 
     config: dict[str, Any]
@@ -78,8 +136,13 @@ class Model(_Record):
     tokenizer_files: dict[str, Blob]
     backbone: tuple[Blob, ...]
     expert_map: tuple[tuple[NotNegative, ...], ...]
+    residual_map: tuple[tuple[tuple[NotNegative, ...], ...], ...] = ()
     source: Source
     golden: Golden | None = None
+
+    def residuals(self, layer: int, index: int) -> tuple[int, ...]:
+        """Which of a layer's residuals are added to the slot of one expert."""
+        return self.residual_map[layer][index] if self.residual_map else ()
 
     @field_validator("tokenizer_files")
     @classmethod
@@ -92,11 +155,17 @@ class Model(_Record):
 
 
 class Quality(_Record):
-    """How far a model of the release is from its original. `kl` in nats per token."""
+    """How far a model of the release is from its original. `kl` in nats per token.
+
+    Accuracies are shares of a task's answers, where a task was given.
+    """
 
     kl: float
+    predicted_kl: float | None = None
     perplexity_original: float
     perplexity_release: float
+    accuracy_original: float | None = None
+    accuracy_release: float | None = None
     tokens: NotNegative
 
 
@@ -122,14 +191,32 @@ class Manifest(_Record):
                 raise ValueError(
                     f"model {name!r} maps {len(model.expert_map)} layers of {len(self.layers)}"
                 )
-            for layer, slots in enumerate(model.expert_map):
-                size = len(self.layers[layer].slots)
-                if any(slot >= size for slot in slots):
-                    raise ValueError(
-                        f"model {name!r}, layer {layer}: "
-                        f"slot {max(slots)} is outside the pool of {size}"
-                    )
+            if model.residual_map and [len(row) for row in model.residual_map] != [
+                len(row) for row in model.expert_map
+            ]:
+                raise ValueError(f"model {name!r} maps residuals of other experts than it has")
+            for layer, row in enumerate(model.expert_map):
+                pool = self.layers[layer]
+                where = f"model {name!r}, layer {layer}"
+                added = [i for index in range(len(row)) for i in model.residuals(layer, index)]
+                _check_inside(f"{where}: slot", row, len(pool.slots))
+                _check_inside(f"{where}: residual", added, len(pool.residuals))
         return self
+
+    @model_validator(mode="after")
+    def _shapes_are_known(self) -> Self:
+        if self.schema_version >= 2:
+            for layer in self.layers:
+                if not layer.parameters:
+                    raise ValueError(f"{layer.module}: no shapes of its parameters")
+        return self
+
+    @property
+    def expert_device_bytes(self) -> int | None:
+        """Bytes that the experts take on a device; None of schema 1, which tells no shapes."""
+        if not all(layer.parameters for layer in self.layers):
+            return None
+        return sum(layer.device_bytes(self.dtype) for layer in self.layers)
 
     def to_bytes(self) -> bytes:
         """The file's exact content: canonical JSON, keys sorted, no spaces."""
@@ -159,10 +246,26 @@ def expert_map_bytes(expert_map: Sequence[Sequence[int]]) -> int:
     return len(canonical_json([list(slots) for slots in expert_map]))
 
 
-def expert_bytes(layers: Sequence[Layer], models: dict[str, Model]) -> int:
-    """Bytes of a release's experts: the distinct slot files, and the maps of all models."""
-    slots = {blob.digest: blob.bytes for layer in layers for blob in layer.slots}
-    return sum(slots.values()) + sum(expert_map_bytes(m.expert_map) for m in models.values())
+def residual_map_bytes(residual_map: Sequence[Sequence[Sequence[int]]]) -> int:
+    """What one model's residual map counts towards a release's expert bytes."""
+    rows = [[list(residuals) for residuals in row] for row in residual_map]
+    return len(canonical_json(rows)) if rows else 0
+
+
+def expert_bytes(layers: Sequence[Layer], models: Mapping[str, Model]) -> int:
+    """Bytes of a release's experts: distinct files of slots and residuals, maps of all models."""
+    parts = [part for layer in layers for part in (*layer.slots, *layer.residuals)]
+    files = {part.digest: part.bytes for part in parts}
+    maps = (
+        expert_map_bytes(model.expert_map) + residual_map_bytes(model.residual_map)
+        for model in models.values()
+    )
+    return sum(files.values()) + sum(maps)
+
+
+def _check_inside(where: str, indices: Sequence[int], size: int) -> None:
+    if indices and max(indices) >= size:
+        raise ValueError(f"{where} {max(indices)} is outside the pool of {size}")
 
 
 def valid_name(name: str) -> bool:

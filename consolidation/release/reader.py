@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from consolidation.release.errors import NotFound
-from consolidation.release.manifest import Layer, Manifest, Model
+from consolidation.release.manifest import Layer, Manifest, Model, Part
 from consolidation.release.registry import Registry
+from representation.formats import ExpertShape
+from representation.parts import dense_expert
 
 
 class ReleaseReader:
@@ -43,8 +45,19 @@ class ReleaseReader:
         return self.manifest.models
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
-        """A slot's tensors, by the experts module's parameter names, without expert dimension."""
+        """A slot's tensors as they are stored: what its format says, without expert dimension."""
         return self._registry.read_tensors(self.layers[layer].slots[slot])
+
+    def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
+        """A residual's tensors as they are stored."""
+        return self._registry.read_tensors(self.layers[layer].residuals[residual])
+
+    def expert(self, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
+        """One expert of a model, its parts added up, as its module has it. float32"""
+        pool, found = self.layers[layer], self._model(model)
+        slot = pool.slots[found.expert_map[layer][index]]
+        residuals = (pool.residuals[i] for i in found.residuals(layer, index))
+        return read_expert(self._registry, (slot, *residuals), pool.shape)
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, one blob in memory at a time."""
@@ -65,3 +78,17 @@ class ReleaseReader:
         if name not in self.models:
             raise NotFound(f"release {self.id} has no model {name!r}")
         return self.models[name]
+
+
+def read_expert(
+    registry: Registry, parts: Sequence[Part], shape: ExpertShape
+) -> dict[str, torch.Tensor]:
+    """The sum of a slot and its residuals as their module has it, in float32. Raises `Damaged`.
+
+    A dense slot alone needs no shape, so experts of schema 1 are read as well.
+    """
+    read = [(part.parsed, registry.read_tensors(part)) for part in parts]
+    if not shape.parameters:
+        ((_, tensors),) = read
+        shape = ExpertShape({name: tuple(t.shape) for name, t in tensors.items()}, False)
+    return dense_expert(read, shape)

@@ -203,11 +203,11 @@ def blob_path(blob: Blob, suffix: str) -> str:
 
 
 def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
-    """Every distinct blob a release needs, with its suffix: slots, then models' own, in order."""
+    """Every distinct blob a release needs, with its suffix: experts, then models' own, in order."""
     found: dict[tuple[str, str], tuple[Blob, str]] = {}
     for layer in manifest.layers:
-        for slot in layer.slots:
-            found.setdefault((slot.digest, "safetensors"), (slot, "safetensors"))
+        for part in (*layer.slots, *layer.residuals):
+            found.setdefault((part.digest, "safetensors"), (part, "safetensors"))
     for name in sorted(manifest.models):
         model = manifest.models[name]
         for blob in model.backbone:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.release import Layer, Manifest, Model, Quality, Registry, Source, expert_bytes
+from consolidation.release import (
+    Layer,
+    Manifest,
+    Model,
+    Part,
+    Quality,
+    Registry,
+    Source,
+    expert_bytes,
+)
 from consolidation.release.tensors import encode_tensors
 from serve_app.cli.main import run
 
@@ -23,7 +32,13 @@ def publish(registry: Registry) -> Callable[[str], str]:
 
     def publish(name: str) -> str:
         slot = registry.write_blob(encode_tensors({}))
-        layers = (Layer(module="model.layers.0.mlp.experts", slots=(slot,)),)
+        layers = (
+            Layer(
+                module="model.layers.0.mlp.experts",
+                parameters={"up": (2, 3)},
+                slots=(Part(digest=slot.digest, bytes=slot.bytes),),
+            ),
+        )
         model = Model(
             config={},
             generation_config={},

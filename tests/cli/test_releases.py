@@ -118,9 +118,9 @@ def test_an_altered_manifest_is_a_failure_that_names_the_file(
 def test_a_release_of_a_newer_program_is_refused(
     command: str, call: Call, registry: Registry
 ) -> None:
-    data = b'{"schema_version":2}'
+    data = b'{"schema_version":3}'
     release = release_id(data)
     registry.storage.write(f"releases/{release}/manifest.json", data)
     code, out, err = call(command, release)
     assert (code, out) == (2, "")
-    assert "schema_version 2" in err
+    assert "schema_version 3" in err

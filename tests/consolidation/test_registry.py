@@ -15,6 +15,7 @@ from consolidation.release import (
     Model,
     NewerSchema,
     NotFound,
+    Part,
     Registry,
     ReleaseError,
     ReleaseReader,
@@ -32,9 +33,10 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
 
 
 def make_release(registry: Registry, value: float = 1.0) -> Manifest:
-    slots = [
+    blobs = [
         registry.write_blob(encode_tensors({"up": torch.full((2, 3), value + i)})) for i in range(2)
     ]
+    slots = tuple(Part(digest=blob.digest, bytes=blob.bytes) for blob in blobs)
     backbone = registry.write_blob(encode_tensors({"embed": torch.ones(4, 3) * value}))
     tokenizer = registry.write_blob(b"{}", suffix="bin")
     model = Model(
@@ -45,7 +47,7 @@ def make_release(registry: Registry, value: float = 1.0) -> Manifest:
         expert_map=((0, 1, 1),),
         source=Source(name="a", digest="d"),
     )
-    layers = (Layer(module="layers.0.experts", slots=tuple(slots)),)
+    layers = (Layer(module="layers.0.experts", parameters={"up": (2, 3)}, slots=slots),)
     return Manifest(
         family="fam",
         architecture="XForCausalLM",
@@ -166,12 +168,12 @@ def publish_raw(registry: Registry, content: object) -> str:
 
 
 def test_a_newer_schema_is_refused(registry: Registry) -> None:
-    content = {**json.loads(make_release(registry).to_bytes()), "schema_version": 2, "new": 1}
-    with pytest.raises(NewerSchema, match="schema_version 2"):
+    content = {**json.loads(make_release(registry).to_bytes()), "schema_version": 3, "new": 1}
+    with pytest.raises(NewerSchema, match="schema_version 3"):
         registry.read_manifest(publish_raw(registry, content))
 
 
-@pytest.mark.parametrize("content", [[], {"schema_version": 1}, {"a": 1}])
+@pytest.mark.parametrize("content", [[], {"schema_version": 2}, {"a": 1}])
 def test_json_that_is_no_manifest_is_damage(registry: Registry, content: object) -> None:
     with pytest.raises(Damaged, match="is not a manifest"):
         registry.read_manifest(publish_raw(registry, content))
