@@ -163,6 +163,7 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
         "expert_bytes_before": manifest.expert_bytes_before,
         "expert_bytes_after": manifest.expert_bytes_after,
         "expert_bytes_one_model": manifest.expert_bytes_one_model,
+        "expert_device_bytes": manifest.expert_device_bytes,
         "models": {
             name: {
                 "source": model.source.name,
@@ -180,7 +181,9 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
             {
                 "module": layer.module,
                 "slots": len(layer.slots),
-                "bytes": sum(slot.bytes for slot in layer.slots),
+                "residuals": len(layer.residuals),
+                "formats": sorted({part.format for part in (*layer.slots, *layer.residuals)}),
+                "bytes": sum(part.bytes for part in (*layer.slots, *layer.residuals)),
             }
             for layer in manifest.layers
         ],
@@ -191,7 +194,8 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
 def _print_facts(facts: dict[str, Any]) -> None:
     out = output.out()
     before, after = facts["expert_bytes_before"], facts["expert_bytes_after"]
-    slots = sum(layer["slots"] for layer in facts["layers"])
+    slots, residuals = (sum(x[of] for x in facts["layers"]) for of in ("slots", "residuals"))
+    added = f" and {residuals} residuals" if residuals else ""
     experts = sum(model["experts"] for model in facts["models"].values())
     rows = {
         "release": facts["release"],
@@ -201,7 +205,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "architecture": f"{facts['architecture']}, {facts['dtype']}",
         "expert bytes": output.change(before, after),
         "of one model": f"{after / facts['expert_bytes_one_model']:.3f} ×",
-        "pool": f"{experts} experts in {slots} slots of {len(facts['layers'])} layers",
+        "pool": f"{experts} experts in {slots} slots{added} of {len(facts['layers'])} layers",
     }
     for name, value in rows.items():
         out.print(f"{name:<14}{value}", markup=False, soft_wrap=True)

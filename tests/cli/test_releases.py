@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consolidation.release import Registry
+from consolidation.release import Part, Registry
 from consolidation.release.manifest import release_id
 
 Call = Callable[..., tuple[int, str, str]]
@@ -37,6 +37,22 @@ def test_json_is_one_object_on_stdout_and_nothing_else(call: Call, publish: Publ
     shown = json.loads(out)
     assert shown["release"] == release
     assert shown["models"]["one"]["quality"]["kl"] == 0.25
+
+
+def test_inspect_counts_residuals_with_the_experts(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    plain = registry.read_manifest(publish("one"))
+    slot = plain.layers[0].slots[0]
+    residual = Part(digest=slot.digest, bytes=slot.bytes, format="packed-3-2")
+    layer = plain.layers[0].model_copy(update={"residuals": (residual, residual)})
+    release = registry.publish(plain.model_copy(update={"layers": (layer,)}))
+    shown = json.loads(call("inspect", release, "--json")[1])
+    assert shown["layers"][0]["residuals"] == 2
+    assert shown["layers"][0]["formats"] == ["dense", "packed-3-2"]
+    assert shown["layers"][0]["bytes"] == 3 * slot.bytes
+    assert shown["expert_device_bytes"] == 2 * 3 * 4 + (2 * 1 + 2 * 1 + 2 * 2 * 2)
+    assert "2 experts in 1 slots and 2 residuals of 1 layers" in call("inspect", release)[1]
 
 
 def test_no_releases_is_an_answer_and_not_an_error(call: Call) -> None:
