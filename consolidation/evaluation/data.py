@@ -1,6 +1,6 @@
 """What a model is measured on: its task's prompts, and windows of its text. Runs no model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,29 @@ def _require_suffix(path: Path, suffix: str, what: str) -> None:
         raise Refused(f"{what} {path} is not a {suffix} file")
 
 
-def check_models(files: Files, originals: Mapping[str, Path], models: tuple[str, ...]) -> None:
-    """Raise `Refused` unless what is measured is one of `models` and has its original."""
-    given = {"a task or text": files.models, "an original": tuple(sorted(originals))}
-    for what, names in given.items():
+def check_models(
+    files: Files, originals: Collection[str], models: Collection[str], whose: str
+) -> None:
+    """Raise `Refused` unless what is measured is of `models`, with its original. `whose` names
+    what the models are of.
+    """
+    for what, names in (("a task or text", files.models), ("an original", originals)):
         for name in names:
             if name not in models:
-                raise Refused(f"{what} is given for model {name!r}; there are {', '.join(models)}")
+                there = ", ".join(sorted(models))
+                raise Refused(f"{whose} has no model {name!r}, which {what} is given for: {there}")
     for name in files.models:
         if name not in originals:
-            raise Refused(f"model {name!r} is to be measured, and its original is not given")
+            raise Refused(f"model {name!r} has a task or text, and its original is not given")
+
+
+def check_all_originals(originals: Collection[str], models: Collection[str], whose: str) -> None:
+    """Raise `Refused` unless every model of `models` has its original: methods whose bytes are
+    compared with a release's must hold as many models.
+    """
+    missing = ", ".join(repr(name) for name in sorted(models) if name not in originals)
+    if missing:
+        raise Refused(f"baselines hold all models of {whose}: originals of {missing} are not given")
 
 
 def encode(

@@ -1,12 +1,13 @@
 """Every method on every model's data. Keeps one model in memory, and prints nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from consolidation.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import MethodScore, ModelScore
-from consolidation.evaluation.methods import Method, give_experts
+from consolidation.evaluation.methods import Method, ReleaseMethod, give_experts
 from consolidation.evaluation.reference import Reference
 from consolidation.executor import Progress
 from consolidation.scoring import load_original
@@ -38,7 +39,8 @@ def evaluate(
             for done, method in enumerate(methods, start=1):
                 progress(Progress(name, done, len(methods) + 1))
                 give_experts(model, checkpoint.experts, method, name)
-                scores[method.name].append(reference.score(model))
+                score = reference.score(model)
+                scores[method.name].append(_with_prediction(score, method))
         progress(Progress(name, len(methods) + 1, len(methods) + 1))
     one_model = min(checkpoint.expert_bytes for checkpoint in originals.values())
     return tuple(
@@ -50,3 +52,9 @@ def evaluate(
         )
         for method in methods
     )
+
+
+def _with_prediction(score: ModelScore, method: Method) -> ModelScore:
+    if not isinstance(method, ReleaseMethod):
+        return score
+    return replace(score, predicted_kl=method.predicted_kl(score.model))

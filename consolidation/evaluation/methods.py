@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -10,7 +9,6 @@ import torch
 
 from consolidation.checkpoint import Checkpoint, ExpertsSource
 from consolidation.errors import Failed, Refused
-from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest, ReleaseReader
 from consolidation.release.tensors import encode_tensors
 
@@ -47,16 +45,10 @@ class ReleaseMethod:
         experts = [self._reader.expert(model, layer, index) for index in range(num_experts)]
         return {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
 
-    def predicted(self, score: MethodScore) -> MethodScore:
-        """The score of this release, with what its plan had expected of each model."""
-        quality = self._reader.manifest.quality
-        models = [
-            replace(one, predicted_kl=quality[one.model].predicted_kl)
-            if one.model in quality
-            else one
-            for one in score.models
-        ]
-        return replace(score, models=tuple(models))
+    def predicted_kl(self, model: str) -> float | None:
+        """What the release's plan had expected of a model."""
+        quality = self._reader.manifest.quality.get(model)
+        return None if quality is None else quality.predicted_kl
 
 
 def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -> None:
