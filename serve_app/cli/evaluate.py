@@ -228,7 +228,7 @@ def _method_table(scores: Sequence[MethodScore]) -> Table:
 
 
 def _kl(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return "–" if value is None else f"{value:#.3g}"
 
 
 def _pair(before: float | None, after: float | None, digits: int) -> str:
