@@ -4,7 +4,6 @@ Codes are unpacked in registers, a tile at a time; no matrix is ever unpacked in
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import triton
@@ -18,14 +17,14 @@ MANY_ROWS = 32
 
 @triton.jit
 def _unpacked(
-    code: Any,
-    plane: Any,
-    lines: Any,
-    columns: Any,
-    mask: Any,
+    code: tl.tensor,
+    plane: tl.tensor,
+    lines: tl.tensor,
+    columns: tl.tensor,
+    mask: tl.tensor,
     num_bytes: tl.constexpr,
     width: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """The codes so far, and below them the bits of the next plane. (N, K) int32"""
     byte = tl.load(
         plane + lines[:, None] * num_bytes + (columns * width // 8)[None, :], mask, other=0
@@ -36,19 +35,19 @@ def _unpacked(
 
 @triton.jit
 def _packed_linear(
-    x: Any,
-    out: Any,
-    plane8: Any,
-    plane4: Any,
-    plane2: Any,
-    plane1: Any,
-    scales: Any,
-    tile_groups: Any,
-    tile_starts: Any,
-    ends: Any,
-    num_groups: Any,
-    num_outputs: Any,
-    num_columns: Any,
+    x: tl.tensor,
+    out: tl.tensor,
+    plane8: tl.tensor,
+    plane4: tl.tensor,
+    plane2: tl.tensor,
+    plane1: tl.tensor,
+    scales: tl.tensor,
+    tile_groups: tl.tensor,
+    tile_starts: tl.tensor,
+    ends: tl.tensor,
+    num_groups: tl.tensor,
+    num_outputs: tl.tensor,
+    num_columns: tl.tensor,
     num_bits: tl.constexpr,
     group_size: tl.constexpr,
     bytes8: tl.constexpr,

@@ -73,6 +73,7 @@ class Shelf:
 
     tensors: name -> (P, *shape), P rows.
     maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
+    pads: whether picks are padded: on CUDA, where counting parts would wait for the device.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Shelf:
         self.key = key
         self.shape = shape
         self.num_rows = num_rows
+        self.pads = device.type == "cuda"
         self._device = device
         self._specs = tensor_specs(shape.expert, key.format, dtype, residual=key.residual)
         self.tensors = {name: self._slab(name, num_rows) for name in self._specs}
@@ -143,13 +145,13 @@ class Shelf:
         return Pick(self, None, rows, self._ends(rows)), order
 
     def pick_some(self, entries: torch.Tensor) -> Pick:
-        """Those of the pairs that have a part here; padded on CUDA, where counting would wait.
+        """Those of the pairs that have a part here.
 
         entries: (n,), where a pair's part is found in the maps, flattened
         """
         rows = self.maps.view(-1)[entries]
         absent = rows == NO_PART
-        if self._device.type == "cuda":
+        if self.pads:
             rows, pairs = torch.sort(rows.masked_fill(absent, self.num_rows), stable=True)
             return Pick(self, pairs, rows, self._ends(rows), padded=True)
         present = (~absent).nonzero().squeeze(1)

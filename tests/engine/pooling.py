@@ -1,0 +1,60 @@
+"""One layer of a pool by itself, filled from a release in memory, and what it should give."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from serve_app.engine.parts import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
+from serve_app.engine.pool import PoolLayer
+from serve_app.engine.shelves import layer_shape
+from serve_app.engine.step import CurrentStep, Spans, StepView
+from tests.support.mixes import MixedSource
+
+CPU = torch.device("cpu")
+
+
+def filled_layer(source: MixedSource, position: int, experts: Any) -> PoolLayer:
+    """A layer with all parts of a release, models in map rows 0, 1, … in order."""
+    of_source = source.layers[position]
+    shape = layer_shape(of_source.module, experts)
+    step, rows = CurrentStep(), shelf_rows(of_source)
+    layer = PoolLayer(step, shape, rows, dtype=torch.float32, device=CPU)
+    row_of = {}
+    for key, digests in parts_by_shelf(of_source).items():
+        read = source.read_residual if key.residual else source.read_slot
+        for row, (digest, index) in enumerate(digests.items()):
+            layer.shelves[key].write(row, read(position, index), "a part")
+            row_of[key, digest] = row
+    for number, model in enumerate(source.models.values()):
+        maps = {key: [NO_PART] * shape.num_experts for key in rows}
+        for expert in range(shape.num_experts):
+            for key, part in parts_of_expert(of_source, model, position, expert):
+                maps[key][expert] = row_of[key, part.digest]
+        layer.set_map(number, maps)
+    return layer
+
+
+def assert_as_by_themselves(
+    layer: PoolLayer, experts: Mapping[str, Any], rows: Sequence[int], seed: int = 0
+) -> None:
+    """Random tokens through the layer give what each model's own experts module gives.
+
+    experts: of each model, dense.   rows: map row of each token, ascending.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    own = list(experts.values())
+    num_columns = layer.shape.expert.matrix("down_proj")[0]
+    hidden = torch.randn((len(rows), num_columns), generator=generator)
+    weights, index = torch.rand((len(rows), layer.shape.num_experts), generator=generator).topk(
+        2, dim=-1
+    )
+    spans = Spans.of(list(rows), list(rows), len(own), CPU)
+    nothing = torch.empty(0, dtype=torch.int64)
+    with torch.no_grad():
+        with layer.step.running(StepView(spans, spans, nothing, nothing, nothing, nothing)):
+            found = layer.forward(own[0], hidden, index, weights)
+        for segment in spans.segments:
+            part = slice(segment.start, segment.end)
+            expected = own[segment.place](hidden[part], index[part], weights[part])
+            assert torch.allclose(found[part], expected, rtol=1e-4, atol=1e-5)
