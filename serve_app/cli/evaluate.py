@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from consolidation.checkpoint import Checkpoint
     from consolidation.evaluation.measures import MethodScore
     from consolidation.evaluation.methods import Method
+    from consolidation.release import Registry, ReleaseReader
 
 Releases = Annotated[
     list[str] | None,
@@ -103,39 +104,63 @@ def evaluate(
     originals = parse_models(original or [], hint="--original")
     base_directory = parse_checkpoint(base, hint="--base") if base else None
     names = _baseline_names(baseline or [], baselines, has_base=base is not None)
-    opened = open_registry(registry, family)
+    _check_report(report)
 
     from consolidation.checkpoint import open_checkpoint
     from consolidation.evaluation import data, methods
     from consolidation.evaluation.evaluate import evaluate as measure
-    from consolidation.release import ReleaseReader
 
     files = data.read_files(tasks, texts)
-    ids = dict.fromkeys(resolve(opened, wanted) for wanted in release or (None,))
-    readers = [ReleaseReader(opened, found) for found in ids]
+    readers = _readers(open_registry(registry, family), release or [])
     for reader in readers:
-        data.check_models(files, originals, reader.models, f"release {reader.id}")
+        whose = f"release {reader.id}"
+        data.check_models(files, originals, reader.models, whose)
         if names:
-            data.check_all_originals(originals, reader.models, f"release {reader.id}")
+            data.check_all_originals(originals, reader.models, whose)
     checkpoints = {name: open_checkpoint(path) for name, path in originals.items()}
     encoded = data.encode(files, checkpoints, items=items, windows=windows)
     for reader in readers:
         methods.check_originals(reader.manifest, checkpoints)
-    releases = [methods.ReleaseMethod(reader) for reader in readers]
     others = _make_baselines(names, checkpoints, base_directory, calibration or [])
     with output.progress() as show:
+        releases = [methods.ReleaseMethod(reader) for reader in readers]
         scores = measure(checkpoints, encoded, [*releases, *others], progress=show)
-    facts = {
-        "family": family,
-        "releases": list(ids),
-        "items": items,
-        "windows": windows,
-        "methods": [_facts(score) for score in scores],
-    }
+    if report is not None:
+        _write_report(report, readers, scores)
     if as_json:
-        output.print_json(facts)
+        told = {
+            "family": family,
+            "releases": [reader.id for reader in readers],
+            "items": items,
+            "windows": windows,
+            "methods": [_facts(score) for score in scores],
+        }
+        output.print_json(told)
     else:
-        _print_scores(scores, len(releases), output.out())
+        _print_scores(scores, len(readers), output.out())
+
+
+def _readers(registry: Registry, wanted: Sequence[str]) -> list[ReleaseReader]:
+    """Each release once; without any, the one that `resolve` takes then."""
+    from consolidation.release import ReleaseReader
+
+    ids = dict.fromkeys(resolve(registry, one) for one in wanted or (None,))
+    return [ReleaseReader(registry, found) for found in ids]
+
+
+def _check_report(path: Path | None) -> None:
+    """Raise `WrongUse` where no file can be: measuring takes long, and is not to be in vain."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise WrongUse(f"--report {path}: there is no directory {path.absolute().parent}")
+
+
+def _write_report(
+    path: Path, readers: Sequence[ReleaseReader], scores: Sequence[MethodScore]
+) -> None:
+    from consolidation.report.page import render_report
+
+    own = [(reader.manifest, score) for reader, score in zip(readers, scores, strict=False)]
+    path.write_text(render_report(own, scores[len(readers) :]), encoding="utf-8")
 
 
 def _baseline_names(given: list[str], everything: bool, *, has_base: bool) -> tuple[str, ...]:

@@ -123,6 +123,21 @@ def test_tables_name_the_release_its_models_and_the_baselines(
     ]
 
 
+def test_a_report_is_written_where_it_is_wanted(
+    call: Call, exact: str, directories: dict[str, Path], files: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, err = call(
+        f"--text=one={files['text']}",
+        *originals(directories, "one", "two"),
+        "--baseline=average",
+        f"--report={tmp_path / 'report.html'}",
+    )
+    assert code == 0, err
+    page = (tmp_path / "report.html").read_text()
+    assert exact in page
+    assert "average" in page
+
+
 def test_every_wrong_input_is_named_before_anything_is_loaded(
     call: Call,
     exact: str,
@@ -157,6 +172,7 @@ def test_every_wrong_input_is_named_before_anything_is_loaded(
         (["0123", text, *both], "0123"),
         ([text, f"--original=one={directories['two']}"], "was not made from"),
         ([text, *both, "--items", "0"], "items"),
+        ([text, *both, f"--report={tmp_path / 'no' / 'x.html'}"], "there is no directory"),
     ):
         code, out, err = call(*arguments)
         assert (code, out) == (2, ""), (arguments, out, err)
