@@ -1,0 +1,54 @@
+"""Signs alone (BitDelta: Liu et al., "Your fine-tune may only be worth one bit", 2024, section 3).
+
+A model's difference to the base is its signs, times the mean absolute value of each matrix: the
+best factor by squared error. The paper then tunes the factors on text; this does not.
+
+Bytes: the base's experts; for each model one bit per weight and 4 bytes per matrix, and its own
+vectors (biases) as they are.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from consolidation.evaluation.baselines.subjects import Subjects, Tensors
+
+FACTOR_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BitDelta:
+    """The base, and the signs of a model's difference to it."""
+
+    subjects: Subjects
+    name: str = "bitdelta"
+
+    @property
+    def expert_bytes(self) -> int:
+        """See `Method.expert_bytes`."""
+        subjects = self.subjects
+        own = 0
+        for layer in range(subjects.num_layers):
+            shape = subjects.shape(layer)
+            matrices = [math.prod(shape.matrix(name)) for name in shape.matrices]
+            one = sum(math.ceil(weights / 8) + FACTOR_BYTES for weights in matrices)
+            one += (
+                sum(shape.parameters[name][0] for name in shape.vectors) * subjects.dtype.itemsize
+            )
+            own += subjects.num_experts(layer) * one
+        return subjects.one_model_bytes + len(subjects.names) * own
+
+    def experts(self, model: str, layer: int) -> Tensors:
+        """See `Method.experts`."""
+        base = self.subjects.base_experts(layer)
+        found = self.subjects.model(model, layer)
+        for name in self.subjects.shape(layer).matrices:
+            found[name] = base[name] + _signs(found[name] - base[name])
+        return found
+
+
+def _signs(differences: torch.Tensor) -> torch.Tensor:
+    """(E, …) -> (E, …). A bit has no zero: what is equal to the base takes a sign too."""
+    factors = differences.abs().mean((1, 2), keepdim=True)
+    return torch.where(differences >= 0, factors, -factors)

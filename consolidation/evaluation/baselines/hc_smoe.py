@@ -1,0 +1,106 @@
+"""Agglomerative clustering on expert outputs (HC-SMoE: Chen et al., arXiv 2410.08589, section 3).
+
+An expert is described by its mean output over calibration tokens. Descriptions are clustered by
+average linkage on Euclidean distance, and a cluster's expert is the mean of its members, weighted
+by how often their routers choose them. The paper does this within a model; here the experts of
+all models at a layer are clustered together, to as many as one model has, on the same tokens: an
+equal part of what each model's own calibration text gives at that layer.
+
+Bytes: one model's experts, in their own dtype, and 2 bytes for each expert's place among them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.cluster import AgglomerativeClustering
+
+from consolidation.calibration import Window
+from consolidation.evaluation.baselines.activations import Seen, mean_outputs, see
+from consolidation.evaluation.baselines.subjects import Subjects, Tensors
+from consolidation.scoring import load_original
+
+PLACE_BYTES = 2
+NUM_TOKENS = 1024
+"""Tokens, of all models together, that every expert of a layer is run on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """One layer's. labels: (M, E), each expert's cluster; shares: (clusters, M, E), of members."""
+
+    labels: torch.Tensor
+    shares: torch.Tensor
+
+
+class HcSmoe:
+    """As many clusters at a layer as a model has experts. Runs every model once to form them.
+
+    One model is in memory at a time, and only until this is made.
+    """
+
+    def __init__(self, subjects: Subjects, windows: Mapping[str, Sequence[Window]]) -> None:
+        self.name = "hc-smoe"
+        self._subjects = subjects
+        self._layers = _all_clusters(subjects, windows)
+
+    @property
+    def expert_bytes(self) -> int:
+        """See `Method.expert_bytes`."""
+        subjects = self._subjects
+        num_experts = sum(subjects.num_experts(layer) for layer in range(subjects.num_layers))
+        return subjects.one_model_bytes + PLACE_BYTES * len(subjects.names) * num_experts
+
+    def experts(self, model: str, layer: int) -> Tensors:
+        """See `Method.experts`."""
+        clusters = self._layers[layer]
+        mine = clusters.labels[self._subjects.names.index(model)]  # (E,)
+        shares = clusters.shares.flatten(1)  # (clusters, M * E)
+        return {
+            name: self._subjects.rounded(torch.tensordot(shares, stack.flatten(0, 1), 1))[mine]
+            for name, stack in self._subjects.all_models(layer).items()
+        }
+
+
+def _all_clusters(
+    subjects: Subjects, windows: Mapping[str, Sequence[Window]]
+) -> tuple[Clusters, ...]:
+    modules = subjects.modules
+    seen: list[list[Seen]] = []
+    num_tokens = NUM_TOKENS // len(subjects.names)
+    model: Any = None
+    for name in subjects.names:
+        model = None  # before the next one is loaded
+        model = load_original(subjects.models[name].directory)
+        seen.append(see(model, modules, windows[name], num_tokens=num_tokens))
+    found = []
+    for layer, module in enumerate(modules):
+        hidden = torch.cat([of_model[layer].hidden for of_model in seen])
+        uses = torch.stack([of_model[layer].uses for of_model in seen])
+        experts = model.get_submodule(module)
+        outputs = []
+        for name in subjects.names:
+            _give(experts, subjects.model(name, layer))
+            outputs.append(mean_outputs(experts, hidden))
+        found.append(_clusters(torch.stack(outputs), uses))
+    return tuple(found)
+
+
+@torch.no_grad()
+def _give(experts: Any, tensors: Tensors) -> None:
+    for name, tensor in tensors.items():
+        getattr(experts, name).copy_(tensor)
+
+
+def _clusters(outputs: torch.Tensor, uses: torch.Tensor) -> Clusters:
+    """outputs: (M, E, H)   uses: (M, E)"""
+    num_clusters = outputs.shape[1]
+    clustering = AgglomerativeClustering(num_clusters, linkage="average")
+    labels = torch.from_numpy(clustering.fit_predict(outputs.flatten(0, 1).double().numpy()))
+    members = torch.nn.functional.one_hot(labels, num_clusters).T.float()  # (clusters, M * E)
+    weights = members * uses.flatten()
+    # Experts that no token was sent to count the same.
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, members)
+    shares = weights / weights.sum(1, keepdim=True)
+    return Clusters(labels.view(uses.shape), shares.view(-1, *uses.shape))

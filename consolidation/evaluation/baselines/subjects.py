@@ -1,0 +1,104 @@
+"""What every baseline works from: the checkpoints, read a layer at a time. Holds no tensor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from consolidation.checkpoint import Checkpoint
+from consolidation.family import check_family, check_layers
+from consolidation.release.manifest import DTYPES
+from representation.formats import ExpertShape
+
+Tensors = dict[str, torch.Tensor]
+"""One layer's parameters, stacked over experts, in the module's own orientation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Models of one family by name, and the checkpoint that they were all fine-tuned from.
+
+    Raises `Refused` where one of them, the base included, is of another family.
+    """
+
+    models: Mapping[str, Checkpoint]
+    base: Checkpoint | None
+
+    def __post_init__(self) -> None:
+        together = {name: self.models[name] for name in self.names}
+        if self.base is not None:
+            # A model's name holds no space.
+            together[f"base {self.base.name}"] = self.base
+        check_family({name: checkpoint.config for name, checkpoint in together.items()})
+        check_layers(together)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models, sorted: the order in which every method takes them."""
+        return tuple(sorted(self.models))
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with experts."""
+        return len(self._first.experts)
+
+    @property
+    def one_model_bytes(self) -> int:
+        """Bytes of one model's experts, as they are stored."""
+        return self._first.expert_bytes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which experts are stored."""
+        return DTYPES[self._first.dtype]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the experts modules in the transformers model, a layer each."""
+        return tuple(source.module for source in self._first.experts)
+
+    def num_experts(self, layer: int) -> int:
+        """Experts of one model."""
+        return self._first.experts[layer].num_experts
+
+    def shape(self, layer: int) -> ExpertShape:
+        """Shapes of one expert."""
+        return self._first.experts[layer].shape
+
+    def model(self, name: str, layer: int) -> Tensors:
+        """One model's experts, as stored but in float32. (E, …)"""
+        return _stacked(self.models[name], layer)
+
+    def expert(self, name: str, layer: int, index: int) -> Tensors:
+        """One expert of a model, as stored but in float32."""
+        read = self.models[name].experts[layer].read(index)
+        return {key: tensor.float() for key, tensor in read.items()}
+
+    def all_models(self, layer: int) -> Tensors:
+        """The experts of all models, in the order of `names`. (M, E, …) float32"""
+        read = [self.model(name, layer) for name in self.names]
+        return {name: torch.stack([one[name] for one in read]) for name in read[0]}
+
+    def base_experts(self, layer: int) -> Tensors:
+        """The base's experts. (E, …) float32. Only for methods that are made with a base."""
+        assert self.base is not None
+        return _stacked(self.base, layer)
+
+    def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As it comes back when it is stored in the dtype of the experts. float32"""
+        return tensor.to(self.dtype).float()
+
+    @property
+    def _first(self) -> Checkpoint:
+        return self.models[self.names[0]]
+
+
+def _stacked(checkpoint: Checkpoint, layer: int) -> Tensors:
+    source = checkpoint.experts[layer]
+    found: Tensors = {}
+    for index in range(source.num_experts):
+        for name, tensor in source.read(index).items():
+            if name not in found:
+                found[name] = torch.empty(source.num_experts, *tensor.shape)
+            found[name][index] = tensor
+    return found
