@@ -1,0 +1,1 @@
+"""One HTML file about releases and other methods, for people. Decides nothing, measures nothing."""

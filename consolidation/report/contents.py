@@ -1,0 +1,127 @@
+"""What a report is made of, wherever it was measured. Values only; draws nothing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consolidation.evaluation.measures import MethodScore, ModelScore
+from consolidation.release import Manifest, Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model under one method. Pairs are (original, method); None where not measured."""
+
+    model: str
+    kl: float
+    predicted_kl: float | None
+    perplexity: tuple[float, float] | None
+    accuracy: tuple[float, float] | None
+    token_agreement: float | None = None
+    router_agreement: tuple[float, ...] = ()
+
+    @property
+    def mean_router_agreement(self) -> float | None:
+        """Over layers."""
+        layers = self.router_agreement
+        return math.fsum(layers) / len(layers) if layers else None
+
+    @property
+    def least_router_agreement(self) -> float | None:
+        """Of the layer whose router agrees least."""
+        return min(self.router_agreement, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One method, or release: `ratio` is its expert bytes over those of one model.
+
+    `by_validation`: measured as the release was made, and not by `evaluate`.
+    """
+
+    name: str
+    num_bytes: int
+    ratio: float
+    models: tuple[Measured, ...]
+    by_validation: bool = False
+
+    @property
+    def mean_kl(self) -> float:
+        """The mean over models, each counting the same."""
+        return math.fsum(one.kl for one in self.models) / len(self.models)
+
+    def kl(self, model: str) -> float | None:
+        """Of one model, None where the method was not measured on it."""
+        return next((one.kl for one in self.models if one.model == model), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything on the page. Results of releases are in the order of `manifests`."""
+
+    manifests: tuple[Manifest, ...]
+    releases: tuple[Result, ...]
+    others: tuple[Result, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models that anything was measured on, sorted."""
+        results = (*self.releases, *self.others)
+        return tuple(sorted({one.model for result in results for one in result.models}))
+
+
+def contents(
+    releases: Sequence[tuple[Manifest, MethodScore | None]], others: Sequence[MethodScore]
+) -> Contents:
+    """Releases with their scores; without one, what was measured when the release was made."""
+    return Contents(
+        manifests=tuple(manifest for manifest, _ in releases),
+        releases=tuple(_of_release(manifest, score) for manifest, score in releases),
+        others=tuple(_of_score(score, score.method) for score in others),
+    )
+
+
+def _of_release(manifest: Manifest, score: MethodScore | None) -> Result:
+    if score is not None:
+        return _of_score(score, manifest.id)
+    return Result(
+        name=manifest.id,
+        num_bytes=manifest.expert_bytes_after,
+        ratio=manifest.expert_bytes_after / manifest.expert_bytes_one_model,
+        models=tuple(_of_quality(manifest.quality)),
+        by_validation=True,
+    )
+
+
+def _of_score(score: MethodScore, name: str) -> Result:
+    models = tuple(_of_model(one) for one in score.models)
+    return Result(name, score.expert_bytes, score.bytes_of_one_model, models)
+
+
+def _of_model(score: ModelScore) -> Measured:
+    return Measured(
+        model=score.model,
+        kl=score.kl,
+        predicted_kl=score.predicted_kl,
+        perplexity=_pair(score.perplexity_original, score.perplexity),
+        accuracy=_pair(score.accuracy_original, score.accuracy),
+        token_agreement=score.token_agreement,
+        router_agreement=score.router_agreement,
+    )
+
+
+def _of_quality(quality: Mapping[str, Quality]) -> list[Measured]:
+    return [
+        Measured(
+            model=name,
+            kl=one.kl,
+            predicted_kl=one.predicted_kl,
+            perplexity=(one.perplexity_original, one.perplexity_release),
+            accuracy=_pair(one.accuracy_original, one.accuracy_release),
+        )
+        for name, one in sorted(quality.items())
+    ]
+
+
+def _pair(before: float | None, after: float | None) -> tuple[float, float] | None:
+    return None if before is None or after is None else (before, after)

@@ -1,0 +1,80 @@
+"""Figures as SVG text that stands inside a page, in one look. Knows nothing of what is drawn.
+
+Without pyplot: no window, no global state but the style, which is put back. The same figure gives
+the same text. Colours are those of Okabe and Ito ("Color universal design", 2008), which people
+with any common kind of colour blindness can tell apart; markers differ as well.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#8A8F98"
+INK, FAINT, EDGE = "#1D2430", "#E3E6EB", "#FFFFFF"
+COLOURS = (ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
+MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h")
+
+NEGLIGIBLE = 1e-6
+"""Divergences below it are rounding: they need no room of their own."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "expertpool",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 6.5,
+    "lines.markeredgewidth": 0.5,
+}
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure, inches wide and high, inside which the style holds."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def svg(drawn: Figure, title: str) -> str:
+    """The figure as an `<svg>` element that scales with the page; `title` is for screen readers."""
+    text = io.StringIO()
+    drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    element = text.getvalue()[text.getvalue().index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    return element.replace("<svg ", '<svg role="img" ', 1)
+
+
+def looks(number: int) -> Sequence[tuple[str, str]]:
+    """Colours and markers for so many series: no pair twice before 54 of them."""
+    return [
+        (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+        for i in range(number)
+    ]
+
+
+def log_with_zero(values: Iterable[float]) -> dict[str, Any]:
+    """A scale for divergences: logarithmic, and linear below the least, so that 0 has a place."""
+    positive = [value for value in values if NEGLIGIBLE < value < math.inf]
+    least = 10.0 ** math.floor(math.log10(min(positive, default=NEGLIGIBLE)))
+    return {"value": "symlog", "linthresh": least, "linscale": 0.3}

@@ -1,0 +1,87 @@
+"""The report: one HTML file that needs no network. Puts together what the others made."""
+
+import importlib.resources
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from consolidation.evaluation.measures import MethodScore
+from consolidation.release import Manifest
+from consolidation.report.contents import Contents, Result, contents
+from consolidation.report.frontier import mean_frontier, model_frontiers
+from consolidation.report.holdings import byte_rows
+from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
+from consolidation.report.sharing import sharing_map
+
+TEMPLATE = "report.html.jinja"
+
+
+def render_report(
+    releases: Sequence[tuple[Manifest, MethodScore | None]],
+    others: Sequence[MethodScore] = (),
+) -> str:
+    """The page about releases, each with its score, and other methods measured beside them.
+
+    A release without a score is shown with what was measured when it was made. The same input
+    gives the same page.
+    """
+    shown = contents(releases, others)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(mib=_mib, number=_number, share=_share)
+    template = importlib.resources.files(__package__) / "data" / TEMPLATE
+    return environment.from_string(template.read_text(encoding="utf-8")).render(_fields(shown))
+
+
+def _fields(shown: Contents) -> dict[str, Any]:
+    points = predictions(shown)
+    results = (*shown.releases, *shown.others)
+    return {
+        "family": shown.manifests[0].family,
+        "models": shown.models,
+        "releases": [
+            {
+                "manifest": manifest,
+                "result": result,
+                "map": sharing_map(manifest),
+                "bytes": byte_rows(manifest),
+                "backbones": _backbone_bytes(manifest),
+            }
+            for manifest, result in zip(shown.manifests, shown.releases, strict=True)
+        ],
+        "is_frontier": len(results) > 1,
+        "methods": sorted(results, key=_order),
+        "ours": {result.name for result in shown.releases},
+        "mean_frontier": mean_frontier(shown),
+        "model_frontiers": model_frontiers(shown),
+        "prediction": prediction_plot(shown),
+        "num_predictions": len(points),
+        "correlation": rank_correlation(points),
+    }
+
+
+def _order(result: Result) -> tuple[int, float]:
+    return result.num_bytes, result.mean_kl
+
+
+def _backbone_bytes(manifest: Manifest) -> int:
+    blobs = {blob.digest: blob.bytes for one in manifest.models.values() for blob in one.backbone}
+    return sum(blobs.values())
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.2f}"
+
+
+def _number(value: float | None) -> str:
+    """Three digits, as short as can be; a dash for what was not measured."""
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:.3g}" if math.isfinite(value) else str(value)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

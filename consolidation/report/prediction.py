@@ -1,0 +1,60 @@
+"""What a plan expected against what was measured, a point for each model of each release."""
+
+from consolidation.report.contents import Contents
+from consolidation.report.drawing import EDGE, INK, figure, log_with_zero, looks, svg
+
+MIN_FOR_RANKS = 3
+"""Fewest points for which a correlation of ranks says anything."""
+
+
+def predictions(contents: Contents) -> list[tuple[str, float, float]]:
+    """(model, predicted, measured), where the release tells what was predicted."""
+    return [
+        (one.model, one.predicted_kl, one.kl)
+        for release in contents.releases
+        for one in release.models
+        if one.predicted_kl is not None
+    ]
+
+
+def rank_correlation(points: list[tuple[str, float, float]]) -> float | None:
+    """Spearman's, between predicted and measured; None for too few points, or all alike."""
+    from scipy.stats import spearmanr
+
+    predicted = [before for _, before, _ in points]
+    measured = [after for _, _, after in points]
+    if len(points) < MIN_FOR_RANKS or len(set(predicted)) == 1 or len(set(measured)) == 1:
+        return None
+    return float(spearmanr(predicted, measured).statistic)
+
+
+def prediction_plot(contents: Contents) -> str | None:
+    """The points, and the line where both are equal; None where nothing was predicted."""
+    points = predictions(contents)
+    if not points:
+        return None
+    with figure(5.4, 3.8) as drawn:
+        axes = drawn.subplots()
+        for model, (colour, marker) in zip(
+            contents.models, looks(len(contents.models)), strict=True
+        ):
+            mine = [(before, after) for name, before, after in points if name == model]
+            if mine:
+                axes.plot(
+                    *zip(*mine, strict=True),
+                    color=colour,
+                    marker=marker,
+                    ls="",
+                    label=model,
+                    mec=EDGE,
+                )
+        values = [value for _, before, after in points for value in (before, after)]
+        axes.set_xscale(**log_with_zero(values))
+        axes.set_yscale(**log_with_zero(values))
+        limits = [0.0, 2 * max(values)]
+        axes.set(xlim=limits, ylim=limits)
+        axes.plot(limits, limits, color=INK, lw=0.8, zorder=1)
+        axes.set_xlabel("predicted KL (nats per token)")
+        axes.set_ylabel("measured KL (nats per token)")
+        drawn.legend(loc="outside right upper")
+        return svg(drawn, "Predicted against measured divergence")

@@ -1,0 +1,96 @@
+"""Which representation each expert got: a map of layers and experts for every model."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from consolidation.release import Manifest
+from consolidation.report.drawing import (
+    BLUE,
+    EDGE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    figure,
+    svg,
+)
+from consolidation.report.holdings import Held, Kind, holdings
+
+COLOURS = {
+    Kind.SHARED: BLUE,
+    Kind.SHARED_PACKED: SKY,
+    Kind.OWN: VERMILLION,
+    Kind.OWN_PACKED: ORANGE,
+    Kind.LOW_RANK: GREEN,
+    Kind.DIFFERENCE: YELLOW,
+    Kind.BOTH: PURPLE,
+}
+DARK = frozenset({Kind.SHARED, Kind.OWN, Kind.LOW_RANK})
+"""Kinds on whose colour text is white."""
+MAX_LABELLED = 16
+"""Experts in a row that leave room for text in each."""
+LONG = 6
+"""Characters of a label from which on its letters are smaller."""
+PANEL_WIDTH = 4.4
+
+
+def sharing_map(manifest: Manifest) -> str:
+    """A panel for each model: layers down, experts across."""
+    names = sorted(manifest.models)
+    maps = [holdings(manifest, name) for name in names]
+    num_columns = min(2, len(names))
+    num_rows = math.ceil(len(names) / num_columns)
+    panel_height = 0.55 + min(6.0, max(0.24 * len(manifest.layers), 0.8))
+    with figure(PANEL_WIDTH * num_columns, panel_height * num_rows + 0.5) as drawn:
+        panels = drawn.subplots(num_rows, num_columns, squeeze=False)
+        for place, axes in enumerate(panels.flat):
+            if place < len(names):
+                _draw(axes, names[place], maps[place])
+            else:
+                axes.set_visible(False)
+        used = {held.kind for one in maps for row in one for held in row}
+        handles = [Patch(color=COLOURS[kind], label=kind) for kind in Kind if kind in used]
+        drawn.legend(handles=handles, loc="outside lower left", ncols=4)
+        return svg(drawn, "What each expert is held as")
+
+
+def _draw(axes: Axes, name: str, rows: list[list[Held]]) -> None:
+    width = max(len(row) for row in rows)
+    kinds = list(Kind)
+    # Layers may differ in how many experts they have: what is not there stays empty.
+    cells = [
+        [kinds.index(held.kind) for held in row] + [math.nan] * (width - len(row)) for row in rows
+    ]
+    colours = ListedColormap([COLOURS[kind] for kind in kinds])
+    axes.pcolormesh(cells, cmap=colours, vmin=0, vmax=len(kinds), edgecolors=EDGE, linewidth=0.8)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(name)
+    axes.set_xlabel("expert")
+    axes.set_ylabel("layer")
+    for of_axis, count in ((axes.xaxis, width), (axes.yaxis, len(rows))):
+        step = math.ceil(count / 16)
+        of_axis.set_ticks(
+            [place + 0.5 for place in range(0, count, step)],
+            [str(p) for p in range(0, count, step)],
+        )
+    if width <= MAX_LABELLED and len(rows) <= 2 * MAX_LABELLED:
+        _label(axes, rows)
+
+
+def _label(axes: Axes, rows: list[list[Held]]) -> None:
+    longest = max(len(held.label) for row in rows for held in row)
+    size = 7 if longest <= LONG else 5.5
+    for layer, row in enumerate(rows):
+        for index, held in enumerate(row):
+            colour = EDGE if held.kind in DARK else INK
+            place = (index + 0.5, layer + 0.5)
+            axes.annotate(held.label, place, color=colour, ha="center", va="center", size=size)
