@@ -11,7 +11,7 @@ class SlotLedger:
 
     def __init__(self, num_rows: int) -> None:
         if num_rows < 0:
-            raise ValueError(f"a pool layer cannot have {num_rows} rows")
+            raise ValueError(f"a shelf cannot have {num_rows} rows")
         self._digests: list[str | None] = [None] * num_rows
         self._rows: dict[str, int] = {}
         self._owners: dict[str, int] = {}
@@ -33,11 +33,11 @@ class SlotLedger:
         return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
 
     def row(self, digest: str) -> int:
-        """The row that holds a slot. Raises: KeyError."""
+        """The row that holds a part. Raises: KeyError."""
         return self._rows[digest]
 
     def take(self, digests: Iterable[str]) -> list[str]:
-        """Need these slots once more; slots that no row holds get a free row.
+        """Need these parts once more; those that no row holds get a free row.
 
         Returns the digests that got one, to be written by the caller. Raises: ValueError, having
         changed nothing, when there are too few free rows.
@@ -45,7 +45,7 @@ class SlotLedger:
         wanted = list(dict.fromkeys(digests))
         missing = self.missing(wanted)
         if len(missing) > self.num_free:
-            raise ValueError(f"{len(missing)} slots are new and {self.num_free} rows are free")
+            raise ValueError(f"{len(missing)} parts are new and {self.num_free} rows are free")
         free = (row for row, digest in enumerate(self._digests) if digest is None)
         for digest, row in zip(missing, list(free), strict=False):
             self._digests[row] = digest
@@ -55,7 +55,7 @@ class SlotLedger:
         return missing
 
     def give_back(self, digests: Iterable[str]) -> None:
-        """Need these slots once less; rows of slots that nobody needs are free again."""
+        """Need these parts once less; rows of those that nobody needs are free again."""
         for digest in dict.fromkeys(digests):
             self._owners[digest] -= 1
             if not self._owners[digest]:
@@ -65,5 +65,5 @@ class SlotLedger:
     def grow(self, num_rows: int) -> None:
         """Have more rows; those that are there keep what they hold."""
         if num_rows < self.num_rows:
-            raise ValueError(f"a pool layer of {self.num_rows} rows cannot shrink to {num_rows}")
+            raise ValueError(f"a shelf of {self.num_rows} rows cannot shrink to {num_rows}")
         self._digests += [None] * (num_rows - self.num_rows)

@@ -46,14 +46,15 @@ def test_every_mix_answers_as_its_dense_reference(mix: str, architecture: str) -
     engine.close()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("mix", MIXES)
-def test_in_bfloat16_every_mix_errs_no_more_than_its_dense_reference(mix: str) -> None:
+def test_in_bfloat16_every_mix_errs_no_more_than_its_dense_reference(mix: str, device: str) -> None:
     """Against the reference in float32. The typical error: see the test of unmerged models."""
     models = {name: model.to(torch.bfloat16) for name, model in family(seeds=(1, 2)).items()}
     source = MixedSource("r1", models, in_turn(mix), dtype="bfloat16")
     exact = source.references(models)
     rounded = {n: m.to(torch.bfloat16) for n, m in source.references(models).items()}
-    engine = engine_of(source, limits=Limits())
+    engine = engine_of(source, limits=Limits(), device=device)
     requests = [
         Request(f"{name}-{seed}", "r1", name, prompt, 0, GREEDY, prompt_logprobs=0)
         for seed in range(3)

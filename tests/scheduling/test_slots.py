@@ -1,4 +1,4 @@
-"""Rows of a pool layer: held while a release needs their slots, free after."""
+"""Rows of a shelf: held while a release needs their parts, free after."""
 
 from collections import Counter
 
@@ -31,7 +31,7 @@ def test_a_row_is_free_when_the_last_release_gives_it_back() -> None:
 def test_taking_too_many_changes_nothing() -> None:
     slots = SlotLedger(2)
     slots.take(["a"])
-    with pytest.raises(ValueError, match="2 slots are new and 1 rows are free"):
+    with pytest.raises(ValueError, match="2 parts are new and 1 rows are free"):
         slots.take(["a", "b", "c"])
     slots.give_back(["a"])
     assert slots.num_free == 2
