@@ -19,6 +19,8 @@ COMMANDS = {
     "releases": "family json registry",
     "inspect": "family json registry",
     "verify": "family registry",
+    "evaluate": "base baseline baselines calibration family items json original registry report "
+    "task text windows",
     "promote": "channel family registry",
     "rollback": "channel family registry",
     "plan-memory": "device-memory family registry",

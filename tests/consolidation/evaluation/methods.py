@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from consolidation.checkpoint import Checkpoint
+
 
 @dataclass
 class Given:
@@ -20,3 +22,20 @@ class Given:
         self.asked.append((model, layer))
         module = self.models[model].model.layers[layer].mlp.experts
         return {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
+
+
+@dataclass(frozen=True)
+class FromCheckpoint:
+    """Gives every model the experts of one checkpoint."""
+
+    name: str
+    checkpoint: Checkpoint
+
+    @property
+    def expert_bytes(self) -> int:
+        return self.checkpoint.expert_bytes
+
+    def experts(self, model: str, layer: int) -> dict[str, torch.Tensor]:
+        source = self.checkpoint.experts[layer]
+        read = [source.read(index) for index in range(source.num_experts)]
+        return {name: torch.stack([one[name].float() for one in read]) for name in read[0]}

@@ -14,7 +14,8 @@ from consolidation.evaluation.evaluate import evaluate
 from consolidation.evaluation.measures import ModelScore
 from consolidation.executor import Progress
 from consolidation.scoring import load_original
-from tests.consolidation.evaluation.methods import Given
+from tests.consolidation.evaluation.methods import FromCheckpoint, Given
+from tests.consolidation.families import write_family
 from tests.support.checkpoints import byte_tokenizer
 
 LENGTH = 256
@@ -228,3 +229,17 @@ def test_two_methods_of_one_name_are_refused(
     method = Given("same", models)
     with pytest.raises(Refused, match="two methods are called 'same'"):
         evaluate(checkpoints, data, [method, method])
+
+
+@pytest.mark.parametrize("architecture", ["gpt_oss", "deepseek_v3", "qwen2_moe"])
+def test_models_with_other_routers_are_measured_too(architecture: str, tmp_path: Path) -> None:
+    paths = write_family(tmp_path / "family", architecture)
+    checkpoints = {name: open_checkpoint(paths[name]) for name in ("one", "frozen")}
+    data = {"one": data_of(tmp_path, checkpoints, None, TEXT[:200])}
+    methods = [FromCheckpoint(name, checkpoints[name]) for name in ("one", "frozen")]
+    same, other = (score.models[0] for score in evaluate(checkpoints, data, methods))
+    assert same.kl == 0.0
+    assert set(same.router_agreement) == {1.0}
+    assert len(same.router_agreement) == len(checkpoints["one"].experts)
+    assert other.kl > 0.0
+    assert min(other.router_agreement) < 1.0
