@@ -46,9 +46,9 @@ class Result:
     by_validation: bool = False
 
     @property
-    def mean_kl(self) -> float:
-        """The mean over models, each counting the same."""
-        return math.fsum(one.kl for one in self.models) / len(self.models)
+    def mean_kl(self) -> float | None:
+        """The mean over models, each counting the same; None where none was measured."""
+        return math.fsum(one.kl for one in self.models) / len(self.models) if self.models else None
 
     def kl(self, model: str) -> float | None:
         """Of one model, None where the method was not measured on it."""

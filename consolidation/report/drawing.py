@@ -27,6 +27,7 @@ NEGLIGIBLE = 1e-6
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "expertpool",
+    "savefig.dpi": 200,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -62,6 +63,8 @@ def svg(drawn: Figure, title: str) -> str:
     drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     element = text.getvalue()[text.getvalue().index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    # Groups are numbered anew in each figure; nothing refers to them, and ids are a page's own.
+    element = re.sub(r'<g id="[^"]*"', "<g", element)
     return element.replace("<svg ", '<svg role="img" ', 1)
 
 

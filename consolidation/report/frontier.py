@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from consolidation.report.contents import Contents, Result
-from consolidation.report.drawing import BLUE, EDGE, figure, log_with_zero, looks, svg
+from consolidation.report.drawing import BLUE, EDGE, NEGLIGIBLE, figure, log_with_zero, looks, svg
 
 KlOf = Callable[[Result], float | None]
 OURS = "releases"
@@ -21,7 +22,7 @@ def mean_frontier(contents: Contents) -> str:
     """The mean over models, large, with a legend."""
     with figure(8.6, 4.6) as drawn:
         axes = drawn.subplots()
-        _draw(axes, contents, lambda result: result.mean_kl)
+        _draw([(axes, lambda result: result.mean_kl)], contents)
         axes.set_ylabel(f"mean {KL}")
         axes.set_xlabel(BYTES)
         drawn.legend(handles=_handles(contents), loc="outside right upper", labelspacing=0.7)
@@ -34,41 +35,42 @@ def model_frontiers(contents: Contents) -> str:
     num_rows = math.ceil(len(contents.models) / num_columns)
     with figure(2.15 * num_columns + 0.5, 2.2 * num_rows + 0.4) as drawn:
         panels = drawn.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
-        for place, axes in enumerate(panels.flat):
-            if place >= len(contents.models):
-                axes.set_visible(False)
-                continue
-            model = contents.models[place]
-            _draw(axes, contents, partial(Result.kl, model=model))
+        for axes in panels.flat[len(contents.models) :]:
+            axes.set_visible(False)
+        of_models = []
+        for model, axes in zip(contents.models, panels.flat, strict=False):
             axes.set_title(model)
+            of_models.append((axes, partial(Result.kl, model=model)))
+        _draw(of_models, contents)
         drawn.supxlabel(BYTES, size="medium")
         drawn.supylabel("KL (nats per token)", size="medium")
         return svg(drawn, "Divergence against bytes, for each model")
 
 
-def _draw(axes: Axes, contents: Contents, kl_of: KlOf) -> None:
-    drawn = []
-    for (_, results), (colour, marker) in _series(contents):
-        points = _points(results, kl_of)
-        drawn += points
-        axes.plot(*_columns(points), color=colour, marker=marker, ls=":", mec=EDGE, clip_on=False)
-    ours = _points(contents.releases, kl_of)
-    axes.plot(
-        *_columns(ours), color=BLUE, marker="o", lw=2.4, ms=7, mec=EDGE, zorder=3, clip_on=False
-    )
-    drawn += ours
-    axes.set_yscale(**log_with_zero(kl for _, kl in drawn))
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(0, 1.08 * max((ratio for ratio, _ in drawn), default=1.0))
+def _draw(panels: Sequence[tuple[Axes, KlOf]], contents: Contents) -> None:
+    """Points and lines in each panel, on scales that hold the points of all."""
+    points: list[tuple[float, float]] = []
+    for axes, kl_of in panels:
+        for (_, results), (colour, marker) in _series(contents):
+            points += _line(axes, _points(results, kl_of), color=colour, marker=marker, ls=":")
+        ours = _points(contents.releases, kl_of)
+        points += _line(axes, ours, color=BLUE, marker="o", lw=2.4, ms=7, zorder=3)
+    kls = [kl for _, kl in points]
+    for axes, _ in panels:
+        axes.set_yscale(**log_with_zero(kls))
+        axes.set_ylim(0, 1.7 * max(kls, default=0.0) or NEGLIGIBLE)
+        axes.set_xlim(0, 1.08 * max((ratio for ratio, _ in points), default=1.0))
+
+
+def _line(axes: Axes, points: list[tuple[float, float]], **look: Any) -> list[tuple[float, float]]:
+    if points:
+        axes.plot(*zip(*points, strict=True), mec=EDGE, clip_on=False, **look)
+    return points
 
 
 def _points(results: Sequence[Result], kl_of: KlOf) -> list[tuple[float, float]]:
     found = ((result.ratio, kl_of(result)) for result in results)
     return sorted((ratio, kl) for ratio, kl in found if kl is not None and math.isfinite(kl))
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [ratio for ratio, _ in points], [kl for _, kl in points]
 
 
 def _series(contents: Contents) -> list[tuple[tuple[str, list[Result]], tuple[str, str]]]:
@@ -77,12 +79,16 @@ def _series(contents: Contents) -> list[tuple[tuple[str, list[Result]], tuple[st
     The worst comes first, so that the legend reads as the plot does, from above.
     """
     found: dict[str, list[Result]] = {}
-    for result in sorted(contents.others, key=lambda result: -result.mean_kl):
+    for result in sorted(contents.others, key=_badness, reverse=True):
         found.setdefault(re.sub(r"\d+", "k", result.name), []).append(result)
     named = [
         (results[0].name if len(results) == 1 else key, results) for key, results in found.items()
     ]
     return list(zip(named, looks(len(named)), strict=True))
+
+
+def _badness(result: Result) -> float:
+    return result.mean_kl if result.mean_kl is not None else math.inf
 
 
 def _handles(contents: Contents) -> list[Line2D]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest
-from consolidation.report.contents import Contents, Result, contents
+from consolidation.report.contents import Contents, contents
 from consolidation.report.frontier import mean_frontier, model_frontiers
 from consolidation.report.holdings import byte_rows
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
@@ -52,19 +52,13 @@ def _fields(shown: Contents) -> dict[str, Any]:
             }
             for manifest, result in zip(shown.manifests, shown.releases, strict=True)
         ],
-        "is_frontier": len(results) > 1,
-        "methods": sorted(results, key=_order),
+        "methods": sorted(results, key=lambda result: (result.num_bytes, result.name)),
         "ours": {result.name for result in shown.releases},
-        "mean_frontier": mean_frontier(shown),
-        "model_frontiers": model_frontiers(shown),
+        "frontiers": [mean_frontier(shown), model_frontiers(shown)] if len(results) > 1 else [],
         "prediction": prediction_plot(shown),
         "num_predictions": len(points),
         "correlation": rank_correlation(points),
     }
-
-
-def _order(result: Result) -> tuple[int, float]:
-    return result.num_bytes, result.mean_kl
 
 
 def _backbone_bytes(manifest: Manifest) -> int:

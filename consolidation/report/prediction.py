@@ -1,7 +1,7 @@
 """What a plan expected against what was measured, a point for each model of each release."""
 
 from consolidation.report.contents import Contents
-from consolidation.report.drawing import EDGE, INK, figure, log_with_zero, looks, svg
+from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with_zero, looks, svg
 
 MIN_FOR_RANKS = 3
 """Fewest points for which a correlation of ranks says anything."""
@@ -51,7 +51,7 @@ def prediction_plot(contents: Contents) -> str | None:
         values = [value for _, before, after in points for value in (before, after)]
         axes.set_xscale(**log_with_zero(values))
         axes.set_yscale(**log_with_zero(values))
-        limits = [0.0, 2 * max(values)]
+        limits = (0.0, 1.7 * max(values) or NEGLIGIBLE)
         axes.set(xlim=limits, ylim=limits)
         axes.plot(limits, limits, color=INK, lw=0.8, zorder=1)
         axes.set_xlabel("predicted KL (nats per token)")

@@ -35,6 +35,8 @@ DARK = frozenset({Kind.SHARED, Kind.OWN, Kind.LOW_RANK})
 """Kinds on whose colour text is white."""
 MAX_LABELLED = 16
 """Experts in a row that leave room for text in each."""
+MAX_DRAWN = 1024
+"""Cells of a panel above which they are an image inside it."""
 LONG = 6
 """Characters of a label from which on its letters are smaller."""
 PANEL_WIDTH = 4.4
@@ -68,7 +70,17 @@ def _draw(axes: Axes, name: str, rows: list[list[Held]]) -> None:
         [kinds.index(held.kind) for held in row] + [math.nan] * (width - len(row)) for row in rows
     ]
     colours = ListedColormap([COLOURS[kind] for kind in kinds])
-    axes.pcolormesh(cells, cmap=colours, vmin=0, vmax=len(kinds), edgecolors=EDGE, linewidth=0.8)
+    # One path for each of thousands of cells would be a page of many megabytes.
+    is_large = len(rows) * width > MAX_DRAWN
+    axes.pcolormesh(
+        cells,
+        cmap=colours,
+        vmin=0,
+        vmax=len(kinds),
+        edgecolors="none" if is_large else EDGE,
+        linewidth=0.8,
+        rasterized=is_large,
+    )
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
