@@ -6,11 +6,12 @@ experts are, how it mixes tokens and what it ties is asked of that model, not of
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -29,13 +30,19 @@ UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_
 """Where a config came from, not what it says: left out of the release."""
 
 
+Layout = Literal["halves", "pairs", "single"]
+"""Where the rows of a hidden neuron are in the first matrix: gate and up in two halves, in pairs,
+or one row alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertsModule:
-    """One layer's experts in the transformers model."""
+    """One layer's experts in the transformers model. `layout` is None where it is another one."""
 
     module: str
     num_experts: int
     shape: ExpertShape
+    layout: Layout | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +193,27 @@ def _find_experts(directory: Path, skeleton: nn.Module) -> tuple[ExpertsModule, 
         if len(counts) != 1:
             raise Refused(f"{directory}: parameters of {name} differ in their number of experts")
         shape = ExpertShape({key: size[1:] for key, size in shapes}, bool(module.is_transposed))
-        found.append(ExpertsModule(name, counts.pop(), shape))
+        found.append(ExpertsModule(name, counts.pop(), shape, _layout(module, shape)))
     if not found:
         kind = type(skeleton).__name__
         if any("expert" in name for name, _ in skeleton.named_modules()):
             raise Refused(f"{directory}: {kind} does not use transformers' experts interface")
         raise Refused(f"{directory}: {kind} is not a mixture of experts")
     return tuple(found)
+
+
+def _layout(module: Any, shape: ExpertShape) -> Layout | None:
+    """Asked of the module itself: a value that is not a number shows which neuron it reaches."""
+    if not module.has_gate:
+        return "single"
+    num_neurons = shape.matrix("down_proj")[1]
+    columns = [0, 1, num_neurons, 2 * num_neurons - 1]
+    given = torch.zeros(len(columns), 2 * num_neurons)
+    given[range(len(columns)), columns] = math.nan
+    reached = module._apply_gate(given).isnan()
+    if reached.shape != (len(columns), num_neurons) or not bool((reached.sum(1) == 1).all()):
+        return None
+    found = reached.int().argmax(1).tolist()
+    if found == [column % num_neurons for column in columns]:
+        return "halves"
+    return "pairs" if found == [column // 2 for column in columns] else None

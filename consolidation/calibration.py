@@ -144,14 +144,34 @@ class Encoder:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def model_windows(files: Sequence[CalibrationFile], checkpoint: Checkpoint) -> list[Window]:
+def model_windows(
+    files: Sequence[CalibrationFile], checkpoint: Checkpoint, *, max_tokens: int = MAX_TOKENS
+) -> list[Window]:
     """Windows of the files' text for one model, by its tokenizer and context length.
 
     Raises `Refused` when the tokenizer cannot be read or does not fit the model.
     """
     encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
     longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
-    return windows(files, encoder, max_window=longest)
+    return windows(files, encoder, max_window=longest, max_tokens=max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWindows:
+    """One model's windows: those that statistics are gathered on, and those that are scored."""
+
+    statistics: tuple[Window, ...]
+    scored: tuple[Window, ...]
+
+
+def parted(found: Sequence[Window]) -> ModelWindows:
+    """Every third window is scored, the others are for statistics: what is measured was not
+    tuned to. Of fewer than three all are for both.
+    """
+    if len(found) < 3:
+        return ModelWindows(tuple(found), tuple(found))
+    kept = tuple(window for number, window in enumerate(found) if number % 3 != 2)
+    return ModelWindows(kept, tuple(found[2::3]))
 
 
 def windows(

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 from consolidation.accounting import account
-from consolidation.architecture import Architecture, plain_config, read_architecture, read_json
+from consolidation.architecture import (
+    Architecture,
+    Layout,
+    plain_config,
+    read_architecture,
+    read_json,
+)
 from consolidation.conversion import Conversion
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
@@ -46,6 +52,7 @@ class ExpertsSource:
     module: str
     num_experts: int
     shape: ExpertShape
+    layout: Layout | None
     parameters: tuple[tuple[str, Conversion], ...]
     num_bytes: int
 
@@ -145,7 +152,12 @@ def _experts(
         parameters = tuple((name, conversions[f"{experts.module}.{name}"]) for name in names)
         num_bytes = sum(_num_bytes(conversion) for _, conversion in parameters)
         source = ExpertsSource(
-            experts.module, experts.num_experts, experts.shape, parameters, num_bytes
+            module=experts.module,
+            num_experts=experts.num_experts,
+            shape=experts.shape,
+            layout=experts.layout,
+            parameters=parameters,
+            num_bytes=num_bytes,
         )
         found.append(source)
     return tuple(found)

@@ -1,169 +1,236 @@
-"""Compare: which experts of one layer are alike, and what merging them would cost.
+"""Compare: what the experts of a layer may be served as, as frontiers of bytes and error.
 
-Weight space. Cost is the increase of the sum of squared errors over all experts of all models
-when each is replaced by the mean of its cluster (Ward, 1963); an expert that several models
-share counts as often as they use it. One task per layer, which alone of all tasks holds a
-layer's experts of all models.
+One task per layer. Experts of one origin form a group; in it a tree of the closest (Ward, 1963)
+says which may share a slot, and each node of it is either one slot or what its halves are. What a
+slot holds is tried: the base's expert, each member's own, their mean.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.cluster import ward_tree
 
+from consolidation.alignment import match, reorder, reorder_metric
 from consolidation.checkpoint import ExpertsSource
-from consolidation.release import Blob, Registry
+from consolidation.frontier import Point, frontier, total
+from consolidation.groups import BASE, EXPERTS, KEPT, Content, Group, SlotChoice, Use
+from consolidation.kin import Kin, find_kin, related
+from consolidation.menu import SLOT_FORMATS, Noise, Pair, Sizes, Unit, measure_noise, unit_of
+from consolidation.metric import Metric, together, weight_metric
+from consolidation.pool import User
+from consolidation.release import Part, Registry
+from consolidation.statistics import StatisticsPlace
+from consolidation.tree import centred_gram, merge_tree
+from consolidation.weights import Weights, mean_weights, weights_of
+from representation.formats import DENSE, Format
+from representation.parts import dense_expert
 
-BLOCK_BYTES = 16 << 20
-"""Size of a block in float64; products of it take a few times as much for a moment."""
-
-Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """Joins two nodes into one. Leaves are the distinct experts, the i-th merge is node D + i."""
-
-    one: int
-    other: int
-    cost: float
+CACHED = 8
+"""Experts that are kept while they are looked at, of a layer's many."""
+MAX_CONTENTS = 8
+"""Members whose own expert is tried as what a slot holds; beyond them base, mean and these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """A distinct expert: where it is read from, and how many experts are equal to it."""
+    """A content: where it is read from, who has it, and the kept slots that may stand for it."""
 
     source: ExpertsSource
     index: int
-    count: int
+    users: tuple[User, ...]
+    locked: bool = False
+    kept: tuple[int, ...] = ()
 
-    def read_flat(self) -> torch.Tensor:
-        """All its parameters, biases included, as one row in the stored dtype."""
-        return torch.cat([tensor.reshape(-1) for tensor in self.source.read(self.index).values()])
+    def read(self) -> Weights:
+        """The weights, for computing."""
+        return weights_of(self.source.read(self.index), self.source.shape)
 
 
 @dataclass(frozen=True, slots=True)
-class NearestTask:
-    """New experts, and the slots of a release they may be assigned to."""
+class LayerTask:
+    """One layer's distinct experts, and the slots of a release that is extended.
 
+    statistics: where the models' are; None compares weights.
+    """
+
+    layer: int
     experts: tuple[Distinct, ...]
-    slots: tuple[Blob, ...]
-    registry: str
-    family: str
+    base: ExpertsSource | None
+    statistics: StatisticsPlace | None
+    dtype: torch.dtype
+    slots: tuple[Part, ...] = ()
+    registry: str = ""
+    family: str = ""
 
 
-def compare_layer(experts: tuple[Distinct, ...]) -> list[list[float]]:
-    """Merges of a layer's distinct experts as [one, other, cost], cheapest first."""
-    counts = [expert.count for expert in experts]
-    merges = merge_tree(centred_gram(read_rows(experts)), counts)
-    return [[merge.one, merge.other, merge.cost] for merge in merges]
+def compare_layer(task: LayerTask) -> list[dict[str, Any]]:
+    """The layer's groups, as JSON values of `Group`."""
+    return [group.to_json() for group in _Comparison(task).groups()]
 
 
-def nearest_slots(task: NearestTask) -> list[list[float]]:
-    """For each new expert [slot, cost of using it instead], the first of the nearest slots."""
-    registry = Registry(task.registry, task.family)
-    rows = read_rows(task.experts)
-    best = [(float("inf"), -1)] * len(rows)
-    for slot, blob in enumerate(task.slots):
-        tensors = registry.read_tensors(blob)
-        names = [name for name, _ in task.experts[0].source.parameters]
-        row = torch.cat([tensors[name].reshape(-1) for name in names])
-        for i, expert in enumerate(task.experts):
-            best[i] = min(best[i], (square_distance(rows[i], row) * expert.count, slot))
-    return [[slot, cost] for cost, slot in best]
+class _Comparison:
+    """One layer while it is compared."""
+
+    def __init__(self, task: LayerTask) -> None:
+        self._task = task
+        self._shape = task.experts[0].source.shape
+        self._layout = task.experts[0].source.layout
+        self._sizes = Sizes(self._shape, task.dtype)
+        self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
+
+    def groups(self) -> Iterator[Group]:
+        if not self._task.experts:
+            return
+        noise = measure_noise(self._unit(0, None))
+        homes = [expert.index for expert in self._task.experts]
+        for kin in find_kin(homes, self._read, self._layout):
+            yield self._group(kin, noise)
+
+    def _group(self, kin: Kin, noise: Noise) -> Group:
+        reference = self._read(kin.members[0])
+        orders = {
+            member: match(reference, self._read(via), self._layout)
+            for member, via in kin.via.items()
+            if self._layout is not None
+        }
+        units = [self._unit(member, orders.get(member)) for member in kin.members]
+        nodes = _nodes(units)
+        group = _GroupMenu(kin, units, self._others(kin, units), noise, self._sizes)
+        frontiers: list[tuple[Point[tuple[SlotChoice, ...]], ...]] = []
+        for node in nodes:
+            points = list(group.as_one_slot(node.members))
+            if node.halves is not None:
+                apart = total([frontiers[half] for half in node.halves])
+                points += [Point(p.num_bytes, p.error, (*p.choice[0], *p.choice[1])) for p in apart]
+            frontiers.append(frontier(points))
+        shares = tuple(self._shares(self._task.experts[member]) for member in kin.members)
+        return Group(kin.members, kin.via, shares, frontiers[-1])
+
+    def _unit(self, position: int, order: torch.Tensor | None) -> Unit:
+        expert = self._task.experts[position]
+        weights = self._read(position)
+        metrics = {}
+        for name, matrix in weights.matrices.items():
+            found = self._metric(expert, name, matrix)
+            if order is not None and self._layout is not None:
+                found = reorder_metric(name, found, order, self._layout)
+            metrics[name] = found
+        if order is not None and self._layout is not None:
+            weights = reorder(weights, order, self._layout)
+        return unit_of(weights, metrics, count=len(expert.users), locked=expert.locked)
+
+    def _metric(self, expert: Distinct, name: str, matrix: torch.Tensor) -> Metric:
+        place = self._task.statistics
+        weights = [user.weight for user in expert.users]
+        if place is None:
+            return weight_metric((matrix.shape[0], matrix.shape[1])).scaled(sum(weights))
+        found = [place.metric(u.model, self._task.layer, u.index, name) for u in expert.users]
+        return together(found, weights)
+
+    def _shares(self, expert: Distinct) -> dict[str, float]:
+        """What each model loses by an error of this content, over what is counted for it."""
+        place = self._task.statistics
+        masses: dict[str, float] = {}
+        counted = 0.0
+        for user in expert.users:
+            mass = 1.0
+            if place is not None:
+                names = expert.source.shape.matrices
+                mass = sum(
+                    place.metric(user.model, self._task.layer, user.index, name).mass
+                    for name in names
+                )
+            masses[user.model] = masses.get(user.model, 0.0) + mass
+            counted += mass * user.weight
+        return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
+
+    def _others(self, kin: Kin, units: Sequence[Unit]) -> dict[Content, Weights]:
+        """What a slot may hold beside its members: the base's expert, slots that are kept."""
+        found: dict[Content, Weights] = {}
+        first = self._task.experts[kin.members[0]]
+        if self._task.base is not None:
+            tensors = self._task.base.read(first.index)
+            found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape)
+        for slot in sorted({s for m in kin.members for s in self._task.experts[m].kept}):
+            part = self._task.slots[slot]
+            tensors = Registry(self._task.registry, self._task.family).read_tensors(part)
+            whole = dense_expert([(Format.parse(part.format), tensors)], self._shape)
+            found[Content(KEPT, (slot,))] = weights_of(whole, self._shape)
+        reference = units[0].weights
+        return {content: w for content, w in found.items() if related(reference, w)}
 
 
-def read_rows(experts: Sequence[Distinct]) -> torch.Tensor:
-    """Experts as the rows of one matrix, in the stored dtype. -> (D, n)
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Units of a group that may share a slot, by position in it; and the nodes it parts into."""
 
-    One block of memory, filled in place: it returns to the system as a whole.
-    """
-    first = experts[0].read_flat()
-    rows = torch.empty(len(experts), len(first), dtype=first.dtype)
-    rows[0] = first
-    for i, expert in enumerate(experts[1:], start=1):
-        rows[i] = expert.read_flat()
-    return rows
+    members: tuple[int, ...]
+    halves: tuple[int, int] | None
 
 
-def square_distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Squared Euclidean distance in float64, blockwise. one, other: (n,)"""
-    blocks = _blocks(len(one), 2)
-    return sum(float((one[b].double() - other[b].double()).square().sum()) for b in blocks)
+def _nodes(units: Sequence[Unit]) -> list[_Node]:
+    """A tree over units, every node after its halves."""
+    nodes = [_Node((i,), None) for i in range(len(units))]
+    gram = centred_gram(torch.stack([unit.weights.flat() for unit in units]))
+    for merge in merge_tree(gram, [unit.count for unit in units]):
+        members = (*nodes[merge.one].members, *nodes[merge.other].members)
+        nodes.append(_Node(tuple(sorted(members)), (merge.one, merge.other)))
+    return nodes
 
 
-def centred_gram(rows: torch.Tensor) -> Matrix:
-    """Inner products of rows around their mean: (D, n) -> (D, D), in float64.
+class _GroupMenu:
+    """What it takes and costs to serve units of a group by one slot."""
 
-    Touches the rows blockwise. Distances between experts are all it is used for, and those do
-    not change with the centre; around the mean they lose less to rounding.
-    """
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for block in _blocks(rows.shape[1], len(rows)):
-        part = rows[:, block].double()  # (D, b)
-        part -= part.mean(0)
-        gram += part @ part.T
-    return cast(Matrix, gram.numpy())
+    def __init__(
+        self,
+        kin: Kin,
+        units: Sequence[Unit],
+        others: Mapping[Content, Weights],
+        noise: Noise,
+        sizes: Sizes,
+    ) -> None:
+        self._kin = kin
+        self._units = units
+        self._others = others
+        self._noise = noise
+        self._sizes = sizes
+        self._pairs: dict[tuple[int, Content], Pair] = {}
 
+    def as_one_slot(self, members: Sequence[int]) -> Iterator[Point[tuple[SlotChoice, ...]]]:
+        """Every way to serve these units by one slot that may be worth its bytes."""
+        contents = {Content(EXPERTS, (self._kin.members[m],)): m for m in members[:MAX_CONTENTS]}
+        for content, member in contents.items():
+            yield from self._with(content, self._units[member].weights, members)
+        for content, weights in self._others.items():
+            if len(members) > 1 or content.kind == KEPT:
+                yield from self._with(content, weights, members)
+        if len(members) > 1:
+            units = [self._units[m] for m in members]
+            mean = mean_weights([u.weights for u in units], [u.count for u in units])
+            content = Content(EXPERTS, tuple(self._kin.members[m] for m in members))
+            yield from self._with(content, mean, members)
 
-def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:
-    """Ward's tree over D experts, of which `counts` many are equal each. gram: (D, D) -> D - 1
+    def _with(
+        self, content: Content, weights: Weights, members: Sequence[int]
+    ) -> Iterator[Point[tuple[SlotChoice, ...]]]:
+        pairs = [self._pair(member, content, weights) for member in members]
+        for fmt in (DENSE,) if content.kind == KEPT else SLOT_FORMATS:
+            options = [pair.options(fmt, self._noise, self._sizes) for pair in pairs]
+            if not all(options):
+                continue  # One of them is locked, and this is not exactly it.
+            num_bytes = 0 if content.kind == KEPT else self._sizes.slot(fmt)
+            for point in total(options):
+                uses = []
+                for member, residual, found in zip(members, point.choice, options, strict=True):
+                    (error,) = [p.error for p in found if p.choice == residual]
+                    uses.append(Use(self._kin.members[member], residual, error))
+                choice = SlotChoice(content, fmt, tuple(uses))
+                yield Point(num_bytes + point.num_bytes, point.error, (choice,))
 
-    Costs never fall from a node to the one above it, so applying merges in order of cost, and of
-    position where costs are equal, never uses a node before it is made.
-    """
-    if len(counts) < 2:
-        return []
-    points = embed(gram)
-    copies = np.repeat(np.arange(len(counts)), counts)
-    children, _, _, _, distances = ward_tree(points[copies], return_distance=True)
-    # scikit-learn gives sqrt(2 * increase); node len(copies) + i is its i-th merge.
-    steps = zip(children.tolist(), (np.square(distances) / 2).tolist(), strict=True)
-    return _without_copies(copies.tolist(), steps, len(counts))
-
-
-def embed(gram: Matrix) -> Matrix:
-    """Points whose inner products are `gram`: exact, as a Gram matrix has no negative eigenvalue.
-
-    gram: (D, D) -> (D, D)
-    """
-    values, vectors = np.linalg.eigh(gram)
-    return np.asarray(vectors * np.sqrt(np.clip(values, 0.0, None)), dtype=np.float64)
-
-
-def _without_copies(
-    copies: list[int], steps: Iterator[tuple[list[int], float]] | Any, num_distinct: int
-) -> list[Merge]:
-    """The tree over distinct experts that a tree over all experts amounts to."""
-    made: list[Merge] = []
-    above = list(range(num_distinct))  # the node that each node has become part of
-    floor = [0.0] * num_distinct
-
-    def top(node: int) -> int:
-        while above[node] != node:
-            node = above[node]
-        return node
-
-    members = list(copies)  # a distinct node inside each node of the tree over all experts
-    for (left, right), cost in steps:
-        one, other = sorted((top(members[left]), top(members[right])))
-        members.append(members[left])
-        if one == other:
-            continue
-        node = num_distinct + len(made)
-        cost = max(float(cost), floor[one], floor[other])
-        made.append(Merge(one, other, cost))
-        above[one] = above[other] = node
-        above.append(node)
-        floor.append(cost)
-    return made
-
-
-def _blocks(length: int, num_rows: int) -> Iterator[slice]:
-    size = max(1, BLOCK_BYTES // (8 * num_rows))
-    for start in range(0, length, size):
-        yield slice(start, start + size)
+    def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
+        key = (member, content)
+        if key not in self._pairs:
+            self._pairs[key] = Pair(self._units[member], weights)
+        return self._pairs[key]

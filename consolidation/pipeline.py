@@ -4,22 +4,34 @@ Nothing is written before all input is accounted for and the plan is made; nothi
 before the manifest is written, last. What a killed run had finished is taken from the journal.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from consolidation.calibration import CalibrationFile, Window, model_windows, read_calibration
+from consolidation.calibration import (
+    MAX_TOKENS,
+    CalibrationFile,
+    ModelWindows,
+    model_windows,
+    parted,
+    read_calibration,
+)
 from consolidation.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Failed, Refused
+from consolidation.evaluation.data import Files, ModelData, check_models, encode, read_files
+from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.executor import Executor, Progress
 from consolidation.family import check_family, check_layers
 from consolidation.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.plan import Plan
-from consolidation.planning import Family, decide
+from consolidation.plan import Plan, budget_bytes
+from consolidation.planning import Family, Study, study
 from consolidation.recipe import Recipe, check_recipe, provenance, recipe_digest
 from consolidation.release import (
     Channel,
     ChannelMoved,
-    Golden,
+    Layer,
     Manifest,
     Model,
     Quality,
@@ -27,8 +39,10 @@ from consolidation.release import (
     Source,
     expert_bytes,
 )
-from consolidation.validate import ModelTask, quality_and_golden, validate_model
-from consolidation.writing import Written, write_release
+from consolidation.search import fewest_bytes, first_trial
+from consolidation.statistics import StatisticsPlace
+from consolidation.validate import ModelTask, Validated, validate_model, validated
+from consolidation.writing import Written, write_backbones, write_experts
 
 __all__ = ["Outcome", "Progress", "Recipe", "consolidate"]
 
@@ -52,37 +66,185 @@ def consolidate(
 ) -> Outcome:
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
 
-    `on_plan` is told the plan before anything of the release is written.
+    `on_plan` is told each plan before anything of the release is written: one, or with a target
+    divergence those that are tried.
     Raises `Refused` for input or wishes that cannot be accepted, `Failed` when the work could not
     be done, and `ReleaseError` for trouble with the registry; the channel is then as it was.
     """
     check_recipe(recipe)
     registry = Registry(recipe.registry, recipe.family)
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
-    calibration = read_calibration(recipe.calibration)
+    given = _read_given(recipe)
     family = _open(recipe, registry, progress)
-    scored = {
-        name: tuple(model_windows(calibration, found)) for name, found in family.checkpoints.items()
-    }
-    journal: Journal = NoJournal()
-    if not dry_run:
-        digest = recipe_digest(recipe, family.checkpoints, calibration)
-        journal = StoredJournal(registry.storage, digest)
-    stages = Stages(executor, journal, progress)
-    decision = decide(recipe, family, stages)
-    on_plan(decision.plan)
-    if dry_run:
-        return Outcome(decision.plan)
-    written = write_release(registry, family, decision, stages)
-    results = _validate(registry, family, decision.plan, written, scored, stages)
-    manifest = _manifest(recipe, family, decision.plan, written, results, calibration)
-    _check_quality(recipe, manifest)
-    progress(Progress("publish", 0, 1))
-    release = registry.publish(manifest)
-    _move_channel(recipe, registry, channel, release)
-    journal.close()
-    progress(Progress("publish", 1, 1))
-    return Outcome(decision.plan, release, manifest)
+    check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
+    windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
+    data = encode(given.files, family.checkpoints)
+    digest = recipe_digest(recipe, family.checkpoints, family.base, given.calibration)
+    with ExitStack() as stack:
+        journal: Journal = NoJournal()
+        place = StatisticsPlace(registry.storage_url, f"work/{digest}")
+        if dry_run:
+            place = StatisticsPlace(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
+        else:
+            journal = StoredJournal(registry.storage, digest)
+        stages = Stages(executor, journal, progress)
+        statistics = {name: found.statistics for name, found in windows.items()}
+        studied = study(recipe, family, statistics, place, stages)
+        if dry_run:
+            plan = _first_plan(recipe, family, studied)
+            on_plan(plan)
+            return Outcome(plan)
+        written = write_backbones(registry, family, studied, stages)
+        trials = _Trials(recipe, registry, family, studied, written, windows, data, stages)
+        made = trials.run(on_plan)
+        manifest = _manifest(recipe, family, written, made, given.calibration)
+        _check_quality(recipe, manifest, made)
+        progress(Progress("publish", 0, 1))
+        release = registry.publish(manifest)
+        _move_channel(recipe, registry, channel, release)
+        journal.close()
+        progress(Progress("publish", 1, 1))
+        return Outcome(made.plan, release, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The files that a recipe names, read."""
+
+    calibration: tuple[tuple[str | None, CalibrationFile], ...]
+    files: Files
+
+    def windows(self, recipe: Recipe, model: str, checkpoint: Checkpoint) -> ModelWindows:
+        """One model's windows: for statistics only where something is to be approximated by them.
+
+        Without calibration text the default is scored, and nothing is tuned to it.
+        """
+        own = [file for name, file in self.calibration if name in (None, model)]
+        if not own:
+            own = list(read_calibration(()))
+        elif recipe.is_lossy:
+            return parted(model_windows(own, checkpoint, max_tokens=3 * MAX_TOKENS))
+        return ModelWindows((), tuple(model_windows(own, checkpoint)))
+
+
+def _read_given(recipe: Recipe) -> _Given:
+    files = read_files(recipe.tasks, recipe.texts)
+    check_limits(recipe.limits, files)
+    paths = [path for _, path in recipe.calibration]
+    read = read_calibration(paths) if paths else ()
+    names = [name for name, _ in recipe.calibration]
+    return _Given(tuple(zip(names, read, strict=True)), files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A plan, carried out and validated, and not published."""
+
+    plan: Plan
+    layers: tuple[Layer, ...]
+    validated: Mapping[str, Validated]
+
+    @property
+    def mean_kl(self) -> float:
+        """The mean divergence over new models, in nats per token."""
+        found = [one.quality.kl for one in self.validated.values()]
+        return math.fsum(found) / max(1, len(found))
+
+
+def _allowed(recipe: Recipe, family: Family) -> int | None:
+    """Bytes that the experts may take; None where only what is identical is to be merged."""
+    if recipe.expert_bytes is not None:
+        return recipe.expert_bytes
+    one_model, num_models = family.expert_bytes_one_model, len(family.models)
+    return budget_bytes(recipe.expert_budget, one_model, num_models)
+
+
+def _first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
+    """The plan that is built, or with a target the one that would be tried first."""
+    if recipe.target_kl is None:
+        return studied.plan(_allowed(recipe, family))
+    return studied.plan(
+        first_trial(
+            recipe.target_kl * len(family.checkpoints),
+            studied.fewest_bytes(),
+            studied.plan(None).expert_bytes_after,
+            lambda allowed: studied.plan(allowed).error,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trials:
+    """Carries plans out."""
+
+    recipe: Recipe
+    registry: Registry
+    family: Family
+    studied: Study
+    written: Written
+    windows: Mapping[str, ModelWindows]
+    data: Mapping[str, ModelData]
+    stages: Stages
+
+    def run(self, on_plan: Callable[[Plan], None]) -> _Made:
+        """The one plan of a budget; of a target the plan of fewest bytes that reaches it."""
+        if self.recipe.target_kl is None or not self.family.checkpoints:
+            plan = self.studied.plan(_allowed(self.recipe, self.family))
+            on_plan(plan)
+            return self._make(plan)
+        found: dict[int, _Made] = {}
+
+        def measure(allowed: int) -> float:
+            plan = self.studied.plan(allowed)
+            on_plan(plan)
+            found[allowed] = self._make(plan)
+            return found[allowed].mean_kl
+
+        lossless = self.studied.plan(None).expert_bytes_after
+        best = fewest_bytes(
+            self.recipe.target_kl,
+            self.studied.fewest_bytes(),
+            lossless,
+            lambda allowed: self.studied.plan(allowed).error / len(self.family.checkpoints),
+            measure,
+        )
+        if best not in found:
+            measure(best)
+        return found[best]
+
+    def _make(self, plan: Plan) -> _Made:
+        layers = write_experts(
+            self.registry, self.recipe, self.family, self.studied, plan, self.stages
+        )
+        tasks = [
+            (f"{name} {plan.expert_bytes_after}", self._task(name, plan, layers))
+            for name in self.family.checkpoints
+        ]
+        # One model in memory at a time.
+        results = self.stages.run("validate", validate_model, tasks, in_flight=1)
+        names = list(self.family.checkpoints)
+        return _Made(plan, layers, dict(zip(names, map(validated, results), strict=True)))
+
+    def _task(self, name: str, plan: Plan, layers: tuple[Layer, ...]) -> ModelTask:
+        checkpoint = self.family.checkpoints[name]
+        return ModelTask(
+            name=name,
+            directory=checkpoint.directory,
+            registry=self.registry.url,
+            family=self.registry.family,
+            modules=tuple(layer.module for layer in layers),
+            experts=tuple(
+                tuple(
+                    (layer.slots[slot], *(layer.residuals[r] for r in plan.residuals(name, i, e)))
+                    for e, slot in enumerate(plan.expert_map[name][i])
+                )
+                for i, layer in enumerate(layers)
+            ),
+            backbone=self.written.backbones[name],
+            merged=name in plan.approximated,
+            windows=self.windows[name].scored,
+            data=self.data.get(name),
+        )
 
 
 def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], None]) -> Family:
@@ -102,7 +264,8 @@ def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], Non
         kept = tuple(name for name in sorted(extended.models) if name not in gone)
     if not kept and not checkpoints:
         raise Refused("no model would be left")
-    family = Family(checkpoints, kept, extended)
+    base = open_checkpoint(recipe.base) if recipe.base is not None else None
+    family = Family(checkpoints, kept, extended, base)
     _check_one_family(recipe, family)
     return family
 
@@ -110,9 +273,9 @@ def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], Non
 def _check_one_family(recipe: Recipe, family: Family) -> None:
     configs = {name: found.config for name, found in family.checkpoints.items()}
     together: dict[str, Checkpoint] = dict(family.checkpoints)
-    if recipe.base is not None:
-        together["(base)"] = open_checkpoint(recipe.base)
-        configs["(base)"] = together["(base)"].config
+    if family.base is not None:
+        together["(base)"] = family.base
+        configs["(base)"] = family.base.config
     if family.extended is not None:
         one = sorted(family.extended.models)[0]
         configs = {f"{one} of {recipe.extend}": family.extended.models[one].config, **configs}
@@ -126,94 +289,54 @@ def _check_one_family(recipe: Recipe, family: Family) -> None:
                 raise Refused(f"model {name!r} has its experts elsewhere than {recipe.extend}")
 
 
-def _validate(
-    registry: Registry,
-    family: Family,
-    plan: Plan,
-    written: Written,
-    scored: Mapping[str, tuple[Window, ...]],
-    stages: Stages,
-) -> dict[str, tuple[Quality, Golden]]:
-    tasks = []
-    for name, checkpoint in family.checkpoints.items():
-        rows = plan.expert_map[name]
-        experts = tuple(
-            tuple((written.layers[layer].slots[slot],) for slot in row)
-            for layer, row in enumerate(rows)
-        )
-        task = ModelTask(
-            name=name,
-            directory=checkpoint.directory,
-            registry=registry.url,
-            family=registry.family,
-            modules=tuple(layer.module for layer in plan.layers),
-            experts=experts,
-            backbone=written.backbones[name],
-            merged=name in plan.merged_models,
-            windows=scored[name],
-        )
-        tasks.append((name, task))
-    # One model in memory at a time.
-    results = stages.run("validate", validate_model, tasks, in_flight=1)
-    return {
-        name: quality_and_golden(result) for (name, _), result in zip(tasks, results, strict=True)
-    }
-
-
 def _manifest(
     recipe: Recipe,
     family: Family,
-    plan: Plan,
     written: Written,
-    results: dict[str, tuple[Quality, Golden]],
-    calibration: tuple[CalibrationFile, ...],
+    made: _Made,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> Manifest:
     models: dict[str, Model] = {}
     quality: dict[str, Quality] = {}
+    plan = made.plan
     for name in plan.models:
+        maps = {"expert_map": plan.expert_map[name], "residual_map": plan.residual_map[name]}
         if name in family.checkpoints:
             checkpoint = family.checkpoints[name]
-            quality[name], golden = results[name]
+            found = made.validated[name]
+            predicted = (plan.predicted_kl or {}).get(name)
+            quality[name] = found.quality.model_copy(update={"predicted_kl": predicted})
             models[name] = Model(
                 config=checkpoint.config,
                 generation_config=checkpoint.generation_config,
                 tokenizer_files=written.tokenizers[name],
                 backbone=written.backbones[name],
-                expert_map=plan.expert_map[name],
                 source=Source(name=checkpoint.name, digest=written.sources[name]),
-                golden=golden,
+                golden=found.golden,
+                **maps,
             )
         elif family.extended is not None:
-            before = family.extended.models[name]
-            models[name] = before.model_copy(update={"expert_map": plan.expert_map[name]})
+            models[name] = family.extended.models[name].model_copy(update=maps)
             quality[name] = family.extended.quality[name]
     return Manifest(
         family=recipe.family,
         architecture=family.architecture,
         dtype=family.dtype,
-        layers=written.layers,
+        layers=made.layers,
         models=models,
         expert_bytes_before=plan.expert_bytes_before,
-        expert_bytes_after=expert_bytes(written.layers, models),
+        expert_bytes_after=expert_bytes(made.layers, models),
         expert_bytes_one_model=plan.expert_bytes_one_model,
         quality=quality,
-        provenance=provenance(recipe, calibration),
+        provenance=provenance(recipe, family.base, calibration),
     )
 
 
-def _check_quality(recipe: Recipe, manifest: Manifest) -> None:
-    if recipe.max_kl is None:
-        return
-    above = [
-        f"model {name!r} is {quality.kl:.6f}"
-        for name, quality in manifest.quality.items()
-        if quality.kl > recipe.max_kl
-    ]
+def _check_quality(recipe: Recipe, manifest: Manifest, made: _Made) -> None:
+    scores = [one.score for one in made.validated.values() if one.score is not None]
+    above = breaches(recipe.limits, manifest.quality, scores)
     if above:
-        raise Refused(
-            f"{', '.join(above)} nats per token from its original, more than the "
-            f"{recipe.max_kl} allowed; nothing was published"
-        )
+        raise Refused("\n".join([*above, "nothing was published"]))
 
 
 def _move_channel(recipe: Recipe, registry: Registry, before: Channel | None, release: str) -> None:

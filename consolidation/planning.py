@@ -1,32 +1,41 @@
 """From opened checkpoints to a plan: runs the tasks that a plan needs. The rules are in plan.py.
 
-Identical experts are found by the scan. Comparing, which reads a layer's experts of all models
-at once, is done only when a budget asks for more.
+Identical experts are found by the scan. Statistics are gathered and experts compared only when a
+budget asks for more.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from consolidation.calibration import Window
 from consolidation.checkpoint import Checkpoint, ExpertsSource
-from consolidation.compare import Distinct, Merge, NearestTask, compare_layer, nearest_slots
+from consolidation.compare import Distinct, LayerTask, compare_layer
 from consolidation.errors import Refused
-from consolidation.extend import Nearest, extend_plan, kept_slots, new_experts
+from consolidation.groups import Group
 from consolidation.journal import Stages
-from consolidation.plan import Plan, Pool, budget_bytes, make_plan, pools
+from consolidation.menu import Sizes
+from consolidation.plan import Asked, Extended, LayerChoices, Plan, fewest_bytes, make_plan
+from consolidation.pool import Pool, User, pools
 from consolidation.recipe import Recipe
 from consolidation.release import Manifest
-from consolidation.release.manifest import Dtype
+from consolidation.release.manifest import DTYPES, Dtype
 from consolidation.scan import LayerScan, layer_scan, scan_layer
+from consolidation.statistics import Response, StatisticsPlace, StatisticsTask, gather
+from representation.formats import ExpertShape
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """New checkpoints by name, sorted; and the release that is extended, with its models kept."""
+    """New checkpoints by name, sorted; and the release that is extended, with its models kept.
+
+    `base` is what they were tuned from, where that is known.
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     kept: tuple[str, ...]
     extended: Manifest | None
+    base: Checkpoint | None = None
 
     @property
     def modules(self) -> list[str]:
@@ -56,50 +65,139 @@ class Family:
     def _first(self) -> Checkpoint:
         return next(iter(self.checkpoints.values()))
 
-    def source(self, model: str, layer: int) -> ExpertsSource:
-        """Where a new model's experts of one layer are read from."""
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models of the release, sorted."""
+        return tuple(sorted([*self.checkpoints, *self.kept]))
+
+    def shape(self, layer: int) -> ExpertShape:
+        """The shape of an expert of one layer. Raises `Refused` where the release cannot tell."""
+        for checkpoint in self.checkpoints.values():
+            return checkpoint.experts[layer].shape
+        if self.extended is None or not self.extended.layers[layer].parameters:
+            raise Refused("the release has schema_version 1: it is extended only by adding a model")
+        return self.extended.layers[layer].shape
+
+    def source(self, model: str | None, layer: int) -> ExpertsSource:
+        """Where a new model's experts of one layer are read from; None is the base."""
+        if model is None:
+            assert self.base is not None
+            return self.base.experts[layer]
         return self.checkpoints[model].experts[layer]
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """The plan, and what the scan found: digests of all new experts."""
+class Study:
+    """All that plans are made of: what scanning, and where it was asked for comparing, found."""
 
-    plan: Plan
     scans: Mapping[str, tuple[LayerScan, ...]]
+    layers: tuple[LayerChoices, ...]
+    extended: Extended | None
+    statistics: StatisticsPlace | None
+    responses: Mapping[str, Response] | None
+    models: tuple[str, ...]
+    one_model: int
+    square_norm: float
 
+    def plan(self, allowed: int | None) -> Plan:
+        """The plan within so many bytes; None merges only what is identical. Raises `Refused`."""
+        return make_plan(self.layers, self._asked(allowed), self.extended)
 
-def decide(recipe: Recipe, family: Family, stages: Stages) -> Decision:
-    """Scan, compare as far as needed, and plan. Raises `Refused`."""
-    num_models = len(family.checkpoints) + len(family.kept)
-    allowed = budget_bytes(recipe.expert_budget, family.expert_bytes_one_model, num_models)
-    scans = _scan(family, stages)
-    layer_pools = pools(family.modules, scans)
-    norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
-    _check_finite(family, scans)
-    square_norm = math.fsum(n for n in norms if n is not None)
-    if family.extended is not None:
-        near = None if allowed is None else _nearest(recipe, family, layer_pools, stages)
-        plan = extend_plan(
-            family.extended,
-            family.kept,
-            layer_pools,
-            near,
-            added=list(family.checkpoints),
-            square_norm=square_norm,
+    def fewest_bytes(self) -> int:
+        """Bytes of the plan that takes the fewest."""
+        return fewest_bytes(self.layers, self._asked(None), self.extended)
+
+    def _asked(self, allowed: int | None) -> Asked:
+        return Asked(
+            models=self.models,
+            one_model=self.one_model,
             allowed=allowed,
+            responses=self.responses,
+            square_norm=self.square_norm,
         )
-        return Decision(plan, scans)
-    plan = make_plan(
-        layer_pools,
-        None if allowed is None else _compare(family, layer_pools, stages),
-        models=list(family.checkpoints),
-        slot_bytes=next(iter(scans.values()))[0].file_bytes,
+
+
+def study(
+    recipe: Recipe,
+    family: Family,
+    windows: Mapping[str, Sequence[Window]],
+    place: StatisticsPlace,
+    stages: Stages,
+) -> Study:
+    """Scan, and where the recipe allows for less than all, gather statistics and compare.
+
+    `windows` are those of statistics, by model; without any, weights alone are compared.
+    Raises `Refused`.
+    """
+    scans = _scan(family, stages)
+    _check_finite(family, scans)
+    kept = Extended(family.extended, family.kept) if family.extended is not None else None
+    layer_pools = pools(family.modules, scans, _kept_contents(kept))
+    norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
+    statistics, responses = None, None
+    groups: list[tuple[Group, ...] | None] = [None] * len(layer_pools)
+    if recipe.is_lossy and family.checkpoints:
+        if any(windows.values()):
+            responses = _gather(family, windows, place, stages)
+            statistics = place
+        groups = list(_compare(recipe, family, layer_pools, kept, statistics, stages))
+    sizes = [Sizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(layer_pools))]
+    return Study(
+        scans=scans,
+        layers=tuple(
+            LayerChoices(*found) for found in zip(layer_pools, sizes, groups, strict=True)
+        ),
+        extended=kept,
+        statistics=statistics,
+        responses=responses,
+        models=family.models,
         one_model=family.expert_bytes_one_model,
-        square_norm=square_norm,
-        allowed=allowed,
+        square_norm=math.fsum(n for n in norms if n is not None),
     )
-    return Decision(plan, scans)
+
+
+def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
+    """Slots of the release that hold an expert as it is, by digest, layer by layer."""
+    if extended is None:
+        return None
+    return [
+        {slot.digest: index for index, slot in enumerate(layer.slots) if slot.format == "dense"}
+        for layer in extended.manifest.layers
+    ]
+
+
+def _gather(
+    family: Family,
+    windows: Mapping[str, Sequence[Window]],
+    place: StatisticsPlace,
+    stages: Stages,
+) -> dict[str, Response]:
+    tasks = [
+        (
+            name,
+            StatisticsTask(
+                name=name,
+                directory=checkpoint.directory,
+                modules=tuple(family.modules),
+                windows=tuple(windows[name]),
+                place=place,
+            ),
+        )
+        for name, checkpoint in family.checkpoints.items()
+    ]
+    num_layers = len(family.modules)
+    # One model in memory at a time.
+    results = stages.run(
+        "calibrate",
+        gather,
+        tasks,
+        in_flight=1,
+        still_good=lambda result: place.there(result["model"], num_layers),
+    )
+    return {
+        name: Response(result["linear"], result["root"])
+        for name, result in zip(family.checkpoints, results, strict=True)
+    }
 
 
 def _scan(family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
@@ -127,46 +225,56 @@ def _check_finite(family: Family, scans: Mapping[str, tuple[LayerScan, ...]]) ->
                     )
 
 
-def _distinct(family: Family, layer: int, pool: Pool, position: int) -> Distinct:
-    first = pool.users[position][0]
-    return Distinct(family.source(first.model, layer), first.index, len(pool.users[position]))
-
-
-def _compare(family: Family, layer_pools: list[Pool], stages: Stages) -> list[list[Merge]]:
-    tasks = [
-        (str(layer), tuple(_distinct(family, layer, pool, i) for i in range(len(pool.users))))
-        for layer, pool in enumerate(layer_pools)
-    ]
-    # Each task holds a layer's experts of all models: one at a time.
-    trees = stages.run("compare", compare_layer, tasks, in_flight=1)
-    return [[Merge(int(one), int(other), cost) for one, other, cost in tree] for tree in trees]
-
-
-def _nearest(
-    recipe: Recipe, family: Family, layer_pools: list[Pool], stages: Stages
-) -> list[dict[int, Nearest]] | None:
-    if family.extended is None:
-        return None
-    kept = kept_slots(family.extended, family.kept)
-    fresh = [new_experts(family.extended, i, pool) for i, pool in enumerate(layer_pools)]
-    todo = [i for i, positions in enumerate(fresh) if positions and kept[i]]
-    tasks = [
-        (
-            str(layer),
-            NearestTask(
-                experts=tuple(
-                    _distinct(family, layer, layer_pools[layer], i) for i in fresh[layer]
-                ),
-                slots=tuple(family.extended.layers[layer].slots[slot] for slot in kept[layer]),
-                registry=recipe.registry,
-                family=recipe.family,
-            ),
+def _compare(
+    recipe: Recipe,
+    family: Family,
+    layer_pools: Sequence[Pool],
+    extended: Extended | None,
+    statistics: StatisticsPlace | None,
+    stages: Stages,
+) -> list[tuple[Group, ...]]:
+    """The groups of each layer, of the experts that no kept slot holds as they are."""
+    tasks = []
+    fresh = []
+    for layer, pool in enumerate(layer_pools):
+        positions = [i for i, digest in enumerate(pool.digests) if digest not in pool.kept]
+        task = LayerTask(
+            layer=layer,
+            experts=tuple(_distinct(recipe, family, layer, pool, i, extended) for i in positions),
+            base=family.base.experts[layer] if family.base is not None else None,
+            statistics=statistics,
+            dtype=DTYPES[family.dtype],
+            slots=extended.manifest.layers[layer].slots if extended is not None else (),
+            registry=recipe.registry,
+            family=recipe.family,
         )
-        for layer in todo
+        tasks.append((str(layer), task))
+        fresh.append(positions)
+    results = stages.run("compare", compare_layer, tasks)
+    return [
+        tuple(Group.from_json(group).numbered(positions) for group in result)
+        for positions, result in zip(fresh, results, strict=True)
     ]
-    results = stages.run("compare", nearest_slots, tasks, in_flight=1)
-    found: list[dict[int, Nearest]] = [{} for _ in layer_pools]
-    for layer, result in zip(todo, results, strict=True):
-        for position, (slot, cost) in zip(fresh[layer], result, strict=True):
-            found[layer][position] = Nearest(kept[layer][int(slot)], cost)
-    return found
+
+
+def _distinct(
+    recipe: Recipe,
+    family: Family,
+    layer: int,
+    pool: Pool,
+    position: int,
+    extended: Extended | None,
+) -> Distinct:
+    users = pool.users[position]
+    first = users[0]
+    kept: set[int] = set()
+    if extended is not None:
+        models = [extended.manifest.models[name] for name in extended.models]
+        kept = {model.expert_map[layer][first.index] for model in models}
+    return Distinct(
+        source=family.source(first.model, layer),
+        index=first.index,
+        users=tuple(User(u.model, u.index, recipe.weights.get(u.model, 1.0)) for u in users),
+        locked=any(user.model in recipe.exact for user in users),
+        kept=tuple(sorted(kept)),
+    )

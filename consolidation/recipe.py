@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from consolidation.calibration import CalibrationFile
 from consolidation.checkpoint import Checkpoint
 from consolidation.errors import Refused
+from consolidation.evaluation.gates import Limits
 from consolidation.release.manifest import canonical_json, valid_name
 
 
@@ -22,9 +24,16 @@ class Recipe:
 
     `models` are checkpoints by name. `extend` is a release whose slots stay as they are and whose
     models are kept, except those in `remove` and those given anew in `models`. `base` is the
-    checkpoint that the models were tuned from: it must be of the family, and is not stored, as
-    slots of this format never refer to it. `expert_budget` is expert bytes of the release over
-    those of one model; None merges only what is identical. `max_kl` is in nats per token.
+    checkpoint that the models were tuned from: slots may hold its experts.
+
+    At most one of three says how much the release may take; without any, only what is identical
+    is merged. `expert_budget` is expert bytes of the release over those of one model,
+    `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes whose mean divergence
+    over all new models is no more, in nats per token.
+
+    `weights` tell how much models count (1 where nothing is said), `exact` which must be served
+    just as they are. `calibration` are files with the model that each is for, or None for all.
+    `tasks` and `texts` are what limits other than that of divergence are measured on, by model.
     """
 
     family: str
@@ -34,9 +43,20 @@ class Recipe:
     extend: str | None = None
     remove: tuple[str, ...] = ()
     expert_budget: float | None = None
+    expert_bytes: int | None = None
+    target_kl: float | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    exact: frozenset[str] = frozenset()
     channel: str | None = None
-    calibration: tuple[Path, ...] = ()
-    max_kl: float | None = None
+    calibration: tuple[tuple[str | None, Path], ...] = ()
+    tasks: Mapping[str, Path] = field(default_factory=dict)
+    texts: Mapping[str, Path] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether more may be merged than what is identical."""
+        return (self.expert_budget, self.expert_bytes, self.target_kl) != (None, None, None)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -56,8 +76,37 @@ def check_recipe(recipe: Recipe) -> None:
     for name in recipe.remove:
         if name in recipe.models:
             raise Refused(f"model {name!r} is both given and removed")
-    if recipe.max_kl is not None and not recipe.max_kl >= 0:
-        raise Refused(f"a largest divergence of {recipe.max_kl} is not a number from 0 upwards")
+    _check_models(recipe)
+    _check_numbers(recipe)
+
+
+def _check_models(recipe: Recipe) -> None:
+    named = [
+        *((name, "a weight") for name in recipe.weights),
+        *((name, "exactness") for name in sorted(recipe.exact)),
+        *((name, "calibration text") for name, _ in recipe.calibration if name is not None),
+    ]
+    for name, what in named:
+        if name not in recipe.models:
+            there = ", ".join(sorted(recipe.models)) or "none"
+            raise Refused(f"{what} is given for {name!r}, which is not a new model: {there}")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    sizes = {
+        "an expert budget": recipe.expert_budget,
+        "a number of bytes for experts": recipe.expert_bytes,
+        "a target divergence": recipe.target_kl,
+    }
+    given = [what for what, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise Refused(f"{given[0]} and {given[1]} both say how much the release may take")
+    for what, value in sizes.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise Refused(f"{what} of {value} is not a positive number")
+    for name, weight in recipe.weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise Refused(f"model {name!r}: a weight of {weight} is not a positive number")
 
 
 def versions() -> dict[str, str]:
@@ -74,7 +123,10 @@ def versions() -> dict[str, str]:
 
 
 def recipe_digest(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], calibration: Sequence[CalibrationFile]
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    base: Checkpoint | None,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> str:
     """What results of tasks may be used again for: the same files, asked for the same release.
 
@@ -87,18 +139,37 @@ def recipe_digest(
         },
         "extend": recipe.extend,
         "remove": sorted(recipe.remove),
-        "budget": recipe.expert_budget,
-        "calibration": [file.digest for file in calibration],
+        "base": [str(base.directory), base.fingerprint] if base is not None else None,
+        **_wishes(recipe),
+        "calibration": [[model, file.digest] for model, file in calibration],
         "versions": versions(),
     }
     return hashlib.sha256(canonical_json(content)).hexdigest()[:32]
 
 
-def provenance(recipe: Recipe, calibration: Sequence[CalibrationFile]) -> dict[str, Any]:
+def provenance(
+    recipe: Recipe,
+    base: Checkpoint | None,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
+) -> dict[str, Any]:
     """What the manifest says of how a release was made. No paths, no times."""
     return {
         **versions(),
-        "budget": recipe.expert_budget,
-        "calibration": [{"name": file.name, "digest": file.digest} for file in calibration],
+        **_wishes(recipe),
+        "base": base.name if base is not None else None,
+        "calibration": [
+            {"name": file.name, "digest": file.digest, "model": model}
+            for model, file in calibration
+        ],
         "extended_from": recipe.extend,
+    }
+
+
+def _wishes(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "budget": recipe.expert_budget,
+        "bytes": recipe.expert_bytes,
+        "target_kl": recipe.target_kl,
+        "weights": dict(sorted(recipe.weights.items())),
+        "exact": sorted(recipe.exact),
     }

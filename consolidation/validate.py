@@ -7,7 +7,8 @@ back exactly is not run again: its divergence is 0 by identity.
 """
 
 import math
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch
 
 from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
+from consolidation.evaluation.data import ModelData
+from consolidation.evaluation.measures import ModelScore
+from consolidation.evaluation.reference import Reference
 from consolidation.release import Blob, Golden, Part, Quality, Registry, read_expert
 from consolidation.scoring import (
     KeptLogits,
@@ -33,7 +37,7 @@ class ModelTask:
 
     `experts[layer][index]` are the parts of expert `index`, its slot first; `merged` says whether
     any of them gives something else than the original expert. `windows` is what both are scored
-    on.
+    on; `data` is the model's own task and text, where limits of quality ask for them.
     """
 
     name: str
@@ -45,20 +49,46 @@ class ModelTask:
     backbone: tuple[Blob, ...]
     merged: bool
     windows: tuple[Window, ...]
+    data: ModelData | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What validating a model found. `score` is by its own task and text."""
+
+    quality: Quality
+    golden: Golden
+    score: ModelScore | None
 
 
 def validate_model(task: ModelTask) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `Failed` or `ReleaseError`."""
     model = load_original(task.directory)
-    with KeptLogits() as kept:
+    with ExitStack() as stack:
+        kept = stack.enter_context(KeptLogits())
         scores = score_original(model, task.windows, kept if task.merged else None)
+        reference = None
+        if task.data is not None:
+            found = Reference(task.name, model, task.modules, task.data)
+            reference = stack.enter_context(found)
         if give_release(model, task):
             if not task.merged:
                 raise Failed(f"model {task.name!r}: unmerged experts did not come back exactly")
             scores = score_release(model, task.windows, kept, scores)
+        score = None if reference is None else reference.score(model)
     golden = golden_of(model, task.windows[0])
     quality = _quality(task.name, scores)
-    return {"quality": quality.model_dump(), "golden": golden.model_dump(mode="json")}
+    if score is not None:
+        accuracies = {
+            "accuracy_original": score.accuracy_original,
+            "accuracy_release": score.accuracy,
+        }
+        quality = quality.model_copy(update=accuracies)
+    return {
+        "quality": quality.model_dump(),
+        "golden": golden.model_dump(mode="json"),
+        "score": None if score is None else asdict(score),
+    }
 
 
 def give_release(model: Any, task: ModelTask) -> bool:
@@ -107,6 +137,11 @@ def _quality(name: str, scores: Scores) -> Quality:
     )
 
 
-def quality_and_golden(result: dict[str, Any]) -> tuple[Quality, Golden]:
+def validated(result: dict[str, Any]) -> Validated:
     """A task's result as values."""
-    return Quality.model_validate(result["quality"]), Golden.model_validate(result["golden"])
+    score = result["score"]
+    if score is not None:
+        score = ModelScore(**{**score, "router_agreement": tuple(score["router_agreement"])})
+    return Validated(
+        Quality.model_validate(result["quality"]), Golden.model_validate(result["golden"]), score
+    )

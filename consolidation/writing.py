@@ -5,100 +5,168 @@ so what an earlier run or release wrote is used as it is.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from consolidation.build import (
     BackboneTask,
     LayerTask,
-    Member,
+    MemberRequest,
+    Place,
     SlotRequest,
     build_backbone,
     build_layer,
 )
 from consolidation.errors import Refused
 from consolidation.journal import Stages
-from consolidation.plan import Slot
-from consolidation.planning import Decision, Family
+from consolidation.plan import Held, Member, Plan
+from consolidation.plan import Layer as PlannedLayer
+from consolidation.planning import Family, Study
+from consolidation.pool import Expert, Order, User
+from consolidation.recipe import Recipe
 from consolidation.release import Blob, Layer, Part, Registry
-from consolidation.release.manifest import canonical_json
-from representation.formats import ExpertShape
+from consolidation.release.manifest import DTYPES, canonical_json
+
+
+def write_experts(
+    registry: Registry, recipe: Recipe, family: Family, study: Study, plan: Plan, stages: Stages
+) -> tuple[Layer, ...]:
+    """Write all slots and residuals of a plan that are not there yet. Raises `Failed`."""
+    tasks = []
+    for layer, planned in enumerate(plan.layers):
+        requests = _Requests(recipe, family, study, layer).of(planned)
+        task = LayerTask(
+            registry=registry.url,
+            family=registry.family,
+            layer=layer,
+            shape=family.shape(layer),
+            dtype=DTYPES[family.dtype],
+            statistics=study.statistics,
+            slots=tuple(requests),
+        )
+        tasks.append((f"{layer} {plan.expert_bytes_after}", task))
+    results = stages.run(
+        "build",
+        build_layer,
+        tasks,
+        still_good=lambda found: all(registry.has_blob(part) for part in _parts(found)),
+    )
+    return tuple(
+        _layer(family, layer, planned, result)
+        for layer, (planned, result) in enumerate(zip(plan.layers, results, strict=True))
+    )
+
+
+class _Requests:
+    """What is to be built of one layer."""
+
+    def __init__(self, recipe: Recipe, family: Family, study: Study, layer: int) -> None:
+        self._recipe = recipe
+        self._family = family
+        self._layer = layer
+        self._sizes = study.layers[layer].sizes
+
+    def of(self, planned: PlannedLayer) -> Iterator[SlotRequest]:
+        """Kept slots that get residuals, then new slots."""
+        for kept in planned.kept:
+            if any(member.residuals for member in kept.members):
+                assert self._family.extended is not None
+                part = self._family.extended.layers[self._layer].slots[kept.index]
+                yield SlotRequest(
+                    (), part.parsed, self._members(kept.members), None, part.bytes, part
+                )
+        for slot in planned.slots:
+            yield SlotRequest(
+                holds=tuple((self._held(held), held.count) for held in slot.holds),
+                format=slot.format,
+                members=self._members(slot.members),
+                digest=slot.digest,
+                num_bytes=self._sizes.slot(slot.format),
+            )
+
+    def _members(self, members: Sequence[Member]) -> tuple[MemberRequest, ...]:
+        return tuple(
+            MemberRequest(
+                place=self._place(member.users[0], member.order),
+                users=tuple(
+                    User(u.model, u.index, self._recipe.weights.get(u.model, 1.0))
+                    for u in member.users
+                ),
+                residuals=member.residuals,
+            )
+            for member in members
+        )
+
+    def _held(self, held: Held) -> Place:
+        source = self._family.source(held.model, self._layer)
+        return self._ordered(Place(source, held.index), held.order)
+
+    def _place(self, expert: Expert, order: Order | None) -> Place:
+        return self._ordered(self._lying(expert), order)
+
+    def _ordered(self, place: Place, order: Order | None) -> Place:
+        if order is None:
+            return place
+        return replace(place, via=self._lying(order.via), reference=self._lying(order.reference))
+
+    def _lying(self, expert: Expert) -> Place:
+        return Place(self._family.source(expert.model, self._layer), expert.index)
+
+
+def _layer(
+    family: Family, number: int, planned: PlannedLayer, result: Sequence[Mapping[str, Any]]
+) -> Layer:
+    """The manifest's layer: kept parts first, then those that were built, in the plan's order."""
+    there = family.extended.layers[number] if family.extended is not None else None
+    built = iter(result)
+    slots, residuals = [], []
+    if there is not None:
+        slots = [there.slots[kept.index] for kept in planned.kept]
+        residuals = [there.residuals[index] for index in planned.kept_residuals]
+    for kept in planned.kept:
+        if any(member.residuals for member in kept.members):
+            residuals += _residuals(next(built))
+    for found in built:
+        slots.append(Part.model_validate(found["slot"]))
+        residuals += _residuals(found)
+    shape = family.shape(number)
+    return Layer(
+        module=planned.module,
+        parameters=dict(shape.parameters),
+        transposed=shape.transposed,
+        slots=tuple(slots),
+        residuals=tuple(residuals),
+    )
+
+
+def _residuals(found: Mapping[str, Any]) -> list[Part]:
+    return [Part.model_validate(part) for member in found["residuals"] for part in member]
+
+
+def _parts(found: Sequence[Mapping[str, Any]]) -> list[Part]:
+    slots = [Part.model_validate(one["slot"]) for one in found]
+    return slots + [part for one in found for part in _residuals(one)]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Blobs of a release: layers in full, the rest for new models by name."""
+    """What new models keep for themselves, by name: blobs, and digests of all they came from."""
 
-    layers: tuple[Layer, ...]
     backbones: Mapping[str, tuple[Blob, ...]]
     tokenizers: Mapping[str, dict[str, Blob]]
     sources: Mapping[str, str]
 
 
-def write_release(
-    registry: Registry, family: Family, decision: Decision, stages: Stages
-) -> Written:
-    """Write all slots and backbones that are not there yet. Raises `Failed`, `ReleaseError`."""
-    layers = _write_layers(registry, family, decision, stages)
+def write_backbones(registry: Registry, family: Family, study: Study, stages: Stages) -> Written:
+    """Write all that is not an expert. Raises `Failed`, `Refused`, `ReleaseError`."""
     backbones = _write_backbones(registry, family, stages)
     tokenizers = {name: _write_tokenizer(registry, family, name) for name in family.checkpoints}
     sources = {
-        name: _source_digest(decision, backbones, tokenizers, family, name)
+        name: _source_digest(study, backbones, tokenizers, family, name)
         for name in family.checkpoints
     }
-    return Written(layers, backbones, tokenizers, sources)
-
-
-def _write_layers(
-    registry: Registry, family: Family, decision: Decision, stages: Stages
-) -> tuple[Layer, ...]:
-    plan = decision.plan
-    tasks = []
-    for layer, planned in enumerate(plan.layers):
-        requests = tuple(
-            SlotRequest(_members(family, layer, slot), slot.digest, plan.slot_bytes)
-            for slot in planned.slots
-            if not slot.kept
-        )
-        tasks.append((f"{layer}", LayerTask(registry.url, registry.family, requests)))
-    results = stages.run(
-        "build",
-        build_layer,
-        tasks,
-        still_good=lambda blobs: all(registry.has_blob(Blob.model_validate(b)) for b in blobs),
-    )
-    found = []
-    for layer, (planned, result) in enumerate(zip(plan.layers, results, strict=True)):
-        kept = {}
-        if family.extended is not None:
-            kept = {slot.digest: slot for slot in family.extended.layers[layer].slots}
-        built = iter(Part.model_validate(blob) for blob in result)
-        slots = tuple(kept[s.digest or ""] if s.kept else next(built) for s in planned.slots)
-        shape = _shape(family, layer)
-        found.append(
-            Layer(
-                module=planned.module,
-                parameters=dict(shape.parameters),
-                transposed=shape.transposed,
-                slots=slots,
-            )
-        )
-    return tuple(found)
-
-
-def _shape(family: Family, layer: int) -> ExpertShape:
-    for checkpoint in family.checkpoints.values():
-        return checkpoint.experts[layer].shape
-    if family.extended is None or not family.extended.layers[layer].parameters:
-        raise Refused("the release has schema_version 1: it is extended only by adding a model")
-    return family.extended.layers[layer].shape
-
-
-def _members(family: Family, layer: int, slot: Slot) -> tuple[Member, ...]:
-    return tuple(
-        Member(family.source(expert.model, layer), expert.index, count)
-        for expert, count in slot.distinct
-    )
+    return Written(backbones, tokenizers, sources)
 
 
 def _write_backbones(
@@ -134,7 +202,7 @@ def _write_tokenizer(registry: Registry, family: Family, name: str) -> dict[str,
 
 
 def _source_digest(
-    decision: Decision,
+    study: Study,
     backbones: Mapping[str, tuple[Blob, ...]],
     tokenizers: Mapping[str, dict[str, Blob]],
     family: Family,
@@ -143,7 +211,7 @@ def _source_digest(
     """A digest of all a checkpoint holds, however it is laid out in files."""
     content = {
         "config": family.checkpoints[name].config,
-        "experts": [list(scan.digests) for scan in decision.scans[name]],
+        "experts": [list(scan.digests) for scan in study.scans[name]],
         "backbone": [blob.digest for blob in backbones[name]],
         "tokenizer": {file: blob.digest for file, blob in tokenizers[name].items()},
     }

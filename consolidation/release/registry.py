@@ -56,7 +56,8 @@ class Registry:
             raise ReleaseError(f"family {family!r}: letters, digits and . _ : - only")
         self.url = url
         self.family = family
-        self.storage: Storage = open_storage(f"{url}{'' if url.endswith('/') else '/'}{family}")
+        self.storage_url = f"{url}{'' if url.endswith('/') else '/'}{family}"
+        self.storage: Storage = open_storage(self.storage_url)
         self._channels = ChannelStore(self.storage)
         self._now = now
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -17,11 +18,19 @@ from serve_app.cli.options import (
     AsJson,
     Channel,
     Family,
+    MaxAccuracyDrop,
+    MaxPerplexityRise,
     RegistryUrl,
+    Tasks,
+    Texts,
     parse_budget,
+    parse_calibration,
     parse_checkpoint,
     parse_limit,
+    parse_model_files,
     parse_models,
+    parse_size,
+    parse_weights,
 )
 from serve_app.cli.releases import open_registry, resolve
 
@@ -63,10 +72,41 @@ ExpertBudget = Annotated[
         help="Expert bytes of the release, in units of one model's. Default: lossless.",
     ),
 ]
-Calibration = Annotated[
-    list[Path] | None,
+TargetKl = Annotated[
+    float | None,
     typer.Option(
-        metavar="FILE", exists=True, dir_okay=False, show_default=False, help=".txt or .jsonl."
+        metavar="Y",
+        parser=parse_limit,
+        show_default=False,
+        help="Instead of a budget: the fewest bytes with this mean KL, in nats per token.",
+    ),
+]
+ExpertMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--device-memory",
+        metavar="BYTES",
+        parser=parse_size,
+        show_default=False,
+        help="Instead of a budget: what fits a device with this much, for example 24GiB.",
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight", metavar="MODEL=W", show_default=False, help="How much a model counts, beside 1."
+    ),
+]
+Exact = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL", show_default=False, help="Keep a model's experts as they are."),
+]
+Calibration = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[MODEL=]FILE",
+        show_default=False,
+        help="Text to tune to and to score: .txt or .jsonl, for all models or for one.",
     ),
 ]
 MaxKl = Annotated[
@@ -75,7 +115,7 @@ MaxKl = Annotated[
         metavar="Y",
         parser=parse_limit,
         show_default=False,
-        help="Publish nothing worse, in nats per token.",
+        help="Publish no model that is further from its original, in nats per token.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
@@ -90,16 +130,29 @@ def consolidate(
     extend: Extend = None,
     remove: Remove = None,
     expert_budget: ExpertBudget = None,
+    target_kl: TargetKl = None,
+    device_memory: ExpertMemory = None,
+    weight: Weights = None,
+    exact: Exact = None,
     channel: Channel = "stable",
     calibration: Calibration = None,
+    task: Tasks = None,
+    text: Texts = None,
     max_kl: MaxKl = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    max_perplexity_rise: MaxPerplexityRise = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Build one release from several checkpoints, and publish it."""
     chosen = _models(model or [], extend, remove or [])
     original = parse_checkpoint(base, hint="--base") if base else None
+    weights = parse_weights(weight or [], hint="--weight")
+    texts = parse_calibration(calibration or [], hint="--calibration")
+    measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
+    measured_texts = parse_model_files(text or [], suffix=".txt", hint="--text")
 
+    from consolidation.evaluation.gates import Limits
     from consolidation.pipeline import Recipe
 
     recipe = Recipe(
@@ -110,15 +163,45 @@ def consolidate(
         extend=resolve(open_registry(registry, family), extend) if extend else None,
         remove=tuple(remove or ()),
         expert_budget=expert_budget,
+        target_kl=target_kl,
+        weights=weights,
+        exact=frozenset(exact or ()),
         channel=channel,
-        calibration=tuple(calibration or ()),
-        max_kl=max_kl,
+        calibration=texts,
+        tasks=measured_tasks,
+        texts=measured_texts,
+        limits=Limits(max_kl, max_accuracy_drop, max_perplexity_rise),
     )
+    if device_memory is not None:
+        recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))
     outcome = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
     if as_json:
         output.print_json(_facts(recipe, outcome))
     elif outcome.manifest is not None:
         _print_release(recipe, outcome.release, outcome.manifest)
+
+
+def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
+    """What a device has for experts beside everything else. Raises `DoesNotFit`."""
+    import torch
+
+    from consolidation.checkpoint import open_checkpoint
+    from consolidation.menu import MAX_FORMATS
+    from serve_app.engine.memory import expert_memory
+
+    opened = [open_checkpoint(path) for path in recipe.models.values()]
+    configs = [checkpoint.config for checkpoint in opened]
+    if recipe.extend is not None:
+        manifest = open_registry(recipe.registry, recipe.family).read_manifest(recipe.extend)
+        left = set(manifest.models) - {*recipe.remove, *recipe.models}
+        configs += [manifest.models[name].config for name in sorted(left)]
+    return expert_memory(
+        configs,
+        str(configs[0]["dtype"]),
+        device_memory,
+        num_formats=MAX_FORMATS,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
 
 
 def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[str, Path]:
@@ -199,6 +282,8 @@ def _facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "expert_bytes_one_model": plan.expert_bytes_one_model,
         "experts": plan.num_experts,
         "slots": plan.num_slots,
+        "formats": plan.formats(),
+        "predicted_kl": dict(plan.predicted_kl or {}),
         "quality": {
             name: quality.model_dump()
             for name, quality in (manifest.quality if manifest else {}).items()
@@ -208,7 +293,7 @@ def _facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
 
 def _print_plan(plan: Plan, console: Console) -> None:
     ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
-    slots = " ".join(str(len(layer.slots)) for layer in plan.layers)
+    slots = " ".join(str(layer.num_slots) for layer in plan.layers)
     rows = {
         "models": ", ".join(plan.models),
         "expert bytes": f"{output.change(plan.expert_bytes_before, plan.expert_bytes_after)}"
@@ -216,10 +301,15 @@ def _print_plan(plan: Plan, console: Console) -> None:
         "of one model": f"{ratio:.3f} ×",
         "experts": f"{plan.num_experts} in {plan.num_slots} slots",
         "slots by layer": slots,
-        "weight error": f"{plan.relative_error:.4f} of the weights' norm",
     }
+    if plan.relative_error is not None:
+        rows["weight error"] = f"{plan.relative_error:.4f} of the weights' norm"
     for name, value in rows.items():
         console.print(f"{name:<16}{value}", markup=False)
+    for label, count in plan.formats().items():
+        console.print(f"{count:>14}  {label}", markup=False)
+    for name, kl in (plan.predicted_kl or {}).items():
+        console.print(f"{name:<16}{kl:.6f} nats per token expected", markup=False)
 
 
 def _print_release(recipe: Recipe, release: str | None, manifest: Manifest) -> None:

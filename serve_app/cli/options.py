@@ -81,6 +81,40 @@ def parse_model_files(values: list[str], *, suffix: str, hint: str) -> dict[str,
     return files
 
 
+def parse_weights(values: list[str], *, hint: str) -> dict[str, float]:
+    """`NAME=W` pairs of positive numbers, in the order given.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, or its name is given twice.
+    """
+    weights = {}
+    for name, value in _parse_pairs(values, "W", hint=hint).items():
+        weights[name] = _number(value)
+        if not weights[name] > 0:
+            raise typer.BadParameter(f"model {name!r}: {value!r} is not more than 0")
+    return weights
+
+
+def parse_calibration(values: list[str], *, hint: str) -> tuple[tuple[str | None, Path], ...]:
+    """`[NAME=]FILE`, in the order given; a file without a name is for all models.
+
+    Raises:
+        typer.BadParameter: a file does not exist, or a name is malformed.
+    """
+    found: list[tuple[str | None, Path]] = []
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if Path(value).is_file() or not equals:
+            name, rest = "", value
+        elif not _NAME.fullmatch(name):
+            raise typer.BadParameter(f"{value!r}: {name!r} is not a model name", param_hint=hint)
+        path = Path(rest).expanduser()
+        if not path.is_file():
+            raise typer.BadParameter(f"{value!r}: {rest!r} is not a file", param_hint=hint)
+        found.append((name or None, path))
+    return tuple(found)
+
+
 def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for value in values:

@@ -1,6 +1,6 @@
 """`expertpool demo`: the main job on a small family made on the spot. Orders; each part is a file.
 
-make the family → find the budget → consolidate → serve → ask → compare.
+make the family → consolidate → serve → ask → compare.
 """
 
 import json
@@ -23,7 +23,6 @@ from consolidation.pipeline import Progress as Stage
 from consolidation.release import Manifest
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.demo import ask, skills, table
-from serve_app.demo.budget import Trials, smallest_budget
 from serve_app.demo.family import Family, cache_root, cached_family
 from serve_app.demo.making import make_family
 from serve_app.serving.run import endpoint
@@ -31,7 +30,8 @@ from serve_app.serving.run import endpoint
 FAMILY = "demo"
 CHANNEL = "stable"
 PORT = 8000
-CALIBRATION_WORDS = skills.CHECK[:12]
+BUDGET = 0.75
+"""Expert bytes of the release, in units of one model's."""
 
 
 def run(once: bool) -> int:
@@ -44,8 +44,7 @@ def run(once: bool) -> int:
         family = cached_family(cache_root(), lambda directory: make_family(directory, show))
         if family.is_new:
             _print_made(family, status)
-        budget = _budget(family, show)
-        outcome = _consolidate(family, budget, Path(place), show)
+        outcome = _consolidate(family, Path(place), show)
         show.close()
         manifest = outcome.manifest
         assert manifest is not None
@@ -54,7 +53,7 @@ def run(once: bool) -> int:
         with endpoint(config, UserConfig(channel=CHANNEL), _port()) as address:
             ask.wait_until_ready(address)
             answers = _answers(family, address)
-            sizes = _sizes(manifest, address, budget)
+            sizes = _sizes(manifest, address)
             divergences = {name: one.kl for name, one in manifest.quality.items()}
             console.print(table.report(answers, divergences, _how(family), sizes))
             status.print(f"release {outcome.release}, {time.monotonic() - began:.0f} s in all")
@@ -80,13 +79,7 @@ def _answers(family: Family, address: str) -> list[table.Answers]:
     return [table.Answers(one, originals[one], released[one]) for one in questions]
 
 
-def _budget(family: Family, show: "_Shown") -> float:
-    show("budget", 0.0)
-    trials = Trials(family.models, (*skills.CHECK, *skills.HELD_OUT))
-    return smallest_budget(trials, len(family.models), lambda share: show("budget", share))
-
-
-def _consolidate(family: Family, budget: float, place: Path, show: "_Shown") -> Outcome:
+def _consolidate(family: Family, place: Path, show: "_Shown") -> Outcome:
     """The release, built by Ray tasks as `expertpool consolidate` does, and on the channel."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -97,9 +90,9 @@ def _consolidate(family: Family, budget: float, place: Path, show: "_Shown") -> 
         str(place / "registry"),
         family.models,
         base=family.models["base"],
-        expert_budget=budget,
+        expert_budget=BUDGET,
         channel=CHANNEL,
-        calibration=(_calibration(place),),
+        calibration=_calibration(place),
     )
 
     def on_progress(now: Stage) -> None:
@@ -109,19 +102,21 @@ def _consolidate(family: Family, budget: float, place: Path, show: "_Shown") -> 
         return consolidate(recipe, executor=executor, progress=on_progress)
 
 
-def _calibration(place: Path) -> Path:
-    """Every skill's answers to a few words that are not asked later."""
-    lines = [
-        json.dumps({"prompt": skills.prompt(word), "completion": skill.answer(word)})
-        for skill in skills.SKILLS
-        for word in CALIBRATION_WORDS
-    ]
-    path = place / "calibration.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+def _calibration(place: Path) -> tuple[tuple[str, Path], ...]:
+    """Each skill's answers to words that are not asked later, for its model."""
+    files = []
+    for skill in skills.SKILLS:
+        lines = [
+            json.dumps({"prompt": skills.prompt(word), "completion": skill.answer(word)})
+            for word in skills.CHECK
+        ]
+        path = place / f"{skill.name}.jsonl"
+        path.write_text("\n".join(lines) + "\n")
+        files.append((skill.name, path))
+    return tuple(files)
 
 
-def _sizes(manifest: Manifest, address: str, budget: float) -> table.Sizes:
+def _sizes(manifest: Manifest, address: str) -> table.Sizes:
     """As files from the manifest; as allocated from the engine's own count."""
     pool = round(ask.gauge(address, "expertpool_pool_bytes"))
     before, after = manifest.expert_bytes_before, manifest.expert_bytes_after
@@ -132,7 +127,7 @@ def _sizes(manifest: Manifest, address: str, budget: float) -> table.Sizes:
         # An engine that has to compute in float32 holds each stored byte twice.
         pool_before=before * max(1, round(pool / after)),
         pool=pool,
-        budget=budget,
+        budget=BUDGET,
     )
 
 

@@ -111,8 +111,8 @@ def report(
         Text(""),
         sizes_table(sizes),
         Text(
-            f"Expert budget {sizes.budget:g}: of the budgets tried, the smallest at which merging "
-            "alone leaves every answer right."
+            f"Expert budget {sizes.budget:g}: all {sizes.num_models} models' experts in "
+            f"{sizes.budget:g} times the bytes of one's."
         ),
     )
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from consolidation.compare import BLOCK_BYTES
+from consolidation.tree import BLOCK_BYTES
 from consolidation.footprint import measure
 from tests.consolidation.families import tune
 from tests.support.checkpoints import write_checkpoint

@@ -1,0 +1,119 @@
+"""The least error for every number of bytes: convex frontiers of choices. Pure; knows no expert.
+
+A frontier lists choices by rising bytes and falling error, each worth its bytes at some price per
+byte. Frontiers of independent choices add up by taking their steps in order of error per byte,
+which is what makes spending one budget over thousands of choices exact at the corners of the
+convex hull (the sum of convex hulls is the hull of the sums).
+"""
+
+import heapq
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True, slots=True)
+class Point(Generic[Choice]):
+    """One choice: what it takes, and what it costs in quality."""
+
+    num_bytes: int
+    error: float
+    choice: Choice
+
+
+Frontier = Sequence[Point[Choice]]
+
+
+def frontier(points: Iterable[Point[Choice]]) -> tuple[Point[Choice], ...]:
+    """The corners of the lower left convex hull, by rising bytes; of equals the first given."""
+    found: list[Point[Choice]] = []
+    for point in sorted(points, key=lambda p: (p.num_bytes, p.error)):
+        if found and point.error >= found[-1].error:
+            continue
+        while len(found) >= 2 and _gain(found[-2], found[-1]) <= _gain(found[-2], point):
+            found.pop()
+        found.append(point)
+    return tuple(found)
+
+
+def total(frontiers: Sequence[Frontier[Choice]]) -> tuple[Point[tuple[Choice, ...]], ...]:
+    """The frontier of sums: one choice of each, in the order given."""
+    at = [0] * len(frontiers)
+    num_bytes = sum(f[0].num_bytes for f in frontiers)
+    chosen = tuple(f[0].choice for f in frontiers)
+    points = [Point(num_bytes, math.fsum(f[0].error for f in frontiers), chosen)]
+    for _, which in steps(frontiers):
+        before, after = frontiers[which][at[which] : at[which] + 2]
+        at[which] += 1
+        num_bytes += after.num_bytes - before.num_bytes
+        chosen = (*chosen[:which], after.choice, *chosen[which + 1 :])
+        error = math.fsum(f[i].error for f, i in zip(frontiers, at, strict=True))
+        points.append(Point(num_bytes, error, chosen))
+    return frontier(points)
+
+
+def steps(frontiers: Sequence[Frontier[Choice]]) -> list[tuple[float, int]]:
+    """(error saved per byte, which frontier) of every step, the best first.
+
+    The steps of one frontier come in its own order; among equals the earlier frontier's first.
+    """
+    heap = [(-_gain(f[0], f[1]), which, 0) for which, f in enumerate(frontiers) if len(f) > 1]
+    heapq.heapify(heap)
+    found = []
+    while heap:
+        negative, which, position = heapq.heappop(heap)
+        found.append((-negative, which))
+        following = frontiers[which][position + 1 : position + 3]
+        if len(following) == 2:
+            heapq.heappush(heap, (-_gain(*following), which, position + 1))
+    return found
+
+
+def spend(
+    frontiers: Sequence[Frontier[Choice]],
+    allowed: int,
+    num_bytes: Callable[[Sequence[Choice]], int],
+) -> tuple[Choice, ...] | None:
+    """The choices with the least error that take at most `allowed` bytes; None if nothing does.
+
+    Steps are taken in order of error saved per byte until one no longer fits; then those of the
+    following that still do. `num_bytes` tells exactly what choices take together, which may be a
+    little more than the sum of theirs.
+    """
+    at = [0] * len(frontiers)
+    ordered = steps(frontiers)
+
+    def chosen(count: int) -> list[Choice]:
+        taken = [0] * len(frontiers)
+        for _, which in ordered[:count]:
+            taken[which] += 1
+        return [f[i].choice for f, i in zip(frontiers, taken, strict=True)]
+
+    if num_bytes(chosen(0)) > allowed:
+        return None
+    count = bisect_right(range(len(ordered) + 1), allowed, key=lambda n: num_bytes(chosen(n))) - 1
+    for _, which in ordered[:count]:
+        at[which] += 1
+    best = chosen(count)
+    closed: set[int] = set()
+    spare = allowed - num_bytes(best)
+    for _, which in ordered[count:]:
+        if which in closed:
+            continue
+        before, after = frontiers[which][at[which] : at[which] + 2]
+        trial = [*best[:which], after.choice, *best[which + 1 :]]
+        if after.num_bytes - before.num_bytes <= spare and num_bytes(trial) <= allowed:
+            best, at[which] = trial, at[which] + 1
+            spare = allowed - num_bytes(best)
+        else:
+            closed.add(which)
+    return tuple(best)
+
+
+def _gain(before: Point[Choice], after: Point[Choice]) -> float:
+    """Error saved per byte more."""
+    return (before.error - after.error) / (after.num_bytes - before.num_bytes)

@@ -1,0 +1,67 @@
+"""The low-rank matrix that is nearest to a given one. Chooses no rank.
+
+Nearest as a `Metric` says: both sides are scaled by its roots first. The decomposition is a
+randomised one with two power iterations (Halko, Martinsson & Tropp, 2011, algorithm 4.4), so its
+time is linear in the number of weights; the same input always gives the same factors.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from consolidation.metric import Metric, from_blocks, in_blocks
+
+EXTRA = 8
+POWER_ITERATIONS = 2
+FLOOR = 1e-6
+"""Least gain of a row, as a part of the mean: rows that never mattered must not divide by zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """A matrix D as factors of falling importance.
+
+    left: (O, r)   right: (r, I)   tails: cost of what the first 0, 1, … r factors leave
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    tails: tuple[float, ...]
+
+    def product(self, rank: int) -> torch.Tensor:
+        """The nearest matrix of that rank. -> (O, I)"""
+        return self.left[:, :rank] @ self.right[:rank]
+
+
+def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposition:
+    """The first factors of a matrix. (O, I) float32; the rank is at most that of the shape."""
+    max_rank = min(max_rank, *matrix.shape)
+    gain = (metric.gain + FLOOR * metric.gain.mean()).sqrt()  # (O,)
+    roots = metric.roots()  # (B, b, b)
+    scaled = in_blocks(matrix * gain[:, None], metric.num_columns) @ roots
+    scaled = scaled.transpose(0, 1).flatten(1)  # (O, B * b)
+    left, values, right = _svd(scaled, max_rank)
+    square = values.double().square()
+    total = float(scaled.double().square().sum())
+    tails = (total - torch.cat([square.new_zeros(1), square.cumsum(0)])).clamp_min(0.0)
+    half = values.sqrt()
+    blocks = (right * half[:, None]).unflatten(1, (roots.shape[0], -1)).transpose(0, 1)
+    unscaled = torch.linalg.solve_triangular(roots, blocks, upper=False, left=False)
+    return Decomposition(
+        left=left * half / gain[:, None],
+        right=from_blocks(unscaled, metric.num_columns).contiguous(),
+        tails=tuple(tails.tolist()),
+    )
+
+
+def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first singular vectors and values. (O, I) -> (O, r), (r,), (r, I)"""
+    width = min(rank + EXTRA, *matrix.shape)
+    generator = torch.Generator().manual_seed(0)
+    basis = matrix @ torch.randn(matrix.shape[1], width, generator=generator)
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(basis).Q
+        basis = matrix @ torch.linalg.qr(matrix.T @ basis).Q
+    basis = torch.linalg.qr(basis).Q
+    small, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return (basis @ small)[:, :rank], values[:rank], right[:rank]

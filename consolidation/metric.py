@@ -1,0 +1,139 @@
+"""What an error in an expert's matrix costs. Measures nothing: statistics.py gathers the numbers.
+
+The divergence that a change E of one matrix causes is, to second order, the mean over tokens of
+(gᵀ E x)² / 2, where x is what the matrix is applied to and g the gradient of the log-probability
+of a token drawn from the model itself (the Fisher information: Amari, 1998). With the usual
+factorisation into a second moment of x and one of g (K-FAC, Martens & Grosse, 2015), the latter
+kept on its diagonal and the former in blocks of neighbouring features, it is Σ_o gain_o e_oᵀ M e_o.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+BLOCK = 256
+"""Input features whose second moments are kept together: memory stays linear in the weights."""
+DAMPING = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The cost of errors in one matrix (O, I), in nats per token, or in squares of weights.
+
+    gain: (O,) float32   moments: (B, b, b) float32, of input features in blocks; features beyond
+    I, which fill the last block, have moment 1 with themselves and 0 with others.
+    """
+
+    gain: torch.Tensor
+    moments: torch.Tensor
+    num_columns: int
+
+    @property
+    def mass(self) -> float:
+        """Cost of an error of 1 in every weight: what weighs metrics against each other."""
+        return float(self.gain.sum() * self._variances().sum())
+
+    def cost(self, error: torch.Tensor) -> float:
+        """Cost of an error. (O, I) -> a number"""
+        parts = in_blocks(error, self.num_columns)  # (B, O, b)
+        return float((((parts @ self.moments) * parts).sum((0, 2)) * self.gain).sum())
+
+    def vector_cost(self, error: torch.Tensor) -> float:
+        """Cost of an error in what is added to the product: a bias. (O,) -> a number"""
+        return float((error.square() * self.gain).sum())
+
+    def inverse_roots(self, damping: float) -> torch.Tensor:
+        """Upper Cholesky factors of the inverses of the damped moments. -> (B, b, b) float32"""
+        damped = self._damped(damping).double()
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        found: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+        return found.float()
+
+    def roots(self) -> torch.Tensor:
+        """Lower Cholesky factors of the damped moments. -> (B, b, b) float32"""
+        found: torch.Tensor = torch.linalg.cholesky(self._damped(DAMPING).double())
+        return found.float()
+
+    def spreads(self) -> torch.Tensor:
+        """Variance of each input feature given those after it, zero beyond I. -> (B, b)
+
+        What rounding with feedback leaves of an error is this much of it.
+        """
+        spreads = self.inverse_roots(DAMPING).diagonal(dim1=1, dim2=2).square().reciprocal()
+        spreads.view(-1)[self.num_columns :] = 0.0
+        return spreads
+
+    def permuted(self, rows: torch.Tensor | None, columns: torch.Tensor | None) -> "Metric":
+        """The metric of a matrix whose rows and columns are taken in this order.
+
+        Columns that change blocks keep their own moments alone.
+        """
+        gain = self.gain if rows is None else self.gain[rows]
+        if columns is None:
+            return Metric(gain, self.moments, self.num_columns)
+        if len(self.moments) == 1:
+            order = torch.arange(self.moments.shape[1])
+            order[: self.num_columns] = columns
+            return Metric(gain, self.moments[:, order][:, :, order], self.num_columns)
+        return Metric(gain, diagonal_blocks(self._variances()[columns]), self.num_columns)
+
+    def scaled(self, factor: float) -> "Metric":
+        """The metric with all costs multiplied."""
+        return Metric(self.gain * factor, self.moments, self.num_columns)
+
+    def _variances(self) -> torch.Tensor:
+        return self.moments.diagonal(dim1=1, dim2=2).reshape(-1)[: self.num_columns]
+
+    def _damped(self, damping: float) -> torch.Tensor:
+        variances = self.moments.diagonal(dim1=1, dim2=2)
+        added = damping * variances.mean() + torch.finfo(torch.float32).tiny
+        return self.moments + added * torch.eye(self.moments.shape[1])
+
+
+def weight_metric(shape: tuple[int, int]) -> Metric:
+    """The metric of weights alone: the sum of squares of an error."""
+    return Metric(torch.ones(shape[0]), diagonal_blocks(torch.ones(shape[1])), shape[1])
+
+
+def together(metrics: Sequence[Metric], weights: Sequence[float]) -> Metric:
+    """One metric for a matrix that several models use: the weighted sum, as nearly as one can be.
+
+    Gains add up; second moments are averaged by what they weigh. With one metric it is exact.
+    """
+    if len(metrics) == 1:
+        return metrics[0].scaled(weights[0])
+    gain = torch.stack([m.gain * w for m, w in zip(metrics, weights, strict=True)]).sum(0)
+    shares = [float(m.gain.sum()) * w for m, w in zip(metrics, weights, strict=True)]
+    total = sum(shares)
+    moments = torch.zeros_like(metrics[0].moments)
+    for metric, share in zip(metrics, shares, strict=True):
+        moments += metric.moments * (share / total if total else 1 / len(metrics))
+    return Metric(gain, moments, metrics[0].num_columns)
+
+
+def block_size(num_columns: int) -> int:
+    """Input features in a block."""
+    return min(BLOCK, num_columns)
+
+
+def in_blocks(matrix: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """Columns in blocks, the last filled with zeros. (O, I) -> (B, O, b)"""
+    size = block_size(num_columns)
+    missing = -num_columns % size
+    padded = torch.nn.functional.pad(matrix, (0, missing)) if missing else matrix
+    blocks: torch.Tensor = padded.unflatten(1, (-1, size))
+    return blocks.transpose(0, 1)
+
+
+def from_blocks(blocks: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """The inverse of `in_blocks`. (B, O, b) -> (O, I)"""
+    rows: torch.Tensor = blocks.transpose(0, 1).flatten(1)
+    return rows[:, :num_columns]
+
+
+def diagonal_blocks(variances: torch.Tensor) -> torch.Tensor:
+    """Blocks of moments of features that have nothing to do with each other. (I,) -> (B, b, b)"""
+    size = block_size(len(variances))
+    filled = torch.nn.functional.pad(variances, (0, -len(variances) % size), value=1.0)
+    return torch.diag_embed(filled.view(-1, size))

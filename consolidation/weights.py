@@ -1,0 +1,81 @@
+"""One expert's weights for computing with: float32, matrices the same way round for every family.
+
+Reads from a checkpoint; decides nothing. What is stored as it is never passes through here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from representation.formats import ExpertShape
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Parameters of one expert by name, in float32. Matrices are (O, I)."""
+
+    matrices: Mapping[str, torch.Tensor]
+    vectors: Mapping[str, torch.Tensor]
+
+    def square_norm(self) -> float:
+        """Sum of squares of all weights and biases."""
+        return sum(float(tensor.square().sum()) for tensor in self.tensors())
+
+    def minus(self, other: "Weights") -> "Weights":
+        """The difference of two experts of one shape."""
+        return Weights(
+            {name: tensor - other.matrices[name] for name, tensor in self.matrices.items()},
+            {name: tensor - other.vectors[name] for name, tensor in self.vectors.items()},
+        )
+
+    def is_zero(self) -> bool:
+        """Whether nothing is left of a difference."""
+        return not any(bool(tensor.any()) for tensor in self.tensors())
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All parameters, matrices first."""
+        return [*self.matrices.values(), *self.vectors.values()]
+
+    def flat(self) -> torch.Tensor:
+        """All parameters as one row. -> (n,)"""
+        return torch.cat([tensor.reshape(-1) for tensor in self.tensors()])
+
+
+def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weights:
+    """The weights of an expert whose tensors are as its module has them, in any dtype."""
+
+    def upright(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.T if shape.transposed else tensor).float().contiguous()
+
+    return Weights(
+        {name: upright(tensors[name]) for name in shape.matrices},
+        {name: tensors[name].float() for name in shape.vectors},
+    )
+
+
+def module_tensors(
+    weights: Weights, shape: ExpertShape, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """The inverse of `weights_of`, rounded to a dtype."""
+    found = {}
+    for name, tensor in weights.matrices.items():
+        found[name] = (tensor.T if shape.transposed else tensor).to(dtype).contiguous()
+    return found | {name: tensor.to(dtype) for name, tensor in weights.vectors.items()}
+
+
+def mean_weights(experts: Sequence[Weights], counts: Sequence[int]) -> Weights:
+    """The mean of experts, each counted so many times."""
+    total = sum(counts)
+
+    def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        found = torch.zeros(tensors[0].shape, dtype=torch.float64)
+        for tensor, count in zip(tensors, counts, strict=True):
+            found.add_(tensor, alpha=count)
+        return found.div_(total).float()
+
+    first = experts[0]
+    return Weights(
+        {name: mean([e.matrices[name] for e in experts]) for name in first.matrices},
+        {name: mean([e.vectors[name] for e in experts]) for name in first.vectors},
+    )
