@@ -13,7 +13,9 @@ from consolidation.report.contents import Contents, Result
 from consolidation.report.drawing import BLUE, EDGE, NEGLIGIBLE, figure, log_with_zero, looks, svg
 
 KlOf = Callable[[Result], float | None]
-OURS = "releases"
+OURS: dict[str, Any] = {"color": BLUE, "marker": "o", "lw": 2.4, "ms": 7, "mec": EDGE, "zorder": 3}
+OTHERS: dict[str, Any] = {"ls": ":", "mfc": "none", "mew": 1.4}
+"""Hollow, so that of methods which are close none hides another."""
 BYTES = "expert bytes ÷ those of one model"
 KL = "KL to the original (nats per token)"
 
@@ -52,9 +54,9 @@ def _draw(panels: Sequence[tuple[Axes, KlOf]], contents: Contents) -> None:
     points: list[tuple[float, float]] = []
     for axes, kl_of in panels:
         for (_, results), (colour, marker) in _series(contents):
-            points += _line(axes, _points(results, kl_of), color=colour, marker=marker, ls=":")
+            points += _line(axes, _points(results, kl_of), color=colour, marker=marker, **OTHERS)
         ours = _points(contents.releases, kl_of)
-        points += _line(axes, ours, color=BLUE, marker="o", lw=2.4, ms=7, zorder=3)
+        points += _line(axes, ours, **OURS)
     kls = [kl for _, kl in points]
     for axes, _ in panels:
         axes.set_yscale(**log_with_zero(kls))
@@ -64,7 +66,7 @@ def _draw(panels: Sequence[tuple[Axes, KlOf]], contents: Contents) -> None:
 
 def _line(axes: Axes, points: list[tuple[float, float]], **look: Any) -> list[tuple[float, float]]:
     if points:
-        axes.plot(*zip(*points, strict=True), mec=EDGE, clip_on=False, **look)
+        axes.plot(*zip(*points, strict=True), clip_on=False, **look)
     return points
 
 
@@ -94,8 +96,8 @@ def _badness(result: Result) -> float:
 def _handles(contents: Contents) -> list[Line2D]:
     handles = []
     for (name, results), (colour, marker) in _series(contents):
-        line = ":" if len(results) > 1 else "none"
-        handles.append(Line2D([], [], color=colour, marker=marker, ls=line, label=name, mec=EDGE))
+        look = OTHERS if len(results) > 1 else {**OTHERS, "ls": "none"}
+        handles.append(Line2D([], [], color=colour, marker=marker, label=name, **look))
     if contents.releases:
-        handles.append(Line2D([], [], color=BLUE, marker="o", lw=2.4, ms=7, label=OURS, mec=EDGE))
+        handles.append(Line2D([], [], label="releases", **OURS))
     return handles

@@ -52,7 +52,9 @@ def _fields(shown: Contents) -> dict[str, Any]:
             }
             for manifest, result in zip(shown.manifests, shown.releases, strict=True)
         ],
-        "methods": sorted(results, key=lambda result: (result.num_bytes, result.name)),
+        "methods": sorted(
+            results, key=lambda one: (one.num_bytes, one.mean_kl is None, one.mean_kl)
+        ),
         "ours": {result.name for result in shown.releases},
         "frontiers": [mean_frontier(shown), model_frontiers(shown)] if len(results) > 1 else [],
         "prediction": prediction_plot(shown),

@@ -1,5 +1,7 @@
 """What a plan expected against what was measured, a point for each model of each release."""
 
+import math
+
 from consolidation.report.contents import Contents
 from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with_zero, looks, svg
 
@@ -8,12 +10,12 @@ MIN_FOR_RANKS = 3
 
 
 def predictions(contents: Contents) -> list[tuple[str, float, float]]:
-    """(model, predicted, measured), where the release tells what was predicted."""
+    """(model, predicted, measured), where both are known numbers."""
     return [
         (one.model, one.predicted_kl, one.kl)
         for release in contents.releases
         for one in release.models
-        if one.predicted_kl is not None
+        if one.predicted_kl is not None and math.isfinite(one.predicted_kl + one.kl)
     ]
 
 
@@ -47,6 +49,7 @@ def prediction_plot(contents: Contents) -> str | None:
                     ls="",
                     label=model,
                     mec=EDGE,
+                    clip_on=False,
                 )
         values = [value for _, before, after in points for value in (before, after)]
         axes.set_xscale(**log_with_zero(values))

@@ -48,7 +48,7 @@ def sharing_map(manifest: Manifest) -> str:
     maps = [holdings(manifest, name) for name in names]
     num_columns = min(2, len(names))
     num_rows = math.ceil(len(names) / num_columns)
-    panel_height = 0.55 + min(6.0, max(0.24 * len(manifest.layers), 0.8))
+    panel_height = 0.55 + min(4.2, max(0.24 * len(manifest.layers), 0.8))
     with figure(PANEL_WIDTH * num_columns, panel_height * num_rows + 0.5) as drawn:
         panels = drawn.subplots(num_rows, num_columns, squeeze=False)
         for place, axes in enumerate(panels.flat):
@@ -89,7 +89,7 @@ def _draw(axes: Axes, name: str, rows: list[list[Held]]) -> None:
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     for of_axis, count in ((axes.xaxis, width), (axes.yaxis, len(rows))):
-        step = math.ceil(count / 16)
+        step = math.ceil(count / 12)
         of_axis.set_ticks(
             [place + 0.5 for place in range(0, count, step)],
             [str(p) for p in range(0, count, step)],

@@ -96,8 +96,9 @@ def test_names_are_text_and_never_markup(release: Manifest) -> None:
 
 def test_values_that_are_no_numbers_are_listed_and_not_drawn(release: Manifest) -> None:
     broken = score("broken", 1.0, bard=math.nan, news=math.inf)
-    page = render_report([(release, None)], [broken, *OTHERS])
+    page = render_report([(release, score("release x", 1.0, bard=math.inf, news=0.1))], [broken])
     assert "<td>broken</td><td>0.05</td><td>1.000</td><td>nan</td><td>nan</td><td>inf</td>" in page
+    assert re.search(r"<td>bard</td><td>inf</td><td>inf</td>", page)
     assert not any(re.search(r"[ML ](nan|inf)\b", plot) for plot in plots(page))
 
 
