@@ -25,22 +25,21 @@ def fewest_bytes(
     `foretell` tells the error expected within so many bytes, and never grows with them; from
     `most` bytes on there is none. `measure` carries a trial out.
     """
-    best = most
-    failed = least - 1
+    best, failed = most, least - 1
     factor = 1.0
     for _ in range(MAX_TRIALS):
-        tried = min(_reaching(AIM * target / factor, least, most, foretell), best)
-        if tried <= failed:
-            tried = failed + max(1, (best - failed) // 2)
-        if tried >= best:
+        if best - failed <= _fineness(most):
             break
+        tried = _reaching(AIM * target / factor, least, most, foretell)
+        if not failed < tried < best:  # What is foretold has been shown wrong there.
+            tried = (failed + best) // 2
         measured = measure(tried)
-        if measured <= target:
-            best = tried
-            if measured >= CLOSE * target or tried == least:
-                break
-        else:
+        if measured > target:
             failed = tried
+        else:
+            best = tried
+            if measured >= CLOSE * target:
+                break
         expected = foretell(tried)
         if expected > 0 and measured > 0:
             factor = measured / expected
@@ -55,10 +54,15 @@ def first_trial(target: float, least: int, most: int, foretell: Callable[[int], 
 def _reaching(error: float, least: int, most: int, foretell: Callable[[int], float]) -> int:
     """The fewest bytes, to a thousandth, at which no more than this error is foretold."""
     low, high = least - 1, most  # foretell(high) is at most the error, as far as is known
-    while high - low > max(1, most // 1000):
+    while high - low > _fineness(most):
         middle = (low + high) // 2
         if foretell(middle) <= error:
             high = middle
         else:
             low = middle
     return high
+
+
+def _fineness(most: int) -> int:
+    """Bytes that make no difference."""
+    return max(1, most // 1000)
