@@ -1,4 +1,4 @@
-"""Which baselines there are, by name. `docs/quality.md` says what is known of each."""
+"""Which baselines there are, by name. `docs/quality.md` lists them with their settings."""
 
 from collections.abc import Callable, Sequence
 
