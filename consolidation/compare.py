@@ -83,9 +83,11 @@ class _Comparison:
     def groups(self) -> Iterator[Group]:
         if not self._task.experts:
             return
-        noise = measure_noise(self._unit(0, None))
-        homes = [expert.index for expert in self._task.experts]
-        for kin in find_kin(homes, self._read, self._layout):
+        experts = self._task.experts
+        noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
+        homes = [expert.index for expert in experts]
+        locked = [expert.locked for expert in experts]
+        for kin in find_kin(homes, locked, self._read, self._layout):
             yield self._group(kin, noise)
 
     def _group(self, kin: Kin, noise: Noise) -> Group:

@@ -34,10 +34,14 @@ class Kin:
 
 
 def find_kin(
-    homes: Sequence[int], read: Callable[[int], Weights], layout: Layout | None
+    homes: Sequence[int],
+    locked: Sequence[bool],
+    read: Callable[[int], Weights],
+    layout: Layout | None,
 ) -> list[Kin]:
     """Groups of experts, by position. homes: the index that each expert has in its model.
 
+    locked: whose neurons must stay in the order that they have.
     Reads each expert about once and holds two. Without a layout neurons are taken as they lie.
     """
     groups: list[list[int]] = []
@@ -57,7 +61,8 @@ def find_kin(
                     prints.append(fingerprint(weights, layout))
     if layout is None:
         return [Kin(tuple(group), {}) for group in groups]
-    return _join(groups, prints, read, layout)
+    fixed = [any(locked[position] for position in group) for group in groups]
+    return _join(groups, fixed, prints, read, layout)
 
 
 def related(one: Weights, other: Weights) -> bool:
@@ -67,13 +72,16 @@ def related(one: Weights, other: Weights) -> bool:
 
 def _join(
     groups: Sequence[Sequence[int]],
+    fixed: Sequence[bool],
     prints: Sequence[torch.Tensor],
     read: Callable[[int], Weights],
     layout: Layout,
 ) -> list[Kin]:
     """Groups that become one when their neurons are put in the same order."""
     found: list[tuple[int, list[int], dict[int, int]]] = []  # (which group first, members, via)
-    for number, group in enumerate(groups):
+    # Others are put in the order of those that are fixed.
+    for number in sorted(range(len(groups)), key=lambda number: not fixed[number]):
+        group = groups[number]
         distances = [
             (float((prints[number] - prints[first]).norm() / prints[first].norm()), place)
             for place, (first, _, _) in enumerate(found)
@@ -82,11 +90,14 @@ def _join(
         for place in close[:LOOKS]:
             _, members, via = found[place]
             order = match(read(members[0]), read(group[0]), layout)
-            if order is not None and related(
-                read(members[0]), reorder(read(group[0]), order, layout)
-            ):
+            if order is None:
+                continue
+            as_it_is = torch.equal(order, torch.arange(len(order)))
+            if fixed[number] and not as_it_is:
+                continue
+            if related(read(members[0]), reorder(read(group[0]), order, layout)):
                 members += group
-                if not torch.equal(order, torch.arange(len(order))):
+                if not as_it_is:
                     via |= dict.fromkeys(group, group[0])
                 break
         else:

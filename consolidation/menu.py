@@ -4,7 +4,7 @@ Nothing is quantised for it: the error of rounding is foretold from the spread o
 (`Noise`), that of a low rank from singular values. Which ways are taken is decided elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,11 +76,17 @@ def unit_of(
     return Unit(weights, metrics, spreads, count, locked)
 
 
-def measure_noise(unit: Unit) -> Noise:
-    """What rounding costs, tried on one expert: it is nearly the same for others of its layer."""
+def measure_noise(units: Iterable[Unit]) -> Noise:
+    """What rounding costs, tried on one expert: it is nearly the same for others of its layer.
+
+    That is the first in which every matrix has weights that count.
+    """
     bits = {fmt.bits for fmt in SLOT_FORMATS if fmt.kind == "packed"} | set(RESIDUAL_BITS)
     factors = {}
-    spreads = _spread(unit.weights.matrices, unit)
+    for unit in units:
+        spreads = _spread(unit.weights.matrices, unit)
+        if all(spreads.values()):
+            break
     for name, matrix in unit.weights.matrices.items():
         metric, spread = unit.metrics[name], spreads[name]
         for count in sorted(bits):
@@ -100,12 +106,14 @@ class Pair:
         self._cost = 0.0 if self.equal else unit.cost(difference)
         self._spread = _spread(difference.matrices, unit)
         self._content_spread = _spread(content.matrices, unit)
+        smallest = min(min(matrix.shape) for matrix in difference.matrices.values())
+        self._ranks = [rank for rank in RANKS if rank < smallest]
         self._decompositions: dict[str, Decomposition] = {}
         self._left: dict[int, dict[str, float]] = {}
         if not self.equal:
             for name, matrix in difference.matrices.items():
                 self._decompositions[name] = decompose(matrix, unit.metrics[name], max(RANKS))
-            for rank in BOTH_RANKS:
+            for rank in sorted({*BOTH_RANKS} & {*self._ranks}):
                 self._left[rank] = _spread(
                     {
                         name: matrix - self._decompositions[name].product(rank)
@@ -140,14 +148,14 @@ class Pair:
         self, slot_cost: float, moved: Mapping[str, float], noise: Noise, sizes: "Sizes"
     ) -> list[Point[Formats]]:
         points: list[Point[Formats]] = []
-        for rank in RANKS:
-            tails = [d.tails[min(rank, len(d.tails) - 1)] for d in self._decompositions.values()]
+        for rank in self._ranks:
+            tails = sum(found.tails[rank] for found in self._decompositions.values())
             fmt = low_rank(rank)
-            points.append(Point(sizes.residual(fmt), sum(tails) + slot_cost, (fmt,)))
-        for rank in BOTH_RANKS:
+            points.append(Point(sizes.residual(fmt), tails + slot_cost, (fmt,)))
+        for rank, left in self._left.items():
             for bits in BOTH_BITS:
                 both = (low_rank(rank), packed(bits, GROUP))
-                cost = noise.of_rounding(_sum(self._left[rank], moved), both[1])
+                cost = noise.of_rounding(_sum(left, moved), both[1])
                 points.append(Point(sum(sizes.residual(fmt) for fmt in both), cost, both))
         return points
 

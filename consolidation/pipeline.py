@@ -25,7 +25,7 @@ from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.executor import Executor, Progress
 from consolidation.family import check_family, check_layers
 from consolidation.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.plan import Plan, budget_bytes
+from consolidation.plan import Plan
 from consolidation.planning import Family, Study, study
 from consolidation.recipe import Recipe, check_recipe, provenance, recipe_digest
 from consolidation.release import (
@@ -40,6 +40,7 @@ from consolidation.release import (
     expert_bytes,
 )
 from consolidation.search import fewest_bytes, first_trial
+from consolidation.solver import budget_bytes
 from consolidation.statistics import StatisticsPlace
 from consolidation.validate import ModelTask, Validated, validate_model, validated
 from consolidation.writing import Written, write_backbones, write_experts

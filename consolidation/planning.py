@@ -1,4 +1,4 @@
-"""From opened checkpoints to a plan: runs the tasks that a plan needs. The rules are in plan.py.
+"""From opened checkpoints to a plan: runs the tasks that a plan needs. The rules are in solver.py.
 
 Identical experts are found by the scan. Statistics are gathered and experts compared only when a
 budget asks for more.
@@ -15,12 +15,13 @@ from consolidation.errors import Refused
 from consolidation.groups import Group
 from consolidation.journal import Stages
 from consolidation.menu import Sizes
-from consolidation.plan import Asked, Extended, LayerChoices, Plan, fewest_bytes, make_plan
+from consolidation.plan import Plan
 from consolidation.pool import Pool, User, pools
 from consolidation.recipe import Recipe
 from consolidation.release import Manifest
 from consolidation.release.manifest import DTYPES, Dtype
 from consolidation.scan import LayerScan, layer_scan, scan_layer
+from consolidation.solver import Asked, Extended, LayerChoices, fewest_bytes, make_plan
 from consolidation.statistics import Response, StatisticsPlace, StatisticsTask, gather
 from representation.formats import ExpertShape
 
