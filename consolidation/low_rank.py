@@ -36,7 +36,8 @@ class Decomposition:
 def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposition:
     """The first factors of a matrix. (O, I) float32; the rank is at most that of the shape."""
     max_rank = min(max_rank, *matrix.shape)
-    gain = (metric.gain + FLOOR * metric.gain.mean()).sqrt()  # (O,)
+    floor = FLOOR * metric.gain.mean() + torch.finfo(torch.float32).tiny
+    gain = (metric.gain + floor).sqrt()  # (O,)
     roots = metric.roots()  # (B, b, b)
     scaled = in_blocks(matrix * gain[:, None], metric.num_columns) @ roots
     scaled = scaled.transpose(0, 1).flatten(1)  # (O, B * b)

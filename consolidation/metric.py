@@ -86,8 +86,7 @@ class Metric:
         return self.moments.diagonal(dim1=1, dim2=2).reshape(-1)[: self.num_columns]
 
     def _damped(self, damping: float) -> torch.Tensor:
-        variances = self.moments.diagonal(dim1=1, dim2=2)
-        added = damping * variances.mean() + torch.finfo(torch.float32).tiny
+        added = damping * self._variances().mean() + torch.finfo(torch.float32).tiny
         return self.moments + added * torch.eye(self.moments.shape[1])
 
 
