@@ -37,6 +37,11 @@ def least_error(points: Sequence[Point[tuple[str, ...]]], allowed: int) -> float
     return min(p.error for p in points if p.num_bytes <= allowed)
 
 
+def gains_of(points: Sequence[Point[str]]) -> list[float]:
+    pairs = itertools.pairwise(points)
+    return [(a.error - b.error) / (b.num_bytes - a.num_bytes) for a, b in pairs]
+
+
 def test_corners_are_kept_and_what_lies_above_them_is_not() -> None:
     given_points = points_of([(0, 10), (2, 9), (4, 2), (5, 2), (8, 0), (6, 1), (4, 3), (9, 0)])
     assert [p.choice for p in frontier(given_points)] == ["0", "2", "4"]
@@ -50,7 +55,7 @@ def test_a_frontier_is_convex_and_below_all_points(points: Points) -> None:
     assert set(found) <= set(points)
     assert found[0].num_bytes == min(p.num_bytes for p in points)
     assert found[-1].error == min(p.error for p in points)
-    gains = [(a.error - b.error) / (b.num_bytes - a.num_bytes) for a, b in itertools.pairwise(found)]
+    gains = gains_of(found)
     assert all(gain > 0 for gain in gains)
     assert all(one > other for one, other in itertools.pairwise(gains))
     # At every price of a byte the cheapest point is one of them.
@@ -82,10 +87,7 @@ def test_steps_come_by_what_they_save_and_in_the_order_of_each_frontier(
     assert gains == sorted(gains, reverse=True)
     for which, points in enumerate(frontiers):
         own = [gain for gain, place in found if place == which]
-        assert own == [
-            (a.error - b.error) / (b.num_bytes - a.num_bytes)
-            for a, b in itertools.pairwise(points)
-        ]
+        assert own == gains_of(points)
 
 
 def bytes_of(lists: Sequence[Points], choices: Sequence[str]) -> int:
@@ -133,10 +135,10 @@ def test_nothing_goes_over_and_more_bytes_are_never_worse(
 
 
 def test_a_step_that_does_not_fit_does_not_stop_others() -> None:
-    large = frontier(points_of([(0, 100), (50, 0)]))
-    small = frontier(points_of([(0, 10), (10, 1), (30, 0)]))
-    assert spend([large, small], 40, lambda c: bytes_of([list(large), list(small)], c)) == ("0", "2")
-    assert spend([large, small], 29, lambda c: bytes_of([list(large), list(small)], c)) == ("0", "1")
+    lists = [points_of([(0, 100), (50, 0)]), points_of([(0, 10), (10, 1), (30, 0)])]
+    frontiers = [frontier(points) for points in lists]
+    assert spend(frontiers, 40, lambda chosen: bytes_of(lists, chosen)) == ("0", "2")
+    assert spend(frontiers, 29, lambda chosen: bytes_of(lists, chosen)) == ("0", "1")
 
 
 def test_bytes_that_choices_take_together_are_what_counts() -> None:

@@ -62,8 +62,8 @@ def test_what_is_found_was_measured_to_reach_the_target_or_is_everything(
     true = falling(5.0, steepness)
 
     def foretell(num_bytes: int) -> float:  # wrong by another factor everywhere, but falling
-        step = min(7, 8 * num_bytes // MOST)
-        return min(true(n) * off[i] for i, n in enumerate(range(LEAST, MOST, MOST // 8)) if i <= step)
+        places = range(LEAST, num_bytes + 1, MOST // 8)
+        return min(true(n) * off[min(i, 7)] for i, n in enumerate(places))
 
     release = Release(true)
     found = fewest_bytes(target, LEAST, MOST, foretell, release.measure)
