@@ -91,13 +91,13 @@ def consolidate(
         stages = Stages(executor, journal, progress)
         statistics = {name: found.statistics for name, found in windows.items()}
         studied = study(recipe, family, statistics, place, stages)
+        plan = _first_plan(recipe, family, studied)
         if dry_run:
-            plan = _first_plan(recipe, family, studied)
             on_plan(plan)
             return Outcome(plan)
         written = write_backbones(registry, family, studied, stages)
         trials = _Trials(recipe, registry, family, studied, written, windows, data, stages)
-        made = trials.run(on_plan)
+        made = trials.run(plan, on_plan)
         manifest = _manifest(recipe, family, written, made, given.calibration)
         _check_quality(recipe, manifest, made)
         progress(Progress("publish", 0, 1))
@@ -162,7 +162,7 @@ def _allowed(recipe: Recipe, family: Family) -> int | None:
 
 def _first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
     """The plan that is built, or with a target the one that would be tried first."""
-    if recipe.target_kl is None:
+    if recipe.target_kl is None or not family.checkpoints:
         return studied.plan(_allowed(recipe, family))
     return studied.plan(
         first_trial(
@@ -187,12 +187,11 @@ class _Trials:
     data: Mapping[str, ModelData]
     stages: Stages
 
-    def run(self, on_plan: Callable[[Plan], None]) -> _Made:
+    def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> _Made:
         """The one plan of a budget; of a target the plan of fewest bytes that reaches it."""
         if self.recipe.target_kl is None or not self.family.checkpoints:
-            plan = self.studied.plan(_allowed(self.recipe, self.family))
-            on_plan(plan)
-            return self._make(plan)
+            on_plan(first)
+            return self._make(first)
         found: dict[int, _Made] = {}
 
         def measure(allowed: int) -> float:
