@@ -38,6 +38,8 @@ def round_matrix(matrix: torch.Tensor, fmt: Format, metric: Metric) -> Rounded:
 def _round(matrix: torch.Tensor, fmt: Format, metric: Metric, damping: float) -> Rounded:
     left = in_blocks(matrix, metric.num_columns).clone()  # (B, O, b)
     roots = metric.inverse_roots(damping)  # (B, b, b)
+    spreads = roots.diagonal(dim1=1, dim2=2).square().reciprocal()  # (B, b)
+    spreads.view(-1)[metric.num_columns :] = 0.0  # No scale is chosen by what fills a block.
     codes = torch.empty_like(left, dtype=torch.uint8)
     values = torch.empty_like(left)
     scales = []
@@ -45,8 +47,7 @@ def _round(matrix: torch.Tensor, fmt: Format, metric: Metric, damping: float) ->
     half = (2**fmt.bits - 1) / 2
     for start in range(0, size, fmt.group):
         end = min(start + fmt.group, size)
-        spreads = roots[:, start:end, start:end].diagonal(dim1=1, dim2=2).square().reciprocal()
-        scale = _scales(left[:, :, start:end], spreads, half)  # (B, O, 1)
+        scale = _scales(left[:, :, start:end], spreads[:, start:end], half)  # (B, O, 1)
         scales.append(scale)
         for column in range(start, end):
             wanted = left[:, :, column : column + 1]
