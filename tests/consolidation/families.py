@@ -1,6 +1,7 @@
 """Tiny families for tests of the pipeline: a base, and models tuned from it. Not trained."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,9 +25,9 @@ def tune(source: Path, target: Path, seed: int, *, experts: float, backbone: flo
     return target
 
 
-def write_family(root: Path, architecture: str = "mixtral") -> dict[str, Path]:
+def write_family(root: Path, architecture: str = "mixtral", **overrides: Any) -> dict[str, Path]:
     """`one` and `two` tuned from a base in all weights, `frozen` with the experts left alone."""
-    base = write_checkpoint(root / "base", architecture)
+    base = write_checkpoint(root / "base", architecture, **overrides)
     return {
         "base": base,
         "one": tune(base, root / "one", 1, experts=0.02),

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from consolidation.tree import BLOCK_BYTES
 from consolidation.footprint import measure
+from consolidation.tree import BLOCK_BYTES
 from tests.consolidation.families import tune
 from tests.support.checkpoints import write_checkpoint
 

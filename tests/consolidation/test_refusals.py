@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from consolidation.errors import Refused
+from consolidation.evaluation.gates import Limits
 from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Recipe, consolidate
 from tests.consolidation.families import tune
@@ -63,10 +64,18 @@ def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
         ({"family": "../x"}, "family"),
         ({"channel": "a b"}, "channel"),
         ({"remove": ("a",)}, "extended"),
-        ({"max_kl": float("nan")}, "not a number"),
-        ({"expert_budget": -1.0}, "positive"),
-        ({"calibration": (Path("none.txt"),)}, "none.txt"),
-        ({"calibration": (Path(__file__),)}, r"neither \.txt nor \.jsonl"),
+        ({"limits": Limits(max_accuracy_drop=0.1)}, "needs a task"),
+        ({"expert_budget": -1.0}, "budget of -1.0 is not a positive"),
+        ({"expert_bytes": 0}, "bytes for experts of 0 is not a positive"),
+        ({"target_kl": math.inf}, "target divergence of inf is not a positive"),
+        ({"expert_budget": 1.0, "target_kl": 0.1}, "both say how much"),
+        ({"weights": {"one": 0.0}}, "'one': a weight of 0.0 is not a positive"),
+        ({"weights": {"two": 1.0}}, "a weight is given for 'two', which is not a new model: one"),
+        ({"exact": frozenset({"two"})}, "exactness is given for 'two'"),
+        ({"calibration": (("two", Path("none.txt")),)}, "calibration text is given for 'two'"),
+        ({"calibration": ((None, Path("none.txt")),)}, "none.txt"),
+        ({"calibration": (("one", Path(__file__)),)}, r"neither \.txt nor \.jsonl"),
+        ({"base": Path("nowhere")}, "no checkpoint directory"),
         ({"models": {"a": Path("nowhere")}}, "no checkpoint directory"),
     ],
 )
@@ -101,4 +110,4 @@ def test_wrong_calibration_lines_are_named(
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
     with pytest.raises(Refused, match=message):
-        run(tmp_path / "r", pick(family, "one"), calibration=(path,))
+        run(tmp_path / "r", pick(family, "one"), calibration=((None, path),))
