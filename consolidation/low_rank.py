@@ -41,28 +41,34 @@ def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposit
     roots = metric.roots()  # (B, b, b)
     scaled = in_blocks(matrix * gain[:, None], metric.num_columns) @ roots
     scaled = scaled.transpose(0, 1).flatten(1)  # (O, B * b)
-    left, values, right = _svd(scaled, max_rank)
-    square = values.double().square()
-    total = float(scaled.double().square().sum())
-    tails = (total - torch.cat([square.new_zeros(1), square.cumsum(0)])).clamp_min(0.0)
-    half = values.sqrt()
-    blocks = (right * half[:, None]).unflatten(1, (roots.shape[0], -1)).transpose(0, 1)
+    left, values, right, rest = _svd(scaled, max_rank + EXTRA)
+    # Added up from the end: differences to the whole would drown a rank that is exact.
+    tails = rest + torch.cat([values, values.new_zeros(1)]).double().square().flip(0).cumsum(0)
+    half = values[:max_rank].sqrt()
+    blocks = (right[:max_rank] * half[:, None]).unflatten(1, (roots.shape[0], -1)).transpose(0, 1)
     unscaled = torch.linalg.solve_triangular(roots, blocks, upper=False, left=False)
     return Decomposition(
-        left=left * half / gain[:, None],
+        left=left[:, :max_rank] * half / gain[:, None],
         right=from_blocks(unscaled, metric.num_columns).contiguous(),
-        tails=tuple(tails.tolist()),
+        tails=tuple(tails.flip(0)[: max_rank + 1].tolist()),
     )
 
 
-def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The first singular vectors and values. (O, I) -> (O, r), (r,), (r, I)"""
-    width = min(rank + EXTRA, *matrix.shape)
+def _svd(
+    matrix: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """The first singular vectors and values, the last few less exact; and the square of the rest.
+
+    (O, I) -> (O, w), (w,), (w, I), a number
+    """
+    width = min(width, *matrix.shape)
     generator = torch.Generator().manual_seed(0)
     basis = matrix @ torch.randn(matrix.shape[1], width, generator=generator)
     for _ in range(POWER_ITERATIONS):
         basis = torch.linalg.qr(basis).Q
         basis = matrix @ torch.linalg.qr(matrix.T @ basis).Q
     basis = torch.linalg.qr(basis).Q
-    small, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
-    return (basis @ small)[:, :rank], values[:rank], right[:rank]
+    inside = basis.T @ matrix
+    small, values, right = torch.linalg.svd(inside, full_matrices=False)
+    rest = float((matrix - basis @ inside).double().square().sum())
+    return basis @ small, values, right, rest

@@ -1,0 +1,116 @@
+"""Families with planted structure: the planner finds it, and builds what it found."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from consolidation.checkpoint import open_checkpoint
+from consolidation.pipeline import Outcome
+from consolidation.release import Registry
+from consolidation.verify import verify
+from representation.formats import DENSE, ExpertShape, Format, file_bytes, low_rank
+from tests.consolidation.planting import SIZES, Planted, Same, Tuned, Unrelated, plant
+from tests.consolidation.running import Paths, manifest_of, run
+
+MODELS: dict[str, tuple[Planted, ...]] = {
+    "plain": (Same(0), Tuned(1, 4, 13), Same(2), Same(3), Same(4), Same(5)),
+    "tuned": (Same(0), Tuned(1, 4, 11), Same(2), Same(3), Unrelated(14), Tuned(5, 8, 15)),
+    "moved": (Same(0), Tuned(1, 3, 21), Same(3, 22), Same(2, 23), Same(4), Same(5, 25)),
+}
+RANKS = {("plain", 1): 4, ("tuned", 1): 4, ("tuned", 5): 8, ("moved", 1): 4}
+"""Planted ranks, or the next that there is."""
+NUM_SLOTS = 7
+"""One for each of the base's experts, and one that is related to none."""
+SLACK = 3000
+"""Maps; less than one more factor takes."""
+
+
+def shape_of(path: Path) -> ExpertShape:
+    return open_checkpoint(path).experts[0].shape
+
+
+def enough(path: Path) -> int:
+    """Bytes that what was planted takes."""
+    shape = shape_of(path)
+    slots = NUM_SLOTS * file_bytes(shape, DENSE, torch.float32, residual=False)
+    residuals = [
+        file_bytes(shape, low_rank(rank), torch.float32, residual=True) for rank in RANKS.values()
+    ]
+    return slots + sum(residuals) + SLACK
+
+
+@pytest.fixture(scope="module", params=sorted(SIZES))
+def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    return plant(tmp_path_factory.mktemp("planted"), request.param, MODELS)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outcome")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["weights", "activations"])
+def outcome(planted: Paths, request: pytest.FixtureRequest, root: Path) -> Outcome:
+    text = root / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    return run(
+        root / "r",
+        {name: planted[name] for name in MODELS},
+        base=planted["base"],
+        expert_bytes=enough(planted["base"]),
+        calibration=((None, text),) if request.param else (),
+    )
+
+
+def parts(outcome: Outcome, model: str, index: int) -> tuple[int, list[str]]:
+    """Slot of an expert, and the formats of its residuals."""
+    found = manifest_of(outcome)
+    held = found.models[model]
+    residuals = [found.layers[0].residuals[r].format for r in held.residuals(0, index)]
+    return held.expert_map[0][index], residuals
+
+
+def test_identical_experts_share_a_slot_as_it_is(outcome: Outcome) -> None:
+    assert {parts(outcome, name, 0)[0] for name in MODELS} == {parts(outcome, "plain", 0)[0]}
+    for name, planted_there in MODELS.items():
+        for index, kind in enumerate(planted_there):
+            slot, residuals = parts(outcome, name, index)
+            if isinstance(kind, Same):
+                assert residuals == []
+                same = [
+                    parts(outcome, other, place)[0]
+                    for other, there in MODELS.items()
+                    for place, one in enumerate(there)
+                    if isinstance(one, Same | Tuned) and one.index == kind.index
+                ]
+                assert set(same) == {slot}
+    assert all(part.format == "dense" for part in manifest_of(outcome).layers[0].slots)
+    assert len(manifest_of(outcome).layers[0].slots) == NUM_SLOTS
+
+
+def test_differences_of_low_rank_are_found_at_their_rank(outcome: Outcome) -> None:
+    for (name, index), rank in RANKS.items():
+        _, (label,) = parts(outcome, name, index)
+        assert Format.parse(label) == low_rank(rank)
+
+
+def test_an_expert_that_is_related_to_none_has_its_own_slot(outcome: Outcome) -> None:
+    slot, residuals = parts(outcome, "tuned", 4)
+    assert residuals == []
+    users = [
+        (name, index)
+        for name, held in manifest_of(outcome).models.items()
+        for index, other in enumerate(held.expert_map[0])
+        if other == slot
+    ]
+    assert users == [("tuned", 4)]
+
+
+def test_what_was_found_is_what_the_models_were(outcome: Outcome, root: Path) -> None:
+    manifest = manifest_of(outcome)
+    assert manifest.expert_bytes_after <= outcome.plan.budget_bytes  # type: ignore[operator]
+    assert manifest.expert_bytes_after == outcome.plan.expert_bytes_after
+    assert all(quality.kl < 1e-9 for quality in manifest.quality.values())
+    assert outcome.plan.approximated == set(MODELS)
+    assert verify(Registry(str(root / "r"), "fam"), manifest.id) == []
