@@ -1,0 +1,179 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from consolidation.calibration import Window
+from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.errors import Failed, Refused
+from consolidation.metric import BLOCK
+from consolidation.scoring import divergence, load_original, window_logits
+from consolidation.statistics import (
+    Response,
+    StatisticsPlace,
+    StatisticsTask,
+    gather,
+    response_to,
+)
+from tests.support.checkpoints import write_checkpoint
+
+
+def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, 300, (count, length), generator=generator)
+    return tuple(Window((1, *row), 1 + i % 3) for i, row in enumerate(tokens.tolist()))
+
+
+def task_of(checkpoint: Checkpoint, place: StatisticsPlace) -> StatisticsTask:
+    return StatisticsTask(
+        name="m",
+        directory=checkpoint.directory,
+        modules=tuple(source.module for source in checkpoint.experts),
+        windows=some_windows(8, 60),
+        probes=some_windows(4, 60, seed=1),
+        place=place,
+    )
+
+
+def gathered(checkpoint: Checkpoint, root: Path) -> tuple[StatisticsPlace, Response]:
+    place = StatisticsPlace(str(root), "work")
+    found = gather(task_of(checkpoint, place))
+    assert found["model"] == "m"
+    return place, Response(found["linear"], found["root"])
+
+
+def measured(model: Any, windows: tuple[Window, ...], before: list[torch.Tensor]) -> float:
+    total = sum(
+        divergence(one, window_logits(model, window))
+        for one, window in zip(before, windows, strict=True)
+    )
+    return total / sum(len(logits) for logits in before)
+
+
+ALL_EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_experts_per_tok": 4},
+    "qwen3_moe": {"num_experts_per_tok": 8},
+    "gpt_oss": {"num_experts_per_tok": 4},
+    "deepseek_v3": {"num_experts_per_tok": 8, "topk_group": 2},
+}
+"""Every token uses all experts: no noise makes a router choose others."""
+
+
+@pytest.mark.parametrize("architecture", sorted(ALL_EXPERTS))
+def test_a_metric_foretells_what_little_noise_does(architecture: str, tmp_path: Path) -> None:
+    path = write_checkpoint(
+        tmp_path / "m", architecture, tokenizer=False, **ALL_EXPERTS[architecture]
+    )
+    checkpoint = open_checkpoint(path)
+    place, _ = gathered(checkpoint, tmp_path)
+    model = load_original(checkpoint.directory)
+    windows = some_windows(6, 60, seed=2)
+    before = [window_logits(model, window) for window in windows]
+    ratios = []
+    for layer, source in enumerate(checkpoint.experts):
+        module = model.get_submodule(source.module)
+        for name in source.shape.matrices:
+            parameter = getattr(module, name)
+            kept = parameter.detach().clone()
+            noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(layer))
+            noise *= 0.003 * kept.std()
+            with torch.no_grad():
+                parameter += noise
+            found = measured(model, windows, before)
+            with torch.no_grad():
+                parameter.copy_(kept)
+            cost = 0.0
+            for index, error in enumerate(noise):
+                upright = error.T if source.shape.transposed else error
+                cost += place.metric("m", layer, index, name).cost(upright)
+            ratios.append(found / cost)
+    assert all(1 / 4 < ratio < 4 for ratio in ratios), ratios
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    assert 1 / 2 < mean < 2, ratios
+
+
+def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1))
+    place, response = gathered(checkpoint, tmp_path / "a")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        other, again = gathered(checkpoint, tmp_path / "b")
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert response == again
+    path = place.path("m", 0)
+    assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert place.there("m", 1)
+    assert not place.there("m", 2)
+    with pytest.raises(Failed, match="statistics of model 'm', layer 1 are gone"):
+        other.metric("m", 1, 0, "down_proj")
+
+
+def test_experts_that_no_token_reached_are_judged_by_their_layer(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1)
+    tensors = load_file(path / "model.safetensors")
+    (gate,) = [name for name in tensors if name.endswith("gate.weight")]
+    tensors[gate][:2] *= 30.0
+    tensors[gate][3] = 0.0  # Of two that are large and opposed one is nearly always before it.
+    tensors[gate][1] = -tensors[gate][0]
+    tensors[gate][2] = tensors[gate][0] * 0.9
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    place, _ = gathered(open_checkpoint(path), tmp_path)
+    for name in ("gate_up_proj", "down_proj"):
+        for index in range(4):
+            metric = place.metric("m", 0, index, name)
+            assert bool((metric.gain > 0).all())
+            assert bool((metric.spreads()[:, : metric.num_columns] > 0).all())
+            assert bool(metric.inverse_roots(0.01).isfinite().all())
+
+
+def test_features_beyond_a_block_have_moments_of_their_own(tmp_path: Path) -> None:
+    wide = BLOCK + 8
+    path = write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1, intermediate_size=wide)
+    place, _ = gathered(open_checkpoint(path), tmp_path)
+    metric = place.metric("m", 0, 0, "down_proj")
+    assert metric.moments.shape == (2, BLOCK, BLOCK)
+    assert metric.num_columns == wide
+    filled = metric.moments[1, 8:, 8:]
+    assert torch.equal(filled, torch.eye(BLOCK - 8))
+    assert not metric.moments[1, :8, 8:].any()
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1)
+    tensors = load_file(path / "model.safetensors")
+    tensors["lm_head.weight"][:] = math.nan
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match="not finite"):
+        gathered(open_checkpoint(path), tmp_path)
+
+
+positive = st.floats(1e-9, 1e3)
+
+
+@given(positive, st.floats(1.5, 1e4), positive, st.floats(1.01, 1e4))
+def test_a_response_gives_what_was_measured_and_never_falls(
+    cost: float, more: float, found: float, rise: float
+) -> None:
+    response = response_to((cost, found), (cost * more, found * rise))
+    assert response.linear >= 0
+    assert response.root >= 0
+    assert response(0.0) == 0
+    assert response(cost) == pytest.approx(found, rel=1e-6)
+    if math.sqrt(more) * 1.001 < rise < more / 1.001:
+        assert response(cost * more) == pytest.approx(found * rise, rel=1e-3)
+    values = [response(cost * step) for step in (0.0, 0.5, 1.0, 2.0, 100.0)]
+    assert values == sorted(values)
+
+
+def test_a_response_is_the_cost_itself_where_nothing_is_known() -> None:
+    assert Response()(0.25) == 0.25
+    assert Response(2.0, 1.0)(0.25) == 1.0
+    assert Response(2.0, 1.0)(-1e-20) == pytest.approx(0.0)
