@@ -51,7 +51,8 @@ def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:
     """
     if len(counts) < 2:
         return []
-    points = embed(gram)
+    # What is the same for all changes no distance; without it, points may look like distances.
+    points = np.pad(embed(gram), ((0, 0), (0, 1)), constant_values=1.0)
     copies = np.repeat(np.arange(len(counts)), counts)
     children, _, _, _, distances = ward_tree(points[copies], return_distance=True)
     # scikit-learn gives sqrt(2 * increase); node len(copies) + i is its i-th merge.

@@ -81,5 +81,11 @@ def test_inner_products_are_taken_around_the_mean_in_blocks(
     assert np.allclose(centred_gram(rows), whole, rtol=1e-12)
 
 
+def test_points_that_look_like_distances_are_points() -> None:
+    points = np.array([[0.0, 3.0, 0.0], [3.0, 0.0, 4.0], [0.0, 4.0, 0.0]])
+    assert len(merge_tree(points @ points.T, [1, 1, 1])) == 2
+    assert len(merge_tree(np.array([[1.0, -1.0], [-1.0, 1.0]]), [1, 1])) == 1
+
+
 def test_one_expert_has_no_tree() -> None:
     assert merge_tree(np.zeros((1, 1)), [3]) == []
