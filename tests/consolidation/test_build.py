@@ -1,0 +1,201 @@
+"""What is built is what was planned: formats, bytes, and errors as they were foretold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from consolidation.build import LayerTask, MemberRequest, Place, SlotRequest, build_layer
+from consolidation.checkpoint import ExpertsSource, open_checkpoint
+from consolidation.errors import Failed
+from consolidation.menu import (
+    BOTH_BITS,
+    BOTH_RANKS,
+    GROUP,
+    RANKS,
+    RESIDUAL_BITS,
+    SLOT_FORMATS,
+    Formats,
+    Pair,
+    Sizes,
+    Unit,
+    measure_noise,
+    unit_of,
+)
+from consolidation.metric import weight_metric
+from consolidation.pool import User
+from consolidation.release import Part, Registry
+from consolidation.release.tensors import encode_tensors
+from consolidation.weights import weights_of
+from representation.formats import DENSE, Format, low_rank, packed, tensor_specs
+from representation.parts import dense_expert
+from tests.consolidation.families import tune
+from tests.support.checkpoints import write_checkpoint
+
+SIZE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 1}
+MIXES: list[Formats] = [
+    (),
+    *((packed(bits, GROUP),) for bits in RESIDUAL_BITS),
+    *((low_rank(rank),) for rank in RANKS),
+    *(
+        (low_rank(r), packed(b, GROUP))
+        for r in BOTH_RANKS[:2]
+        for b in (BOTH_BITS[0], BOTH_BITS[3])
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Two:
+    """A base's experts and those of a model tuned from it, on disk; and a registry."""
+
+    base: ExpertsSource
+    tuned: ExpertsSource
+    registry: Registry
+
+    def unit(self, source: ExpertsSource) -> Unit:
+        weights = weights_of(source.read(0), source.shape)
+        metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
+        return unit_of(weights, metrics)
+
+    def build(self, slot: Format, *mixes: Formats, digest: str | None = None) -> list[list[Part]]:
+        """Parts of the tuned expert, the slot first, for residuals of each mix."""
+        place, own = Place(self.base, 0), Place(self.tuned, 0)
+        members = tuple(MemberRequest(own, (User("m", 0, 1.0),), mix) for mix in mixes)
+        request = SlotRequest(
+            holds=((place, 1),), format=slot, members=members, digest=digest, num_bytes=0
+        )
+        task = LayerTask(
+            registry=self.registry.url,
+            family="fam",
+            layer=0,
+            shape=self.base.shape,
+            dtype=torch.bfloat16,
+            statistics=None,
+            slots=(request,),
+        )
+        (found,) = build_layer(task)
+        first = Part.model_validate(found["slot"])
+        return [
+            [first, *(Part.model_validate(part) for part in residuals)]
+            for residuals in found["residuals"]
+        ]
+
+    def given(self, parts: list[Part]) -> dict[str, torch.Tensor]:
+        read = [(part.parsed, self.registry.read_tensors(part)) for part in parts]
+        return dense_expert(read, self.base.shape)
+
+
+@pytest.fixture(scope="module", params=["mixtral", "gpt_oss"])
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Two:
+    root: Path = tmp_path_factory.mktemp("two")
+    fields = SIZE | ({"layer_types": ["full_attention"]} if request.param == "gpt_oss" else {})
+    base = write_checkpoint(root / "b", request.param, dtype=torch.bfloat16, **fields)
+    tuned = tune(base, root / "m", 1, experts=0.02)
+    (one,), (other,) = (open_checkpoint(path).experts for path in (base, tuned))
+    return Two(one, other, Registry(str(root / "r"), "fam"))
+
+
+@pytest.mark.parametrize("slot", SLOT_FORMATS, ids=str)
+def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot: Format) -> None:
+    unit, shape = two.unit(two.tuned), two.base.shape
+    pair = Pair(unit, two.unit(two.base).weights)
+    sizes = Sizes(shape, torch.bfloat16)
+    noise = measure_noise([unit])
+    foretold = {p.choice: p for p in pair.options(slot, noise, sizes)}
+    assert len(foretold) > 2
+    built = two.build(slot, *MIXES)
+    for mix, parts in zip(MIXES, built, strict=True):
+        assert [part.parsed for part in parts] == [slot, *mix]
+        assert parts[0].bytes == sizes.slot(slot)
+        assert [part.bytes for part in parts[1:]] == [sizes.residual(fmt) for fmt in mix]
+        for number, part in enumerate(parts):
+            specs = tensor_specs(shape, part.parsed, torch.bfloat16, residual=number > 0)
+            tensors = two.registry.read_tensors(part)
+            assert {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} == specs
+        if mix in foretold:
+            point = foretold[mix]
+            assert point.num_bytes == sum(sizes.residual(fmt) for fmt in mix)
+            error = unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
+            assert point.error / 2.5 < error < point.error * 2.5, (slot, mix, error, point.error)
+
+
+def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
+    wanted = two.tuned.read(0)
+    for mix in MIXES[1:]:
+        (parts,) = two.build(packed(4, GROUP), mix)
+        given = two.given(parts)
+        for name in two.base.shape.vectors:
+            assert torch.allclose(given[name], wanted[name].float(), rtol=1e-6)
+
+
+def test_of_two_orders_the_better_is_built(two: Two) -> None:
+    unit, shape = two.unit(two.tuned), two.base.shape
+    alone, both = two.build(packed(3, GROUP), (packed(2, GROUP),), (low_rank(8), packed(2, GROUP)))
+    costs = [
+        unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
+        for parts in (alone, both)
+    ]
+    assert costs[1] < costs[0]
+
+
+def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: Two) -> None:
+    unit, sizes = two.unit(two.base), Sizes(two.base.shape, torch.bfloat16)
+    noise = measure_noise([unit])
+    same = Pair(unit, unit.weights)
+    (point,) = same.options(DENSE, noise, sizes)
+    assert (point.num_bytes, point.error, point.choice) == (0, 0.0, ())
+    assert all(
+        not any(f.kind == "rank" for f in p.choice)
+        for p in same.options(packed(4, GROUP), noise, sizes)
+    )
+    locked = unit_of(unit.weights, unit.metrics, locked=True)
+    assert Pair(locked, unit.weights).options(DENSE, noise, sizes)[0].error == 0
+    assert Pair(locked, unit.weights).options(packed(8, GROUP), noise, sizes) == ()
+    assert Pair(locked, two.unit(two.tuned).weights).options(DENSE, noise, sizes) == ()
+
+
+def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
+    (source,) = open_checkpoint(
+        write_checkpoint(tmp_path / "b", "mixtral", num_hidden_layers=1)
+    ).experts
+    metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
+    one, other = (unit_of(weights_of(source.read(i), source.shape), metrics) for i in (0, 1))
+    points = Pair(one, other.weights).options(
+        DENSE, measure_noise([one]), Sizes(source.shape, torch.float32)
+    )
+    ranks = [fmt.rank for point in points for fmt in point.choice]
+    assert max(ranks, default=0) < 24
+
+
+def test_noise_is_tried_on_an_expert_that_has_weights(two: Two) -> None:
+    unit = two.unit(two.base)
+    nothing = unit_of(unit.weights.minus(unit.weights), unit.metrics)
+    assert measure_noise([nothing, unit]) == measure_noise([unit])
+    assert set(measure_noise([nothing]).factors.values()) == {0.0}
+
+
+def test_a_slot_that_is_known_is_not_written_twice_and_must_be_what_it_was(two: Two) -> None:
+    data = encode_tensors(two.base.read(0))
+    blob = two.registry.write_blob(data)
+    place = Place(two.base, 0)
+    task = LayerTask(
+        two.registry.url,
+        "fam",
+        0,
+        two.base.shape,
+        torch.bfloat16,
+        None,
+        (SlotRequest(((place, 1),), DENSE, (), blob.digest, blob.bytes),),
+    )
+    (found,) = build_layer(task)
+    assert found == {
+        "slot": Part(digest=blob.digest, bytes=blob.bytes).model_dump(),
+        "residuals": [],
+    }
+    wrong = SlotRequest(((place, 1),), DENSE, (), "0" * 64, blob.bytes)
+    other = LayerTask(two.registry.url, "fam", 0, two.base.shape, torch.bfloat16, None, (wrong,))
+    with pytest.raises(Failed, match="expert 0: the checkpoint has changed"):
+        build_layer(other)
