@@ -23,6 +23,10 @@ ENCODING = "utf-8-sig"
 """UTF-8, with or without the mark that some editors put before it."""
 MAX_WINDOW = 512
 MAX_TOKENS = 4096
+PROMPT_SHARE = 16
+"""A window counts at most as so many tokens for each that is scored: long prompts are not what
+a limit is for.
+"""
 TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -195,7 +199,8 @@ def windows(
                 tokens = window.tokens[:left]
                 if len(tokens) > window.first_scored:
                     found.append(Window(tokens, window.first_scored))
-                    left -= len(tokens)
+                    num_scored = len(tokens) - window.first_scored
+                    left -= min(len(tokens), PROMPT_SHARE * num_scored)
             if left < 2:
                 break
     if not found:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from consolidation.metric import Metric, from_blocks, in_blocks
+from consolidation.metric import Metric, Samples, from_blocks, in_blocks
 
 EXTRA = 8
 POWER_ITERATIONS = 2
@@ -44,14 +44,26 @@ def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposit
     left, values, right, rest = _svd(scaled, max_rank + EXTRA)
     # Added up from the end: differences to the whole would drown a rank that is exact.
     tails = rest + torch.cat([values, values.new_zeros(1)]).double().square().flip(0).cumsum(0)
+    tails = tails.flip(0)[: max_rank + 1]
     half = values[:max_rank].sqrt()
     blocks = (right[:max_rank] * half[:, None]).unflatten(1, (roots.shape[0], -1)).transpose(0, 1)
     unscaled = torch.linalg.solve_triangular(roots, blocks, upper=False, left=False)
-    return Decomposition(
-        left=left[:, :max_rank] * half / gain[:, None],
-        right=from_blocks(unscaled, metric.num_columns).contiguous(),
-        tails=tuple(tails.flip(0)[: max_rank + 1].tolist()),
-    )
+    left = left[:, :max_rank] * half / gain[:, None]
+    right = from_blocks(unscaled, metric.num_columns).contiguous()
+    if metric.samples is not None:
+        tails = metric.untrusted * tails + _sampled_tails(matrix, left, right, metric.samples)
+    return Decomposition(left, right, tuple(tails.tolist()))
+
+
+def _sampled_tails(
+    matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor, samples: Samples
+) -> torch.Tensor:
+    """What samples tell of the cost of what the first 0, 1, … r factors leave. -> (r + 1,)"""
+    taken = (samples.gradients @ left) * (samples.inputs @ right.T)  # (n, r)
+    rest = samples.responses(matrix)[:, None] - taken.cumsum(1)
+    costs: torch.Tensor = rest.double().square().sum(0)
+    whole = samples.responses(matrix).double().square().sum()
+    return torch.cat([whole[None], costs])
 
 
 def _svd(

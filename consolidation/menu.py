@@ -91,7 +91,7 @@ def measure_noise(units: Iterable[Unit]) -> Noise:
         metric, spread = unit.metrics[name], spreads[name]
         for count in sorted(bits):
             rounded = round_matrix(matrix, packed(count, GROUP), metric)
-            cost = metric.cost(rounded.values - matrix)
+            cost = metric.noise_cost(rounded.values - matrix)
             factors[name, count] = cost / spread if spread else 0.0
     return Noise(factors)
 

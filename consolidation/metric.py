@@ -5,16 +5,35 @@ The divergence that a change E of one matrix causes is, to second order, the mea
 of a token drawn from the model itself (the Fisher information: Amari, 1998). With the usual
 factorisation into a second moment of x and one of g (K-FAC, Martens & Grosse, 2015), the latter
 kept on its diagonal and the former in blocks of neighbouring features, it is Σ_o gain_o e_oᵀ M e_o.
+
+That is right for errors of rounding, which have nothing to do with x or g. What is left of a
+difference between two models has: such an error is put to a sample of the tokens themselves.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 BLOCK = 256
 """Input features whose second moments are kept together: memory stays linear in the weights."""
 DAMPING = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Tokens that stand for all that were seen. inputs: (n, I)   gradients: (n, O), weighed so
+    that the sum of (gᵀ E x)² is `trust` of the cost; they were too few to tell the rest.
+    """
+
+    inputs: torch.Tensor
+    gradients: torch.Tensor
+    trust: float
+
+    def responses(self, error: torch.Tensor) -> torch.Tensor:
+        """gᵀ E x for each token. (O, I) -> (n,)"""
+        return ((self.gradients @ error) * self.inputs).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +47,27 @@ class Metric:
     gain: torch.Tensor
     moments: torch.Tensor
     num_columns: int
+    samples: Samples | None = None
 
     @property
     def mass(self) -> float:
         """Cost of an error of 1 in every weight: what weighs metrics against each other."""
         return float(self.gain.sum() * self._variances().sum())
 
+    @property
+    def untrusted(self) -> float:
+        """The part of a cost that the samples do not tell."""
+        return 1.0 if self.samples is None else 1.0 - self.samples.trust
+
     def cost(self, error: torch.Tensor) -> float:
-        """Cost of an error. (O, I) -> a number"""
+        """Cost of an error that may have to do with inputs and gradients. (O, I) -> a number"""
+        told = 0.0
+        if self.samples is not None:
+            told = float(self.samples.responses(error).square().sum())
+        return told + self.untrusted * self.noise_cost(error)
+
+    def noise_cost(self, error: torch.Tensor) -> float:
+        """Cost of an error that has nothing to do with inputs or gradients. (O, I) -> a number"""
         parts = in_blocks(error, self.num_columns)  # (B, O, b)
         return float((((parts @ self.moments) * parts).sum((0, 2)) * self.gain).sum())
 
@@ -70,17 +102,28 @@ class Metric:
         Columns that change blocks keep their own moments alone.
         """
         gain = self.gain if rows is None else self.gain[rows]
-        if columns is None:
-            return Metric(gain, self.moments, self.num_columns)
-        if len(self.moments) == 1:
-            order = torch.arange(self.moments.shape[1])
+        moments = self.moments
+        if columns is not None and len(moments) == 1:
+            order = torch.arange(moments.shape[1])
             order[: self.num_columns] = columns
-            return Metric(gain, self.moments[:, order][:, :, order], self.num_columns)
-        return Metric(gain, diagonal_blocks(self._variances()[columns]), self.num_columns)
+            moments = moments[:, order][:, :, order]
+        elif columns is not None:
+            moments = diagonal_blocks(self._variances()[columns])
+        samples = self.samples
+        if samples is not None:
+            samples = Samples(
+                samples.inputs if columns is None else samples.inputs[:, columns],
+                samples.gradients if rows is None else samples.gradients[:, rows],
+                samples.trust,
+            )
+        return Metric(gain, moments, self.num_columns, samples)
 
     def scaled(self, factor: float) -> "Metric":
         """The metric with all costs multiplied."""
-        return Metric(self.gain * factor, self.moments, self.num_columns)
+        samples = self.samples
+        if samples is not None:
+            samples = replace(samples, gradients=samples.gradients * math.sqrt(factor))
+        return Metric(self.gain * factor, self.moments, self.num_columns, samples)
 
     def _variances(self) -> torch.Tensor:
         return self.moments.diagonal(dim1=1, dim2=2).reshape(-1)[: self.num_columns]
@@ -100,15 +143,25 @@ def together(metrics: Sequence[Metric], weights: Sequence[float]) -> Metric:
 
     Gains add up; second moments are averaged by what they weigh. With one metric it is exact.
     """
-    if len(metrics) == 1:
-        return metrics[0].scaled(weights[0])
-    gain = torch.stack([m.gain * w for m, w in zip(metrics, weights, strict=True)]).sum(0)
-    shares = [float(m.gain.sum()) * w for m, w in zip(metrics, weights, strict=True)]
-    total = sum(shares)
-    moments = torch.zeros_like(metrics[0].moments)
-    for metric, share in zip(metrics, shares, strict=True):
-        moments += metric.moments * (share / total if total else 1 / len(metrics))
-    return Metric(gain, moments, metrics[0].num_columns)
+    scaled = [metric.scaled(weight) for metric, weight in zip(metrics, weights, strict=True)]
+    if len(scaled) == 1:
+        return scaled[0]
+    shares = [float(metric.gain.sum()) for metric in scaled]
+    whole = sum(shares)
+    shares = [share / whole if whole else 1 / len(scaled) for share in shares]
+    moments = torch.zeros_like(scaled[0].moments)
+    for metric, share in zip(scaled, shares, strict=True):
+        moments += metric.moments * share
+    gain = torch.stack([metric.gain for metric in scaled]).sum(0)
+    found = [metric.samples for metric in scaled if metric.samples is not None]
+    samples = None
+    if len(found) == len(scaled):
+        samples = Samples(
+            torch.cat([one.inputs for one in found]),
+            torch.cat([one.gradients for one in found]),
+            sum(one.trust * share for one, share in zip(found, shares, strict=True)),
+        )
+    return Metric(gain, moments, scaled[0].num_columns, samples)
 
 
 def block_size(num_columns: int) -> int:

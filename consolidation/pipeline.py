@@ -89,8 +89,7 @@ def consolidate(
         else:
             journal = StoredJournal(registry.storage, digest)
         stages = Stages(executor, journal, progress)
-        statistics = {name: found.statistics for name, found in windows.items()}
-        studied = study(recipe, family, statistics, place, stages)
+        studied = study(recipe, family, windows, place, stages)
         plan = _first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)
@@ -101,7 +100,7 @@ def consolidate(
         manifest = _manifest(recipe, family, written, made, given.calibration)
         _check_quality(recipe, manifest, made)
         progress(Progress("publish", 0, 1))
-        release = registry.publish(manifest)
+        release = registry.publish(manifest, _report(manifest))
         _move_channel(recipe, registry, channel, release)
         journal.close()
         progress(Progress("publish", 1, 1))
@@ -330,6 +329,13 @@ def _manifest(
         quality=quality,
         provenance=provenance(recipe, family.base, calibration),
     )
+
+
+def _report(manifest: Manifest) -> str:
+    # What draws plots takes as long to load as the rest of this package together.
+    from consolidation.report.page import render_report
+
+    return render_report([(manifest, None)])
 
 
 def _check_quality(recipe: Recipe, manifest: Manifest, made: _Made) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consolidation.calibration import Window
+from consolidation.calibration import ModelWindows
 from consolidation.checkpoint import Checkpoint, ExpertsSource
 from consolidation.compare import Distinct, LayerTask, compare_layer
 from consolidation.errors import Refused
@@ -24,6 +24,9 @@ from consolidation.scan import LayerScan, layer_scan, scan_layer
 from consolidation.solver import Asked, Extended, LayerChoices, fewest_bytes, make_plan
 from consolidation.statistics import Response, StatisticsPlace, StatisticsTask, gather
 from representation.formats import ExpertShape
+
+SMALL_BYTES = 256 << 20
+"""Experts of models that may be in memory several at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +124,13 @@ class Study:
 def study(
     recipe: Recipe,
     family: Family,
-    windows: Mapping[str, Sequence[Window]],
+    windows: Mapping[str, ModelWindows],
     place: StatisticsPlace,
     stages: Stages,
 ) -> Study:
     """Scan, and where the recipe allows for less than all, gather statistics and compare.
 
-    `windows` are those of statistics, by model; without any, weights alone are compared.
+    `windows` are by model; without any for statistics, weights alone are compared.
     Raises `Refused`.
     """
     scans = _scan(family, stages)
@@ -138,7 +141,7 @@ def study(
     statistics, responses = None, None
     groups: list[tuple[Group, ...] | None] = [None] * len(layer_pools)
     if recipe.is_lossy and family.checkpoints:
-        if any(windows.values()):
+        if any(found.statistics for found in windows.values()):
             responses = _gather(family, windows, place, stages)
             statistics = place
         groups = list(_compare(recipe, family, layer_pools, kept, statistics, stages))
@@ -169,7 +172,7 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
 
 def _gather(
     family: Family,
-    windows: Mapping[str, Sequence[Window]],
+    windows: Mapping[str, ModelWindows],
     place: StatisticsPlace,
     stages: Stages,
 ) -> dict[str, Response]:
@@ -180,19 +183,21 @@ def _gather(
                 name=name,
                 directory=checkpoint.directory,
                 modules=tuple(family.modules),
-                windows=tuple(windows[name]),
+                windows=windows[name].statistics,
+                probes=windows[name].scored,
                 place=place,
             ),
         )
         for name, checkpoint in family.checkpoints.items()
     ]
     num_layers = len(family.modules)
-    # One model in memory at a time.
+    # One model in memory at a time, unless they are small.
+    small = family.expert_bytes_one_model <= SMALL_BYTES
     results = stages.run(
         "calibrate",
         gather,
         tasks,
-        in_flight=1,
+        in_flight=None if small else 1,
         still_good=lambda result: place.there(result["model"], num_layers),
     )
     return {

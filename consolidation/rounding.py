@@ -32,7 +32,7 @@ def round_matrix(matrix: torch.Tensor, fmt: Format, metric: Metric) -> Rounded:
     tried = [_round(matrix, fmt, metric, damping) for damping in DAMPINGS.get(fmt.bits, (DAMPING,))]
     if len(tried) == 1:
         return tried[0]
-    return min(tried, key=lambda found: metric.cost(found.values - matrix))
+    return min(tried, key=lambda found: metric.noise_cost(found.values - matrix))
 
 
 def _round(matrix: torch.Tensor, fmt: Format, metric: Metric, damping: float) -> Rounded:

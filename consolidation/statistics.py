@@ -16,22 +16,23 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
-from consolidation.metric import Metric, block_size, in_blocks
+from consolidation.metric import Metric, Samples
+from consolidation.moments import Record
 from consolidation.release.storage import open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
+from consolidation.rounding import round_matrix
 from consolidation.scoring import divergence, load_original, window_logits
+from representation.formats import Format, packed
 
 FUNCTION = "expertpool_statistics"
-FEW_SCORED, DRAWS = 4, 4
-"""Windows with at most so many scored positions are drawn for so often: else chance is felt."""
-PRIOR_TOKENS = 64
-"""An expert's moments count as if it had seen so many tokens more, of its layer's average."""
-PROBES = (0.01, 0.05)
-"""Sizes of noise, over the weights' own, by which foretold divergences are set right."""
+BATCH_TOKENS = 512
+PROBES = (packed(6, 128), packed(3, 128))
+"""Roundings, finest first, by which foretold divergences are set right."""
 PROBE_TOKENS = 8192
 MOST_OFF = 30.0
 
@@ -45,11 +46,17 @@ class StatisticsPlace:
 
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
         """The metric of one matrix of one expert. Raises `Failed` when it is not there."""
-        found = _read(self, model, layer)
+        found = {
+            key.removeprefix(f"{name}."): tensor
+            for key, tensor in _read(self, model, layer).items()
+            if key.startswith(f"{name}.")
+        }
+        inputs, gradients, trust = (found[key][index] for key in ("inputs", "gradients", "trust"))
         return Metric(
-            found[f"{name}.gain"][index],
-            found[f"{name}.moments"][index],
-            int(found[f"{name}.columns"]),
+            gain=found["gain"][index],
+            moments=found["moments"][index],
+            num_columns=inputs.shape[1],
+            samples=Samples(inputs, gradients, float(trust)),
         )
 
     def path(self, model: str, layer: int) -> str:
@@ -79,12 +86,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class StatisticsTask:
-    """One model, and the windows that its statistics are gathered on."""
+    """One model, the windows that its statistics are gathered on, and others to try them on."""
 
     name: str
     directory: Path
     modules: tuple[str, ...]
     windows: tuple[Window, ...]
+    probes: tuple[Window, ...]
     place: StatisticsPlace
 
 
@@ -108,14 +116,14 @@ def _gather(task: StatisticsTask) -> Response:
     records = []
     for module in task.modules:
         experts = model.get_submodule(module)
-        experts.statistics = _Record(experts)
+        experts.statistics = Record(experts)
         records.append(experts.statistics)
     model.set_experts_implementation(FUNCTION)
     hook = model.get_input_embeddings().register_forward_hook(
         lambda _, __, output: output.requires_grad_()
     )
     generator = torch.Generator().manual_seed(0)
-    num_scored = sum(_run(model, window, generator) for window in task.windows)
+    num_scored = sum(_run(model, batch, records, generator) for batch in _batches(task.windows))
     hook.remove()
     model.set_experts_implementation(before)
     metrics = [record.metrics(num_scored) for record in records]
@@ -124,142 +132,76 @@ def _gather(task: StatisticsTask) -> Response:
     for layer, found in enumerate(metrics):
         tensors: dict[str, torch.Tensor] = {}
         for name, by_expert in found.items():
-            tensors[f"{name}.gain"] = torch.stack([m.gain for m in by_expert]) * factor
-            tensors[f"{name}.moments"] = torch.stack([m.moments for m in by_expert])
-            tensors[f"{name}.columns"] = torch.tensor(by_expert[0].num_columns)
+            scaled = [metric.scaled(factor) for metric in by_expert]
+            samples = [metric.samples for metric in scaled if metric.samples is not None]
+            tensors |= {
+                f"{name}.gain": torch.stack([metric.gain for metric in scaled]),
+                f"{name}.moments": torch.stack([metric.moments for metric in scaled]),
+                f"{name}.inputs": pad_sequence([one.inputs for one in samples], True),
+                f"{name}.gradients": pad_sequence([one.gradients for one in samples], True),
+                f"{name}.trust": torch.tensor([one.trust for one in samples]),
+            }
         storage.write(task.place.path(task.name, layer), encode_tensors(tensors))
     return response
 
 
-def _run(model: Any, window: Window, generator: torch.Generator) -> int:
-    """One window, forwards and backwards. -> scored positions"""
-    tokens = torch.tensor([window.tokens])
-    logits = model(input_ids=tokens, use_cache=False).logits[0]  # (T, V)
-    scores = functional.log_softmax(logits[window.first_scored - 1 : -1].float(), -1)
+def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Neighbouring windows, as many as take no more than `BATCH_TOKENS` side by side."""
+    batch: list[Window] = []
+    for window in windows:
+        width = max(len(one.tokens) for one in (*batch, window))
+        if batch and width * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _run(
+    model: Any, batch: Sequence[Window], records: Sequence["Record"], generator: torch.Generator
+) -> int:
+    """Windows side by side, forwards and backwards. -> scored positions
+
+    Shorter ones are filled up at their ends: no token sees those that come after it.
+    """
+    width = max(len(window.tokens) for window in batch)
+    tokens = torch.tensor([[*w.tokens, *[0] * (width - len(w.tokens))] for w in batch])
+    real = torch.tensor([[i < len(w.tokens) for i in range(width)] for w in batch]).flatten()
+    for record in records:
+        record.real = real
+    logits = model(input_ids=tokens, use_cache=False).logits  # (B, T, V)
+    predicted = [
+        logits[i, w.first_scored - 1 : len(w.tokens) - 1].float() for i, w in enumerate(batch)
+    ]
+    scores = functional.log_softmax(torch.cat(predicted), -1)  # (scored, V)
     if not bool(scores.isfinite().all()):
         raise Refused(f"{model.config._name_or_path}: gives values that are not finite")
-    num_draws = DRAWS if len(scores) <= FEW_SCORED else 1
-    for draw in range(num_draws):
-        drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
-        loss = scores.gather(1, drawn).sum() / math.sqrt(num_draws)
-        loss.backward(retain_graph=draw + 1 < num_draws)
+    drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+    scores.gather(1, drawn).sum().backward()
     return len(scores)
-
-
-class _Record:
-    """Sums over the tokens of one layer's experts, by matrix."""
-
-    def __init__(self, experts: Any) -> None:
-        self._num_experts: int = experts.num_experts
-        self._sums: dict[str, list[_Sums]] = {}
-
-    def watch(self, name: str, expert: int, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Count a product of some tokens when its gradient comes. x: (n, I)   y: (n, O)"""
-        if y.requires_grad:
-            x = x.detach()
-            y.register_hook(lambda gradient: self._add(name, expert, x, gradient))
-
-    def _add(self, name: str, expert: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        if name not in self._sums:
-            shape = (gradient.shape[1], x.shape[1])
-            self._sums[name] = [_Sums(shape) for _ in range(self._num_experts)]
-        self._sums[name][expert].add(x, gradient)
-
-    def metrics(self, num_scored: int) -> dict[str, list[Metric]]:
-        """The metrics of all experts, by matrix; cost is in nats per scored token."""
-        found = {}
-        for name, sums in self._sums.items():
-            layer = _Sums(sums[0].shape)
-            for one in sums:
-                layer.include(one)
-            found[name] = [one.metric(layer, num_scored) for one in sums]
-        return found
-
-
-class _Sums:
-    """Sums over tokens of one matrix: moments of inputs, plainly and by gradient; gradients."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
-        size = block_size(shape[1])
-        num_blocks = -(-shape[1] // size)
-        self.plain = torch.zeros(num_blocks, size, size)
-        self.weighed = torch.zeros(num_blocks, size, size)
-        self.gain = torch.zeros(shape[0])
-        self.tokens = 0
-
-    def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        """x: (n, I)   gradient: (n, O)"""
-        square = gradient.square()
-        blocks = in_blocks(x, self.shape[1])  # (B, n, b)
-        self.plain += blocks.transpose(1, 2) @ blocks
-        self.weighed += (blocks * square.sum(1)[:, None]).transpose(1, 2) @ blocks
-        self.gain += square.sum(0)
-        self.tokens += len(x)
-
-    def include(self, other: "_Sums") -> None:
-        self.plain += other.plain
-        self.weighed += other.weighed
-        self.gain += other.gain
-        self.tokens += other.tokens
-
-    def metric(self, layer: "_Sums", num_scored: int) -> Metric:
-        """The metric of one expert; what it has seen little of is taken from its layer.
-
-        Inputs are averaged half plainly, half by the gradients that they met: the latter is what
-        counts, the former is known better.
-        """
-        mean_gain = layer.gain / max(1, layer.tokens)
-        plain = _mean(self.plain, self.tokens, layer.plain, layer.tokens, PRIOR_TOKENS)
-        prior_weight = PRIOR_TOKENS * float(mean_gain.sum())
-        weighed = _mean(
-            self.weighed,
-            float(self.gain.sum()),
-            layer.weighed,
-            float(layer.gain.sum()),
-            prior_weight,
-        )
-        sizes = _trace(weighed), _trace(plain)
-        moments = weighed + plain * (sizes[0] / sizes[1] if sizes[1] else 1.0)
-        rest = self.shape[1] % moments.shape[1]
-        if rest:  # Features beyond the last have moment 1 with themselves.
-            moments[-1].diagonal()[rest:] = 1.0
-        return Metric((self.gain + mean_gain) / (2 * num_scored), moments / 2, self.shape[1])
-
-
-def _mean(
-    own: torch.Tensor, own_weight: float, layer: torch.Tensor, layer_weight: float, prior: float
-) -> torch.Tensor:
-    if not layer_weight:
-        return torch.zeros_like(own)
-    return (own + layer * (prior / layer_weight)) / (own_weight + prior)
-
-
-def _trace(blocks: torch.Tensor) -> float:
-    return float(blocks.diagonal(dim1=1, dim2=2).sum())
 
 
 def _probe(
     model: Any, task: StatisticsTask, metrics: Sequence[dict[str, list[Metric]]]
 ) -> tuple[float, Response]:
-    """Divergences that noise in all experts really causes, over those foretold.
+    """Divergences that rounding all experts really causes, over those foretold.
 
-    -> what metrics are to be multiplied by, which makes them right for little noise; and the
-    response to what they foretell then.
+    Measured on windows that the statistics have not seen. -> what metrics are to be multiplied
+    by, which makes them right for coarse rounding; and the response to what they foretell then.
     """
-    windows = list(_some(task.windows))
+    windows = list(_some(task.probes))
     before = [window_logits(model, window) for window in windows]
-    noise = _Noise(model, task.modules, metrics)
     found = []
-    for size in PROBES:
-        foretold = noise.put(size)
+    for fmt in PROBES:
+        foretold = _round_experts(model, task.modules, metrics, fmt)
         pairs = zip(before, windows, strict=True)
         total = math.fsum(divergence(one, window_logits(model, w)) for one, w in pairs)
         found.append((foretold, total / sum(len(logits) for logits in before)))
     (least, measured), (most, at_most) = found
     if not (least > 0 and measured > 0 and at_most > 0):
         return 1.0, Response()
-    factor = min(MOST_OFF, max(1 / MOST_OFF, measured / least))
+    factor = min(MOST_OFF, max(1 / MOST_OFF, at_most / most))
     return factor, response_to((factor * least, measured), (factor * most, at_most))
 
 
@@ -274,33 +216,20 @@ def response_to(less: tuple[float, float], more: tuple[float, float]) -> Respons
     return Response(linear, rest) if rest >= 0 else Response(found / cost, 0.0)
 
 
-class _Noise:
-    """The same noise in all experts of a model, of any size."""
-
-    def __init__(
-        self, model: Any, modules: Sequence[str], metrics: Sequence[dict[str, list[Metric]]]
-    ) -> None:
-        self._experts = [model.get_submodule(module) for module in modules]
-        self._metrics = metrics
-        self._there = 0.0
-
-    def put(self, size: float) -> float:
-        """Let the weights have noise of this size, over their own. -> the cost foretold"""
-        cost = 0.0
-        generator = torch.Generator().manual_seed(0)
-        for experts, found in zip(self._experts, self._metrics, strict=True):
-            for name, by_expert in found.items():
-                parameter = getattr(experts, name)
-                for index, metric in enumerate(by_expert):
-                    weights = parameter[index]
-                    noise = torch.randn(weights.shape, generator=generator)
-                    # As large as before any noise was put: that adds little to the square.
-                    noise *= float(weights.square().mean().sqrt())
-                    weights += noise * (size - self._there)
-                    noise *= size
-                    cost += metric.cost(noise.T if experts.is_transposed else noise)
-        self._there = size
-        return cost
+def _round_experts(
+    model: Any, modules: Sequence[str], metrics: Sequence[dict[str, list[Metric]]], fmt: Format
+) -> float:
+    """Round all experts of a model, in place. -> the cost foretold"""
+    cost = 0.0
+    for module, found in zip(modules, metrics, strict=True):
+        experts = model.get_submodule(module)
+        for name, by_expert in found.items():
+            for weights, metric in zip(getattr(experts, name), by_expert, strict=True):
+                upright = weights.T if experts.is_transposed else weights
+                error = round_matrix(upright, fmt, metric).values - upright
+                upright += error
+                cost += metric.noise_cost(error)
+    return cost
 
 
 def _some(windows: Sequence[Window]) -> Iterator[Window]:
@@ -330,17 +259,19 @@ def _experts_forward(
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     for expert in index.unique().tolist():
         tokens, places = torch.where(index == expert)
-        x = _product(experts, first, expert, hidden[tokens])
+        x = _product(experts, first, expert, tokens, hidden[tokens])
         x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
-        x = _product(experts, "down_proj", expert, x)
+        x = _product(experts, "down_proj", expert, tokens, x)
         out = out.index_add(0, tokens, (x * weights[tokens, places, None]).to(out.dtype))
     return out
 
 
-def _product(experts: Any, name: str, expert: int, x: torch.Tensor) -> torch.Tensor:
+def _product(
+    experts: Any, name: str, expert: int, tokens: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
     weight = getattr(experts, name)[expert]
     out: torch.Tensor = x @ (weight if experts.is_transposed else weight.T)
-    experts.statistics.watch(name, expert, x, out)
+    experts.statistics.watch(name, expert, tokens, x, out)
     return out + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else out
 
 

@@ -24,6 +24,8 @@ from consolidation.release.manifest import (
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors
 
+REPORT = "report.html"
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSummary:
@@ -99,10 +101,11 @@ class Registry:
 
     # Releases
 
-    def publish(self, manifest: Manifest) -> str:
+    def publish(self, manifest: Manifest, report: str | None = None) -> str:
         """Make a release visible; its blobs must be there. Returns its id.
 
-        The manifest is written last, so a run that dies before that leaves nothing visible.
+        `report` is a page about it, for people: `report_name` says where it lies. The manifest is
+        written last, so a run that dies before that leaves nothing visible.
         Publishing the same manifest again changes nothing.
         """
         data = manifest.to_bytes()
@@ -114,8 +117,15 @@ class Registry:
         if self.storage.read(f"releases/{release}/manifest.json") != data:
             at = canonical_json({"at": self._now().isoformat()})
             self.storage.write(f"releases/{release}/published.json", at)
+            if report is not None:
+                self.storage.write(f"releases/{release}/{REPORT}", report.encode())
             self.storage.write(f"releases/{release}/manifest.json", data)
         return release
+
+    def report_name(self, release: str) -> str | None:
+        """The full name of the page about a release; None where there is none."""
+        path = f"releases/{release}/{REPORT}"
+        return self.storage.name(path) if self.storage.size(path) is not None else None
 
     def read_manifest(self, release: str) -> Manifest:
         """A release's manifest. Raises `NotFound`, `Damaged` or `NewerSchema`."""

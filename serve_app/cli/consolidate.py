@@ -177,7 +177,7 @@ def consolidate(
     outcome = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
     if as_json:
         output.print_json(_facts(recipe, outcome))
-    elif outcome.manifest is not None:
+    elif outcome.manifest is not None and outcome.release is not None:
         _print_release(recipe, outcome.release, outcome.manifest)
 
 
@@ -312,12 +312,34 @@ def _print_plan(plan: Plan, console: Console) -> None:
         console.print(f"{name:<16}{kl:.6f} nats per token expected", markup=False)
 
 
-def _print_release(recipe: Recipe, release: str | None, manifest: Manifest) -> None:
-    grid = output.table("model", "KL (nats/token)", "perplexity", "tokens")
+def _print_release(recipe: Recipe, release: str, manifest: Manifest) -> None:
+    columns = ("model", "KL (nats/token)", "expected", "perplexity", "accuracy", "tokens")
+    shown = [True, True, _any(manifest, "predicted_kl"), True, _any(manifest, "accuracy_release")]
+    grid = output.table(*(name for name, show in zip(columns, [*shown, True], strict=True) if show))
     for name, quality in sorted(manifest.quality.items()):
-        cells = output.quality_cells(quality.model_dump())
-        grid.add_row(name, *cells, str(quality.tokens))
+        divergence, perplexity = output.quality_cells(quality.model_dump())
+        cells = (
+            name,
+            divergence,
+            _number(quality.predicted_kl, ".6f"),
+            perplexity,
+            f"{_number(quality.accuracy_original, '.3f')} → "
+            f"{_number(quality.accuracy_release, '.3f')}",
+            str(quality.tokens),
+        )
+        grid.add_row(*(cell for cell, show in zip(cells, [*shown, True], strict=True) if show))
     out = output.out()
     out.print()
     out.print(grid)
     out.print(f"\nrelease {release}, channel {recipe.channel}")
+    report = open_registry(recipe.registry, recipe.family).report_name(release)
+    if report is not None:
+        out.print(f"report {report}", soft_wrap=True, markup=False)
+
+
+def _any(manifest: Manifest, field: str) -> bool:
+    return any(getattr(one, field) is not None for one in manifest.quality.values())
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
