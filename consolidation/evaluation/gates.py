@@ -1,5 +1,6 @@
 """Limits of quality that a release must keep to be published. Measures nothing, stops nothing."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,15 @@ class Limits:
 
 
 def check_limits(limits: Limits, files: Files) -> None:
-    """Raise `Refused` for a limit on what nothing was given to measure with."""
+    """Raise `Refused` for what is no limit, or is one on what nothing was given to measure with."""
+    given = {
+        "divergence": limits.max_kl,
+        "drop of accuracy": limits.max_accuracy_drop,
+        "rise of perplexity": limits.max_perplexity_rise,
+    }
+    for what, value in given.items():
+        if value is not None and math.isnan(value):
+            raise Refused(f"a largest {what} of {value} is not a number")
     if limits.max_accuracy_drop is not None and not files.tasks:
         raise Refused("a largest drop of accuracy needs a task of at least one model")
     if limits.max_perplexity_rise is not None and not files.texts:
