@@ -124,7 +124,7 @@ def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot
 
 def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
     wanted = two.tuned.read(0)
-    for mix in MIXES[1:]:
+    for mix in MIXES[1::5]:
         (parts,) = two.build(packed(4, GROUP), mix)
         given = two.given(parts)
         for name in two.base.shape.vectors:

@@ -166,7 +166,7 @@ def check(plan: Plan, layers: Contents) -> None:
 
 
 @given(contents, st.integers(0, 1000), st.floats(0.0, 1.2))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_the_budget_holds_in_exact_bytes_or_is_refused_with_the_least_there_is(
     layers: Contents, seed: int, part: float
 ) -> None:
@@ -190,7 +190,7 @@ def test_the_budget_holds_in_exact_bytes_or_is_refused_with_the_least_there_is(
 
 
 @given(contents, st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_at_the_corners_of_the_hull_no_choice_is_better(layers: Contents, seed: int) -> None:
     choices = layer_choices(make_pools(layers), seed)
     frontiers = [group.points for layer in choices for group in layer.groups or ()]
@@ -212,7 +212,7 @@ def test_at_the_corners_of_the_hull_no_choice_is_better(layers: Contents, seed: 
 
 
 @given(contents, st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_more_bytes_never_cost_more_and_enough_of_them_nothing(layers: Contents, seed: int) -> None:
     choices = layer_choices(make_pools(layers), seed)
     wanted = asked(layers, None)
