@@ -22,7 +22,13 @@ from consolidation.release import Manifest
 from consolidation.release.manifest import DTYPES, Dtype
 from consolidation.scan import LayerScan, layer_scan, scan_layer
 from consolidation.solver import Asked, Extended, LayerChoices, fewest_bytes, make_plan
-from consolidation.statistics import Response, StatisticsPlace, StatisticsTask, gather
+from consolidation.statistics import (
+    Response,
+    StatisticsPlace,
+    StatisticsTask,
+    gather,
+    responses,
+)
 from representation.formats import ExpertShape
 
 SMALL_BYTES = 256 << 20
@@ -200,10 +206,12 @@ def _gather(
         in_flight=None if small else 1,
         still_good=lambda result: place.there(result["model"], num_layers),
     )
-    return {
-        name: Response(result["linear"], result["root"])
-        for name, result in zip(family.checkpoints, results, strict=True)
-    }
+    return responses(
+        {
+            name: [(cost, divergence) for cost, divergence in result["probes"]]
+            for name, result in zip(family.checkpoints, results, strict=True)
+        }
+    )
 
 
 def _scan(family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:

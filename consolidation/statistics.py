@@ -8,8 +8,9 @@ after another: sums have one order, as they are part of what a release's digest 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,20 @@ class StatisticsTask:
 
 
 def gather(task: StatisticsTask) -> dict[str, Any]:
-    """Write a model's statistics; the fields of its `Response`.
+    """Write a model's statistics; the costs foretold for roundings, finest first, and what
+    divergence each has caused.
 
     Raises `Refused` when the model gives values that are not finite.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {"model": task.name, **asdict(_gather(task))}
+        return {"model": task.name, "probes": _gather(task)}
     finally:
         torch.set_num_threads(threads)
 
 
-def _gather(task: StatisticsTask) -> Response:
+def _gather(task: StatisticsTask) -> list[tuple[float, float]]:
     model = load_original(task.directory)
     before = model.config._experts_implementation
     model.requires_grad_(False)
@@ -127,7 +129,7 @@ def _gather(task: StatisticsTask) -> Response:
     hook.remove()
     model.set_experts_implementation(before)
     metrics = [record.metrics(num_scored) for record in records]
-    factor, response = _probe(model, task, metrics)
+    factor, probes = _probe(model, task, metrics)
     storage = open_storage(task.place.url)
     for layer, found in enumerate(metrics):
         tensors: dict[str, torch.Tensor] = {}
@@ -142,7 +144,7 @@ def _gather(task: StatisticsTask) -> Response:
                 f"{name}.trust": torch.tensor([one.trust for one in samples]),
             }
         storage.write(task.place.path(task.name, layer), encode_tensors(tensors))
-    return response
+    return probes
 
 
 def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
@@ -184,11 +186,11 @@ def _run(
 
 def _probe(
     model: Any, task: StatisticsTask, metrics: Sequence[dict[str, list[Metric]]]
-) -> tuple[float, Response]:
-    """Divergences that rounding all experts really causes, over those foretold.
+) -> tuple[float, list[tuple[float, float]]]:
+    """Divergences that rounding all experts really causes, beside the costs foretold.
 
     Measured on windows that the statistics have not seen. -> what metrics are to be multiplied
-    by, which makes them right for coarse rounding; and the response to what they foretell then.
+    by, which makes them right for coarse rounding; and (cost, divergence) with metrics so set.
     """
     windows = list(_some(task.probes))
     before = [window_logits(model, window) for window in windows]
@@ -197,23 +199,41 @@ def _probe(
         foretold = _round_experts(model, task.modules, metrics, fmt)
         pairs = zip(before, windows, strict=True)
         total = math.fsum(divergence(one, window_logits(model, w)) for one, w in pairs)
-        found.append((foretold, total / sum(len(logits) for logits in before)))
-    (least, measured), (most, at_most) = found
-    if not (least > 0 and measured > 0 and at_most > 0):
-        return 1.0, Response()
-    factor = min(MOST_OFF, max(1 / MOST_OFF, at_most / most))
-    return factor, response_to((factor * least, measured), (factor * most, at_most))
+        found.append((foretold, max(0.0, total / sum(len(logits) for logits in before))))
+    most, measured = found[-1]
+    factor = 1.0
+    if most > 0 and measured > 0:
+        factor = min(MOST_OFF, max(1 / MOST_OFF, measured / most))
+    return factor, [(factor * cost, kl) for cost, kl in found]
 
 
-def response_to(less: tuple[float, float], more: tuple[float, float]) -> Response:
-    """The response that gives two measured divergences: (cost, divergence) of each, all above 0."""
-    (cost, found), (other_cost, other) = less, more
-    root, other_root = math.sqrt(cost), math.sqrt(other_cost)
-    linear = (other / other_root - found / root) / (other_root - root)
-    rest = found / root - linear * root
-    if linear < 0:
-        return Response(0.0, found / root)
-    return Response(linear, rest) if rest >= 0 else Response(found / cost, 0.0)
+def responses(probes: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Response]:
+    """The models' responses, by their (cost, divergence) of a fine and a coarse rounding.
+
+    How often routers tip is a property of the family: models share the root, the median of
+    theirs, as few windows show so few such events that one model's own tells little.
+    """
+    own = [_root(*found) for found in probes.values()]
+    root = statistics.median(own) if own else 0.0
+    return {model: _through(found[-1], root) for model, found in probes.items()}
+
+
+def _root(fine: tuple[float, float], coarse: tuple[float, float]) -> float:
+    """The root's factor of the response that gives both; none where one cannot tell."""
+    (cost, found), (other_cost, other) = fine, coarse
+    if not (0 < cost < other_cost and found > 0 and other > 0):
+        return 0.0
+    small, large = math.sqrt(cost), math.sqrt(other_cost)
+    linear = (other / large - found / small) / (large - small)
+    return max(0.0, found / small - max(0.0, linear) * small)
+
+
+def _through(coarse: tuple[float, float], root: float) -> Response:
+    """The response with this root that gives the coarse rounding's divergence, or more."""
+    cost, found = coarse
+    if not (cost > 0 and found > 0):
+        return Response(1.0, root)
+    return Response(max(0.0, (found - root * math.sqrt(cost)) / cost), root)
 
 
 def _round_experts(

@@ -18,7 +18,7 @@ from consolidation.statistics import (
     StatisticsPlace,
     StatisticsTask,
     gather,
-    response_to,
+    responses,
 )
 from tests.support.checkpoints import write_checkpoint
 
@@ -40,11 +40,13 @@ def task_of(checkpoint: Checkpoint, place: StatisticsPlace) -> StatisticsTask:
     )
 
 
-def gathered(checkpoint: Checkpoint, root: Path) -> tuple[StatisticsPlace, Response]:
+def gathered(
+    checkpoint: Checkpoint, root: Path
+) -> tuple[StatisticsPlace, list[tuple[float, float]]]:
     place = StatisticsPlace(str(root), "work")
     found = gather(task_of(checkpoint, place))
     assert found["model"] == "m"
-    return place, Response(found["linear"], found["root"])
+    return place, found["probes"]
 
 
 def measured(model: Any, windows: tuple[Window, ...], before: list[torch.Tensor]) -> float:
@@ -159,18 +161,24 @@ positive = st.floats(1e-9, 1e3)
 
 
 @given(positive, st.floats(1.5, 1e4), positive, st.floats(1.01, 1e4))
-def test_a_response_gives_what_was_measured_and_never_falls(
+def test_a_response_gives_what_coarse_rounding_did_and_never_falls(
     cost: float, more: float, found: float, rise: float
 ) -> None:
-    response = response_to((cost, found), (cost * more, found * rise))
+    coarse = (cost * more, found * rise)
+    response = responses({"a": [(cost, found), coarse]})["a"]
     assert response.linear >= 0
     assert response.root >= 0
     assert response(0.0) == 0
-    assert response(cost) == pytest.approx(found, rel=1e-6)
-    if math.sqrt(more) * 1.001 < rise < more / 1.001:
-        assert response(cost * more) == pytest.approx(found * rise, rel=1e-3)
+    assert response(coarse[0]) == pytest.approx(coarse[1], rel=1e-3) or response.linear == 0
     values = [response(cost * step) for step in (0.0, 0.5, 1.0, 2.0, 100.0)]
     assert values == sorted(values)
+
+
+def test_models_share_how_often_their_routers_tip() -> None:
+    tips = [(1e-4, 1e-2), (1e-2, 1e-1)]  # a root, and nothing else
+    found = responses({"a": tips, "b": tips, "c": [(1e-4, 1e-4), (1e-2, 1e-2)]})
+    assert [one.root for one in found.values()] == [pytest.approx(1.0)] * 3
+    assert found["c"](1e-4) > 1e-4
 
 
 def test_a_response_is_the_cost_itself_where_nothing_is_known() -> None:
