@@ -30,7 +30,7 @@ from serve_app.serving.run import endpoint
 FAMILY = "demo"
 CHANNEL = "stable"
 PORT = 8000
-BUDGET = 0.75
+BUDGET = 0.5
 """Expert bytes of the release, in units of one model's."""
 
 

@@ -18,7 +18,7 @@ HELD_OUT = ("music", "river", "garden", "planet", "fox", "story", "bridge", "win
 """The demo's prompts. Never trained on, and no say in when training stops.
 
 They are no independent test: a model that gets one wrong is trained again from another seed, and
-the budget is the smallest at which these and the check words all stay right.
+the budget is one at which these and the check words all stay right.
 """
 
 CHECK = (

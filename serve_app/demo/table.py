@@ -69,7 +69,7 @@ def answers_table(
                 Text(found.release),
                 _verdict(found.question.is_right(found.original)),
                 _verdict(found.question.is_right(found.release)),
-                f"{divergences[name]:.5f}" if row == 0 else "",
+                f"{divergences[name]:.2g}" if row == 0 else "",
             )
         table.add_row()
     return table
@@ -106,7 +106,7 @@ def report(
         answers_table(answers, divergences, made),
         Text(
             f"{same} of {len(answers)} answers are the originals', {right} are right. "
-            "KL: release from original in nats per token, on all models' answers to other words."
+            "KL: release from original in nats per token, on its own answers to other words."
         ),
         Text(""),
         sizes_table(sizes),

@@ -26,7 +26,7 @@ def test_a_wrong_answer_of_the_release_is_seen() -> None:
     text = printed(Answers(question, "FOX", "FOX"), Answers(question, "FOX", "FIX"))
     assert "1 of 2 answers are the originals', 1 are right" in text
     assert text.count("WRONG") == 1
-    assert "0.01250" in text
+    assert "0.013" in text
 
 
 def test_bytes_are_shown_as_files_and_in_the_engine() -> None:
