@@ -11,7 +11,7 @@ from consolidation.release import Registry
 from consolidation.verify import verify
 from representation.formats import DENSE, ExpertShape, Format, file_bytes, low_rank
 from tests.consolidation.planting import SIZES, Planted, Same, Tuned, Unrelated, plant
-from tests.consolidation.running import Paths, manifest_of, run
+from tests.consolidation.running import manifest_of, run
 
 MODELS: dict[str, tuple[Planted, ...]] = {
     "plain": (Same(0), Tuned(1, 4, 13), Same(2), Same(3), Same(4), Same(5)),
@@ -40,18 +40,19 @@ def enough(path: Path) -> int:
     return slots + sum(residuals) + SLACK
 
 
-@pytest.fixture(scope="module", params=sorted(SIZES))
-def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    return plant(tmp_path_factory.mktemp("planted"), request.param, MODELS)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("outcome")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["weights", "activations"])
-def outcome(planted: Paths, request: pytest.FixtureRequest, root: Path) -> Outcome:
+CASES = [*((architecture, True) for architecture in sorted(SIZES)), ("gpt_oss", False)]
+"""Architectures, and whether there is text to calibrate with."""
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
+def outcome(request: pytest.FixtureRequest, root: Path) -> Outcome:
+    architecture, calibrated = request.param
+    planted = plant(root / f"{architecture}-{calibrated}", architecture, MODELS)
     text = root / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
     return run(
@@ -59,7 +60,7 @@ def outcome(planted: Paths, request: pytest.FixtureRequest, root: Path) -> Outco
         {name: planted[name] for name in MODELS},
         base=planted["base"],
         expert_bytes=enough(planted["base"]),
-        calibration=((None, text),) if request.param else (),
+        calibration=((None, text),) if calibrated else (),
     )
 
 
