@@ -216,7 +216,7 @@ class _Trials:
             self.registry, self.recipe, self.family, self.studied, plan, self.stages
         )
         tasks = [
-            (f"{name} {plan.expert_bytes_after}", self._task(name, plan, layers))
+            (f"{name} {plan.digest}", self._task(name, plan, layers))
             for name in self.family.checkpoints
         ]
         # One model in memory at a time.

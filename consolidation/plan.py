@@ -3,6 +3,7 @@
 A release that is extended keeps its slots and residuals; new models may use its slots.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,6 +101,11 @@ class Plan:
     error: float
     predicted_kl: Mapping[str, float] | None
     relative_error: float | None
+
+    @property
+    def digest(self) -> str:
+        """Equal for plans that build the same."""
+        return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:16]
 
     @property
     def num_experts(self) -> int:

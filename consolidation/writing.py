@@ -45,7 +45,7 @@ def write_experts(
             statistics=study.statistics,
             slots=tuple(requests),
         )
-        tasks.append((f"{layer} {plan.expert_bytes_after}", task))
+        tasks.append((f"{layer} {plan.digest}", task))
     results = stages.run(
         "build",
         build_layer,
