@@ -1,4 +1,4 @@
-"""The `consolidate` command: options in, a table out. The work is the consolidation package's."""
+"""The `consolidate` command: options in, a release out. The work is the consolidation package's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from serve_app.cli import output
+from serve_app.cli import outcome, output
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -23,24 +23,21 @@ from serve_app.cli.options import (
     RegistryUrl,
     Tasks,
     Texts,
-    parse_budget,
     parse_calibration,
     parse_checkpoint,
     parse_limit,
     parse_model_files,
     parse_models,
+    parse_positive,
     parse_size,
     parse_weights,
 )
 from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from consolidation.pipeline import Outcome, Recipe
     from consolidation.plan import Plan
     from consolidation.ray_tasks import RayExecutor
-    from consolidation.release import Manifest
     from serve_app.cli.processes import Interruption
 
 Models = Annotated[
@@ -67,7 +64,7 @@ ExpertBudget = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        parser=parse_budget,
+        parser=parse_positive,
         show_default=False,
         help="Expert bytes of the release, in units of one model's. Default: lossless.",
     ),
@@ -76,7 +73,7 @@ TargetKl = Annotated[
     float | None,
     typer.Option(
         metavar="Y",
-        parser=parse_limit,
+        parser=parse_positive,
         show_default=False,
         help="Instead of a budget: the fewest bytes with this mean KL, in nats per token.",
     ),
@@ -145,12 +142,17 @@ def consolidate(
     as_json: AsJson = False,
 ) -> None:
     """Build one release from several checkpoints, and publish it."""
+    _check_sizes(expert_budget, target_kl, device_memory)
     chosen = _models(model or [], extend, remove or [])
     original = parse_checkpoint(base, hint="--base") if base else None
     weights = parse_weights(weight or [], hint="--weight")
     texts = parse_calibration(calibration or [], hint="--calibration")
     measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
     measured_texts = parse_model_files(text or [], suffix=".txt", hint="--text")
+    if max_accuracy_drop is not None and not measured_tasks:
+        raise WrongUse("--max-accuracy-drop goes with --task MODEL=FILE.jsonl")
+    if max_perplexity_rise is not None and not measured_texts:
+        raise WrongUse("--max-perplexity-rise goes with --text MODEL=FILE.txt")
 
     from consolidation.evaluation.gates import Limits
     from consolidation.pipeline import Recipe
@@ -174,11 +176,25 @@ def consolidate(
     )
     if device_memory is not None:
         recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))
-    outcome = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
+    found = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
     if as_json:
-        output.print_json(_facts(recipe, outcome))
-    elif outcome.manifest is not None and outcome.release is not None:
-        _print_release(recipe, outcome.release, outcome.manifest)
+        output.print_json(outcome.facts(recipe, found))
+    elif found.manifest is not None and found.release is not None:
+        report = open_registry(registry, family).report_name(found.release)
+        outcome.print_release(found.release, channel, found.manifest, report)
+
+
+def _check_sizes(
+    expert_budget: float | None, target_kl: float | None, device_memory: int | None
+) -> None:
+    sizes = {
+        "--expert-budget": expert_budget,
+        "--target-kl": target_kl,
+        "--device-memory": device_memory,
+    }
+    given = [f"{option} {value}" for option, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise WrongUse(f"{' and '.join(given)} each say how large the release may be: give one")
 
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
@@ -222,18 +238,24 @@ def _run(recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interr
         _Ray(interruption) as executor,
         output.progress() as show,
     ):
+        is_search = recipe.target_kl is not None and not dry_run
+        tried: set[int] = set()
 
-        def print_plan(plan: Plan) -> None:
-            with show.paused():
-                _print_plan(plan, console)
+        def on_plan(plan: Plan) -> None:
+            if not is_search:
+                with show.paused():
+                    outcome.print_plan(plan, console)
+            elif plan.expert_bytes_after not in tried:
+                tried.add(plan.expert_bytes_after)
+                with show.paused():
+                    outcome.print_trial(plan, console)
 
-        return carry_out(
-            recipe,
-            executor=executor,
-            progress=show,
-            on_plan=print_plan,
-            dry_run=dry_run,
+        found = carry_out(
+            recipe, executor=executor, progress=show, on_plan=on_plan, dry_run=dry_run
         )
+    if is_search:
+        outcome.print_plan(found.plan, console)
+    return found
 
 
 class _Ray:
@@ -267,79 +289,3 @@ class _Ray:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
-
-
-def _facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
-    plan, manifest = outcome.plan, outcome.manifest
-    after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after
-    return {
-        "release": outcome.release,
-        "family": recipe.family,
-        "channel": recipe.channel if outcome.release else None,
-        "models": list(plan.models),
-        "expert_bytes_before": plan.expert_bytes_before,
-        "expert_bytes_after": after,
-        "expert_bytes_one_model": plan.expert_bytes_one_model,
-        "experts": plan.num_experts,
-        "slots": plan.num_slots,
-        "formats": plan.formats(),
-        "predicted_kl": dict(plan.predicted_kl or {}),
-        "quality": {
-            name: quality.model_dump()
-            for name, quality in (manifest.quality if manifest else {}).items()
-        },
-    }
-
-
-def _print_plan(plan: Plan, console: Console) -> None:
-    ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
-    slots = " ".join(str(layer.num_slots) for layer in plan.layers)
-    rows = {
-        "models": ", ".join(plan.models),
-        "expert bytes": f"{output.change(plan.expert_bytes_before, plan.expert_bytes_after)}"
-        f" ({plan.expert_bytes_before} → {plan.expert_bytes_after})",
-        "of one model": f"{ratio:.3f} ×",
-        "experts": f"{plan.num_experts} in {plan.num_slots} slots",
-        "slots by layer": slots,
-    }
-    if plan.relative_error is not None:
-        rows["weight error"] = f"{plan.relative_error:.4f} of the weights' norm"
-    for name, value in rows.items():
-        console.print(f"{name:<16}{value}", markup=False)
-    for label, count in plan.formats().items():
-        console.print(f"{count:>14}  {label}", markup=False)
-    for name, kl in (plan.predicted_kl or {}).items():
-        console.print(f"{name:<16}{kl:.6f} nats per token expected", markup=False)
-
-
-def _print_release(recipe: Recipe, release: str, manifest: Manifest) -> None:
-    columns = ("model", "KL (nats/token)", "expected", "perplexity", "accuracy", "tokens")
-    shown = [True, True, _any(manifest, "predicted_kl"), True, _any(manifest, "accuracy_release")]
-    grid = output.table(*(name for name, show in zip(columns, [*shown, True], strict=True) if show))
-    for name, quality in sorted(manifest.quality.items()):
-        divergence, perplexity = output.quality_cells(quality.model_dump())
-        cells = (
-            name,
-            divergence,
-            _number(quality.predicted_kl, ".6f"),
-            perplexity,
-            f"{_number(quality.accuracy_original, '.3f')} → "
-            f"{_number(quality.accuracy_release, '.3f')}",
-            str(quality.tokens),
-        )
-        grid.add_row(*(cell for cell, show in zip(cells, [*shown, True], strict=True) if show))
-    out = output.out()
-    out.print()
-    out.print(grid)
-    out.print(f"\nrelease {release}, channel {recipe.channel}")
-    report = open_registry(recipe.registry, recipe.family).report_name(release)
-    if report is not None:
-        out.print(f"report {report}", soft_wrap=True, markup=False)
-
-
-def _any(manifest: Manifest, field: str) -> bool:
-    return any(getattr(one, field) is not None for one in manifest.quality.values())
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

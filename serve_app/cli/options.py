@@ -85,13 +85,15 @@ def parse_weights(values: list[str], *, hint: str) -> dict[str, float]:
     """`NAME=W` pairs of positive numbers, in the order given.
 
     Raises:
-        typer.BadParameter: a value is not such a pair, or its name is given twice.
+        typer.BadParameter: a value is not such a pair, or no such number, or its name is given
+            twice.
     """
     weights = {}
     for name, value in _parse_pairs(values, "W", hint=hint).items():
-        weights[name] = _number(value)
-        if not weights[name] > 0:
-            raise typer.BadParameter(f"model {name!r}: {value!r} is not more than 0")
+        try:
+            weights[name] = parse_positive(value)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"model {name!r}: {error}", param_hint=hint) from error
     return weights
 
 
@@ -173,16 +175,16 @@ def parse_port(value: str) -> int:
     return int(value)
 
 
-def parse_budget(value: str) -> float:
-    """Expert bytes of a release, in units of one model's expert bytes.
+def parse_positive(value: str) -> float:
+    """A number that says how much of something there is to be.
 
     Raises:
         typer.BadParameter: it is not a number above 0.
     """
-    budget = _number(value)
-    if not budget > 0:
+    number = _number(value)
+    if not number > 0:
         raise typer.BadParameter(f"{value!r} is not more than 0")
-    return budget
+    return number
 
 
 def parse_limit(value: str) -> float:

@@ -91,6 +91,7 @@ class Bars:
         self._begin()
 
     def _begin(self) -> None:
+        """Bars that are not there until the first stage is: without one nothing is printed."""
         from rich import progress as bars
 
         columns = (
@@ -102,10 +103,10 @@ class Bars:
         self._stages: dict[str, bars.TaskID] = {}
         # What is printed on stdout meanwhile is to arrive there.
         self._shown = bars.Progress(*columns, console=err(), redirect_stdout=False)
-        self._shown.start()
 
     def __call__(self, now: Progress) -> None:
         if now.stage not in self._stages:
+            self._shown.start()
             self._stages[now.stage] = self._shown.add_task(now.stage, total=now.total)
         self._shown.update(self._stages[now.stage], completed=now.done, total=now.total)
 
@@ -118,7 +119,8 @@ class Bars:
 
     def end(self) -> None:
         """Leave the bars as they are."""
-        self._shown.stop()
+        if self._stages:
+            self._shown.stop()
 
 
 @contextmanager
@@ -146,4 +148,9 @@ def quality_cells(quality: dict[str, Any] | None) -> tuple[str, str]:
     if quality is None:
         return "not measured", "not measured"
     original, release = quality["perplexity_original"], quality["perplexity_release"]
-    return f"{quality['kl']:.5f}", f"{original:.3f} → {release:.3f}"
+    return divergence(quality["kl"]), f"{original:.3f} → {release:.3f}"
+
+
+def divergence(kl: float) -> str:
+    """Nats per token, whatever their size: `0.0125`, `3.1e-06`, `0`."""
+    return f"{kl:.3g}"

@@ -14,8 +14,9 @@ from serve_app.cli.main import app, run
 from serve_app.cli.options import parse_models, parse_name, parse_size
 
 COMMANDS = {
-    "consolidate": "base calibration channel dry-run expert-budget extend family json max-kl model "
-    "registry remove",
+    "consolidate": "base calibration channel device-memory dry-run exact expert-budget extend "
+    "family json max-accuracy-drop max-kl max-perplexity-rise model registry remove target-kl "
+    "task text weight",
     "releases": "family json registry",
     "inspect": "family json registry",
     "verify": "family registry",
@@ -79,7 +80,31 @@ def test_wrong_use_is_exit_code_2_and_names_the_value(
         (["--model", "a=.", "--expert-budget", "0"], "--expert-budget"),
         (["--model", "a=.", "--expert-budget", "nan"], "--expert-budget"),
         (["--model", "a=.", "--expert-budget", "much"], "much"),
+        (["--model", "a=.", "--target-kl", "0"], "--target-kl"),
+        (["--model", "a=.", "--target-kl", "inf"], "--target-kl"),
+        (["--model", "a=.", "--device-memory", "0"], "--device-memory"),
+        (["--model", "a=.", "--device-memory", "24 apples"], "24 apples"),
+        (["--model", "a=.", "--expert-budget", "1", "--target-kl", "1"], "--target-kl 1.0"),
+        (["--model", "a=.", "--expert-budget", "1", "--device-memory", "9"], "--device-memory 9"),
+        (["--model", "a=.", "--target-kl", "1", "--device-memory", "9"], "--target-kl 1.0"),
+        (["--model", "a=.", "--weight", "a"], "'a' is not NAME=W"),
+        (["--model", "a=.", "--weight", "a=0"], "model 'a': '0'"),
+        (["--model", "a=.", "--weight", "a=-1"], "model 'a': '-1'"),
+        (["--model", "a=.", "--weight", "a=two"], "model 'a': 'two'"),
+        (["--model", "a=.", "--weight", "a=1", "--weight", "a=2"], "'a=2'"),
+        (["--model", "a=.", "--weight", "b=2"], "'b'"),
+        (["--model", "a=.", "--exact", "b"], "'b'"),
         (["--model", "a=.", "--max-kl", "-1"], "--max-kl"),
+        (["--model", "a=.", "--max-accuracy-drop", "-1"], "--max-accuracy-drop"),
+        (["--model", "a=.", "--max-accuracy-drop", "0.1"], "--task"),
+        (["--model", "a=.", "--max-perplexity-rise", "much"], "much"),
+        (["--model", "a=.", "--max-perplexity-rise", "0.1"], "--text"),
+        (["--model", "a=.", "--task", "a=/does/not/exist.jsonl"], "/does/not/exist.jsonl"),
+        (["--model", "a=.", "--task", f"a={__file__}"], ".jsonl"),
+        (["--model", "a=.", "--text", __file__], "is not NAME=FILE.txt"),
+        (["--model", "a=.", "--calibration", f"b={__file__}"], "'b'"),
+        (["--model", "a=.", "--calibration", f"a/b={__file__}"], "'a/b'"),
+        (["--model", "a=.", "--calibration", "a=/does/not/exist"], "/does/not/exist"),
         (["--model", "a=.", "--calibration", "/does/not/exist"], "/does/not/exist"),
         (["--model", "a=.", "--base", "/does/not/exist"], "/does/not/exist"),
         (["--model", "a=.", "--remove", "b"], "--extend"),

@@ -1,0 +1,124 @@
+"""What `consolidate` says of a plan and of a release: tables, and facts for JSON. Runs nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from serve_app.cli import output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from consolidation.pipeline import Outcome, Recipe
+    from consolidation.plan import Plan
+    from consolidation.release import Manifest, Quality
+
+
+def facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+    """All that is known, under names that stay."""
+    plan, manifest = outcome.plan, outcome.manifest
+    after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after
+    return {
+        "release": outcome.release,
+        "family": recipe.family,
+        "channel": recipe.channel if outcome.release else None,
+        "models": list(plan.models),
+        "expert_bytes_before": plan.expert_bytes_before,
+        "expert_bytes_after": after,
+        "expert_bytes_one_model": plan.expert_bytes_one_model,
+        "experts": plan.num_experts,
+        "slots": plan.num_slots,
+        "formats": plan.formats(),
+        "predicted_kl": dict(plan.predicted_kl or {}),
+        "quality": {
+            name: quality.model_dump()
+            for name, quality in (manifest.quality if manifest else {}).items()
+        },
+    }
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """What the experts will be, and what is expected of each model."""
+    ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
+    rows = {
+        "models": ", ".join(plan.models),
+        "expert bytes": f"{output.change(plan.expert_bytes_before, plan.expert_bytes_after)}"
+        f" ({plan.expert_bytes_before} → {plan.expert_bytes_after})",
+        "of one model": f"{ratio:.3f} ×",
+        "experts": f"{plan.num_experts} in {plan.num_slots} slots",
+        "slots by layer": " ".join(str(layer.num_slots) for layer in plan.layers),
+    }
+    if plan.relative_error is not None:
+        rows["weight error"] = f"{plan.relative_error:.4f} of the weights' norm"
+    for name, value in rows.items():
+        console.print(f"{name:<16}{value}", markup=False)
+    _print_formats(plan, console)
+    if plan.predicted_kl:
+        grid = output.table("model", "expected KL (nats/token)")
+        for name, kl in sorted(plan.predicted_kl.items()):
+            grid.add_row(name, output.divergence(kl))
+        console.print()
+        console.print(grid)
+
+
+def print_trial(plan: Plan, console: Console) -> None:
+    """One line on a plan that is tried for what it reaches."""
+    ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
+    expected = plan.predicted_kl or {}
+    words = f"trying {output.size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
+    if expected:
+        mean = sum(expected.values()) / len(expected)
+        words += f", expected KL {output.divergence(mean)}"
+    console.print(words, markup=False)
+
+
+def _print_formats(plan: Plan, console: Console) -> None:
+    """One row for each format of slots; what is added to a slot is counted beside it."""
+    by_slot: dict[str, dict[str, int]] = {}
+    for label, count in plan.formats().items():
+        slot, _, residuals = label.partition(" + ")
+        by_slot.setdefault(slot, {})[residuals] = count
+    grid = output.table("slots", "experts", "")
+    grid.columns[2].justify, grid.columns[2].no_wrap = "left", False
+    for slot, found in by_slot.items():
+        often = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        added = ", ".join(f"{count} + {residuals}" for residuals, count in often if residuals)
+        grid.add_row(slot, str(sum(found.values())), added and f"of which {added}")
+    console.print()
+    console.print(grid)
+
+
+def print_release(release: str, channel: str, manifest: Manifest, report: str | None) -> None:
+    """What was measured of each model, and where the release is. report: its file's address."""
+    rows = {name: _cells(quality) for name, quality in sorted(manifest.quality.items())}
+    columns = [
+        column for column in _COLUMNS if any(cells[column] is not None for cells in rows.values())
+    ]
+    grid = output.table("model", *columns)
+    for name, cells in rows.items():
+        grid.add_row(name, *(cells[column] or "–" for column in columns))
+    out = output.out()
+    out.print()
+    out.print(grid)
+    out.print(f"\nrelease {release}, channel {channel}")
+    if report is not None:
+        out.print(f"report {report}", soft_wrap=True, markup=False)
+
+
+_COLUMNS = ("KL (nats/token)", "expected", "perplexity", "accuracy", "tokens")
+
+
+def _cells(quality: Quality) -> dict[str, str | None]:
+    """By column; None for what was not measured."""
+    divergence, perplexity = output.quality_cells(quality.model_dump())
+    expected, accuracy = quality.predicted_kl, None
+    if quality.accuracy_original is not None and quality.accuracy_release is not None:
+        accuracy = f"{quality.accuracy_original:.3f} → {quality.accuracy_release:.3f}"
+    values = (
+        divergence,
+        None if expected is None else output.divergence(expected),
+        perplexity,
+        accuracy,
+        str(quality.tokens),
+    )
+    return dict(zip(_COLUMNS, values, strict=True))
