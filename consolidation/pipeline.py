@@ -117,12 +117,12 @@ class _Given:
     def windows(self, recipe: Recipe, model: str, checkpoint: Checkpoint) -> ModelWindows:
         """One model's windows: for statistics only where something is to be approximated by them.
 
-        Without calibration text the default is scored, and nothing is tuned to it.
+        A model that no text is given for gets the default one; without any text for any model
+        that is only scored, and nothing is tuned to it.
         """
         own = [file for name, file in self.calibration if name in (None, model)]
-        if not own:
-            own = list(read_calibration(()))
-        elif recipe.is_lossy:
+        own = own or list(read_calibration(()))
+        if self.calibration and recipe.is_lossy:
             return parted(model_windows(own, checkpoint, max_tokens=3 * MAX_TOKENS))
         return ModelWindows((), tuple(model_windows(own, checkpoint)))
 
