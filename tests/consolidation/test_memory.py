@@ -19,6 +19,7 @@ SHAPE: dict[str, Any] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_planning_and_building_hold_no_more_than_a_layer_of_all_models(tmp_path: Path) -> None:
     base = write_checkpoint(
         tmp_path / "base", "mixtral", dtype=torch.bfloat16, tokenizer=False, **SHAPE
