@@ -1,0 +1,32 @@
+"""Choices of one small shape, for tests of what is planned."""
+
+import math
+
+import torch
+
+from consolidation.frontier import Point
+from consolidation.groups import KEPT, Choices, SlotChoice
+from consolidation.menu import Sizes
+from consolidation.plan import Plan
+from consolidation.release import expert_map_bytes, residual_map_bytes
+from representation.formats import DENSE, ExpertShape
+
+SHAPE = ExpertShape({"gate_up_proj": (32, 16), "down_proj": (16, 16)}, False)
+SIZES = Sizes(SHAPE, torch.float32)
+SLOT = SIZES.slot(DENSE)
+
+
+def digest(layer: int, value: int) -> str:
+    return f"{layer:032x}{value:032x}"
+
+
+def point(*slots: SlotChoice) -> Point[Choices]:
+    residuals = [f for slot in slots for use in slot.uses for f in use.residual]
+    built = [slot for slot in slots if slot.content.kind != KEPT]
+    size = sum(SIZES.slot(slot.format) for slot in built) + sum(map(SIZES.residual, residuals))
+    return Point(size, math.fsum(use.error for slot in slots for use in slot.uses), slots)
+
+
+def map_bytes(plan: Plan) -> int:
+    own = [expert_map_bytes(plan.expert_map[name]) for name in plan.models]
+    return sum(own) + sum(residual_map_bytes(plan.residual_map[name]) for name in plan.models)
