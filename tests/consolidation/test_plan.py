@@ -82,6 +82,12 @@ def test_formats_are_counted_by_expert() -> None:
     assert plan.layers[0].slots[0].digest is None
 
 
+def test_plans_that_build_the_same_have_one_digest() -> None:
+    plan = small(one_layer(shared(1.0)))
+    assert plan.digest == small(one_layer(shared(2.0))).digest
+    assert plan.digest != small(one_layer(shared(1.0, packed(4, 16)))).digest
+
+
 def test_a_mean_counts_each_content_as_often_as_it_is_had() -> None:
     uses = (Use(0, (), 1.0), Use(1, (), 1.0))
     plan = small(one_layer(SlotChoice(Content(EXPERTS, (0, 1)), DENSE, uses)))
