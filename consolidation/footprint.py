@@ -1,12 +1,15 @@
-"""How much memory consolidating takes, measured on random checkpoints. Plans and merges nothing.
+"""What consolidating takes, stage by stage, on random checkpoints: seconds, and peaks of memory.
 
-What counts is anonymous memory: pages of checkpoint files that are mapped for reading can be
-dropped by the kernel at any time, and are told apart.
+Seconds are compared with those of reading the same files; the tasks run one after another in one
+process. What counts as memory is anonymous: pages of checkpoint files that are mapped for reading
+can be dropped by the kernel at any time, and are told apart.
 """
 
+import ctypes
+import gc
 import multiprocessing
-import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +23,26 @@ from consolidation.errors import Failed
 from consolidation.executor import LocalExecutor, Progress
 from consolidation.pipeline import consolidate
 from consolidation.recipe import Recipe
+from consolidation.scoring import quiet_transformers
 
 SAMPLE_S = 0.005
+READ = "read"
+"""Before the run: every byte of the checkpoints' files, once, kept nowhere."""
+READ_BYTES = 2**24
+WITHOUT_TASKS = {"compare": "plan"}
+"""What goes on after the last task of a stage, until the next stage begins."""
+CALIBRATION = Path(__file__).parent / "data" / "calibration.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Random Mixtral checkpoints to consolidate, in bfloat16."""
 
-    num_models: int = 4
-    num_layers: int = 12
-    num_experts: int = 8
-    hidden_size: int = 512
-    intermediate_size: int = 1024
+    num_models: int
+    num_layers: int
+    num_experts: int
+    hidden_size: int
+    intermediate_size: int
 
     @property
     def layer_bytes(self) -> int:
@@ -41,16 +51,19 @@ class Shape:
         return self.num_models * self.num_experts * one
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The most memory that a stage held beyond what the process held before the run, in bytes.
+@dataclass(slots=True)
+class Stage:
+    """What a stage took. Memory is beyond what the process held before, at its peak, in bytes.
 
-    anonymous: its own.   mapped: pages of files, which the kernel may drop.
+    wall_s, processor_s: seconds by the clock, and of all threads.   anonymous_bytes: its own.
+    mapped_bytes: pages of files.
     """
 
-    stage: str
-    anonymous: int
-    mapped: int
+    name: str
+    wall_s: float = 0.0
+    processor_s: float = 0.0
+    anonymous_bytes: int = 0
+    mapped_bytes: int = 0
 
 
 def write_checkpoints(directory: Path, shape: Shape) -> dict[str, Path]:
@@ -74,12 +87,13 @@ def write_checkpoints(directory: Path, shape: Shape) -> dict[str, Path]:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.002)
         paths[f"m{number}"] = directory / f"m{number}"
-        model.save_pretrained(paths[f"m{number}"], max_shard_size="200MB")
+        with quiet_transformers():
+            model.save_pretrained(paths[f"m{number}"], max_shard_size="200MB")
     return paths
 
 
-def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Peak]:
-    """Peaks of every stage of one run, in a process of its own.
+def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Stage]:
+    """What reading takes, and then every stage of one run, in a process of its own.
 
     Raises: Failed when the run does not end well.
     """
@@ -90,48 +104,85 @@ def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Peak
     process.join()
     if process.exitcode != 0 or results.empty():
         raise Failed(f"the measured run ended with exit code {process.exitcode}")
-    return [Peak(*peak) for peak in results.get()]
+    found: list[Stage] = results.get()
+    return found
 
 
 def _run(models: dict[str, Path], registry: Path, budget: float, results: Any) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    recipe = Recipe("footprint", str(registry), models, expert_budget=budget)
-    sampler = _Sampler()
-    with sampler.running():
-        consolidate(recipe, executor=LocalExecutor(), progress=sampler.note)
-    results.put([(stage, *peak) for stage, peak in sampler.peaks.items()])
+    torch.set_num_threads(1)
+    recipe = Recipe(
+        family="footprint",
+        registry=str(registry),
+        models=models,
+        expert_budget=budget,
+        calibration=((None, CALIBRATION),),
+    )
+    watch = _Watch()
+    with watch.running():
+        _read(models)
+        consolidate(recipe, executor=LocalExecutor(), progress=watch.note)
+    results.put(watch.stages)
 
 
-class _Sampler:
-    """Watches this process's memory from a thread, by stage."""
+def _read(models: dict[str, Path]) -> None:
+    buffer = bytearray(READ_BYTES)
+    for directory in models.values():
+        for path in sorted(directory.glob("*.safetensors")):
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+
+class _Watch:
+    """Watches this process's clocks and, from a thread, its memory."""
 
     def __init__(self) -> None:
-        self.peaks: dict[str, tuple[int, int]] = {}
-        self._stage = "start"
+        self.stages = [Stage(READ)]
         self._before = _resident()
+        self._since = time.perf_counter(), time.process_time()
         self._stop = threading.Event()
 
     def note(self, progress: Progress) -> None:
         """A stage begins or goes on."""
-        self._stage = progress.stage
+        ended = progress.done == progress.total
+        name = WITHOUT_TASKS.get(progress.stage, progress.stage) if ended else progress.stage
+        self._count()
+        if self.stages[-1].name != name:
+            _give_back()
+            self.stages.append(Stage(name))
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Sample until the end of the block."""
+        """Watch until the end of the block."""
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
             yield
         finally:
+            self._count()
             self._stop.set()
             thread.join()
 
+    def _count(self) -> None:
+        now = time.perf_counter(), time.process_time()
+        self.stages[-1].wall_s += now[0] - self._since[0]
+        self.stages[-1].processor_s += now[1] - self._since[1]
+        self._since = now
+
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
+            stage = self.stages[-1]
             anonymous, mapped = _resident()
-            more = (max(0, anonymous - self._before[0]), max(0, mapped - self._before[1]))
-            before = self.peaks.get(self._stage, (0, 0))
-            self.peaks[self._stage] = (max(before[0], more[0]), max(before[1], more[1]))
+            stage.anonymous_bytes = max(stage.anonymous_bytes, anonymous - self._before[0])
+            stage.mapped_bytes = max(stage.mapped_bytes, mapped - self._before[1])
+
+
+def _give_back() -> None:
+    """Hand what is free to the kernel: a stage is not to answer for what those before it took."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _resident() -> tuple[int, int]:
@@ -140,4 +191,5 @@ def _resident() -> tuple[int, int]:
     for line in Path("/proc/self/status").read_text().splitlines():
         key, _, value = line.partition(":")
         fields[key] = value
-    return tuple(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+    anonymous, mapped = (int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile"))
+    return anonymous, mapped

@@ -27,14 +27,15 @@ COMMANDS = {
     "plan-memory": "device-memory family registry",
     "serve": "channel device device-memory dtype family port registry",
     "demo": "once",
+    "bench consolidate": "expert-budget experts hidden intermediate json layers models",
 }
 
 
 def test_the_commands_and_their_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     found = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    assert found - {"bench"} == set(COMMANDS)
+    assert found - {"bench"} == {command for command in COMMANDS if " " not in command}
     for command, options in COMMANDS.items():
-        assert run([command, "--help"]) == 0
+        assert run([*command.split(), "--help"]) == 0
         shown = set(re.findall(r"^│ \*? *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
         assert shown - {"help"} == set(options.split()), command
 
@@ -55,6 +56,9 @@ def test_the_commands_and_their_options_are_these(capsys: pytest.CaptureFixture[
         (["releases", "--family", "f", "--registry", "nosuch://x"], "nosuch://x"),
         (["releases", "--family", "f", "--registry", "memory://x"], "one process"),
         (["promote", "--family", "f", "--registry", ".", "--channel", "c"], "RELEASE"),
+        (["bench", "consolidate", "--hidden", "100"], "100"),
+        (["bench", "consolidate", "--models", "0"], "--models"),
+        (["bench", "consolidate", "--expert-budget", "0"], "--expert-budget"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_names_the_value(
