@@ -36,9 +36,13 @@ class Record:
         self._sums[name][expert].add(x, gradient)
 
     def metrics(self, num_scored: int) -> dict[str, list[Metric]]:
-        """The metrics of all experts, by matrix; cost is in nats per scored token."""
+        """The metrics of all experts, by matrix; cost is in nats per scored token.
+
+        To be called once: the sums are gone then.
+        """
         found = {}
-        for name, sums in self._sums.items():
+        for name in sorted(self._sums):
+            sums = self._sums.pop(name)  # As large as what they become: not held beside it.
             layer = Sums(sums[0].shape)
             for one in sums:
                 layer.include(one)

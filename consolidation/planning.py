@@ -196,7 +196,7 @@ def _gather(
         )
         for name, checkpoint in family.checkpoints.items()
     ]
-    num_layers = len(family.modules)
+    experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
     # One model in memory at a time, unless they are small.
     small = family.expert_bytes_one_model <= SMALL_BYTES
     results = stages.run(
@@ -204,7 +204,7 @@ def _gather(
         gather,
         tasks,
         in_flight=None if small else 1,
-        still_good=lambda result: place.there(result["model"], num_layers),
+        still_good=lambda result: place.there(result["model"], experts),
     )
     return responses(
         {

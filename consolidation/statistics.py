@@ -3,7 +3,7 @@
 One task per model: transformers' own model, in float32, runs over calibration windows; at every
 scored position a token is drawn from what the model itself predicts, and the gradient of its
 log-probability taken. Second moments of inputs and gradients make the metrics of
-`consolidation/metric.py`, kept as one file per layer. Windows are computed by one thread, one
+`consolidation/metric.py`, kept as one file per expert. Windows are computed by one thread, one
 after another: sums have one order, as they are part of what a release's digest depends on.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from consolidation.calibration import Window
@@ -47,27 +46,27 @@ class StatisticsPlace:
 
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
         """The metric of one matrix of one expert. Raises `Failed` when it is not there."""
-        found = {
-            key.removeprefix(f"{name}."): tensor
-            for key, tensor in _read(self, model, layer).items()
-            if key.startswith(f"{name}.")
-        }
-        inputs, gradients, trust = (found[key][index] for key in ("inputs", "gradients", "trust"))
+        found = _read(self, model, layer, index)
+        inputs = found[f"{name}.inputs"]
         return Metric(
-            gain=found["gain"][index],
-            moments=found["moments"][index],
+            gain=found[f"{name}.gain"],
+            moments=found[f"{name}.moments"],
             num_columns=inputs.shape[1],
-            samples=Samples(inputs, gradients, float(trust)),
+            samples=Samples(inputs, found[f"{name}.gradients"], float(found[f"{name}.trust"])),
         )
 
-    def path(self, model: str, layer: int) -> str:
-        """The file of one layer of one model, relative to the storage."""
-        return f"{self.directory}/statistics/{model}/{layer}.safetensors"
+    def path(self, model: str, layer: int, index: int) -> str:
+        """The file of one expert, relative to the storage."""
+        return f"{self.directory}/statistics/{model}/{layer}/{index}.safetensors"
 
-    def there(self, model: str, num_layers: int) -> bool:
-        """Whether all of a model's statistics have been gathered."""
+    def there(self, model: str, experts: Sequence[int]) -> bool:
+        """Whether all of a model's statistics have been gathered. experts: how many, by layer."""
         storage = open_storage(self.url)
-        return all(storage.size(self.path(model, i)) is not None for i in range(num_layers))
+        return all(
+            storage.size(self.path(model, layer, index)) is not None
+            for layer, num_experts in enumerate(experts)
+            for index in range(num_experts)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +131,26 @@ def _gather(task: StatisticsTask) -> list[tuple[float, float]]:
     factor, probes = _probe(model, task, metrics)
     storage = open_storage(task.place.url)
     for layer, found in enumerate(metrics):
-        tensors: dict[str, torch.Tensor] = {}
-        for name, by_expert in found.items():
-            scaled = [metric.scaled(factor) for metric in by_expert]
-            samples = [metric.samples for metric in scaled if metric.samples is not None]
-            tensors |= {
-                f"{name}.gain": torch.stack([metric.gain for metric in scaled]),
-                f"{name}.moments": torch.stack([metric.moments for metric in scaled]),
-                f"{name}.inputs": pad_sequence([one.inputs for one in samples], True),
-                f"{name}.gradients": pad_sequence([one.gradients for one in samples], True),
-                f"{name}.trust": torch.tensor([one.trust for one in samples]),
-            }
-        storage.write(task.place.path(task.name, layer), encode_tensors(tensors))
+        for index in range(len(next(iter(found.values()), ()))):
+            tensors: dict[str, torch.Tensor] = {}
+            for name, by_expert in found.items():
+                tensors |= _tensors(name, by_expert[index].scaled(factor))
+            storage.write(task.place.path(task.name, layer, index), encode_tensors(tensors))
     return probes
+
+
+def _tensors(name: str, metric: Metric) -> dict[str, torch.Tensor]:
+    """What is kept of the metric of one matrix."""
+    samples = metric.samples
+    if samples is None:
+        raise AssertionError("metrics of statistics have samples")
+    return {
+        f"{name}.gain": metric.gain,
+        f"{name}.moments": metric.moments,
+        f"{name}.inputs": samples.inputs,
+        f"{name}.gradients": samples.gradients,
+        f"{name}.trust": torch.tensor(samples.trust),
+    }
 
 
 def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
@@ -258,12 +264,11 @@ def _some(windows: Sequence[Window]) -> Iterator[Window]:
     yield from windows[:: max(1, round(num_tokens / PROBE_TOKENS))]
 
 
-@lru_cache(4)
-def _read(place: StatisticsPlace, model: str, layer: int) -> dict[str, torch.Tensor]:
-    path = place.path(model, layer)
-    data = open_storage(place.url).read(path)
+@lru_cache(16)
+def _read(place: StatisticsPlace, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
+    data = open_storage(place.url).read(place.path(model, layer, index))
     if data is None:
-        raise Failed(f"statistics of model {model!r}, layer {layer} are gone")
+        raise Failed(f"statistics of model {model!r}, layer {layer}, expert {index} are gone")
     return decode_tensors(data)
 
 

@@ -110,11 +110,13 @@ def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) 
     finally:
         torch.set_num_threads(threads)
     assert response == again
-    path = place.path("m", 0)
-    assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
-    assert place.there("m", 1)
-    assert not place.there("m", 2)
-    with pytest.raises(Failed, match="statistics of model 'm', layer 1 are gone"):
+    (source,) = checkpoint.experts
+    for index in range(source.num_experts):
+        path = place.path("m", 0, index)
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert place.there("m", [source.num_experts])
+    assert not place.there("m", [source.num_experts, 1])
+    with pytest.raises(Failed, match="statistics of model 'm', layer 1, expert 0 are gone"):
         other.metric("m", 1, 0, "down_proj")
 
 
