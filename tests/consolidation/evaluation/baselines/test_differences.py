@@ -73,14 +73,14 @@ def test_private_experts_are_rounded_along_input_features(gpt_oss: Subjects) -> 
 
 
 def test_bytes_are_those_of_what_has_to_be_kept(subjects: Subjects) -> None:
-    # Three models; 12 experts of 48 x 32 and 32 x 24 weights, in float32.
-    weights = 12 * (48 * 32 + 32 * 24)
+    # Three models; 2 layers of 4 experts, 48 x 32 and 32 x 24 weights, in float32.
+    weights = 8 * (48 * 32 + 32 * 24)
     assert subjects.one_model_bytes == 4 * weights
-    assert Emr(subjects).expert_bytes == 8 * weights + 3 * (weights // 8 + 3 * 2 * 4)
-    assert BitDelta(subjects).expert_bytes == 4 * weights + 3 * (weights // 8 + 12 * 2 * 4)
-    factors = 12 * 4 * (48 + 32 + 32 + 24)
+    assert Emr(subjects).expert_bytes == 8 * weights + 3 * (weights // 8 + 2 * 2 * 4)
+    assert BitDelta(subjects).expert_bytes == 4 * weights + 3 * (weights // 8 + 8 * 2 * 4)
+    factors = 8 * 4 * (48 + 32 + 32 + 24)
     assert LowRank(subjects, 4).expert_bytes == 4 * weights + 3 * 4 * factors
-    scales = 2 * 12 * (48 + 32)
+    scales = 2 * 8 * (48 + 32)
     assert Private(subjects, 4).expert_bytes == 3 * (weights // 2 + scales)
 
 

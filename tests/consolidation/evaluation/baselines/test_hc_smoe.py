@@ -34,7 +34,7 @@ def test_there_are_as_many_different_experts_as_one_model_has(subjects: Subjects
     for layer in range(subjects.num_layers):
         experts = [method.experts(name, layer)["down_proj"] for name in subjects.names]
         assert len(torch.cat(experts).flatten(1).unique(dim=0)) == subjects.num_experts(layer)
-    places = len(subjects.names) * 12
+    places = len(subjects.names) * 8
     assert method.expert_bytes == subjects.one_model_bytes + 2 * places
 
 
