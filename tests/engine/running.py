@@ -1,6 +1,7 @@
 """Runs engines for tests: requests in, tokens out, and what each model says by itself."""
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,8 @@ def finish(
     for _ in range(max_steps):
         if until() if until else not engine.has_work:
             return answers
+        if until and not engine.has_work:
+            time.sleep(0.001)  # What is waited for is done by other threads: let them.
         for event in engine.step():
             answers.setdefault(event.request, Answer()).take(event)
     raise AssertionError("the engine does not come to an end")
