@@ -78,10 +78,10 @@ def finish(
     for _ in range(max_steps):
         if until() if until else not engine.has_work:
             return answers
-        if until and not engine.has_work:
-            time.sleep(0.001)  # What is waited for is done by other threads: let them.
         for event in engine.step():
             answers.setdefault(event.request, Answer()).take(event)
+        if not engine.is_stepping:
+            time.sleep(0.001)  # What is waited for is done by other threads: let them.
     raise AssertionError("the engine does not come to an end")
 
 
