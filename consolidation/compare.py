@@ -20,12 +20,11 @@ from consolidation.kin import Kin, find_kin, related
 from consolidation.menu import SLOT_FORMATS, Noise, Pair, Sizes, Unit, measure_noise, unit_of
 from consolidation.metric import Metric, together, weight_metric
 from consolidation.pool import User
-from consolidation.release import Part, Registry
+from consolidation.release import Part, Registry, read_expert
 from consolidation.statistics import StatisticsPlace
 from consolidation.tree import centred_gram, merge_tree
 from consolidation.weights import Weights, mean_weights, weights_of
-from representation.formats import DENSE, Format
-from representation.parts import dense_expert
+from representation.formats import DENSE
 
 CACHED = 8
 """Experts that are kept while they are looked at, of a layer's many."""
@@ -66,7 +65,9 @@ class LayerTask:
 
 
 def compare_layer(task: LayerTask) -> list[dict[str, Any]]:
-    """The layer's groups, as JSON values of `Group`."""
+    """The layer's groups, as JSON values of `Group`; none where there are no experts."""
+    if not task.experts:
+        return []
     return [group.to_json() for group in _Comparison(task).groups()]
 
 
@@ -81,8 +82,6 @@ class _Comparison:
         self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
 
     def groups(self) -> Iterator[Group]:
-        if not self._task.experts:
-            return
         experts = self._task.experts
         noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
         homes = [expert.index for expert in experts]
@@ -156,9 +155,8 @@ class _Comparison:
             tensors = self._task.base.read(first.index)
             found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape)
         for slot in sorted({s for m in kin.members for s in self._task.experts[m].kept}):
-            part = self._task.slots[slot]
-            tensors = Registry(self._task.registry, self._task.family).read_tensors(part)
-            whole = dense_expert([(Format.parse(part.format), tensors)], self._shape)
+            registry = Registry(self._task.registry, self._task.family)
+            whole = read_expert(registry, [self._task.slots[slot]], self._shape)
             found[Content(KEPT, (slot,))] = weights_of(whole, self._shape)
         reference = units[0].weights
         return {content: w for content, w in found.items() if related(reference, w)}

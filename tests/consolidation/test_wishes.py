@@ -157,6 +157,15 @@ def test_residuals_of_a_release_that_is_extended_are_kept(family: Paths, tmp_pat
     assert there <= files(tmp_path)
 
 
+def test_a_model_whose_experts_are_all_there_adds_no_slot_under_a_budget(
+    family: Paths, tmp_path: Path
+) -> None:
+    before = run(tmp_path, pick(family, "one"), None)
+    after = run(tmp_path, {"again": family["one"]}, 1.5, extend=before.release)
+    assert parts_of(after, "again") == parts_of(before, "one")
+    assert manifest_of(after).quality["again"].kl == 0
+
+
 def test_what_a_kept_slot_lacks_is_made_up_for_by_residuals(family: Paths, tmp_path: Path) -> None:
     before = run(tmp_path, pick(family, "base"), 0.4)
     outcome = run(tmp_path, pick(family, "one"), 0.62, extend=before.release)
