@@ -17,7 +17,7 @@ from consolidation.errors import Failed
 from consolidation.low_rank import decompose
 from consolidation.metric import Metric, together, weight_metric
 from consolidation.pool import User
-from consolidation.release import Blob, Part, Registry
+from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
 from consolidation.rounding import round_matrix
 from consolidation.statistics import StatisticsPlace
@@ -35,13 +35,13 @@ class Place:
     via: "Place | None" = None
     reference: "Place | None" = None
 
-    def read(self) -> Weights:
-        """Its weights, its neurons in the order of the reference."""
-        weights, order, layout = self._own(), self.order(), self.source.layout
+    def read(self, order: torch.Tensor | None) -> Weights:
+        """Its weights, its neurons in this order (that of `order`)."""
+        weights, layout = self._own(), self.source.layout
         return weights if order is None or layout is None else reorder(weights, order, layout)
 
     def order(self) -> torch.Tensor | None:
-        """How its neurons are reordered; None where they are not."""
+        """How its neurons are reordered; None where they are not. Reads and matches two experts."""
         if self.via is None or self.reference is None or self.source.layout is None:
             return None
         return match(self.reference._own(), self.via._own(), self.source.layout)
@@ -150,7 +150,7 @@ class _Builder:
         return Part(digest=there.digest, bytes=there.bytes)
 
     def _content(self, request: SlotRequest) -> Weights:
-        experts = [place.read() for place, _ in request.holds]
+        experts = [place.read(place.order()) for place, _ in request.holds]
         if len(experts) == 1:
             return experts[0]
         return mean_weights(experts, [count for _, count in request.holds])
@@ -162,11 +162,12 @@ class _Builder:
             return self._write(module_tensors(content, shape, self._task.dtype), DENSE)
         # Those without residuals feel every error of the slot, others only what is not made up.
         alone = [m for m in request.members if not m.residuals] or list(request.members)
-        users = [(member, user) for member in alone for user in member.users]
+        ordered = [(member, member.place.order()) for member in alone]
+        users = [(member, order, user) for member, order in ordered for user in member.users]
         matrices = {}
         for name, matrix in content.matrices.items():
-            metrics = [self._metric(m, u, name, matrix) for m, u in users]
-            metric = together(metrics, [user.weight for _, user in users])
+            metrics = [self._metric(m, order, u, name, matrix) for m, order, u in users]
+            metric = together(metrics, [user.weight for _, _, user in users])
             rounded = round_matrix(matrix, request.format, metric)
             matrices[name] = rounded.codes, rounded.scales
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
@@ -176,10 +177,11 @@ class _Builder:
         """Parts that add up to what a member has beyond the slot; of their orders the better."""
         if not member.residuals:
             return []
-        left = member.place.read().minus(given)
+        order = member.place.order()
+        left = member.place.read(order).minus(given)
         metrics = {}
         for name, matrix in left.matrices.items():
-            found = [self._metric(member, u, name, matrix) for u in member.users]
+            found = [self._metric(member, order, u, name, matrix) for u in member.users]
             metrics[name] = together(found, [user.weight for user in member.users])
         orders = {member.residuals, member.residuals[::-1]}
         tried = [self._approximate(left, metrics, formats, shape) for formats in sorted(orders)]
@@ -213,6 +215,7 @@ class _Builder:
     def _metric(
         self,
         member: MemberRequest,
+        order: torch.Tensor | None,
         user: User,
         name: str,
         matrix: torch.Tensor,
@@ -221,14 +224,13 @@ class _Builder:
         if place is None:
             return weight_metric((matrix.shape[0], matrix.shape[1]))
         found = place.metric(user.model, self._task.layer, user.index, name)
-        order, layout = member.place.order(), member.place.source.layout
+        layout = member.place.source.layout
         if order is None or layout is None:
             return found
         return reorder_metric(name, found, order, layout)
 
     def _read(self, part: Part, shape: ExpertShape) -> Weights:
-        tensors = self._registry.read_tensors(part)
-        return weights_of(dense_expert([(part.parsed, tensors)], shape), shape)
+        return weights_of(read_expert(self._registry, [part], shape), shape)
 
     def _write(self, tensors: Mapping[str, torch.Tensor], fmt: Format) -> Part:
         blob = self._registry.write_blob(encode_tensors(tensors))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from consolidation.frontier import Point, frontier
-from consolidation.low_rank import Decomposition, decompose
+from consolidation.low_rank import decompose
 from consolidation.metric import Metric
 from consolidation.rounding import round_matrix
 from consolidation.weights import Weights
@@ -108,15 +108,18 @@ class Pair:
         self._content_spread = _spread(content.matrices, unit)
         smallest = min(min(matrix.shape) for matrix in difference.matrices.values())
         self._ranks = [rank for rank in RANKS if rank < smallest]
-        self._decompositions: dict[str, Decomposition] = {}
+        self._tails: list[tuple[float, ...]] = []
         self._left: dict[int, dict[str, float]] = {}
         if not self.equal:
-            for name, matrix in difference.matrices.items():
-                self._decompositions[name] = decompose(matrix, unit.metrics[name], max(RANKS))
+            found = {
+                name: decompose(matrix, unit.metrics[name], max(RANKS))
+                for name, matrix in difference.matrices.items()
+            }
+            self._tails = [one.tails for one in found.values()]
             for rank in sorted({*BOTH_RANKS} & {*self._ranks}):
                 self._left[rank] = _spread(
                     {
-                        name: matrix - self._decompositions[name].product(rank)
+                        name: matrix - found[name].product(rank)
                         for name, matrix in difference.matrices.items()
                     },
                     unit,
@@ -149,7 +152,7 @@ class Pair:
     ) -> list[Point[Formats]]:
         points: list[Point[Formats]] = []
         for rank in self._ranks:
-            tails = sum(found.tails[rank] for found in self._decompositions.values())
+            tails = sum(found[rank] for found in self._tails)
             fmt = low_rank(rank)
             points.append(Point(sizes.residual(fmt), tails + slot_cost, (fmt,)))
         for rank, left in self._left.items():

@@ -21,6 +21,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from consolidation.calibration import Window
 from consolidation.errors import Failed, Refused
+from consolidation.menu import GROUP
 from consolidation.metric import Metric, Samples
 from consolidation.moments import Record
 from consolidation.release.storage import open_storage
@@ -31,7 +32,7 @@ from representation.formats import Format, packed
 
 FUNCTION = "expertpool_statistics"
 BATCH_TOKENS = 512
-PROBES = (packed(6, 128), packed(3, 128))
+PROBES = (packed(6, GROUP), packed(3, GROUP))
 """Roundings, finest first, by which foretold divergences are set right."""
 PROBE_TOKENS = 8192
 MOST_OFF = 30.0
@@ -167,7 +168,7 @@ def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
 
 
 def _run(
-    model: Any, batch: Sequence[Window], records: Sequence["Record"], generator: torch.Generator
+    model: Any, batch: Sequence[Window], records: Sequence[Record], generator: torch.Generator
 ) -> int:
     """Windows side by side, forwards and backwards. -> scored positions
 

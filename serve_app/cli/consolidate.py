@@ -16,6 +16,7 @@ from serve_app.cli import outcome, output
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
+    Base,
     Channel,
     Family,
     MaxAccuracyDrop,
@@ -44,12 +45,6 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model", metavar="NAME=DIR", show_default=False, help="A model and its checkpoint."
-    ),
-]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR", show_default=False, help="The checkpoint they were all fine-tuned from."
     ),
 ]
 Extend = Annotated[

@@ -13,6 +13,7 @@ from serve_app.cli import output
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
+    Base,
     Family,
     RegistryUrl,
     Tasks,
@@ -45,12 +46,6 @@ Originals = Annotated[
     list[str] | None,
     typer.Option(
         "--original", metavar="MODEL=DIR", show_default=False, help="A model's own checkpoint."
-    ),
-]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR", show_default=False, help="The checkpoint they were all fine-tuned from."
     ),
 ]
 Baseline = Annotated[

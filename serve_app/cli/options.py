@@ -252,6 +252,12 @@ DeviceMemory = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", show_default=False, help="The checkpoint they were all fine-tuned from."
+    ),
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
