@@ -1,0 +1,113 @@
+"""Turns the chunks of a plan into the view of the step that leaves see. Decides nothing."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.step import RopeSpan, SequenceGroup, Spans, StepView
+from serve_app.scheduling.plan import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One row of logits: which chunk's, at which position, and whether to sample from it."""
+
+    chunk: Chunk
+    position: int
+    samples: bool
+
+
+def outputs_of(chunk: Chunk) -> list[Output]:
+    """The rows of logits that a chunk wants, by position."""
+    last = chunk.end - 1
+    wanted: set[int] = set()
+    if chunk.keep_prompt_logits:
+        wanted.update(range(chunk.start, min(chunk.end, chunk.prompt_len - 1)))
+    if chunk.samples:
+        wanted.add(last)
+    return [Output(chunk, p, chunk.samples and p == last) for p in sorted(wanted)]
+
+
+class ViewBuilder:
+    """Makes the tensors that say what a step computes.
+
+    num_places: backbones on the device.   block_size: tokens in a KV block.
+    """
+
+    def __init__(self, num_places: int, block_size: int, device: torch.device) -> None:
+        self._num_places = num_places
+        self._block_size = block_size
+        self._device = device
+
+    def build(
+        self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Sequence[Output]
+    ) -> StepView:
+        """The step as the packed model's leaves see it. rows: map row of each chunk."""
+        starts: list[int] = []
+        places: list[int] = []
+        token_rows: list[int] = []
+        ids: list[int] = []
+        positions: list[int] = []
+        kv_index: list[int] = []
+        for chunk, row in zip(chunks, rows, strict=True):
+            starts.append(len(ids))
+            ids += chunk.tokens
+            places += [chunk.place] * len(chunk.tokens)
+            token_rows += [row] * len(chunk.tokens)
+            positions += range(chunk.start, chunk.end)
+            kv_index += [self._kv_index(chunk, p) for p in range(chunk.start, chunk.end)]
+        start_of = {chunk.sequence: s for chunk, s in zip(chunks, starts, strict=True)}
+        wanted = [start_of[o.chunk.sequence] + o.position - o.chunk.start for o in outputs]
+        return StepView(
+            tokens=self._spans(places, token_rows),
+            outputs=self._spans([places[i] for i in wanted], [token_rows[i] for i in wanted]),
+            output_index=self._tensor(wanted),
+            ids=self._tensor(ids),
+            positions=self._tensor(positions),
+            kv_index=self._tensor(kv_index),
+            groups=self._groups(chunks, starts),
+            ropes=tuple(
+                span
+                for chunk, start, row in zip(chunks, starts, rows, strict=True)
+                for span in _rope_spans(chunk, start, row)
+            ),
+        )
+
+    def _spans(self, places: list[int], rows: list[int]) -> Spans:
+        return Spans.of(places, rows, self._num_places, self._device)
+
+    def _kv_index(self, chunk: Chunk, position: int) -> int:
+        block, offset = divmod(position, self._block_size)
+        return chunk.blocks[block] * self._block_size + offset
+
+    def _groups(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> tuple[SequenceGroup, ...]:
+        """Single tokens attend together where their tables are of like length; others alone."""
+        groups: dict[object, list[tuple[Chunk, int]]] = defaultdict(list)
+        for chunk, start in zip(chunks, starts, strict=True):
+            if len(chunk.tokens) == 1:
+                groups[len(chunk.blocks).bit_length()].append((chunk, start))
+            else:
+                groups[chunk.sequence].append((chunk, start))
+        return tuple(self._group(members) for members in groups.values())
+
+    def _group(self, members: list[tuple[Chunk, int]]) -> SequenceGroup:
+        longest = max(len(chunk.blocks) for chunk, _ in members)
+        tables = [[*chunk.blocks, *[0] * (longest - len(chunk.blocks))] for chunk, _ in members]
+        rows = [list(range(start, start + len(chunk.tokens))) for chunk, start in members]
+        positions = [list(range(chunk.start, chunk.end)) for chunk, _ in members]
+        return SequenceGroup(self._tensor(rows), self._tensor(tables), self._tensor(positions))
+
+    def _tensor(self, values: Sequence[int] | list[list[int]]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
+
+
+def _rope_spans(chunk: Chunk, start: int, row: int) -> list[RopeSpan]:
+    """Of the tokens computed in one forward by `generate()`, and of each later one by itself."""
+    together = max(0, min(chunk.end, chunk.forward_len) - chunk.start)
+    spans = [RopeSpan(start, start + together, row, chunk.forward_len)] if together else []
+    for offset in range(together, len(chunk.tokens)):
+        at = start + offset
+        spans.append(RopeSpan(at, at + 1, row, chunk.start + offset + 1))
+    return spans
