@@ -41,6 +41,8 @@ class ServeConfig(_Strict):
     device_memory: int | None = Field(default=None, ge=1)
     kv_tokens: int | None = Field(default=None, ge=1)
     """Size of the KV store in tokens; None: what memory allows."""
+    num_places: int | None = Field(default=None, ge=1)
+    """Most backbones on the device at once; None: what memory allows."""
     max_tokens: int = Field(default=512, ge=1)
     """Tokens of one step, of all sequences together."""
     max_sequences: int = Field(default=64, ge=1)

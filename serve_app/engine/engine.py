@@ -108,13 +108,14 @@ class Engine:
         dtype: str = "auto",
         device_memory: int | None = None,
         kv_tokens: int | None = None,
+        num_places: int | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
         """An engine with room for a release, the release not yet loaded: see `stage`.
 
-        Raises: DoesNotFit, Unsupported.
+        Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
         memory = plan_memory(
@@ -123,6 +124,7 @@ class Engine:
             dtype=dtype,
             device_memory=device_memory,
             kv_tokens=kv_tokens,
+            num_places=num_places,
             limits=limits,
         )
         packed = PackedModel(

@@ -13,7 +13,7 @@ from serve_app.engine.packed_linear import WORKSPACE_BYTES
 from serve_app.engine.parts import ShelfRows, shelf_rows
 from serve_app.engine.shelves import LayerShape, layer_shape
 from serve_app.engine.source import ModelLike, ReleaseSource
-from serve_app.errors import DoesNotFit, Unsupported
+from serve_app.errors import ConfigError, DoesNotFit, Unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BLOCK_SIZE = 16
@@ -137,15 +137,19 @@ def plan_memory(
     dtype: str = "auto",
     device_memory: int | None = None,
     kv_tokens: int | None = None,
+    num_places: int | None = None,
     limits: Limits | None = None,
 ) -> MemoryPlan:
     """How a device's memory will be spent on a release.
 
     Without `device_memory`: on CUDA nine tenths of what is free now; on the CPU room for every
-    backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size.
-    Raises: DoesNotFit, with the numbers; Unsupported.
+    backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size; `num_places`
+    is the most places that backbones get, however much memory there is.
+    Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     limits = limits or Limits()
+    if num_places is not None and num_places < 1:
+        raise ConfigError(f"num_places is {num_places}; serving takes at least 1 place")
     on_cpu = torch.device(device).type == "cpu"
     if device_memory is None and not on_cpu:
         device_memory = int(torch.cuda.mem_get_info(device)[0] * 0.9)
@@ -163,13 +167,14 @@ def plan_memory(
     num_backbones = len({backbone_key(model) for model in source.models.values()})
     useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
     least = _least_blocks(longest)
+    most_places = num_backbones if num_places is None else min(num_backbones, num_places)
     if kv_tokens is not None:
         least = useful = max(1, -(-kv_tokens // BLOCK_SIZE))
     if device_memory is None:
-        places = num_backbones
+        places = most_places
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
     else:
-        places, blocks = _shares(pool, needs, num_backbones, least, useful, device_memory)
+        places, blocks = _shares(pool, needs, most_places, least, useful, device_memory)
     workspace = needs.step + math.ceil(needs.step_per_block * blocks)
     used = pool + places * needs.place + blocks * needs.block + workspace
     return MemoryPlan(
@@ -231,7 +236,7 @@ def _least_blocks(longest: int) -> int:
 
 
 def _shares(
-    pool: int, needs: _Needs, num_backbones: int, least: int, useful: int, device_memory: int
+    pool: int, needs: _Needs, most_places: int, least: int, useful: int, device_memory: int
 ) -> tuple[int, int]:
     """Places and KV blocks within a budget. First the least of both, then places, then KV."""
     per_block = needs.block + needs.step_per_block
@@ -247,7 +252,7 @@ def _shares(
         )
     rest = device_memory - floor
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
-    places = 1 + min(num_backbones - 1, int((rest - wanted_kv) // needs.place))
+    places = 1 + min(most_places - 1, int((rest - wanted_kv) // needs.place))
     rest -= (places - 1) * needs.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
     return places, least + more

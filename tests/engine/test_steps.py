@@ -11,6 +11,7 @@ from serve_app.engine.memory import Limits, plan_memory
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.request import Request, Sampling
 from serve_app.errors import (
+    ConfigError,
     DoesNotFit,
     DuplicateRequest,
     EngineError,
@@ -176,6 +177,17 @@ def test_memory_that_cannot_hold_one_model_is_refused_with_numbers() -> None:
     assert least.total_bytes <= refused.value.needed
     with pytest.raises(DoesNotFit):
         plan_memory(source, device_memory=refused.value.needed - 1)
+
+
+def test_backbones_get_no_more_places_than_are_allowed() -> None:
+    source = MemorySource("r1", models_of(1, 2, 3))
+    free = plan_memory(source, limits=SMALL)
+    for wanted, places in ((1, 1), (2, 2), (9, 3)):
+        for device_memory in (None, 2 * free.total_bytes):
+            plan = plan_memory(source, limits=SMALL, device_memory=device_memory, num_places=wanted)
+            assert (plan.num_places, plan.num_backbones) == (places, 3)
+    with pytest.raises(ConfigError, match="num_places is 0; serving takes at least 1 place"):
+        Engine.open(source, num_places=0)
 
 
 def test_what_is_allocated_is_what_was_planned_at_every_budget() -> None:
