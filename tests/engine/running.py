@@ -19,8 +19,8 @@ from serve_app.engine.request import (
     Sampling,
     Token,
 )
+from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError
-from tests.support.sources import MemorySource
 
 GREEDY = Sampling(temperature=0, logprobs=5)
 SMALL = Limits(max_tokens=13, max_sequences=8, max_model_wait_s=0.01)
@@ -50,7 +50,7 @@ class Answer:
                 self.error = event.error
 
 
-def engine_of(*sources: MemorySource, limits: Limits = SMALL, **options: Any) -> Engine:
+def engine_of(*sources: ReleaseSource, limits: Limits = SMALL, **options: Any) -> Engine:
     """An engine opened for the first source, with all of them staged."""
     engine = Engine.open(sources[0], limits=limits, **options)
     for source in sources:
@@ -58,7 +58,7 @@ def engine_of(*sources: MemorySource, limits: Limits = SMALL, **options: Any) ->
     return engine
 
 
-def stage(engine: Engine, source: MemorySource) -> None:
+def stage(engine: Engine, source: ReleaseSource) -> None:
     """Load a release and wait for it. Raises what it failed with."""
     outcomes: list[EngineError | None] = []
     engine.stage(source, outcomes.append)

@@ -1,0 +1,181 @@
+"""A release with random weights, made as it is read. Nothing of it is stored."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from representation.formats import Format, TensorSpec, num_bytes, tensor_specs
+from serve_app.engine.anatomy import config_of, study
+from serve_app.engine.memory import DTYPES
+from serve_app.engine.packed import unique_tensors
+from serve_app.engine.shelves import LayerShape, layer_shape
+
+NUM_DRAWN = 1_048_583
+"""Random numbers that are drawn; every tensor is a stretch of them, again and again. A prime, so
+that no two rows of a matrix are the same stretch."""
+SIZE = 0.02
+"""Standard deviation of weights, as transformers initialises them."""
+RESIDUAL_SIZE = 0.002
+"""Of what residuals add."""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomBlob:
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPart:
+    digest: str
+    bytes: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class RandomLayer:
+    module: str
+    transposed: bool
+    slots: tuple[RandomPart, ...]
+    residuals: tuple[RandomPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RandomModel:
+    config: Mapping[str, Any]
+    backbone: tuple[RandomBlob, ...]
+    expert_map: tuple[tuple[int, ...], ...]
+    residual_map: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+class RandomRelease:
+    """Models m0, m1, … of one config, each with a backbone of its own: a `ReleaseSource`.
+
+    Merged, the experts of all models are the same slots, as in a release whose expert bytes are
+    one model's. Otherwise each model has slots of its own.
+    """
+
+    id = "random"
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        num_models: int,
+        *,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        parts: str = "dense",
+        residuals: Sequence[str] = (),
+        merged: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """parts: the format of every slot.   residuals: formats of what each model's own expert
+        adds to its slot, one residual of each.   device: where the weights are made.
+
+        Raises: ValueError for a label that is no format; Unsupported.
+        """
+        self.dtype = dtype
+        self._noise = _Noise(seed, torch.device(device))
+        self._slot_format = Format.parse(parts)
+        self._residual_formats = [Format.parse(label) for label in residuals]
+        anatomy = study(config_of(config), DTYPES[dtype])
+        self._tensors = unique_tensors(anatomy)
+        self._shapes = {path: layer_shape(path, m) for path, m in anatomy.experts.items()}
+        num_owners = 1 if merged else num_models
+        self.layers = tuple(
+            self._layer(path, shape, num_owners, num_models) for path, shape in self._shapes.items()
+        )
+        self.models = {
+            f"m{number}": self._model(number, config, merged=merged) for number in range(num_models)
+        }
+
+    def _layer(self, path: str, shape: LayerShape, num_owners: int, num_models: int) -> RandomLayer:
+        def parts(fmt: Format, count: int, *, residual: bool) -> list[RandomPart]:
+            size = num_bytes(shape.expert, fmt, DTYPES[self.dtype], residual=residual)
+            noun = "residual" if residual else "slot"
+            return [RandomPart(f"{path} {noun} {fmt} {n}", size, str(fmt)) for n in range(count)]
+
+        slots = parts(self._slot_format, num_owners * shape.num_experts, residual=False)
+        residuals = [
+            part
+            for fmt in self._residual_formats
+            for part in parts(fmt, num_models * shape.num_experts, residual=True)
+        ]
+        return RandomLayer(path, shape.expert.transposed, tuple(slots), tuple(residuals))
+
+    def _model(self, number: int, config: Mapping[str, Any], *, merged: bool) -> RandomModel:
+        size = sum(shape.numel() * kind.itemsize for shape, kind in self._tensors.values())
+        expert_map, residual_map = [], []
+        for layer, shape in zip(self.layers, self._shapes.values(), strict=True):
+            experts = range(shape.num_experts)
+            first = 0 if merged else number * shape.num_experts
+            expert_map.append(tuple(first + expert for expert in experts))
+            each = len(layer.residuals) // max(1, len(self._residual_formats))
+            residual_map.append(
+                tuple(
+                    tuple(
+                        kind * each + number * shape.num_experts + expert
+                        for kind in range(len(self._residual_formats))
+                    )
+                    for expert in experts
+                )
+            )
+        return RandomModel(
+            config,
+            (RandomBlob(f"backbone {number}", size),),
+            tuple(expert_map),
+            tuple(residual_map) if self._residual_formats else (),
+        )
+
+    def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
+        return self._part(layer, self.layers[layer].slots[slot], residual=False)
+
+    def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
+        return self._part(layer, self.layers[layer].residuals[residual], residual=True)
+
+    def _part(self, layer: int, part: RandomPart, *, residual: bool) -> dict[str, torch.Tensor]:
+        shape = self._shapes[self.layers[layer].module].expert
+        fmt = Format.parse(part.format)
+        specs = tensor_specs(shape, fmt, DTYPES[self.dtype], residual=residual)
+        size = RESIDUAL_SIZE if residual else SIZE
+        found = {}
+        for name, spec in specs.items():
+            if name.endswith(".scales"):
+                step = size * 12**0.5 / (1 << fmt.bits)  # codes are spread evenly
+                found[name] = torch.full(spec[0], step, dtype=spec[1], device=self._noise.device)
+                continue
+            # A product of factors is a sum of as many products as its rank.
+            of_factor = (size / fmt.rank**0.5) ** 0.5 if fmt.rank else size
+            found[name] = self._noise.tensor(f"{part.digest} {name}", spec, of_factor)
+        return found
+
+    def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, spec in self._tensors.items():
+            if len(spec[0]) == 1 and name.endswith("norm.weight"):
+                yield name, torch.ones(spec[0], dtype=spec[1], device=self._noise.device)
+            else:
+                yield name, self._noise.tensor(f"{model} {name}", spec, SIZE)
+
+
+class _Noise:
+    """Tensors that look random, the same for the same name and seed, at the speed of copying."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        generator = torch.Generator(device).manual_seed(seed)
+        self._values = torch.randn(NUM_DRAWN, generator=generator, device=device)
+        self._bytes = torch.randint(
+            0, 256, (NUM_DRAWN,), generator=generator, device=device, dtype=torch.uint8
+        )
+
+    def tensor(self, name: str, spec: TensorSpec, size: float) -> torch.Tensor:
+        """Of the spec's shape and dtype: bytes as they are drawn, numbers times `size`."""
+        shape, dtype = torch.Size(spec[0]), spec[1]
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % NUM_DRAWN
+        drawn = self._bytes if dtype == torch.uint8 else self._values
+        laps = max(0, -(-(start + shape.numel()) // NUM_DRAWN) - 1)
+        stretch = torch.cat([drawn[start:], drawn.repeat(laps)])[: shape.numel()].view(shape)
+        return stretch if dtype == torch.uint8 else (stretch * size).to(dtype)
