@@ -1,0 +1,162 @@
+"""What is asked, of which model and when: arrivals, lengths, prompts. Pure; asks nobody."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice, takewhile
+from random import Random
+
+from serve_app.errors import ConfigError
+
+FIRST_TOKEN = 3
+"""Prompts are made of the ids from here on: lower ones are special in most vocabularies."""
+COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+"""Of a trace, as Azure publishes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request. at_s: when it is due, in seconds from the beginning of the run."""
+
+    at_s: float
+    model: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a request is due, and how long its prompt and its answer are, in tokens."""
+
+    at_s: float
+    prompt_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A number of tokens from `low` to `high`, each as likely."""
+
+    low: int
+    high: int
+
+    def draw(self, generator: Random) -> int:
+        return generator.randint(self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model that may be asked.
+
+    context: the most tokens that prompt and answer may have.   vocabulary: its number of tokens.
+    """
+
+    name: str
+    context: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs in the order in which they are due. num_cut: how many were cut to fit the context."""
+
+    jobs: tuple[Job, ...]
+    num_cut: int
+
+
+def poisson(
+    rate: float,
+    *,
+    prompt: Lengths,
+    answer: Lengths,
+    seed: int,
+    duration_s: float | None = None,
+    num: int | None = None,
+) -> list[Arrival]:
+    """Arrivals of a Poisson process of `rate` a second, until either bound is met.
+
+    Its parts, when each arrival is given to a model by chance, are Poisson processes too. The same
+    seed at another rate gives the same arrivals on another scale of time.
+    """
+    assert num is not None or duration_s is not None, "a Poisson process does not end by itself"
+    times, lengths = Random(f"{seed} times"), Random(f"{seed} lengths")
+
+    def process() -> Iterable[Arrival]:
+        at = 0.0
+        while True:
+            at += times.expovariate(1.0)
+            yield Arrival(at / rate, prompt.draw(lengths), answer.draw(lengths))
+
+    return _bounded(process(), duration_s, num)
+
+
+def parse_trace(
+    lines: Iterable[str],
+    *,
+    speed: float = 1.0,
+    duration_s: float | None = None,
+    num: int | None = None,
+) -> list[Arrival]:
+    """Arrivals of a trace, counted from its first, `speed` times as fast as they were.
+
+    lines: of a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens.
+    Raises: ConfigError, with the number of the line, for a file that is no such trace.
+    """
+    reader = csv.DictReader(lines)
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise ConfigError(f"the trace has no column {missing[0]!r}")
+    found = []
+    for row in reader:
+        try:
+            moment = datetime.fromisoformat(row["TIMESTAMP"])
+            prompt, answer = int(row["ContextTokens"]), int(row["GeneratedTokens"])
+            found.append((moment, max(1, prompt), max(1, answer)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"line {reader.line_num} of the trace: {error}") from error
+    if not found:
+        raise ConfigError("the trace has no rows")
+    first = min(moment for moment, _, _ in found)
+    arrivals = [Arrival((at - first).total_seconds() / speed, p, a) for at, p, a in found]
+    return _bounded(sorted(arrivals, key=lambda arrival: arrival.at_s), duration_s, num)
+
+
+def _bounded(
+    arrivals: Iterable[Arrival], duration_s: float | None, num: int | None
+) -> list[Arrival]:
+    if duration_s is not None:
+        arrivals = takewhile(lambda arrival: arrival.at_s < duration_s, arrivals)
+    return list(islice(arrivals, num))
+
+
+def popularity(num_models: int, skew: float) -> list[float]:
+    """The share of requests of each model, most popular first: Zipf's law, p_i ~ 1 / i^skew."""
+    weights = [rank**-skew for rank in range(1, num_models + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def workload(
+    arrivals: Iterable[Arrival], models: Sequence[Asked], *, skew: float = 0.0, seed: int = 0
+) -> Workload:
+    """A job for each arrival: its model by chance, the first the most popular; its prompt random.
+
+    Where prompt and answer exceed the model's context, the prompt is cut, at most to half of the
+    context, and then the answer.
+    """
+    choices, tokens = Random(f"{seed} models"), Random(f"{seed} prompts")
+    shares = popularity(len(models), skew)
+    jobs, num_cut = [], 0
+    for number, arrival in enumerate(arrivals):
+        model = choices.choices(models, shares)[0]
+        prompt, answer = _cut(arrival.prompt_tokens, arrival.answer_tokens, model.context)
+        num_cut += (prompt, answer) != (arrival.prompt_tokens, arrival.answer_tokens)
+        ids = tuple(tokens.randrange(FIRST_TOKEN, model.vocabulary) for _ in range(prompt))
+        jobs.append(Job(arrival.at_s, model.name, ids, answer, seed + number))
+    return Workload(tuple(jobs), num_cut)
+
+
+def _cut(prompt: int, answer: int, context: int) -> tuple[int, int]:
+    """Lengths that fit a context of two tokens or more."""
+    prompt = min(prompt, max(context - answer, context // 2))
+    return prompt, min(answer, context - prompt)
