@@ -6,13 +6,11 @@ beside it.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.loading import BackboneLoaded, Loader, PartsLoaded
 from serve_app.engine.memory import (
     DTYPES,
     Limits,
@@ -25,12 +23,11 @@ from serve_app.engine.releases import Releases
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
 from serve_app.engine.runner import Runner, RunningRequest
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.staging import growth_bytes, make_room, must_move, require_room_alone
 from serve_app.engine.stats import Counters, Stats, look
+from serve_app.engine.supply import Supply
 from serve_app.errors import (
     DuplicateRequest,
     EngineError,
-    LoadFailed,
     TooLong,
     UnknownRelease,
 )
@@ -38,7 +35,7 @@ from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import NeverFits
 from serve_app.scheduling.events import Finished
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import Load, StepPlan
+from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence
 
@@ -78,7 +75,6 @@ class Engine:
         self._clock = clock
         self._packed = packed
         self._runner = Runner(packed)
-        self._loader = Loader(packed, on_loaded)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -89,12 +85,10 @@ class Engine:
             max_model_wait_s=limits.max_model_wait_s,
         )
         self._releases = Releases(packed)
+        self._supply = Supply(
+            packed, memory, self._scheduler, self._releases, self.counters, on_loaded
+        )
         self._active: dict[str, _Active] = {}
-        self._staging: dict[str, Callable[[EngineError | None], None]] = {}
-        self._awaiting: deque[ReleaseSource] = deque()
-        self._held_loads: list[Load] = []
-        self._retiring: dict[str, list[Callable[[], None]]] = {}
-        self._orphans: set[str] = set()
         self.is_stepping = False
         """Whether the last step computed anything; if not, there is nothing to do but wait."""
         self._events: list[Event] = []
@@ -137,12 +131,11 @@ class Engine:
 
     def fits_beside(self, source: ReleaseSource) -> bool:
         """Whether there is room for a release beside what is loaded."""
-        spare = self._spare_bytes()
-        return spare is None or growth_bytes(self._packed, self._releases, source) <= spare
+        return self._supply.fits_beside(source)
 
     def require_room_alone(self, source: ReleaseSource) -> None:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
-        require_room_alone(self._packed, self._releases, source, self._spare_bytes())
+        self._supply.require_room_alone(source)
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
         """Begin loading the parts of a release's experts beside the running work.
@@ -150,59 +143,21 @@ class Engine:
         `on_done(None)` says that requests may name it; `on_done(error)` that it was not loaded,
         and that nothing has changed. Both come from `step`, or at once.
         """
-        try:
-            if source.id in self._releases or source.id in self._staging:
-                raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
-            self._releases.check_shape(source)
-        except EngineError as error:
-            on_done(error)
-            return
-        self._staging[source.id] = on_done
-        self._awaiting.append(source)
-        self._begin_stagings()
-
-    def _begin_stagings(self) -> None:
-        """Begin loading the parts of releases, in the order in which they were asked for.
-
-        Growing replaces tensors that a load may be writing. So a release that needs more room
-        waits for the loads that are under way, and new loads wait for it; the steps wait for none.
-        """
-        while self._awaiting:
-            source = self._awaiting[0]
-            if self._loader.num_pending and must_move(self._packed, self._releases, source):
-                return
-            self._awaiting.popleft()
-            try:
-                make_room(self._packed, self._releases, source, self._spare_bytes())
-                parts = self._releases.take_rows(source)
-            except EngineError as error:
-                self._staging.pop(source.id)(error)
-                continue
-            self._loader.load_parts(source, parts)
-
-    def _spare_bytes(self) -> int | None:
-        """Bytes that may still be allocated; None where nothing limits them."""
-        if self.memory.device_memory is None:
-            return None
-        packed = self._packed
-        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
-        return self.memory.allocated_bytes + self.memory.spare_bytes - now
+        self._supply.stage(source, on_done)
 
     def retire(self, release: str, on_done: Callable[[], None]) -> None:
         """Take no new requests for a release; free it when its last sequence has ended.
 
         Raises: UnknownRelease.
         """
-        self._releases.release(release)
-        self._retiring.setdefault(release, []).append(on_done)
-        self._drop_retired()
+        self._supply.retire(release, on_done)
 
     def submit(self, request: Request) -> None:
         """Queue a request; its events come from `step`.
 
         Raises, with nothing changed: UnknownRelease, UnknownModel, TooLong, DuplicateRequest.
         """
-        if request.release in self._retiring:
+        if self._supply.is_retiring(request.release):
             raise UnknownRelease(f"release {request.release!r} is being retired")
         model = self._releases.model(request.release, request.model)
         if request.id in self._active:
@@ -257,25 +212,25 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether any request is waiting or running, or a release is being loaded."""
-        return self._scheduler.has_work or bool(self._staging)
+        return self._scheduler.has_work or self._supply.is_staging
 
     def step(self) -> list[Event]:
         """Do what can be done now; no events and no wait when nothing can."""
-        for report in self._loader.reports():
-            self._note(report)
-        self._begin_stagings()
+        for lost in self._supply.take_reports():
+            self._active.pop(lost.request, None)
+            self._events.append(Failed(lost.request, lost.error))
         plan = self._scheduler.schedule(self._clock())
-        self._begin_loads(plan)
+        self._supply.begin_loads(plan.loads)
         self.is_stepping = bool(plan.chunks)
         if plan.chunks:
             self._execute(plan)
-        self._drop_retired()
+        self._supply.drop_retired()
         events, self._events = self._events, []
         return events
 
     def close(self) -> None:
         """Stop loading. The engine is of no use afterwards."""
-        self._loader.close()
+        self._supply.close()
 
     def stats(self) -> Stats:
         """A look at what is going on."""
@@ -331,55 +286,3 @@ class Engine:
         found = active.prompt_logprobs
         each = (found.get(position) for position in range(len(active.request.prompt)))
         self._events.append(PromptLogprobs(active.request.id, tuple(each)))
-
-    def _begin_loads(self, plan: StepPlan) -> None:
-        """Begin the plan's loads, or hold them while a release waits to make room."""
-        self._held_loads += plan.loads
-        if self._awaiting or not self._held_loads:
-            return
-        loads, self._held_loads = self._held_loads, []
-        sources = self._releases.backbones()
-        for load in loads:
-            if load.backbone in sources:
-                source, model = sources[load.backbone]
-                self._loader.load_backbone(source, model, load.backbone, load.place)
-            else:  # its release went while the load was held, and nothing waits for it
-                self._scheduler.load_failed(load.backbone)
-
-    def _note(self, report: BackboneLoaded | PartsLoaded) -> None:
-        if isinstance(report, PartsLoaded):
-            self._note_parts(report)
-        else:
-            self._note_backbone(report)
-
-    def _note_parts(self, report: PartsLoaded) -> None:
-        self.counters.staging_seconds += report.seconds
-        on_done = self._staging.pop(report.source.id)
-        if report.error is None:
-            self._releases.register(report.source)
-        else:
-            self._releases.give_back_rows(report.source)
-        on_done(report.error)
-
-    def _note_backbone(self, report: BackboneLoaded) -> None:
-        self.counters.backbone_loads += 1
-        self.counters.backbone_load_seconds += report.seconds
-        if report.error is None:
-            self._scheduler.loaded(report.backbone)
-            return
-        self.counters.backbone_load_failures += 1
-        logger.error("a backbone could not be loaded: %s", report.error)
-        for request in self._scheduler.load_failed(report.backbone):
-            self._active.pop(request, None)
-            self._events.append(Failed(request, report.error))
-
-    def _drop_retired(self) -> None:
-        for release in list(self._retiring):
-            models = self._releases.release(release).models
-            if any(self._scheduler.count((release, name)) for name in models):
-                continue
-            self._orphans.update(self._releases.drop(release))
-            for on_done in self._retiring.pop(release):
-                on_done()
-        self._orphans -= self._releases.backbones().keys()
-        self._orphans = {b for b in self._orphans if not self._scheduler.drop_backbone(b)}
