@@ -9,8 +9,10 @@ from serve_app.scheduling.sequence import ModelKey
 class Chunk:
     """Some tokens of one sequence: positions start .. start + len(tokens).
 
+    A `pending` chunk has one token, which the step before is still sampling for the sequence; 0
+    stands for it.
     `blocks` is the sequence's block table for positions [0, start + len(tokens)). `samples` says
-    that the last of the tokens is the last one known, so that the next is to be sampled;
+    that the last of the tokens is the last one expected, so that the next is to be sampled;
     `num_generated` is the index that token will have among the generated ones. With
     `keep_prompt_logits` the logits of the chunk's prompt positions are wanted; after a preemption
     some positions come a second time. The first `forward_len` tokens of the sequence are those
@@ -22,6 +24,7 @@ class Chunk:
     place: int
     start: int
     tokens: tuple[int, ...]
+    pending: bool
     blocks: tuple[int, ...]
     prompt_len: int
     forward_len: int

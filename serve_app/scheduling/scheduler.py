@@ -1,15 +1,17 @@
 """What each step computes, for whom. Decides only: the engine's runner carries out the plan.
 
 There is no prefill phase and no decode phase: computed tokens catch up with known tokens. A step
-is planned, carried out, and committed before the next is planned; adding, aborting and the end of
-a load are legal at any moment, also between plan and commit. Not thread-safe.
+is planned, carried out and committed; the next may be planned while it is being carried out, on
+the assumption that no token stops a sequence before its length does. Where one does, its row of
+the next step was computed in vain. Adding, aborting and the end of a load are legal at any
+moment, also between plan and commit. Not thread-safe.
 
 *Rank* is priority, then arrival. Who wants KV blocks when none is free takes all those of the
 sequence of the lowest rank, if that is below its own; otherwise it waits, with what it has. Hence
-the first in rank advances in every step, and everything that runs ends.
+the first in rank advances in every step, and everything that runs ends. A step that is planned
+ahead takes blocks from nobody: where they are short, nothing is planned before the commit.
 """
 
-from bisect import insort
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import Chunk, StepPlan
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
+from serve_app.scheduling.running import Running
 from serve_app.scheduling.sequence import ModelKey, Sequence
 
 
@@ -33,11 +36,19 @@ class _Step:
     is_short: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    """A plan that is not committed, and the sequences that it is for, by id."""
+
+    plan: StepPlan
+    sequences: Mapping[str, Sequence]
+
+
 class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
-    At most `max_sequences` run at once; and no more than `max_tokens`, since one begins only in a
-    step that has budget left when all that run have had theirs. `weights` are the tenants'
+    At most `max_sequences` run at once; and no more than `max_tokens`, so that each can have a
+    token in every step. `weights` are the tenants'
     shares, 1 where not given. The longest wait of a model that is not resident is stated in
     residency.py.
     """
@@ -63,15 +74,14 @@ class Scheduler:
         self.num_hits = 0
         self.num_misses = 0
         self._max_tokens = max_tokens
-        self._max_running = max_sequences
+        self._max_running = min(max_sequences, max_tokens)
         self._queues = FairQueues(weights or {})
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
-        self._running: list[Sequence] = []
+        self._running = Running(blocks, places)
         self._number = 0
         self._now = 0.0
-        self._plan: StepPlan | None = None
-        self._planned: dict[str, Sequence] = {}
+        self._outstanding: list[_Outstanding] = []
 
     # What comes in.
 
@@ -143,41 +153,42 @@ class Scheduler:
         A plan may hold loads and no chunks. When there is work, a plan with neither is made only
         while a load is under way. RuntimeError when the last plan is not committed.
         """
-        if self._plan is not None:
+        if self._outstanding:
             raise RuntimeError("the last plan has not been committed")
         self._advance_clock(now)
-        loads = self._residency.begin_loads(self._now, self._number)
-        step = _Step(self._max_tokens)
-        self._continue_running(step)
-        if not step.is_short:
-            self._admit(step)
-        planned = [s for s in self._running if s.id in step.chunks]
-        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
-        plan = StepPlan(tuple(step.chunks[s.id] for s in planned), loads)
-        if planned:
-            self._plan = plan
-            self._planned = {s.id: s for s in planned}
-        return plan
+        return self._make_plan()
+
+    def schedule_ahead(self, now: float) -> StepPlan:
+        """Plan the step after one that is not committed yet, to be carried out after it.
+
+        An empty plan, with nothing changed, where that would be more than going on: where blocks
+        are short, or a sequence is to be computed anew. RuntimeError unless one plan, no more and
+        no less, is not committed.
+        """
+        if len(self._outstanding) != 1:
+            raise RuntimeError(f"{len(self._outstanding)} plans have not been committed, not one")
+        self._advance_clock(now)
+        return self._make_plan() if self._goes_on() else StepPlan()
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[Event]:
         """Take in what the step computed; `sampled` has the token of each chunk that samples.
 
-        Sequences aborted since the plan are passed over. Returns events in the plan's order. A
+        Sequences that ended since the plan are passed over. Returns events in the plan's order. A
         plan without chunks needs no commit. All or nothing: RuntimeError when this is not the
-        plan last made, ValueError when a token is missing.
+        first plan that is not committed, ValueError when a token is missing.
         """
         if not plan.chunks:
             return []
-        if plan is not self._plan:
-            raise RuntimeError("this is not the plan last made, or it is committed already")
+        if not self._outstanding or plan is not self._outstanding[0].plan:
+            raise RuntimeError("this is not the plan to commit, or it is committed already")
         now_known = self._sequences
-        live = [c for c in plan.chunks if now_known.get(c.sequence) is self._planned[c.sequence]]
+        then = self._outstanding[0].sequences
+        live = [c for c in plan.chunks if now_known.get(c.sequence) is then[c.sequence]]
         missing = [c.sequence for c in live if c.samples and c.sequence not in sampled]
         if missing:
             raise ValueError(f"no token was sampled for {missing}")
         self._advance_clock(now)
-        self._plan = None
-        self._planned = {}
+        del self._outstanding[0]
         events = (self._commit_chunk(chunk, sampled) for chunk in live)
         return [event for event in events if event is not None]
 
@@ -197,7 +208,7 @@ class Scheduler:
 
     def num_running_by_model(self) -> dict[ModelKey, int]:
         """Models of which something runs."""
-        return dict(Counter(s.model for s in self._running))
+        return self._running.by_model()
 
     def num_waiting_by_model(self) -> dict[ModelKey, int]:
         """Models of which something waits."""
@@ -223,25 +234,19 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert every invariant that ties sequences, blocks, places and queues together."""
-        self.blocks.check(s.blocks for s in self._running)
-        self.places.check(Counter(s.backbone for s in self._running))
+        self._running.check()
         self._residency.check()
         waiting = [s for q in self._queues for s in q.waiting]
         known = sorted(s.id for s in [*waiting, *self._running])
         assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
-        most = min(self._max_running, self._max_tokens)
-        assert len(self._running) <= most, "too many sequences run"
-        ranks = [s.rank for s in self._running]
-        assert ranks == sorted(ranks), "running sequences are not in order of rank"
+        assert len(self._running) <= self._max_running, "too many sequences run"
+        assert len(self._outstanding) <= 2, "too many plans are not committed"
         for s in waiting:
-            held = (s.blocks, s.num_computed, s.place)
-            assert held == ([], 0, None), f"{s.id} waits and holds {held}"
+            held = (s.blocks, s.num_computed, s.num_pending, s.place)
+            assert held == ([], 0, 0, None), f"{s.id} waits and holds {held}"
         for s in self._running:
-            assert s.place == self.places.place_of(s.backbone), f"{s.id} runs on another place"
-            covered = len(s.blocks) * self.blocks.block_size
-            assert s.num_computed <= min(covered, len(s.tokens)), (
-                f"{s.id} computed what it cannot hold"
-            )
+            sampling = sum(self._samples(o, s) for o in self._outstanding)
+            assert s.num_pending == sampling, f"{s.id}: {s.num_pending} pending, {sampling} sampled"
         for q in self._queues:
             running = sum((s.tenant, s.model) == (q.tenant, q.model) for s in self._running)
             assert running == q.num_running, f"queue {q.tenant, q.model} counts {q.num_running}"
@@ -252,36 +257,61 @@ class Scheduler:
         """A clock that goes back, as of a caller in another thread, stands still here."""
         self._now = max(self._now, now)
 
+    def _samples(self, outstanding: _Outstanding, sequence: Sequence) -> bool:
+        """Whether a plan under way samples a token for a sequence."""
+        if outstanding.sequences.get(sequence.id) is not sequence:
+            return False
+        return any(c.samples for c in outstanding.plan.chunks if c.sequence == sequence.id)
+
+    def _goes_on(self) -> bool:
+        """Whether all that run have the blocks for their next tokens, and none starts anew."""
+        budget, num_blocks = self._max_tokens, 0
+        for sequence in self._running.in_turn():
+            length = min(sequence.num_missing, budget)
+            budget -= length
+            num_blocks += self._running.new_blocks(sequence, length)
+        anew = any(sequence.starts_anew for sequence in self._running)
+        return num_blocks <= self.blocks.num_free and not anew
+
+    def _make_plan(self) -> StepPlan:
+        loads = self._residency.begin_loads(self._now, self._number)
+        step = _Step(self._max_tokens)
+        self._continue_running(step)
+        if not step.is_short:
+            self._admit(step)
+        planned = [s for s in self._running if s.id in step.chunks]
+        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
+        plan = StepPlan(tuple(step.chunks[s.id] for s in planned), loads)
+        if planned:
+            self._outstanding.append(_Outstanding(plan, {s.id: s for s in planned}))
+        return plan
+
     def _continue_running(self, step: _Step) -> None:
         """One token for each that decodes, then chunks of prompts, in order of rank."""
-        for sequence in sorted(self._running, key=lambda s: (s.num_missing > 1, s.rank)):
+        for sequence in self._running.in_turn():
             if step.budget and sequence.place is not None:
                 self._continue(sequence, step)
 
     def _continue(self, sequence: Sequence, step: _Step) -> None:
         """Plan what blocks allow, and take those of the last in rank when they allow nothing."""
-        while not self._room(sequence):
+        while not self._running.room(sequence):
             step.is_short = True
-            last = self._running[-1]
+            last = self._running.last
             if last is sequence:
                 return
             self._preempt(last, step)
         wanted = min(sequence.num_missing, step.budget)
-        if self._room(sequence) < wanted:
+        room = self._running.room(sequence)
+        if room < wanted:
             step.is_short = True
-        self._plan_chunk(sequence, min(wanted, self._room(sequence)), step)
-
-    def _room(self, sequence: Sequence) -> int:
-        """How many more positions fit its blocks and the free ones."""
-        num_blocks = len(sequence.blocks) + self.blocks.num_free
-        return num_blocks * self.blocks.block_size - sequence.num_computed
+        self._plan_chunk(sequence, min(wanted, room), step)
 
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
         """Take all its blocks; it waits again and will recompute every token it knows."""
         dropped = step.chunks.pop(sequence.id, None)
         if dropped is not None:
             step.budget += len(dropped.tokens)
-        self._release(sequence)
+        self._running.release(sequence)
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self._queues.put_back(sequence)
@@ -306,50 +336,30 @@ class Scheduler:
     def _begin(self, sequence: Sequence) -> None:
         self._queues.admit(sequence)
         self._residency.admitted(sequence.backbone)
-        sequence.place = self.places.pin(sequence.backbone)
-        insort(self._running, sequence, key=lambda s: s.rank)
+        self._running.begin(sequence)
 
     def _plan_chunk(self, sequence: Sequence, length: int, step: _Step) -> None:
-        """Allocate the blocks of a chunk and put it in the plan."""
-        assert sequence.place is not None, f"{sequence.id} has no place"
-        start, end = sequence.num_computed, sequence.num_computed + length
-        num_blocks = self.blocks.blocks_for(end)
-        sequence.blocks += self.blocks.allocate(max(num_blocks - len(sequence.blocks), 0))
-        prompt_len = len(sequence.prompt)
         step.budget -= length
-        step.chunks[sequence.id] = Chunk(
-            sequence=sequence.id,
-            model=sequence.model,
-            place=sequence.place,
-            start=start,
-            tokens=tuple(sequence.tokens[start:end]),
-            blocks=tuple(sequence.blocks[:num_blocks]),
-            prompt_len=prompt_len,
-            forward_len=sequence.forward_len,
-            samples=end == len(sequence.tokens) and sequence.max_tokens > 0,
-            keep_prompt_logits=sequence.keep_prompt_logits
-            and min(end, prompt_len) > sequence.num_prompt_kept,
-            num_generated=sequence.num_generated,
-        )
+        step.chunks[sequence.id] = self._running.advance(sequence, length)
 
     def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> Event | None:
         sequence = self._sequences[chunk.sequence]
-        sequence.num_computed = chunk.end
         kept = min(chunk.end, chunk.prompt_len)
         sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
         if chunk.samples:
             return self._commit_token(sequence, sampled[chunk.sequence])
-        if sequence.num_missing:
+        if sequence.max_tokens or chunk.end < chunk.prompt_len:
             return None
         self._end(sequence)
         return Finished(sequence.id, None, "length")
 
     def _commit_token(self, sequence: Sequence, token: int) -> Event:
         sequence.tokens.append(token)
+        sequence.num_pending -= 1
         self._queues.charge(sequence, 1)
         reason = sequence.finish_reason()
         if reason is None:
-            if len(sequence.tokens) == sequence.forward_len:
+            if sequence.starts_anew:
                 sequence.num_computed = 0
             return Progressed(sequence.id, token)
         self._end(sequence)
@@ -362,14 +372,5 @@ class Scheduler:
             self._queues.remove(sequence)
             self._residency.unwant(sequence.backbone)
         else:
-            self._release(sequence)
+            self._running.release(sequence)
             self._queues.leave(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        """Take a running sequence's blocks and place away."""
-        self._running.remove(sequence)
-        self.blocks.free(sequence.blocks)
-        self.places.unpin(sequence.backbone)
-        sequence.blocks = []
-        sequence.num_computed = 0
-        sequence.place = None

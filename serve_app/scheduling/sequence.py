@@ -16,7 +16,8 @@ class Sequence:
     A sequence is bound to one model for life. A larger `priority` is more important. With
     `max_tokens=0` only the prompt is computed and nothing is sampled. When the known tokens come
     to exceed `recompute_at`, everything is computed once more. The fields below the
-    blank line belong to the scheduler; nobody else writes them.
+    blank line belong to the scheduler; nobody else writes them. A token counts as computed once
+    a step is planned that computes it; `num_pending` tokens are being sampled by such steps.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Sequence:
 
     tokens: list[int] = field(init=False)
     num_computed: int = field(init=False, default=0)
+    num_pending: int = field(init=False, default=0)
     num_prompt_kept: int = field(init=False, default=0)
     blocks: list[int] = field(init=False, default_factory=list)
     place: int | None = field(init=False, default=None)
@@ -71,9 +73,20 @@ class Sequence:
         return again + 1
 
     @property
+    def num_expected(self) -> int:
+        """Tokens that will be known when every step under way is done, unless one ends it."""
+        return len(self.tokens) + self.num_pending
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the last token expected is the one for which everything is computed anew."""
+        again = self.recompute_at
+        return again is not None and len(self.prompt) <= again == self.num_expected - 1
+
+    @property
     def num_missing(self) -> int:
-        """Known tokens that are not computed yet; 1 while it decodes."""
-        return len(self.tokens) - self.num_computed
+        """Expected tokens that are not computed and will be; 1 while it decodes."""
+        return min(self.num_expected, self.num_positions) - self.num_computed
 
     @property
     def num_positions(self) -> int:

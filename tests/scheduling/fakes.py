@@ -4,7 +4,7 @@ Nothing is forgiven: reading a position that was not written for this very seque
 last began, computing on a place that does not hold the backbone, two chunks in one block.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
@@ -70,24 +70,28 @@ class FakeRunner:
     def fail_copy(self, index: int) -> str:
         return self.copying.pop(index % len(self.copying)).backbone
 
-    def execute(self, plan: StepPlan) -> dict[str, int]:
-        """Write every chunk, then let every chunk read all it attends to."""
+    def execute(self, plan: StepPlan, before: Mapping[str, int]) -> dict[str, int]:
+        """Write every chunk, then let every chunk read all it attends to.
+
+        before: what the step before sampled, of which pending chunks take their token.
+        """
         self.begin(plan.loads)
         tables = [block for chunk in plan.chunks for block in chunk.blocks]
         assert len(set(tables)) == len(tables), "two chunks share a block"
         for chunk in plan.chunks:
-            self._write(chunk)
+            self._write(chunk, (before[chunk.sequence],) if chunk.pending else chunk.tokens)
         read = {chunk.sequence: self._read(chunk) for chunk in plan.chunks}
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
         return {c.sequence: next_token(c.model, read[c.sequence]) for c in sampling}
 
-    def _write(self, chunk: Chunk) -> None:
+    def _write(self, chunk: Chunk, tokens: tuple[int, ...]) -> None:
+        assert len(tokens) == len(chunk.tokens)
         assert self.places.get(chunk.place) == self.backbones[chunk.model], "not resident there"
         if chunk.start == 0:
             stale = [key for key, held in self.memory.items() if held[0] == chunk.sequence]
             for key in stale:
                 del self.memory[key]
-        for offset, token in enumerate(chunk.tokens):
+        for offset, token in enumerate(tokens):
             self.memory[self._slot(chunk, chunk.start + offset)] = (
                 chunk.sequence,
                 chunk.start + offset,
@@ -107,7 +111,10 @@ class FakeRunner:
 
 
 class World:
-    """A scheduler and its runner, with everything that happened, checked after each act."""
+    """A scheduler and its runner, with everything that happened, checked after each act.
+
+    ahead: `step` keeps a step in flight where it can. under_way: plans and what they sampled.
+    """
 
     def __init__(
         self,
@@ -119,7 +126,9 @@ class World:
         max_sequences: int = 8,
         max_model_wait_s: float = 10.0,
         weights: dict[str, float] | None = None,
+        ahead: bool = False,
     ) -> None:
+        self.ahead = ahead
         self.max_tokens = max_tokens
         self.max_model_wait_s = max_model_wait_s
         self.blocks = BlockLedger(num_blocks, block_size)
@@ -134,8 +143,7 @@ class World:
         )
         self.runner = FakeRunner(block_size, num_places)
         self.now = 0.0
-        self.plan: StepPlan | None = None
-        self.sampled: dict[str, int] = {}
+        self.under_way: list[tuple[StepPlan, dict[str, int]]] = []
         self.sequences: dict[str, Sequence] = {}
         self.generated: dict[str, list[int]] = {}
         self.reasons: dict[str, str] = {}
@@ -189,32 +197,63 @@ class World:
     def begin_step(self) -> StepPlan:
         """Plan and execute; what may be said of every plan is asserted here."""
         before = set(self.running)
-        first = min((self.sequences[i] for i in before), key=lambda s: s.rank, default=None)
         plan = self.scheduler.schedule(self.now)
+        self._assert_orderly(plan, before)
+        if not plan.chunks and not plan.loads and self.scheduler.has_work:
+            assert self.runner.copying, "there is work, and nothing is under way"
+        self._execute(plan, {})
+        return plan
+
+    def begin_ahead(self) -> StepPlan:
+        """Plan and execute the step after the one under way."""
+        before = set(self.running)
+        goes_on = self.scheduler._goes_on()
+        state = self._holdings()
+        plan = self.scheduler.schedule_ahead(self.now)
+        if goes_on:
+            self._assert_orderly(plan, before)
+            unchanged = {i: held for i, held in self._holdings().items() if i in state}
+            assert unchanged.keys() == state.keys(), "somebody was preempted ahead"
+        else:
+            assert plan == StepPlan()
+            assert self._holdings() == state, "an empty plan changed something"
+        if plan.chunks:
+            self._execute(plan, self.under_way[0][1])
+        else:
+            self.runner.begin(plan.loads)
+        return plan
+
+    def _holdings(self) -> dict[str, tuple[int, int]]:
+        """Of those that run: how much is computed, and how many blocks they have."""
+        running = self.scheduler._running
+        return {s.id: (s.num_computed, len(s.blocks)) for s in running}
+
+    def _assert_orderly(self, plan: StepPlan, before: set[str]) -> None:
         self.scheduler.check()
         assert plan.num_tokens <= self.max_tokens, "the budget was exceeded"
         ids = [chunk.sequence for chunk in plan.chunks]
-        if first is not None:
+        unready = [
+            s for s in map(self.sequences.__getitem__, before) if s.id in ids or s.num_missing
+        ]
+        if unready:
+            first = min(unready, key=lambda s: s.rank)
             assert first.id in ids, "the first in rank stands still"
         order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
         assert order == sorted(order)
         for begun in set(ids) - before:
             assert self.sequences[begun].backbone not in self.scheduler.draining
-        if not ids and not plan.loads and self.scheduler.has_work:
-            assert self.runner.copying, "there is work, and nothing is under way"
-        self.sampled = self.runner.execute(plan)
+
+    def _execute(self, plan: StepPlan, before: Mapping[str, int]) -> None:
+        sampled = self.runner.execute(plan, before)
         for chunk in plan.chunks:
             if chunk.keep_prompt_logits:
                 end = min(chunk.end, chunk.prompt_len)
                 self.kept[chunk.sequence].update(range(chunk.start, end))
         self.running = {i for i, s in self.sequences.items() if s.place is not None}
-        self.plan = plan
-        return plan
+        self.under_way.append((plan, sampled))
 
     def end_step(self) -> list[Event]:
-        assert self.plan is not None
-        events = self.scheduler.commit(self.plan, self.sampled, self.now)
-        self.plan = None
+        events = self.scheduler.commit(*self.under_way.pop(0), self.now)
         self.now += 1.0
         self.scheduler.check()
         for event in events:
@@ -227,8 +266,15 @@ class World:
         return events
 
     def step(self) -> list[Event]:
-        self.begin_step()
+        if not self.under_way:
+            self.begin_step()
+        if self.ahead and self.can_plan_ahead:
+            self.begin_ahead()
         return self.end_step()
+
+    @property
+    def can_plan_ahead(self) -> bool:
+        return len(self.under_way) == 1 and bool(self.under_way[0][0].chunks)
 
     def abort(self, sequence_id: str) -> bool:
         known = self.scheduler.abort(sequence_id)
@@ -254,6 +300,8 @@ class World:
         for steps in range(limit):
             if not self.scheduler.has_work:
                 assert self.blocks.num_used == 0
+                while self.under_way:
+                    assert self.end_step() == []
                 return steps
             self.step()
             self.finish_loads()

@@ -103,12 +103,14 @@ def test_idle_queues_are_forgotten_once_it_makes_no_difference() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=20, max_size=20),
     st.sampled_from([1.0, 2.0, 3.0]),
+    st.booleans(),
 )
 def test_two_backlogged_tenants_are_served_alike(
-    lengths: list[tuple[int, int]], weight: float
+    lengths: list[tuple[int, int]], weight: float, ahead: bool
 ) -> None:
     """The bound of the paper: twice the most that can be in one batch, in virtual tokens."""
-    world = World(num_blocks=12, block_size=2, max_sequences=4, weights={"greedy": weight})
+    weights = {"greedy": weight}
+    world = World(num_blocks=12, block_size=2, max_sequences=4, weights=weights, ahead=ahead)
     world.add(1, max_tokens=1)
     world.run()
     for prompt, answer in lengths:

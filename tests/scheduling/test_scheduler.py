@@ -277,7 +277,7 @@ def test_a_plan_is_committed_once_and_before_the_next() -> None:
         world.scheduler.commit(plan, {}, world.now)
     world.end_step()
     with pytest.raises(RuntimeError, match="committed already"):
-        world.scheduler.commit(plan, world.sampled, world.now)
+        world.scheduler.commit(plan, {}, world.now)
     world.run()
 
 

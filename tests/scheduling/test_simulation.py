@@ -77,6 +77,7 @@ class Simulation(RuleBasedStateMachine):
         stop=st.sets(st.integers(0, 12), max_size=3),
         min_tokens=st.integers(0, 3),
         keep=st.booleans(),
+        recompute_at=st.one_of(st.none(), st.integers(0, 12)),
     )
     def add(
         self,
@@ -89,6 +90,7 @@ class Simulation(RuleBasedStateMachine):
         stop: set[int],
         min_tokens: int,
         keep: bool,
+        recompute_at: int | None,
     ) -> None:
         room = self.world.blocks.num_blocks * self.world.blocks.block_size
         prompt = min(prompt, room)
@@ -103,26 +105,42 @@ class Simulation(RuleBasedStateMachine):
             stop=sorted(stop),
             min_tokens=min_tokens,
             keep=keep,
+            recompute_at=recompute_at,
         )
 
-    @precondition(lambda self: self.world.plan is None)
+    @precondition(lambda self: not self.world.under_way)
     @rule()
     def plan(self) -> None:
         self._before_plan()
         self.world.begin_step()
         self._after_plan()
 
-    @precondition(lambda self: self.world.plan is not None)
+    @precondition(lambda self: self.world.can_plan_ahead)
+    @rule()
+    def plan_ahead(self) -> None:
+        self._before_plan()
+        goes_on = self.world.scheduler._goes_on()
+        self.world.begin_ahead()
+        if goes_on:
+            self._after_plan()
+
+    @precondition(lambda self: self.world.under_way)
     @rule()
     def commit(self) -> None:
         self.world.end_step()
 
-    @precondition(lambda self: self.world.plan is None)
-    @rule(count=st.integers(1, 6))
-    def steps(self, count: int) -> None:
+    @precondition(lambda self: not self.world.under_way)
+    @rule(count=st.integers(1, 6), ahead=st.booleans())
+    def steps(self, count: int, ahead: bool) -> None:
         for _ in range(count):
+            self.step(ahead)
+
+    def step(self, ahead: bool) -> None:
+        if not self.world.under_way:
             self.plan()
-            self.commit()
+        if ahead and self.world.can_plan_ahead:
+            self.plan_ahead()
+        self.commit()
 
     @precondition(lambda self: self.world.runner.copying)
     @rule(index=st.integers(0, 9))
@@ -153,12 +171,9 @@ class Simulation(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
-        if self.world.plan is not None:
-            self.commit()
         steps = 0
-        while self.world.scheduler.has_work:
-            self.plan()
-            self.commit()
+        while self.world.scheduler.has_work or self.world.under_way:
+            self.step(ahead=steps % 5 > 0)
             if steps % 3 == 0 and self.world.runner.copying:
                 self.world.finish_load(steps)
             steps += 1
@@ -255,6 +270,7 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
             stop={rng.randrange(13)} if rng.random() < 0.3 else set(),
             min_tokens=rng.randint(0, 3),
             keep=rng.random() < 0.3,
+            recompute_at=rng.randint(0, 20) if rng.random() < 0.2 else None,
         )
     elif act == "abort" and world.sequences:
         simulation.abort(index=len(world.sequences) - 1 - rng.randrange(4))
@@ -262,7 +278,9 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
         simulation.drop(model=rng.choice(MODELS))
     elif act in ("finish", "fail") and world.runner.copying:
         getattr(simulation, f"{act}_load")(index=rng.randrange(9))
-    elif act == "step" and world.plan is None:
+    elif act == "step" and not world.under_way:
         simulation.plan()
+    elif act == "step" and world.can_plan_ahead and rng.random() < 0.6:
+        simulation.plan_ahead()
     elif act == "step":
         simulation.commit()
