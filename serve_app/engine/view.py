@@ -9,6 +9,10 @@ import torch
 from serve_app.engine.step import RopeSpan, SequenceGroup, Spans, StepView
 from serve_app.scheduling.plan import Chunk
 
+PIECE_TOKENS = 128
+"""Most tokens of a prompt that attend at once: the scores of more would not stay in cache, and the
+first of them need not look at the blocks of the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -17,6 +21,16 @@ class Output:
     chunk: Chunk
     position: int
     samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of a chunk at positions [start, end), the first in `row`; blocks up to their end."""
+
+    row: int
+    start: int
+    end: int
+    blocks: tuple[int, ...]
 
 
 def outputs_of(chunk: Chunk) -> list[Output]:
@@ -83,21 +97,24 @@ class ViewBuilder:
         return chunk.blocks[block] * self._block_size + offset
 
     def _groups(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> tuple[SequenceGroup, ...]:
-        """Single tokens attend together where their tables are of like length; others alone."""
-        groups: dict[object, list[tuple[Chunk, int]]] = defaultdict(list)
+        """Pieces of as many tokens attend together where their tables are of like length."""
+        groups: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
         for chunk, start in zip(chunks, starts, strict=True):
-            if len(chunk.tokens) == 1:
-                groups[len(chunk.blocks).bit_length()].append((chunk, start))
-            else:
-                groups[chunk.sequence].append((chunk, start))
+            for first in range(chunk.start, chunk.end, PIECE_TOKENS):
+                end = min(first + PIECE_TOKENS, chunk.end)
+                num_blocks = -(-end // self._block_size)
+                piece = _Piece(start + first - chunk.start, first, end, chunk.blocks[:num_blocks])
+                groups[end - first, num_blocks.bit_length()].append(piece)
         return tuple(self._group(members) for members in groups.values())
 
-    def _group(self, members: list[tuple[Chunk, int]]) -> SequenceGroup:
-        longest = max(len(chunk.blocks) for chunk, _ in members)
-        tables = [[*chunk.blocks, *[0] * (longest - len(chunk.blocks))] for chunk, _ in members]
-        rows = [list(range(start, start + len(chunk.tokens))) for chunk, start in members]
-        positions = [list(range(chunk.start, chunk.end)) for chunk, _ in members]
-        return SequenceGroup(self._tensor(rows), self._tensor(tables), self._tensor(positions))
+    def _group(self, pieces: list[_Piece]) -> SequenceGroup:
+        longest = max(len(piece.blocks) for piece in pieces)
+        tables = [[*piece.blocks, *[0] * (longest - len(piece.blocks))] for piece in pieces]
+        rows = [list(range(p.row, p.row + p.end - p.start)) for p in pieces]
+        positions = [list(range(p.start, p.end)) for p in pieces]
+        return SequenceGroup(
+            self._tensor(rows), self._tensor(tables), self._tensor(positions), self._block_size
+        )
 
     def _tensor(self, values: Sequence[int] | list[list[int]]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
