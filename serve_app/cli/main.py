@@ -8,7 +8,7 @@ from contextlib import suppress
 import typer
 
 from serve_app.cli import errors, output
-from serve_app.cli.bench import bench
+from serve_app.cli.bench.group import bench
 from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluate import evaluate
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -33,7 +34,16 @@ def err() -> Console:
 
 def print_json(value: dict[str, Any]) -> None:
     """`value` as the one JSON object on stdout."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(_as_json(value))
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """`value` as the one JSON object in a file."""
+    file.write_text(_as_json(value), encoding="utf-8")
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

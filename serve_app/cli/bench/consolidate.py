@@ -1,4 +1,4 @@
-"""The `bench` commands. What they measure lives with what is measured."""
+"""`bench consolidate`. What it measures lives with consolidation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from serve_app.cli.options import AsJson, parse_positive
 if TYPE_CHECKING:
     from consolidation.footprint import Stage
 
-bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
-
-@bench.callback()
-def _group() -> None:
-    """Measure on this machine."""
-
-
-@bench.command()
 def consolidate(
     models: Annotated[int, typer.Option(min=1, help="Checkpoints to consolidate.")] = 4,
     layers: Annotated[int, typer.Option(min=1, help="Layers of each.")] = 4,

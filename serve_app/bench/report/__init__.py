@@ -1,0 +1,1 @@
+"""One HTML file about what a benchmark found, for people. Measures nothing."""

@@ -1,0 +1,36 @@
+"""What a page about a benchmark consists of. Values; draws nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as they are shown. The first `left` columns hold words, the others numbers.
+
+    strong: indices of rows that are shown as the ones that matter.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    strong: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A picture as an `<svg>` element, and what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Words, then plots, then tables, under a heading."""
+
+    heading: str
+    words: str = ""
+    plots: Sequence[Plot] = field(default_factory=tuple)
+    tables: Sequence[Table] = field(default_factory=tuple)

@@ -1,0 +1,65 @@
+"""The page: one HTML file that needs no network. Puts together what the others made."""
+
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment as Templates
+from jinja2 import StrictUndefined
+
+from serve_app.bench.environment import Environment
+from serve_app.bench.report.contents import Section, Table
+from serve_app.bench.result import Result
+
+TEMPLATE = "bench.html.jinja"
+
+SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {}
+"""What is shown of each kind of result. Of others there is a table of their rows."""
+
+
+def render(result: Result) -> str:
+    """The page about a result. The same result gives the same page."""
+    templates = Templates(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = importlib.resources.files(__package__) / "data" / TEMPLATE
+    sections = SECTIONS.get(result.kind, _rows)(result)
+    return templates.from_string(template.read_text(encoding="utf-8")).render(
+        kind=result.kind,
+        device=result.environment.device,
+        at=result.environment.at,
+        sections=sections,
+        settings={name: shown(value) for name, value in result.settings.items()},
+        facts=_facts(result.environment),
+    )
+
+
+def shown(value: Any) -> str:
+    """A value in words; numbers with three digits that matter."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value)) or "–"
+    return str(value)
+
+
+def _rows(result: Result) -> list[Section]:
+    columns = list(dict.fromkeys(name for row in result.rows for name in row))
+    rows = [[shown(row.get(name)) for name in columns] for row in result.rows]
+    return [Section("What was found", tables=[Table("", columns, rows)])]
+
+
+def _facts(environment: Environment) -> dict[str, str]:
+    found = {
+        "device": environment.device,
+        "its memory": f"{environment.device_bytes / 2**30:.1f} GiB",
+        "processor": f"{environment.cpu}, {environment.cores} cores, {environment.threads} threads"
+        f" ({', '.join(environment.cpu_features) or 'no vector features that matter here'})",
+        "versions": shown(environment.versions),
+        "began": environment.at,
+    }
+    return found if environment.cuda is None else found | {"CUDA": environment.cuda}

@@ -1,0 +1,15 @@
+"""Which `bench` commands there are."""
+
+import typer
+
+from serve_app.cli.bench.consolidate import consolidate
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+
+
+@bench.callback()
+def _group() -> None:
+    """Measure on this machine."""
+
+
+bench.command()(consolidate)
