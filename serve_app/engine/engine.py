@@ -74,7 +74,7 @@ class Engine:
         self.counters = Counters()
         self._clock = clock
         self._packed = packed
-        self._runner = Runner(packed)
+        self._runner = Runner(packed, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -253,7 +253,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(plan, error)
             return
-        self.counters.note_step(self._clock() - began)
+        self.counters.note_step(self._clock() - began, result.forward_s)
         for request, found in result.prompt_logprobs.items():
             self._active[request].prompt_logprobs.update(found)
         for done in self._scheduler.commit(plan, result.sampled, self._clock()):

@@ -1,6 +1,6 @@
 """Carries out a step plan: one packed forward, then the next tokens. Decides nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,18 +30,21 @@ class StepResult:
 
     sampled: the next token.   logprobs: of that token, where asked for.
     prompt_logprobs: position -> of the prompt token there, where asked for.
+    forward_s: seconds in the packed forward; on CUDA, until it was launched.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     logprobs: dict[str, Logprob] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, Logprob]] = field(default_factory=dict)
+    forward_s: float = 0.0
 
 
 class Runner:
     """Turns plans into tokens."""
 
-    def __init__(self, packed: PackedModel) -> None:
+    def __init__(self, packed: PackedModel, *, clock: Callable[[], float]) -> None:
         self._packed = packed
+        self._clock = clock
         self._device = packed.device
         sizes = packed.sizes
         self._views = ViewBuilder(sizes.num_places, sizes.block_size, packed.device)
@@ -51,8 +54,12 @@ class Runner:
         rows = [running[chunk.sequence].row for chunk in plan.chunks]
         outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
         view = self._views.build(plan.chunks, rows, outputs)
+        began = self._clock()
         logits = self._packed.forward(view)
-        return self._results(logits, outputs, running)
+        forward_s = self._clock() - began
+        result = self._results(logits, outputs, running)
+        result.forward_s = forward_s
+        return result
 
     def _results(
         self, logits: torch.Tensor, outputs: list[Output], running: Mapping[str, RunningRequest]
