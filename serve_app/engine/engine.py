@@ -6,7 +6,8 @@ beside it.
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from serve_app.engine.memory import (
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.releases import Releases
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
-from serve_app.engine.runner import Runner, RunningRequest
+from serve_app.engine.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Counters, Stats, look
 from serve_app.engine.supply import Supply
@@ -57,6 +58,16 @@ class _Active:
     queued_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way, and its requests by id. step: None where it could not be launched."""
+
+    plan: StepPlan
+    active: Mapping[str, _Active]
+    began: float
+    step: LaunchedStep | None
+
+
 class Engine:
     """Serves all models of the loaded releases in the same steps."""
 
@@ -66,15 +77,19 @@ class Engine:
         memory: MemoryPlan,
         limits: Limits,
         *,
+        plan_ahead: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_loaded: called from another thread when something in the background got done."""
+        """on_loaded: called from another thread when something in the background got done.
+
+        plan_ahead: launch a step while the one before it is under way.
+        """
         self.memory = memory
         self.counters = Counters()
         self._clock = clock
         self._packed = packed
-        self._runner = Runner(packed, clock=clock)
+        self._runner = Runner(packed)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -89,6 +104,9 @@ class Engine:
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )
         self._active: dict[str, _Active] = {}
+        self._plan_ahead = plan_ahead
+        self._flights: deque[_Flight] = deque()
+        self._landed = 0.0
         self.is_stepping = False
         """Whether the last step computed anything; if not, there is nothing to do but wait."""
         self._events: list[Event] = []
@@ -104,14 +122,18 @@ class Engine:
         kv_tokens: int | None = None,
         num_places: int | None = None,
         limits: Limits | None = None,
+        plan_ahead: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
         """An engine with room for a release, the release not yet loaded: see `stage`.
 
+        plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
+        the device need not wait for the host then.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
+        ahead = device.startswith("cuda") if plan_ahead is None else plan_ahead
         memory = plan_memory(
             source,
             device=device,
@@ -127,7 +149,7 @@ class Engine:
             dtype=DTYPES[memory.dtype],
             device=torch.device(device),
         )
-        return cls(packed, memory, limits, clock=clock, on_loaded=on_loaded)
+        return cls(packed, memory, limits, plan_ahead=ahead, clock=clock, on_loaded=on_loaded)
 
     def fits_beside(self, source: ReleaseSource) -> bool:
         """Whether there is room for a release beside what is loaded."""
@@ -211,19 +233,21 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running, or a release is being loaded."""
-        return self._scheduler.has_work or self._supply.is_staging
+        """Whether a request waits or runs, a step is under way, or a release is being loaded."""
+        return self._scheduler.has_work or bool(self._flights) or self._supply.is_staging
 
     def step(self) -> list[Event]:
         """Do what can be done now; no events and no wait when nothing can."""
         for lost in self._supply.take_reports():
             self._active.pop(lost.request, None)
             self._events.append(Failed(lost.request, lost.error))
-        plan = self._scheduler.schedule(self._clock())
-        self._supply.begin_loads(plan.loads)
-        self.is_stepping = bool(plan.chunks)
-        if plan.chunks:
-            self._execute(plan)
+        if not self._flights:
+            self._launch(self._scheduler.schedule(self._clock()))
+        if self._plan_ahead and len(self._flights) == 1:
+            self._launch(self._scheduler.schedule_ahead(self._clock()))
+        self.is_stepping = bool(self._flights)
+        if self._flights:
+            self._land(self._flights.popleft())
         self._supply.drop_retired()
         events, self._events = self._events, []
         return events
@@ -238,26 +262,42 @@ class Engine:
             self._scheduler, self._releases, self._packed, self.memory, self.counters, self._clock()
         )
 
-    def _execute(self, plan: StepPlan) -> None:
-        running = {}
-        for chunk in plan.chunks:
-            active = self._active[chunk.sequence]
-            sequence = self._scheduler.get(chunk.sequence)
-            assert sequence is not None
-            running[chunk.sequence] = RunningRequest(active.request, active.row, sequence.tokens)
-            if not active.began:
-                active.began, active.queued_s = True, self._clock() - sequence.arrival
-        began = self._clock()
-        try:
-            result = self._runner.execute(plan, running)
-        except Exception as error:  # noqa: BLE001 - others must go on
-            self._give_up(plan, error)
+    def _launch(self, plan: StepPlan) -> None:
+        """Begin a plan's loads and its step, after the step that is under way if one is."""
+        self._supply.begin_loads(plan.loads)
+        if not plan.chunks:
             return
-        self.counters.note_step(self._clock() - began, result.forward_s)
-        for request, found in result.prompt_logprobs.items():
-            self._active[request].prompt_logprobs.update(found)
-        for done in self._scheduler.commit(plan, result.sampled, self._clock()):
-            active = self._active[done.id]
+        active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
+        running = {}
+        for name, request in active.items():
+            sequence = self._scheduler.get(name)
+            assert sequence is not None
+            running[name] = RunningRequest(request.request, request.row, sequence.tokens)
+            if not request.began:
+                request.began, request.queued_s = True, self._clock() - sequence.arrival
+        after = self._flights[-1].step if self._flights else None
+        began, step = self._clock(), None
+        try:
+            step = self._runner.launch(plan, running, after)
+        except Exception as error:  # noqa: BLE001 - others must go on
+            self._give_up(active, error)
+        self._flights.append(_Flight(plan, active, began, step))
+
+    def _land(self, flight: _Flight) -> None:
+        """Wait for a step, the oldest under way, and tell its requests what it gave."""
+        result = StepResult()
+        try:
+            if flight.step is not None:
+                result = flight.step.collect()
+        except Exception as error:  # noqa: BLE001 - others must go on
+            self._give_up(flight.active, error)
+        now = self._clock()
+        self.counters.note_step(now - max(flight.began, self._landed))
+        self._landed = now
+        for name, found in result.prompt_logprobs.items():
+            flight.active[name].prompt_logprobs.update(found)
+        for done in self._scheduler.commit(flight.plan, result.sampled, now):
+            active = flight.active[done.id]
             self._report_prompt(active)
             queued_s, active.queued_s = active.queued_s, None
             finish = None
@@ -268,15 +308,15 @@ class Engine:
             logprob = result.logprobs.get(done.id)
             self._events.append(Token(done.id, token, logprob, finish, queued_s))
 
-    def _give_up(self, plan: StepPlan, error: Exception) -> None:
+    def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
         """End the requests of a step that broke, and leave the others as they are."""
         logger.error("a step broke; its requests are given up", exc_info=error)
         failure = EngineError(f"the engine could not compute a step: {error}")
         failure.__cause__ = error
-        for chunk in plan.chunks:
-            self.abort(chunk.sequence)
-            self._events.append(Failed(chunk.sequence, failure))
-        self._scheduler.commit(plan, {}, self._clock())
+        for name, request in active.items():
+            if self._active.get(name) is request:
+                self.abort(name)
+                self._events.append(Failed(name, failure))
 
     def _report_prompt(self, active: _Active) -> None:
         """Once, before a request's first token: its prompt's log-probabilities if wanted."""

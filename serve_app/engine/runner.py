@@ -1,15 +1,21 @@
-"""Carries out a step plan: one packed forward, then the next tokens. Decides nothing."""
+"""Carries out step plans: one packed forward, then the next tokens. Decides nothing.
 
-from collections.abc import Callable, Mapping, Sequence
+A step is launched, and collected when what it gave is needed. Meanwhile the next may be launched:
+steps run in the order in which they were launched, and a token that one samples goes into the
+next without the host knowing it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
-from serve_app.engine.sampling import SamplingRow, logprobs_of, sample
+from serve_app.engine.sampling import SamplingRow, Scores, sample, score
+from serve_app.engine.transfer import HostCopies, to_device
 from serve_app.engine.view import Output, ViewBuilder, outputs_of
-from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.plan import Chunk, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,85 +36,151 @@ class StepResult:
 
     sampled: the next token.   logprobs: of that token, where asked for.
     prompt_logprobs: position -> of the prompt token there, where asked for.
-    forward_s: seconds in the packed forward; on CUDA, until it was launched.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     logprobs: dict[str, Logprob] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, Logprob]] = field(default_factory=dict)
-    forward_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A row of logits of which log-probabilities are wanted.
+
+    row: of the logits.   token: that follows; None: the one that is sampled.   top: how many of
+    the likeliest.
+    """
+
+    row: int
+    output: Output
+    token: int | None
+    top: int
+
+
+class LaunchedStep:
+    """A step that the device carries out, or has carried out.
+
+    tokens: (m,) int64 on the device, what was sampled.   rows: sequence -> its row of them.
+    """
+
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        rows: Mapping[str, int],
+        scored: Sequence[_Scored],
+        scores: Scores | None,
+    ) -> None:
+        self.tokens = tokens
+        self.rows = rows
+        self._scored = scored
+        self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
+
+    def collect(self) -> StepResult:
+        """Wait for what the step gives."""
+        tokens, *scores = self._copies.wait()
+        result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)))
+        if not scores:
+            return result
+        found = Scores(*scores).logprobs([scored.top for scored in self._scored])
+        for scored, logprob in zip(self._scored, found, strict=True):
+            sequence = scored.output.chunk.sequence
+            if scored.token is None:
+                result.logprobs[sequence] = logprob
+            else:
+                by_position = result.prompt_logprobs.setdefault(sequence, {})
+                by_position[scored.output.position + 1] = logprob
+        return result
 
 
 class Runner:
     """Turns plans into tokens."""
 
-    def __init__(self, packed: PackedModel, *, clock: Callable[[], float]) -> None:
+    def __init__(self, packed: PackedModel) -> None:
         self._packed = packed
-        self._clock = clock
         self._device = packed.device
         sizes = packed.sizes
         self._views = ViewBuilder(sizes.num_places, sizes.block_size, packed.device)
 
-    def execute(self, plan: StepPlan, running: Mapping[str, RunningRequest]) -> StepResult:
-        """Run the plan's chunks in one forward and sample where they reach their last token."""
+    @torch.inference_mode()
+    def launch(
+        self,
+        plan: StepPlan,
+        running: Mapping[str, RunningRequest],
+        after: LaunchedStep | None = None,
+    ) -> LaunchedStep:
+        """Begin one forward over the plan's chunks, sampling where they reach their last token.
+
+        after: the step before, of which pending chunks take their token. Done when it returns on
+        the CPU; on CUDA the device may have hardly begun.
+        """
         rows = [running[chunk.sequence].row for chunk in plan.chunks]
         outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
         view = self._views.build(plan.chunks, rows, outputs)
-        began = self._clock()
+        self._fill_pending(view.ids, plan.chunks, after)
         logits = self._packed.forward(view)
-        forward_s = self._clock() - began
-        result = self._results(logits, outputs, running)
-        result.forward_s = forward_s
-        return result
-
-    def _results(
-        self, logits: torch.Tensor, outputs: list[Output], running: Mapping[str, RunningRequest]
-    ) -> StepResult:
-        """logits: (n, V), a row for each output"""
-        result = StepResult()
         sampling = [index for index, output in enumerate(outputs) if output.samples]
-        states = [running[outputs[index].chunk.sequence] for index in sampling]
-        if sampling:
-            chosen = sample(logits[self._tensor(sampling)], [_sampling_row(s) for s in states])
-            for index, token in zip(sampling, chosen, strict=True):
-                result.sampled[outputs[index].chunk.sequence] = token
-        wanted: list[tuple[int, int, int, bool]] = []  # row, token, how many others, is prompt
-        for index, output in enumerate(outputs):
-            state = running[output.chunk.sequence]
-            request = state.request
-            following = output.position + 1
-            if request.prompt_logprobs is not None and following < len(request.prompt):
-                wanted.append((index, state.tokens[following], request.prompt_logprobs, True))
-            if output.samples and request.sampling.logprobs is not None:
-                token = result.sampled[output.chunk.sequence]
-                wanted.append((index, token, request.sampling.logprobs, False))
-        if wanted:
-            self._note_logprobs(logits, outputs, wanted, result)
-        return result
+        chunks = [outputs[index].chunk for index in sampling]
+        states = [_sampling_row(chunk, running[chunk.sequence], after) for chunk in chunks]
+        chosen = logits if len(sampling) == len(outputs) else logits[self._tensor(sampling)]
+        tokens = sample(chosen, states, None if after is None else after.tokens)
+        row_of = {chunk.sequence: row for row, chunk in enumerate(chunks)}
+        scored = list(_scored(outputs, running))
+        return LaunchedStep(tokens, row_of, scored, self._scores(logits, scored, tokens, row_of))
 
-    def _note_logprobs(
+    def _fill_pending(
+        self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None
+    ) -> None:
+        """Put the tokens that the step before samples where they go on.   ids: (T,)"""
+        targets, sources, start = [], [], 0
+        for chunk in chunks:
+            if chunk.pending:
+                assert after is not None, f"{chunk.sequence} waits for a step that is not known"
+                targets.append(start)
+                sources.append(after.rows[chunk.sequence])
+            start += len(chunk.tokens)
+        if after is not None and targets:
+            ids[self._tensor(targets)] = after.tokens[self._tensor(sources)]
+
+    def _scores(
         self,
         logits: torch.Tensor,
-        outputs: list[Output],
-        wanted: list[tuple[int, int, int, bool]],
-        result: StepResult,
-    ) -> None:
-        rows = self._tensor([row for row, *_ in wanted])
-        found = logprobs_of(logits[rows], [w[1] for w in wanted], [w[2] for w in wanted])
-        for (row, _, _, is_prompt), logprob in zip(wanted, found, strict=True):
-            sequence = outputs[row].chunk.sequence
-            if is_prompt:
-                by_position = result.prompt_logprobs.setdefault(sequence, {})
-                by_position[outputs[row].position + 1] = logprob
-            else:
-                result.logprobs[sequence] = logprob
+        scored: Sequence[_Scored],
+        sampled: torch.Tensor,
+        row_of: Mapping[str, int],
+    ) -> Scores | None:
+        """logits: (n, V), a row for each output   sampled: (m,)"""
+        if not scored:
+            return None
+        tokens = self._tensor([s.token or 0 for s in scored])
+        own = [index for index, s in enumerate(scored) if s.token is None]
+        rows = [row_of[scored[index].output.chunk.sequence] for index in own]
+        tokens[self._tensor(own)] = sampled[self._tensor(rows)]
+        wanted = logits[self._tensor([s.row for s in scored])]
+        return score(wanted, tokens, max(s.top for s in scored))
 
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
+        return to_device(values, torch.int64, self._device)
 
 
-def _sampling_row(state: RunningRequest) -> SamplingRow:
+def _scored(outputs: Sequence[Output], running: Mapping[str, RunningRequest]) -> Iterator[_Scored]:
+    """The log-probabilities that were asked for, of prompts and of what is sampled."""
+    for row, output in enumerate(outputs):
+        request = running[output.chunk.sequence].request
+        following = output.position + 1
+        if request.prompt_logprobs is not None and following < len(request.prompt):
+            token = request.prompt[following]
+            yield _Scored(row, output, token, request.prompt_logprobs)
+        if output.samples and request.sampling.logprobs is not None:
+            yield _Scored(row, output, None, request.sampling.logprobs)
+
+
+def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | None) -> SamplingRow:
     request = state.request
-    generated = len(state.tokens) - len(request.prompt)
-    banned = request.stop_token_ids if generated < request.min_tokens else frozenset()
-    return SamplingRow(request.sampling, state.tokens, len(request.prompt), banned)
+    is_early = chunk.num_generated < request.min_tokens
+    return SamplingRow(
+        request.sampling,
+        state.tokens,
+        len(request.prompt),
+        request.stop_token_ids if is_early else frozenset(),
+        after.rows[chunk.sequence] if chunk.pending and after is not None else None,
+    )

@@ -1,17 +1,19 @@
 """The next token of each sequence, from its logits. On the device; knows no scheduler.
 
 A row's choice depends on its own logits, settings and random number alone, and the random number
-on (seed, position) alone: so a seed gives the same text alone and in a full batch.
+on (seed, position) alone: so a seed gives the same text alone and in a full batch. Nothing here
+waits for the device: neither the choice nor the token before it need be known to the host.
 """
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from serve_app.engine.request import Logprob, Sampling
+from serve_app.engine.transfer import to_device
 
 LEAST_TEMPERATURE = 1e-5
 """Below it a row is greedy: logits divided by less leave the range of float32."""
@@ -23,12 +25,59 @@ class SamplingRow:
 
     tokens: all known tokens, of which the first `prompt_length` are the prompt.
     banned: tokens that may not be chosen (stop tokens before `min_tokens`).
+    pending: the row that the step before sampled for the sequence, where its token follows the
+    known ones and is not known yet.
     """
 
     sampling: Sampling
     tokens: Sequence[int]
     prompt_length: int
     banned: frozenset[int]
+    pending: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Of the token to sample."""
+        return len(self.tokens) + (self.pending is not None)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.sampling.temperature < LEAST_TEMPERATURE
+
+    @property
+    def is_repetitive(self) -> bool:
+        """Whether tokens of prompt and answer are penalized."""
+        return self.sampling.repetition_penalty != 1.0
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether tokens of the answer are penalized."""
+        return bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities (nats) of n given tokens, and of the k likeliest at each row.
+
+    tokens: (n,) int64   chosen: (n,)   best: (n, k) int64   values: (n, k), of the best
+    """
+
+    tokens: torch.Tensor
+    chosen: torch.Tensor
+    best: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.tokens, self.chosen, self.best, self.values
+
+    def logprobs(self, top: Sequence[int]) -> list[Logprob]:
+        """Of scores that are on the host. top: how many of the likeliest, for each row"""
+        columns = (tensor.tolist() for tensor in self.tensors)
+        return [
+            Logprob(token, logprob, tuple(zip(ids[:count], values[:count], strict=True)))
+            for token, logprob, ids, values, count in zip(*columns, top, strict=True)
+        ]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -37,82 +86,103 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> list[int]:
+def sample(
+    logits: torch.Tensor, rows: Sequence[SamplingRow], before: torch.Tensor | None = None
+) -> torch.Tensor:
     """Choose a token for each row.
 
-    logits: (n, V), -inf where a model has no such token; left as it is  ->  n tokens
+    logits: (n, V), -inf where a model has no such token; left as it is
+    before: (m,) int64, what the step before sampled; None where no row has a pending token
+    ->  (n,) int64
     """
-    adjusted = logits.float()
-    if any(_adjusts(row) for row in rows):
-        adjusted = adjusted.clone()
-        for index, row in enumerate(rows):
-            if _adjusts(row):
-                _adjust(adjusted[index], row)
+    adjusted = _adjusted(logits.float(), rows, before)
     greedy = adjusted.argmax(dim=-1)
-    if all(_is_greedy(row) for row in rows):
-        return [int(token) for token in greedy.tolist()]
+    if all(row.is_greedy for row in rows):
+        return greedy
     drawn = _draw(adjusted, rows)
-    is_greedy = torch.tensor([_is_greedy(row) for row in rows], device=logits.device)
-    return [int(token) for token in torch.where(is_greedy, greedy, drawn).tolist()]
+    is_greedy = to_device([row.is_greedy for row in rows], torch.bool, logits.device)
+    return torch.where(is_greedy, greedy, drawn)
 
 
-def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], top: Sequence[int]) -> list[Logprob]:
+def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:
     """Log-probabilities of given tokens, and the likeliest at each row.
 
-    logits: (n, V)   tokens: n   top: how many of the likeliest, for each row
+    logits: (n, V)   tokens: (n,) int64   num_best: how many of the likeliest, at most
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1))[:, 0]
-    widest = min(max(top), logits.shape[1])
-    values, indices = logprobs.topk(widest, dim=-1)
-    found = []
-    columns = zip(tokens, chosen.tolist(), indices.tolist(), values.tolist(), top, strict=True)
-    for token, logprob, ids, scores, count in columns:
-        best = tuple(zip(ids[:count], scores[:count], strict=True))
-        found.append(Logprob(token, logprob, best))
-    return found
+    values, best = logprobs.topk(min(num_best, logits.shape[1]), dim=-1)
+    return Scores(tokens, logprobs.gather(1, tokens.unsqueeze(1))[:, 0], best, values)
 
 
-def _is_greedy(row: SamplingRow) -> bool:
-    return row.sampling.temperature < LEAST_TEMPERATURE
+def _adjusted(
+    logits: torch.Tensor, rows: Sequence[SamplingRow], before: torch.Tensor | None
+) -> torch.Tensor:
+    """Apply penalties, then biases, then bans.   logits: (n, V), left as it is  ->  (n, V)"""
+    settings = [row.sampling for row in rows]
+    if any(row.is_repetitive for row in rows):
+        penalty = _column([s.repetition_penalty for s in settings], logits.device)
+        seen = _counts(logits, rows, before, lambda r: r.tokens if r.is_repetitive else None)
+        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(seen > 0, penalized, logits)
+    if any(row.is_penalized for row in rows):
+        counts = _counts(
+            logits, rows, before, lambda r: r.tokens[r.prompt_length :] if r.is_penalized else None
+        )
+        frequency = _column([s.frequency_penalty for s in settings], logits.device)
+        presence = _column([s.presence_penalty for s in settings], logits.device)
+        logits = logits - counts * frequency - (counts > 0) * presence
+    return _biased(logits, rows)
 
 
-def _adjusts(row: SamplingRow) -> bool:
-    settings = row.sampling
-    return bool(
-        row.banned
-        or settings.logit_bias
-        or settings.repetition_penalty != 1.0
-        or settings.presence_penalty
-        or settings.frequency_penalty
-    )
-
-
-def _adjust(logits: torch.Tensor, row: SamplingRow) -> None:
-    """Apply penalties, biases and bans to one row, in place.   logits: (V,)"""
-    settings = row.sampling
-    size = logits.shape[0]
-
-    def index(ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(ids, dtype=torch.int64, device=logits.device)
-
-    if settings.repetition_penalty != 1.0:
-        seen = index(sorted(set(row.tokens)))
-        values = logits[seen]
-        penalty = settings.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    generated = row.tokens[row.prompt_length :]
-    if generated and (settings.presence_penalty or settings.frequency_penalty):
-        ids = index(generated)
-        counts = torch.zeros_like(logits).scatter_add_(0, ids, torch.ones_like(logits[ids]))
-        logits -= counts * settings.frequency_penalty
-        logits -= (counts > 0) * settings.presence_penalty
-    for token, bias in settings.logit_bias:
-        if 0 <= token < size:
-            logits[token] += bias
-    banned = [token for token in sorted(row.banned) if 0 <= token < size]
+def _biased(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
+    """Apply biases, then bans.   logits: (n, V), left as it is  ->  (n, V)"""
+    size = logits.shape[1]
+    biases: dict[int, float] = {}
+    banned: list[int] = []
+    for at, row in enumerate(rows):
+        for token, bias in row.sampling.logit_bias:
+            if 0 <= token < size:
+                biases[at * size + token] = biases.get(at * size + token, 0.0) + bias
+        banned += [at * size + token for token in sorted(row.banned) if 0 <= token < size]
+    flat = logits.flatten()
+    if biases:
+        index = to_device(list(biases), torch.int64, logits.device)
+        values = to_device(list(biases.values()), torch.float32, logits.device)
+        flat = flat.index_add(0, index, values)
     if banned:
-        logits[index(banned)] = float("-inf")
+        index = to_device(banned, torch.int64, logits.device)
+        flat = flat.index_fill(0, index, float("-inf"))
+    return flat.view_as(logits)
+
+
+def _counts(
+    logits: torch.Tensor,
+    rows: Sequence[SamplingRow],
+    before: torch.Tensor | None,
+    known: Callable[[SamplingRow], Iterable[int] | None],
+) -> torch.Tensor:
+    """How often each token is among some of a row's: those that are known, and the pending one.
+
+    logits: (n, V)   known: None for a row of which nothing is counted  ->  (n, V)
+    """
+    size = logits.shape[1]
+    counted = [(at, row, known(row)) for at, row in enumerate(rows)]
+    index = to_device(
+        [at * size + token for at, _, tokens in counted for token in tokens or ()],
+        torch.int64,
+        logits.device,
+    )
+    pending = [
+        (at * size, row.pending)
+        for at, row, tokens in counted
+        if tokens is not None and row.pending is not None
+    ]
+    if pending and before is not None:
+        offsets = to_device([offset for offset, _ in pending], torch.int64, logits.device)
+        sources = to_device([source for _, source in pending], torch.int64, logits.device)
+        index = torch.cat([index, before[sources] + offsets])
+    counts = torch.zeros_like(logits).flatten()
+    return counts.scatter_add(0, index, torch.ones_like(index, dtype=counts.dtype)).view_as(logits)
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
@@ -122,20 +192,20 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
     swaps two near-equal tokens does not move the others.
     """
     device = logits.device
-    temperatures = _column([1.0 if _is_greedy(r) else r.sampling.temperature for r in rows], device)
+    temperatures = _column([1.0 if r.is_greedy else r.sampling.temperature for r in rows], device)
     probabilities = torch.softmax(logits / temperatures, dim=-1)
     if any(r.sampling.top_k or r.sampling.top_p < 1 or r.sampling.min_p for r in rows):
         probabilities = _filtered(probabilities, rows)
     cumulative = probabilities.double().cumsum(dim=-1)
-    numbers = [uniform(row.sampling.seed, len(row.tokens)) for row in rows]
-    wanted = torch.tensor(numbers, dtype=torch.float64, device=device).unsqueeze(1)
+    numbers = [uniform(row.sampling.seed, row.position) for row in rows]
+    wanted = to_device(numbers, torch.float64, device).unsqueeze(1)
     drawn = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)[:, 0]
     last = logits.shape[1] - 1 - (probabilities.flip(1) > 0).to(torch.int8).argmax(dim=1)
     return torch.minimum(drawn, last)
 
 
 def _column(values: list[float], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+    return to_device(values, torch.float32, device).unsqueeze(1)
 
 
 def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:

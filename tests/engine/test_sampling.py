@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.request import Sampling
-from serve_app.engine.sampling import SamplingRow, logprobs_of, sample, uniform
+from serve_app.engine.sampling import SamplingRow, score, uniform
+from serve_app.engine.sampling import sample as sample_on_device
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
 
 
 def row(sampling: Sampling, tokens: tuple[int, ...] = (0,), prompt: int = 1) -> SamplingRow:
     return SamplingRow(sampling, tokens, prompt, frozenset())
+
+
+def sample(logits: torch.Tensor, rows: list[SamplingRow]) -> list[int]:
+    return [int(token) for token in sample_on_device(logits, rows).tolist()]
 
 
 def draws(sampling: Sampling, logits: torch.Tensor = LOGITS, count: int = 4000) -> Counter[int]:
@@ -114,8 +120,33 @@ def test_random_numbers_depend_on_seed_and_position_alone(seed: int, position: i
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    found = logprobs_of(LOGITS[None].expand(2, -1), [2, 3], [3, 0])
+    scores = score(LOGITS[None].expand(2, -1), torch.tensor([2, 3]), 3)
+    found = scores.logprobs([3, 0])
     expected = torch.log_softmax(LOGITS, dim=0)
     assert found[0].logprob == pytest.approx(expected[2].item())
     assert [token for token, _ in found[0].top] == [1, 4, 2]
     assert found[1].top == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.7},
+        {"presence_penalty": 1.5, "logit_bias": ((3, 0.5),)},
+        {"frequency_penalty": 0.9, "temperature": 0.0},
+        {"temperature": 1.2, "top_p": 0.9},
+    ],
+)
+def test_a_token_that_only_the_device_knows_counts_as_one_that_is_known(
+    options: dict[str, Any],
+) -> None:
+    logits = torch.randn((12, 9), generator=torch.Generator().manual_seed(1))
+    before = torch.randint(9, (12,), generator=torch.Generator().manual_seed(2))
+    known, pending = [], []
+    for at in range(12):
+        chosen, tokens = replace(Sampling(seed=at), **options), (at % 9, 3, 3)
+        last = int(before[11 - at])
+        known.append(SamplingRow(chosen, (*tokens, last), 1, frozenset()))
+        pending.append(SamplingRow(chosen, tokens, 1, frozenset(), pending=11 - at))
+    pending[5] = known[5]
+    assert sample_on_device(logits, pending, before).tolist() == sample(logits, known)
