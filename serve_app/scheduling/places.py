@@ -1,7 +1,8 @@
 """Which backbone is in which place. Counts only: the stacked tensors live in the engine.
 
-A place is empty, loading, or holds a resident backbone. Running sequences pin the backbone they
-need; what is pinned or loading is never evicted.
+A place is empty, loading, or holds a resident backbone. A loading backbone *arrives* when steps
+may use it already, each waiting for those of its tensors that it needs. Running sequences pin the
+backbone they need, a resident or an arriving one; what is pinned or loading is never evicted.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 class _Place:
     backbone: str | None = None
     loading: bool = False
+    arriving: bool = False
     pins: int = 0
     last_used: int = 0
 
@@ -49,6 +51,16 @@ class PlaceLedger:
     def is_resident(self, backbone: str) -> bool:
         place = self._place_of.get(backbone)
         return place is not None and not self._places[place].loading
+
+    def is_arriving(self, backbone: str) -> bool:
+        """Whether it is loading and steps may use it already."""
+        place = self._place_of.get(backbone)
+        return place is not None and self._places[place].arriving
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Backbones that running sequences need, by place."""
+        return tuple(p.backbone for p in self._places if p.backbone is not None and p.pins)
 
     def pins(self, backbone: str) -> int:
         """How many running sequences need it; 0 when it has no place."""
@@ -90,20 +102,28 @@ class PlaceLedger:
         self.num_loads += 1
         return evicted
 
+    def arriving(self, backbone: str) -> None:
+        """Steps may use it from now on. ValueError when it is not loading."""
+        self._loading(backbone).arriving = True
+
     def loaded(self, backbone: str) -> None:
         """The copy is complete. ValueError when it is not loading."""
         place = self._loading(backbone)
-        place.loading = False
+        place.loading = place.arriving = False
         self._touch(place)
 
     def load_failed(self, backbone: str) -> None:
-        """The copy failed and the place is empty again. ValueError when it is not loading."""
-        self._loading(backbone)
+        """The copy failed and the place is empty again. ValueError unless loading, unpinned."""
+        if self._loading(backbone).pins:
+            raise ValueError(f"backbone {backbone!r} is pinned and cannot be given up")
         self._clear(backbone)
 
     def pin(self, backbone: str) -> int:
-        """One more running sequence needs it; returns its place. ValueError if not resident."""
-        if not self.is_resident(backbone):
+        """One more running sequence needs it; returns its place.
+
+        ValueError when it neither is resident nor arrives.
+        """
+        if not self.is_resident(backbone) and not self.is_arriving(backbone):
             raise ValueError(f"backbone {backbone!r} is not resident and cannot be pinned")
         place = self._held(backbone)
         place.pins += 1
@@ -132,7 +152,9 @@ class PlaceLedger:
         assert held == self._place_of, f"places {held}, index {self._place_of}"
         counted = {b: self.pins(b) for b in held if self.pins(b)}
         assert counted == {b: n for b, n in pins.items() if n}, f"pins {counted}, needed {pins}"
-        assert not any(p.loading and p.pins for p in self._places), "a loading place is pinned"
+        for place in self._places:
+            assert place.loading or not place.arriving, "what arrives is not loading"
+            assert place.arriving or not (place.loading and place.pins), "a loading place is pinned"
 
     def _held(self, backbone: str) -> _Place:
         if backbone not in self._place_of:

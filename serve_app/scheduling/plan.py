@@ -39,13 +39,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Begin copying this backbone into this place; nothing in the place is needed any more.
-
-    `model` is one of the models that have the backbone.
-    """
+    """Begin copying this backbone into this place; nothing in the place is needed any more."""
 
     backbone: str
-    model: ModelKey
     place: int
 
 

@@ -15,6 +15,11 @@ been wanted for `max_wait_s`. At every step, those wanted longest first:
 3. A place that was just loaded is not drained before it has admitted something, nor before all
    that waited for it when it became resident was admitted or `max_wait_s` has passed: a load
    pays for a batch, and a model with a long queue cannot hold its place.
+4. A backbone that arrives is admitted to while nothing runs on another place and nothing waits
+   for a resident: steps then wait for its tensors, and delay nobody. Its tenure begins with that.
+   It does not drain before it is resident. If its load fails, so does what runs on it.
+5. An empty place that nobody wants may be filled ahead of all requests (`prefetch`). What is there
+   then is an idle resident like any other.
 
 The bound that follows. Take the moment a backbone has been wanted for `max_wait_s`, and let r be
 the number of backbones wanted longer. If more than r places are then drainable (resident and, by
@@ -39,7 +44,10 @@ from serve_app.scheduling.queue import FairQueues
 
 @dataclass(slots=True)
 class _Tenure:
-    """A resident's time in its place. `gate`: sequences of a lower number waited at its start."""
+    """A backbone's time in its place, from its load's end or its first admission on.
+
+    `gate`: sequences of a lower number waited at its start.
+    """
 
     since: float
     gate: int
@@ -71,6 +79,14 @@ class Residency:
         """Whether sequences of this backbone may begin to run."""
         return self._places.is_resident(backbone) and backbone not in self._draining
 
+    def admits_early(self, backbone: str) -> bool:
+        """Whether they may begin before it is all there, since nothing else runs (rule 4).
+
+        Asked when nothing waits that `admits` would let run.
+        """
+        others = (b for b in self._places.pinned if b != backbone)
+        return self._places.is_arriving(backbone) and next(others, None) is None
+
     def want(self, backbone: str, now: float) -> None:
         """Something waits for it."""
         if self._places.place_of(backbone) is None:
@@ -81,8 +97,23 @@ class Residency:
         if not self._queues.num_waiting(backbone):
             self._wanted.pop(backbone, None)
 
-    def admitted(self, backbone: str) -> None:
-        self._tenures[backbone].has_admitted = True
+    def admitted(self, backbone: str, now: float, next_number: int) -> None:
+        """A sequence of this backbone has begun to run."""
+        tenure = self._tenures.setdefault(backbone, _Tenure(now, next_number))
+        tenure.has_admitted = True
+
+    def load_failed(self, backbone: str) -> None:
+        """Its place is empty again. ValueError, and nothing changed, unless loading, unpinned."""
+        self._places.load_failed(backbone)
+        self._end_tenure(backbone)
+
+    def prefetch(self, backbone: str) -> Load | None:
+        """Give it an empty place that nobody wants; None where there is none, or it has one."""
+        place = self._places.empty()
+        if place is None or self._wanted or self._places.place_of(backbone) is not None:
+            return None
+        self._places.begin_load(backbone, place)
+        return Load(backbone, place)
 
     def forget(self, backbone: str) -> bool:
         """Empty its place; False, and nothing changed, while it is loading or needed."""
@@ -116,7 +147,8 @@ class Residency:
         since = list(self._wanted.values())
         assert since == sorted(since), f"wanted is out of order: {self._wanted}"
         assert set(self._draining) <= set(self._tenures), "a draining backbone has no tenure"
-        assert set(self._tenures) <= set(self._places.resident), "a tenure without a place"
+        without = [b for b in self._tenures if self._places.place_of(b) is None]
+        assert not without, f"tenures without a place: {without}"
         assert len(set(self._draining)) == len(self._draining), "a place drains twice"
 
     def _free_place(self) -> int | None:
@@ -135,9 +167,7 @@ class Residency:
             self._end_tenure(evicted)
             if self._queues.num_waiting(evicted):
                 self._wanted[evicted] = now
-        queues = self._queues.waiting(backbone)
-        oldest = min((s for q in queues for s in q.waiting), key=lambda s: s.number)
-        return Load(backbone, oldest.model, place)
+        return Load(backbone, place)
 
     def _choose_draining(self, count: int, now: float) -> None:
         """Let `count` places drain, as far as there are any; those chosen first stay chosen."""

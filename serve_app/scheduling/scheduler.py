@@ -20,7 +20,7 @@ from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import DuplicateSequence, NeverFits
 from serve_app.scheduling.events import Event, Finished, Progressed
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import Chunk, StepPlan
+from serve_app.scheduling.plan import Chunk, Load, StepPlan
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
@@ -120,22 +120,36 @@ class Scheduler:
         self._end(sequence)
         return True
 
+    def arriving(self, backbone: str) -> None:
+        """The copy that a Load began is under way, and a step may wait for each of its tensors.
+
+        ValueError when it is not loading.
+        """
+        self.places.arriving(backbone)
+
     def loaded(self, backbone: str) -> None:
         """The copy that a Load began is complete. ValueError when it is not loading."""
         self.places.loaded(backbone)
 
     def load_failed(self, backbone: str) -> list[str]:
-        """The copy failed: its place is empty, and all that waited for it is given up.
+        """The copy failed: its place is empty, and all that waits for it or runs is given up.
 
         Returns the ids given up, in order of arrival. ValueError when it is not loading.
         """
-        self.places.load_failed(backbone)
-        lost = sorted(
-            (s for q in self._queues.waiting(backbone) for s in q.waiting), key=lambda s: s.number
-        )
+        lost = []
+        if backbone in self.places.loading:
+            lost = [s for s in self._sequences.values() if s.backbone == backbone]
         for sequence in lost:
             self._end(sequence)
+        self._residency.load_failed(backbone)
         return [sequence.id for sequence in lost]
+
+    def prefetch(self, backbone: str) -> Load | None:
+        """Begin loading a backbone that nothing waits for into an empty place that nobody wants.
+
+        None where there is no such place, or where it has one.
+        """
+        return self._residency.prefetch(backbone)
 
     def drop_backbone(self, backbone: str) -> bool:
         """Empty the place of a backbone that is not needed any more.
@@ -325,6 +339,7 @@ class Scheduler:
         """
         while step.budget and len(self._running) < self._max_running:
             queue = self._queues.next(self._residency.admits)
+            queue = queue or self._queues.next(self._residency.admits_early)
             if queue is None:
                 return
             sequence = queue.head
@@ -335,7 +350,7 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> None:
         self._queues.admit(sequence)
-        self._residency.admitted(sequence.backbone)
+        self._residency.admitted(sequence.backbone, self._now, self._number)
         self._running.begin(sequence)
 
     def _plan_chunk(self, sequence: Sequence, length: int, step: _Step) -> None:

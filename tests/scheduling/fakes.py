@@ -53,22 +53,32 @@ class FakeRunner:
     memory: dict[tuple[int, int], tuple[str, int, int]] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
     copying: list[Load] = field(default_factory=list)
+    arriving: dict[int, str] = field(default_factory=dict)
 
     def begin(self, loads: Iterable[Load]) -> None:
         for load in loads:
             assert 0 <= load.place < self.num_places
-            assert self.backbones[load.model] == load.backbone
+            assert load.backbone in self.backbones.values()
             assert load.place not in [other.place for other in self.copying]
             self.places.pop(load.place, None)
             self.copying.append(load)
 
+    def let_in(self, index: int) -> str:
+        """Have steps wait for a copy, from now on."""
+        load = self.copying[index % len(self.copying)]
+        self.arriving[load.place] = load.backbone
+        return load.backbone
+
     def finish_copy(self, index: int) -> str:
         load = self.copying.pop(index % len(self.copying))
+        self.arriving.pop(load.place, None)
         self.places[load.place] = load.backbone
         return load.backbone
 
     def fail_copy(self, index: int) -> str:
-        return self.copying.pop(index % len(self.copying)).backbone
+        load = self.copying.pop(index % len(self.copying))
+        self.arriving.pop(load.place, None)
+        return load.backbone
 
     def execute(self, plan: StepPlan, before: Mapping[str, int]) -> dict[str, int]:
         """Write every chunk, then let every chunk read all it attends to.
@@ -86,7 +96,8 @@ class FakeRunner:
 
     def _write(self, chunk: Chunk, tokens: tuple[int, ...]) -> None:
         assert len(tokens) == len(chunk.tokens)
-        assert self.places.get(chunk.place) == self.backbones[chunk.model], "not resident there"
+        held = self.arriving.get(chunk.place, self.places.get(chunk.place))
+        assert held == self.backbones[chunk.model], "not resident there"
         if chunk.start == 0:
             stale = [key for key, held in self.memory.items() if held[0] == chunk.sequence]
             for key in stale:
@@ -241,7 +252,10 @@ class World:
         order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
         assert order == sorted(order)
         for begun in set(ids) - before:
-            assert self.sequences[begun].backbone not in self.scheduler.draining
+            backbone = self.sequences[begun].backbone
+            assert backbone not in self.scheduler.draining
+            if self.places.is_arriving(backbone):
+                assert self.places.pinned == (backbone,), "others wait for what arrives"
 
     def _execute(self, plan: StepPlan, before: Mapping[str, int]) -> None:
         sampled = self.runner.execute(plan, before)
@@ -282,6 +296,24 @@ class World:
         self.scheduler.check()
         return known
 
+    def prefetch(self, model: str) -> bool:
+        """Load a model that nothing waits for; False where it has to wait until it is wanted."""
+        backbone = f"backbone of {model}"
+        self.runner.backbones.setdefault(("r1", model), backbone)
+        return self.prefetch_backbone(backbone)
+
+    def prefetch_backbone(self, backbone: str) -> bool:
+        load = self.scheduler.prefetch(backbone)
+        if load is not None:
+            self.runner.begin([load])
+        self.scheduler.check()
+        return load is not None
+
+    def let_in(self, index: int = 0) -> None:
+        """Have steps wait for a load."""
+        self.scheduler.arriving(self.runner.let_in(index))
+        self.scheduler.check()
+
     def finish_load(self, index: int = 0) -> None:
         self.scheduler.loaded(self.runner.finish_copy(index))
         self.scheduler.check()
@@ -292,6 +324,7 @@ class World:
 
     def fail_load(self, index: int = 0) -> list[str]:
         lost = self.scheduler.load_failed(self.runner.fail_copy(index))
+        self.running.difference_update(lost)
         self.scheduler.check()
         return lost
 

@@ -64,6 +64,22 @@ def test_a_failed_load_leaves_an_empty_place() -> None:
         ledger.load_failed("a")
 
 
+def test_what_arrives_can_be_pinned_and_is_given_up_only_unpinned() -> None:
+    ledger = PlaceLedger(1)
+    ledger.begin_load("a", 0)
+    ledger.arriving("a")
+    assert (ledger.is_arriving("a"), ledger.is_resident("a")) == (True, False)
+    assert ledger.pin("a") == 0
+    assert ledger.pinned == ("a",)
+    with pytest.raises(ValueError, match="'a' is pinned and cannot be given up"):
+        ledger.load_failed("a")
+    ledger.check({"a": 1})
+    ledger.loaded("a")
+    assert (ledger.is_arriving("a"), ledger.is_resident("a")) == (False, True)
+    with pytest.raises(ValueError, match="resident, not loading"):
+        ledger.arriving("a")
+
+
 def test_only_what_loads_can_finish_loading() -> None:
     ledger = holding("a")
     with pytest.raises(ValueError, match="resident, not loading"):

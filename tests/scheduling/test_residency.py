@@ -21,7 +21,7 @@ def occupied(*models: str, wait: float = 10.0) -> World:
 
 
 def loads(plan: StepPlan) -> list[tuple[str, int]]:
-    return [(load.model[1], load.place) for load in plan.loads]
+    return [(load.backbone.removeprefix("backbone of "), load.place) for load in plan.loads]
 
 
 def step(world: World) -> list[tuple[str, int]]:
@@ -167,6 +167,103 @@ def test_a_long_queue_does_not_hold_its_place_for_longer_than_the_longest_wait()
             break
     assert begun["b"] - begun["a"] <= 1 + 6 + 2
     world.run()
+
+
+def test_what_arrives_is_admitted_at_once_where_nothing_else_runs() -> None:
+    world = World()
+    first, second = world.add(2, "a"), world.add(2, "a")
+    world.step()
+    assert first.place is None
+    world.let_in()
+    plan = world.begin_step()
+    assert {chunk.sequence for chunk in plan.chunks} == {first.id, second.id}
+    world.end_step()
+    world.run()
+
+
+def test_what_arrives_delays_nobody_who_runs_or_could() -> None:
+    world = occupied("a", "b")
+    world.add(1, "a", 6)
+    world.step()
+    early = world.add(1, "c", 1)
+    assert step(world) == [("c", 1)]
+    world.let_in()
+    for _ in range(4):
+        assert early.place is None
+        world.step()
+    world.add(1, "a", 2)
+    world.step()
+    assert early.place is None
+    world.step()
+    world.step()
+    assert world.reasons[early.id] == "length"
+    assert not world.places.is_resident(early.backbone)
+    world.run()
+
+
+def test_others_are_not_kept_waiting_by_what_was_admitted_early() -> None:
+    world = occupied("a", "b")
+    early = world.add(1, "c", 9)
+    world.step()
+    world.let_in()
+    world.step()
+    late = world.add(1, "b", 1)
+    world.step()
+    assert late.id in world.reasons
+    assert early.place is not None
+    world.run()
+
+
+def test_a_load_that_fails_takes_what_was_admitted_early_with_it() -> None:
+    world = occupied("a", "b")
+    early, waiting = world.add(1, "c", 9), world.add(20, "c", 9)
+    world.step()
+    world.let_in()
+    world.begin_step()
+    late = world.add(1, "b", 2)
+    assert world.fail_load() == [early.id, waiting.id]
+    assert world.end_step() == []
+    assert world.places.empty() == 0
+    world.run()
+    assert set(world.reasons) >= {late.id}
+    again = world.add(1, "c", 1)
+    world.run()
+    assert again.id in world.reasons
+
+
+def test_the_end_of_a_load_that_is_none_changes_nothing() -> None:
+    world = occupied("a")
+    running = world.add(1, "a", 3)
+    world.step()
+    with pytest.raises(ValueError, match="resident, not loading"):
+        world.scheduler.load_failed(running.backbone)
+    assert running.place == 0
+    world.run()
+
+
+def test_a_place_that_nobody_wants_can_be_filled_ahead_of_all_requests() -> None:
+    world = World(num_places=2)
+    assert world.prefetch("a")
+    assert not world.prefetch("a"), "it has a place"
+    world.add(1, "b", 1)
+    assert not world.prefetch("c"), "the place is wanted"
+    world.run()
+    assert not world.prefetch("c"), "no place is empty"
+    world.add(1, "a", 1)
+    assert step(world) == []
+    assert (world.scheduler.num_hits, world.scheduler.num_misses) == (1, 1)
+    world.run()
+
+
+def test_what_was_fetched_ahead_makes_room_for_what_is_wanted() -> None:
+    world = World(num_places=1)
+    assert world.prefetch("a")
+    wanting = world.add(1, "b", 1)
+    assert step(world) == []
+    world.finish_loads()
+    assert step(world) == [("b", 0)]
+    world.run()
+    assert wanting.id in world.reasons
 
 
 def test_the_check_finds_what_is_wanted_and_not_noted() -> None:

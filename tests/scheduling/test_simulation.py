@@ -144,6 +144,11 @@ class Simulation(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.runner.copying)
     @rule(index=st.integers(0, 9))
+    def let_in(self, index: int) -> None:
+        self.world.let_in(index)
+
+    @precondition(lambda self: self.world.runner.copying)
+    @rule(index=st.integers(0, 9))
     def finish_load(self, index: int) -> None:
         self.world.finish_load(index)
 
@@ -163,6 +168,11 @@ class Simulation(RuleBasedStateMachine):
     def drop(self, model: str) -> None:
         if self.world.scheduler.drop_backbone(model):
             assert self.world.places.place_of(model) is None
+
+    @rule(model=st.sampled_from(MODELS))
+    def prefetch(self, model: str) -> None:
+        if model in self.world.runner.backbones.values():
+            self.world.prefetch_backbone(model)
 
     @rule(elapsed=st.integers(1, 5))
     def wait(self, elapsed: int) -> None:
@@ -250,9 +260,9 @@ def test_a_long_history_under_load_ends_with_the_right_tokens(seed: int) -> None
         max_sequences=rng.randint(2, 6),
         wait=rng.choice([0.0, 5.0, 20.0]),
     )
-    acts = ["add", "abort", "finish", "fail", "drop", *["step"] * 8]
+    acts = ["add", "abort", "finish", "fail", "drop", "let_in", "prefetch", *["step"] * 8]
     for _ in range(400):
-        act = rng.choices(acts, [4.0, 0.4, 5.0, 0.1, 0.5, *[2.0] * 8])[0]
+        act = rng.choices(acts, [4.0, 0.4, 5.0, 0.1, 0.5, 3.0, 0.3, *[2.0] * 8])[0]
         perform(simulation, act, rng)
     simulation.teardown()
 
@@ -274,8 +284,10 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
         )
     elif act == "abort" and world.sequences:
         simulation.abort(index=len(world.sequences) - 1 - rng.randrange(4))
-    elif act == "drop":
-        simulation.drop(model=rng.choice(MODELS))
+    elif act in ("drop", "prefetch"):
+        getattr(simulation, act)(model=rng.choice(MODELS))
+    elif act == "let_in" and world.runner.copying:
+        simulation.let_in(index=rng.randrange(9))
     elif act in ("finish", "fail") and world.runner.copying:
         getattr(simulation, f"{act}_load")(index=rng.randrange(9))
     elif act == "step" and not world.under_way:
