@@ -89,7 +89,7 @@ class Engine:
         self.counters = Counters()
         self._clock = clock
         self._packed = packed
-        self._runner = Runner(packed)
+        self._runner = Runner(packed, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -292,7 +292,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(flight.active, error)
         now = self._clock()
-        self.counters.note_step(now - max(flight.began, self._landed))
+        self.counters.note_step(now - max(flight.began, self._landed), result.forward_s)
         self._landed = now
         for name, found in result.prompt_logprobs.items():
             flight.active[name].prompt_logprobs.update(found)

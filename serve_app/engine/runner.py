@@ -5,7 +5,7 @@ steps run in the order in which they were launched, and a token that one samples
 next without the host knowing it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,11 +36,13 @@ class StepResult:
 
     sampled: the next token.   logprobs: of that token, where asked for.
     prompt_logprobs: position -> of the prompt token there, where asked for.
+    forward_s: seconds in the packed forward; on CUDA, until it was launched.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     logprobs: dict[str, Logprob] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, Logprob]] = field(default_factory=dict)
+    forward_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,19 @@ class LaunchedStep:
         rows: Mapping[str, int],
         scored: Sequence[_Scored],
         scores: Scores | None,
+        forward_s: float,
     ) -> None:
         self.tokens = tokens
         self.rows = rows
         self._scored = scored
+        self._forward_s = forward_s
         self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
 
     def collect(self) -> StepResult:
         """Wait for what the step gives."""
         tokens, *scores = self._copies.wait()
         result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)))
+        result.forward_s = self._forward_s
         if not scores:
             return result
         found = Scores(*scores).logprobs([scored.top for scored in self._scored])
@@ -95,8 +100,9 @@ class LaunchedStep:
 class Runner:
     """Turns plans into tokens."""
 
-    def __init__(self, packed: PackedModel) -> None:
+    def __init__(self, packed: PackedModel, *, clock: Callable[[], float]) -> None:
         self._packed = packed
+        self._clock = clock
         self._device = packed.device
         sizes = packed.sizes
         self._views = ViewBuilder(sizes.num_places, sizes.block_size, packed.device)
@@ -117,7 +123,9 @@ class Runner:
         outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
         view = self._views.build(plan.chunks, rows, outputs)
         self._fill_pending(view.ids, plan.chunks, after)
+        began = self._clock()
         logits = self._packed.forward(view)
+        forward_s = self._clock() - began
         sampling = [index for index, output in enumerate(outputs) if output.samples]
         chunks = [outputs[index].chunk for index in sampling]
         states = [_sampling_row(chunk, running[chunk.sequence], after) for chunk in chunks]
@@ -125,7 +133,8 @@ class Runner:
         tokens = sample(chosen, states, None if after is None else after.tokens)
         row_of = {chunk.sequence: row for row, chunk in enumerate(chunks)}
         scored = list(_scored(outputs, running))
-        return LaunchedStep(tokens, row_of, scored, self._scores(logits, scored, tokens, row_of))
+        scores = self._scores(logits, scored, tokens, row_of)
+        return LaunchedStep(tokens, row_of, scored, scores, forward_s)
 
     def _fill_pending(
         self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None

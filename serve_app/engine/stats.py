@@ -12,18 +12,24 @@ from serve_app.scheduling.sequence import ModelKey
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the engine was made. Seconds are of the engine's clock."""
+    """Totals since the engine was made. Seconds are of the engine's clock.
+
+    forward_seconds: those of the steps' seconds that went into the packed forward; on CUDA, until
+    it was launched.
+    """
 
     num_steps: int = 0
     step_seconds: float = 0.0
+    forward_seconds: float = 0.0
     backbone_loads: int = 0
     backbone_load_seconds: float = 0.0
     backbone_load_failures: int = 0
     staging_seconds: float = 0.0
 
-    def note_step(self, seconds: float) -> None:
+    def note_step(self, seconds: float, forward_s: float) -> None:
         self.num_steps += 1
         self.step_seconds += seconds
+        self.forward_seconds += forward_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,7 @@ def load_of(stats: Stats) -> Load:
             "backbone_load_seconds_total": counters.backbone_load_seconds,
             "engine_steps_total": counters.num_steps,
             "engine_step_seconds_total": counters.step_seconds,
+            "engine_forward_seconds_total": counters.forward_seconds,
             "staging_seconds_total": counters.staging_seconds,
         },
     )

@@ -98,6 +98,18 @@ def test_stop_tokens_end_an_answer_but_not_before_min_tokens() -> None:
     engine.close()
 
 
+def test_the_seconds_of_forwards_are_counted_apart_from_those_of_steps() -> None:
+    ticks = iter(range(10**6))
+    source = MemorySource("r1", models_of(1))
+    engine = engine_of(source, clock=lambda: float(next(ticks)))
+    answer(engine, greedy_requests(["m1"], [5], max_tokens=4))
+    counters = engine.counters
+    assert counters.num_steps == 4
+    assert counters.forward_seconds == 4.0, "the clock ticks once from a forward's begin to its end"
+    assert counters.step_seconds == 3 * 4.0
+    engine.close()
+
+
 def test_a_prompt_alone_can_be_scored() -> None:
     model = tiny_model("mixtral", 1)
     engine = engine_of(MemorySource("r1", {"m1": model}))
