@@ -7,26 +7,29 @@ it with its own queries, keys and values.
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from serve_app.engine.attention_forms.form import AttentionForm, Call
 from serve_app.engine.kv import KVLayer
-from serve_app.engine.step import CurrentStep, SequenceGroup
+from serve_app.engine.step import CurrentStep
 
 ATTENTION = "expertpool_paged"
 
 
 class PagedAttention:
-    """One attention layer: its store, and how models differ from the stock module's scale.
+    """One attention layer: its store, its form, and how models differ from the module's scale.
 
     window: how many of the last tokens each token sees, itself among them; None: all.
     scales: (R,) float, by map row: the factor from the stock module's scale to the model's own;
     None while all are 1 (they differ where a model's rope parameters enter the scale).
     """
 
-    def __init__(self, step: CurrentStep, store: KVLayer, window: int | None) -> None:
+    def __init__(
+        self, step: CurrentStep, store: KVLayer, form: AttentionForm, window: int | None
+    ) -> None:
         self.step = step
         self.store = store
+        self.form = form
         self.window = window
         self.scales: torch.Tensor | None = None
 
@@ -49,76 +52,7 @@ class PagedAttention:
         self.store.write(view.kv_index, key, value)
         if self.scales is not None:
             query = query * self.scales[view.tokens.rows].to(query.dtype)[:, None, None]
-        groups = view.groups
-        found = [self._attend(group, query, scaling, sinks, softcap) for group in groups]
-        if len(groups) == 1:  # all tokens, in order
-            return found[0]
-        out = query.new_empty((*query.shape[:2], value.shape[-1]))
-        for group, part in zip(groups, found, strict=True):
-            out.index_copy_(0, group.rows.flatten(), part)
-        return out
-
-    def _attend(
-        self,
-        group: SequenceGroup,
-        query: torch.Tensor,
-        scaling: float,
-        sinks: torch.Tensor | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
-        """query: (T, Hq, Dk)   sinks: (T, Hq)  ->  (S*n, Hq, Dv), the group's tokens
-
-        Queries that share a head of keys stand side by side, as if they were so many tokens: then
-        no key is copied for each of them.
-        """
-        reach = group.reach(self.window, query.dtype)
-        keys, values = self.store.read(reach.tables)  # (S, H, L, D)
-        rows, (num, length) = group.rows.flatten(), group.rows.shape
-        heads, each = keys.shape[1], query.shape[1] // keys.shape[1]
-
-        def by_head(x: torch.Tensor) -> torch.Tensor:
-            """(T, Hq, …) -> (S, H, n*each, …)"""
-            x = x.index_select(0, rows).view(num, length, heads, each, *x.shape[2:])
-            return x.transpose(1, 2).flatten(2, 3)
-
-        q = by_head(query)
-        mask = reach.mask  # (S, 1, n, L)
-        if length > 1 and each > 1:
-            mask = mask.repeat_interleave(each, dim=2)  # (S, 1, n*each, L)
-        if sinks is None and softcap is None:
-            got = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
-        else:
-            got = attend(
-                q, keys, values, mask, scaling, None if sinks is None else by_head(sinks), softcap
-            )
-        got = got.view(num, heads, length, each, -1).transpose(1, 2)  # (S, n, H, each, Dv)
-        return got.reshape(num * length, heads * each, -1)
-
-
-def attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scaling: float,
-    sink: torch.Tensor | None,
-    softcap: float | None,
-) -> torch.Tensor:
-    """Attention with a learned sink in the softmax, or capped scores, in float32.
-
-    query: (S, H, n, D)   keys, values: (S, H, L, D)   mask: (S, 1, n, L)   sink: (S, H, n)
-    ->  (S, H, n, Dv)
-    A sink is one more score that takes its share of the probability and carries no value
-    (GPT-OSS model card, 2025).
-    """
-    scores = torch.matmul(query.float(), keys.float().transpose(2, 3)) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + mask
-    if sink is not None:
-        scores = torch.cat([scores, sink.float().unsqueeze(-1)], dim=-1)
-    probabilities = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
-    return torch.matmul(probabilities, values.float()).to(query.dtype)
+        return self.form.attend(Call(query, self.store, view, self.window, scaling, sinks, softcap))
 
 
 def _attention_forward(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from serve_app.engine.integers import Integers
 from serve_app.engine.leaves import (
     Leaf,
     Names,
@@ -97,7 +98,9 @@ def equals_original(
         x = torch.randn(shape, generator=generator).to(device, dtype)
     step = CurrentStep()
     leaf = make(step, Stacks(weights, {}), {name: name for name in weights}, axes)
-    spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, device)
+    integers = Integers(device)
+    spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
+    integers.send()
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     view = StepView(spans, spans, nothing, nothing, nothing, nothing)
     with torch.no_grad(), step.running(view):

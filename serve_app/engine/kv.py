@@ -10,11 +10,13 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Heads and dimensions of what one attention layer stores."""
+    """Heads and dimensions of one attention layer. softcap: on its scores; None: there is none."""
 
+    query_heads: int
     kv_heads: int
     key_dim: int
     value_dim: int
+    softcap: float | None = None
 
     @property
     def width(self) -> int:

@@ -19,6 +19,8 @@ from serve_app.engine.anatomy import (
     study,
 )
 from serve_app.engine.attention import ATTENTION, PagedAttention
+from serve_app.engine.attention_forms.choice import FormChooser, makers
+from serve_app.engine.attention_forms.form import AttentionForm
 from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
@@ -120,7 +122,15 @@ class PackedModel:
 
     def _attach_attention(self, anatomy: Anatomy) -> dict[str, PagedAttention]:
         attentions = {}
+        chooser = FormChooser(
+            makers(self.device),
+            block_size=self.sizes.block_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
         for path, shape in anatomy.attentions.items():
+            window = anatomy.windows[path]
+            form = chooser.form(shape, window, sinks=path in anatomy.sinks)
             store = KVLayer(
                 shape,
                 num_blocks=self.sizes.num_blocks,
@@ -128,10 +138,16 @@ class PackedModel:
                 dtype=self.dtype,
                 device=self.device,
             )
-            attentions[path] = PagedAttention(self.step, store, anatomy.windows[path])
+            attentions[path] = PagedAttention(self.step, store, form, window)
             self._model.get_submodule(path).paged_attention = attentions[path]
         self._model.set_attn_implementation(ATTENTION)
         return attentions
+
+    @property
+    def attention_forms(self) -> tuple[AttentionForm, ...]:
+        """The forms of attention that layers have, each once."""
+        forms = {id(paged.form): paged.form for paged in self.attentions.values()}
+        return tuple(forms.values())
 
     def _refuse_leftovers(self) -> None:
         for path, module in self._model.named_modules():

@@ -105,7 +105,13 @@ class Runner:
         self._clock = clock
         self._device = packed.device
         sizes = packed.sizes
-        self._views = ViewBuilder(sizes.num_places, sizes.block_size, packed.device)
+        self._views = ViewBuilder(
+            sizes.num_places,
+            sizes.block_size,
+            packed.device,
+            groups=any(form.takes_groups for form in packed.attention_forms),
+            paging=any(form.takes_paging for form in packed.attention_forms),
+        )
 
     @torch.inference_mode()
     def launch(

@@ -7,6 +7,8 @@ from itertools import groupby
 
 import torch
 
+from serve_app.engine.integers import Integers
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -41,9 +43,7 @@ class Spans:
     ends: torch.Tensor
 
     @classmethod
-    def of(
-        cls, places: list[int], rows: list[int], num_places: int, device: torch.device
-    ) -> "Spans":
+    def of(cls, places: list[int], rows: list[int], num_places: int, integers: Integers) -> "Spans":
         """Spans of rows whose places (sorted) and map rows are given one by one."""
         segments: list[Segment] = []
         start = 0
@@ -59,9 +59,9 @@ class Spans:
         return cls(
             count=len(places),
             segments=tuple(segments),
-            places=torch.tensor(places, dtype=torch.int64, device=device),
-            rows=torch.tensor(rows, dtype=torch.int64, device=device),
-            ends=torch.tensor(ends, dtype=torch.int32, device=device),
+            places=integers.put(places),
+            rows=integers.put(rows),
+            ends=integers.put(ends, torch.int32),
         )
 
     @property
@@ -145,6 +145,37 @@ class SequenceGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class PagedOnHost:
+    """Numbers of `Paging` as the host knows them, for kernels that are planned there."""
+
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    tables: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """A step's sequences as paged kernels take them: S sequences, in the order of their tokens.
+
+    starts: (S + 1,) int32, where each one's tokens begin among the step's; and where the last end.
+    lengths: (S,) int32, positions that each has once the step's keys and values are written.
+    tables: (S, b) int32, blocks of `block_size` tokens, padded with block 0.
+    most_tokens, most_positions: no sequence has more in this step, or in all.
+    captured: of which captured step these tensors are the inputs, rewritten in place; None: of
+    none.
+    """
+
+    starts: torch.Tensor
+    lengths: torch.Tensor
+    tables: torch.Tensor
+    block_size: int
+    most_tokens: int
+    most_positions: int
+    host: PagedOnHost
+    captured: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RopeSpan:
     """Tokens [start, end) whose angles are computed together.
 
@@ -164,6 +195,7 @@ class StepView:
 
     ids, positions, kv_index: (T,) int64; kv_index is where in the KV store a token is written.
     output_index: (n,) int64, which tokens want logits; ascending, so outputs are sorted too.
+    groups, paging: the sequences, in the shapes in which the forms of attention want them.
     """
 
     tokens: Spans
@@ -173,6 +205,7 @@ class StepView:
     positions: torch.Tensor
     kv_index: torch.Tensor
     groups: tuple[SequenceGroup, ...] = ()
+    paging: Paging | None = None
     ropes: tuple[RopeSpan, ...] = ()
 
 

@@ -97,14 +97,13 @@ class Trace:
     def note_attention(
         self,
         module: nn.Module,
-        key: torch.Tensor,
-        value: torch.Tensor,
+        shape: AttentionShape,
         window: int | None,
         sink: Any,
     ) -> None:
-        """key: (1, H, T, Dk)   value: (1, H, T, Dv)   sink: the module's parameter, or None"""
+        """sink: the module's parameter, or None"""
         path = self._paths[id(module)]
-        self.attentions[path] = AttentionShape(key.shape[1], key.shape[3], value.shape[3])
+        self.attentions[path] = shape
         self.windows[path] = window
         for name, parameter in module.named_parameters(recurse=False):
             if parameter is sink:
@@ -129,11 +128,14 @@ def _traced_attention(
     *_: Any,
     **kw: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Stands in for attention in a run without data."""
+    """Stands in for attention in a run without data. query, key, value: (1, heads, T, D)"""
     if attention_mask is None or attention_mask.shape[:-1] != (1, 1, 1):
         raise ValueError("its attention mask is not one that transformers makes")
     window = attention_mask.shape[-1] or None
-    module.expertpool_trace.note_attention(module, key, value, window, kw.get("s_aux"))
+    shape = AttentionShape(
+        query.shape[1], key.shape[1], key.shape[3], value.shape[3], kw.get("softcap")
+    )
+    module.expertpool_trace.note_attention(module, shape, window, kw.get("s_aux"))
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 

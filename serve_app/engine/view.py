@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.step import RopeSpan, SequenceGroup, Spans, StepView
+from serve_app.engine.integers import Integers
+from serve_app.engine.step import PagedOnHost, Paging, RopeSpan, SequenceGroup, Spans, StepView
 from serve_app.scheduling.plan import Chunk
 
 PIECE_TOKENS = 128
@@ -48,12 +49,23 @@ class ViewBuilder:
     """Makes the tensors that say what a step computes.
 
     num_places: backbones on the device.   block_size: tokens in a KV block.
+    groups, paging: the shapes in which the sequences are wanted.
     """
 
-    def __init__(self, num_places: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_places: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        groups: bool = True,
+        paging: bool = False,
+    ) -> None:
         self._num_places = num_places
         self._block_size = block_size
         self._device = device
+        self._with_groups = groups
+        self._with_paging = paging
 
     def build(
         self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Sequence[Output]
@@ -74,29 +86,33 @@ class ViewBuilder:
             kv_index += [self._kv_index(chunk, p) for p in range(chunk.start, chunk.end)]
         start_of = {chunk.sequence: s for chunk, s in zip(chunks, starts, strict=True)}
         wanted = [start_of[o.chunk.sequence] + o.position - o.chunk.start for o in outputs]
-        return StepView(
-            tokens=self._spans(places, token_rows),
-            outputs=self._spans([places[i] for i in wanted], [token_rows[i] for i in wanted]),
-            output_index=self._tensor(wanted),
-            ids=self._tensor(ids),
-            positions=self._tensor(positions),
-            kv_index=self._tensor(kv_index),
-            groups=self._groups(chunks, starts),
+        integers = Integers(self._device)
+        of_outputs = [places[i] for i in wanted], [token_rows[i] for i in wanted]
+        view = StepView(
+            tokens=Spans.of(places, token_rows, self._num_places, integers),
+            outputs=Spans.of(*of_outputs, self._num_places, integers),
+            output_index=integers.put(wanted),
+            ids=integers.put(ids),
+            positions=integers.put(positions),
+            kv_index=integers.put(kv_index),
+            groups=self._groups(chunks, starts, integers) if self._with_groups else (),
+            paging=self._paging(chunks, starts, integers) if self._with_paging else None,
             ropes=tuple(
                 span
                 for chunk, start, row in zip(chunks, starts, rows, strict=True)
                 for span in _rope_spans(chunk, start, row)
             ),
         )
-
-    def _spans(self, places: list[int], rows: list[int]) -> Spans:
-        return Spans.of(places, rows, self._num_places, self._device)
+        integers.send()
+        return view
 
     def _kv_index(self, chunk: Chunk, position: int) -> int:
         block, offset = divmod(position, self._block_size)
         return chunk.blocks[block] * self._block_size + offset
 
-    def _groups(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> tuple[SequenceGroup, ...]:
+    def _groups(
+        self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
+    ) -> tuple[SequenceGroup, ...]:
         """Pieces of as many tokens attend together where their tables are of like length."""
         groups: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
         for chunk, start in zip(chunks, starts, strict=True):
@@ -105,19 +121,37 @@ class ViewBuilder:
                 num_blocks = -(-end // self._block_size)
                 piece = _Piece(start + first - chunk.start, first, end, chunk.blocks[:num_blocks])
                 groups[end - first, num_blocks.bit_length()].append(piece)
-        return tuple(self._group(members) for members in groups.values())
-
-    def _group(self, pieces: list[_Piece]) -> SequenceGroup:
-        longest = max(len(piece.blocks) for piece in pieces)
-        tables = [[*piece.blocks, *[0] * (longest - len(piece.blocks))] for piece in pieces]
-        rows = [list(range(p.row, p.row + p.end - p.start)) for p in pieces]
-        positions = [list(range(p.start, p.end)) for p in pieces]
-        return SequenceGroup(
-            self._tensor(rows), self._tensor(tables), self._tensor(positions), self._block_size
+        return tuple(
+            SequenceGroup(
+                rows=integers.put([range(p.row, p.row + p.end - p.start) for p in pieces]),
+                tables=integers.put(_padded([piece.blocks for piece in pieces])),
+                positions=integers.put([range(p.start, p.end) for p in pieces]),
+                block_size=self._block_size,
+            )
+            for pieces in groups.values()
         )
 
-    def _tensor(self, values: Sequence[int] | list[list[int]]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
+    def _paging(self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers) -> Paging:
+        num_tokens = starts[-1] + len(chunks[-1].tokens)
+        host = PagedOnHost(
+            starts=(*starts, num_tokens),
+            lengths=tuple(chunk.end for chunk in chunks),
+            tables=tuple(chunk.blocks for chunk in chunks),
+        )
+        return Paging(
+            starts=integers.put(host.starts, torch.int32),
+            lengths=integers.put(host.lengths, torch.int32),
+            tables=integers.put(_padded(host.tables), torch.int32),
+            block_size=self._block_size,
+            most_tokens=max(len(chunk.tokens) for chunk in chunks),
+            most_positions=max(host.lengths),
+            host=host,
+        )
+
+
+def _padded(tables: Sequence[Sequence[int]]) -> list[list[int]]:
+    longest = max(len(table) for table in tables)
+    return [[*table, *[0] * (longest - len(table))] for table in tables]
 
 
 def _rope_spans(chunk: Chunk, start: int, row: int) -> list[RopeSpan]:

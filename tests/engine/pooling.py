@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from serve_app.engine.integers import Integers
 from serve_app.engine.parts import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
 from serve_app.engine.pool import PoolLayer
 from serve_app.engine.shelves import layer_shape
@@ -49,7 +50,7 @@ def assert_as_by_themselves(
     weights, index = torch.rand((len(rows), layer.shape.num_experts), generator=generator).topk(
         2, dim=-1
     )
-    spans = Spans.of(list(rows), list(rows), len(own), CPU)
+    spans = Spans.of(list(rows), list(rows), len(own), Integers(CPU))
     nothing = torch.empty(0, dtype=torch.int64)
     with torch.no_grad():
         with layer.step.running(StepView(spans, spans, nothing, nothing, nothing, nothing)):

@@ -1,0 +1,1 @@
+"""Ways to attend over the paged store. `choice.py` says which one a layer gets."""

@@ -1,0 +1,62 @@
+"""Integers that the host decides on, moved to the device in one copy. Knows not what they mean."""
+
+from collections.abc import Sequence
+
+import torch
+
+CHUNK_BYTES = 1 << 16
+ALIGNMENT_BYTES = 16
+
+
+class Integers:
+    """Collects tensors of integers, and moves them together.
+
+    On the CPU a tensor is what was put. Elsewhere it is a part of a buffer on the device, which
+    holds nothing before `send`: one asynchronous copy from page-locked memory, for which the host
+    does not wait. Buffers are never used again, so a copy that is still under way is safe.
+    """
+
+    def __init__(self, device: torch.device, *, stages: bool | None = None) -> None:
+        """stages: whether to go through buffers; by default, unless the device is the CPU."""
+        self._device = device
+        self._stages = device.type != "cpu" if stages is None else stages
+        self._chunks: list[_Chunk] = []
+
+    def put(
+        self, values: Sequence[int] | Sequence[Sequence[int]], dtype: torch.dtype = torch.int64
+    ) -> torch.Tensor:
+        """-> a tensor of these values on the device, once they are sent"""
+        tensor = torch.tensor(values, dtype=dtype)
+        if not self._stages:
+            return tensor
+        if not self._chunks or not self._chunks[-1].has_room(tensor.nbytes):
+            self._chunks.append(_Chunk(max(CHUNK_BYTES, tensor.nbytes), self._device))
+        return self._chunks[-1].put(tensor)
+
+    def send(self) -> None:
+        """Move all that was put since the last time."""
+        for chunk in self._chunks:
+            chunk.send()
+        self._chunks = []
+
+
+class _Chunk:
+    """A buffer on the host and its twin on the device."""
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        pinned = device.type == "cuda"
+        self._host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
+        self._twin = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        self._used = 0
+
+    def has_room(self, num_bytes: int) -> bool:
+        return self._used + num_bytes <= len(self._host)
+
+    def put(self, tensor: torch.Tensor) -> torch.Tensor:
+        place = slice(self._used, self._used + tensor.nbytes)
+        self._host[place].view(tensor.dtype).copy_(tensor.flatten())
+        self._used += -(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        return self._twin[place].view(tensor.dtype).view(tensor.shape)
+
+    def send(self) -> None:
+        self._twin[: self._used].copy_(self._host[: self._used], non_blocking=True)
