@@ -60,9 +60,12 @@ class ReleaseReader:
         return read_expert(self._registry, (slot, *residuals), pool.shape)
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """A model's own tensors by state-dict name, one blob in memory at a time."""
+        """A model's own tensors by state-dict name, each blob verified before its first tensor.
+
+        Of a local registry they are views of mapped files; else one blob is in memory at a time.
+        """
         for blob in self._model(model).backbone:
-            yield from self._registry.read_tensors(blob).items()
+            yield from self._registry.map_tensors(blob).items()
 
     def write_tokenizer(self, model: str, directory: Path) -> None:
         """Write what `AutoTokenizer.from_pretrained(directory)` needs, the config included."""

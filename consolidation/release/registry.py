@@ -22,7 +22,7 @@ from consolidation.release.manifest import (
     valid_name,
 )
 from consolidation.release.storage import Storage, open_storage
-from consolidation.release.tensors import decode_tensors
+from consolidation.release.tensors import decode_tensors, file_digest, map_tensors
 
 REPORT = "report.html"
 
@@ -80,14 +80,10 @@ class Registry:
     def read_bytes(self, blob: Blob, *, suffix: str = "bin") -> bytes:
         """A blob's content. Raises `Damaged`."""
         path = blob_path(blob, suffix)
-        name = self.storage.name(path)
         data = self.storage.read(path)
         if data is None:
-            raise Damaged(f"{name} is missing")
-        if len(data) != blob.bytes:
-            raise Damaged(f"{name} has {len(data)} bytes instead of {blob.bytes}")
-        if hashlib.sha256(data).hexdigest() != blob.digest:
-            raise Damaged(f"{name} was altered: its content does not match its digest")
+            raise Damaged(f"{self.storage.name(path)} is missing")
+        self._verify(path, blob, len(data), lambda: hashlib.sha256(data).hexdigest())
         return data
 
     def read_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
@@ -98,6 +94,29 @@ class Registry:
         except ValueError as error:
             name = self.storage.name(blob_path(blob, "safetensors"))
             raise Damaged(f"{name}: {error}") from error
+
+    def map_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
+        """A blob's tensors, on the CPU; of a local registry as views of the mapped file.
+
+        The file is verified now; blobs are never changed in place. Its pages take no memory of
+        the process's own; what writes to a tensor gets copies of them. Raises `Damaged`.
+        """
+        path = blob_path(blob, "safetensors")
+        file, size = self.storage.file(path), self.storage.size(path)
+        if file is None or size is None:
+            return self.read_tensors(blob)
+        self._verify(path, blob, size, lambda: file_digest(file))
+        try:
+            return map_tensors(file)
+        except ValueError as error:
+            raise Damaged(f"{file}: {error}") from error
+
+    def _verify(self, path: str, blob: Blob, size: int, digest: Callable[[], str]) -> None:
+        name = self.storage.name(path)
+        if size != blob.bytes:
+            raise Damaged(f"{name} has {size} bytes instead of {blob.bytes}")
+        if digest() != blob.digest:
+            raise Damaged(f"{name} was altered: its content does not match its digest")
 
     # Releases
 

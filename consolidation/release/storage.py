@@ -35,6 +35,10 @@ class Storage(Protocol):
         """The file's size in bytes; None when there is none."""
         ...
 
+    def file(self, path: str) -> Path | None:
+        """The file where this machine has it, to be mapped; None where it has to be read."""
+        ...
+
     def write(self, path: str, data: bytes) -> None:
         """Replace the file."""
         ...
@@ -76,6 +80,9 @@ class LocalStorage:
             return None
         except OSError as error:
             raise StorageFailed(f"cannot read {self.name(path)}: {error.strerror}") from error
+
+    def file(self, path: str) -> Path | None:
+        return self.root / path
 
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
@@ -143,6 +150,9 @@ class RemoteStorage:
                 return int(self.filesystem.info(self._full(path))["size"])
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def file(self, path: str) -> Path | None:
+        return None
 
     def write(self, path: str, data: bytes) -> None:
         with self._trouble("write", path):

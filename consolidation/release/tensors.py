@@ -1,6 +1,8 @@
 """Tensors as the bytes of a blob and back. The same tensors always give the same bytes."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -18,3 +20,18 @@ def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"not a safetensors file: {error}") from error
+
+
+def map_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, read when they are used. Raises as `decode_tensors`."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"not a safetensors file: {error}") from error
+
+
+def file_digest(file: Path) -> str:
+    """Of the file's content, as in the names of blobs."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

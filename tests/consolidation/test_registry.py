@@ -107,16 +107,22 @@ def test_a_damaged_blob_is_named(
     registry: Registry, damage: Callable[[bytes], bytes | None], message: str
 ) -> None:
     manifest = make_release(registry)
-    release = registry.publish(manifest)
-    path = blob_file(registry, manifest.layers[0].slots[0])
-    damaged = damage(registry.storage.read(path) or b"")
-    if damaged is None:
-        _delete(registry, path)
-    else:
-        registry.storage.write(path, damaged)
-    with pytest.raises(Damaged, match=message) as caught:
-        ReleaseReader(registry, release).read_slot(0, 0)
-    assert path.rsplit("/", 1)[-1] in str(caught.value)
+    reader = ReleaseReader(registry, registry.publish(manifest))
+    blobs = (manifest.layers[0].slots[0], manifest.models["a"].backbone[0])
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: reader.read_slot(0, 0),
+        lambda: list(reader.read_backbone("a")),
+    )
+    for blob, read in zip(blobs, reads, strict=True):
+        path = blob_file(registry, blob)
+        damaged = damage(registry.storage.read(path) or b"")
+        if damaged is None:
+            _delete(registry, path)
+        else:
+            registry.storage.write(path, damaged)
+        with pytest.raises(Damaged, match=message) as caught:
+            read()
+        assert path.rsplit("/", 1)[-1] in str(caught.value)
 
 
 def _delete(registry: Registry, path: str) -> None:
@@ -129,8 +135,25 @@ def _delete(registry: Registry, path: str) -> None:
 
 def test_bytes_that_are_no_tensors_are_damage(registry: Registry) -> None:
     blob = registry.write_blob(b"not tensors at all")
-    with pytest.raises(Damaged, match="not a safetensors file"):
-        registry.read_tensors(blob)
+    for read in (registry.read_tensors, registry.map_tensors):
+        with pytest.raises(Damaged, match="not a safetensors file"):
+            read(blob)
+
+
+def test_mapped_tensors_are_those_that_were_verified(registry: Registry) -> None:
+    tensors = {
+        "up": torch.arange(6.0).view(2, 3),
+        "scale": torch.tensor(2.0),
+        "none": torch.ones(0),
+    }
+    blob = registry.write_blob(encode_tensors(tensors))
+    found = registry.map_tensors(blob)
+    registry.storage.write(blob_file(registry, blob), b"replaced as a whole, never in place")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    found["up"] += 1
+    registry.write_blob(encode_tensors(tensors))
+    assert torch.equal(registry.map_tensors(blob)["up"], tensors["up"])
 
 
 def test_a_release_without_all_its_blobs_is_not_published(registry: Registry) -> None:
