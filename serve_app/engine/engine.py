@@ -151,6 +151,11 @@ class Engine:
         )
         return cls(packed, memory, limits, plan_ahead=ahead, clock=clock, on_loaded=on_loaded)
 
+    @property
+    def packed(self) -> PackedModel:
+        """The tensors, and the forward over them: for those who measure."""
+        return self._packed
+
     def fits_beside(self, source: ReleaseSource) -> bool:
         """Whether there is room for a release beside what is loaded."""
         return self._supply.fits_beside(source)

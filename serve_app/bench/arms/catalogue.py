@@ -1,0 +1,103 @@
+"""Which arms there are, and the processes that each consists of. Starts none."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serve_app.bench.arms.arm import Ground
+from serve_app.bench.arms.process import ProcessSpec
+
+ARMS: Mapping[str, str] = {
+    "pool": "one engine, the release as it is",
+    "pool-unmerged": "the same engine, each model with experts of its own",
+    "isolated": "an engine process a model, each with its share of cores and memory",
+    "swap": "one engine with one whole model, the others in host memory, swapped on demand",
+    "separate": "every model in turn in one process, all in memory, one model a step",
+    "single": "all requests to one model: the ceiling",
+    "transformers": "continuous batching of transformers, all requests to one model",
+}
+ONE_MODEL = ("single", "transformers")
+"""Arms that ask everything of the first model."""
+MPS_PIPES = "/tmp/nvidia-mps"
+"""Where NVIDIA's multi-process service listens unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """An arm by name, and its processes."""
+
+    name: str
+    processes: tuple[ProcessSpec, ...]
+
+    @property
+    def only_model(self) -> str | None:
+        """The model that everything is asked of; None where each job's own is asked."""
+        return self.processes[0].ground.models[0] if self.name in ONE_MODEL else None
+
+
+def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
+    """The arm of a name on a ground. cores: those of the machine that may be used."""
+    if name == "isolated":
+        return ArmSpec(name, isolated(ground, cores))
+    first = replace(ground, models=ground.models[:1])
+    process = {
+        "pool": ProcessSpec("engine", ground, merged=True),
+        "pool-unmerged": ProcessSpec("engine", ground),
+        "swap": ProcessSpec("swap", ground),
+        "separate": ProcessSpec("separate", ground),
+        "single": ProcessSpec("engine", first),
+        "transformers": ProcessSpec("transformers", first),
+    }[name]
+    return ArmSpec(name, (replace(process, threads=len(cores)),))
+
+
+def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
+    """A process for each model: of keys and values, cores and CUDA memory each has its share.
+
+    With fewer cores than processes they share each core, one thread each, and the system gives
+    the core to whoever has work; so one that is idle lends its time, as a slice of a GPU does not.
+    """
+    count = len(ground.models)
+    memory = None if ground.device_memory is None else ground.device_memory // count
+    return tuple(
+        ProcessSpec(
+            "engine",
+            replace(
+                ground,
+                models=(name,),
+                kv_tokens=ground.kv_tokens // count,
+                device_memory=memory,
+            ),
+            cores=(own := share(number, count, cores)),
+            threads=len(own),
+            environment=_multiprocessor_share(ground, count),
+        )
+        for number, name in enumerate(ground.models)
+    )
+
+
+def share(number: int, count: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """The cores of one of `count` processes: as many each, or one that several share."""
+    each = len(cores) // count
+    if each:
+        return tuple(cores[number * each : (number + 1) * each])
+    return (cores[number % len(cores)],)
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def has_mps() -> bool:
+    """Whether NVIDIA's multi-process service runs, which can divide multiprocessors."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", MPS_PIPES)) / "control").exists()
+
+
+def _multiprocessor_share(ground: Ground, count: int) -> dict[str, str]:
+    if ground.device == "cpu" or not has_mps():
+        return {}
+    return {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(100 // count)}

@@ -1,0 +1,76 @@
+"""One engine for all the models that it is given, however they are held: `pool` and others."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from serve_app.bench.arms.arm import Ground, request_of
+from serve_app.bench.client import Notes
+from serve_app.bench.workload import Job
+from serve_app.engine.engine import Engine
+from serve_app.engine.loop import EngineLoop
+from serve_app.engine.request import Event, Failed, Token
+from serve_app.engine.source import ReleaseSource
+
+
+class Pooled:
+    """An engine in a thread of this process, with a release loaded."""
+
+    def __init__(self, ground: Ground, source: ReleaseSource) -> None:
+        """source: as the engine is to hold it; it has the ground's models.
+
+        Raises: what opening an engine does, and LoadFailed.
+        """
+        self._release = source.id
+        self._loop = EngineLoop(lambda wake: open_engine(ground, source, wake))
+        try:
+            self._loop.stage(source).result()
+        except BaseException:
+            self._loop.close()
+            raise
+
+    @property
+    def device_bytes(self) -> int:
+        return self._loop.stats().allocated_bytes
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def submit(self, index: int, job: Job, notes: Notes) -> None:
+        request = request_of(index, job, self._release)
+        sent = self._loop.submit_all([request], lambda event: note_event(index, event, notes))
+
+        def check(done: "Future[None]") -> None:
+            if (error := done.exception()) is not None:
+                notes.ended(index, str(error))
+
+        sent.add_done_callback(check)
+
+    def close(self) -> None:
+        self._loop.close()
+
+
+def open_engine(ground: Ground, source: ReleaseSource, wake: Callable[[], None]) -> Engine:
+    """An engine for a source on a ground, nothing loaded yet."""
+    return Engine.open(
+        source,
+        device=ground.device,
+        dtype=ground.dtype,
+        device_memory=ground.device_memory,
+        kv_tokens=ground.kv_tokens,
+        limits=ground.limits,
+        on_loaded=wake,
+    )
+
+
+def note_event(index: int, event: Event, notes: Notes) -> None:
+    """Write down what an engine says of a job."""
+    match event:
+        case Token():
+            if event.queued_s is not None:
+                notes.queued(index, event.queued_s)
+            notes.progressed(index, event.token)
+            if event.finish is not None:
+                notes.ended(index)
+        case Failed():
+            notes.ended(index, str(event.error))

@@ -1,0 +1,228 @@
+"""One process of an arm: opens it, answers jobs when they are due, says what became of them.
+
+The clock is the machine's monotonic one, which all its processes share.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+from serve_app.bench.arms.arm import Arm, Ground
+from serve_app.bench.client import Run, drive
+from serve_app.bench.workload import Job
+from serve_app.errors import EngineError
+
+CLOSE_S = 10.0
+"""How long a process may take to end before it is made to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What a process is to serve, and with how much of the machine.
+
+    kind: which way of serving.   merged: the release as it is; else each model with experts of its
+    own.   cores: the only ones it may use; None for all.   environment: variables of its own.
+    """
+
+    kind: str
+    ground: Ground
+    merged: bool = False
+    cores: tuple[int, ...] | None = None
+    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a process says once it is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Jobs to answer, from a moment of the clock on."""
+
+    jobs: tuple[Job, ...]
+    start: float
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How many jobs of the order have ended."""
+
+    num_ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of an order, and what else the arm says."""
+
+    run: Run
+    device_bytes: int
+    facts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Why a process could not go on."""
+
+    words: str
+
+
+class ArmProcess:
+    """A process that was started, seen from the one that started it."""
+
+    def __init__(self, spec: ProcessSpec) -> None:
+        """Start it. It is ready once `wait_until_open` returns."""
+        context = multiprocessing.get_context("spawn")
+        self.spec = spec
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(spec, theirs), name=f"expertpool-{spec.kind}", daemon=True
+        )
+        with _environment(_variables(spec)):
+            self._process.start()
+        theirs.close()
+
+    def wait_until_open(self) -> None:
+        """Raises: EngineError with what it says, where it does not come to serve."""
+        assert isinstance(self._receive(), Opened)
+
+    def begin(self, order: Order) -> None:
+        """Have it answer jobs, of its own models only."""
+        self._pipe.send(order)
+
+    @property
+    def pipe(self) -> "Connection[Any, Any]":
+        """To be waited for; what comes is read by `receive`."""
+        return self._pipe
+
+    def receive(self) -> Progressed | Answered:
+        """What it says next of its order. Raises: EngineError with what it could not do."""
+        found = self._receive()
+        assert isinstance(found, (Progressed, Answered))
+        return found
+
+    def close(self) -> None:
+        """End it: ask first, and after a while insist."""
+        self._pipe.close()
+        self._process.join(CLOSE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+    def _receive(self) -> Any:
+        try:
+            found = self._pipe.recv()
+        except EOFError:
+            self._process.join(CLOSE_S)
+            raise EngineError(
+                f"the process of {self.spec.kind!r} ended with code {self._process.exitcode}"
+            ) from None
+        if isinstance(found, Broke):
+            raise EngineError(f"the process of {self.spec.kind!r}: {found.words}")
+        return found
+
+
+def serve(spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
+    """What the process does, until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    try:
+        arm = open_arm(spec)
+    except Exception as error:  # noqa: BLE001 - told to whoever waits
+        pipe.send(Broke(f"{type(error).__name__}: {error}"))
+        return
+    pipe.send(Opened())
+    try:
+        while True:
+            order = pipe.recv()
+            run = drive(
+                arm,
+                order.jobs,
+                start=order.start,
+                drain_s=order.drain_s,
+                on_progress=lambda done: pipe.send(Progressed(done)),
+            )
+            pipe.send(Answered(run, arm.device_bytes, arm.facts))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        arm.close()
+
+
+def open_arm(spec: ProcessSpec) -> Arm:
+    """The arm itself, in this process, on no more of the machine than it may use."""
+    import torch
+
+    from serve_app.bench.arms.pooled import Pooled
+    from serve_app.bench.arms.separate import Separate
+    from serve_app.bench.arms.swap import Swap
+    from serve_app.bench.arms.transformers import Batching
+    from serve_app.bench.unmerged import Unmerged
+
+    if spec.cores is not None and sys.platform == "linux":
+        os.sched_setaffinity(0, spec.cores)
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    source = spec.ground.source.open()
+    if spec.kind == "swap":
+        return Swap(spec.ground, source)
+    if spec.kind == "separate":
+        return Separate(spec.ground, source)
+    held = source if spec.merged else Unmerged(source, spec.ground.models)
+    return Pooled(spec.ground, held) if spec.kind == "engine" else Batching(spec.ground, held)
+
+
+def _variables(spec: ProcessSpec) -> dict[str, str]:
+    threads = {} if spec.threads is None else {"OMP_NUM_THREADS": str(spec.threads)}
+    return threads | dict(spec.environment)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables that a process started meanwhile inherits."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def answer_all(
+    processes: Sequence[ArmProcess],
+    jobs: Sequence[Job],
+    *,
+    drain_s: float,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> list[Answered]:
+    """Give each process the jobs of its models, all from the same moment on, and wait for all."""
+    start = time.monotonic() + 0.2
+    for process in processes:
+        own = tuple(job for job in jobs if job.model in process.spec.ground.models)
+        process.begin(Order(own, start, drain_s))
+    ended = [0] * len(processes)
+    found: dict[int, Answered] = {}
+    while len(found) < len(processes):
+        open_pipes = {p.pipe: n for n, p in enumerate(processes) if n not in found}
+        for pipe in wait(list(open_pipes)):
+            number = open_pipes[cast("Connection[Any, Any]", pipe)]
+            match processes[number].receive():
+                case Progressed(num_ended):
+                    ended[number] = num_ended
+                    on_progress(sum(ended))
+                case Answered() as answered:
+                    found[number] = answered
+    return [found[number] for number in range(len(processes))]

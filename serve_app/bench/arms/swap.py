@@ -1,0 +1,206 @@
+"""One engine that holds one whole model; the others wait in host memory: the arm `swap`.
+
+It is what sleep and wake or llama-swap do, with requests grouped by model: the model that is
+loaded serves what waits for it before another takes its place.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import torch
+
+from serve_app.bench.arms.arm import Ground, request_of
+from serve_app.bench.arms.pooled import note_event, open_engine
+from serve_app.bench.client import Notes
+from serve_app.bench.unmerged import Unmerged
+from serve_app.bench.workload import Job
+from serve_app.engine.engine import Engine
+from serve_app.engine.loop import EngineLoop, ends
+from serve_app.engine.request import Event
+from serve_app.engine.source import ReleaseSource
+from serve_app.errors import Unsupported
+
+TURN_S = 1.0
+"""How long the model that is loaded goes on taking requests while other models' wait."""
+WARM = Job(0.0, "", (3,), 1, 0)
+"""A job that brings a model's backbone to the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    number: int
+    index: int
+    job: Job
+    notes: Notes
+
+
+class Swap:
+    """An engine for one model, and a thread that decides whose weights it has."""
+
+    def __init__(self, ground: Ground, source: ReleaseSource) -> None:
+        """Raises: Unsupported where models differ in more than weights; what an engine does."""
+        require_one_config(source, ground.models)
+        self._ground = ground
+        self._waiting: dict[str, deque[_Waiting]] = {name: deque() for name in ground.models}
+        self._num_sent = 0
+        self._num_running = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._swaps_s: list[float] = []
+        self._host: dict[str, list[torch.Tensor]] = {}
+        for name in ground.models:  # the first is loaded again, and stays
+            self._load(source, name)
+            self._host[name] = host_copy(self._engine)
+            self._loop.close()
+        self._load(source, ground.models[0])
+        self._device = weights(self._engine)
+        self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
+        self._thread.start()
+
+    def _load(self, source: ReleaseSource, name: str) -> None:
+        """An engine with one model, its backbone on the device too."""
+        own = Unmerged(source, [name])
+        ground = replace(self._ground, models=(name,))
+
+        self._loop = EngineLoop(lambda wake: self._opened(open_engine(ground, own, wake)))
+        self._loop.stage(own).result()
+        self._loaded, self._release = name, own.id
+        warm: Future[None] = Future()
+        request = request_of(-1, replace(WARM, model=name), own.id)
+        self._loop.submit(request, lambda event: warm.set_result(None) if ends(event) else None)
+        warm.result()
+
+    def _opened(self, engine: Engine) -> Engine:
+        self._engine = engine
+        return engine
+
+    @property
+    def device_bytes(self) -> int:
+        return self._loop.stats().allocated_bytes
+
+    @property
+    def facts(self) -> dict[str, float]:
+        seconds = sum(self._swaps_s)
+        return {"swaps": len(self._swaps_s), "swap_s": seconds / max(1, len(self._swaps_s))}
+
+    def submit(self, index: int, job: Job, notes: Notes) -> None:
+        with self._changed:
+            self._num_sent += 1
+            self._waiting[job.model].append(_Waiting(self._num_sent, index, job, notes))
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._loop.close()
+        self._thread.join()
+        for waiting in self._waiting.values():
+            for one in waiting:
+                one.notes.ended(one.index, "the arm was closed")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or any(self._waiting.values()))
+                if self._closing:
+                    return
+                # Whose oldest request has waited longest.
+                heads = [waiting[0] for waiting in self._waiting.values() if waiting]
+                model = min(heads, key=lambda one: one.number).job.model
+            if model != self._loaded:
+                self._swap(model)
+            self._serve(model)
+
+    def _swap(self, model: str) -> None:
+        """Put a model's weights in the engine's tensors; nothing runs meanwhile."""
+        began = time.monotonic()
+        with torch.inference_mode():
+            for room, tensor in zip(self._device, self._host[model], strict=True):
+                room.copy_(tensor, non_blocking=True)
+        if self._device[0].is_cuda:
+            torch.cuda.synchronize(self._device[0].device)
+        self._loaded = model
+        self._swaps_s.append(time.monotonic() - began)
+
+    def _serve(self, model: str) -> None:
+        """A turn: until nothing of the model waits or runs, or others' wait and time is up."""
+        until = time.monotonic() + TURN_S
+        while not self._closing:
+            with self._changed:
+                others = any(own for name, own in self._waiting.items() if name != model)
+                left = until - time.monotonic() if others else None
+                taken = [] if left is not None and left <= 0 else self._take(model)
+                if not taken:
+                    if not self._num_running:
+                        return
+                    self._changed.wait(left if left is not None and left > 0 else None)
+            for one in taken:
+                self._send(one)
+
+    def _take(self, model: str) -> list[_Waiting]:
+        """Requests that the engine has room for; the rest waits, so that another model may go."""
+        own = self._waiting[model]
+        count = min(len(own), self._ground.limits.max_sequences - self._num_running)
+        self._num_running += count
+        return [own.popleft() for _ in range(count)]
+
+    def _send(self, one: _Waiting) -> None:
+        asked = replace(one.job, model=self._ground.models[0])
+
+        def on_event(event: Event) -> None:
+            note_event(one.index, event, one.notes)
+            if ends(event):
+                self._leave()
+
+        def check(sent: "Future[None]") -> None:
+            if (error := sent.exception()) is not None:
+                one.notes.ended(one.index, str(error))
+                self._leave()
+
+        request = request_of(one.index, asked, self._release)
+        self._loop.submit_all([request], on_event).add_done_callback(check)
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._num_running -= 1
+            self._changed.notify()
+
+
+def require_one_config(source: ReleaseSource, models: Sequence[str]) -> None:
+    """Raises: Unsupported where two models compute differently from the same weights."""
+    first = source.models[models[0]].config
+    for name in models[1:]:
+        config = source.models[name].config
+        for field in sorted({*first, *config} - NAMES_ONLY):
+            if first.get(field) != config.get(field):
+                raise Unsupported(
+                    f"swap: models {models[0]!r} and {name!r} differ in {field}: "
+                    f"{first.get(field)!r} and {config.get(field)!r}"
+                )
+
+
+NAMES_ONLY = {
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache"),
+}
+"""Fields of a config that a step does not depend on."""
+
+
+def weights(engine: Engine) -> list[torch.Tensor]:
+    """Every tensor of an engine that holds weights, always in the same order."""
+    packed = engine.packed
+    stacks = [packed.stacks[name] for name in packed.stacks.names()]
+    shelves = [shelf for layer in packed.pool.values() for shelf in layer.shelves.values()]
+    return stacks + [tensor for shelf in shelves for tensor in shelf.tensors.values()]
+
+
+def host_copy(engine: Engine) -> list[torch.Tensor]:
+    """An engine's weights in host memory; pinned where the device is another."""
+    found = [tensor.detach().to("cpu", copy=True) for tensor in weights(engine)]
+    on_device = weights(engine)[0].is_cuda
+    return [tensor.pin_memory() for tensor in found] if on_device else found

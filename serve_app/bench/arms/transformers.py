@@ -1,0 +1,131 @@
+"""Continuous batching of transformers on one model: the arm `transformers`."""
+
+import logging
+import threading
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+
+from serve_app.bench.arms.arm import Ground
+from serve_app.bench.client import Notes
+from serve_app.bench.workload import Job
+from serve_app.engine.anatomy import config_of
+from serve_app.engine.memory import resolve_dtype
+from serve_app.engine.source import ReleaseSource
+
+PAGE_SIZE = 32
+"""Tokens in a page of its cache. Small, since on the CPU every page is read through a mask."""
+ATTENTION, EXPERTS = "sdpa", "grouped_mm"
+"""What was fastest on two CPU cores. On CUDA it takes flash attention by itself where it is."""
+POLL_S = 0.2
+
+
+class Batching:
+    """A stock model and its own manager of continuous batches, in a thread of this process."""
+
+    def __init__(self, ground: Ground, source: ReleaseSource) -> None:
+        """source: nothing merged; the ground's only model is served."""
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
+        (name,) = ground.models
+        self._model = stock_model(source, name, ground)
+        self._manager = self._model.init_continuous_batching(
+            GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
+            self._settings(ground),
+        )
+        if ground.device != "cpu":
+            self._manager.warmup()
+        self._jobs: dict[str, tuple[int, Notes]] = {}
+        self._closing = False
+        self._manager.start()
+        self._thread = threading.Thread(target=self._collect, name="transformers", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _settings(ground: Ground) -> ContinuousBatchingConfig:
+        """Of the CPU those that were fastest; on CUDA those that it finds by itself."""
+        shared: dict[str, Any] = {
+            "max_requests_per_batch": ground.limits.max_sequences,
+            "allow_block_sharing": False,
+        }
+        if ground.device != "cpu":
+            return ContinuousBatchingConfig(**shared)
+        return ContinuousBatchingConfig(
+            page_size=PAGE_SIZE,
+            num_blocks=-(-ground.kv_tokens // PAGE_SIZE),
+            max_batch_tokens=ground.limits.max_tokens,
+            use_async_batching=False,
+            **shared,
+        )
+
+    @property
+    def device_bytes(self) -> int:
+        weights: int = sum(t.nbytes for t in (*self._model.parameters(), *self._model.buffers()))
+        processor = self._manager.batch_processor
+        cache: int = processor.cache.cache_tensor.nbytes if processor is not None else 0
+        return weights + cache
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def submit(self, index: int, job: Job, notes: Notes) -> None:
+        key = str(index)
+        self._jobs[key] = index, notes
+        added = self._manager.add_request(
+            list(job.prompt), key, job.max_tokens, record_timestamps=True
+        )
+        if added is None:
+            notes.ended(index, "transformers takes no more requests")
+
+    def close(self) -> None:
+        self._closing = True
+        self._manager.stop(block=True, hard_stop=True)
+        self._thread.join()
+        self._manager.destroy()
+
+    def _collect(self) -> None:
+        """Note every answer that is done; its times are those that the manager took."""
+        while not self._closing:
+            result = self._manager.get_result(timeout=POLL_S)
+            if result is None:
+                if not self._manager.is_running():
+                    self._give_up()
+                    return
+                continue
+            index, notes = self._jobs.pop(result.request_id)
+            if result.error is None:
+                notes.queued(index, result.lifespan[0] - result.created_time)
+                notes.answered(
+                    index,
+                    first=result.timestamps[0],
+                    last=result.timestamps[-1],
+                    tokens=result.generated_tokens,
+                )
+            notes.ended(index, result.error)
+
+    def _give_up(self) -> None:
+        fault = self._manager.background_thread_status.fatal_error
+        for index, notes in self._jobs.values():
+            notes.ended(index, f"transformers stopped: {fault}")
+
+
+def stock_model(source: ReleaseSource, name: str, ground: Ground) -> Any:
+    """A model of a release that nothing is merged in, as transformers has it."""
+    model: Any = AutoModelForCausalLM.from_config(
+        config_of(source.models[name].config),
+        dtype=resolve_dtype(ground.dtype, source.dtype),
+        attn_implementation=ATTENTION,
+    )
+    model = model.to(ground.device).eval()
+    model.set_experts_implementation(EXPERTS)
+    own = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for tensor_name, tensor in source.read_backbone(name):
+            own[tensor_name].copy_(tensor)
+        for number, layer in enumerate(source.layers):
+            experts = dict(model.get_submodule(layer.module).named_parameters(recurse=False))
+            for index, slot in enumerate(source.models[name].expert_map[number]):
+                for parameter, tensor in source.read_slot(number, slot).items():
+                    experts[parameter][index].copy_(tensor)
+    return model

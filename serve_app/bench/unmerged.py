@@ -1,0 +1,110 @@
+"""Models of a release as if nothing had been merged: each with whole experts of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from representation.formats import DENSE, Format, num_bytes
+from representation.parts import dense_expert
+from serve_app.engine.anatomy import config_of, study
+from serve_app.engine.memory import layer_shapes
+from serve_app.engine.shelves import LayerShape
+from serve_app.engine.source import BlobLike, ModelLike, PartLike, ReleaseSource
+
+
+@dataclass(frozen=True, slots=True)
+class WholeExpert:
+    """A dense slot that one model's expert has to itself. parts: what it is the sum of."""
+
+    digest: str
+    bytes: int
+    slot: int
+    residuals: tuple[int, ...]
+    format: str = str(DENSE)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeLayer:
+    module: str
+    transposed: bool
+    slots: tuple[WholeExpert, ...]
+    residuals: tuple[PartLike, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WholeModel:
+    config: Mapping[str, Any]
+    backbone: Sequence[BlobLike]
+    expert_map: tuple[tuple[int, ...], ...]
+    residual_map: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+
+class Unmerged:
+    """Some models of a release, their experts' parts added up: a `ReleaseSource`.
+
+    The models say what they say in the release; they take the memory that they would without it.
+    """
+
+    def __init__(self, source: ReleaseSource, models: Sequence[str]) -> None:
+        """models: of the release, in the order of their slots."""
+        self.id = f"{source.id} unmerged"
+        self.dtype = source.dtype
+        self._source = source
+        self._torch_dtype = getattr(torch, source.dtype)
+        config = config_of(source.models[models[0]].config)
+        self._shapes = layer_shapes(study(config, self._torch_dtype))
+        self.layers = tuple(self._layer(number, models) for number in range(len(self._shapes)))
+        self.models = {
+            name: self._model(position, source.models[name]) for position, name in enumerate(models)
+        }
+
+    def _layer(self, number: int, models: Sequence[str]) -> WholeLayer:
+        layer, shape = self._source.layers[number], self._shapes[number]
+        slots = [
+            self._expert(name, number, index, shape)
+            for name in models
+            for index in range(shape.num_experts)
+        ]
+        return WholeLayer(layer.module, layer.transposed, tuple(slots))
+
+    def _expert(self, name: str, number: int, index: int, shape: LayerShape) -> WholeExpert:
+        layer, model = self._source.layers[number], self._source.models[name]
+        slot = model.expert_map[number][index]
+        residuals = tuple(model.residual_map[number][index]) if model.residual_map else ()
+        parts = [layer.slots[slot], *(layer.residuals[one] for one in residuals)]
+        return WholeExpert(
+            digest=f"{name} {index} " + "+".join(part.digest for part in parts),
+            bytes=num_bytes(shape.expert, DENSE, self._torch_dtype, residual=False),
+            slot=slot,
+            residuals=residuals,
+        )
+
+    def _model(self, position: int, model: ModelLike) -> WholeModel:
+        experts = [
+            tuple(range(position * shape.num_experts, (position + 1) * shape.num_experts))
+            for shape in self._shapes
+        ]
+        return WholeModel(model.config, model.backbone, tuple(experts))
+
+    def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
+        """One expert by parameter, as its module has it, in the release's dtype."""
+        whole, held = self.layers[layer].slots[slot], self._source.layers[layer]
+        parts = [
+            (Format.parse(held.slots[whole.slot].format), self._source.read_slot(layer, whole.slot))
+        ]
+        parts += [
+            (Format.parse(held.residuals[one].format), self._source.read_residual(layer, one))
+            for one in whole.residuals
+        ]
+        if len(parts) == 1 and parts[0][0] == DENSE:
+            return parts[0][1]
+        expert = dense_expert(parts, self._shapes[layer].expert)
+        return {name: tensor.to(self._torch_dtype) for name, tensor in expert.items()}
+
+    def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
+        raise LookupError(f"layer {layer} has no residual {residual}: nothing is merged")
+
+    def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._source.read_backbone(model)
