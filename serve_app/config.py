@@ -49,6 +49,8 @@ class ServeConfig(_Strict):
     """Sequences that run at the same time; more wait."""
     max_model_wait_s: float = Field(default=5.0, gt=0)
     """Longest wait of a model that is not resident while others are served."""
+    prefix_cache: bool = True
+    """Keep keys and values of what prompts begin with, for later ones of their tenant and model."""
 
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica; a request beyond is answered 429."""

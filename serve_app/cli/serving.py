@@ -100,6 +100,9 @@ def serve(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.AUTO,
     device_memory: DeviceMemory = None,
+    no_prefix_cache: Annotated[
+        bool, typer.Option("--no-prefix-cache", help="Compute the beginning of every prompt anew.")
+    ] = False,
 ) -> None:
     """Serve every model of a channel's release behind one OpenAI-compatible endpoint."""
     from serve_app.config import ServeConfig, UserConfig
@@ -114,6 +117,7 @@ def serve(
         device=device.value if device else "auto",
         dtype=dtype.value,
         device_memory=device_memory,
+        prefix_cache=not no_prefix_cache,
     )
     run(config, UserConfig(channel=channel), port, on_started=_say_where)
 

@@ -5,6 +5,7 @@ beside it.
 """
 
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -78,12 +79,14 @@ class Engine:
         limits: Limits,
         *,
         plan_ahead: bool = False,
+        prefix_cache: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         """on_loaded: called from another thread when something in the background got done.
 
-        plan_ahead: launch a step while the one before it is under way.
+        plan_ahead: launch a step while the one before it is under way.   prefix_cache: keep keys
+        and values of what sequences begin with, for others of their tenant and model.
         """
         self.memory = memory
         self.counters = Counters()
@@ -98,6 +101,7 @@ class Engine:
             max_tokens=limits.max_tokens,
             max_sequences=limits.max_sequences,
             max_model_wait_s=limits.max_model_wait_s,
+            secret=secrets.token_bytes(32) if prefix_cache else None,
         )
         self._releases = Releases(packed)
         self._supply = Supply(
@@ -123,13 +127,15 @@ class Engine:
         num_places: int | None = None,
         limits: Limits | None = None,
         plan_ahead: bool | None = None,
+        prefix_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
         """An engine with room for a release, the release not yet loaded: see `stage`.
 
         plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
-        the device need not wait for the host then.
+        the device need not wait for the host then.   prefix_cache: keep keys and values of what
+        sequences begin with, for others of their tenant and model.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
@@ -149,7 +155,15 @@ class Engine:
             dtype=DTYPES[memory.dtype],
             device=torch.device(device),
         )
-        return cls(packed, memory, limits, plan_ahead=ahead, clock=clock, on_loaded=on_loaded)
+        return cls(
+            packed,
+            memory,
+            limits,
+            plan_ahead=ahead,
+            prefix_cache=prefix_cache,
+            clock=clock,
+            on_loaded=on_loaded,
+        )
 
     @property
     def packed(self) -> PackedModel:
@@ -211,6 +225,7 @@ class Engine:
             min_tokens=request.min_tokens,
             keep_prompt_logits=request.prompt_logprobs is not None,
             recompute_at=self._packed.recompute_length(model.row),
+            by_length=self._packed.is_by_length(model.row),
         )
         try:
             self._scheduler.add(sequence, self._clock())
@@ -280,6 +295,7 @@ class Engine:
             running[name] = RunningRequest(request.request, request.row, sequence.tokens)
             if not request.began:
                 request.began, request.queued_s = True, self._clock() - sequence.arrival
+                self.counters.note_prefix(len(sequence.prompt), sequence.num_found)
         after = self._flights[-1].step if self._flights else None
         began, step = self._clock(), None
         try:

@@ -191,6 +191,10 @@ class PackedModel:
         """Known tokens beyond which sequences of the model are computed once more; or None."""
         return self._recompute_lengths[row]
 
+    def is_by_length(self, row: int) -> bool:
+        """Whether keys of the model in a map row depend on the length of the sequence."""
+        return any(rotary.is_by_length(row) for rotary in self.rotaries.values())
+
     @property
     def longest_vocabulary(self) -> int:
         """Length of the vocabulary that the stacks have room for."""

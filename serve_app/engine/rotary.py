@@ -36,6 +36,10 @@ class PackedRotary(nn.Module):
         """Give a map row its rotary module; equal signatures say that modules are alike."""
         self._originals[row] = (original, looks_at_length(original), signature)
 
+    def is_by_length(self, row: int) -> bool:
+        """Whether the angles of the model in a map row depend on the length of the sequence."""
+        return self._originals[row][1]
+
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kw: Any) -> Any:
         """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  what the originals give"""
         parts = [

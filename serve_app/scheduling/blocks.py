@@ -1,6 +1,17 @@
-"""Which KV blocks are free. Counts only: the tensors live in the engine's KV store."""
+"""Which KV blocks are free, and what they hold. Counts only: the tensors live in the engine's
+KV store.
 
-from collections.abc import Iterable
+A block is used by one sequence, or by several that share what it holds. A full one may be known
+by a key of its content, and stays known while it is free, until somebody else gets it: those that
+hold nothing known first, then those that were given back longest ago.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+ContentKey = tuple[str, bytes]
+"""(release, digest of all that the keys and values in the block depend on)"""
 
 
 class BlockLedger:
@@ -13,44 +24,112 @@ class BlockLedger:
             )
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._used = [False] * num_blocks
+        self._users = [0] * num_blocks
+        self._empty = list(range(num_blocks - 1, -1, -1))
+        self._kept: dict[int, None] = {}
+        self._keys: list[ContentKey | None] = [None] * num_blocks
+        self._block_of: dict[ContentKey, int] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._empty) + len(self._kept)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.num_free
+
+    def is_used(self, block: int) -> bool:
+        return self._users[block] > 0
 
     def blocks_for(self, num_positions: int) -> int:
         """How many blocks hold that many positions of one sequence."""
         return -(-num_positions // self.block_size)
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` free blocks. All or nothing: ValueError when fewer are free."""
-        if not 0 <= count <= len(self._free):
-            raise ValueError(f"{count} KV blocks wanted; {len(self._free)} are free")
-        taken = [self._free.pop() for _ in range(count)]
+        """Take `count` free blocks, of which nothing is known any more.
+
+        All or nothing: ValueError when fewer are free.
+        """
+        if not 0 <= count <= self.num_free:
+            raise ValueError(f"{count} KV blocks wanted; {self.num_free} are free")
+        for block in list(islice(self._kept, max(0, count - len(self._empty)))):
+            self._forget(block)
+        taken = [self._empty.pop() for _ in range(count)]
         for block in taken:
-            self._used[block] = True
+            self._users[block] = 1
         return taken
 
+    def share(self, blocks: Iterable[int]) -> None:
+        """Use blocks that are known by their content once more.
+
+        All or nothing: ValueError when one is not known or comes twice.
+        """
+        wanted = list(blocks)
+        wrong = [block for block in wanted if self._keys[block] is None]
+        if wrong or len(set(wanted)) != len(wanted):
+            raise ValueError(f"KV blocks {wanted} cannot be shared: {wrong or 'repeated'}")
+        for block in wanted:
+            self._users[block] += 1
+            self._kept.pop(block, None)
+
     def free(self, blocks: Iterable[int]) -> None:
-        """Give blocks back. All or nothing: ValueError when one is not in use or comes twice."""
+        """Give blocks back. All or nothing: ValueError when one is not in use or comes twice.
+
+        Of what they hold, the last is the first to go.
+        """
         given = list(blocks)
-        wrong = [b for b in given if not 0 <= b < self.num_blocks or not self._used[b]]
+        wrong = [b for b in given if not 0 <= b < self.num_blocks or not self._users[b]]
         if wrong or len(set(given)) != len(given):
             raise ValueError(f"KV blocks {given} cannot be freed: {wrong or 'repeated'}")
         for block in reversed(given):
-            self._used[block] = False
-            self._free.append(block)
+            self._users[block] -= 1
+            if self._users[block]:
+                continue
+            if self._keys[block] is None:
+                self._empty.append(block)
+            else:
+                self._kept[block] = None
+
+    def keep(self, block: int, key: ContentKey) -> None:
+        """Know a used block by its content, unless another one is known by it or it is already."""
+        if self._users[block] and self._keys[block] is None and key not in self._block_of:
+            self._keys[block] = key
+            self._block_of[key] = block
+
+    def find(self, keys: Sequence[ContentKey]) -> list[int]:
+        """The blocks known by the first of these keys, up to the first that none is known by."""
+        found = []
+        for key in keys:
+            if key not in self._block_of:
+                break
+            found.append(self._block_of[key])
+        return found
+
+    def forget(self, release: str) -> None:
+        """Know no block by content of this release any more."""
+        for key in [key for key in self._block_of if key[0] == release]:
+            self._forget(self._block_of[key])
 
     def check(self, owners: Iterable[Iterable[int]]) -> None:
-        """Assert that these lists own every used block exactly once, and no other."""
-        owned = [block for blocks in owners for block in blocks]
-        assert len(set(owned)) == len(owned), f"a block has two owners: {sorted(owned)}"
-        used = [block for block, is_used in enumerate(self._used) if is_used]
-        assert sorted(owned) == used, f"owned {sorted(owned)}, used {used}"
-        assert sorted(self._free + used) == list(range(self.num_blocks)), "blocks were lost"
+        """Assert that these lists own every used block, together only where it is known."""
+        owned = Counter(block for blocks in owners for block in blocks)
+        used = {block: users for block, users in enumerate(self._users) if users}
+        assert dict(sorted(owned.items())) == used, f"owned {owned}, used {used}"
+        shared = [b for b, users in used.items() if users > 1 and self._keys[b] is None]
+        assert not shared, f"blocks have two owners and unknown content: {shared}"
+        known = {key: block for block, key in enumerate(self._keys) if key is not None}
+        assert known == self._block_of, f"keys {known}, index {self._block_of}"
+        free = {block for block in known.values() if block not in used}
+        assert free == set(self._kept), f"known and free {free}, kept {list(self._kept)}"
+        everything = sorted([*self._empty, *self._kept, *used])
+        assert everything == list(range(self.num_blocks)), "blocks were lost"
+
+    def _forget(self, block: int) -> None:
+        """Know a block, which is known, by nothing."""
+        key = self._keys[block]
+        assert key is not None, f"nothing is known of block {block}"
+        self._keys[block] = None
+        del self._block_of[key]
+        if block in self._kept:
+            del self._kept[block]
+            self._empty.append(block)

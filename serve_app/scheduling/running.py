@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import Chunk
+from serve_app.scheduling.prefixes import Prefixes
 from serve_app.scheduling.sequence import ModelKey, Sequence
 
 
 class Running:
-    """The sequences that run, first in rank first."""
+    """The sequences that run, first in rank first. prefixes: None where no blocks are shared."""
 
-    def __init__(self, blocks: BlockLedger, places: PlaceLedger) -> None:
+    def __init__(
+        self, blocks: BlockLedger, places: PlaceLedger, prefixes: Prefixes | None = None
+    ) -> None:
         self._blocks = blocks
         self._places = places
+        self._prefixes = prefixes
         self._sequences: list[Sequence] = []
 
     def __len__(self) -> int:
@@ -43,10 +47,40 @@ class Running:
         """How many run, of each model of which something runs."""
         return dict(Counter(s.model for s in self._sequences))
 
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether the free blocks hold all it knows, but for what others have of it."""
+        shared = sum(self._blocks.is_used(block) for block in self._find(sequence) or ())
+        needed = self._blocks.blocks_for(len(sequence.tokens)) - shared
+        return needed <= self._blocks.num_free
+
     def begin(self, sequence: Sequence) -> None:
-        """Let a sequence run whose backbone is resident."""
+        """Let a sequence run whose backbone is resident, or arrives."""
         sequence.place = self._places.pin(sequence.backbone)
         insort(self._sequences, sequence, key=lambda s: s.rank)
+        found = self._find(sequence)
+        if found is not None:
+            self._blocks.share(found)
+            sequence.blocks = found
+            sequence.num_found = sequence.num_computed = len(found) * self._blocks.block_size
+
+    def _find(self, sequence: Sequence) -> list[int] | None:
+        """Blocks that hold its first tokens, not the last known; None where none may be used.
+
+        Of prompts whose logits are wanted every position is computed.
+        """
+        if self._prefixes is None or sequence.keep_prompt_logits or not sequence.is_alike:
+            return None
+        num_blocks = (len(sequence.tokens) - 1) // self._blocks.block_size
+        return self._blocks.find(self._prefixes.keys(sequence, num_blocks))
+
+    def note_computed(self, sequence: Sequence, start: int, end: int) -> None:
+        """A step that computed these positions is committed; others may share full blocks."""
+        if self._prefixes is None or not sequence.is_alike:
+            return
+        first, last = start // self._blocks.block_size, end // self._blocks.block_size
+        keys = self._prefixes.keys(sequence, last) if first < last else []
+        for index in range(first, last):
+            self._blocks.keep(sequence.blocks[index], keys[index])
 
     def release(self, sequence: Sequence) -> None:
         """Take a sequence's blocks and place away; it runs no more."""

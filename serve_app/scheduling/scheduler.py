@@ -21,6 +21,7 @@ from serve_app.scheduling.errors import DuplicateSequence, NeverFits
 from serve_app.scheduling.events import Event, Finished, Progressed
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import Chunk, Load, StepPlan
+from serve_app.scheduling.prefixes import Prefixes
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
@@ -48,9 +49,9 @@ class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
     At most `max_sequences` run at once; and no more than `max_tokens`, so that each can have a
-    token in every step. `weights` are the tenants'
-    shares, 1 where not given. The longest wait of a model that is not resident is stated in
-    residency.py.
+    token in every step. `weights` are the tenants' shares, 1 where not given. With a `secret`,
+    sequences of one tenant and model share the blocks of what they have in common from the start
+    (prefixes.py). The longest wait of a model that is not resident is stated in residency.py.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Scheduler:
         max_sequences: int,
         max_model_wait_s: float,
         weights: Mapping[str, float] | None = None,
+        secret: bytes | None = None,
     ) -> None:
         if max_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
             raise ValueError(
@@ -78,7 +80,8 @@ class Scheduler:
         self._queues = FairQueues(weights or {})
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
-        self._running = Running(blocks, places)
+        prefixes = None if secret is None else Prefixes(secret, blocks.block_size)
+        self._running = Running(blocks, places, prefixes)
         self._number = 0
         self._now = 0.0
         self._outstanding: list[_Outstanding] = []
@@ -343,7 +346,7 @@ class Scheduler:
             if queue is None:
                 return
             sequence = queue.head
-            if self.blocks.blocks_for(len(sequence.tokens)) > self.blocks.num_free:
+            if not self._running.fits(sequence):
                 return
             self._begin(sequence)
             self._plan_chunk(sequence, min(sequence.num_missing, step.budget), step)
@@ -359,6 +362,7 @@ class Scheduler:
 
     def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> Event | None:
         sequence = self._sequences[chunk.sequence]
+        self._running.note_computed(sequence, chunk.start, chunk.end)
         kept = min(chunk.end, chunk.prompt_len)
         sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
         if chunk.samples:

@@ -15,9 +15,11 @@ class Sequence:
 
     A sequence is bound to one model for life. A larger `priority` is more important. With
     `max_tokens=0` only the prompt is computed and nothing is sampled. When the known tokens come
-    to exceed `recompute_at`, everything is computed once more. The fields below the
+    to exceed `recompute_at`, everything is computed once more. `by_length`: its keys and values
+    depend on more than the tokens before them. The fields below the
     blank line belong to the scheduler; nobody else writes them. A token counts as computed once
     a step is planned that computes it; `num_pending` tokens are being sampled by such steps.
+    `num_found`: tokens that were found computed when it began, None where none were looked for.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Sequence:
     min_tokens: int = 0
     keep_prompt_logits: bool = False
     recompute_at: int | None = None
+    by_length: bool = False
 
     tokens: list[int] = field(init=False)
     num_computed: int = field(init=False, default=0)
@@ -41,6 +44,8 @@ class Sequence:
     place: int | None = field(init=False, default=None)
     num_preemptions: int = field(init=False, default=0)
     number: int = field(init=False, default=-1)
+    prefix_keys: list[tuple[str, bytes]] = field(init=False, default_factory=list)
+    num_found: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -56,6 +61,11 @@ class Sequence:
     def rank(self) -> Rank:
         """Smaller goes first: more important, then earlier arrived, then earlier added."""
         return (-self.priority, self.arrival, self.number)
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether another sequence with the same first tokens has the same keys and values."""
+        return not self.by_length and self.recompute_at is None
 
     @property
     def num_generated(self) -> int:

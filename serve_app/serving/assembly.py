@@ -89,6 +89,7 @@ def _open_engine(config: ServeConfig, source: Source) -> Loop:
             kv_tokens=config.kv_tokens,
             num_places=config.num_places,
             limits=Limits(config.max_tokens, config.max_sequences, config.max_model_wait_s),
+            prefix_cache=config.prefix_cache,
             on_loaded=wake,
         )
 
@@ -135,6 +136,8 @@ def load_of(stats: Stats) -> Load:
             "engine_step_seconds_total": counters.step_seconds,
             "engine_forward_seconds_total": counters.forward_seconds,
             "staging_seconds_total": counters.staging_seconds,
+            "prefix_tokens_total": counters.prefix_tokens,
+            "prefix_hit_tokens_total": counters.prefix_hit_tokens,
         },
     )
 

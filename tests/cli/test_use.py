@@ -25,7 +25,7 @@ COMMANDS = {
     "promote": "channel family registry",
     "rollback": "channel family registry",
     "plan-memory": "device-memory family registry",
-    "serve": "channel device device-memory dtype family port registry",
+    "serve": "channel device device-memory dtype family no-prefix-cache port registry",
     "demo": "once",
     "bench consolidate": "expert-budget experts hidden intermediate json layers models",
 }

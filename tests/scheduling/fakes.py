@@ -1,9 +1,10 @@
 """A strict stand-in for the engine: KV memory by block and position, places, a toy model.
 
-Nothing is forgiven: reading a position that was not written for this very sequence since it
-last began, computing on a place that does not hold the backbone, two chunks in one block.
+Nothing is forgiven: reading a position that was not written for the same model, tenant and tokens
+up to it, computing on a place that does not hold the backbone, writing where another chunk reads.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
@@ -43,14 +44,25 @@ def alone(sequence: Sequence) -> tuple[list[int], str]:
     return generated, "length"
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is in memory at a position: keys and values that depend on all this."""
+
+    model: ModelKey
+    readers: str
+    tokens: tuple[int, ...]
+
+
 @dataclass
 class FakeRunner:
-    """Obeys plans. `backbones` says which backbone each model needs."""
+    """Obeys plans. `backbones` says which backbone each model needs; `readers` who may read what
+    a sequence writes: its tenant, or it alone."""
 
     block_size: int
     num_places: int
     backbones: dict[ModelKey, str] = field(default_factory=dict)
-    memory: dict[tuple[int, int], tuple[str, int, int]] = field(default_factory=dict)
+    readers: dict[str, str] = field(default_factory=dict)
+    memory: dict[tuple[int, int], Written] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
     copying: list[Load] = field(default_factory=list)
     arriving: dict[int, str] = field(default_factory=dict)
@@ -86,8 +98,9 @@ class FakeRunner:
         before: what the step before sampled, of which pending chunks take their token.
         """
         self.begin(plan.loads)
-        tables = [block for chunk in plan.chunks for block in chunk.blocks]
-        assert len(set(tables)) == len(tables), "two chunks share a block"
+        tables = Counter(block for chunk in plan.chunks for block in chunk.blocks)
+        written = [block for chunk in plan.chunks for block in self.written(chunk)]
+        assert all(tables[block] == 1 for block in written), "two chunks share what one writes"
         for chunk in plan.chunks:
             self._write(chunk, (before[chunk.sequence],) if chunk.pending else chunk.tokens)
         read = {chunk.sequence: self._read(chunk) for chunk in plan.chunks}
@@ -95,27 +108,29 @@ class FakeRunner:
         return {c.sequence: next_token(c.model, read[c.sequence]) for c in sampling}
 
     def _write(self, chunk: Chunk, tokens: tuple[int, ...]) -> None:
-        assert len(tokens) == len(chunk.tokens)
+        assert 0 < len(tokens) == len(chunk.tokens)
         held = self.arriving.get(chunk.place, self.places.get(chunk.place))
         assert held == self.backbones[chunk.model], "not resident there"
-        if chunk.start == 0:
-            stale = [key for key, held in self.memory.items() if held[0] == chunk.sequence]
-            for key in stale:
-                del self.memory[key]
-        for offset, token in enumerate(tokens):
-            self.memory[self._slot(chunk, chunk.start + offset)] = (
-                chunk.sequence,
-                chunk.start + offset,
-                token,
-            )
+        before = self.memory[self._slot(chunk, chunk.start - 1)].tokens if chunk.start else ()
+        for position, token in enumerate(tokens, chunk.start):
+            block, offset = self._slot(chunk, position)
+            if offset == 0:
+                for stale in range(self.block_size):
+                    self.memory.pop((block, stale), None)
+            before = (*before, token)
+            self.memory[block, offset] = Written(chunk.model, self.readers[chunk.sequence], before)
 
-    def _read(self, chunk: Chunk) -> list[int]:
-        tokens = []
+    def _read(self, chunk: Chunk) -> tuple[int, ...]:
+        tokens = self.memory[self._slot(chunk, chunk.end - 1)].tokens
         for position in range(chunk.end):
-            owner, written, token = self.memory[self._slot(chunk, position)]
-            assert (owner, written) == (chunk.sequence, position), "another's KV was read"
-            tokens.append(token)
+            wanted = Written(chunk.model, self.readers[chunk.sequence], tokens[: position + 1])
+            assert self.memory[self._slot(chunk, position)] == wanted, "another's KV was read"
+        assert len(tokens) == chunk.end
         return tokens
+
+    def written(self, chunk: Chunk) -> tuple[int, ...]:
+        """The blocks that a chunk writes to."""
+        return chunk.blocks[chunk.start // self.block_size :]
 
     def _slot(self, chunk: Chunk, position: int) -> tuple[int, int]:
         return chunk.blocks[position // self.block_size], position % self.block_size
@@ -138,6 +153,7 @@ class World:
         max_model_wait_s: float = 10.0,
         weights: dict[str, float] | None = None,
         ahead: bool = False,
+        secret: bytes | None = None,
     ) -> None:
         self.ahead = ahead
         self.max_tokens = max_tokens
@@ -151,6 +167,7 @@ class World:
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
             weights=weights,
+            secret=secret,
         )
         self.runner = FakeRunner(block_size, num_places)
         self.now = 0.0
@@ -175,6 +192,7 @@ class World:
         keep: bool = False,
         release: str = "r1",
         recompute_at: int | None = None,
+        by_length: bool = False,
     ) -> Sequence:
         """A sequence whose prompt is given, or made of that many tokens."""
         number = len(self.sequences)
@@ -196,8 +214,10 @@ class World:
             min_tokens=min_tokens,
             keep_prompt_logits=keep,
             recompute_at=recompute_at,
+            by_length=by_length,
         )
         self.runner.backbones[sequence.model] = sequence.backbone
+        self.runner.readers[sequence.id] = tenant if sequence.is_alike else sequence.id
         self.scheduler.add(sequence, self.now)
         self.sequences[sequence.id] = sequence
         self.generated[sequence.id] = []
@@ -251,6 +271,8 @@ class World:
             assert first.id in ids, "the first in rank stands still"
         order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
         assert order == sorted(order)
+        for chunk in plan.chunks:
+            assert chunk.end <= self.sequences[chunk.sequence].num_positions, "more than is needed"
         for begun in set(ids) - before:
             backbone = self.sequences[begun].backbone
             assert backbone not in self.scheduler.draining
@@ -258,6 +280,9 @@ class World:
                 assert self.places.pinned == (backbone,), "others wait for what arrives"
 
     def _execute(self, plan: StepPlan, before: Mapping[str, int]) -> None:
+        written = [block for chunk in plan.chunks for block in self.runner.written(chunk)]
+        known = [block for block in written if self.blocks._keys[block] is not None]
+        assert not known, f"blocks {known} are known and written to"
         sampled = self.runner.execute(plan, before)
         for chunk in plan.chunks:
             if chunk.keep_prompt_logits:

@@ -42,6 +42,7 @@ class Simulation(RuleBasedStateMachine):
         max_tokens=st.integers(1, 9),
         max_sequences=st.integers(1, 6),
         wait=st.sampled_from([0.0, 3.0, 12.0]),
+        secret=st.sampled_from([None, b"secret"]),
     )
     def begin(
         self,
@@ -51,6 +52,7 @@ class Simulation(RuleBasedStateMachine):
         max_tokens: int,
         max_sequences: int,
         wait: float,
+        secret: bytes | None,
     ) -> None:
         self.world = World(
             num_blocks=num_blocks,
@@ -60,6 +62,7 @@ class Simulation(RuleBasedStateMachine):
             max_sequences=max_sequences,
             max_model_wait_s=wait,
             weights={"heavy": 3.0},
+            secret=secret,
         )
         self.given_up: set[str] = set()
         self.resident_since: dict[str, float] = {}
@@ -68,6 +71,7 @@ class Simulation(RuleBasedStateMachine):
         self.drains: dict[str, Drain] = {}
 
     @rule(
+        first=st.integers(0, 1),
         prompt=st.integers(1, 8),
         model=st.sampled_from(MODELS),
         answer=st.integers(0, 8),
@@ -81,6 +85,7 @@ class Simulation(RuleBasedStateMachine):
     )
     def add(
         self,
+        first: int,
         prompt: int,
         model: str,
         answer: int,
@@ -95,7 +100,7 @@ class Simulation(RuleBasedStateMachine):
         room = self.world.blocks.num_blocks * self.world.blocks.block_size
         prompt = min(prompt, room)
         self.world.add(
-            prompt,
+            [first + at for at in range(prompt)],
             model,
             min(answer, room - prompt + 1),
             backbone=model if model != "e" else f"{model} of {release}",
@@ -173,6 +178,12 @@ class Simulation(RuleBasedStateMachine):
     def prefetch(self, model: str) -> None:
         if model in self.world.runner.backbones.values():
             self.world.prefetch_backbone(model)
+
+    @rule(release=st.sampled_from(["r1", "r2"]))
+    def retire(self, release: str) -> None:
+        if not any(self.world.scheduler.count((release, model)) for model in MODELS):
+            self.world.blocks.forget(release)
+            self.world.scheduler.check()
 
     @rule(elapsed=st.integers(1, 5))
     def wait(self, elapsed: int) -> None:
@@ -259,6 +270,7 @@ def test_a_long_history_under_load_ends_with_the_right_tokens(seed: int) -> None
         max_tokens=rng.randint(2, 12),
         max_sequences=rng.randint(2, 6),
         wait=rng.choice([0.0, 5.0, 20.0]),
+        secret=rng.choice([None, b"secret"]),
     )
     acts = ["add", "abort", "finish", "fail", "drop", "let_in", "prefetch", *["step"] * 8]
     for _ in range(400):
@@ -271,6 +283,7 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
     world = simulation.world
     if act == "add" and world.scheduler.num_waiting < 12:
         simulation.add(
+            first=rng.randrange(2),
             prompt=rng.randint(1, 12),
             model=rng.choice(MODELS),
             answer=rng.randint(0, 14),
