@@ -30,15 +30,18 @@ class Usage:
     def __init__(self, prompt_tokens: Sequence[int]) -> None:
         self._prompt = sum(prompt_tokens)
         self._completion = 0
+        self._cached = 0
 
     def add(self, piece: Piece) -> None:
         self._completion += piece["num_tokens"]
+        self._cached += piece["num_cached"]
 
-    def body(self) -> dict[str, int]:
+    def body(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self._prompt,
             "completion_tokens": self._completion,
             "total_tokens": self._prompt + self._completion,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
         }
 
 

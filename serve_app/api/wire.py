@@ -67,13 +67,16 @@ class Accepted(TypedDict):
 
 
 class Piece(TypedDict):
-    """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage."""
+    """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage;
+    `num_cached`: tokens of the prompt that were found computed, in one piece of one of its choices.
+    """
 
     type: Literal["piece"]
     choice: int
     text: str
     tokens: list[TokenItem]
     num_tokens: int
+    num_cached: int
     finish: str | None
 
 

@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 class _Active:
     """A request in the engine, and the log-probabilities of its prompt so far, by position.
 
-    queued_s: its wait before anything was computed, from then until its first token is reported.
+    queued_s: its wait before anything was computed, from then until its first token is reported;
+    num_cached: tokens of its prompt that were found computed, as long.
     """
 
     request: Request
@@ -57,6 +58,7 @@ class _Active:
     prompt_due: bool
     began: bool = False
     queued_s: float | None = None
+    num_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,7 @@ class Engine:
             running[name] = RunningRequest(request.request, request.row, sequence.tokens)
             if not request.began:
                 request.began, request.queued_s = True, self._clock() - sequence.arrival
+                request.num_cached = sequence.num_found or 0
                 self.counters.note_prefix(len(sequence.prompt), sequence.num_found)
         after = self._flights[-1].step if self._flights else None
         began, step = self._clock(), None
@@ -321,13 +324,14 @@ class Engine:
             active = flight.active[done.id]
             self._report_prompt(active)
             queued_s, active.queued_s = active.queued_s, None
+            num_cached, active.num_cached = active.num_cached, 0
             finish = None
             if isinstance(done, Finished):
                 finish = done.reason
                 del self._active[done.id]
             token = -1 if done.token is None else done.token
             logprob = result.logprobs.get(done.id)
-            self._events.append(Token(done.id, token, logprob, finish, queued_s))
+            self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
 
     def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
         """End the requests of a step that broke, and leave the others as they are."""

@@ -61,8 +61,9 @@ class Logprob:
 class Token:
     """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
 
-    token is -1 where none was asked for (`max_tokens` 0). queued_s: with the first token of a
-    request, how long it waited before anything of it was computed.
+    token is -1 where none was asked for (`max_tokens` 0). With the first token of a request come
+    queued_s, how long it waited before anything of it was computed, and num_cached, how many
+    tokens of its prompt were found computed.
     """
 
     request: str
@@ -70,6 +71,7 @@ class Token:
     logprob: Logprob | None
     finish: str | None
     queued_s: float | None = None
+    num_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

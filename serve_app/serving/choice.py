@@ -100,6 +100,7 @@ class ChoiceText:
             "text": text,
             "tokens": self._release(),
             "num_tokens": num_tokens,
+            "num_cached": 0,
             "finish": finish,
         }
 

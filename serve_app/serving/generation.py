@@ -134,6 +134,8 @@ class Generation:
         if isinstance(event, PromptLogprobs):
             return text.add_prompt(event)
         piece = text.add(event)
+        if piece["choice"] % self._job["n"] == 0:
+            piece["num_cached"] = event.num_cached
         if piece["num_tokens"]:
             self._metrics.token(piece["choice"], self._begun, self._clock(), event.queued_s)
         return piece

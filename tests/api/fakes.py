@@ -63,6 +63,7 @@ def piece(text: str, finish: str | None = None, **change: Any) -> Item:
         "text": text,
         "tokens": [],
         "num_tokens": 1,
+        "num_cached": 0,
         "finish": finish,
     }
     made.update(change)

@@ -134,7 +134,12 @@ def test_a_choice_with_echo_and_text_is_put_together() -> None:
     items: list[Item] = [piece("ab", num_tokens=0), piece("c"), piece("", "length")]
     body = _post(FakeClient([ACCEPTED], items)).json()
     assert body["choices"][0]["text"] == "abc"
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert body["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def _token(**change: Any) -> TokenItem:

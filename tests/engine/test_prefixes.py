@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import Limits
-from serve_app.engine.request import Request
+from serve_app.engine.request import Request, Token
 from tests.engine.running import (
     GREEDY,
     Answer,
@@ -117,6 +117,17 @@ def test_models_whose_keys_depend_on_length_share_nothing(rope_type: str) -> Non
     for request in requests:
         assert_golden(models, [request], answer(engine, [request]))
     assert engine.stats().counters.prefix_tokens == 0
+    engine.close()
+
+
+def test_the_first_token_says_how_much_of_the_prompt_was_found() -> None:
+    engine = engine_of(MemorySource("r1", models_of(1)))
+    answer(engine, [asked("first")])
+    engine.submit(asked("second"))
+    found = []
+    while engine.has_work:
+        found += [event.num_cached for event in engine.step() if isinstance(event, Token)]
+    assert found == [32, 0, 0, 0, 0, 0]
     engine.close()
 
 

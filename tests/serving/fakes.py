@@ -59,6 +59,8 @@ class _Running:
 class FakeLoop:
     """Answers a prompt with `answers[model]`, its last token again and again if that ends.
 
+    Of every prompt it says that one token was found computed.
+
     Steps on a thread of its own, or by `step` when made with `manual`. Every running sequence
     holds one page; `pages` are those that are free.
     """
@@ -210,7 +212,7 @@ class FakeLoop:
         elif each.num == request.max_tokens:
             finish = "length"
         queued_s = 0.0 if each.num == 1 else None
-        event = Token(request.id, token, logprob, finish, queued_s)
+        event = Token(request.id, token, logprob, finish, queued_s, num_cached=int(each.num == 1))
         if finish is None:
             each.on_event(event)
         else:

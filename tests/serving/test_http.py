@@ -57,7 +57,13 @@ def test_a_completion_has_openais_form() -> None:
         "prompt_tokens": prompt,
         "completion_tokens": len(HELLO),
         "total_tokens": prompt + len(HELLO),
+        "prompt_tokens_details": {"cached_tokens": 1},
     }
+
+
+def test_tokens_that_were_found_computed_are_counted_once_a_prompt() -> None:
+    body = _complete({"prompt": ["the", "the"], "n": 3, "max_tokens": 2})
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
 def test_sixteen_tokens_are_the_default_of_a_completion() -> None:
