@@ -15,20 +15,31 @@ def to_device(
     return torch.tensor(values, dtype=dtype, pin_memory=pinned).to(device, non_blocking=True)
 
 
-class HostCopies:
-    """Copies of tensors for the host, to be waited for when they are needed.
+class Milestone:
+    """A point in what a device was told to do. On the CPU all before it is done when it is made."""
 
-    What is launched afterwards on the tensors' device does not delay them.
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event() if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> None:
+        """Return when the device has come past it."""
+        if self._event is not None:
+            self._event.synchronize()
+
+
+class HostCopies:
+    """Copies of tensors of one device for the host, to be waited for when they are needed.
+
+    What is launched afterwards does not delay them.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        self._arrived = torch.cuda.Event() if any(t.is_cuda for t in tensors) else None
-        if self._arrived is not None:
-            self._arrived.record()
+        self._made = Milestone(tensors[0].device)
 
     def wait(self) -> list[torch.Tensor]:
         """The copies, complete."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        self._made.wait()
         return self._copies

@@ -14,6 +14,7 @@ from serve_app.engine.attention_forms.gather import Gather
 from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer
 from serve_app.engine.attention_forms.varlen import Varlen, varlen_form
 from serve_app.engine.kv import AttentionShape
+from serve_app.engine.transfer import Milestone
 from tests.engine import paged_kernels
 from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import tiny_model
@@ -144,6 +145,25 @@ def test_flashinfer_plans_once_for_layers_that_are_alike_in_a_step() -> None:
     assert paged_kernels.FlashInferWrapper.num_plans == before + 1
     form.attend(asked(GROUPED, "equal chunks", None, sinks=False))
     assert paged_kernels.FlashInferWrapper.num_plans == before + 2
+
+
+def test_flashinfer_plans_anew_once_the_device_has_what_it_planned_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library copies its plan from memory on the host that the next plan overwrites."""
+    log: list[str] = []
+    plan = paged_kernels.FlashInferWrapper.plan
+
+    def logged_plan(*args: Any, **options: Any) -> None:
+        log.append("plan")
+        plan(*args, **options)
+
+    monkeypatch.setattr(paged_kernels.FlashInferWrapper, "plan", logged_plan)
+    monkeypatch.setattr(Milestone, "wait", lambda _: log.append("wait"))
+    form = flashinfer()
+    for step in ("single tokens", "equal chunks"):
+        form.attend(asked(GROUPED, step, None, sinks=False))
+    assert log == ["plan", "wait", "plan"]
 
 
 @pytest.fixture(params=["varlen", "flashinfer"])

@@ -150,3 +150,22 @@ def test_a_token_that_only_the_device_knows_counts_as_one_that_is_known(
         pending.append(SamplingRow(chosen, tokens, 1, frozenset(), pending=11 - at))
     pending[5] = known[5]
     assert sample_on_device(logits, pending, before).tolist() == sample(logits, known)
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors of the meta device have no values, so whoever asked for one would fail."""
+    logits, before = (
+        torch.empty((5, 9), device="meta"),
+        torch.empty(5, dtype=torch.int64).to("meta"),
+    )
+    options = [
+        Sampling(temperature=0, repetition_penalty=1.5),
+        Sampling(top_p=0.9, presence_penalty=1.0, logit_bias=((3, 1.0),)),
+        Sampling(top_k=4, frequency_penalty=1.0),
+        Sampling(min_p=0.1),
+    ]
+    rows = [SamplingRow(each, (1, 2), 1, frozenset({4}), pending=1) for each in options]
+    rows.append(row(Sampling()))
+    tokens = sample_on_device(logits, rows, before)
+    assert (tokens.device.type, tokens.shape) == ("meta", (5,))
+    assert score(logits, tokens, 3).best.shape == (5, 3)

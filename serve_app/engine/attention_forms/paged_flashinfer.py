@@ -11,6 +11,7 @@ import torch
 
 from serve_app.engine.attention_forms.form import Call, with_sinks
 from serve_app.engine.step import Paging
+from serve_app.engine.transfer import Milestone
 
 WORKSPACE_BYTES = 128 << 20
 """What FlashInfer recommends for partial results."""
@@ -41,11 +42,13 @@ class _Variant:
 class _Planned:
     """A wrapper of the library, and the sequences that it was planned for.
 
-    indices: (n,) int32, where it reads blocks in a captured step; None outside of one.
+    copied: when the device has what was planned. The library copies it from memory of its own on
+    the host, which it writes anew with each plan; and the step before may still be under way.
     """
 
     wrapper: Any
     paging: Paging | None = None
+    copied: Milestone | None = None
 
 
 class FlashInfer:
@@ -122,6 +125,8 @@ def _plan(planned: _Planned, variant: _Variant, paging: Paging) -> None:
         ends.append(ends[-1] + count)
     blocks = [b for table, n in zip(host.tables, counts, strict=True) for b in table[:n]]
     last = [length - (n - 1) * size for length, n in zip(host.lengths, counts, strict=True)]
+    if planned.copied is not None:
+        planned.copied.wait()
     planned.wrapper.plan(
         torch.tensor(host.starts, dtype=torch.int32),
         torch.tensor(ends, dtype=torch.int32),
@@ -140,3 +145,4 @@ def _plan(planned: _Planned, variant: _Variant, paging: Paging) -> None:
         kv_data_type=variant.dtype,
     )
     planned.paging = paging
+    planned.copied = Milestone(paging.starts.device)
