@@ -10,6 +10,7 @@ CommandError
 """
 
 import os
+import sys
 import traceback
 
 import typer
@@ -80,24 +81,31 @@ def _system_error(error: OSError) -> str:
 
 def _refusals() -> tuple[type[Exception], ...]:
     from consolidation.errors import Refused
-    from consolidation.release.errors import NewerSchema, NotFound
     from serve_app.errors import ConfigError, DoesNotFit, UnknownModel, UnknownRelease, Unsupported
 
+    of_releases = _release_errors("NewerSchema", "NotFound")
     return (
         ConfigError,
         DoesNotFit,
-        NewerSchema,
-        NotFound,
         Refused,
         UnknownModel,
         UnknownRelease,
         Unsupported,
+        *of_releases,
     )
 
 
 def _deliberate() -> tuple[type[Exception], ...]:
     from consolidation.errors import ConsolidationError
-    from consolidation.release.errors import ReleaseError
     from serve_app.errors import ServingError
 
-    return (ConsolidationError, ReleaseError, ServingError)
+    return (ConsolidationError, ServingError, *_release_errors("ReleaseError"))
+
+
+def _release_errors(*names: str) -> list[type[Exception]]:
+    """Errors of the release format; none where it is not loaded, for then nothing raised them.
+
+    It needs pydantic, without which some commands run.
+    """
+    module = sys.modules.get("consolidation.release.errors")
+    return [getattr(module, name) for name in names] if module else []

@@ -3,7 +3,8 @@
 Holds the tensors of pool, backbones and keys and values; decides nothing about them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,9 @@ from serve_app.engine.shelves import layer_shape
 from serve_app.engine.step import CurrentStep, StepView
 from serve_app.engine.tracing import fresh_rotary
 from serve_app.errors import Unsupported
+
+RoutingSeen = Callable[[PoolLayer, torch.Tensor, torch.Tensor], None]
+"""Told a layer, the map row of each token, (T,), and the token's experts, (T, K)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class PackedModel:
         self.dtype = dtype
         self.device = device
         self.step = CurrentStep()
+        self.is_watched = False
         self._config = config_of(config)
         anatomy = study(self._config, dtype)
         self._architecture = type(anatomy.model).__name__
@@ -229,6 +234,23 @@ class PackedModel:
     def kv_bytes(self) -> int:
         return sum(paged.store.num_bytes for paged in self.attentions.values())
 
+    @contextmanager
+    def watching(self, seen: RoutingSeen) -> Iterator[None]:
+        """Have `seen` called with what each experts module is asked for, for as long as it lasts.
+
+        Modules must be called for that: a step is not to be replayed while it is watched.
+        """
+        with ExitStack() as hooks:
+            for path, layer in self.pool.items():
+                hook = _watch(layer, seen)
+                module = self._model.get_submodule(path)
+                hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            self.is_watched = True
+            try:
+                yield
+            finally:
+                self.is_watched = False
+
     @torch.inference_mode()
     def forward(self, view: StepView) -> torch.Tensor:
         """Run one step. ->  (n, V) logits of the rows that want them, V the longest vocabulary.
@@ -250,6 +272,16 @@ class PackedModel:
             beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits
+
+
+def _watch(layer: PoolLayer, seen: RoutingSeen) -> Callable[..., None]:
+    """A hook that tells what an experts module is called with."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _hidden, experts, _weights = [*args, *kwargs.values()]
+        seen(layer, layer.step.view.tokens.rows, experts)
+
+    return hook
 
 
 def tied_names(anatomy: Anatomy) -> dict[str, str]:

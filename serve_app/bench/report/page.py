@@ -8,12 +8,13 @@ from jinja2 import Environment as Templates
 from jinja2 import StrictUndefined
 
 from serve_app.bench.environment import Environment
+from serve_app.bench.report import step
 from serve_app.bench.report.contents import Section, Table
 from serve_app.bench.result import Result
 
 TEMPLATE = "bench.html.jinja"
 
-SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {}
+SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {"step": step.sections}
 """What is shown of each kind of result. Of others there is a table of their rows."""
 
 

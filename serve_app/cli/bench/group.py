@@ -3,6 +3,7 @@
 import typer
 
 from serve_app.cli.bench.consolidate import consolidate
+from serve_app.cli.bench.step import step
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
@@ -12,4 +13,5 @@ def _group() -> None:
     """Measure on this machine."""
 
 
+bench.command()(step)
 bench.command()(consolidate)

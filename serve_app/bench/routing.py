@@ -1,0 +1,51 @@
+"""Which rows of the pool a step touches. Watches; changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.parts import NO_PART, ShelfKey
+from serve_app.engine.pool import PoolLayer
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfUse:
+    """num_rows: rows of a shelf that were touched.   num_pairs: of token and expert, on them."""
+
+    num_rows: int
+    num_pairs: int
+
+
+Routing = Sequence[Mapping[ShelfKey, ShelfUse]]
+"""What a step used of each layer's shelves."""
+
+
+class RoutingWatch:
+    """To be given to `PackedModel.watching` for one step."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[PoolLayer, list[tuple[torch.Tensor, torch.Tensor]]]] = {}
+
+    def __call__(self, layer: PoolLayer, rows: torch.Tensor, experts: torch.Tensor) -> None:
+        """rows: (T,), map row of each token   experts: (T, K)"""
+        _, calls = self._seen.setdefault(id(layer), (layer, []))
+        calls.append((rows.clone(), experts.long().clone()))
+
+    def routing(self) -> Routing:
+        """Of each layer that was called, in the order in which they were first called."""
+        return [_uses(layer, calls) for layer, calls in self._seen.values()]
+
+
+def _uses(
+    layer: PoolLayer, calls: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> dict[ShelfKey, ShelfUse]:
+    found = {}
+    for key, shelf in layer.shelves.items():
+        parts = torch.cat(
+            [shelf.maps[rows.unsqueeze(1), experts].flatten() for rows, experts in calls]
+        )
+        parts = parts[parts != NO_PART]
+        if len(parts):
+            found[key] = ShelfUse(len(parts.unique()), len(parts))
+    return found

@@ -1,0 +1,79 @@
+"""How the values of a benchmark's axes are read: several, with commas between them."""
+
+from collections.abc import Sequence
+
+import typer
+
+NOTHING = "none"
+"""Among residuals: a release without any."""
+
+
+def parse_counts(values: str, *, hint: str) -> list[int]:
+    """Whole numbers: `1,2,4`.
+
+    Raises:
+        typer.BadParameter: one is none, or 0, or given twice.
+    """
+    found: list[int] = []
+    for value in values.split(","):
+        if not (value.isascii() and value.isdigit() and int(value) > 0):
+            raise typer.BadParameter(f"{value!r} is not a whole number from 1", param_hint=hint)
+        if int(value) in found:
+            raise typer.BadParameter(f"{value} is given twice", param_hint=hint)
+        found.append(int(value))
+    return found
+
+
+def parse_choices(values: str, known: Sequence[str], *, hint: str) -> list[str]:
+    """Some of the words that are known, in the order given.
+
+    Raises:
+        typer.BadParameter: one is not.
+    """
+    found = list(dict.fromkeys(values.split(",")))
+    for value in found:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=hint)
+    return found
+
+
+def parse_formats(values: str, kinds: Sequence[str], *, hint: str) -> list[str]:
+    """Labels of formats, each of one of these kinds.
+
+    Raises:
+        typer.BadParameter: one is not.
+    """
+    found = list(dict.fromkeys(values.split(",")))
+    for value in found:
+        _require_format(value, kinds, hint)
+    return found
+
+
+def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
+    """Formats of the residuals of each release: `none,packed-1-128,rank-8+packed-1-128`.
+
+    Raises:
+        typer.BadParameter: one is no format of a residual, or a release has two of one format.
+    """
+    found: list[tuple[str, ...]] = []
+    for value in dict.fromkeys(values.split(",")):
+        labels = () if value == NOTHING else tuple(value.split("+"))
+        for label in labels:
+            _require_format(label, ("packed", "rank"), hint)
+        if len(set(labels)) < len(labels):
+            raise typer.BadParameter(f"{value!r}: one format is there twice", param_hint=hint)
+        found.append(labels)
+    return found
+
+
+def _require_format(label: str, kinds: Sequence[str], hint: str) -> None:
+    from representation.formats import Format
+
+    try:
+        fmt = Format.parse(label)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from error
+    if fmt.kind not in kinds:
+        raise typer.BadParameter(
+            f"{label!r} is {fmt.kind}; it can be {' or '.join(kinds)}", param_hint=hint
+        )
