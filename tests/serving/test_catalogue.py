@@ -1,0 +1,98 @@
+"""Tokens, models, readiness and metrics over HTTP, by a replica on a fake engine."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.serving.asking import CHAT, HELLO, ask, chatty, refused
+from tests.serving.fakes import CONTEXT, TOKENIZER, world
+from tests.serving.running import client_of, replica_of, serves
+
+
+def test_tokenize_and_detokenize_are_inverse() -> None:
+    response = ask("/tokenize", {"model": "a", "prompt": "jolly wolf"})
+    assert response.json() == {"tokens": HELLO, "count": len(HELLO), "max_model_len": CONTEXT}
+    response = ask("/detokenize", {"model": "a", "tokens": HELLO})
+    assert response.json() == {"prompt": "jolly wolf"}
+    response = ask("/tokenize", CHAT, chatty())
+    assert response.json()["tokens"] == TOKENIZER.encode("user: hi\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/tokenize", {"model": "zz", "prompt": "x"}, 404),
+        ("/tokenize", {"model": "a"}, 400),
+        ("/tokenize", {"model": "a", "messages": [{"role": "user", "content": "x"}]}, 400),
+        ("/detokenize", {"model": "zz", "tokens": []}, 404),
+        ("/detokenize", {"model": "a", "tokens": [400]}, 400),
+        ("/detokenize", {"model": "a", "tokens": ["x"]}, 400),
+    ],
+)
+def test_texts_that_cannot_be_turned_are_refused(
+    path: str, body: dict[str, Any], status: int
+) -> None:
+    assert ask(path, body).status_code == status
+
+
+def test_the_catalogue_lists_the_models() -> None:
+    async def run() -> None:
+        async with replica_of(world("b", "a")) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            listed = (await client.get("/v1/models")).json()
+            assert listed["object"] == "list"
+            assert [card["id"] for card in listed["data"]] == ["a", "b"]
+            card = (await client.get("/v1/models/b")).json()
+            assert card["object"] == "model"
+            assert (card["owned_by"], card["created"], card["release"]) == ("fam", 1234, "r1")
+            refused(await client.get("/v1/models/c"), 404, "model_not_found", "model")
+
+    asyncio.run(run())
+
+
+def test_nothing_is_ready_before_a_release_serves() -> None:
+    async def run() -> None:
+        made = world()
+        made.registry.channels.clear()
+        async with replica_of(made) as replica, client_of(replica) as client:
+            assert (await client.get("/health")).status_code == 200
+            for response in (
+                await client.get("/ready"),
+                await client.get("/v1/models"),
+                await client.post("/v1/completions", json={"model": "a", "prompt": "x"}),
+                await client.post("/tokenize", json={"model": "a", "prompt": "x"}),
+            ):
+                refused(response, 503, "loading", None)
+                assert int(response.headers["retry-after"]) >= 1
+            made.registry.channels["stable"] = "r1"
+            await serves(replica, "r1")
+            ready = await client.get("/ready")
+            assert (ready.status_code, ready.json()["release"]) == (200, "r1")
+
+    asyncio.run(run())
+
+
+def test_metrics_count_what_happened() -> None:
+    async def run() -> str:
+        async with replica_of(world(answers={"a": HELLO})) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            body = {"model": "a", "prompt": "the", "max_tokens": 5}
+            await client.post("/v1/completions", json=body)
+            await client.post("/v1/completions", json={**body, "model": "zz"})
+            return (await client.get("/metrics")).text
+
+    text = asyncio.run(run())
+    labels = 'model_name="a",release="r1",tenant="default"'
+    for idle in ("running", "waiting"):  # a gauge that goes away at rest cannot be watched
+        assert f'expertpool_num_requests_{idle}{{model_name="b"}} 0.0' in text
+    assert f"expertpool_generation_tokens_total{{{labels}}} 5.0" in text
+    assert f"expertpool_time_to_first_token_seconds_count{{{labels}}} 1.0" in text
+    assert f"expertpool_inter_token_latency_seconds_count{{{labels}}} 4.0" in text
+    for stage in ("queue", "prefill", "decode"):
+        assert f"expertpool_request_{stage}_time_seconds_count{{{labels}}} 1.0" in text
+    assert 'expertpool_request_success_total{finished_reason="length",' in text
+    assert 'expertpool_request_errors_total{status="404"} 1.0' in text
+    assert 'expertpool_release_info{release="r1"} 1.0' in text
+    assert "expertpool_turns_total 3.0" in text
+    assert "expertpool_free_pages 64.0" in text

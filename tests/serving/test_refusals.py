@@ -1,0 +1,98 @@
+"""What is refused or fails over HTTP, by a replica on a fake engine, all in one process."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.config import Limits
+from tests.serving.asking import CHAT, HELLO, ask, refused, said
+from tests.serving.fakes import world
+from tests.serving.running import client_of, replica_of, serves, until
+
+
+def test_an_unknown_model_is_404() -> None:
+    response = ask("/v1/completions", {"model": "zz", "prompt": "the"})
+    assert "zz" in refused(response, 404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_too_long_says_so_with_numbers(stream: bool) -> None:
+    body = {"model": "a", "prompt": [5] * 120, "max_tokens": 9, "stream": stream}
+    message = refused(ask("/v1/completions", body), 400, "context_length_exceeded", "prompt")
+    assert "128" in message
+    assert "129" in message
+
+
+def test_a_prompt_that_leaves_no_room_is_refused() -> None:
+    body = {"model": "a", "prompt": [5] * 128}
+    refused(ask("/v1/completions", body), 400, "context_length_exceeded", "prompt")
+
+
+def test_the_operators_longest_prompt_holds() -> None:
+    body = {"model": "a", "prompt": [5] * 4}
+    response = ask("/v1/completions", body, limits=Limits(prompt_tokens=3))
+    refused(response, 400, "context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [400]}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"stop_token_ids": [400]}, "stop_token_ids"),
+        ({"logit_bias": {"400": 1}}, "logit_bias"),
+    ],
+)
+def test_tokens_outside_the_vocabulary_and_empty_prompts_are_refused(
+    fields: dict[str, Any], param: str
+) -> None:
+    body = {"model": "a", "prompt": "the", **fields}
+    refused(ask("/v1/completions", body), 400, None, param)
+
+
+def test_a_model_without_a_template_refuses_chats() -> None:
+    refused(ask("/v1/chat/completions", CHAT), 400, None, "messages")
+
+
+def test_too_many_open_choices_are_429_with_retry_after() -> None:
+    body = {"model": "a", "prompt": "the", "n": 3}
+    assert ask("/v1/completions", body, world(), max_open_choices=3).status_code == 200
+    response = ask("/v1/completions", body, world(), max_open_choices=2)
+    refused(response, 429, "server_overloaded", None)
+    assert response.json()["error"]["type"] == "rate_limit_error"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_an_engine_that_fails_in_mid_stream_is_one_error_event() -> None:
+    async def run() -> list[Any]:
+        made = world(answers={"a": HELLO}, manual=True)
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            body = {"model": "a", "prompt": "the", "max_tokens": 9, "stream": True}
+            asking = asyncio.create_task(client.post("/v1/completions", json=body))
+            await until(lambda: bool(made.loop.seen))
+            made.loop.step()
+            await asyncio.sleep(0.05)
+            made.loop.fail_requests = True
+            made.loop.step()
+            return said(await asking)
+
+    events = asyncio.run(run())
+    assert events[0]["choices"][0]["text"]
+    assert events[-1]["error"]["code"] == "internal_error"
+    assert len(events) == 2
+
+
+def test_an_engine_that_fails_at_once_is_500() -> None:
+    async def run() -> httpx.Response:
+        made = world()
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            made.loop.fail_requests = True
+            return await client.post("/v1/completions", json={"model": "a", "prompt": "the"})
+
+    response = asyncio.run(run())
+    refused(response, 500, "internal_error", None)
+    assert "step" not in response.text
