@@ -41,24 +41,30 @@ class OpenJob:
                     raise ApiError.of_item(item)
         raise internal()
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Raises ApiError when the engine fails in the middle."""
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """As many at a time as have come. Raises ApiError when the engine fails in the middle."""
         async for batch in self._items:
+            pieces = []
             for item in batch:
                 if item["type"] == "error":
+                    if pieces:
+                        yield pieces
                     raise ApiError.of_item(item)
                 if item["type"] == "piece":
-                    yield item
+                    pieces.append(item)
+            if pieces:
+                yield pieces
 
 
 async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int) -> dict[str, Any]:
     """The whole answer. Raises ApiError when the engine fails."""
     usage = Usage(opened.accepted["prompt_tokens"])
     collected = [Choice() for _ in range(choices)]
-    async with aclosing(opened.pieces()) as pieces:
-        async for piece in pieces:
-            usage.add(piece)
-            collected[piece["choice"]].add(piece)
+    async with aclosing(opened.pieces()) as batches:
+        async for batch in batches:
+            for piece in batch:
+                usage.add(piece)
+                collected[piece["choice"]].add(piece)
     if any(choice.finish is None for choice in collected):
         raise internal()
     return form.whole(head, collected, usage)
@@ -67,30 +73,42 @@ async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int)
 async def events(
     opened: OpenJob, form: AnswerFormat, head: Head, choices: int, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, `[DONE]` last; after an error in the middle, that error last."""
+    """Server-sent events, `[DONE]` last; after an error in the middle, that error last.
+
+    What is there at the same time is yielded together: each is one write, and a write costs more
+    than an event.
+    """
     usage = Usage(opened.accepted["prompt_tokens"])
     base = head.body(form.chunk_kind)
     if include_usage:
         base = {**base, "usage": None}
     unfinished = choices
-    async with aclosing(opened.pieces()) as pieces:
+    ready = [
+        _event({**base, "choices": [body]})
+        for choice in range(choices)
+        for body in form.opening(choice)
+    ]
+    async with aclosing(opened.pieces()) as batches:
         try:
-            for choice in range(choices):
-                for body in form.opening(choice):
-                    yield _event({**base, "choices": [body]})
-            async for piece in pieces:
-                usage.add(piece)
-                unfinished -= piece["finish"] is not None
-                for body in form.chunks(piece):
-                    yield _event({**base, "choices": [body]})
+            if ready:
+                yield b"".join(ready)
+            async for batch in batches:
+                ready = []
+                for piece in batch:
+                    usage.add(piece)
+                    unfinished -= piece["finish"] is not None
+                    for body in form.chunks(piece):
+                        ready.append(_event({**base, "choices": [body]}))
+                if unfinished and ready:
+                    yield b"".join(ready)
             if unfinished:
                 raise internal()
         except ApiError as error:
             yield _event(error.body())
             return
     if include_usage:
-        yield _event({**base, "choices": [], "usage": usage.body()})
-    yield b"data: [DONE]\n\n"
+        ready.append(_event({**base, "choices": [], "usage": usage.body()}))
+    yield b"".join([*ready, b"data: [DONE]\n\n"])
 
 
 def _event(body: dict[str, Any]) -> bytes:

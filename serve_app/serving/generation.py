@@ -9,7 +9,7 @@ from serve_app.engine.request import Event, Failed, PromptLogprobs, Request, Tok
 from serve_app.errors import EngineError, EngineStopped, TooLong, UnknownModel
 from serve_app.serving.choice import ChoiceText, Wanted
 from serve_app.serving.futures import outcome
-from serve_app.serving.mailbox import Mailbox
+from serve_app.serving.mailbox import Mailbox, Post
 from serve_app.serving.metrics import RequestMetrics
 from serve_app.serving.parts import Loop
 from serve_app.serving.prepare import ServedModel, context_exceeded
@@ -24,6 +24,7 @@ class Generation:
         model: ServedModel,
         requests: Sequence[Request],
         loop: Loop,
+        post: Post,
         *,
         metrics: RequestMetrics,
         clock: Callable[[], float],
@@ -33,6 +34,7 @@ class Generation:
         self._release = model.release
         self._requests = requests
         self._loop = loop
+        self._post = post
         self._metrics = metrics
         self._clock = clock
         self._begun = begun
@@ -54,7 +56,7 @@ class Generation:
         Raises ApiError; before the first item when the engine refuses. Whatever ends it, nothing
         of the job stays in the engine.
         """
-        mailbox = Mailbox()
+        mailbox = self._post.mailbox()
         running: set[str] = set()
         try:
             asked = [request for request in self._requests if _needs_engine(request)]

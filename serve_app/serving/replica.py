@@ -26,13 +26,16 @@ from serve_app.api.wire import (
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
 from serve_app.errors import EngineError, EngineStopped
+from serve_app.serving.carrier import Opening, Parcel
 from serve_app.serving.follow import Follower
 from serve_app.serving.generation import Generation
 from serve_app.serving.load import Load
+from serve_app.serving.mailbox import Post
 from serve_app.serving.metrics import Metrics
 from serve_app.serving.parts import Loop, Parts
 from serve_app.serving.prepare import ServedModel, encode_prompts, requests_of
 from serve_app.serving.releases import HeldRelease, Releases
+from serve_app.serving.sender import Sender
 from serve_app.text.errors import BadVariable, TextError
 
 _log = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ class EngineReplica:
         self._clock = clock
         self._draw_seed = draw_seed
         self._metrics = Metrics()
+        self._post = Post()
+        self._sender = Sender(self.generate)
         self._releases = Releases(parts)
         self._follower = Follower(
             parts.channel,
@@ -99,6 +104,16 @@ class EngineReplica:
             self._metrics.refused(500)
             yield [internal().to_item()]
 
+    async def send(self, job: Job, ingress: str) -> AsyncGenerator[Opening | Parcel, None]:
+        """`generate`, for an ingress that reads its jobs together: see `Sender`."""
+        async with aclosing(self._sender.send(job, ingress)) as messages:
+            async for message in messages:
+                yield message
+
+    async def abort(self, job: str) -> None:
+        """Gives up a job that `send` was called for, if it is here."""
+        self._sender.abort(job)
+
     async def _answer(self, job: Job, begun: float) -> AsyncGenerator[list[Item], None]:
         with self._admitted(job):
             async with self._releases.holding() as held:
@@ -112,6 +127,7 @@ class EngineReplica:
                     model,
                     requests,
                     loop,
+                    self._post,
                     metrics=self._metrics.request(model.name, job["tenant"], release.id),
                     clock=self._clock,
                     begun=begun,

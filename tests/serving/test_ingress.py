@@ -1,7 +1,7 @@
 """The way over Ray's handle: what it does when the other side is full, gone, or breaks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -9,85 +9,169 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
-from serve_app.api.errors import ApiError
-from serve_app.api.wire import Item, Job
-from serve_app.serving.ingress import HandleClient, Ingress
+from serve_app.api.errors import ApiError, overloaded
+from serve_app.api.wire import Item
+from serve_app.serving import client as client_module
+from serve_app.serving.client import HandleClient
+from serve_app.serving.ingress import Ingress
 from tests.api.fakes import ACCEPTED, piece
+from tests.serving.running import until
 
-JOB: Any = {"id": "j"}
 FULL = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 
 
+def job(name: str) -> Any:
+    return {"id": name}
+
+
+def opening(*items: Item, carries: bool = False) -> Any:
+    return {"items": list(items or [ACCEPTED]), "carries": carries}
+
+
 class FakeStream:
-    """What a handle returns for a streaming call."""
+    """What a handle returns for a streaming call: gives what is put into it."""
 
-    def __init__(self, batches: list[list[Item]], error: Exception | None) -> None:
-        self._batches = batches
-        self._error = error
-        self.cancelled = False
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
 
-    async def __aiter__(self) -> AsyncIterator[list[Item]]:
-        for batch in self._batches:
-            yield batch
-        if self._error is not None:
-            raise self._error
+    def give(self, *messages: Any) -> None:
+        """An exception is raised instead; None ends it."""
+        for message in messages:
+            self._messages.put_nowait(message)
 
-    def cancel(self) -> None:
-        self.cancelled = True
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while (message := await self._messages.get()) is not None:
+            if isinstance(message, Exception):
+                raise message
+            yield message
 
 
 class FakeHandle:
-    """A handle whose every method gives `batches`, or raises."""
+    """A handle whose streams are made beforehand, by job, and whose other methods answer."""
 
-    def __init__(self, *batches: list[Item], error: Exception | None = None) -> None:
-        self.stream = FakeStream(list(batches), error)
-        self._error = error
-        self._streams = False
-        self.arguments: list[Any] = []
+    def __init__(self, *jobs: str, error: Exception | None = None) -> None:
+        self.streams = {name: FakeStream() for name in jobs}
+        self.error = error
+        self.aborted: list[str] = []
+        self.ingresses: set[str] = set()
 
     def options(self, *, stream: bool) -> "FakeHandle":
-        self._streams = stream
+        assert stream
         return self
 
+    def broadcast(self, method: str, job: str) -> "FakeHandle":
+        assert method == "abort"
+        self.aborted.append(job)
+        return self
+
+    async def results_async(self, *, return_exceptions: bool) -> list[Any]:
+        assert return_exceptions
+        if self.error is not None:
+            raise self.error
+        return []
+
     def __getattr__(self, name: str) -> Any:
-        if name not in ("generate", "tokenize", "detokenize", "models", "status", "metrics"):
+        if name not in ("send", "tokenize", "detokenize", "models", "status", "metrics"):
             raise AttributeError(name)
         return self
 
     def remote(self, *arguments: Any) -> Any:
-        self.arguments = list(arguments)
-        if arguments == (JOB,):
-            return self.stream
+        match arguments:
+            case ({"id": name}, ingress):
+                self.ingresses.add(ingress)
+                return self.streams[name]
         return self._reply()
 
     async def _reply(self) -> Any:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return "reply"
 
 
-async def _take(client: HandleClient, num: int | None = None) -> list[Item]:
+async def _take(client: HandleClient, name: str, num: int | None = None) -> list[Item]:
+    """The items of a job, or the first `num`; what came at once must be a list alone at first."""
     items: list[Item] = []
-    job: Job = JOB
-    async with aclosing(client.generate(job)) as batches:
+    async with aclosing(client.generate(job(name))) as batches:
         async for batch in batches:
+            assert items or len(batch) == 1
             items += batch
             if num is not None and len(items) >= num:
                 break
     return items
 
 
-def test_items_pass_as_they_are() -> None:
-    handle = FakeHandle([ACCEPTED], [piece("a"), piece("b", "stop")])
-    items = asyncio.run(_take(HandleClient(handle)))
-    assert items == [ACCEPTED, piece("a"), piece("b", "stop")]
-    assert not handle.stream.cancelled
+def _run(made: FakeHandle, test: Callable[[HandleClient], Any]) -> Any:
+    async def run() -> Any:
+        async with asyncio.timeout(10):
+            return await test(HandleClient(made))
+
+    return asyncio.run(run())
 
 
-def test_a_stream_that_is_left_is_cancelled() -> None:
-    handle = FakeHandle([ACCEPTED], [piece("a")])
-    asyncio.run(_take(HandleClient(handle), num=1))
-    assert handle.stream.cancelled
+def test_items_of_a_job_come_on_its_own_stream() -> None:
+    handle = FakeHandle("a")
+    handle.streams["a"].give(opening(carries=True), [("a", [piece("x")])])
+    handle.streams["a"].give([("a", [piece("y", "stop")]), ("a", None)], None)
+    items = _run(handle, lambda client: _take(client, "a"))
+    assert items == [ACCEPTED, piece("x"), piece("y", "stop")]
+    assert handle.aborted == []
+
+
+def test_items_of_a_job_come_on_anothers_stream_even_before_its_first() -> None:
+    async def test(client: HandleClient) -> tuple[list[Item], list[Item]]:
+        first, second = (asyncio.create_task(_take(client, name)) for name in ("a", "b"))
+        await asyncio.sleep(0)
+        handle.streams["a"].give(opening(carries=True), [("b", [piece("y")]), ("a", None)])
+        await first
+        handle.streams["b"].give(opening(), None)
+        handle.streams["a"].give([("b", [piece("z", "stop")]), ("b", None)], None)
+        return await first, await second
+
+    handle = FakeHandle("a", "b")
+    assert _run(handle, test) == ([ACCEPTED], [ACCEPTED, piece("y"), piece("z", "stop")])
+    assert len(handle.ingresses) == 1
+
+
+def test_a_refusal_is_all() -> None:
+    handle = FakeHandle("a")
+    refusal = overloaded("full").to_item()
+    handle.streams["a"].give(opening(refusal), None)
+    assert _run(handle, lambda client: _take(client, "a")) == [refusal]
+    assert handle.aborted == []
+
+
+def test_a_job_that_is_left_is_aborted_and_its_stream_read_on() -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        second = asyncio.create_task(_take(client, "b"))
+        handle.streams["b"].give(opening())
+        handle.streams["a"].give(opening(carries=True), [("a", [piece("x")])])
+        assert await _take(client, "a", num=1) == [ACCEPTED]
+        await until(lambda: handle.aborted == ["a"])
+        handle.streams["a"].give([("a", None), ("b", [piece("y", "stop")]), ("b", None)], None)
+        return await second
+
+    handle = FakeHandle("a", "b")
+    assert _run(handle, test) == [ACCEPTED, piece("y", "stop")]
+    assert handle.aborted == ["a"]
+
+
+def test_a_job_that_is_left_before_a_replica_has_it_is_aborted_once_it_has() -> None:
+    async def test(client: HandleClient) -> None:
+        asking = asyncio.create_task(_take(client, "a"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await until(lambda: handle.aborted == ["a"])
+        handle.streams["a"].give(opening(), None)
+        await until(lambda: handle.aborted == ["a", "a"])
+
+    handle = FakeHandle("a")
+    _run(handle, test)
+
+
+def test_an_abort_that_reaches_nobody_is_no_error() -> None:
+    handle = FakeHandle("a", error=ActorDiedError())
+    handle.streams["a"].give(opening())
+    assert _run(handle, lambda client: _take(client, "a", num=1)) == [ACCEPTED]
 
 
 @pytest.mark.parametrize(
@@ -95,19 +179,30 @@ def test_a_stream_that_is_left_is_cancelled() -> None:
     [(FULL, 429, "server_overloaded"), (ActorDiedError(), 503, "loading")],
 )
 def test_an_engine_out_of_reach_is_a_refusal(error: Exception, status: int, code: str) -> None:
-    [item] = asyncio.run(_take(HandleClient(FakeHandle(error=error))))
+    handle = FakeHandle("a", error=error)
+    handle.streams["a"].give(error)
+    [item] = _run(handle, lambda client: _take(client, "a"))
     assert item["type"] == "error"
     assert (item["status"], item["code"]) == (status, code)
     with pytest.raises(ApiError) as caught:
-        asyncio.run(HandleClient(FakeHandle(error=error)).models())
+        asyncio.run(HandleClient(handle).models())
     assert caught.value.status == status
 
 
 def test_an_engine_that_dies_in_the_middle_is_an_internal_error() -> None:
-    handle = FakeHandle([ACCEPTED], [piece("a")], error=ActorDiedError())
-    items = asyncio.run(_take(HandleClient(handle)))
+    handle = FakeHandle("a")
+    handle.streams["a"].give(opening(carries=True), [("a", [piece("x")])], ActorDiedError())
+    items = _run(handle, lambda client: _take(client, "a"))
     assert items[-1]["type"] == "error"
     assert items[-1]["code"] == "internal_error"
+
+
+def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_LATE_S", 0.01)
+    handle = FakeHandle("a")
+    handle.streams["a"].give(opening(), None)
+    items = _run(handle, lambda client: _take(client, "a"))
+    assert [item["type"] for item in items] == ["accepted", "error"]
 
 
 def test_questions_are_passed_on() -> None:
