@@ -62,8 +62,16 @@ def with_absolute_registry(config: ServeConfig) -> ServeConfig:
     return config.model_copy(update={"registry": str(Path(config.registry).resolve())})
 
 
-def application(config: ServeConfig, user: UserConfig | None = None) -> Application:
-    """Ingress and engine, bound. `user`: the channel `stable` when left out."""
+def application(
+    config: ServeConfig,
+    user: UserConfig | None = None,
+    listen: tuple[str, int] | None = None,
+) -> Application:
+    """Ingress and engine, bound. `user`: the channel `stable` when left out.
+
+    listen: host and port that the ingress answers on by itself, where there is one machine;
+    elsewhere requests come through Ray Serve's proxies.
+    """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
     device = resolve_device(config.device)
     actor: dict[str, Any] = {"num_cpus": 0}
@@ -85,6 +93,7 @@ def application(config: ServeConfig, user: UserConfig | None = None) -> Applicat
         name=INGRESS,
         num_replicas=1,
         max_ongoing_requests=_MAX_ONGOING,
+        user_config=None if listen is None else {"host": listen[0], "port": listen[1]},
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=_DRAIN_S,
     )

@@ -1,20 +1,41 @@
 """The ingress deployment's class. Plain: `app` binds it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import ASGIApp
 
 from serve_app.api.app import Api, build_api
 from serve_app.config import Limits
+from serve_app.errors import ServingError
 from serve_app.serving.client import HandleClient
+from serve_app.serving.listener import Listener
 
 
 class Ingress:
-    """Turns HTTP into jobs for the engine. Holds nothing that a restart would lose."""
+    """Turns HTTP into jobs for the engine. Holds nothing that a restart would lose.
+
+    Requests come from Ray Serve's proxies, and where it listens itself, from clients: a proxy
+    between them costs several times what all else here does.
+    """
 
     def __init__(self, engine: Any, limits: dict[str, Any]) -> None:
         self._client = HandleClient(engine)
         self._limits = Limits.model_validate(limits)
+        self._listener: Listener | None = None
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """`host` and `port`: where to listen. Raises ConfigError when it cannot."""
+        if self._listener is not None:
+            await self._listener.aclose()
+        app = build_api(Api(self._client, self._limits))
+        self._listener = Listener(app, user_config["host"], user_config["port"])
+        await self._listener.start()
+
+    async def check_health(self) -> None:
+        """Raises when it should listen and does not."""
+        if self._listener is not None and not self._listener.is_serving:
+            raise ServingError("the ingress no longer listens")
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_api(Api(self._client, self._limits, names_answers=False))

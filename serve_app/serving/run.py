@@ -60,12 +60,11 @@ def endpoint(
         _restore(handlers)  # Ray takes SIGTERM for itself
         _quieten()
         serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": host, "port": port},
+            proxy_location="Disabled",
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(
-            application(with_absolute_registry(config), user),
+            application(with_absolute_registry(config), user, (host, port)),
             name=_NAME,
             route_prefix="/",
             logging_config={"log_level": "WARNING", "enable_access_log": False},

@@ -1,0 +1,71 @@
+"""A port that an ingress answers HTTP on by itself. Knows no Ray: an ASGI application is given."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from serve_app.errors import ConfigError
+
+_KEEP_ALIVE_S = 120
+"""Longer than clients keep a connection they do not use, so that none is closed as it is used."""
+
+
+class Listener:
+    """uvicorn on one address, in the event loop of whoever starts it."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        return self._serving is not None and not self._serving.done()
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises ConfigError when the port is taken."""
+        opened = socket.socket()
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(self._address)
+        except OSError as error:
+            opened.close()
+            host, port = self._address
+            raise ConfigError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+        self._serving = asyncio.create_task(self._server.serve(sockets=[opened]))
+        await self._server.answers.wait()
+
+    async def aclose(self) -> None:
+        """Takes no more connections, and returns when what is being answered has been."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait({self._serving})
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals of the process to whom it belongs, and says when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
