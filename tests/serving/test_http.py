@@ -28,7 +28,7 @@ def test_a_completion_has_openais_form() -> None:
 
 
 def test_tokens_that_were_found_computed_are_counted_once_a_prompt() -> None:
-    body = _complete({"prompt": ["the", "the"], "n": 3, "max_tokens": 2})
+    body = complete({"prompt": ["the", "the"], "n": 3, "max_tokens": 2})
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
