@@ -44,7 +44,7 @@ class OpenJob:
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """As many at a time as have come. Raises ApiError when the engine fails in the middle."""
         async for batch in self._items:
-            pieces = []
+            pieces: list[Piece] = []
             for item in batch:
                 if item["type"] == "error":
                     if pieces:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from serve_app.api.wire import Item, Job
 from serve_app.serving.carrier import Carrier, Opening, Parcel
@@ -42,7 +43,8 @@ class Sender:
         task = asyncio.create_task(self._do(job, ingress, begun))
         self._jobs[job["id"]] = task
         try:
-            await asyncio.wait({task, begun}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {task, begun}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if begun.done():
                 first = begun.result()
                 yield Opening(items=first.items, carries=first.carries)
