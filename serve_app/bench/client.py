@@ -15,7 +15,7 @@ from serve_app.bench.workload import Job
 PROGRESS_S = 0.25
 """How often progress is told."""
 LATE_SHARE = 0.1
-"""Of the median time to first token, the lateness from which the client is said to limit."""
+"""Of the median time to first token, the lateness from which waits are said to include it."""
 BUSY_SHARE = 0.5
 """Of a core, the processor time from which the client is said to limit."""
 
@@ -77,6 +77,10 @@ class Notes:
         note = self._notes[index]
         note.first, note.last, note.num_tokens = first, last, len(tokens)
         note.tokens = list(tokens)
+
+    def counted(self, index: int, num_tokens: int) -> None:
+        """The answer has so many tokens, however many pieces it came in."""
+        self._notes[index].num_tokens = num_tokens
 
     def ended(self, index: int, error: str | None = None) -> None:
         """The answer is whole; or there will be no more of it, and why. The first call counts."""
@@ -144,7 +148,7 @@ class ClientLoad:
         if ttft_s is not None and late > LATE_SHARE * ttft_s["p50"]:
             found.append(
                 f"1 % of the requests went out {late * 1e3:.1f} ms late or later, more than "
-                f"{LATE_SHARE:.0%} of the median time to first token: the client limits"
+                f"{LATE_SHARE:.0%} of the median time to first token: waits include it"
             )
         if self.processor_share > BUSY_SHARE:
             found.append(
@@ -177,6 +181,7 @@ def drive(
     start: float,
     drain_s: float,
     on_progress: Callable[[int], None] = lambda _: None,
+    processor_s: Callable[[], float] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Run:
@@ -185,9 +190,11 @@ def drive(
     jobs: in the order in which they are due.   start: of the run, by the clock; may lie ahead.
     drain_s: how long after the last job is due an answer may come; a job without one is lost.
     on_progress: called now and then with the number of jobs that have ended.
+    processor_s: the processor time that the client has taken so far; without it that of this
+    thread until the last job is sent, and what noting takes, are the client's.
     """
     notes = Notes(jobs, start, clock)
-    busy, told = time.thread_time(), start
+    taken, told = (processor_s or time.thread_time)(), start
     for index, job in enumerate(jobs):
         while (ahead := start + job.at_s - clock()) > 0:
             sleep(min(ahead, PROGRESS_S))
@@ -196,11 +203,11 @@ def drive(
                 on_progress(notes.num_ended)
         notes.sent(index)
         target.submit(index, job, notes)
-    busy = time.thread_time() - busy
+    sent = time.thread_time()
     deadline = start + (jobs[-1].at_s if jobs else 0.0) + drain_s
     while not notes.wait(min(PROGRESS_S, deadline - clock())) and clock() < deadline:
         on_progress(notes.num_ended)
     on_progress(notes.num_ended)
     outcomes = notes.outcomes(f"no whole answer within {drain_s:g} s of the last arrival")
-    seconds = max(clock() - start, 1e-9)
-    return Run(outcomes, ClientLoad(lateness(outcomes), (busy + notes.noting_s) / seconds))
+    busy = (processor_s() if processor_s else sent + notes.noting_s) - taken
+    return Run(outcomes, ClientLoad(lateness(outcomes), busy / max(clock() - start, 1e-9)))

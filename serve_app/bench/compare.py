@@ -16,7 +16,7 @@ from serve_app.errors import EngineError
 WARM_TOKENS = 4
 RATIOS_TO = ("single", "isolated")
 """Arms that the others are held against, where they took part."""
-BATCHES = 4
+BATCHES = 3
 """How many times as many jobs as may run at once measure what an arm can take."""
 
 OnProgress = Callable[[str, int, int], None]
@@ -66,6 +66,7 @@ class ArmResult:
             "client": self.client.to_json(),
             "warnings": self.client.warnings(found["all"]["ttft_s"]),
             "facts": dict(self.facts),
+            "turnarounds_s": sorted(o.turnaround_s for o in answered(self.outcomes)),
         }
 
 
@@ -82,7 +83,7 @@ def opened(spec: ArmSpec) -> Iterator[list[ArmProcess]]:
         warm = [
             Job(0.0, name, (3,) * WARM_TOKENS, WARM_TOKENS, 0)
             for process in processes
-            for name in process.spec.ground.models
+            for name in process.spec.models
         ]
         for done in answer_all(processes, warm, drain_s=120.0):
             for outcome in done.run.outcomes:
@@ -117,15 +118,16 @@ def run_arm(
 
 
 def capacity(
-    spec: ArmSpec, load: Load, asked: Sequence[Asked], *, on_progress: OnProgress
+    ground: Ground, load: Load, asked: Sequence[Asked], *, on_progress: OnProgress
 ) -> float:
-    """Requests a second that an arm answers while more than it can run at once wait.
+    """Requests a second that the pool answers while more than it can run at once wait.
 
     Counted from when as many have been answered as may run at once until as many are left.
     """
-    at_once = spec.processes[0].ground.limits.max_sequences
+    spec = arm_spec("pool", ground, usable_cores())
+    at_once = ground.limits.max_sequences
     jobs = load.jobs(load.backlog(BATCHES * at_once), asked).jobs
-    stage = f"{spec.name}, all at once"
+    stage = "capacity"
     on_progress(stage, 0, len(jobs))
     with opened(spec) as processes:
         found = answer_all(

@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.catalogue import ARMS, ONE_MODEL, arm_spec, share
-from serve_app.bench.arms.process import Broke, ProcessSpec, open_arm, serve
+from serve_app.bench.arms.process import Broke, serve
+from serve_app.bench.arms.served import ProcessSpec
 from serve_app.bench.client import drive
 from serve_app.bench.compare import Load, compare, rate_between, ratios
 from serve_app.bench.metrics import Outcome, summary
@@ -46,7 +47,7 @@ def tokens_of(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
 def answers(name: str, jobs: Sequence[Job]) -> list[tuple[int, ...]]:
     """What an arm of one process answers, run in this one."""
     (process,) = arm_spec(name, GROUND, CORES).processes
-    arm = open_arm(replace(process, threads=None))
+    arm = process.open()
     try:
         run = drive(arm, jobs, start=time.monotonic(), drain_s=60.0)
         assert arm.device_bytes > 0

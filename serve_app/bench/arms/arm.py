@@ -1,6 +1,6 @@
 """What an arm is, and what all arms of a comparison have in common. Serves nothing itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from serve_app.bench.client import Notes
@@ -15,16 +15,25 @@ class Ground:
     """What an arm, or one process of it, stands on.
 
     source, models: the release, and those of its models that are served.   kv_tokens: that the
-    device holds keys and values of.   device_memory: bytes; None for all there is.
+    device holds keys and values of; None for as many as engines take by themselves.
+    device_memory: bytes; None for all there is.
     """
 
     source: SourceSpec
     models: tuple[str, ...]
     device: str
     dtype: str
-    kv_tokens: int
+    kv_tokens: int | None
     limits: Limits = field(default_factory=Limits)
     device_memory: int | None = None
+
+    def divided(self, count: int) -> "Ground":
+        """With one of `count` equal shares of the memory."""
+
+        def part(whole: int | None) -> int | None:
+            return None if whole is None else whole // count
+
+        return replace(self, kv_tokens=part(self.kv_tokens), device_memory=part(self.device_memory))
 
 
 class Arm(Protocol):

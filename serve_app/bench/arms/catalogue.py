@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve_app.bench.arms.arm import Ground
-from serve_app.bench.arms.process import ProcessSpec
+from serve_app.bench.arms.process import Opens
+from serve_app.bench.arms.served import ProcessSpec
 
 ARMS: Mapping[str, str] = {
     "pool": "one engine, the release as it is",
@@ -28,12 +29,12 @@ class ArmSpec:
     """An arm by name, and its processes."""
 
     name: str
-    processes: tuple[ProcessSpec, ...]
+    processes: tuple[Opens, ...]
 
     @property
     def only_model(self) -> str | None:
         """The model that everything is asked of; None where each job's own is asked."""
-        return self.processes[0].ground.models[0] if self.name in ONE_MODEL else None
+        return self.processes[0].models[0] if self.name in ONE_MODEL else None
 
 
 def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
@@ -59,16 +60,11 @@ def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
     the core to whoever has work; so one that is idle lends its time, as a slice of a GPU does not.
     """
     count = len(ground.models)
-    memory = None if ground.device_memory is None else ground.device_memory // count
+    each = ground.divided(count)
     return tuple(
         ProcessSpec(
             "engine",
-            replace(
-                ground,
-                models=(name,),
-                kv_tokens=ground.kv_tokens // count,
-                device_memory=memory,
-            ),
+            replace(each, models=(name,)),
             cores=(own := share(number, count, cores)),
             threads=len(own),
             environment=_multiprocessor_share(ground, count),

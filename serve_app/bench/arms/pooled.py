@@ -51,7 +51,10 @@ class Pooled:
 
 
 def open_engine(ground: Ground, source: ReleaseSource, wake: Callable[[], None]) -> Engine:
-    """An engine for a source on a ground, nothing loaded yet."""
+    """An engine for a source on a ground, nothing loaded yet.
+
+    Random prompts have no beginnings in common, so nothing is kept to be computed once.
+    """
     return Engine.open(
         source,
         device=ground.device,
@@ -59,16 +62,17 @@ def open_engine(ground: Ground, source: ReleaseSource, wake: Callable[[], None])
         device_memory=ground.device_memory,
         kv_tokens=ground.kv_tokens,
         limits=ground.limits,
+        prefix_cache=False,
         on_loaded=wake,
     )
 
 
-def note_event(index: int, event: Event, notes: Notes) -> None:
-    """Write down what an engine says of a job."""
+def note_event(index: int, event: Event, notes: Notes, waited_s: float = 0.0) -> None:
+    """Write down what an engine says of a job. waited_s: before the engine had it."""
     match event:
         case Token():
             if event.queued_s is not None:
-                notes.queued(index, event.queued_s)
+                notes.queued(index, waited_s + event.queued_s)
             notes.progressed(index, event.token)
             if event.finish is not None:
                 notes.ended(index)

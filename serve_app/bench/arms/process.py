@@ -6,15 +6,14 @@ The clock is the machine's monotonic one, which all its processes share.
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from serve_app.bench.arms.arm import Arm, Ground
+from serve_app.bench.arms.arm import Arm
 from serve_app.bench.client import Run, drive
 from serve_app.bench.workload import Job
 from serve_app.errors import EngineError
@@ -23,20 +22,28 @@ CLOSE_S = 10.0
 """How long a process may take to end before it is made to."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """What a process is to serve, and with how much of the machine.
+class Opens(Protocol):
+    """Says what a process is to serve. A value, for it is sent there.
 
-    kind: which way of serving.   merged: the release as it is; else each model with experts of its
-    own.   cores: the only ones it may use; None for all.   environment: variables of its own.
+    name: for people.   models: whose jobs it gets.   variables: of its environment.
+    is_client: whether all that the process does is asking somebody else.
     """
 
-    kind: str
-    ground: Ground
-    merged: bool = False
-    cores: tuple[int, ...] | None = None
-    threads: int | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def variables(self) -> Mapping[str, str]: ...
+
+    @property
+    def is_client(self) -> bool: ...
+
+    def open(self) -> Arm:
+        """The arm itself, in the process that calls."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +86,15 @@ class Broke:
 class ArmProcess:
     """A process that was started, seen from the one that started it."""
 
-    def __init__(self, spec: ProcessSpec) -> None:
+    def __init__(self, spec: Opens) -> None:
         """Start it. It is ready once `wait_until_open` returns."""
         context = multiprocessing.get_context("spawn")
         self.spec = spec
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(spec, theirs), name=f"expertpool-{spec.kind}", daemon=True
+            target=serve, args=(spec, theirs), name=f"expertpool-{spec.name}", daemon=True
         )
-        with _environment(_variables(spec)):
+        with _environment(spec.variables):
             self._process.start()
         theirs.close()
 
@@ -125,18 +132,18 @@ class ArmProcess:
         except EOFError:
             self._process.join(CLOSE_S)
             raise EngineError(
-                f"the process of {self.spec.kind!r} ended with code {self._process.exitcode}"
+                f"the process of {self.spec.name!r} ended with code {self._process.exitcode}"
             ) from None
         if isinstance(found, Broke):
-            raise EngineError(f"the process of {self.spec.kind!r}: {found.words}")
+            raise EngineError(f"the process of {self.spec.name!r}: {found.words}")
         return found
 
 
-def serve(spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
+def serve(spec: Opens, pipe: "Connection[Any, Any]") -> None:
     """What the process does, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     try:
-        arm = open_arm(spec)
+        arm = spec.open()
     except Exception as error:  # noqa: BLE001 - told to whoever waits
         pipe.send(Broke(f"{type(error).__name__}: {error}"))
         return
@@ -150,40 +157,13 @@ def serve(spec: ProcessSpec, pipe: "Connection[Any, Any]") -> None:
                 start=order.start,
                 drain_s=order.drain_s,
                 on_progress=lambda done: pipe.send(Progressed(done)),
+                processor_s=time.process_time if spec.is_client else None,
             )
             pipe.send(Answered(run, arm.device_bytes, arm.facts))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     finally:
         arm.close()
-
-
-def open_arm(spec: ProcessSpec) -> Arm:
-    """The arm itself, in this process, on no more of the machine than it may use."""
-    import torch
-
-    from serve_app.bench.arms.pooled import Pooled
-    from serve_app.bench.arms.separate import Separate
-    from serve_app.bench.arms.swap import Swap
-    from serve_app.bench.arms.transformers import Batching
-    from serve_app.bench.unmerged import Unmerged
-
-    if spec.cores is not None and sys.platform == "linux":
-        os.sched_setaffinity(0, spec.cores)
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    source = spec.ground.source.open()
-    if spec.kind == "swap":
-        return Swap(spec.ground, source)
-    if spec.kind == "separate":
-        return Separate(spec.ground, source)
-    held = source if spec.merged else Unmerged(source, spec.ground.models)
-    return Pooled(spec.ground, held) if spec.kind == "engine" else Batching(spec.ground, held)
-
-
-def _variables(spec: ProcessSpec) -> dict[str, str]:
-    threads = {} if spec.threads is None else {"OMP_NUM_THREADS": str(spec.threads)}
-    return threads | dict(spec.environment)
 
 
 @contextmanager
@@ -211,7 +191,7 @@ def answer_all(
     """Give each process the jobs of its models, all from the same moment on, and wait for all."""
     start = time.monotonic() + 0.2
     for process in processes:
-        own = tuple(job for job in jobs if job.model in process.spec.ground.models)
+        own = tuple(job for job in jobs if job.model in process.spec.models)
         process.begin(Order(own, start, drain_s))
     ended = [0] * len(processes)
     found: dict[int, Answered] = {}

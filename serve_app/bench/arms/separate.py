@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+import time
 from dataclasses import replace
 
 from serve_app.bench.arms.arm import Ground, request_of
@@ -28,10 +29,10 @@ class Separate:
 
         Raises: what opening an engine does, and LoadFailed.
         """
-        each = replace(ground, kv_tokens=ground.kv_tokens // len(ground.models))
+        each = replace(ground.divided(len(ground.models)), device_memory=None)
         self._wake = threading.Event()
-        self._sent: queue.SimpleQueue[tuple[int, Job, Notes]] = queue.SimpleQueue()
-        self._open_jobs: dict[str, tuple[int, Notes]] = {}
+        self._sent: queue.SimpleQueue[tuple[float, int, Job, Notes]] = queue.SimpleQueue()
+        self._open_jobs: dict[str, tuple[int, Notes, float]] = {}
         self._closing = False
         sources = {name: Unmerged(source, [name]) for name in ground.models}
         self._engines = {
@@ -51,7 +52,7 @@ class Separate:
         return {}
 
     def submit(self, index: int, job: Job, notes: Notes) -> None:
-        self._sent.put((index, job, notes))
+        self._sent.put((time.monotonic(), index, job, notes))
         self._wake.set()
 
     def close(self) -> None:
@@ -60,7 +61,7 @@ class Separate:
         self._thread.join()
         for engine in self._engines.values():
             engine.close()
-        for index, notes in self._open_jobs.values():
+        for index, notes, _ in self._open_jobs.values():
             notes.ended(index, "the arm was closed")
 
     def _run(self) -> None:
@@ -73,16 +74,16 @@ class Separate:
                     has_work = any(engine.has_work for engine in self._engines.values())
                     self._wake.wait(LOADING_S if has_work else IDLE_S)
         except BaseException as error:
-            for index, notes in self._open_jobs.values():
+            for index, notes, _ in self._open_jobs.values():
                 notes.ended(index, f"the thread died: {error}")
             raise
 
     def _take_jobs(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                index, job, notes = self._sent.get_nowait()
+                since, index, job, notes = self._sent.get_nowait()
                 request = request_of(index, job, self._releases[job.model])
-                self._open_jobs[request.id] = index, notes
+                self._open_jobs[request.id] = index, notes, time.monotonic() - since
                 try:
                     self._engines[job.model].submit(request)
                 except EngineError as error:
@@ -94,8 +95,8 @@ class Separate:
         if not engine.has_work:
             return False
         for event in engine.step():
-            index, notes = self._open_jobs[event.request]
-            note_event(index, event, notes)
+            index, notes, waited_s = self._open_jobs[event.request]
+            note_event(index, event, notes, waited_s)
             if ends(event):
                 del self._open_jobs[event.request]
         return engine.is_stepping

@@ -33,6 +33,7 @@ WARM = Job(0.0, "", (3,), 1, 0)
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     number: int
+    since: float
     index: int
     job: Job
     notes: Notes
@@ -84,13 +85,18 @@ class Swap:
 
     @property
     def facts(self) -> dict[str, float]:
-        seconds = sum(self._swaps_s)
-        return {"swaps": len(self._swaps_s), "swap_s": seconds / max(1, len(self._swaps_s))}
+        return {
+            "swaps": len(self._swaps_s),
+            "swap_s": sum(self._swaps_s) / max(1, len(self._swaps_s)),
+            "host_bytes": sum(t.nbytes for own in self._host.values() for t in own),
+        }
 
     def submit(self, index: int, job: Job, notes: Notes) -> None:
         with self._changed:
             self._num_sent += 1
-            self._waiting[job.model].append(_Waiting(self._num_sent, index, job, notes))
+            self._waiting[job.model].append(
+                _Waiting(self._num_sent, time.monotonic(), index, job, notes)
+            )
             self._changed.notify()
 
     def close(self) -> None:
@@ -151,9 +157,10 @@ class Swap:
 
     def _send(self, one: _Waiting) -> None:
         asked = replace(one.job, model=self._ground.models[0])
+        waited_s = time.monotonic() - one.since
 
         def on_event(event: Event) -> None:
-            note_event(one.index, event, one.notes)
+            note_event(one.index, event, one.notes, waited_s)
             if ends(event):
                 self._leave()
 

@@ -18,6 +18,8 @@ PAGE_SIZE = 32
 """Tokens in a page of its cache. Small, since on the CPU every page is read through a mask."""
 ATTENTION, EXPERTS = "sdpa", "grouped_mm"
 """What was fastest on two CPU cores. On CUDA it takes flash attention by itself where it is."""
+KV_TOKENS = 16384
+"""That its cache holds where nothing else is said."""
 POLL_S = 0.2
 
 
@@ -52,7 +54,7 @@ class Batching:
             return ContinuousBatchingConfig(**shared)
         return ContinuousBatchingConfig(
             page_size=PAGE_SIZE,
-            num_blocks=-(-ground.kv_tokens // PAGE_SIZE),
+            num_blocks=-(-(ground.kv_tokens or KV_TOKENS) // PAGE_SIZE),
             max_batch_tokens=ground.limits.max_tokens,
             use_async_batching=False,
             **shared,

@@ -1,0 +1,60 @@
+"""A process that serves by itself, as a value. Its arm is imported where it is opened."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.bench.arms.arm import Arm, Ground
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """A way of serving, and how much of the machine it has: see `process.Opens`.
+
+    kind: "engine", "swap", "separate" or "transformers".   merged: the release as it is; else each
+    model with experts of its own.   cores: the only ones it may use; None for all.
+    """
+
+    kind: str
+    ground: Ground
+    merged: bool = False
+    cores: tuple[int, ...] | None = None
+    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    is_client: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.ground.models
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        threads = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
+        return threads | dict(self.environment)
+
+    def open(self) -> Arm:
+        """Raises: what opening an engine does; Unsupported where an arm cannot serve a release."""
+        import torch
+
+        from serve_app.bench.arms.pooled import Pooled
+        from serve_app.bench.arms.separate import Separate
+        from serve_app.bench.arms.swap import Swap
+        from serve_app.bench.arms.transformers import Batching
+        from serve_app.bench.unmerged import Unmerged
+
+        if self.cores is not None and sys.platform == "linux":
+            os.sched_setaffinity(0, self.cores)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        source = self.ground.source.open()
+        if self.kind == "swap":
+            return Swap(self.ground, source)
+        if self.kind == "separate":
+            return Separate(self.ground, source)
+        held = source if self.merged else Unmerged(source, self.ground.models)
+        return Pooled(self.ground, held) if self.kind == "engine" else Batching(self.ground, held)
