@@ -2,7 +2,9 @@
 
 import typer
 
+from serve_app.cli.bench.compare import compare
 from serve_app.cli.bench.consolidate import consolidate
+from serve_app.cli.bench.load import load
 from serve_app.cli.bench.step import step
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -14,4 +16,6 @@ def _group() -> None:
 
 
 bench.command()(step)
+bench.command()(load)
+bench.command()(compare)
 bench.command()(consolidate)

@@ -1,0 +1,165 @@
+"""What benchmarks under load are asked: how many requests of which length, and of which models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve_app.cli.bench import sources
+from serve_app.cli.errors import WrongUse
+from serve_app.cli.options import parse_limit, parse_positive
+
+if TYPE_CHECKING:
+    from serve_app.bench.sources import SourceSpec
+    from serve_app.bench.workload import Arrival, Asked, Lengths
+    from serve_app.engine.memory import MemoryPlan
+    from serve_app.engine.source import ReleaseSource
+
+NUM_MODELS = 4
+"""Of a shape, unless another number is given."""
+SHORTEST_CONTEXT = 2
+"""Tokens: one of the prompt, one of the answer."""
+
+NumModels = Annotated[
+    int | None,
+    typer.Option(
+        "--models",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help=f"Models of the shape. Default: {NUM_MODELS}.",
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate",
+        metavar="X",
+        parser=parse_positive,
+        show_default=False,
+        help="Requests a second, of all models.",
+    ),
+]
+Skew = Annotated[
+    float,
+    typer.Option(
+        "--skew",
+        metavar="X",
+        parser=parse_limit,
+        help="Zipf exponent of the models' popularity; at 0 all are asked as often.",
+    ),
+]
+PromptTokens = Annotated[
+    str, typer.Option("--prompt-tokens", metavar="N|N-N", help="Length of prompts, or its range.")
+]
+AnswerTokens = Annotated[
+    str, typer.Option("--answer-tokens", metavar="N|N-N", help="Length of answers, or its range.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and prompts.")]
+Drain = Annotated[
+    float,
+    typer.Option(
+        "--drain",
+        metavar="S",
+        parser=parse_positive,
+        help="Seconds after the last arrival until an unanswered request is lost.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A release that engines of this machine serve, and those of its models that are asked."""
+
+    spec: SourceSpec
+    source: ReleaseSource
+    models: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def asked(self, most_tokens: int) -> list[Asked]:
+        """Its models as a workload asks them. most_tokens: that any request may have."""
+        from serve_app.bench.workload import Asked
+        from serve_app.engine.anatomy import config_of
+        from serve_app.engine.memory import context_length
+
+        configs = {name: self.source.models[name].config for name in self.models}
+        return [
+            Asked(
+                name,
+                min(context_length(config), most_tokens),
+                int(config_of(config).get_text_config().vocab_size),
+            )
+            for name, config in configs.items()
+        ]
+
+    def plan(self, device: str, dtype: str, kv_tokens: int | None = None) -> MemoryPlan:
+        """What an engine allocates for it. Raises: DoesNotFit, Unsupported."""
+        from serve_app.engine.memory import plan_memory
+
+        return plan_memory(self.source, device=device, dtype=dtype, kv_tokens=kv_tokens)
+
+
+def target(
+    subject: sources.Published | None,
+    *,
+    shape: str | None,
+    layers: int | None,
+    models: int | None,
+    dtype: str,
+    device: str,
+) -> Target:
+    """The release that is named, or random weights of a shape.
+
+    Raises:
+        typer.BadParameter, WrongUse: it is none; NotFound where it is not there.
+    """
+    from serve_app.bench.sources import PublishedSpec, RandomSpec
+
+    if subject is not None:
+        source = subject.open(0)
+        spec = PublishedSpec(subject.registry, subject.family, source.id)
+        return Target(spec, source, tuple(sorted(source.models)), subject.settings())
+    random = sources.random(shape, layers, dtype=dtype, device=device, merged=True)
+    made = RandomSpec(random.config, models or NUM_MODELS, random.dtype, random.device)
+    source = made.open()
+    settings = {name: value for name, value in random.settings().items() if name != "merged"}
+    return Target(made, source, tuple(source.models), settings)
+
+
+def parse_lengths(value: str, *, hint: str) -> Lengths:
+    """A number of tokens, or the least and the most: `64`, `32-128`.
+
+    Raises:
+        typer.BadParameter: it is neither, or there are none.
+    """
+    from serve_app.bench.workload import Lengths
+
+    low, dash, high = value.partition("-")
+    ends = [low, high] if dash else [low, low]
+    if not all(end.isascii() and end.isdigit() and int(end) > 0 for end in ends):
+        raise typer.BadParameter(
+            f"{value!r} is neither a number of tokens from 1 nor two of them, as 32-128",
+            param_hint=hint,
+        )
+    if int(ends[0]) > int(ends[1]):
+        raise typer.BadParameter(f"{value!r}: {ends[0]} is more than {ends[1]}", param_hint=hint)
+    return Lengths(int(ends[0]), int(ends[1]))
+
+
+def trace_arrivals(
+    file: Path, *, speed: float, duration_s: float | None, requests: int | None
+) -> list[Arrival]:
+    """The arrivals of a trace file.
+
+    Raises:
+        WrongUse: there is no such file; ConfigError where it is no trace.
+    """
+    from serve_app.bench.workload import parse_trace
+
+    if not file.is_file():
+        raise WrongUse(f"--trace {file}: there is no such file")
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        return parse_trace(lines, speed=speed, duration_s=duration_s, num=requests)
