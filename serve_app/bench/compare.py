@@ -1,6 +1,6 @@
 """The same jobs through several arms, one after another, and what each made of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +9,7 @@ from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.catalogue import ArmSpec, arm_spec, usable_cores
 from serve_app.bench.arms.process import ArmProcess, answer_all
 from serve_app.bench.client import ClientLoad, lateness
+from serve_app.bench.measured import OnProgress
 from serve_app.bench.metrics import Outcome, answered, summary
 from serve_app.bench.workload import Arrival, Asked, Job, Lengths, Workload, poisson, workload
 from serve_app.errors import EngineError
@@ -18,9 +19,6 @@ RATIOS_TO = ("single", "isolated")
 """Arms that the others are held against, where they took part."""
 BATCHES = 3
 """How many times as many jobs as may run at once measure what an arm can take."""
-
-OnProgress = Callable[[str, int, int], None]
-"""(stage, done, total)"""
 
 
 @dataclass(frozen=True, slots=True)

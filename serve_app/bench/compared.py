@@ -2,12 +2,12 @@
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import Any
 
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.catalogue import arm_spec, usable_cores
 from serve_app.bench.arms.process import answer_all
-from serve_app.bench.compare import Load, OnProgress, capacity, compare, opened
+from serve_app.bench.compare import Load, capacity, compare, opened
+from serve_app.bench.measured import Measured, OnProgress
 from serve_app.bench.metrics import numbers
 from serve_app.bench.shapes import SHAPES
 from serve_app.bench.sources import RandomSpec
@@ -27,14 +27,6 @@ DRAIN_S = 300.0
 TOGETHER = 16
 """Requests that an engine and transformers are given at once."""
 ROUNDS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The value of a bar, and what else was found on the way."""
-
-    value: float
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,12 +145,15 @@ class Session:
             self.step()
         return watch.routing()
 
+    def begin(self, models: Sequence[str], context: int, num_steps: int) -> None:
+        """Have a sequence of each of `models` decode for so long, behind `context` tokens."""
+        most = decode_tokens(len(models), context, num_steps, self._step_tokens)
+        self.submit(models, context, most)
+        self.until_decoding()
+
     def decode(self, models: Sequence[str], context: int, num_steps: int) -> Steps:
         """Decode steps of one sequence for each entry of `models`, behind `context` tokens."""
-        self.submit(
-            models, context, decode_tokens(len(models), context, num_steps, self._step_tokens)
-        )
-        self.until_decoding()
+        self.begin(models, context, num_steps)
         seconds: list[float] = []
         middle: Mapping[str, int] = {}
         for number in range(-WARM_STEPS, num_steps):

@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "once",
     "bench step": "context device dtype family html json layers models parts phase places registry "
     "release residual sequences shape step-tokens steps unmerged",
+    "bench bars": "html json only",
     "bench consolidate": "expert-budget experts hidden intermediate json layers models",
 }
 

@@ -2,6 +2,7 @@
 
 import typer
 
+from serve_app.cli.bench.bars import bars
 from serve_app.cli.bench.compare import compare
 from serve_app.cli.bench.consolidate import consolidate
 from serve_app.cli.bench.load import load
@@ -18,4 +19,5 @@ def _group() -> None:
 bench.command()(step)
 bench.command()(load)
 bench.command()(compare)
+bench.command()(bars)
 bench.command()(consolidate)

@@ -1,0 +1,57 @@
+"""How much of a step on the CPU is matrix products, by torch's profiler."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.autograd.profiler import profile
+
+PRODUCTS = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_grouped_mm"),
+        *("_mkl_linear", "mkldnn_linear", "_scaled_dot_product_flash_attention_for_cpu"),
+    )
+)
+COPY = "aten::copy_"
+LEAST_SIDE = 128
+"""Copies of matrices with so many rows and columns are of weights: steps have fewer tokens."""
+QUIET = {"KINETO_LOG_LEVEL": "6"}
+"""Otherwise the profiler says on stderr whenever it starts and stops."""
+
+
+def profiled(run: Callable[[], float]) -> tuple[float, float]:
+    """-> seconds as `run` gives them, and those of them that were matrix products
+
+    A product includes the copy of its weights to another dtype. Profiling itself takes a little
+    time with every operation, which counts as outside.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with profile(record_shapes=True) as found:
+        seconds = run()
+    # The profiler's own tables would take longer than the step.
+    events = found.kineto_results.events()
+    return seconds, product_seconds(events)
+
+
+def product_seconds(events: Iterable[Any]) -> float:
+    """Of a profile's raw events, the time during which there was a product: some have others in
+    them.
+    """
+    spans = sorted(
+        (event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in events
+        if _is_product(event.name(), event.shapes())
+    )
+    total, reached = 0, 0
+    for start, end in spans:
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total / 1e9
+
+
+def _is_product(name: str, shapes: list[list[int]]) -> bool:
+    if name != COPY:
+        return name in PRODUCTS
+    return bool(shapes) and len(shapes[0]) > 1 and min(shapes[0][-2:]) >= LEAST_SIDE
