@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from serve_app.engine.request import Logprob, Sampling
 from serve_app.engine.transfer import to_device
 
 LEAST_TEMPERATURE = 1e-5
 """Below it a row is greedy: logits divided by less leave the range of float32."""
+
+
+STRETCH = 128
+"""Tokens of the vocabulary whose probabilities are summed before it is known in which one is."""
+FEW = 512
+"""Tokens among which those that top-p keeps mostly are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,14 @@ def sample(
     ->  (n,) int64
     """
     adjusted = _adjusted(logits.float(), rows, before)
-    greedy = adjusted.argmax(dim=-1)
-    if all(row.is_greedy for row in rows):
-        return greedy
+    greedy = [row.is_greedy for row in rows]
+    if all(greedy):
+        return adjusted.argmax(dim=-1)
     drawn = _draw(adjusted, rows)
-    is_greedy = to_device([row.is_greedy for row in rows], torch.bool, logits.device)
-    return torch.where(is_greedy, greedy, drawn)
+    if not any(greedy):
+        return drawn
+    is_greedy = to_device(greedy, torch.bool, logits.device)
+    return torch.where(is_greedy, adjusted.argmax(dim=-1), drawn)
 
 
 def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:
@@ -186,22 +195,40 @@ def _counts(
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Draw from each row's filtered distribution, by inversion in vocabulary order.
-
-    logits: (n, V)  ->  (n,). Vocabulary order, not order of probability, so that rounding which
-    swaps two near-equal tokens does not move the others.
-    """
+    """Draw from each row's filtered distribution.   logits: (n, V)  ->  (n,)"""
     device = logits.device
     temperatures = _column([1.0 if r.is_greedy else r.sampling.temperature for r in rows], device)
     probabilities = torch.softmax(logits / temperatures, dim=-1)
     if any(r.sampling.top_k or r.sampling.top_p < 1 or r.sampling.min_p for r in rows):
         probabilities = _filtered(probabilities, rows)
-    cumulative = probabilities.double().cumsum(dim=-1)
     numbers = [uniform(row.sampling.seed, row.position) for row in rows]
-    wanted = to_device(numbers, torch.float64, device).unsqueeze(1)
-    drawn = torch.searchsorted(cumulative, wanted * cumulative[:, -1:], right=True)[:, 0]
-    last = logits.shape[1] - 1 - (probabilities.flip(1) > 0).to(torch.int8).argmax(dim=1)
-    return torch.minimum(drawn, last)
+    return _inverted(probabilities, to_device(numbers, torch.float64, device).unsqueeze(1))
+
+
+def _inverted(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The tokens at which the sums of probabilities come to exceed these shares of the whole.
+
+    probabilities: (n, V)   numbers: (n, 1) float64 in [0, 1)  ->  (n,). Vocabulary order, not
+    order of probability, so that rounding which swaps two near-equal tokens does not move the
+    others. First the stretch of the vocabulary is found, then the token in it.
+    """
+    size = probabilities.shape[1]
+    stretches = F.pad(probabilities, (0, -size % STRETCH)).unflatten(1, (-1, STRETCH))
+    sums = stretches.sum(dim=-1).double()
+    ends = sums.cumsum(dim=-1)
+    wanted = numbers * ends[:, -1:]
+    at = torch.minimum(torch.searchsorted(ends, wanted, right=True), _last_positive(sums))
+    index = at.unsqueeze(2).expand(-1, 1, STRETCH)
+    stretch = stretches.gather(1, index)[:, 0].double()
+    rest = (wanted - ends.gather(1, at) + sums.gather(1, at)).clamp_min(0)
+    token = torch.searchsorted(stretch.cumsum(dim=-1), rest, right=True)
+    return (at * STRETCH + torch.minimum(token, _last_positive(stretch)))[:, 0]
+
+
+def _last_positive(values: torch.Tensor) -> torch.Tensor:
+    """The last index at which each row is positive.   values: (n, m)  ->  (n, 1)"""
+    behind = (values.flip(1) > 0).to(torch.int8).argmax(dim=1, keepdim=True)
+    return values.shape[1] - 1 - behind
 
 
 def _column(values: list[float], device: torch.device) -> torch.Tensor:
@@ -209,17 +236,49 @@ def _column(values: list[float], device: torch.device) -> torch.Tensor:
 
 
 def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Zero what top-k, then top-p, then min-p leave out.   probabilities: (n, V)"""
-    device = probabilities.device
+    """Zero what top-k, then top-p, then min-p leave out.   probabilities: (n, V)  ->  (n, V)
+
+    Tokens as likely as the last that is kept are kept too.
+    """
+    device, size = probabilities.device, probabilities.shape[1]
+    settings = [row.sampling for row in rows]
+    most = [s.top_k if s.top_k < size else 0 for s in settings]
+    is_limited = [bool(count) or s.top_p < 1 for count, s in zip(most, settings, strict=True)]
+    shares = _column([s.top_p for s in settings], device)
+    counts = [
+        (count or size) if limited else 1 for count, limited in zip(most, is_limited, strict=True)
+    ]
+    likeliest = _likeliest(probabilities, counts, shares)  # (n, c), falling
+    sums = likeliest.cumsum(dim=-1)
+    ranks = to_device([min(n, likeliest.shape[1]) for n in counts], torch.int64, device)
+    ranks = ranks.unsqueeze(1)
+    has_most = to_device([n > 0 for n in most], torch.bool, device).unsqueeze(1)
+    total = torch.where(has_most, sums.gather(1, ranks - 1), 1.0)
+    kept = sums - likeliest < shares * total
+    kept &= torch.arange(likeliest.shape[1], device=device) < ranks
+    least = likeliest.gather(1, kept.sum(dim=-1, keepdim=True).clamp_min(1) - 1)
+    limited = to_device(is_limited, torch.bool, device).unsqueeze(1)
+    floor = _column([s.min_p for s in settings], device) * likeliest[:, :1]
+    least = torch.maximum(torch.where(limited, least, 0.0), floor)
+    return probabilities * (probabilities >= least)
+
+
+def _likeliest(
+    probabilities: torch.Tensor, counts: Sequence[int], shares: torch.Tensor
+) -> torch.Tensor:
+    """The largest probabilities of each row, falling: so many, or all that top-p can keep.
+
+    probabilities: (n, V)   shares: (n, 1), top-p  ->  (n, c). A count of V is no limit. Sorting
+    everything is slow on a CPU, and there asking whether a few are enough is not.
+    """
     size = probabilities.shape[1]
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(size, device=device).unsqueeze(0)
-    keep = ranks < _column([float(row.sampling.top_k or size) for row in rows], device)
-    kept = ordered * keep
-    total = kept.sum(dim=-1, keepdim=True)
-    before = kept.cumsum(dim=-1) - kept
-    keep &= before < _column([row.sampling.top_p for row in rows], device) * total
-    keep &= ordered >= _column([row.sampling.min_p for row in rows], device) * ordered[:, :1]
-    keep[:, 0] = True
-    mask = torch.zeros_like(keep).scatter_(1, order, keep)
-    return probabilities * mask
+    limits = [count for count in counts if count < size]
+    if len(limits) == len(counts):
+        return probabilities.topk(max(limits), dim=-1).values
+    if probabilities.device.type == "cpu" and max(limits, default=1) <= FEW < size:
+        few = probabilities.topk(FEW, dim=-1).values
+        is_enough = few.cumsum(dim=-1)[:, -1:] >= shares
+        unlimited = [index for index, count in enumerate(counts) if count == size]
+        if bool(is_enough[unlimited].all()):
+            return few
+    return probabilities.sort(dim=-1, descending=True).values

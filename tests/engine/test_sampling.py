@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.request import Sampling
-from serve_app.engine.sampling import SamplingRow, score, uniform
+from serve_app.engine.sampling import SamplingRow, _filtered, _inverted, score, uniform
 from serve_app.engine.sampling import sample as sample_on_device
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
@@ -63,6 +64,56 @@ def test_top_p_keeps_the_fewest_that_reach_p() -> None:
 def test_min_p_is_relative_to_the_likeliest() -> None:
     assert set(draws(Sampling(min_p=0.5))) == {1, 4}
     assert set(draws(Sampling(min_p=1.0))) == {1}
+
+
+def kept(probabilities: list[float], option: Sampling) -> set[int]:
+    """What the filters keep, one after another."""
+    order = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
+    order = order[: option.top_k or None]
+    total, reached = sum(probabilities[token] for token in order), 0.0
+    found: set[int] = set()
+    for token in order:
+        if not found or reached < option.top_p * total:
+            found.add(token)
+        reached += probabilities[token]
+    return {token for token in found if probabilities[token] >= option.min_p * max(probabilities)}
+
+
+@pytest.mark.parametrize("few", [3, 16, 1000])
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_filters_keep_what_they_keep_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, few: int, sharpness: float
+) -> None:
+    monkeypatch.setattr("serve_app.engine.sampling.FEW", few)
+    sets = list(product([0, 1, 5, 200], [0.2, 0.73, 1.0], [0.0, 0.11]))
+    options = [Sampling(top_k=k, top_p=p, min_p=m) for k, p, m in sets]
+    logits = torch.randn((len(options), 140), generator=torch.Generator().manual_seed(3))
+    together = sample_filtered(logits * sharpness, options)
+    for index, option in enumerate(options):
+        alone = sample_filtered(logits[index : index + 1] * sharpness, [option])
+        assert torch.equal(together[index], alone[0])
+        likely = torch.softmax(logits[index] * sharpness, dim=0).tolist()
+        differing = set(alone[0].nonzero()[:, 0].tolist()) ^ kept(likely, option)
+        assert all(likely[token] < 1e-5 for token in differing), "beyond what rounding explains"
+
+
+def sample_filtered(logits: torch.Tensor, options: list[Sampling]) -> torch.Tensor:
+    return _filtered(torch.softmax(logits, dim=-1), [row(option) for option in options])
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 1000])
+def test_every_share_of_the_whole_is_some_likely_tokens(size: int) -> None:
+    probabilities = torch.softmax(torch.randn((1, size)) * 4, dim=-1)
+    probabilities[:, torch.rand(size) < 0.5] = 0.0
+    probabilities[0, size // 2] = 0.25
+    numbers = torch.linspace(0, 1 - 2**-53, 300, dtype=torch.float64).unsqueeze(1)
+    found = _inverted(probabilities.expand(300, -1), numbers)
+    assert bool((probabilities[0, found] > 0).all())
+    assert torch.equal(found, found.sort().values)
+    ends = probabilities[0].double().cumsum(dim=0)
+    wanted = (numbers * ends[-1])[:, 0]
+    assert bool((ends[found] >= wanted - 1e-6).all())
+    assert bool((ends[found] - probabilities[0, found] <= wanted + 1e-6).all())
 
 
 def test_biases_and_bans_change_the_choice() -> None:
