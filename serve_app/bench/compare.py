@@ -1,6 +1,6 @@
 """The same jobs through several arms, one after another, and what each made of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,13 +94,22 @@ def opened(spec: ArmSpec) -> Iterator[list[ArmProcess]]:
 
 
 def run_arm(
-    spec: ArmSpec, jobs: Sequence[Job], *, drain_s: float, on_progress: OnProgress
+    spec: ArmSpec,
+    jobs: Sequence[Job],
+    *,
+    drain_s: float,
+    on_progress: OnProgress,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> ArmResult:
-    """All jobs through one arm. Raises: EngineError where it cannot be opened, or breaks."""
+    """All jobs through one arm. on_ready: called when it is warm, before the first of them.
+
+    Raises: EngineError where it cannot be opened, or breaks.
+    """
     only = spec.only_model
     asked = [job if only is None else replace(job, model=only) for job in jobs]
     on_progress(spec.name, 0, len(jobs))
     with opened(spec) as processes:
+        on_ready()
         found = answer_all(
             processes,
             asked,

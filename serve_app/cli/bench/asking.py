@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 NUM_MODELS = 4
 """Of a shape, unless another number is given."""
-SHORTEST_CONTEXT = 2
-"""Tokens: one of the prompt, one of the answer."""
 
 NumModels = Annotated[
     int | None,
@@ -149,9 +148,32 @@ def parse_lengths(value: str, *, hint: str) -> Lengths:
     return Lengths(int(ends[0]), int(ends[1]))
 
 
-def trace_arrivals(
-    file: Path, *, speed: float, duration_s: float | None, requests: int | None
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where arrivals end: seconds from the first on, and a number; None for no such bound."""
+
+    duration_s: float | None
+    requests: int | None
+
+
+def poisson_arrivals(
+    rate: float, lengths: Sequence[Lengths], bounds: Bounds, *, seed: int
 ) -> list[Arrival]:
+    """The arrivals of a Poisson process. lengths: of prompts, and of answers."""
+    from serve_app.bench.workload import poisson
+
+    prompt, answer = lengths
+    return poisson(
+        rate,
+        prompt=prompt,
+        answer=answer,
+        seed=seed,
+        duration_s=bounds.duration_s,
+        num=bounds.requests,
+    )
+
+
+def trace_arrivals(file: Path, bounds: Bounds, *, speed: float) -> list[Arrival]:
     """The arrivals of a trace file.
 
     Raises:
@@ -162,4 +184,4 @@ def trace_arrivals(
     if not file.is_file():
         raise WrongUse(f"--trace {file}: there is no such file")
     with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        return parse_trace(lines, speed=speed, duration_s=duration_s, num=requests)
+        return parse_trace(lines, speed=speed, duration_s=bounds.duration_s, num=bounds.requests)

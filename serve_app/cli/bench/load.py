@@ -36,10 +36,11 @@ from serve_app.cli.options import parse_positive
 from serve_app.cli.serving import Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from serve_app.bench.arms.catalogue import ArmSpec
     from serve_app.bench.compare import ArmResult
+    from serve_app.bench.environment import Environment
     from serve_app.bench.result import Result
     from serve_app.bench.workload import Arrival, Asked, Workload
 
@@ -123,17 +124,14 @@ def load(
         asking.parse_lengths(answer_tokens, hint="--answer-tokens"),
     ]
     settings: dict[str, Any] = {"skew": skew, "seed": seed, "drain_s": drain}
+    settings |= {"duration_s": duration, "requests": requests}
+    bounds = asking.Bounds(duration, requests)
     if trace is not None:
-        arrivals = asking.trace_arrivals(trace, speed=speed, duration_s=duration, requests=requests)
+        arrivals = asking.trace_arrivals(trace, bounds, speed=speed)
         settings |= {"trace": trace.name, "speed": speed}
     else:
-        from serve_app.bench.workload import poisson
-
         assert rate is not None
-        prompt, answer = lengths
-        arrivals = poisson(
-            rate, prompt=prompt, answer=answer, seed=seed, duration_s=duration, num=requests
-        )
+        arrivals = asking.poisson_arrivals(rate, lengths, bounds, seed=seed)
         settings |= {
             "rate": rate,
             "prompt_tokens": prompt_tokens,
@@ -225,29 +223,43 @@ def _measured(
     settings: dict[str, Any],
     device: str,
 ) -> Result:
+    """What became of the arrivals. The endpoint itself, if one is asked, says who waited there."""
     from consolidation.executor import Progress
+    from serve_app.bench.arms import queue_waits
     from serve_app.bench.compare import run_arm
     from serve_app.bench.environment import environment
     from serve_app.bench.workload import workload
 
     made = workload(arrivals, asked, skew=settings["skew"], seed=settings["seed"])
     found = environment(device)
+    url, looks = settings.get("url"), []
     with output.progress() as show:
         answered = run_arm(
             spec,
             made.jobs,
             drain_s=settings["drain_s"],
             on_progress=lambda stage, done, total: show(Progress(stage, done, total)),
+            on_ready=lambda: looks.append(queue_waits.read(url) if url else None),
         )
-    return _result(answered, made, settings, found)
+    waited = queue_waits.between(looks[0], queue_waits.read(url)) if url and looks else {}
+    return _result(answered, made, settings, found, waited)
 
 
-def _result(answered: ArmResult, made: Workload, settings: dict[str, Any], found: Any) -> Result:
+def _result(
+    answered: ArmResult,
+    made: Workload,
+    settings: dict[str, Any],
+    found: Environment,
+    waited: Mapping[str, dict[str, float] | None],
+) -> Result:
+    """waited: in an endpoint's queue, by model and of all, as far as it says."""
     from serve_app.bench.result import Result
 
     row = answered.to_json()
-    rows = [{"model": name, **numbers} for name, numbers in row["models"].items()]
-    rows.append({"model": "all", **row["all"]})
+    by_model = row["models"] | {"all": row["all"]}
+    rows = [{"model": name, **numbers} for name, numbers in by_model.items()]
+    for one in rows:
+        one["queue_s"] = one["queue_s"] or waited.get(one["model"])
     facts = {name: row[name] for name in ("jain", "jain_of", "device_bytes", "errors", "client")}
     facts |= {"warnings": row["warnings"], "num_cut": made.num_cut, "lost": row["all"]["lost"]}
     facts["arrivals_s"] = made.jobs[-1].at_s

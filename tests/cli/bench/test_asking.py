@@ -1,15 +1,18 @@
 """`expertpool bench load` and `bench compare`: what they refuse, ask for and show."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serve_app.bench import compare
+from serve_app.bench.arms import http, queue_waits
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.catalogue import ARMS, ArmSpec
+from serve_app.bench.arms.queue_waits import Waits
 from serve_app.bench.client import ClientLoad
 from serve_app.bench.compare import ArmResult
 from serve_app.bench.metrics import Outcome
@@ -43,10 +46,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What was asked of arms, none of which was opened."""
     found: dict[str, Any] = {}
 
-    def run_arm(spec: ArmSpec, jobs: Sequence[Job], **_: object) -> ArmResult:
+    def run_arm(
+        spec: ArmSpec,
+        jobs: Sequence[Job],
+        on_ready: Callable[[], None] = lambda: None,
+        **_: object,
+    ) -> ArmResult:
+        on_ready()
         found.setdefault("specs", []).append(spec)
         found["jobs"] = jobs
-        return answered(spec.name, jobs)
+        result = answered(spec.name, jobs)
+        outcomes = found.get("outcomes")
+        return replace(result, outcomes=outcomes(spec.name, jobs)) if outcomes else result
 
     def capacity(ground: Ground, load: object, asked: Sequence[Asked], **_: object) -> float:
         found["ground"] = ground
@@ -128,6 +139,28 @@ def test_load_puts_a_process_to_an_engine_and_says_what_became_of_it(
     assert written["rows"][-1]["turnaround_s"]["mean"] == pytest.approx(2.0)
     assert len(written["requests"]) == 20
     assert "Under way" in page.read_text()
+
+
+def test_load_of_an_endpoint_says_who_waited_in_its_queue(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looks = iter([{"a": Waits(1.0, 1.0, {1.0: 1.0})}, {"a": Waits(4.0, 3.0, {1.0: 3.0})}])
+
+    def result(name: str, jobs: Sequence[Job]) -> list[Outcome]:
+        return [replace(one, queued_s=None) for one in answered(name, jobs).outcomes]
+
+    monkeypatch.setattr(http, "asked_of", lambda *_: [Asked("a", 99, 99), Asked("b", 99, 99)])
+    monkeypatch.setattr(queue_waits, "read", lambda url: next(looks))
+    monkeypatch.setitem(asked, "outcomes", result)
+    file = tmp_path / "out.json"
+    there = ["--url", "http://127.0.0.1:9/v1", "--rate", "5", "--requests", "9"]
+    assert run(["bench", "load", *there, "--json", str(file)]) == 0
+    (spec,) = asked["specs"]
+    assert spec.processes == (http.HttpSpec("http://127.0.0.1:9", ("a", "b")),)
+    a, b, every = json.loads(file.read_text())["rows"]
+    assert a["queue_s"]["mean"] == pytest.approx(1.5)
+    assert b["queue_s"] is None
+    assert every["queue_s"] is None
 
 
 def test_load_takes_arrivals_and_lengths_of_a_trace(
