@@ -2,6 +2,7 @@
 
 import json
 
+from serve_app.bench.bars import BARS, row
 from serve_app.bench.environment import environment
 from serve_app.bench.report.page import render
 from tests.bench.results import result
@@ -31,3 +32,19 @@ def test_a_page_stands_by_itself_and_says_where_its_figures_come_from() -> None:
     assert "0.0123" in page
     assert "A Processor, 2 cores" in page
     assert "python 3.11.0" in page
+
+
+def test_the_page_of_bars_shows_what_holds_and_the_curves_of_growth() -> None:
+    spots = [
+        {"size": size, "step_s": 0.03, "products_s": 0.02, "outside_s": 0.01} for size in (16, 64)
+    ]
+    rows = [
+        row(BARS["scaling"], 0.25),
+        row(BARS["packed_over_single"], 1.9),
+        row(BARS["http_over_engine"], None, "there is no port"),
+    ]
+    found = result("bars", rows, measures={"scaling": {"curves": {"places": spots}}})
+    page = render(found)
+    assert page.count("<svg") == 2
+    assert "http_over_engine: there is no port." in page
+    assert "Growth" in page

@@ -8,7 +8,7 @@ from jinja2 import Environment as Templates
 from jinja2 import StrictUndefined
 
 from serve_app.bench.environment import Environment
-from serve_app.bench.report import compare, load, step
+from serve_app.bench.report import bars, compare, load, step
 from serve_app.bench.report.contents import Section, Table
 from serve_app.bench.result import Result
 
@@ -18,6 +18,7 @@ SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {
     "step": step.sections,
     "load": load.sections,
     "compare": compare.sections,
+    "bars": bars.sections,
 }
 """What is shown of each kind of result. Of others there is a table of their rows."""
 

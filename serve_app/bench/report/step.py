@@ -103,8 +103,13 @@ def _name(row: Row, rows: Sequence[Row], axes: Sequence[str]) -> str:
             if axis == "residuals":
                 said.append("+".join(value) or "no residuals")
             else:
-                said.append(value if axis == "parts" else f"{value} {axis}")
+                said.append(value if axis == "parts" else _counted(value, axis))
     return ", ".join(said) or "all points"
+
+
+def _counted(number: int, axis: str) -> str:
+    """`1 model`, `64 context`: axes of several things have their plural."""
+    return f"{number} {axis.removesuffix('s') if number == 1 else axis}"
 
 
 def _table(rows: Sequence[Row]) -> Table:
