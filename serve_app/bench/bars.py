@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.bench import compared, decoding, scaling
+from serve_app.bench import compared, decoding, http, scaling
 from serve_app.bench.measured import Measured, OnProgress
 from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.shapes import SHAPES
@@ -124,10 +124,16 @@ def _against_isolated(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"pool_over_isolated_turnaround": found}
 
 
+def _over_http(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = http.http_over_engine(compared.bars_subject(), on_progress=on_progress)
+    return {"http_over_engine": found}
+
+
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("packed_over_sequential", "packed_over_single"): _packed,
     ("engine_over_transformers",): _against_transformers,
     ("outside_forward_share",): _outside,
+    ("http_over_engine",): _over_http,
     ("pool_over_isolated_turnaround",): _against_isolated,
     ("scaling",): _scaling,
 }
