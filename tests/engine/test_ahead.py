@@ -1,16 +1,19 @@
 """A step that is launched while the one before it is under way changes no answer."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import plan_memory
-from serve_app.engine.packed import PackedModel
+from serve_app.engine.packed import PackedModel, Sizes
 from serve_app.engine.request import Request, Sampling
-from serve_app.engine.runner import LaunchedStep, StepResult
+from serve_app.engine.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.step import StepView
 from serve_app.errors import EngineError
+from serve_app.scheduling.plan import Chunk, StepPlan
 from tests.engine.running import (
     GREEDY,
     SMALL,
@@ -182,3 +185,46 @@ def test_a_step_that_breaks_ends_its_requests_and_no_others(
     assert_golden(models, requests, answer(engine, requests))
     assert engine.stats().kv_blocks_used == 0
     engine.close()
+
+
+def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the meta device have no values, so whoever asked for one would fail."""
+
+    class Packed:
+        device = torch.device("meta")
+        sizes = Sizes(num_places=2, shelves=(), num_blocks=8, block_size=4)
+        attention_forms = ()
+
+        def forward(self, view: StepView) -> torch.Tensor:
+            return torch.empty((view.outputs.count, 50), device="meta")
+
+    monkeypatch.setattr("serve_app.engine.runner.HostCopies", list)
+    sampling = Sampling(top_p=0.9, repetition_penalty=1.2, logprobs=2)
+    requests = {
+        name: Request(name, "r1", "m1", (1, 2, 3), 4, sampling, prompt_logprobs=1) for name in "ab"
+    }
+    running = {name: RunningRequest(asked, 0, asked.prompt) for name, asked in requests.items()}
+    runner = Runner(cast(PackedModel, Packed()), clock=lambda: 0.0)
+    first = runner.launch(StepPlan(tuple(chunk(name, (1, 2, 3)) for name in "ab")), running)
+    ahead = StepPlan((chunk("b", (0,), start=3),))
+    second = runner.launch(ahead, running, first)
+    assert (first.tokens.shape, second.tokens.shape) == ((2,), (1,))
+    assert second.tokens.device.type == "meta"
+
+
+def chunk(sequence: str, tokens: tuple[int, ...], start: int = 0) -> Chunk:
+    """One that samples; of one token that the step before samples, where it does not start."""
+    return Chunk(
+        sequence=sequence,
+        model=("r1", "m1"),
+        place=0,
+        start=start,
+        tokens=tokens,
+        pending=start > 0,
+        blocks=(ord(sequence) - ord("a"),),
+        prompt_len=3,
+        forward_len=3,
+        samples=True,
+        keep_prompt_logits=start == 0,
+        num_generated=start // 3,
+    )
