@@ -20,6 +20,7 @@ from serve_app.engine.leaves import (
     StackedLinear,
     Stacks,
 )
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.step import CurrentStep, Spans, StepView
 from serve_app.engine.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes
 
@@ -32,16 +33,19 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 class Fitter:
     """Makes the leaf for each module of a model, and checks each kind once on random input."""
 
-    def __init__(self, step: CurrentStep, stacks: Stacks, device: torch.device) -> None:
+    def __init__(
+        self, step: CurrentStep, stacks: Stacks, multiplier: Multiplier, device: torch.device
+    ) -> None:
         self._step = step
         self._stacks = stacks
+        self._multiplier = multiplier
         self._device = device
         self._checked: dict[tuple[Any, ...], bool] = {}
         self.slow: list[str] = []
 
     def leaf(self, path: str, module: nn.Module, names: Names, axes: Axes) -> Leaf:
         """The leaf for a module; the slow form, with a warning, where the fast one differs."""
-        make = fast_form(module, axes)
+        make = fast_form(module, axes, self._multiplier)
         if make is not None:
             if self._equal(module, axes, make):
                 return make(self._step, self._stacks, names, axes)
@@ -62,10 +66,10 @@ class Fitter:
         return self._checked[key]
 
 
-def fast_form(module: nn.Module, axes: Axes) -> Callable[..., Leaf] | None:
+def fast_form(module: nn.Module, axes: Axes, multiplier: Multiplier) -> Callable[..., Leaf] | None:
     """How to make the module's fast form; None where it has none."""
     if type(module) is nn.Linear:
-        return StackedLinear
+        return partial(StackedLinear, multiplier=multiplier)
     if type(module) is nn.Embedding:
         return StackedEmbedding
     if type(module) is nn.LayerNorm:

@@ -1,35 +1,33 @@
-"""One linear layer over rows that belong to different weights. Knows no models, no places."""
+"""Which rows go with which matrix. Multiplies nothing: `matmul.py` does."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
-ALIGNMENT_BYTES = 16
+Run = tuple[int, int, int]
+"""Matrix, and the first and past the last of the rows that go with it."""
 
 
-def grouped_linear(
-    x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor, *, transposed: bool = False
-) -> torch.Tensor:
-    """Each group of rows times its own matrix.
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows, sorted by the matrix that each goes with. One of the two is given.
 
-    x: (n, I), rows sorted by group   weight: (G, O, I), or (G, I, O) where `transposed`
-    ends: (G,) int32, where each group's rows end  ->  (n, O); whatever was there behind the last
+    runs: of the matrices that have rows, in order, known to the host.
+    ends: (G,) int32, where the rows of each of G matrices end, known to the device alone; there
+    may be rows behind the last.
     """
-    matrices = weight if transposed else weight.transpose(-2, -1)  # (G, I, O)
-    if aligned(weight) and aligned(x):
-        return F.grouped_mm(x, matrices, offs=ends)
-    out = x.new_empty((x.shape[0], matrices.shape[-1]))
-    start = 0
-    for group, end in enumerate(ends.tolist()):
-        if end > start:
-            torch.mm(x[start:end], matrices[group], out=out[start:end])
-        start = end
-    return out
 
+    runs: tuple[Run, ...] | None = None
+    ends: torch.Tensor | None = None
 
-def aligned(matrices: torch.Tensor) -> bool:
-    """Whether the grouped kernel takes these: it wants strides of 16 bytes.
-
-    matrices: (…, A, B), contiguous in one of the two
-    """
-    along, across = sorted(matrices.stride()[-2:])
-    return along == 1 and across * matrices.dtype.itemsize % ALIGNMENT_BYTES == 0
+    @classmethod
+    def counted(cls, counts: Iterable[int]) -> "Groups":
+        """counts: rows of each matrix"""
+        runs: list[Run] = []
+        start = 0
+        for matrix, count in enumerate(counts):
+            if count:
+                runs.append((matrix, start, start + count))
+                start += count
+        return cls(tuple(runs))

@@ -13,7 +13,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from serve_app.engine.grouped import grouped_linear
+from serve_app.engine.grouped import Groups
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.step import CurrentStep, Segment, Spans
 from serve_app.engine.tracing import Axes, tensors_in
 
@@ -76,30 +77,40 @@ class Leaf(nn.Module):
 class StackedLinear(Leaf):
     """`nn.Linear` of every place: one grouped product, the groups are the places."""
 
+    def __init__(
+        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, multiplier: Multiplier
+    ) -> None:
+        super().__init__(step, stacks, names, axes)
+        self._multiplier = multiplier
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spans = self.spans
         weight, bias = self.stack("weight"), self.stack_or_none("bias")
         place = spans.sole_place
         if place is not None:
-            return F.linear(x, weight[place], None if bias is None else bias[place])
+            own = None if bias is None else bias[place]
+            return self._multiplier.linear(x, weight[place], own)
         axis = self.axes.inputs[0]
         assert axis is not None
         rows = x.movedim(axis, 0)  # (n, ..., I)
-        out = self._products(rows, weight, spans)
-        if bias is not None:
-            shape = (spans.count, *[1] * (rows.dim() - 2), bias.shape[-1])
-            out = out + bias[spans.places].view(shape)
-        return out.movedim(0, axis)
+        return self._product(rows, weight, bias).movedim(0, axis)
 
-    def _products(self, rows: torch.Tensor, weight: torch.Tensor, spans: Spans) -> torch.Tensor:
-        """rows: (n, ..., I)   weight: (S, O, I)  ->  (n, ..., O)"""
-        _, out_features, in_features = weight.shape
-        if rows.device.type == "cpu":  # no launch to save, and the plain kernels are faster
-            parts = [F.linear(rows[s.start : s.end], weight[s.place]) for s in spans.segments]
-            return torch.cat(parts)
-        each = rows[0].numel() // in_features  # rows of the product for one token
-        out = grouped_linear(rows.reshape(-1, in_features), weight, spans.ends * each)
-        return out.view(*rows.shape[:-1], out_features)
+    def _product(
+        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """rows: (n, ..., I)   weight: (S, O, I)   bias: (S, O)  ->  (n, ..., O)"""
+        flat = rows.reshape(-1, rows.shape[-1])
+        each = flat.shape[0] // rows.shape[0]  # rows of the product for one token
+        if rows.device.type == "cpu":
+            runs = tuple((s.place, s.start * each, s.end * each) for s in self.spans.segments)
+            out = self._multiplier.grouped(flat, weight, Groups(runs), bias)
+            return out.view(*rows.shape[:-1], -1)
+        groups = Groups(ends=self.spans.ends * each)
+        out = self._multiplier.grouped(flat, weight, groups).view(*rows.shape[:-1], -1)
+        if bias is None:
+            return out
+        shape = (rows.shape[0], *[1] * (rows.dim() - 2), bias.shape[-1])
+        return out + bias[self.spans.places].view(shape)
 
 
 class StackedEmbedding(Leaf):

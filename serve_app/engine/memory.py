@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from serve_app.engine.anatomy import Anatomy, config_of, study
+from serve_app.engine.matmul import SCRATCH_BYTES
 from serve_app.engine.packed import Sizes, unique_tensors
 from serve_app.engine.packed_linear import WORKSPACE_BYTES
 from serve_app.engine.parts import ShelfRows, shelf_rows
@@ -280,9 +281,9 @@ def _needs(
     experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
     per_expert = max(experts) // hidden  # about three times the intermediate size
     top_k = getattr(config, "num_experts_per_tok", 0) or 2
-    # A second shelf's input and output; the CPU computes those of packed parts in float32.
+    # A second shelf's input and output; the CPU may compute in float32.
     second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
     pair = (per_expert + 3 * hidden) * dtype.itemsize + second
     token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
-    step = limits.max_tokens * token + (WORKSPACE_BYTES if on_cpu else 0)
+    step = limits.max_tokens * token + (SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else 0)
     return _Needs(place, block, step, 2 * block / len(anatomy.attentions))

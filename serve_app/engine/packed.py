@@ -25,6 +25,7 @@ from serve_app.engine.attention_forms.form import AttentionForm
 from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.parts import ShelfRows
 from serve_app.engine.pool import EXPERTS, PoolLayer
 from serve_app.engine.rotary import PackedRotary, recompute_length
@@ -69,6 +70,7 @@ class PackedModel:
         self.device = device
         self.step = CurrentStep()
         self.is_watched = False
+        self._multiplier = Multiplier(device)
         self._config = config_of(config)
         anatomy = study(self._config, dtype)
         self._architecture = type(anatomy.model).__name__
@@ -85,7 +87,7 @@ class PackedModel:
         self._refuse_leftovers()
 
     def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
-        fitter = Fitter(self.step, self.stacks, self.device)
+        fitter = Fitter(self.step, self.stacks, self._multiplier, self.device)
         for path, axes in anatomy.units.items():
             module = self._model.get_submodule(path)
             inside = tuple(f"{path}.{name}" for name in module.state_dict())
@@ -118,7 +120,9 @@ class PackedModel:
         pool = {}
         for (path, experts), rows in zip(anatomy.experts.items(), self.sizes.shelves, strict=True):
             shape = layer_shape(path, experts)
-            layer = PoolLayer(self.step, shape, rows, dtype=self.dtype, device=self.device)
+            layer = PoolLayer(
+                self.step, shape, rows, self._multiplier, dtype=self.dtype, device=self.device
+            )
             experts._parameters.clear()
             experts.pool_layer = layer  # type: ignore[assignment]
             pool[path] = layer

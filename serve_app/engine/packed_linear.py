@@ -6,7 +6,8 @@ import torch
 
 from representation.formats import Format
 from representation.packing import dequantise
-from serve_app.engine.grouped import grouped_linear
+from serve_app.engine.grouped import Groups
+from serve_app.engine.matmul import Multiplier
 
 BLOCK_VALUES = 1 << 19
 """Most values that are unpacked at a time on the CPU: 2 MiB in float32."""
@@ -15,43 +16,42 @@ WORKSPACE_BYTES = 12 * BLOCK_VALUES
 
 
 def packed_linear(
+    multiplier: Multiplier,
     x: torch.Tensor,
     planes: Mapping[int, torch.Tensor],
     scales: torch.Tensor,
     fmt: Format,
-    rows: torch.Tensor,
-    ends: torch.Tensor,
+    groups: Groups,
 ) -> torch.Tensor:
     """Each group of rows times its own packed matrix.
 
     x: (m, I), sorted by group   planes: width -> (P, O, ceil(I * width / 8)) uint8
-    scales: (P, O, G)   rows: (m,), group of each row   ends: (P,) int32  ->  (m, O)
+    scales: (P, O, G)  ->  (m, O)
     On CUDA the bits are read by a kernel, and rows behind the last group are zero. On the CPU the
     matrices in use are unpacked a block at a time, in float32.
     """
-    if x.device.type == "cuda":
+    if groups.runs is None:
         from serve_app.engine.packed_kernel import packed_linear_kernel
 
-        return packed_linear_kernel(x, planes, scales, fmt, ends)
+        assert groups.ends is not None
+        return packed_linear_kernel(x, planes, scales, fmt, groups.ends)
     num_columns, num_outputs = x.shape[1], scales.shape[1]
-    used, counts = torch.unique_consecutive(rows, return_counts=True)
-    used_ends = counts.cumsum(0).to(torch.int32)
-    bounds = [0, *used_ends.tolist()]
     wide = x.float()
     out = wide.new_empty((x.shape[0], num_outputs))
     num_matrices = max(1, BLOCK_VALUES // (num_outputs * num_columns))
     num_lines = min(num_outputs, max(1, BLOCK_VALUES // num_columns))
-    for first in range(0, len(used), num_matrices):
-        group = used[first : first + num_matrices]
-        start, end = bounds[first], bounds[min(first + num_matrices, len(used))]
-        offsets = used_ends[first : first + num_matrices] - start
+    for first in range(0, len(groups.runs), num_matrices):
+        runs = groups.runs[first : first + num_matrices]
+        used = torch.tensor([matrix for matrix, _, _ in runs])
+        start, end = runs[0][1], runs[-1][2]
+        block = Groups.counted(end - start for _, start, end in runs)
         for top in range(0, num_outputs, num_lines):
             lines = slice(top, top + num_lines)
             values = dequantise(
-                {width: plane[group, lines] for width, plane in planes.items()},
-                scales[group, lines],
+                {width: plane[used, lines] for width, plane in planes.items()},
+                scales[used, lines],
                 fmt,
                 num_columns,
             )  # (matrices, lines, I)
-            out[start:end, lines] = grouped_linear(wide[start:end], values, offsets)
+            out[start:end, lines] = multiplier.grouped(wide[start:end], values, block)
     return out.to(x.dtype)

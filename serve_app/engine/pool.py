@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.parts import NO_PART, ShelfKey, ShelfRows
 from serve_app.engine.products import part_linear
 from serve_app.engine.shelves import LayerShape, Pick, Shelf
@@ -29,11 +30,13 @@ class PoolLayer:
         step: CurrentStep,
         shape: LayerShape,
         rows: ShelfRows,
+        multiplier: Multiplier,
         *,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.step = step
+        self._multiplier = multiplier
         self.shape = shape
         self.num_map_rows = 0
         self.shelves: dict[ShelfKey, Shelf] = {}
@@ -117,9 +120,9 @@ class PoolLayer:
         total = None
         for pick in picks:
             if pick.pairs is None:
-                total = part_linear(pick, name, x)
+                total = part_linear(self._multiplier, pick, name, x)
             elif pick.pairs.shape[0]:
-                part = part_linear(pick, name, x[pick.pairs])
+                part = part_linear(self._multiplier, pick, name, x[pick.pairs])
                 if total is None:
                     total = part.new_zeros((x.shape[0], part.shape[1]))
                 total.index_add_(0, pick.pairs, part)

@@ -3,17 +3,17 @@
 import torch
 
 from representation.formats import plane_name
-from serve_app.engine.grouped import grouped_linear
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.packed_linear import packed_linear
 from serve_app.engine.shelves import Pick
 
 
-def part_linear(pick: Pick, name: str, x: torch.Tensor) -> torch.Tensor:
+def part_linear(multiplier: Multiplier, pick: Pick, name: str, x: torch.Tensor) -> torch.Tensor:
     """Each pair times the matrix `name` of its part, and what the part adds to the bias.
 
     x: (m, I), in the order of the pick  ->  (m, O); zero in rows that only pad
     """
-    out = _matrix_product(pick, name, x)
+    out = _matrix_product(multiplier, pick, name, x)
     bias = pick.shelf.tensors.get(f"{name}_bias")
     if bias is not None:
         rows = pick.rows.clamp(max=pick.shelf.num_rows - 1) if pick.padded else pick.rows
@@ -23,15 +23,15 @@ def part_linear(pick: Pick, name: str, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _matrix_product(pick: Pick, name: str, x: torch.Tensor) -> torch.Tensor:
+def _matrix_product(multiplier: Multiplier, pick: Pick, name: str, x: torch.Tensor) -> torch.Tensor:
     """x: (m, I)  ->  (m, O); in rows that only pad whatever was there"""
     shelf = pick.shelf
     fmt, tensors = shelf.key.format, shelf.tensors
     if fmt.kind == "dense":
         transposed = shelf.shape.expert.transposed
-        return grouped_linear(x, tensors[name], pick.ends, transposed=transposed)
+        return multiplier.grouped(x, tensors[name], pick.groups, transposed=transposed)
     if fmt.kind == "rank":
-        inner = grouped_linear(x, tensors[f"{name}.right"], pick.ends)  # (m, r)
-        return grouped_linear(inner, tensors[f"{name}.left"], pick.ends)
+        inner = multiplier.grouped(x, tensors[f"{name}.right"], pick.groups)  # (m, r)
+        return multiplier.grouped(inner, tensors[f"{name}.left"], pick.groups)
     planes = {width: tensors[plane_name(name, width)] for width in fmt.planes}
-    return packed_linear(x, planes, tensors[f"{name}.scales"], fmt, pick.rows, pick.ends)
+    return packed_linear(multiplier, x, planes, tensors[f"{name}.scales"], fmt, pick.groups)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from representation.formats import ExpertShape, TensorSpec, num_bytes, tensor_specs
+from serve_app.engine.grouped import Groups
 from serve_app.engine.parts import NO_PART, ShelfKey, ShelfRows
 from serve_app.errors import LoadFailed, Unsupported
 
@@ -56,7 +57,7 @@ class Pick:
     """Those of a step's n pairs of token and expert that have a part on a shelf, by its row.
 
     pairs: (m,) int64, which they are; None where they are all n, in the order they are in.
-    rows: (m,) int64, ascending.   ends: (P,) int32, where the pairs of each row end.
+    rows: (m,) int64, ascending.   groups: the pairs by row.
     padded: the pairs without a part are there too, behind the others, their row P; so m is n, and
     how many have one need not be known to the host.
     """
@@ -64,7 +65,7 @@ class Pick:
     shelf: "Shelf"
     pairs: torch.Tensor | None
     rows: torch.Tensor
-    ends: torch.Tensor
+    groups: Groups
     padded: bool = False
 
 
@@ -73,7 +74,8 @@ class Shelf:
 
     tensors: name -> (P, *shape), P rows.
     maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
-    pads: whether picks are padded: on CUDA, where counting parts would wait for the device.
+    pads: whether picks are padded, and groups known to the device alone: on CUDA, where counting
+    would wait for the device.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class Shelf:
         entries: (n,), where a pair's part is found in the maps, flattened  ->  order: (n,)
         """
         rows, order = torch.sort(self.maps.view(-1)[entries], stable=True)
-        return Pick(self, None, rows, self._ends(rows)), order
+        return Pick(self, None, rows, self._groups(rows)), order
 
     def pick_some(self, entries: torch.Tensor) -> Pick:
         """Those of the pairs that have a part here.
@@ -153,15 +155,17 @@ class Shelf:
         absent = rows == NO_PART
         if self.pads:
             rows, pairs = torch.sort(rows.masked_fill(absent, self.num_rows), stable=True)
-            return Pick(self, pairs, rows, self._ends(rows), padded=True)
+            return Pick(self, pairs, rows, self._groups(rows), padded=True)
         present = (~absent).nonzero().squeeze(1)
         rows, order = torch.sort(rows[present], stable=True)
-        return Pick(self, present[order], rows, self._ends(rows))
+        return Pick(self, present[order], rows, self._groups(rows))
 
-    def _ends(self, rows: torch.Tensor) -> torch.Tensor:
-        """rows: (m,), ascending  ->  (P,) int32"""
+    def _groups(self, rows: torch.Tensor) -> Groups:
+        """rows: (m,), ascending"""
+        if not self.pads:
+            return Groups.counted(torch.bincount(rows).tolist())
         numbers = torch.arange(self.num_rows, device=rows.device)
-        return torch.searchsorted(rows, numbers, right=True, out_int32=True)
+        return Groups(ends=torch.searchsorted(rows, numbers, right=True, out_int32=True))
 
     def _slab(self, name: str, num_rows: int) -> torch.Tensor:
         """Zeros for a tensor of so many parts.

@@ -12,6 +12,8 @@ import torch
 from representation.formats import Format, packed
 from representation.packing import dequantise, pack
 from serve_app.engine import products
+from serve_app.engine.grouped import Groups
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.packed_kernel import packed_linear_kernel
 from serve_app.engine.packed_linear import packed_linear
 from tests.engine.pooling import assert_as_by_themselves, filled_layer
@@ -45,7 +47,9 @@ def test_the_kernel_gives_what_the_unpacked_matrices_give(
     expected = torch.einsum("moi,mi->mo", values[rows], x[: len(rows)])
     assert torch.allclose(found[: len(rows)], expected, rtol=1e-4, atol=1e-3)
     assert not found[len(rows) :].any(), "rows of no group"
-    on_cpu = packed_linear(x[: len(rows)], planes, scales, fmt, rows, ends)
+    multiplier = Multiplier(torch.device("cpu"))
+    groups = Groups.counted(counts)
+    on_cpu = packed_linear(multiplier, x[: len(rows)], planes, scales, fmt, groups)
     assert torch.allclose(on_cpu, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -53,8 +57,9 @@ def test_the_kernel_gives_what_the_unpacked_matrices_give(
 def test_a_layer_as_on_cuda_gives_what_each_models_experts_give(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def as_on_cuda(x: Any, planes: Any, scales: Any, fmt: Any, _: Any, ends: Any) -> torch.Tensor:
-        return packed_linear_kernel(x, planes, scales, fmt, ends)
+    def as_on_cuda(_: Any, *args: Any) -> torch.Tensor:
+        x, planes, scales, fmt, groups = args
+        return packed_linear_kernel(x, planes, scales, fmt, groups.ends)
 
     monkeypatch.setattr(products, "packed_linear", as_on_cuda)
     models = {f"m{seed}": tiny_model(architecture, seed) for seed in (1, 2)}

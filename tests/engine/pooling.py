@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from serve_app.engine.integers import Integers
+from serve_app.engine.matmul import Multiplier
 from serve_app.engine.parts import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
 from serve_app.engine.pool import PoolLayer
 from serve_app.engine.shelves import layer_shape
@@ -20,7 +21,7 @@ def filled_layer(source: MixedSource, position: int, experts: Any) -> PoolLayer:
     of_source = source.layers[position]
     shape = layer_shape(of_source.module, experts)
     step, rows = CurrentStep(), shelf_rows(of_source)
-    layer = PoolLayer(step, shape, rows, dtype=torch.float32, device=CPU)
+    layer = PoolLayer(step, shape, rows, Multiplier(CPU), dtype=torch.float32, device=CPU)
     row_of = {}
     for key, digests in parts_by_shelf(of_source).items():
         read = source.read_residual if key.residual else source.read_slot

@@ -112,9 +112,9 @@ def test_what_is_in_no_step_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> 
     engine = engine_of(MixedSource("r1", models, lambda model, *_: mixes[model]))
     computed: set[str] = set()
 
-    def noted(pick: Any, *args: Any) -> Any:
+    def noted(multiplier: Any, pick: Any, *args: Any) -> Any:
         computed.add(str(pick.shelf.key.format))
-        return part_linear(pick, *args)
+        return part_linear(multiplier, pick, *args)
 
     monkeypatch.setattr("serve_app.engine.pool.part_linear", noted)
     answer(engine, greedy_requests(["m1"], [9], max_tokens=3))

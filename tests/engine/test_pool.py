@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-import torch
 
-from serve_app.engine.grouped import grouped_linear
 from tests.engine.pooling import assert_as_by_themselves, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MIXES, Mix, MixedSource, in_turn
@@ -45,17 +43,3 @@ def test_padding_instead_of_counting_gives_the_same(architecture: str) -> None:
     for shelf in layer.shelves.values():
         shelf.pads = True
     assert_as_by_themselves(layer, experts, [0] * 4 + [1] * 7 + [2])
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(8, 12), (6, 12), (8, 10), (1, 3), (5, 1)])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_matrices_of_any_width_are_multiplied(rows: int, columns: int, transposed: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn((4, rows, columns), generator=generator)
-    x = torch.randn((7, columns), generator=generator)
-    ends = torch.tensor([2, 2, 6, 7], dtype=torch.int32)
-    given = weight.transpose(1, 2).contiguous() if transposed else weight
-    found = grouped_linear(x, given, ends, transposed=transposed)
-    groups = [0, 0, 2, 2, 2, 2, 3]
-    expected = torch.stack([weight[g] @ row for g, row in zip(groups, x, strict=True)])
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.grouped import grouped_linear
 from serve_app.engine.memory import Limits, plan_memory
 from serve_app.engine.packed import PackedModel
+from serve_app.engine.products import part_linear
 from serve_app.engine.request import Request, Sampling
 from serve_app.errors import (
     ConfigError,
@@ -44,7 +44,7 @@ def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = {"forward": 0, "products": 0}
-    forward, product = PackedModel.forward, grouped_linear
+    forward, product = PackedModel.forward, part_linear
 
     def counted_forward(*args: Any) -> Any:
         calls["forward"] += 1
@@ -55,7 +55,7 @@ def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_
         return product(*args, **kwargs)
 
     monkeypatch.setattr(PackedModel, "forward", counted_forward)
-    monkeypatch.setattr("serve_app.engine.products.grouped_linear", counted_product)
+    monkeypatch.setattr("serve_app.engine.pool.part_linear", counted_product)
     models = models_of(1, 2, 3)
     engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64))
     answers = answer(engine, greedy_requests(models, [5, 9], max_tokens=6))

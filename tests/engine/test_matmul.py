@@ -1,0 +1,102 @@
+"""Products are right whichever way they are computed."""
+
+import pytest
+import torch
+
+from serve_app.engine import matmul
+from serve_app.engine.grouped import Groups
+from serve_app.engine.matmul import FEW_ROWS, Multiplier, widens_on
+from serve_app.engine.memory import Limits
+from serve_app.engine.request import Request
+from tests.engine.running import GREEDY, answer, engine_of, prompts
+from tests.support.checkpoints import tiny_model
+from tests.support.sources import MemorySource
+
+CPU = torch.device("cpu")
+
+
+def groups_of(counts: list[int], *, known: bool) -> Groups:
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    return Groups.counted(counts) if known else Groups(ends=ends)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 12), (6, 12), (8, 10), (1, 3), (5, 1)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_matrices_of_any_width_are_multiplied(
+    rows: int, columns: int, transposed: bool, known: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn((4, rows, columns), generator=generator)
+    x = torch.randn((7, columns), generator=generator)
+    given = weight.transpose(1, 2).contiguous() if transposed else weight
+    groups = groups_of([2, 0, 4, 1], known=known)
+    found = Multiplier(CPU).grouped(x, given, groups, transposed=transposed)
+    matrices = [0, 0, 2, 2, 2, 2, 3]
+    expected = torch.stack([weight[g] @ row for g, row in zip(matrices, x, strict=True)])
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("widens", [False, True])
+def test_products_in_bfloat16_are_rounded_once(
+    widens: bool, with_bias: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "SCRATCH_VALUES", 48 * 10)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(torch.bfloat16)
+
+    counts = [1, 0, FEW_ROWS - 1, FEW_ROWS, 20]
+    weight, bias, x = random(5, 36, 48), random(5, 36), random(sum(counts), 48)
+    given = weight.transpose(1, 2).contiguous() if transposed else weight
+    multiplier = Multiplier(CPU, widens=widens)
+    groups = groups_of(counts, known=True)
+    found = multiplier.grouped(x, given, groups, bias if with_bias else None, transposed=transposed)
+    assert found.dtype == torch.bfloat16
+    for matrix, start, end in groups.runs or ():
+        exact = x[start:end].double() @ weight[matrix].double().t()
+        if with_bias:
+            exact += bias[matrix].double()
+        error = (found[start:end].double() - exact).abs()
+        assert (error <= exact.abs() * 2**-8 + 1e-4).all(), "half of the last of eight bits"
+    again = multiplier.grouped(x, given, groups, bias if with_bias else None, transposed=transposed)
+    assert torch.equal(found, again)
+    one = multiplier.linear(x[:20].view(4, 5, 48), weight[0], bias[0] if with_bias else None)
+    wanted = torch.nn.functional.linear(x[:20], weight[0], bias[0] if with_bias else None)
+    assert torch.allclose(one.view(20, 36), wanted, rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bw": False}, True),
+        ({"architecture": "x86_64", "avx2": True, "avx512_bw": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_the_cpu_says_whether_matrices_are_widened(
+    capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert widens_on(CPU) is expected
+    assert not widens_on(torch.device("meta"))
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "deepseek_v3"])
+def test_widened_or_not_an_engine_in_bfloat16_answers_alike(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(architecture, 1).to(torch.bfloat16)
+    request = Request("a", "r1", "m1", prompts([40])[0], 0, GREEDY, prompt_logprobs=0)
+    found = []
+    for widens in (False, True):
+        monkeypatch.setattr(matmul, "widens_on", lambda _, widens=widens: widens)
+        engine = engine_of(MemorySource("r1", {"m1": model}, dtype="bfloat16"), limits=Limits())
+        logprobs = answer(engine, [request])["a"].prompt_logprobs
+        engine.close()
+        assert logprobs is not None
+        found.append(torch.tensor([each.logprob for each in logprobs[1:] if each is not None]))
+    assert (found[0] - found[1]).abs().median() < 0.05
