@@ -84,6 +84,10 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         grid.add_row("spare", str(plan.spare_bytes), output.size(plan.spare_bytes), "left free")
         memory = output.size(plan.device_memory)
         grid.add_row("device", str(plan.device_memory), memory, "what there is")
+    if plan.host_bytes:
+        size = output.size(plan.host_bytes)
+        words = "copies of all backbones; on the CPU mapped from a local registry"
+        grid.add_row("host", str(plan.host_bytes), size, words)
     out = output.out()
     out.print(f"release {release}")
     out.print(grid)

@@ -260,11 +260,10 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Do what can be done now; no events and no wait when nothing can."""
-        for lost in self._supply.take_reports():
-            self._active.pop(lost.request, None)
-            self._events.append(Failed(lost.request, lost.error))
-        if not self._flights:
-            self._launch(self._scheduler.schedule(self._clock()))
+        self._take_reports()
+        self._supply.begin_stagings()
+        if not self._flights and self._launch(self._scheduler.schedule(self._clock())):
+            self._launch(self._scheduler.schedule(self._clock()))  # with what arrives from now on
         if self._plan_ahead and len(self._flights) == 1:
             self._launch(self._scheduler.schedule_ahead(self._clock()))
         self.is_stepping = bool(self._flights)
@@ -281,14 +280,29 @@ class Engine:
     def stats(self) -> Stats:
         """A look at what is going on."""
         return look(
-            self._scheduler, self._releases, self._packed, self.memory, self.counters, self._clock()
+            self._scheduler,
+            self._releases,
+            self._packed,
+            self.memory,
+            self.counters,
+            self._supply.host_bytes,
+            self._clock(),
         )
 
-    def _launch(self, plan: StepPlan) -> None:
-        """Begin a plan's loads and its step, after the step that is under way if one is."""
-        self._supply.begin_loads(plan.loads)
+    def _take_reports(self) -> None:
+        """Learn what was loaded, and tell the requests that a failed load costs."""
+        for lost in self._supply.take_reports():
+            self._active.pop(lost.request, None)
+            self._events.append(Failed(lost.request, lost.error))
+
+    def _launch(self, plan: StepPlan) -> bool:
+        """Begin a plan's loads and its step, after the step that is under way if one is.
+
+        -> whether there is no step, but a backbone arrives that one might use.
+        """
+        arrives = self._supply.begin_loads(plan.loads)
         if not plan.chunks:
-            return
+            return arrives
         active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
         running = {}
         for name, request in active.items():
@@ -306,6 +320,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(active, error)
         self._flights.append(_Flight(plan, active, began, step))
+        return False
 
     def _land(self, flight: _Flight) -> None:
         """Wait for a step, the oldest under way, and tell its requests what it gave."""
@@ -315,6 +330,7 @@ class Engine:
                 result = flight.step.collect()
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(flight.active, error)
+        self._take_reports()  # before its tokens count: a load it waited for may have failed
         now = self._clock()
         self.counters.note_step(now - max(flight.began, self._landed), result.forward_s)
         self._landed = now

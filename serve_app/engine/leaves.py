@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from serve_app.engine.arrivals import Arrival
 from serve_app.engine.grouped import Groups
 from serve_app.engine.matmul import Multiplier
 from serve_app.engine.step import CurrentStep, Segment, Spans
@@ -26,14 +27,22 @@ class Stacks:
     """Tensors of all backbone places, by the name that a checkpoint gives them.
 
     Each is (S, *shape), S places. Tied tensors are one stack under several names.
+    awaited: what is on its way to places of the running step.
     """
 
     def __init__(self, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
         self._tensors = tensors
         self._aliases = aliases
+        self.awaited: tuple[Arrival, ...] = ()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tensors[self.canonical(name)]
+
+    def ready(self, name: str) -> torch.Tensor:
+        """A stack to compute with: what the running step reads of it has arrived."""
+        for arrival in self.awaited:
+            arrival.wait(self.canonical(name))
+        return self[name]
 
     def canonical(self, name: str) -> str:
         """The one name of a tied stack."""
@@ -68,7 +77,7 @@ class Leaf(nn.Module):
         return view.outputs if self.axes.outputs_only else view.tokens
 
     def stack(self, name: str) -> torch.Tensor:
-        return self.stacks[self.names[name]]
+        return self.stacks.ready(self.names[name])
 
     def stack_or_none(self, name: str) -> torch.Tensor | None:
         return self.stack(name) if name in self.names else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.backbones import load_backbone
+from serve_app.engine.arrivals import Arrival
+from serve_app.engine.backbones import HostBackbone, Tensors, hold_backbone, load_backbone
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.parts import ShelfKey
 from serve_app.engine.source import ReleaseSource
@@ -24,7 +25,17 @@ class BackboneLoaded:
     """A backbone is in its place; or is not, and why."""
 
     backbone: str
+    place: int
     seconds: float
+    error: EngineError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneHeld:
+    """A backbone is in host memory; or is not, and why."""
+
+    backbone: str
+    held: HostBackbone | None
     error: EngineError | None
 
 
@@ -47,32 +58,69 @@ class PartToLoad:
     row: int
 
 
-Report = BackboneLoaded | PartsLoaded
+@dataclass(frozen=True, slots=True)
+class BackboneToRead:
+    """A backbone, and a release and a model that have it."""
+
+    backbone: str
+    source: ReleaseSource
+    model: str
+
+    @property
+    def label(self) -> str:
+        return f"release {self.source.id!r}, model {self.model!r}"
+
+    def read(self) -> Tensors:
+        """Its tensors as they are stored, verified."""
+        return self.source.read_backbone(self.model)
+
+
+Report = BackboneLoaded | BackboneHeld | PartsLoaded
 
 
 class Loader:
-    """Two threads, one for backbones and one for parts, so that neither waits for the other."""
+    """Three threads, so that none waits for another: into places, onto the host, and for parts.
+
+    num_writing: loads into places and rows that have not been reported yet.
+    """
 
     def __init__(self, packed: PackedModel, on_report: Callable[[], None]) -> None:
         """on_report: called after each report, from the loader's threads."""
         self._packed = packed
         self._on_report = on_report
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-        self._backbones = ThreadPoolExecutor(1, "expertpool-backbones")
+        self._places = ThreadPoolExecutor(1, "expertpool-places")
+        self._host = ThreadPoolExecutor(1, "expertpool-host")
         self._parts = ThreadPoolExecutor(1, "expertpool-parts")
-        self.num_pending = 0
+        self.num_writing = 0
 
-    def load_backbone(self, source: ReleaseSource, model: str, backbone: str, place: int) -> None:
-        """Begin copying a backbone into a place."""
-        label = f"release {source.id!r}, model {model!r}"
+    def load_backbone(
+        self, wanted: BackboneToRead, held: HostBackbone | None, place: int, arrival: Arrival
+    ) -> None:
+        """Begin copying a backbone into a place, from the host where it is held there."""
 
         def work() -> None:
-            load_backbone(self._packed, place, source.read_backbone(model), label)
+            tensors = wanted.read() if held is None else held.tensors.items()
+            load_backbone(self._packed, place, tensors, wanted.label, arrival)
 
-        self.num_pending += 1
-        self._backbones.submit(
-            self._run, work, label, lambda s, error: BackboneLoaded(backbone, s, error)
-        )
+        def report(seconds: float, error: EngineError | None) -> BackboneLoaded:
+            return BackboneLoaded(wanted.backbone, place, seconds, error)
+
+        self.num_writing += 1
+        future = self._places.submit(self._run, work, wanted.label, report)
+        future.add_done_callback(lambda _: arrival.end())
+
+    def hold_backbone(self, wanted: BackboneToRead) -> None:
+        """Begin reading a backbone into host memory."""
+        held: list[HostBackbone] = []
+
+        def work() -> None:
+            held.append(hold_backbone(self._packed, wanted.read(), wanted.label))
+
+        def report(_: float, error: EngineError | None) -> BackboneHeld:
+            return BackboneHeld(wanted.backbone, held[0] if held else None, error)
+
+        self._host.submit(self._run, work, wanted.label, report)
 
     def load_parts(self, source: ReleaseSource, parts: list[PartToLoad]) -> None:
         """Begin copying slots and residuals."""
@@ -87,7 +135,7 @@ class Loader:
                 shelf = layers[part.layer].shelves[part.shelf]
                 shelf.write(part.row, read(part.layer, part.index), what)
 
-        self.num_pending += 1
+        self.num_writing += 1
         self._parts.submit(self._run, work, label, lambda s, error: PartsLoaded(source, s, error))
 
     def reports(self) -> Iterator[Report]:
@@ -95,13 +143,13 @@ class Loader:
         with contextlib.suppress(queue.Empty):
             while True:
                 report = self._reports.get_nowait()
-                self.num_pending -= 1
+                self.num_writing -= not isinstance(report, BackboneHeld)
                 yield report
 
     def close(self) -> None:
         """Finish what is under way and take no more."""
-        self._backbones.shutdown(cancel_futures=True)
-        self._parts.shutdown(cancel_futures=True)
+        for threads in (self._places, self._host, self._parts):
+            threads.shutdown(cancel_futures=True)
 
     def _run(
         self,

@@ -70,6 +70,11 @@ class MemoryPlan:
         return self.allocated_bytes + self.workspace_bytes
 
     @property
+    def host_bytes(self) -> int:
+        """Host memory for copies of all backbones, where there are fewer places; at most."""
+        return 0 if self.num_places >= self.num_backbones else self.num_backbones * self.place_bytes
+
+    @property
     def num_slots(self) -> tuple[int, ...]:
         """Slots in each layer's pool."""
         return tuple(

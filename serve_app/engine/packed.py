@@ -19,6 +19,7 @@ from serve_app.engine.anatomy import (
     rope_fields,
     study,
 )
+from serve_app.engine.arrivals import Arrivals
 from serve_app.engine.attention import ATTENTION, PagedAttention
 from serve_app.engine.attention_forms.choice import FormChooser, makers
 from serve_app.engine.attention_forms.form import AttentionForm
@@ -71,6 +72,7 @@ class PackedModel:
         self.step = CurrentStep()
         self.is_watched = False
         self._multiplier = Multiplier(device)
+        self.arrivals = Arrivals()
         self._config = config_of(config)
         anatomy = study(self._config, dtype)
         self._architecture = type(anatomy.model).__name__
@@ -103,7 +105,7 @@ class PackedModel:
         """A hook that gives an attention module its own parameter by token: (T, *p)."""
 
         def hook(module: nn.Module, _: Any) -> None:
-            setattr(module, attribute, self.stacks[stack][self.step.view.tokens.places])
+            setattr(module, attribute, self.stacks.ready(stack)[self.step.view.tokens.places])
 
         return hook
 
@@ -261,6 +263,7 @@ class PackedModel:
 
         Rows of a model with a shorter vocabulary are -inf beyond its end.
         """
+        self.stacks.awaited = self.arrivals.pending(s.place for s in view.tokens.segments)
         with self.step.running(view):
             out = self._model(
                 input_ids=view.ids.unsqueeze(0),

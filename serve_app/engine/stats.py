@@ -46,7 +46,8 @@ class Stats:
     """One look at an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
-    their own sizes, to be held against `memory`.
+    their own sizes, to be held against `memory`.   host_bytes: of backbones that are held on the
+    host, mapped files included.
     """
 
     heartbeat: float
@@ -67,6 +68,7 @@ class Stats:
     pool_bytes: int
     backbones_bytes: int
     kv_bytes: int
+    host_bytes: int
     memory: MemoryPlan
     counters: Counters = field(default_factory=Counters)
 
@@ -81,6 +83,7 @@ def look(
     packed: PackedModel,
     memory: MemoryPlan,
     counters: Counters,
+    host_bytes: int,
     now: float,
 ) -> Stats:
     """What an engine's parts say of themselves now."""
@@ -104,6 +107,7 @@ def look(
         pool_bytes=packed.pool_bytes,
         backbones_bytes=packed.backbone_bytes,
         kv_bytes=packed.kv_bytes,
+        host_bytes=host_bytes,
         memory=memory,
         counters=replace(counters),
     )

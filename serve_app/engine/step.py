@@ -220,6 +220,11 @@ class CurrentStep:
         self._view: StepView | None = None
 
     @property
+    def is_running(self) -> bool:
+        """Whether a forward is under way; may be asked by any thread."""
+        return self._view is not None
+
+    @property
     def view(self) -> StepView:
         assert self._view is not None, "a leaf was called outside a step"
         return self._view

@@ -8,8 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve_app.engine.loading import BackboneLoaded, Loader, PartsLoaded
-from serve_app.engine.memory import MemoryPlan
+from serve_app.engine.backbones import HostBackbone
+from serve_app.engine.loading import (
+    BackboneHeld,
+    BackboneLoaded,
+    BackboneToRead,
+    Loader,
+    PartsLoaded,
+    Report,
+)
+from serve_app.engine.memory import MemoryPlan, backbone_key
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.releases import Releases
 from serve_app.engine.source import ReleaseSource
@@ -30,10 +38,22 @@ class Lost:
     error: EngineError
 
 
+@dataclass(slots=True)
+class _Staging:
+    """A release that is being loaded. due: the reports that it waits for, and of what."""
+
+    source: ReleaseSource
+    backbones: dict[str, BackboneToRead]
+    due: set[tuple[type, str]]
+    error: EngineError | None = None
+
+
 class Supply:
     """Releases that are being staged and retired, and loads of backbones that are under way.
 
-    The scheduler decides which backbone is loaded; here it is done and reported.
+    The scheduler decides which backbone is loaded; here it is done and reported. A backbone is
+    read and verified once, while its release is staged: straight into a place where there are
+    places for all, and else into host memory, from where it is copied whenever it is wanted.
     """
 
     def __init__(
@@ -52,7 +72,10 @@ class Supply:
         self._releases = releases
         self._counters = counters
         self._loader = Loader(packed, on_loaded)
-        self._staging: dict[str, Callable[[EngineError | None], None]] = {}
+        self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
+        self._staging: _Staging | None = None
+        self._is_making_room = False
+        self._held: dict[str, HostBackbone] = {}
         self._awaiting: deque[ReleaseSource] = deque()
         self._held_loads: list[Load] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
@@ -61,7 +84,12 @@ class Supply:
     @property
     def is_staging(self) -> bool:
         """Whether a release is being loaded."""
-        return bool(self._staging)
+        return bool(self._on_done)
+
+    @property
+    def host_bytes(self) -> int:
+        """What backbones take in host memory, mapped files included."""
+        return sum(held.num_bytes for held in self._held.values())
 
     def is_retiring(self, release: str) -> bool:
         """Whether a release takes no new requests."""
@@ -77,17 +105,17 @@ class Supply:
         require_room_alone(self._packed, self._releases, source, self._spare_bytes())
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
-        """Begin loading the parts of a release's experts. `on_done`: as of `Engine.stage`."""
+        """Begin loading a release's parts and backbones. `on_done`: as of `Engine.stage`."""
         try:
-            if source.id in self._releases or source.id in self._staging:
+            if source.id in self._releases or source.id in self._on_done:
                 raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
             self._releases.check_shape(source)
         except EngineError as error:
             on_done(error)
             return
-        self._staging[source.id] = on_done
+        self._on_done[source.id] = on_done
         self._awaiting.append(source)
-        self._begin_stagings()
+        self.begin_stagings()
 
     def retire(self, release: str, on_done: Callable[[], None]) -> None:
         """Take no new requests for a release; free it when its last sequence has ended.
@@ -99,27 +127,45 @@ class Supply:
         self.drop_retired()
 
     def take_reports(self) -> Iterator[Lost]:
-        """Take in what was done since the last call, and begin what waited for it."""
+        """Take in what was done since the last call."""
         for report in self._loader.reports():
-            if isinstance(report, PartsLoaded):
-                self._note_parts(report)
-            else:
-                yield from self._note_backbone(report)
-        self._begin_stagings()
+            match report:
+                case PartsLoaded():
+                    self._counters.staging_seconds += report.seconds
+                    self._note_staged(report, report.source.id)
+                case BackboneHeld():
+                    if report.held is not None:
+                        self._held[report.backbone] = report.held
+                    self._note_staged(report, report.backbone)
+                case BackboneLoaded():
+                    yield from self._note_backbone(report)
+                    self._note_staged(report, report.backbone)
+            self._let_go()
 
-    def begin_loads(self, loads: tuple[Load, ...]) -> None:
-        """Begin a plan's loads, or hold them while a release waits to make room."""
+    def begin_loads(self, loads: tuple[Load, ...]) -> bool:
+        """Begin a plan's loads, or hold them while a release waits to make room.
+
+        -> whether one of them may be used before it is complete.
+        """
         self._held_loads += loads
-        if self._awaiting or not self._held_loads:
-            return
+        if self._is_making_room or not self._held_loads:
+            return False
         begun, self._held_loads = self._held_loads, []
-        sources = self._releases.backbones()
-        for load in begun:
-            if load.backbone in sources:
-                source, model = sources[load.backbone]
-                self._loader.load_backbone(source, model, load.backbone, load.place)
-            else:  # its release went while the load was held, and nothing waits for it
-                self._scheduler.load_failed(load.backbone)
+        sources = self._to_read()
+        arriving = [self._begin_load(load, sources.get(load.backbone)) for load in begun]
+        return any(arriving)
+
+    def _begin_load(self, load: Load, wanted: BackboneToRead | None) -> bool:
+        if wanted is None:  # its release went while the load was held, and nothing waits for it
+            self._scheduler.load_failed(load.backbone)
+            return False
+        held = self._held.get(load.backbone)
+        arrives = held is not None and self._scheduler.places.loading == (load.backbone,)
+        arrival = self._packed.arrivals.expect(load.place)
+        self._loader.load_backbone(wanted, held, load.place, arrival)
+        if arrives:  # and waits for no other load
+            self._scheduler.arriving(load.backbone)
+        return arrives
 
     def drop_retired(self) -> None:
         """Free the releases that are being retired and that no sequence is of any more."""
@@ -131,31 +177,70 @@ class Supply:
             self._scheduler.blocks.forget(release)
             for on_done in self._retiring.pop(release):
                 on_done()
-        self._orphans -= self._releases.backbones().keys()
-        self._orphans = {b for b in self._orphans if not self._scheduler.drop_backbone(b)}
+        self._orphans -= self._to_read().keys()
+        if self._orphans:
+            self._orphans = {b for b in self._orphans if not self._scheduler.drop_backbone(b)}
+            self._let_go()
 
     def close(self) -> None:
         """Stop loading."""
         self._loader.close()
 
-    def _begin_stagings(self) -> None:
-        """Begin loading the parts of releases, in the order in which they were asked for.
+    def begin_stagings(self) -> None:
+        """Begin loading releases, one after another, in the order in which they were asked for.
 
         Growing replaces tensors that a load may be writing. So a release that needs more room
         waits for the loads that are under way, and new loads wait for it; the steps wait for none.
         """
-        while self._awaiting:
+        while self._awaiting and self._staging is None:
             source = self._awaiting[0]
-            if self._loader.num_pending and must_move(self._packed, self._releases, source):
+            self._is_making_room = bool(self._loader.num_writing) and must_move(
+                self._packed, self._releases, source
+            )
+            if self._is_making_room:
                 return
             self._awaiting.popleft()
             try:
                 make_room(self._packed, self._releases, source, self._spare_bytes())
                 parts = self._releases.take_rows(source)
             except EngineError as error:
-                self._staging.pop(source.id)(error)
+                self._on_done.pop(source.id)(error)
                 continue
+            backbones = {
+                backbone_key(model): BackboneToRead(backbone_key(model), source, name)
+                for name, model in source.models.items()
+            }
+            self._staging = _Staging(source, backbones, {(PartsLoaded, source.id)})
             self._loader.load_parts(source, parts)
+            self._fetch(self._staging)
+
+    def _fetch(self, staging: _Staging) -> None:
+        """Begin reading the backbones that a release brings, and all that need a host copy now."""
+        there = self._releases.backbones()
+        fetched = {}
+        for backbone, wanted in self._to_read().items():
+            if self._has_places_for_all:
+                load = None if backbone in there else self._scheduler.prefetch(backbone)
+                if backbone in there or load is not None:
+                    fetched.update({backbone: load} if load else {})
+                    continue
+            if backbone not in self._held:
+                staging.due.add((BackboneHeld, backbone))
+                self._loader.hold_backbone(wanted)
+        staging.due |= {(BackboneLoaded, backbone) for backbone in fetched}
+        self.begin_loads(tuple(fetched.values()))
+
+    def _to_read(self) -> dict[str, BackboneToRead]:
+        """All backbones of releases that are loaded or being loaded."""
+        found = {
+            backbone: BackboneToRead(backbone, source, model)
+            for backbone, (source, model) in self._releases.backbones().items()
+        }
+        return found if self._staging is None else {**self._staging.backbones, **found}
+
+    @property
+    def _has_places_for_all(self) -> bool:
+        return len(self._to_read()) <= self._scheduler.places.num_places
 
     def _spare_bytes(self) -> int | None:
         """Bytes that may still be allocated; None where nothing limits them."""
@@ -165,16 +250,25 @@ class Supply:
         now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
         return self._memory.allocated_bytes + self._memory.spare_bytes - now
 
-    def _note_parts(self, report: PartsLoaded) -> None:
-        self._counters.staging_seconds += report.seconds
-        on_done = self._staging.pop(report.source.id)
-        if report.error is None:
-            self._releases.register(report.source)
+    def _note_staged(self, report: Report, of: str) -> None:
+        """One report less that the release which is being loaded waits for, if it is one."""
+        staging = self._staging
+        if staging is None or (type(report), of) not in staging.due:
+            return
+        staging.due.discard((type(report), of))
+        staging.error = staging.error or report.error
+        if staging.due:
+            return
+        self._staging = None
+        if staging.error is None:
+            self._releases.register(staging.source)
         else:
-            self._releases.give_back_rows(report.source)
-        on_done(report.error)
+            self._releases.give_back_rows(staging.source)
+            self._orphans |= staging.backbones.keys()
+        self._on_done.pop(staging.source.id)(staging.error)
 
     def _note_backbone(self, report: BackboneLoaded) -> Iterator[Lost]:
+        self._packed.arrivals.settle(report.place)
         self._counters.backbone_loads += 1
         self._counters.backbone_load_seconds += report.seconds
         if report.error is None:
@@ -184,3 +278,9 @@ class Supply:
         logger.error("a backbone could not be loaded: %s", report.error)
         for request in self._scheduler.load_failed(report.backbone):
             yield Lost(request, report.error)
+
+    def _let_go(self) -> None:
+        """Drop host copies that nobody needs: of no release, or in places while all have one."""
+        needed = self._to_read()
+        resident = self._scheduler.places.resident if self._has_places_for_all else ()
+        self._held = {b: h for b, h in self._held.items() if b in needed and b not in resident}

@@ -1,12 +1,13 @@
 """A new release is only more models in the same pool."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from serve_app.engine import loading
+from serve_app.engine.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.request import Request
 from serve_app.errors import DoesNotFit, LoadFailed, UnknownRelease
@@ -142,23 +143,19 @@ def test_a_longer_vocabulary_can_come_with_a_later_release() -> None:
     engine.close()
 
 
-class SlowSource(MemorySource):
-    """A release whose backbones are read only once they may be."""
+def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_load = threading.Event()
 
-    def __init__(self, release: str, models: dict[str, Any]) -> None:
-        super().__init__(release, models)
-        self.may_read = threading.Event()
+    def load_later(*args: Any) -> None:
+        assert args[3].endswith("'m1'") or may_load.wait(60)
+        load_backbone(*args)
 
-    def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
-        if model == "m2":
-            assert self.may_read.wait(60)
-        yield from super().read_backbone(model)
-
-
-def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room() -> None:
-    models = family(1, 2)
-    source = SlowSource("r1", models)
-    engine = engine_of(source)
+    monkeypatch.setattr(loading, "load_backbone", load_later)
+    models = family(1, 2, 9)
+    engine = engine_of(MemorySource("r1", models), num_places=2)
+    models.pop("m9")
     requests = greedy_requests(models, [6], max_tokens=40)
     for request in requests:
         engine.submit(request)
@@ -169,7 +166,7 @@ def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room() -> None:
     before = len(answers["m1-0"].tokens)
     finish(engine, answers, until=lambda: len(answers["m1-0"].tokens) >= before + 10)
     assert outcomes == [], "the pool does not grow under a load"
-    source.may_read.set()
+    may_load.set()
     finish(engine, answers)
     assert outcomes == [None]
     assert_golden(models, requests, answers)

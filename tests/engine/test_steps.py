@@ -1,10 +1,14 @@
 """One forward a step, whatever models are in it; and what the engine refuses."""
 
+import time
 from typing import Any
 
 import pytest
 import torch
 
+from serve_app.engine import loading
+from serve_app.engine.arrivals import Arrival
+from serve_app.engine.backbones import load_backbone
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import Limits, plan_memory
 from serve_app.engine.packed import PackedModel
@@ -31,9 +35,10 @@ from tests.engine.running import (
     finish,
     greedy_requests,
     prompts,
+    stage,
 )
 from tests.support.checkpoints import tiny_config, tiny_model
-from tests.support.sources import MemorySource
+from tests.support.sources import FakeBlob, MemorySource
 
 
 def models_of(*seeds: int, **overrides: Any) -> dict[str, Any]:
@@ -219,18 +224,92 @@ def test_what_is_allocated_is_what_was_planned_at_every_budget() -> None:
         engine.close()
 
 
-def test_a_backbone_that_cannot_be_read_fails_its_requests_and_no_others() -> None:
+@pytest.mark.parametrize("num_places", [1, 2])
+def test_a_release_with_a_backbone_that_cannot_be_read_is_not_loaded(num_places: int) -> None:
     models = models_of(1, 2)
-    source = MemorySource("r1", models)
-    del source._backbones["m2"]["model.norm.weight"]
-    engine = engine_of(source)
+    source, broken = (MemorySource(name, models) for name in ("r1", "r2"))
+    broken.models["m2"].backbone[:] = [FakeBlob("another", 1)]
+    del broken._backbones["m2"]["model.norm.weight"]
+    engine = engine_of(source, num_places=num_places)
+    words = "release 'r2', model 'm2': 1 tensors are missing, 'model.norm.weight' first"
+    with pytest.raises(LoadFailed, match=words):
+        stage(engine, broken)
     requests = greedy_requests(models, [5], max_tokens=5)
-    answers = answer(engine, requests)
-    error = answers["m2-0"].error
-    assert isinstance(error, LoadFailed)
-    assert "model 'm2': 1 tensors are missing, 'model.norm.weight' first" in str(error)
-    assert_golden(models, requests[:1], answers)
+    assert_golden(models, requests, answer(engine, requests))
     engine.close()
+
+
+def test_a_load_that_fails_ends_its_models_requests_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It fails in the middle, when a step that was admitted early waits for what is to come."""
+    models = models_of(1, 2)
+    engine = engine_of(MemorySource("r1", models), num_places=1)
+
+    def break_off(packed: Any, place: int, tensors: Any, source: str, arrival: Any) -> None:
+        names = list(packed.stacks.names())
+        load_backbone(packed, place, tensors, source, Arrival())
+        for name in names[: len(names) // 2]:
+            arrival.came(name)
+        while not arrival.is_awaited:
+            time.sleep(0.001)
+        raise OSError("it is gone")
+
+    monkeypatch.setattr(loading, "load_backbone", break_off)
+    lost, kept = greedy_requests(["m2"], [5, 6], max_tokens=5)
+    first = answer(engine, [lost])[lost.id]
+    assert isinstance(first.error, LoadFailed)
+    assert "release 'r1', model 'm2': it is gone" in str(first.error)
+    assert first.tokens == []
+    monkeypatch.setattr(loading, "load_backbone", load_backbone)
+    requests = [kept, *greedy_requests(["m1"], [5], max_tokens=5)]
+    assert_golden(models, requests, answer(engine, requests))
+    stats = engine.stats()
+    assert (stats.kv_blocks_used, stats.counters.backbone_load_failures) == (0, 1)
+    engine.close()
+
+
+def test_a_step_waits_for_each_tensor_of_a_backbone_that_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = models_of(1, 2)
+    engine = engine_of(MemorySource("r1", models), num_places=1)
+    began: list[bool] = []
+
+    def slowly(packed: Any, place: int, tensors: Any, source: str, arrival: Any) -> None:
+        def one_by_one() -> Any:
+            for pair in tensors:
+                time.sleep(0.002)
+                yield pair
+            began.append(arrival.is_awaited)
+
+        load_backbone(packed, place, one_by_one(), source, arrival)
+
+    monkeypatch.setattr(loading, "load_backbone", slowly)
+    for model in ("m1", "m2", "m1"):
+        requests = greedy_requests([model], [5], max_tokens=5)
+        assert_golden(models, requests, answer(engine, requests))
+    assert began == [True] * 3
+    engine.close()
+
+
+def test_backbones_are_read_once_and_held_only_where_there_are_fewer_places() -> None:
+    models = models_of(1, 2, 3)
+    for num_places, num_held, num_loads in ((2, 3, 6), (3, 0, 3)):
+        source = MemorySource("r1", models)
+        engine = engine_of(source, num_places=num_places)
+        for _ in range(2):
+            for model in models:
+                requests = greedy_requests([model], [5], max_tokens=3)
+                assert_golden(models, requests, answer(engine, requests))
+        stats = engine.stats()
+        assert source.num_backbone_reads == 3
+        assert stats.counters.backbone_loads == num_loads
+        assert stats.host_bytes == engine.memory.host_bytes == num_held * engine.memory.place_bytes
+        engine.retire("r1", lambda: None)
+        engine.step()
+        assert engine.stats().host_bytes == 0
+        engine.close()
 
 
 def test_architectures_that_do_not_fit_are_refused_by_name() -> None:
