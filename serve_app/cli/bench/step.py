@@ -191,7 +191,10 @@ def _print(result: Result) -> None:
     axes = [axis for axis in AXES if len({str(row[axis]) for row in result.rows}) > 1]
     for phase in result.settings["phases"]:
         grid = output.table(
-            *axes, "step ms", "tokens/s", "floor ms", "of", "reached", "÷ one", "bytes", title=phase
+            *axes,
+            *("step ms", "tokens/s", "floor ms", "of", "reached", "÷ one", "bytes"),
+            left=0,
+            title=phase,
         )
         for row in result.rows:
             if row["phase"] == phase:
@@ -206,7 +209,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['step_s'] * 1e3:.2f}",
         f"{row['tokens_s']:,.0f}",
         f"{row['floor_s'] * 1e3:.2f}",
-        row["limit"],
+        "ops" if row["limit"] == "operations" else row["limit"],
         f"{row['reached']:.0%}",
         *("" if ratio is None else f"{ratio:.2f}" for ratio in over),
     ]
