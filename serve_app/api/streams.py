@@ -17,6 +17,8 @@ from serve_app.api.errors import ApiError, internal
 from serve_app.api.wire import Accepted, Item, Piece
 
 _T = TypeVar("_T")
+_END = b"]}\n\n"
+"""Of a chunk: what is before its one choice is the same in all of a request, encoded once."""
 
 
 class ClientGone(Exception):
@@ -82,29 +84,28 @@ async def events(
     base = head.body(form.chunk_kind)
     if include_usage:
         base = {**base, "usage": None}
+    start = b"data: " + encoded(base).removesuffix(b"}") + b',"choices":['
     unfinished = choices
     ready = [
-        _event({**base, "choices": [body]})
-        for choice in range(choices)
-        for body in form.opening(choice)
+        start + encoded(body) + _END for choice in range(choices) for body in form.opening(choice)
     ]
     async with aclosing(opened.pieces()) as batches:
         try:
             if ready:
                 yield b"".join(ready)
-            async for batch in batches:
                 ready = []
+            async for batch in batches:
                 for piece in batch:
                     usage.add(piece)
                     unfinished -= piece["finish"] is not None
-                    for body in form.chunks(piece):
-                        ready.append(_event({**base, "choices": [body]}))
+                    ready += [start + encoded(body) + _END for body in form.chunks(piece)]
                 if unfinished and ready:
                     yield b"".join(ready)
+                    ready = []
             if unfinished:
                 raise internal()
         except ApiError as error:
-            yield _event(error.body())
+            yield b"".join([*ready, _event(error.body())])
             return
     if include_usage:
         ready.append(_event({**base, "choices": [], "usage": usage.body()}))

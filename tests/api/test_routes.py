@@ -64,6 +64,18 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_event() -> None:
     assert client.num_closed == 1
 
 
+def test_what_came_before_an_error_is_said_once() -> None:
+    items = [piece("a"), piece("b", "stop"), draining("going").to_item()]
+    response = _post(FakeClient([ACCEPTED], items), stream=True, n=2)
+    events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert [json.loads(event)["choices"][0]["text"] for event in events[:-1]] == ["a", "b"]
+    assert json.loads(events[-1])["error"]["code"] == "draining"
+    response = _post(FakeClient([ACCEPTED], items), stream=True)  # its one choice has ended
+    events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert [json.loads(event)["choices"][0]["text"] for event in events[:-1]] == ["a", "b"]
+    assert json.loads(events[-1])["error"]["code"] == "draining"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_engine_that_ends_too_early_is_an_internal_error(stream: bool) -> None:
     response = _post(FakeClient([ACCEPTED], [piece("a")]), stream=stream)
