@@ -70,7 +70,8 @@ def _means(arms: Sequence[Row]) -> str:
     with drawing.figure(8.4, 0.9 + 0.3 * len(arms)) as drawn:
         left, right = drawn.subplots(1, 2, sharey=True)
         left.barh(names, [one["mean"] for one in spreads], color=drawing.BLUE, height=0.6)
-        left.plot([one["p99"] for one in spreads], names, "|", color=drawing.INK, markersize=12)
+        ends = [one["p99"] for one in spreads]
+        left.plot(ends, names, "|", color=drawing.INK, markersize=12, markeredgewidth=1.5)
         left.set(xlabel="s; the line is the 99th percentile", title="Turnaround, mean")
         right.barh(
             names, [row["device_bytes"] / 2**20 for row in arms], color=drawing.ORANGE, height=0.6

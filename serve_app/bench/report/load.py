@@ -55,8 +55,11 @@ def _shares(requests: Sequence[Asked]) -> str:
 
 def draw_shares(axes: Any, values: Sequence[float], name: str, colour: str) -> None:
     """A line through the share of values that are no larger."""
+    if not values:
+        return
     ordered = sorted(values)
-    heights = [100.0 * (rank + 1) / len(ordered) for rank in range(len(ordered))]
+    heights = [100.0 * rank / len(ordered) for rank in range(len(ordered) + 1)]
+    ordered.insert(0, ordered[0])
     axes.step(ordered, heights, where="post", color=colour, label=name)
 
 
