@@ -1,23 +1,20 @@
 """Leaves with the weights of several backbones, put where a stock model had one of each.
 
-Fast forms: `StackedLinear`, `StackedEmbedding`, `StackedLayerNorm`, and `PerToken` for modules
-that only scale and shift. `PerSegment` runs any module's original code once per backbone that is
-in the step: right for every architecture, slower. `fitting.py` decides which one a module gets.
+These know what a module of a library's class computes; `originals.py` has those that run a
+module's own code. `fitting.py` decides which one a module gets.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from serve_app.engine.arrivals import Arrival
 from serve_app.engine.grouped import Groups
 from serve_app.engine.matmul import Multiplier
-from serve_app.engine.step import CurrentStep, Segment, Spans
-from serve_app.engine.tracing import Axes, tensors_in
+from serve_app.engine.step import CurrentStep, Spans
+from serve_app.engine.tracing import Axes
 
 Names = Mapping[str, str]
 """A module's own tensor names -> names of the stacks that hold them."""
@@ -102,24 +99,31 @@ class StackedLinear(Leaf):
         axis = self.axes.inputs[0]
         assert axis is not None
         rows = x.movedim(axis, 0)  # (n, ..., I)
-        return self._product(rows, weight, bias).movedim(0, axis)
+        return by_place(self._multiplier, rows, weight, bias, spans).movedim(0, axis)
 
-    def _product(
-        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """rows: (n, ..., I)   weight: (S, O, I)   bias: (S, O)  ->  (n, ..., O)"""
-        flat = rows.reshape(-1, rows.shape[-1])
-        each = flat.shape[0] // rows.shape[0]  # rows of the product for one token
-        if rows.device.type == "cpu":
-            runs = tuple((s.place, s.start * each, s.end * each) for s in self.spans.segments)
-            out = self._multiplier.grouped(flat, weight, Groups(runs), bias)
-            return out.view(*rows.shape[:-1], -1)
-        groups = Groups(ends=self.spans.ends * each)
-        out = self._multiplier.grouped(flat, weight, groups).view(*rows.shape[:-1], -1)
-        if bias is None:
-            return out
-        shape = (rows.shape[0], *[1] * (rows.dim() - 2), bias.shape[-1])
-        return out + bias[self.spans.places].view(shape)
+
+def by_place(
+    multiplier: Multiplier,
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    spans: Spans,
+) -> torch.Tensor:
+    """Each token's rows times the matrix of its place.
+
+    rows: (n, ..., I)   weight: (S, O, I)   bias: (S, O)  ->  (n, ..., O)
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    each = flat.shape[0] // spans.count  # rows of the product for one token
+    if rows.device.type == "cpu":
+        runs = tuple((s.place, s.start * each, s.end * each) for s in spans.segments)
+        out = multiplier.grouped(flat, weight, Groups(runs), bias)
+        return out.view(*rows.shape[:-1], weight.shape[1])
+    groups = Groups(ends=spans.ends * each)
+    out = multiplier.grouped(flat, weight, groups).view(*rows.shape[:-1], weight.shape[1])
+    if bias is None:
+        return out
+    return out + bias[spans.places].view(rows.shape[0], *[1] * (rows.dim() - 2), -1)
 
 
 class StackedEmbedding(Leaf):
@@ -156,81 +160,23 @@ class StackedLayerNorm(Leaf):
         return out
 
 
-class PerToken(Leaf):
-    """A module's original code, run once on all tokens, with weights that differ by token.
-
-    For modules that use their weights by broadcasting alone, as RMS norms do.
-    """
+class StackedRMSNorm(Leaf):
+    """A root mean square norm of every place: normalised and rounded once, scaled by token."""
 
     def __init__(
-        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, original: nn.Module
+        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, eps: float
     ) -> None:
         super().__init__(step, stacks, names, axes)
-        self._original = (original,)  # in a tuple, so that it is not a submodule
+        self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.stack("weight")
         spans = self.spans
         place = spans.sole_place
+        out = F.rms_norm(x, x.shape[-1:], eps=self.eps)
         if place is not None:
-            weights = {name: self.stack(name)[place] for name in self.names}
-        else:
-            weights = {
-                name: per_token(self.stack(name), spans.places, self.axes, x.dim())
-                for name in self.names
-            }
-        out = functional_call(self._original[0], weights, (x,))
-        assert isinstance(out, torch.Tensor)
-        return out
-
-
-class PerSegment(Leaf):
-    """A module's original code, run once for each backbone that is in the step."""
-
-    def __init__(
-        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, original: nn.Module
-    ) -> None:
-        super().__init__(step, stacks, names, axes)
-        self._original = (original,)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        spans = self.spans
-        if spans.sole_place is not None:
-            return self._run(spans.sole_place, args, kwargs)
-        outs = []
-        for segment in spans.segments:
-            with self.step.running(self.step.only(segment)):
-                outs.append(self._run(segment.place, *self._part(segment, args, kwargs)))
-        return self._joined(outs)
-
-    def _run(self, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        weights = {name: self.stack(name)[place] for name in self.names}
-        return functional_call(self._original[0], weights, args, kwargs)
-
-    def _part(
-        self, segment: Segment, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        axes = iter(self.axes.inputs)
-
-        def part(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            axis = next(axes)
-            return value if axis is None else value.narrow(axis, segment.start, segment.length)
-
-        return tuple(part(value) for value in args), {k: part(v) for k, v in kwargs.items()}
-
-    def _joined(self, outs: list[Any]) -> Any:
-        if isinstance(outs[0], torch.Tensor):
-            axis = self.axes.results[0]
-            assert axis is not None
-            return torch.cat(outs, dim=axis)
-        columns = zip(*(tensors_in(out) for out in outs), strict=True)
-        joined = [
-            torch.cat(column, dim=axis)
-            for column, axis in zip(columns, self.axes.results, strict=True)
-            if axis is not None
-        ]
-        return tuple(joined)
+            return out * weight[place]
+        return out * per_token(weight, spans.places, self.axes, x.dim())
 
 
 def per_token(stack: torch.Tensor, places: torch.Tensor, axes: Axes, dims: int) -> torch.Tensor:
@@ -240,6 +186,6 @@ def per_token(stack: torch.Tensor, places: torch.Tensor, axes: Axes, dims: int) 
     """
     axis = axes.inputs[0]
     assert axis is not None
-    weights = stack[places]
+    weights = stack.index_select(0, places)
     between = dims - axis - 1 - (stack.dim() - 1)
     return weights.view(*[1] * axis, len(places), *[1] * between, *stack.shape[1:])
