@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.bench import compared, decoding, http, scaling
+from serve_app.bench import cold, compared, decoding, http, scaling
 from serve_app.bench.measured import Measured, OnProgress
 from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.shapes import SHAPES
@@ -129,11 +129,23 @@ def _over_http(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"http_over_engine": found}
 
 
+def _cold(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = cold.cold_over_resident_ttft(_release(), on_progress=on_progress)
+    return {"cold_over_resident_ttft": found}
+
+
+def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = cold.running_tpot_during_load(_release(), on_progress=on_progress)
+    return {"running_tpot_during_load": found}
+
+
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("packed_over_sequential", "packed_over_single"): _packed,
     ("engine_over_transformers",): _against_transformers,
     ("outside_forward_share",): _outside,
     ("http_over_engine",): _over_http,
+    ("cold_over_resident_ttft",): _cold,
+    ("running_tpot_during_load",): _beside_load,
     ("pool_over_isolated_turnaround",): _against_isolated,
     ("scaling",): _scaling,
 }

@@ -17,8 +17,10 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 PIECE_BYTES = 1 << 20
 """Bytes that are copied on the CPU before the copy may rest."""
-SHARE = 0.2
-"""Of the time, while steps run that wait for none of it, what a copy on the CPU takes."""
+SHARE_A_THREAD = 0.025
+"""Of the time, while steps run that wait for none of it, what a copy on the CPU takes; for each
+thread that computes the steps. A step waits for the last of its threads, so one that is disturbed
+delays all."""
 ALIGNMENT = 64
 """Of tensors in a pinned buffer, in bytes."""
 PORTABLE = 1
@@ -126,7 +128,8 @@ def _copy_in_pieces(room: torch.Tensor, tensor: torch.Tensor, may_rest: Callable
         piece = slice(start, start + PIECE_BYTES)
         np.copyto(into[piece], data[piece])
         if may_rest():
-            time.sleep((time.perf_counter() - began) * (1 / SHARE - 1))
+            share = min(1.0, SHARE_A_THREAD * torch.get_num_threads())
+            time.sleep((time.perf_counter() - began) * (1 / share - 1))
 
 
 def _pinned_rooms(packed: PackedModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
