@@ -140,6 +140,8 @@ def _rates(rates: Mapping[str, Any]) -> Section:
         [f"matrix products in {name}", f"{rate / 1e9:,.0f} Gop/s"]
         for name, rate in rates["matrix_ops_s"].items()
     ]
+    if rates["host_bytes_s"] is not None:
+        rows.append(["from host memory", f"{rates['host_bytes_s'] / 1e9:,.1f} GB/s"])
     words = (
         "Measured in this run; the best of several. A floor is bytes over the rate of copying or "
         "operations over the best rate of products, whichever is more."
