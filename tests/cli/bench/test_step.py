@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from consolidation.release import Registry
 from serve_app.bench import rates
+from serve_app.bench.publishing import publish
+from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.rates import Rates
 from serve_app.cli.main import run
+from tests.bench.tiny import tiny_config
 
 SMALL = [
     *("bench", "step", "--shape", "mixtral-115m", "--layers", "1", "--models", "1,2"),
@@ -75,6 +79,18 @@ def test_it_prints_a_table_and_writes_json_and_a_page(
     page = files["html"].read_text()
     assert page.count("<svg") >= 2
     assert "mixtral-115m" in page
+
+
+def test_a_published_release_is_measured_as_it_is(quick: None, tmp_path: Path) -> None:
+    registry, file = Registry(str(tmp_path), "tiny"), tmp_path / "step.json"
+    release = publish(RandomRelease(tiny_config(), 2), registry)
+    asked = ["--registry", str(tmp_path), "--family", "tiny", "--release", release[:8]]
+    small = ["--sequences", "2", "--context", "4", "--steps", "1", "--phase", "decode"]
+    assert run(["bench", "step", *asked, *small, "--json", str(file)]) == 0
+    told = json.loads(file.read_text())
+    assert told["settings"]["release"] == release
+    assert [row["models"] for row in told["rows"]] == [1, 2]  # of 1, 2, 4, 8
+    assert run(["bench", "step", *asked, "--models", "3"]) == 2
 
 
 @pytest.mark.parametrize(
