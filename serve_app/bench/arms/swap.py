@@ -7,7 +7,7 @@ loaded serves what waits for it before another takes its place.
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from serve_app.bench.unmerged import Unmerged
 from serve_app.bench.workload import Job
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop, ends
-from serve_app.engine.request import Event
+from serve_app.engine.request import Event, Failed
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import Unsupported
 
@@ -53,31 +53,46 @@ class Swap:
         self._changed = threading.Condition()
         self._swaps_s: list[float] = []
         self._host: dict[str, list[torch.Tensor]] = {}
-        for name in ground.models:  # the first is loaded again, and stays
-            self._load(source, name)
-            self._host[name] = host_copy(self._engine)
-            self._loop.close()
-        self._load(source, ground.models[0])
-        self._device = weights(self._engine)
+        for name in ground.models:
+            self._host[name] = self._copied(source, name)
+        self._loop, engine, self._release = self._opened(source, ground.models[0])
+        self._loaded = ground.models[0]
+        self._device = weights(engine)
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
         self._thread.start()
 
-    def _load(self, source: ReleaseSource, name: str) -> None:
-        """An engine with one model, its backbone on the device too."""
+    def _copied(self, source: ReleaseSource, name: str) -> list[torch.Tensor]:
+        """A model's weights on the host, as an engine arranges them; the engine goes again."""
+        loop, engine, _ = self._opened(source, name)
+        try:
+            return host_copy(engine)
+        finally:
+            loop.close()
+
+    def _opened(self, source: ReleaseSource, name: str) -> tuple[EngineLoop, Engine, str]:
+        """An engine with one model, its backbone on the device too; and its release."""
         own = Unmerged(source, [name])
         ground = replace(self._ground, models=(name,))
+        engines: list[Engine] = []
 
-        self._loop = EngineLoop(lambda wake: self._opened(open_engine(ground, own, wake)))
-        self._loop.stage(own).result()
-        self._loaded, self._release = name, own.id
+        def open_one(wake: Callable[[], None]) -> Engine:
+            engines.append(open_engine(ground, own, wake))
+            return engines[0]
+
+        loop = EngineLoop(open_one)
+        loop.stage(own).result()
         warm: Future[None] = Future()
         request = request_of(-1, replace(WARM, model=name), own.id)
-        self._loop.submit(request, lambda event: warm.set_result(None) if ends(event) else None)
-        warm.result()
 
-    def _opened(self, engine: Engine) -> Engine:
-        self._engine = engine
-        return engine
+        def on_event(event: Event) -> None:
+            if isinstance(event, Failed):
+                warm.set_exception(event.error)
+            elif ends(event):
+                warm.set_result(None)
+
+        loop.submit(request, on_event)
+        warm.result()
+        return loop, engines[0], own.id
 
     @property
     def device_bytes(self) -> int:

@@ -16,6 +16,8 @@ from serve_app.engine.source import ReleaseSource
 
 PAGE_SIZE = 32
 """Tokens in a page of its cache. Small, since on the CPU every page is read through a mask."""
+CUDA_PAGE_SIZE = 256
+"""What flash attention asks for."""
 ATTENTION, EXPERTS = "sdpa", "grouped_mm"
 """What was fastest on two CPU cores. On CUDA it takes flash attention by itself where it is."""
 KV_TOKENS = 16384
@@ -45,19 +47,24 @@ class Batching:
 
     @staticmethod
     def _settings(ground: Ground) -> ContinuousBatchingConfig:
-        """Of the CPU those that were fastest; on CUDA those that it finds by itself."""
-        shared: dict[str, Any] = {
-            "max_requests_per_batch": ground.limits.max_sequences,
-            "allow_block_sharing": False,
+        """Of the CPU those that were fastest; on CUDA those that it finds by itself.
+
+        Its cache has whole pages for as many sequences as the ground holds tokens for.
+        """
+        at_once = ground.limits.max_sequences
+        on_cpu = ground.device == "cpu"
+        page_size = PAGE_SIZE if on_cpu else CUDA_PAGE_SIZE
+        each = -(-(ground.kv_tokens or KV_TOKENS) // at_once)
+        own: dict[str, Any] = {
+            "max_batch_tokens": ground.limits.max_tokens,
+            "use_async_batching": False,
         }
-        if ground.device != "cpu":
-            return ContinuousBatchingConfig(**shared)
         return ContinuousBatchingConfig(
-            page_size=PAGE_SIZE,
-            num_blocks=-(-(ground.kv_tokens or KV_TOKENS) // PAGE_SIZE),
-            max_batch_tokens=ground.limits.max_tokens,
-            use_async_batching=False,
-            **shared,
+            page_size=page_size,
+            num_blocks=at_once * -(-each // page_size),
+            max_requests_per_batch=at_once,
+            allow_block_sharing=False,
+            **(own if on_cpu else {}),
         )
 
     @property

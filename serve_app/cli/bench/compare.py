@@ -160,7 +160,13 @@ def _ground(
             f"{len(found.models)} isolated models, hold no request of {longest}"
         )
     ground = Ground(
-        found.spec, found.models, device, plan.dtype, kv_tokens, Limits(max_sequences=sequences)
+        found.spec,
+        found.models,
+        device,
+        plan.dtype,
+        kv_tokens,
+        Limits(max_sequences=sequences),
+        plan.device_memory,
     )
     return ground, found.asked(least)
 
