@@ -20,13 +20,11 @@ class Rates:
     """copy_bytes_s: bytes read plus bytes written, each second, by a large copy.
 
     matrix_ops_s: operations each second of a large product, by dtype; two for each
-    multiplication and addition.   host_bytes_s: bytes each second from pinned host memory to the
-    device; None on the CPU.
+    multiplication and addition.
     """
 
     copy_bytes_s: float
     matrix_ops_s: dict[str, float]
-    host_bytes_s: float | None = None
 
     @property
     def best_matrix_ops_s(self) -> float:
@@ -43,7 +41,6 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
         matrix_ops_s={
             str(kind).removeprefix("torch."): _matrix_rate(chosen, kind) for kind in dtypes
         },
-        host_bytes_s=_host_rate(chosen) if chosen.type == "cuda" else None,
     )
 
 
@@ -52,13 +49,6 @@ def _copy_rate(device: torch.device) -> float:
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return 2 * size / _best_seconds(lambda: target.copy_(source), device)
-
-
-def _host_rate(device: torch.device) -> float:
-    source = torch.ones(CPU_COPY_BYTES // 4, dtype=torch.float32, pin_memory=True)
-    target = torch.empty(source.shape, dtype=source.dtype, device=device)
-    seconds = _best_seconds(lambda: target.copy_(source, non_blocking=True), device)
-    return CPU_COPY_BYTES / seconds
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -27,8 +27,8 @@ COMMANDS = {
     "plan-memory": "device-memory family registry",
     "serve": "channel device device-memory dtype family no-prefix-cache port registry",
     "demo": "once",
-    "bench step": "context device dtype family html json layers models parts phase places registry "
-    "release residual sequences shape step-tokens steps unmerged",
+    "bench step": "cold context device dtype family html json layers models parts phase places "
+    "registry release residual sequences shape step-tokens steps unmerged",
     "bench bars": "html json only",
     "bench consolidate": "expert-budget experts hidden intermediate json layers models",
 }

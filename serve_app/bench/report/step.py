@@ -24,6 +24,8 @@ def sections(result: Result) -> list[Section]:
         rows = [row for row in result.rows if row["phase"] == phase]
         if rows:
             found.append(_phase(phase, rows))
+    if "cold" in result.facts:
+        found.append(_cold(result.facts["cold"]))
     return [*found, _rates(result.facts["rates"])]
 
 
@@ -134,14 +136,26 @@ def _table(rows: Sequence[Row]) -> Table:
     return Table("", columns, cells)
 
 
+def _cold(cold: Mapping[str, Any]) -> Section:
+    share = cold["load_bytes_s"] / cold["host_to_device_bytes_s"]
+    rows = [
+        ["a backbone", f"{cold['backbone_bytes'] / 1e6:,.1f} MB"],
+        ["first token, cold", f"{cold['cold_s'] * 1e3:.1f} ms"],
+        ["first token, resident", f"{cold['resident_s'] * 1e3:.1f} ms"],
+        ["loading", f"{cold['load_bytes_s'] / 1e9:,.1f} GB/s"],
+        ["one copy from the host", f"{cold['host_to_device_bytes_s'] / 1e9:,.1f} GB/s"],
+        ["loading over that copy", f"{share:.0%}"],
+    ]
+    words = "With fewer places than models, on an engine that does nothing else. Medians."
+    return Section("Cold backbones", words, tables=[Table("", ["", "measured"], rows)])
+
+
 def _rates(rates: Mapping[str, Any]) -> Section:
     rows = [["copying, bytes read and written", f"{rates['copy_bytes_s'] / 1e9:,.1f} GB/s"]]
     rows += [
         [f"matrix products in {name}", f"{rate / 1e9:,.0f} Gop/s"]
         for name, rate in rates["matrix_ops_s"].items()
     ]
-    if rates["host_bytes_s"] is not None:
-        rows.append(["from host memory", f"{rates['host_bytes_s'] / 1e9:,.1f} GB/s"])
     words = (
         "Measured in this run; the best of several. A floor is bytes over the rate of copying or "
         "operations over the best rate of products, whichever is more."

@@ -30,12 +30,14 @@ from serve_app.cli.bench.options import (
     Unmerged,
     choose_device,
 )
+from serve_app.cli.errors import WrongUse
 from serve_app.cli.serving import Dtype
 
 if TYPE_CHECKING:
     from serve_app.bench.grid import Grid
     from serve_app.bench.result import Result
     from serve_app.bench.step import Setting
+    from serve_app.engine.source import ReleaseSource
 
 MODELS = (1, 2, 4, 8)
 DENSE = "dense"
@@ -83,6 +85,9 @@ def step(
         ),
     ] = NOTHING,
     unmerged: Unmerged = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Load backbones too: first tokens, and rate of loads.")
+    ] = False,
     device: MaybeDevice = None,
     dtype: ComputeDtype = Dtype.AUTO,
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed at a point.")] = 20,
@@ -129,7 +134,8 @@ def step(
     elif not models:
         there = len(subject.open(0).models)
         grid = replace(grid, models=[number for number in MODELS if number <= there])
-    result = _measured(subject, grid, rooms, list(itertools.product(slots, added)), setting)
+    formats = list(itertools.product(slots, added))
+    result = _measured(subject, grid, rooms, formats, setting, cold=cold)
     _print(result)
     files.write(result, json_file, html_file)
 
@@ -140,6 +146,8 @@ def _measured(
     rooms: Sequence[int] | None,
     formats: Sequence[tuple[str, tuple[str, ...]]],
     setting: Setting,
+    *,
+    cold: bool,
 ) -> Result:
     """rooms: places for backbones; None: as many as models in the largest step.
 
@@ -158,6 +166,8 @@ def _measured(
     limit = limit_of(source, setting)
     points = grid.points(limit)
     require_places(rooms, grid.models, limit.models)
+    if cold and limit.models < 2:
+        raise WrongUse("--cold: a model that is alone is never cold")
     variants = [Variant(number, *held) for number, held in itertools.product(rooms, formats)]
     found = environment(setting.device)
     total = len(variants) * len(points)
@@ -174,8 +184,26 @@ def _measured(
             rates,
             lambda done: show(Progress("steps", done, total)),
         )
+        facts: dict[str, Any] = {"rates": asdict(rates)}
+        if cold:
+            facts["cold"] = _loads(source, setting, show)
     settings = subject.settings() | asdict(grid) | asdict(setting) | {"places": list(rooms)}
-    return Result("step", found, settings, rows, {"rates": asdict(rates)})
+    return Result("step", found, settings, rows, facts)
+
+
+def _loads(source: ReleaseSource, setting: Setting, show: output.Bars) -> dict[str, Any]:
+    """What backbones that are not resident cost on an engine that does nothing else."""
+    from consolidation.executor import Progress
+    from serve_app.bench.cold import Cold, cold_over_resident_ttft
+
+    found = cold_over_resident_ttft(
+        source,
+        Cold(places=min(2, len(source.models) - 1)),
+        lambda stage, done, total: show(Progress(stage, done, total)),
+        device=setting.device,
+        dtype=setting.dtype,
+    )
+    return {"cold_over_resident": found.value, **found.facts}
 
 
 def _print(result: Result) -> None:
@@ -200,6 +228,18 @@ def _print(result: Result) -> None:
             if row["phase"] == phase:
                 grid.add_row(*(_word(row[axis]) for axis in axes), *_cells(row))
         out.print(grid)
+    if "cold" in result.facts:
+        _print_loads(result.facts["cold"])
+
+
+def _print_loads(cold: Mapping[str, Any]) -> None:
+    share = cold["load_bytes_s"] / cold["host_to_device_bytes_s"]
+    output.out().print(
+        f"cold backbones of {output.size(cold['backbone_bytes'])}: {share:.0%} of the rate of "
+        f"copying from the host, {cold['host_to_device_bytes_s'] / 1e9:,.1f} GB/s; first token "
+        f"{cold['cold_s'] * 1e3:.1f} ms, resident {cold['resident_s'] * 1e3:.1f} ms",
+        soft_wrap=True,
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

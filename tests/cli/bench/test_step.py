@@ -65,8 +65,9 @@ def test_it_prints_a_table_and_writes_json_and_a_page(
 ) -> None:
     files = {name: tmp_path / f"step.{name}" for name in ("json", "html")}
     options = [part for name, file in files.items() for part in (f"--{name}", str(file))]
-    assert run([*SMALL, *options, "--residual", "none,rank-2"]) == 0
+    assert run([*SMALL, *options, "--residual", "none,rank-2", "--cold"]) == 0
     shown = capsys.readouterr().out
+    assert "cold backbones of" in shown
     assert "copying 10.0 GB/s" in shown
     assert "reached" in shown
     assert "rank-2" in shown
@@ -74,10 +75,12 @@ def test_it_prints_a_table_and_writes_json_and_a_page(
     assert told["kind"] == "step"
     assert told["settings"]["shape"] == "mixtral-115m"
     assert told["rates"]["copy_bytes_s"] == 1e10
+    assert told["cold"]["cold_s"] > 0
     assert {row["phase"] for row in told["rows"]} == {"decode", "prefill"}
     assert len(told["rows"]) == 2 * 2 * 2
     page = files["html"].read_text()
-    assert page.count("<svg") >= 2
+    assert page.count("<svg") == 4
+    assert "Cold backbones" in page
     assert "mixtral-115m" in page
 
 
@@ -109,6 +112,7 @@ def test_a_published_release_is_measured_as_it_is(quick: None, tmp_path: Path) -
         (["--residual", "dense"], "dense"),
         (["--residual", "rank-2+rank-2"], "rank-2+rank-2"),
         (["--device", "tpu"], "tpu"),
+        (["--models", "1", "--cold"], "--cold"),
         (["--family", "f"], "--registry"),
         (["--registry", ".", "--family", "f"], "--shape"),
         (["--json", "/does/not/exist/x.json"], "/does/not/exist"),
