@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.cuda_graphs import graph_backend
+from serve_app.engine.graphs import DecodeGraphs, GraphBackend
 from serve_app.engine.memory import (
     DTYPES,
     Limits,
@@ -82,6 +84,7 @@ class Engine:
         *,
         plan_ahead: bool = False,
         prefix_cache: bool = False,
+        graphs: GraphBackend | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
@@ -89,12 +92,14 @@ class Engine:
 
         plan_ahead: launch a step while the one before it is under way.   prefix_cache: keep keys
         and values of what sequences begin with, for others of their tenant and model.
+        graphs: what records decode steps; None: nothing does.
         """
         self.memory = memory
         self.counters = Counters()
         self._clock = clock
         self._packed = packed
-        self._runner = Runner(packed, clock=clock)
+        decode = None if graphs is None else DecodeGraphs(packed, graphs, limits.max_sequences)
+        self._runner = Runner(packed, graphs=decode, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -130,6 +135,7 @@ class Engine:
         limits: Limits | None = None,
         plan_ahead: bool | None = None,
         prefix_cache: bool = True,
+        cuda_graphs: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
@@ -138,6 +144,7 @@ class Engine:
         plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
         the device need not wait for the host then.   prefix_cache: keep keys and values of what
         sequences begin with, for others of their tenant and model.
+        cuda_graphs: record steps that decode, and run them again; None: on CUDA.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
@@ -163,6 +170,7 @@ class Engine:
             limits,
             plan_ahead=ahead,
             prefix_cache=prefix_cache,
+            graphs=graph_backend(packed.device, cuda_graphs),
             clock=clock,
             on_loaded=on_loaded,
         )

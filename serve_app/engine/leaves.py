@@ -115,7 +115,7 @@ def by_place(
     """
     flat = rows.reshape(-1, rows.shape[-1])
     each = flat.shape[0] // spans.count  # rows of the product for one token
-    if rows.device.type == "cpu":
+    if rows.device.type == "cpu" and not spans.anywhere:
         runs = tuple((s.place, s.start * each, s.end * each) for s in spans.segments)
         out = multiplier.grouped(flat, weight, Groups(runs), bias)
         return out.view(*rows.shape[:-1], weight.shape[1])

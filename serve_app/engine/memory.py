@@ -182,11 +182,12 @@ def plan_memory(
     else:
         places, blocks = _shares(pool, needs, most_places, least, useful, device_memory)
     workspace = needs.step + math.ceil(needs.step_per_block * blocks)
-    used = pool + places * needs.place + blocks * needs.block + workspace
+    kv = (blocks + 1) * needs.block  # one that no sequence has: see `Sizes`
+    used = pool + places * needs.place + kv + workspace
     return MemoryPlan(
         pool_bytes=pool,
         backbones_bytes=places * needs.place,
-        kv_bytes=blocks * needs.block,
+        kv_bytes=kv,
         workspace_bytes=workspace,
         spare_bytes=0 if device_memory is None else device_memory - used,
         place_bytes=needs.place,
@@ -225,7 +226,7 @@ def expert_memory(
     blocks = _least_blocks(max(context_length(config) for config in configs))
     maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
     others = len(configs) * needs.place + maps + needs.step
-    others += math.ceil(blocks * (needs.block + needs.step_per_block))
+    others += needs.block + math.ceil(blocks * (needs.block + needs.step_per_block))
     if others >= device_memory:
         raise DoesNotFit(
             f"{len(configs)} backbones of {needs.place:,} bytes, the least of keys and values and "
@@ -246,11 +247,11 @@ def _shares(
 ) -> tuple[int, int]:
     """Places and KV blocks within a budget. First the least of both, then places, then KV."""
     per_block = needs.block + needs.step_per_block
-    floor = pool + needs.step + needs.place + math.ceil(least * per_block)
+    floor = pool + needs.step + needs.place + needs.block + math.ceil(least * per_block)
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {pool:,}, one backbone "
-            f"{needs.place:,}, keys and values {least * needs.block:,}, workspace "
+            f"{needs.place:,}, keys and values {(least + 1) * needs.block:,}, workspace "
             f"{needs.step + math.ceil(least * needs.step_per_block):,}; the device memory is "
             f"{device_memory:,} bytes",
             needed=floor,

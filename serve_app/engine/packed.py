@@ -27,6 +27,7 @@ from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
 from serve_app.engine.matmul import Multiplier
+from serve_app.engine.originals import PerSegment
 from serve_app.engine.parts import ShelfRows
 from serve_app.engine.pool import EXPERTS, PoolLayer
 from serve_app.engine.rotary import PackedRotary, recompute_length
@@ -44,7 +45,8 @@ class Sizes:
     """How much room a packed model has.
 
     num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
-    num_blocks, block_size: of the KV store; block size in tokens.
+    num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
+    no sequence has: rows that only pad a step write there.
     """
 
     num_places: int
@@ -81,6 +83,7 @@ class PackedModel:
         self.stacks = allocate_stacks(anatomy, sizes.num_places, device)
         self.vocabulary_names = vocabulary_names(self._config, anatomy)
         self._vocabularies: dict[int, int] = {}
+        self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
         self._recompute_lengths: dict[int, int | None] = {}
         self.slow_leaves = self._replace_leaves(anatomy)
         self.rotaries = self._replace_rotaries(anatomy)
@@ -144,7 +147,7 @@ class PackedModel:
             form = chooser.form(shape, window, sinks=path in anatomy.sinks)
             store = KVLayer(
                 shape,
-                num_blocks=self.sizes.num_blocks,
+                num_blocks=self.sizes.num_blocks + 1,
                 block_size=self.sizes.block_size,
                 dtype=self.dtype,
                 device=self.device,
@@ -174,8 +177,26 @@ class PackedModel:
             original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
             self.rotaries[path].register_row(row, original, signature)
         self._vocabularies[row] = own.get_text_config().vocab_size
+        self._note_vocabularies()
         self._recompute_lengths[row] = recompute_length(type(self._model), own)
         self._register_scales(row, own)
+
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        for rotary in self.rotaries.values():
+            rotary.forget_row(row)
+        for layer in self.pool.values():
+            layer.forget_row(row)
+        del self._vocabularies[row]
+        self._note_vocabularies()
+
+    def _note_vocabularies(self) -> None:
+        """Where the vocabulary of each map row's model ends, on the device."""
+        ends = [
+            self._vocabularies.get(row, 0) for row in range(max(self._vocabularies, default=-1) + 1)
+        ]
+        self._vocabulary_ends = torch.tensor(ends, dtype=torch.int64, device=self.device)
+        self.step.revise()
 
     def _register_scales(self, row: int, own: Any) -> None:
         """Note where a model's attention scale differs from the stock module's."""
@@ -193,6 +214,16 @@ class PackedModel:
             scales += [1.0] * (row + 1 - len(scales))
             scales[row] = ratio
             paged.scales = torch.tensor(scales, device=self.device)
+
+    @property
+    def bound_to_host(self) -> str | None:
+        """What keeps the same operations from serving steps of any models; None: nothing does."""
+        for path, module in self._model.named_modules():
+            if isinstance(module, PerSegment):
+                return f"{path} runs once per model"
+            if isinstance(module, PackedRotary) and module.looks_at_length:
+                return f"{path} looks at the length of sequences"
+        return None
 
     def vocabulary(self, row: int) -> int:
         """Length of the vocabulary of the model in a map row."""
@@ -219,6 +250,7 @@ class PackedModel:
             room = stack.new_zeros((stack.shape[0], more, *stack.shape[2:]))
             self.stacks.replace(name, torch.cat([stack, room], dim=1))
         self._config.get_text_config().vocab_size = length
+        self.step.revise()
 
     def vocabulary_bytes(self) -> int:
         """Bytes that one more token in the vocabulary takes, over all places."""
@@ -273,9 +305,7 @@ class PackedModel:
             )
         logits: torch.Tensor = out.logits[0]
         if min(self._vocabularies.values()) < logits.shape[1]:
-            longest = max(self._vocabularies) + 1
-            lengths = [self._vocabularies.get(row, 0) for row in range(longest)]
-            ends = torch.tensor(lengths, device=logits.device)[view.outputs.rows]
+            ends = self._vocabulary_ends[view.outputs.rows]
             beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits

@@ -40,6 +40,8 @@ class PoolLayer:
         self.shape = shape
         self.num_map_rows = 0
         self.shelves: dict[ShelfKey, Shelf] = {}
+        self.counts = device.type != "cuda"
+        """Whether the host counts which pairs have parts: on CUDA it would wait for the device."""
         self._dtype = dtype
         self._device = device
         for key, num_rows in rows.items():
@@ -60,10 +62,17 @@ class PoolLayer:
             device=self._device,
         )
         self.shelves = dict(sorted([*self.shelves.items(), (key, shelf)]))
+        self.step.revise()
+
+    def grow(self, key: ShelfKey, num_rows: int) -> None:
+        """Make room on a shelf for more parts; those that are there keep their rows."""
+        self.shelves[key].grow(num_rows)
+        self.step.revise()
 
     def remove(self, key: ShelfKey) -> None:
         """Have a shelf no more, whose parts nothing needs."""
         del self.shelves[key]
+        self.step.revise()
 
     def set_map(self, row: int, parts: Mapping[ShelfKey, Sequence[int]]) -> None:
         """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
@@ -71,6 +80,13 @@ class PoolLayer:
         nothing = [NO_PART] * self.shape.num_experts
         for key, shelf in self.shelves.items():
             shelf.set_map(row, parts.get(key, nothing))
+        self.step.revise()
+
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        for shelf in self.shelves.values():
+            shelf.forget_row(row)
+        self.step.revise()
 
     def forward(
         self, experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
@@ -94,25 +110,26 @@ class PoolLayer:
         return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
 
     def _pick(
-        self, entries: torch.Tensor, models: Collection[int]
+        self, entries: torch.Tensor, models: Collection[int] | None
     ) -> tuple[list[Pick], torch.Tensor]:
         """What is needed of each shelf, and the order in which the pairs are computed.
 
         That is the order of a shelf that has a part of every expert in the step, if one does:
         its product takes and gives all rows as they are.
-        entries: (n,)  ->  order: (n,)
+        entries: (n,)   models: those in the step; None: any  ->  order: (n,)
         """
+        counts = self.counts and models is not None
         shelves = [shelf for shelf in self.shelves.values() if shelf.serves(models)]
         lead = next((shelf for shelf in shelves if shelf.serves_all(models)), None)
         if lead is None:
             order = torch.arange(entries.shape[0], device=entries.device)
-            return [shelf.pick_some(entries) for shelf in shelves], order
-        pick, order = lead.pick_all(entries)
+            return [shelf.pick_some(entries, counts=counts) for shelf in shelves], order
+        pick, order = lead.pick_all(entries, counts=counts)
         shelves.remove(lead)
         if not shelves:
             return [pick], order
         entries = entries[order]
-        return [pick, *(shelf.pick_some(entries) for shelf in shelves)], order
+        return [pick, *(shelf.pick_some(entries, counts=counts) for shelf in shelves)], order
 
     def _linear(self, picks: Sequence[Pick], name: str, x: torch.Tensor) -> torch.Tensor:
         """x: (n, I)  ->  (n, O), the sum over shelves"""

@@ -128,7 +128,7 @@ class Releases:
                     layer.add(key, num_rows)
                     ledgers[key] = SlotLedger(num_rows)
                 elif num_rows > ledgers[key].num_rows:
-                    layer.shelves[key].grow(num_rows)
+                    layer.grow(key, num_rows)
                     ledgers[key].grow(num_rows)
 
     def take_rows(self, source: ReleaseSource) -> list[PartToLoad]:
@@ -191,7 +191,9 @@ class Releases:
     def drop(self, release: str) -> tuple[str, ...]:
         """Forget a release that nothing runs on. -> backbones that no other release has."""
         loaded = self._loaded.pop(release)
-        self._free_rows += [model.row for model in loaded.models.values()]
+        for model in loaded.models.values():
+            self._packed.forget_row(model.row)
+            self._free_rows.append(model.row)
         self._give_back(loaded.parts)
         needed = {m.backbone for other in self._loaded.values() for m in other.models.values()}
         gone = {model.backbone for model in loaded.models.values()} - needed

@@ -31,10 +31,36 @@ class PackedRotary(nn.Module):
         self.config = config
         self.step = step
         self._originals: dict[int, tuple[nn.Module, bool, str]] = {}
+        self._kinds: list[nn.Module] = []
+        self._kind_of_row = torch.empty(0, dtype=torch.int64)
 
     def register_row(self, row: int, original: nn.Module, signature: str) -> None:
         """Give a map row its rotary module; equal signatures say that modules are alike."""
         self._originals[row] = (original, looks_at_length(original), signature)
+        self._note_kinds()
+
+    def forget_row(self, row: int) -> None:
+        """Forget a map row's model: no token is of it any more."""
+        del self._originals[row]
+        self._note_kinds()
+
+    def _note_kinds(self) -> None:
+        """Which modules differ, and which of them each map row has."""
+        kinds = {signature: original for original, _, signature in self._originals.values()}
+        number = {signature: at for at, signature in enumerate(kinds)}
+        of_row = [0] * (max(self._originals, default=-1) + 1)
+        for row, (_, _, signature) in self._originals.items():
+            of_row[row] = number[signature]
+        self._kinds = list(kinds.values())
+        if self._kinds:
+            device = next(self._kinds[0].buffers()).device
+            self._kind_of_row = torch.tensor(of_row, dtype=torch.int64, device=device)
+        self.step.revise()
+
+    @property
+    def looks_at_length(self) -> bool:
+        """Whether the angles of any model depend on the length of the sequence."""
+        return any(by_length for _, by_length, _ in self._originals.values())
 
     def is_by_length(self, row: int) -> bool:
         """Whether the angles of the model in a map row depend on the length of the sequence."""
@@ -42,6 +68,8 @@ class PackedRotary(nn.Module):
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kw: Any) -> Any:
         """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  what the originals give"""
+        if self.step.view.tokens.anywhere:
+            return self._run_all(x, position_ids, *args, **kw)
         parts = [
             self._run(span, x, position_ids[:, span.start : span.end], *args, **kw)
             for span in self._spans()
@@ -59,6 +87,22 @@ class PackedRotary(nn.Module):
         if not by_length:
             return original(x, positions, *args, **kw)
         return at_length(original, x, positions, span.length, *args, **kw)
+
+    def _run_all(self, x: torch.Tensor, positions: torch.Tensor, *args: Any, **kw: Any) -> Any:
+        """Every kind of angles for all tokens, then each token's own."""
+        each = [original(x, positions, *args, **kw) for original in self._kinds]
+        if len(each) == 1:
+            return each[0]
+        chosen = self._kind_of_row[self.step.view.tokens.rows]  # (T,)
+        tokens = torch.arange(len(chosen), device=chosen.device)
+
+        def choose(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            """(1, T, D) of each kind -> (1, T, D)"""
+            return torch.cat(parts)[chosen, tokens].unsqueeze(0)
+
+        if isinstance(each[0], torch.Tensor):
+            return choose(tuple(each))
+        return tuple(choose(column) for column in zip(*each, strict=True))
 
     def _spans(self) -> Iterable[RopeSpan]:
         """The step's spans, neighbours joined where the same module and length serve both."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from serve_app.engine.graphs import DecodeGraphs
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
 from serve_app.engine.sampling import SamplingRow, Scores, sample, score
@@ -100,8 +101,15 @@ class LaunchedStep:
 class Runner:
     """Turns plans into tokens."""
 
-    def __init__(self, packed: PackedModel, *, clock: Callable[[], float]) -> None:
-        self._packed = packed
+    def __init__(
+        self,
+        packed: PackedModel,
+        *,
+        graphs: DecodeGraphs | None = None,
+        clock: Callable[[], float],
+    ) -> None:
+        """graphs: run the steps that they can."""
+        self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
         self._clock = clock
         self._device = packed.device
         sizes = packed.sizes
@@ -110,7 +118,7 @@ class Runner:
             sizes.block_size,
             packed.device,
             groups=any(form.takes_groups for form in packed.attention_forms),
-            paging=any(form.takes_paging for form in packed.attention_forms),
+            paging=graphs is not None or any(form.takes_paging for form in packed.attention_forms),
         )
 
     @torch.inference_mode()
@@ -130,7 +138,7 @@ class Runner:
         view = self._views.build(plan.chunks, rows, outputs)
         self._fill_pending(view.ids, plan.chunks, after)
         began = self._clock()
-        logits = self._packed.forward(view)
+        logits = self._model.forward(view)
         forward_s = self._clock() - began
         sampling = [index for index, output in enumerate(outputs) if output.samples]
         chunks = [outputs[index].chunk for index in sampling]

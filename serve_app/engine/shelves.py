@@ -74,8 +74,6 @@ class Shelf:
 
     tensors: name -> (P, *shape), P rows.
     maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
-    pads: whether picks are padded, and groups known to the device alone: on CUDA, where counting
-    would wait for the device.
     """
 
     def __init__(
@@ -91,7 +89,6 @@ class Shelf:
         self.key = key
         self.shape = shape
         self.num_rows = num_rows
-        self.pads = device.type == "cuda"
         self._device = device
         self._specs = tensor_specs(shape.expert, key.format, dtype, residual=key.residual)
         self.tensors = {name: self._slab(name, num_rows) for name in self._specs}
@@ -130,39 +127,47 @@ class Shelf:
             self.tensors[name][: self.num_rows].copy_(tensor)
         self.num_rows = num_rows
 
-    def serves(self, models: Collection[int]) -> bool:
-        """Whether an expert of any of these models (map rows) has a part here."""
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        self._num_parts.pop(row, None)
+
+    def serves(self, models: Collection[int] | None) -> bool:
+        """Whether an expert of any of these models (map rows) has a part here. None: of all."""
+        models = self._num_parts if models is None else models
         return any(self._num_parts.get(row) for row in models)
 
-    def serves_all(self, models: Collection[int]) -> bool:
-        """Whether every expert of all of these models has a part here."""
+    def serves_all(self, models: Collection[int] | None) -> bool:
+        """Whether every expert of all of these models has a part here. None: of all there are."""
+        models = self._num_parts if models is None else models
         return all(self._num_parts.get(row) == self.shape.num_experts for row in models)
 
-    def pick_all(self, entries: torch.Tensor) -> tuple[Pick, torch.Tensor]:
+    def pick_all(self, entries: torch.Tensor, *, counts: bool) -> tuple[Pick, torch.Tensor]:
         """All pairs, each of which has a part here, and the order that sorts them by row.
 
-        entries: (n,), where a pair's part is found in the maps, flattened  ->  order: (n,)
+        entries: (n,), where a pair's part is found in the maps, flattened
+        counts: whether the host may count them  ->  order: (n,)
         """
         rows, order = torch.sort(self.maps.view(-1)[entries], stable=True)
-        return Pick(self, None, rows, self._groups(rows)), order
+        return Pick(self, None, rows, self._groups(rows, counts=counts)), order
 
-    def pick_some(self, entries: torch.Tensor) -> Pick:
+    def pick_some(self, entries: torch.Tensor, *, counts: bool) -> Pick:
         """Those of the pairs that have a part here.
 
         entries: (n,), where a pair's part is found in the maps, flattened
+        counts: whether the host may count them; else all are there, padded.
         """
         rows = self.maps.view(-1)[entries]
         absent = rows == NO_PART
-        if self.pads:
+        if not counts:
             rows, pairs = torch.sort(rows.masked_fill(absent, self.num_rows), stable=True)
-            return Pick(self, pairs, rows, self._groups(rows), padded=True)
+            return Pick(self, pairs, rows, self._groups(rows, counts=counts), padded=True)
         present = (~absent).nonzero().squeeze(1)
         rows, order = torch.sort(rows[present], stable=True)
-        return Pick(self, present[order], rows, self._groups(rows))
+        return Pick(self, present[order], rows, self._groups(rows, counts=counts))
 
-    def _groups(self, rows: torch.Tensor) -> Groups:
+    def _groups(self, rows: torch.Tensor, *, counts: bool) -> Groups:
         """rows: (m,), ascending"""
-        if not self.pads:
+        if counts:
             return Groups.counted(torch.bincount(rows).tolist())
         numbers = torch.arange(self.num_rows, device=rows.device)
         return Groups(ends=torch.searchsorted(rows, numbers, right=True, out_int32=True))

@@ -32,6 +32,8 @@ class Spans:
     """Whose the rows of a packed tensor are. Rows are sorted by place.
 
     count: number of rows, n.   segments: one per place that is present, in order.
+    anywhere: whether the host does not know whose the rows are, since the same operations are to
+    serve whatever the tensors will say later; then there are no segments.
     places: (n,) int64, place of each row.   rows: (n,) int64, row of each in the expert maps.
     ends: (S,) int32, where each place's rows end; S = number of places.
     """
@@ -41,6 +43,7 @@ class Spans:
     places: torch.Tensor
     rows: torch.Tensor
     ends: torch.Tensor
+    anywhere: bool = False
 
     @classmethod
     def of(cls, places: list[int], rows: list[int], num_places: int, integers: Integers) -> "Spans":
@@ -66,14 +69,16 @@ class Spans:
 
     @property
     def sole_place(self) -> int | None:
-        """The place of all rows; None where they are of several. Any place, of no rows."""
-        if len(self.segments) > 1:
+        """The place of all rows; None where they are, or may be, of several. Any, of no rows."""
+        if self.anywhere or len(self.segments) > 1:
             return None
         return self.segments[0].place if self.segments else 0
 
     @property
-    def models(self) -> frozenset[int]:
-        """Map rows of the models that are present, known without asking the device."""
+    def models(self) -> frozenset[int] | None:
+        """Map rows of the models that are present, as far as the host knows; None: any may be."""
+        if self.anywhere:
+            return None
         return frozenset().union(*(segment.models for segment in self.segments))
 
     def only(self, segment: Segment) -> "Spans":
@@ -218,6 +223,13 @@ class CurrentStep:
 
     def __init__(self) -> None:
         self._view: StepView | None = None
+        self.revision = 0
+        """Changes with whatever a step that may be of any models takes for granted: which tensors
+        there are, and which of them are needed."""
+
+    def revise(self) -> None:
+        """Say that something changed which captured steps take for granted."""
+        self.revision += 1
 
     @property
     def is_running(self) -> bool:

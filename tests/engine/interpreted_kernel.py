@@ -67,6 +67,5 @@ def test_a_layer_as_on_cuda_gives_what_each_models_experts_give(
     path = source.layers[0].module
     experts = {name: m.get_submodule(path) for name, m in source.references(models).items()}
     layer = filled_layer(source, 0, experts["m1"])
-    for shelf in layer.shelves.values():
-        shelf.pads = True
+    layer.counts = False
     assert_as_by_themselves(layer, experts, [0] * 4 + [1] * 7)

@@ -40,6 +40,5 @@ def test_padding_instead_of_counting_gives_the_same(architecture: str) -> None:
     mixes = [Mix("dense", ("rank-3",), "m1"), Mix("dense"), Mix("dense", ("rank-5", "rank-4"))]
     source = MixedSource("r1", models, lambda model, _, expert: mixes[(expert + len(model)) % 3])
     layer, experts = layers_of(source, models)
-    for shelf in layer.shelves.values():
-        shelf.pads = True
+    layer.counts = False
     assert_as_by_themselves(layer, experts, [0] * 4 + [1] * 7 + [2])
