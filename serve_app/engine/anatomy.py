@@ -31,6 +31,7 @@ class Anatomy:
     token axes; the largest that must be replaced as a whole, so none lies inside another.
     sinks: attention modules with a parameter of their own, handed to attention as `s_aux`.
     tensors: every parameter and persistent buffer outside the experts -> (shape, dtype).
+    siblings: those of the units that are linear layers and read the same tensor, together.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class Anatomy:
     units: dict[str, Axes]
     sinks: dict[str, str]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
+    siblings: tuple[tuple[str, ...], ...]
 
 
 def config_of(fields: Mapping[str, Any]) -> Any:
@@ -111,7 +113,15 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         if not key.startswith(inside)
     }
     return Anatomy(
-        model, experts, trace.attentions, trace.windows, rotaries, units, trace.sinks, tensors
+        model,
+        experts,
+        trace.attentions,
+        trace.windows,
+        rotaries,
+        units,
+        trace.sinks,
+        tensors,
+        siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
     )
 
 

@@ -32,6 +32,7 @@ from serve_app.engine.parts import ShelfRows
 from serve_app.engine.pool import EXPERTS, PoolLayer
 from serve_app.engine.rotary import PackedRotary, recompute_length
 from serve_app.engine.shelves import layer_shape
+from serve_app.engine.siblings import SiblingLinear, Siblings, alike, side_by_side
 from serve_app.engine.step import CurrentStep, StepView
 from serve_app.engine.tracing import fresh_rotary
 from serve_app.errors import Unsupported
@@ -80,7 +81,7 @@ class PackedModel:
         self._architecture = type(anatomy.model).__name__
         self._model = anatomy.model
         self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}
-        self.stacks = allocate_stacks(anatomy, sizes.num_places, device)
+        self.stacks, self._wholes = allocate_stacks(anatomy, sizes.num_places, device)
         self.vocabulary_names = vocabulary_names(self._config, anatomy)
         self._vocabularies: dict[int, int] = {}
         self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
@@ -93,7 +94,11 @@ class PackedModel:
 
     def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
         fitter = Fitter(self.step, self.stacks, self._multiplier, self.device)
+        joined = self._joined_leaves(anatomy)
         for path, axes in anatomy.units.items():
+            if path in joined:
+                self._model.set_submodule(path, joined[path])
+                continue
             module = self._model.get_submodule(path)
             inside = tuple(f"{path}.{name}" for name in module.state_dict())
             names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
@@ -103,6 +108,20 @@ class PackedModel:
             del module._parameters[name]
             module.register_forward_pre_hook(self._spread(f"{path}.{name}", name))
         return tuple(fitter.slow)
+
+    def _joined_leaves(self, anatomy: Anatomy) -> dict[str, SiblingLinear]:
+        """Leaves of the linear layers whose weights lie side by side."""
+        leaves = {}
+        for paths, wholes in self._wholes.items():
+            axes = anatomy.units[paths[0]]
+            sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
+            siblings = Siblings(self.step, wholes, sizes, axes, self._multiplier)
+            for index, path in enumerate(paths):
+                names = {own: f"{path}.{own}" for own in wholes}
+                leaves[path] = SiblingLinear(
+                    self.step, self.stacks, names, axes, siblings=siblings, index=index
+                )
+        return leaves
 
     def _spread(self, stack: str, attribute: str) -> Any:
         """A hook that gives an attention module its own parameter by token: (T, *p)."""
@@ -337,13 +356,27 @@ def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]
     return {name: value for name, value in anatomy.tensors.items() if name not in tied}
 
 
-def allocate_stacks(anatomy: Anatomy, num_places: int, device: torch.device) -> Stacks:
-    """Zeroed stacks for every backbone tensor; tied ones once."""
+def allocate_stacks(
+    anatomy: Anatomy, num_places: int, device: torch.device
+) -> tuple[Stacks, dict[tuple[str, ...], dict[str, torch.Tensor]]]:
+    """Zeroed stacks for every backbone tensor; tied ones once.
+
+    With them what those of sibling layers are parts of, by the paths of the layers.
+    """
+    tied = tied_names(anatomy)
+    joined: dict[str, torch.Tensor] = {}
+    wholes = {}
+    for paths in anatomy.siblings:
+        if alike(paths, anatomy.tensors, tied) and len({anatomy.units[p] for p in paths}) == 1:
+            parts, wholes[paths] = side_by_side(paths, anatomy.tensors, num_places, device)
+            joined |= parts
     tensors = {
-        name: torch.zeros((num_places, *shape), dtype=dtype, device=device)
+        name: joined[name]
+        if name in joined
+        else torch.zeros((num_places, *shape), dtype=dtype, device=device)
         for name, (shape, dtype) in unique_tensors(anatomy).items()
     }
-    return Stacks(tensors, tied_names(anatomy))
+    return Stacks(tensors, tied), wholes
 
 
 def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Everything is on the meta device, so nothing here costs memory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,10 +71,23 @@ class Trace:
         self.sinks: dict[str, str] = {}
         self.readers: set[str] = set()
         self._running: list[str] = []
+        self._read: dict[tuple[int, int], list[str]] = {}
+        self._kept: list[torch.Tensor] = []
 
-    def note_start(self, module: nn.Module, _: Any) -> None:
+    def note_start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward pre-hook: the module's code runs from here on."""
-        self._running.append(self._paths[id(module)])
+        path = self._paths[id(module)]
+        self._running.append(path)
+        if type(module) is nn.Linear and args:
+            self._kept.append(args[0])  # so that no other tensor gets its id
+            self._read.setdefault((id(args[0]), args[0]._version), []).append(path)
+
+    @property
+    def siblings(self) -> tuple[tuple[str, ...], ...]:
+        """Linear layers that read the same tensor, unchanged between, in the order of calls."""
+        calls = Counter(path for paths in self._read.values() for path in paths)
+        groups = (tuple(p for p in paths if calls[p] == 1) for paths in self._read.values())
+        return tuple(group for group in groups if len(group) > 1)
 
     def note_read(self, path: str) -> None:
         """A weight of the module there is read; where other code than its own does, by whom."""

@@ -9,14 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from serve_app.engine.anatomy import study
-from serve_app.engine.fitting import Fitter, equals_original
+from serve_app.engine.engine import Engine
+from serve_app.engine.fitting import PROBE_PLACES, Fitter, equals_original
+from serve_app.engine.integers import Integers
 from serve_app.engine.leaves import Leaf, Stacks
 from serve_app.engine.matmul import Multiplier
 from serve_app.engine.originals import PerSegment, PerToken
 from serve_app.engine.packed import allocate_stacks
-from serve_app.engine.step import CurrentStep
+from serve_app.engine.step import CurrentStep, Spans, StepView
 from serve_app.engine.tracing import TRACED_TOKENS, Axes
-from tests.support.checkpoints import ARCHITECTURES, tiny_config
+from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model
+from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
 TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), outputs_only=False)
@@ -25,7 +28,7 @@ TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), outputs_only=False)
 def leaves_of(architecture: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Axes, Leaf]]:
     """Each unit of a tiny model: its module, its axes, and the leaf that it gets."""
     anatomy = study(tiny_config(architecture), dtype)
-    stacks = allocate_stacks(anatomy, 2, CPU)
+    stacks, _ = allocate_stacks(anatomy, 2, CPU)
     fitter = Fitter(CurrentStep(), stacks, Multiplier(CPU), CPU)
     found = {}
     for path, axes in anatomy.units.items():
@@ -106,3 +109,50 @@ def test_a_slow_form_equals_every_original() -> None:
             return PerSegment(step, stacks, names, axes, module)
 
         assert equals_original(module, TO_TUPLE, make, CPU)
+
+
+SIBLINGS = {
+    "mixtral": [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]],
+    "gpt_oss": [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]],
+    "deepseek_v3": [
+        ["self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+    ],
+    "qwen2_moe": [
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert_gate"],
+    ],
+}
+"""Of the first layer, in the order of calls."""
+
+
+@pytest.mark.parametrize("architecture", SIBLINGS)
+def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> None:
+    originals = tiny_model(architecture, 1)
+    models = {"m1": originals, "m2": tiny_model(architecture, 2)}
+    packed = Engine.open(MemorySource("r1", models))._packed
+    generator = torch.Generator().manual_seed(0)
+    integers = Integers(CPU)
+    spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
+    nothing = torch.empty(0, dtype=torch.int64)
+    view = StepView(spans, spans, nothing, nothing, nothing, nothing)
+    for paths in SIBLINGS[architecture]:
+        layers = [f"model.layers.0.{path}" for path in paths]
+        assert tuple(layers) in packed._wholes
+        own = [originals.get_submodule(path) for path in layers]
+        for path in layers:
+            for name in originals.get_submodule(path).state_dict():
+                stack = packed.stacks[f"{path}.{name}"]
+                stack.copy_(torch.randn(stack.shape, generator=generator))
+        x = torch.randn((1, len(PROBE_PLACES), own[0].in_features), generator=generator)
+        with torch.no_grad(), packed.step.running(view):
+            found = [packed._model.get_submodule(path)(x) for path in layers]
+            alone = packed._model.get_submodule(layers[-1])(x)
+        for path, module, got in zip(
+            [*layers, layers[-1]], [*own, own[-1]], [*found, alone], strict=True
+        ):
+            weights = {n: packed.stacks[f"{path}.{n}"] for n in module.state_dict()}
+            for token, place in enumerate(PROBE_PLACES):
+                lent = {name: stack[place] for name, stack in weights.items()}
+                wanted = torch.func.functional_call(module, lent, (x[:, token],))
+                assert torch.allclose(got[:, token], wanted, rtol=1e-5, atol=1e-4)
