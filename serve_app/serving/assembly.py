@@ -26,7 +26,7 @@ def real_parts(config: ServeConfig) -> Parts:
     registry = Registry(config.registry, config.family)
     return Parts(
         channel=lambda name: _channel(registry, name),
-        open_release=_OpenRelease(registry),
+        open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config, source),
         load=lambda loop: load_of(cast(EngineLoop, loop).stats()),
     )
@@ -44,26 +44,12 @@ def _channel(registry: Registry, name: str) -> str | None:
     return None if channel is None else channel.release
 
 
-class _OpenRelease:
-    """Reads a release and verifies what the engine would only read later: the backbones.
-
-    A backbone that an earlier release had, and that was whole then, is not read again.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._whole: set[str] = set()
-
-    def __call__(self, release: str) -> Opened:
-        reader = ReleaseReader(self._registry, release)
-        for name in sorted(reader.models):
-            for blob in reader.models[name].backbone:
-                if blob.digest not in self._whole:
-                    self._registry.read_bytes(blob, suffix="safetensors")
-                    self._whole.add(blob.digest)
-        tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
-        at = self._registry.published_at(release)
-        return Opened(cast(Source, reader), tokenizers, int(at.timestamp()) if at else 0)
+def _open_release(registry: Registry, release: str) -> Opened:
+    """Reads a release's manifest and tokenizers; the engine reads and verifies the rest."""
+    reader = ReleaseReader(registry, release)
+    tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
+    at = registry.published_at(release)
+    return Opened(cast(Source, reader), tokenizers, int(at.timestamp()) if at else 0)
 
 
 def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
