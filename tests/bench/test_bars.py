@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.bench.bars import BARS, measure_bars
+from serve_app.bench.bars import BARS, MEASURES, measure_bars
 from serve_app.bench.measured import Measured, OnProgress
 
 
@@ -18,6 +18,10 @@ def test_the_bars_are_these() -> None:
         "pool_over_isolated_turnaround": (0.5, False),
         "scaling": (1.0, False),
     }
+
+
+def test_every_bar_has_one_measure() -> None:
+    assert sorted(name for together in MEASURES for name in together) == sorted(BARS)
 
 
 @pytest.mark.parametrize(
