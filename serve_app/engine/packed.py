@@ -115,7 +115,9 @@ class PackedModel:
         for paths, wholes in self._wholes.items():
             axes = anatomy.units[paths[0]]
             sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
-            siblings = Siblings(self.step, wholes, sizes, axes, self._multiplier)
+            siblings = Siblings(
+                self.step, self.stacks, paths, wholes, sizes, axes, self._multiplier
+            )
             for index, path in enumerate(paths):
                 names = {own: f"{path}.{own}" for own in wholes}
                 leaves[path] = SiblingLinear(

@@ -54,16 +54,21 @@ class Siblings:
     def __init__(
         self,
         step: CurrentStep,
+        stacks: Stacks,
+        paths: Sequence[str],
         wholes: Mapping[str, torch.Tensor],
         sizes: Sequence[int],
         axes: Axes,
         multiplier: Multiplier,
     ) -> None:
-        """wholes: as of `side_by_side`   sizes: outputs of each layer, in the order of calls"""
-        stacks = Stacks(dict(wholes), {})
-        self._linear = StackedLinear(
-            step, stacks, {name: name for name in wholes}, axes, multiplier
-        )
+        """paths: of the layers, in the order of calls   wholes: as of `side_by_side`
+
+        sizes: outputs of each layer
+        """
+        self._stacks = stacks
+        self._members = [f"{path}.{own}" for path in paths for own in wholes]
+        names = {own: own for own in wholes}
+        self._linear = StackedLinear(step, Stacks(dict(wholes), {}), names, axes, multiplier)
         self._sizes = list(sizes)
         self._input: torch.Tensor | None = None
         self._parts: tuple[torch.Tensor, ...] = ()
@@ -71,6 +76,8 @@ class Siblings:
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """What layer `index` makes of x. Nothing is kept once the last layer has asked."""
         if self._input is not x:
+            for name in self._members:  # those that are on their way to a place in the step
+                self._stacks.ready(name)
             self._input = x
             self._parts = self._linear(x).split(self._sizes, dim=-1)
         part = self._parts[index].contiguous()

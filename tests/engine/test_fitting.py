@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from serve_app.engine.anatomy import study
+from serve_app.engine.arrivals import Arrival
 from serve_app.engine.engine import Engine
 from serve_app.engine.fitting import PROBE_PLACES, Fitter, equals_original
 from serve_app.engine.integers import Integers
@@ -156,3 +157,21 @@ def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> 
                 lent = {name: stack[place] for name, stack in weights.items()}
                 wanted = torch.func.functional_call(module, lent, (x[:, token],))
                 assert torch.allclose(got[:, token], wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_siblings_wait_for_the_weights_of_each_of_them() -> None:
+    packed = Engine.open(MemorySource("r1", {"m1": tiny_model("gpt_oss", 1)}))._packed
+    (paths,) = [paths for paths in packed._wholes if paths[0].startswith("model.layers.1.")]
+    asked: list[str] = []
+
+    class Noted(Arrival):
+        def wait(self, name: str) -> None:
+            asked.append(name)
+
+    packed.stacks.awaited = (Noted(),)
+    integers = Integers(CPU)
+    spans = Spans.of([0, 0], [0, 0], 1, integers)
+    nothing = torch.empty(0, dtype=torch.int64)
+    with packed.step.running(StepView(spans, spans, nothing, nothing, nothing, nothing)):
+        packed._model.get_submodule(paths[0])(torch.zeros(1, 2, 32))
+    assert sorted(asked) == sorted(f"{path}.{own}" for path in paths for own in ("weight", "bias"))
