@@ -1,8 +1,11 @@
 """How matrices are multiplied on a device: the one place that knows which way is fast there."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
+from serve_app.engine.few_rows import load
 from serve_app.engine.grouped import Groups
 
 ALIGNMENT_BYTES = 16
@@ -10,7 +13,9 @@ SCRATCH_VALUES = 1 << 20
 """Values of a matrix that are widened at a time: 4 MiB in float32."""
 SCRATCH_BYTES = 4 * SCRATCH_VALUES
 FEW_ROWS = 5
-"""Rows from which widening pays. With fewer, each number is one dot product."""
+"""Rows from which widening pays. With fewer, torch computes each number as one dot product."""
+FEW_COMPILED_ROWS = 32
+"""Rows from which widening pays where there is compiled code for fewer."""
 NUM_CHUNKS = 4
 """Products that a product on the CPU is cut into. Cores share those out well; of a single product
 with few rows they share out the packing of operands, and wait for each other (MKL 2024)."""
@@ -26,12 +31,20 @@ class Multiplier:
     """Multiplies rows by matrices on one device. Not for several threads at once.
 
     widens: copy bfloat16 matrices to float32 a block at a time, multiply there, and round what
-    comes out; else what the device itself makes of bfloat16.
+    comes out; else what the device itself makes of bfloat16.   compiled: use compiled code, where
+    there is any, for rows too few for that.
     """
 
-    def __init__(self, device: torch.device, *, widens: bool | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        widens: bool | None = None,
+        compiled: bool = True,
+    ) -> None:
         self._on_cpu = device.type == "cpu"
         self._widens = widens_on(device) if widens is None else widens
+        self._few_rows = load() if self._widens and compiled else None
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
 
     def linear(
@@ -42,7 +55,8 @@ class Multiplier:
             return F.linear(x, weight, bias)
         rows = x.reshape(-1, x.shape[-1])
         out = x.new_empty((rows.shape[0], weight.shape[0]))
-        self._multiply(rows, weight.t(), bias, out)
+        own = None if bias is None else bias.unsqueeze(0)
+        self._run(rows, weight.t().unsqueeze(0), [(0, 0, rows.shape[0])], own, out)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def grouped(
@@ -66,10 +80,25 @@ class Multiplier:
             assert bias is None
             return _grouped_on_device(x, matrices, groups.ends)
         out = x.new_empty((x.shape[0], matrices.shape[-1]))
-        for group, start, end in groups.runs:
+        self._run(x, matrices, groups.runs, bias, out)
+        return out
+
+    def _run(
+        self,
+        x: torch.Tensor,
+        matrices: torch.Tensor,
+        runs: Sequence[tuple[int, int, int]],
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        """On the CPU.   x: (n, I)   matrices: (G, I, O)   bias: (G, O)   out: (n, O), is filled"""
+        if self._few_rows and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
+            few = [run for run in runs if run[2] - run[1] < FEW_COMPILED_ROWS]
+            self._few_rows.multiply(x, matrices.transpose(1, 2), few, bias, out)
+            runs = [run for run in runs if run[2] - run[1] >= FEW_COMPILED_ROWS]
+        for group, start, end in runs:
             own = None if bias is None else bias[group]
             self._multiply(x[start:end], matrices[group], own, out[start:end])
-        return out
 
     def _multiply(
         self,

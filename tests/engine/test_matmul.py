@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from serve_app.engine import matmul
+from serve_app.engine import few_rows, matmul
+from serve_app.engine.few_rows import FewRows
 from serve_app.engine.grouped import Groups
-from serve_app.engine.matmul import FEW_ROWS, Multiplier, widens_on
+from serve_app.engine.matmul import FEW_COMPILED_ROWS, FEW_ROWS, Multiplier, widens_on
 from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request
 from tests.engine.running import GREEDY, answer, engine_of, prompts
@@ -13,6 +14,13 @@ from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
+
+
+def compiled() -> FewRows:
+    code = few_rows.load()
+    if code is None:
+        pytest.skip("few_rows.c was not compiled, or this CPU has no AVX2")
+    return code
 
 
 def groups_of(counts: list[int], *, known: bool) -> Groups:
@@ -39,9 +47,9 @@ def test_matrices_of_any_width_are_multiplied(
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("widens", [False, True])
+@pytest.mark.parametrize("way", ["native", "widened", "compiled"])
 def test_products_in_bfloat16_are_rounded_once(
-    widens: bool, with_bias: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch
+    way: str, with_bias: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matmul, "SCRATCH_VALUES", 48 * 10)
     generator = torch.Generator().manual_seed(0)
@@ -49,10 +57,13 @@ def test_products_in_bfloat16_are_rounded_once(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
-    counts = [1, 0, FEW_ROWS - 1, FEW_ROWS, 20]
-    weight, bias, x = random(5, 36, 48), random(5, 36), random(sum(counts), 48)
+    counts = [1, 0, FEW_ROWS - 1, FEW_ROWS, FEW_COMPILED_ROWS - 1, FEW_COMPILED_ROWS]
+    num = len(counts)
+    weight, bias, x = random(num, 36, 48), random(num, 36), random(sum(counts), 48)
     given = weight.transpose(1, 2).contiguous() if transposed else weight
-    multiplier = Multiplier(CPU, widens=widens)
+    if way == "compiled":
+        compiled()
+    multiplier = Multiplier(CPU, widens=way != "native", compiled=way == "compiled")
     groups = groups_of(counts, known=True)
     found = multiplier.grouped(x, given, groups, bias if with_bias else None, transposed=transposed)
     assert found.dtype == torch.bfloat16
@@ -67,6 +78,44 @@ def test_products_in_bfloat16_are_rounded_once(
     one = multiplier.linear(x[:20].view(4, 5, 48), weight[0], bias[0] if with_bias else None)
     wanted = torch.nn.functional.linear(x[:20], weight[0], bias[0] if with_bias else None)
     assert torch.allclose(one.view(20, 36), wanted, rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("num_outputs", "num_columns"), [(1, 1), (7, 9), (8, 8), (70, 100), (130, 33)]
+)
+def test_compiled_products_of_any_size_are_those_of_each_row_alone(
+    num_outputs: int, num_columns: int
+) -> None:
+    code = compiled()
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn((3, num_outputs + 2, num_columns), generator=generator).to(torch.bfloat16)
+    matrices = whole[:, 1:-1]  # as siblings are: lines of a larger matrix
+    x = torch.randn((13, num_columns), generator=generator).to(torch.bfloat16)
+    out = torch.full((13, num_outputs), 7.0, dtype=torch.bfloat16)
+    code.multiply(x, matrices, [(2, 0, 1), (0, 1, 12)], None, out)
+    assert (out[12] == 7).all(), "a row of no run"
+    for row in range(12):
+        alone = torch.empty((1, num_outputs), dtype=torch.bfloat16)
+        code.multiply(x[row : row + 1], matrices, [(0 if row else 2, 0, 1)], None, alone)
+        assert torch.equal(out[row], alone[0])
+        exact = matrices[0 if row else 2].double() @ x[row].double()
+        assert ((out[row].double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all()
+
+
+def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large() -> None:
+    code = compiled()
+    numbers = torch.tensor([[float("nan")], [float("inf")], [-3.4e38]]).to(torch.bfloat16)
+    out = torch.empty((3, 1), dtype=torch.bfloat16)
+    code.multiply(numbers, torch.ones((1, 1, 1), dtype=torch.bfloat16), [(0, 0, 3)], None, out)
+    assert out[0].isnan()
+    assert torch.equal(out[1:], numbers[1:])
+
+
+def test_a_cpu_that_cannot_run_the_compiled_code_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": False})
+    assert few_rows.load() is None
 
 
 @pytest.mark.parametrize(

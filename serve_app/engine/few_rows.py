@@ -1,0 +1,64 @@
+"""Products of few rows with bfloat16 matrices on x86 CPUs, by compiled code. Decides nothing.
+
+`few_rows.c` is compiled when the package is installed, where there is a compiler.
+"""
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+
+LIBRARY = "serve_app.engine._few_rows"
+NEEDS = ("avx2", "fma3")
+
+
+class FewRows:
+    """The compiled code."""
+
+    def __init__(self, path: str) -> None:
+        """path: of the library. OSError where it cannot be loaded."""
+        self._call = ctypes.CDLL(path).expertpool_few_rows
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._call.restype = None
+        self._call.argtypes = [pointer, number, number, pointer, number, number, pointer, number]
+        self._call.argtypes += [pointer, number, pointer]
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        matrices: torch.Tensor,
+        runs: Sequence[tuple[int, int, int]],
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Runs of rows, each times its own matrix; summed in float32 and rounded once.
+
+        x: (n, I)   matrices: (G, O, I), lines contiguous   runs: group, first row and end of each
+        bias: (G, O), lines contiguous   out: (n, O) bfloat16, contiguous; rows of runs are filled
+        A row's numbers do not depend on what other rows there are.
+        """
+        wide = x.float().contiguous()
+        bounds = (ctypes.c_int64 * (3 * len(runs)))(*(bound for run in runs for bound in run))
+        self._call(
+            matrices.data_ptr(),
+            matrices.stride(0),
+            matrices.stride(1),
+            wide.data_ptr(),
+            matrices.shape[2],
+            matrices.shape[1],
+            ctypes.addressof(bounds),
+            len(runs),
+            None if bias is None else bias.data_ptr(),
+            0 if bias is None else bias.stride(0),
+            out.data_ptr(),
+        )
+
+
+def load() -> FewRows | None:
+    """The compiled code; None where it was not compiled or this CPU cannot run it."""
+    capabilities = torch.cpu.get_capabilities()
+    found = importlib.util.find_spec(LIBRARY)
+    if found is None or found.origin is None or not all(map(capabilities.get, NEEDS)):
+        return None
+    return FewRows(found.origin)
