@@ -94,7 +94,8 @@ class Multiplier:
         """On the CPU.   x: (n, I)   matrices: (G, I, O)   bias: (G, O)   out: (n, O), is filled"""
         if self._few_rows and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
             few = [run for run in runs if run[2] - run[1] < FEW_COMPILED_ROWS]
-            self._few_rows.multiply(x, matrices.transpose(1, 2), few, bias, out)
+            if few:
+                self._few_rows.multiply(x, matrices.transpose(1, 2), few, bias, out)
             runs = [run for run in runs if run[2] - run[1] >= FEW_COMPILED_ROWS]
         for group, start, end in runs:
             own = None if bias is None else bias[group]

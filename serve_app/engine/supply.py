@@ -177,9 +177,9 @@ class Supply:
             self._scheduler.blocks.forget(release)
             for on_done in self._retiring.pop(release):
                 on_done()
-        self._orphans -= self._to_read().keys()
         if self._orphans:
-            self._orphans = {b for b in self._orphans if not self._scheduler.drop_backbone(b)}
+            orphans = self._orphans - self._to_read().keys()
+            self._orphans = {b for b in orphans if not self._scheduler.drop_backbone(b)}
             self._let_go()
 
     def close(self) -> None:
