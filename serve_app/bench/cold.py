@@ -9,10 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from serve_app.bench.measured import Measured, OnProgress
-from serve_app.bench.rates import wait
+from serve_app.bench.rates import host_copy_rate
 from serve_app.bench.running import Session, running
 from serve_app.bench.step import shortest_vocabulary
 from serve_app.engine.engine import Engine
@@ -21,8 +19,6 @@ from serve_app.engine.source import ReleaseSource
 
 STEPS_BESIDE = 30
 """Steps that may overlap one load and what follows from it."""
-COPIES = 5
-"""Copies of which the best is the rate of the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ def cold_over_resident_ttft(
             on_progress("first tokens", number + 1, wanted.loads)
         after = bench.engine.stats().counters
         bytes_each = bench.engine.memory.place_bytes
-        rate = copy_rate(bench.engine.packed.device, bytes_each)
+        rate = host_copy_rate(bench.engine.packed.device, bytes_each)
     seconds = (after.backbone_load_seconds - before.backbone_load_seconds) / wanted.loads
     facts = {
         "cold_s": statistics.median(cold),
@@ -157,19 +153,3 @@ def _steps_beside_load(bench: _Bench, model: str, prompt: int) -> list[float]:
     while len(bench.ended) == loads:
         found.append(bench.session.step()[0])
     return found
-
-
-def copy_rate(device: torch.device, num_bytes: int) -> float:
-    """Bytes each second that one copy from the host moves; on the CPU by one thread's memory."""
-    source = torch.ones(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    target = torch.empty_like(source, device=device)
-    best = float("inf")
-    for _ in range(COPIES + 1):
-        began = time.perf_counter()
-        if device.type == "cuda":
-            target.copy_(source)
-            wait(device)
-        else:
-            target.numpy()[:] = source.numpy()
-        best = min(best, time.perf_counter() - began)
-    return num_bytes / best

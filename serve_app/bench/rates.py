@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 CPU_COPY_BYTES = 1 << 28
@@ -44,6 +45,16 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
     )
 
 
+def host_copy_rate(device: torch.device, num_bytes: int) -> float:
+    """Bytes each second that one copy from the host moves; on the CPU by one thread's memory."""
+    source = torch.ones(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    target = torch.empty_like(source, device=device)
+    if device.type == "cuda":
+        return num_bytes / _best_seconds(lambda: target.copy_(source), device)
+    there, here = target.numpy(), source.numpy()
+    return num_bytes / _best_seconds(lambda: np.copyto(there, here), device)
+
+
 def _copy_rate(device: torch.device) -> float:
     size = CPU_COPY_BYTES if device.type == "cpu" else CUDA_COPY_BYTES
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
@@ -60,18 +71,18 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _best_seconds(run: Callable[[], object], device: torch.device) -> float:
     """Of one run, the first left out."""
     run()
-    wait(device)
+    _wait(device)
     best, spent, times = float("inf"), 0.0, 0
     while spent < LEAST_S or times < LEAST_TIMES:
         began = time.perf_counter()
         run()
-        wait(device)
+        _wait(device)
         seconds = time.perf_counter() - began
         best, spent, times = min(best, seconds), spent + seconds, times + 1
     return best
 
 
-def wait(device: torch.device) -> None:
+def _wait(device: torch.device) -> None:
     """Until what the device was asked for is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
