@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from serve_app.engine.few_rows import load
 from serve_app.engine.grouped import Groups
+from serve_app.engine.native.library import library
+from serve_app.engine.native.products import Products
 
 ALIGNMENT_BYTES = 16
 SCRATCH_VALUES = 1 << 20
@@ -44,7 +45,8 @@ class Multiplier:
     ) -> None:
         self._on_cpu = device.type == "cpu"
         self._widens = widens_on(device) if widens is None else widens
-        self._few_rows = load() if self._widens and compiled else None
+        code = library() if self._widens and compiled else None
+        self._compiled = None if code is None else Products(code)
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
 
     def linear(
@@ -92,10 +94,10 @@ class Multiplier:
         out: torch.Tensor,
     ) -> None:
         """On the CPU.   x: (n, I)   matrices: (G, I, O)   bias: (G, O)   out: (n, O), is filled"""
-        if self._few_rows and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
+        if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
             few = [run for run in runs if run[2] - run[1] < FEW_COMPILED_ROWS]
             if few:
-                self._few_rows.multiply(x, matrices.transpose(1, 2), few, bias, out)
+                self._compiled.multiply(x, matrices.transpose(1, 2), few, bias, out)
             runs = [run for run in runs if run[2] - run[1] >= FEW_COMPILED_ROWS]
         for group, start, end in runs:
             own = None if bias is None else bias[group]

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from serve_app.engine import few_rows, matmul
-from serve_app.engine.few_rows import FewRows
+from serve_app.engine import matmul
 from serve_app.engine.grouped import Groups
 from serve_app.engine.matmul import FEW_COMPILED_ROWS, FEW_ROWS, Multiplier, widens_on
 from serve_app.engine.memory import Limits
+from serve_app.engine.native.library import library
+from serve_app.engine.native.products import Products
 from serve_app.engine.request import Request
 from tests.engine.running import GREEDY, answer, engine_of, prompts
 from tests.support.checkpoints import tiny_model
@@ -16,11 +17,11 @@ from tests.support.sources import MemorySource
 CPU = torch.device("cpu")
 
 
-def compiled() -> FewRows:
-    code = few_rows.load()
+def compiled() -> Products:
+    code = library()
     if code is None:
-        pytest.skip("few_rows.c was not compiled, or this CPU has no AVX2")
-    return code
+        pytest.skip("nothing was compiled, or this CPU has no AVX2")
+    return Products(code)
 
 
 def groups_of(counts: list[int], *, known: bool) -> Groups:
@@ -115,7 +116,7 @@ def test_a_cpu_that_cannot_run_the_compiled_code_does_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": False})
-    assert few_rows.load() is None
+    assert library.__wrapped__() is None
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,16 @@
-"""Products of few rows with bfloat16 matrices on x86 CPUs, by compiled code. Decides nothing.
-
-`few_rows.c` is compiled when the package is installed, where there is a compiler.
-"""
+"""Products with bfloat16 matrices, by compiled code."""
 
 import ctypes
-import importlib.util
 from collections.abc import Sequence
 
 import torch
 
-LIBRARY = "serve_app.engine._few_rows"
-NEEDS = ("avx2", "fma3")
 
+class Products:
+    """The code of `products.c`."""
 
-class FewRows:
-    """The compiled code."""
-
-    def __init__(self, path: str) -> None:
-        """path: of the library. OSError where it cannot be loaded."""
-        self._call = ctypes.CDLL(path).expertpool_few_rows
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._call = library.expertpool_products
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         self._call.restype = None
         self._call.argtypes = [pointer, number, number, pointer, number, number, pointer, number]
@@ -53,12 +45,3 @@ class FewRows:
             0 if bias is None else bias.stride(0),
             out.data_ptr(),
         )
-
-
-def load() -> FewRows | None:
-    """The compiled code; None where it was not compiled or this CPU cannot run it."""
-    capabilities = torch.cpu.get_capabilities()
-    found = importlib.util.find_spec(LIBRARY)
-    if found is None or found.origin is None or not all(map(capabilities.get, NEEDS)):
-        return None
-    return FewRows(found.origin)

@@ -1,4 +1,4 @@
-/* Products of few rows with bfloat16 matrices, on x86 CPUs with AVX2. few_rows.py calls it.
+/* Products of few rows with bfloat16 matrices, on x86 CPUs with AVX2. products.py calls it.
 
    torch computes such products as dot products of bfloat16 where there is no AVX-512: their time
    grows with the rows. Here a matrix is read once for up to six rows, converted to float32 in
@@ -6,14 +6,10 @@
 
    Every number is summed in one order, whatever other rows there are and however many threads. */
 
-#include <stdint.h>
-#include <string.h>
+#include "bfloat16.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2,fma")))
-#define LANES 8
 #define FETCH 32  /* bfloat16 numbers in a cache line */
 #define AHEAD 8   /* lines of the matrix that are fetched ahead */
 #define UNIT 8    /* outputs that are computed together */
@@ -29,32 +25,6 @@ typedef struct {
     uint16_t *out;        /* bfloat16, num_outputs for each row */
     int64_t num_outputs;
 } Unit;
-
-static inline float widened(uint16_t number) {
-    uint32_t bits = (uint32_t)number << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* To the nearest, ties to even; what is not a number stays so. */
-static inline uint16_t rounded(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-AVX2 static inline __m256 widened_lanes(const uint16_t *numbers) {
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)numbers));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-}
-
-AVX2 static inline float total(__m256 lanes) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
 
 static inline void finish(const Unit *unit, int line, int row, float sum, int64_t done) {
     const uint16_t *numbers = unit->lines + line * unit->stride;
@@ -133,7 +103,7 @@ static void multiply_unit(Unit unit, int num_lines, int64_t num_rows) {
    matrices: (…, num_outputs, num_columns) bfloat16, lines contiguous   x: (n, num_columns) float32
    runs: num_runs times matrix, first row, end   bias: (…, num_outputs) bfloat16, or NULL
    out: (n, num_outputs) bfloat16. Strides count numbers. */
-void expertpool_few_rows(const uint16_t *matrices, int64_t matrix_stride, int64_t line_stride,
+void expertpool_products(const uint16_t *matrices, int64_t matrix_stride, int64_t line_stride,
                          const float *x, int64_t num_columns, int64_t num_outputs,
                          const int64_t *runs, int64_t num_runs, const uint16_t *bias,
                          int64_t bias_stride, uint16_t *out) {
