@@ -164,15 +164,16 @@ def parse_size(value: str) -> int:
     return num_bytes
 
 
-def parse_port(value: str) -> int:
-    """A TCP port.
+def parse_port(value: str | int) -> int:
+    """A TCP port. An option's default comes as it is.
 
     Raises:
         typer.BadParameter: it is not a whole number from 1 to 65535.
     """
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 65535:
-        raise typer.BadParameter(f"{value!r} is not a port: a whole number from 1 to 65535")
-    return int(value)
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise typer.BadParameter(f"{text!r} is not a port: a whole number from 1 to 65535")
+    return int(text)
 
 
 def parse_positive(value: str) -> float:
