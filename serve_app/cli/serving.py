@@ -73,6 +73,14 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
             f"places for {of}, {output.size(plan.place_bytes)} each",
         ),
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
+        *(
+            [
+                ("attention", plan.attention_bytes, "the most that its kernels keep"),
+                ("captures", plan.captures_bytes, "the most that captured steps keep"),
+            ]
+            if plan.kept_bytes
+            else []
+        ),
         ("workspace", plan.workspace_bytes, "the most that a step is expected to take"),
         ("total", plan.total_bytes, f"in {plan.dtype}"),
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 
 from serve_app.engine.graphs import Capture, GraphBackend
-from serve_app.errors import Unsupported
 
 NUM_WARMUPS = 2
 """Runs before a capture: libraries set themselves up, and kernels are compiled and chosen."""
@@ -60,13 +59,6 @@ class CudaGraphs:
         self._num_bytes = 0
 
 
-def graph_backend(device: torch.device, wanted: bool | None) -> GraphBackend | None:
-    """What records decode steps on a device. wanted: None: where it can.
-
-    Raises: Unsupported where it is wanted and cannot be.
-    """
-    if device.type == "cuda":
-        return CudaGraphs(device) if wanted is not False else None
-    if wanted:
-        raise Unsupported(f"CUDA graphs on {device.type}: they need a CUDA device")
-    return None
+def graph_backend(device: torch.device) -> GraphBackend | None:
+    """What records decode steps on a device; None where nothing can."""
+    return CudaGraphs(device) if device.type == "cuda" else None

@@ -98,8 +98,11 @@ class Engine:
         self.counters = Counters()
         self._clock = clock
         self._packed = packed
-        decode = None if graphs is None else DecodeGraphs(packed, graphs, limits.max_sequences)
-        self._runner = Runner(packed, graphs=decode, clock=clock)
+        self._graphs = None
+        if graphs is not None:
+            needs, most = memory.captured, memory.kept_bytes
+            self._graphs = DecodeGraphs(packed, graphs, limits.max_sequences, needs, most)
+        self._runner = Runner(packed, graphs=self._graphs, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -135,7 +138,7 @@ class Engine:
         limits: Limits | None = None,
         plan_ahead: bool | None = None,
         prefix_cache: bool = True,
-        cuda_graphs: bool | None = None,
+        cuda_graphs: bool = True,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
@@ -144,7 +147,7 @@ class Engine:
         plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
         the device need not wait for the host then.   prefix_cache: keep keys and values of what
         sequences begin with, for others of their tenant and model.
-        cuda_graphs: record steps that decode, and run them again; None: on CUDA.
+        cuda_graphs: on CUDA record steps that decode, and run them again.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
@@ -157,6 +160,7 @@ class Engine:
             kv_tokens=kv_tokens,
             num_places=num_places,
             limits=limits,
+            cuda_graphs=cuda_graphs,
         )
         packed = PackedModel(
             widest(source.models),
@@ -170,7 +174,7 @@ class Engine:
             limits,
             plan_ahead=ahead,
             prefix_cache=prefix_cache,
-            graphs=graph_backend(packed.device, cuda_graphs),
+            graphs=graph_backend(packed.device) if cuda_graphs else None,
             clock=clock,
             on_loaded=on_loaded,
         )
@@ -293,6 +297,7 @@ class Engine:
             self._packed,
             self.memory,
             self.counters,
+            0 if self._graphs is None else self._graphs.num_bytes,
             self._supply.host_bytes,
             self._clock(),
         )

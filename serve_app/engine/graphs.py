@@ -12,15 +12,13 @@ from typing import Protocol
 
 import torch
 
+from serve_app.engine.kept import CaptureNeeds, Size, power_of_two
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.step import PagedOnHost, Paging, SequenceGroup, Spans, StepView
 
 logger = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """How far a row of logits may be from the same step's not captured, by norm."""
-
-Size = tuple[int, int]
-"""Sequences, and blocks of the longest of them."""
 
 
 class Capture(Protocol):
@@ -52,10 +50,20 @@ class GraphBackend(Protocol):
 class DecodeGraphs:
     """Runs steps of a packed model, those of single tokens from captures."""
 
-    def __init__(self, packed: PackedModel, backend: GraphBackend, max_sequences: int) -> None:
+    def __init__(
+        self,
+        packed: PackedModel,
+        backend: GraphBackend,
+        max_sequences: int,
+        needs: CaptureNeeds,
+        max_bytes: int | None,
+    ) -> None:
+        """max_bytes: the most that attention and captures may keep; None: as much as they take."""
         self._packed = packed
         self._backend = backend
-        self._largest = _power_of_two(max_sequences)
+        self._needs = needs
+        self._max_bytes = max_bytes
+        self._largest = power_of_two(max_sequences)
         self._revision = packed.step.revision
         self._steps: dict[Size, _CapturedStep | None] = {}
         self._reason: str | None = None
@@ -68,6 +76,7 @@ class DecodeGraphs:
 
     @property
     def num_bytes(self) -> int:
+        """What captures keep, beside what attention keeps for them."""
         return self._backend.num_bytes
 
     def forward(self, view: StepView) -> torch.Tensor:
@@ -104,7 +113,7 @@ class DecodeGraphs:
             return None
         if self._packed.arrivals.pending(segment.place for segment in view.tokens.segments):
             return None  # it must wait for one tensor after another
-        return _power_of_two(count), _power_of_two(paging.tables.shape[1])
+        return power_of_two(count), power_of_two(paging.tables.shape[1])
 
     def _capture(self, size: Size, view: StepView) -> torch.Tensor:
         """Run a step as it is, and record it for the next ones of its size.
@@ -113,6 +122,8 @@ class DecodeGraphs:
         """
         expected = self._packed.forward(view)
         self._steps[size] = None
+        if not self._has_room(size):
+            return expected
         step = _CapturedStep(self._packed, size)
         step.fill(view)
         try:
@@ -132,6 +143,25 @@ class DecodeGraphs:
                 worst,
             )
         return expected
+
+    def _has_room(self, size: Size) -> bool:
+        """Whether one more capture stays within what was planned for all."""
+        if self._max_bytes is None:
+            return True
+        kept = self.num_bytes + self._packed.attention_bytes
+        copies = any(form.takes_groups for form in self._packed.attention_forms)
+        most = self._needs.of_one(size, copies=copies)
+        if kept + most <= self._max_bytes:
+            return True
+        logger.info(
+            "decode steps of %d sequences and %d blocks are not captured: that may take %d bytes, "
+            "and attention and captures keep %d of the %d planned for them",
+            *size,
+            most,
+            kept,
+            self._max_bytes,
+        )
+        return False
 
 
 class _CapturedStep:
@@ -246,8 +276,3 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     norms = wanted.norm(dim=-1).clamp(min=1e-6)
     distances = (found.float().masked_fill(absent, 0) - wanted).norm(dim=-1) / norms
     return float(distances.nan_to_num(nan=float("inf")).max())
-
-
-def _power_of_two(number: int) -> int:
-    """The least one that is no smaller."""
-    return 1 << (number - 1).bit_length()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from serve_app.engine.anatomy import Anatomy, config_of, study
+from serve_app.engine.attention_forms.choice import attention_needs
+from serve_app.engine.kept import CAPTURES_SHARE, CaptureNeeds
 from serve_app.engine.matmul import SCRATCH_BYTES
 from serve_app.engine.packed import Sizes, unique_tensors
 from serve_app.engine.packed_linear import WORKSPACE_BYTES
@@ -25,6 +27,8 @@ KV_SHARE = 0.4
 """Of what is left after the least of everything, the part that KV may claim before backbones."""
 SPARE_SHARE = 0.2
 """Of what KV could take beyond its least, the part left free for the slots of a next release."""
+CUBLAS_BYTES = 64 << 20
+"""What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps, and for captures'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `workspace`
-    is the most that a step is expected to need while it runs; `spare` is left free.
+    """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `attention`
+    and `captures` are the most that kernels and captured steps come to keep; `workspace` is the
+    most that a step is expected to need while it runs; `spare` is left free.
+
+    captured: what single captures take, to be held against what is planned for all.
     """
 
     pool_bytes: int
     backbones_bytes: int
     kv_bytes: int
+    attention_bytes: int
+    captures_bytes: int
     workspace_bytes: int
     spare_bytes: int
     place_bytes: int
@@ -59,15 +68,23 @@ class MemoryPlan:
     block_size: int
     dtype: str
     device_memory: int | None
+    captured: CaptureNeeds
 
     @property
     def allocated_bytes(self) -> int:
-        """What stays allocated."""
+        """What is allocated at once."""
         return self.pool_bytes + self.backbones_bytes + self.kv_bytes
 
     @property
+    def kept_bytes(self) -> int | None:
+        """The most that attention and captured steps may keep; None where nothing limits it."""
+        if self.device_memory is None:
+            return None
+        return self.attention_bytes + self.captures_bytes
+
+    @property
     def total_bytes(self) -> int:
-        return self.allocated_bytes + self.workspace_bytes
+        return self.allocated_bytes + (self.kept_bytes or 0) + self.workspace_bytes
 
     @property
     def host_bytes(self) -> int:
@@ -92,12 +109,17 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by."""
+    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by.
+
+    attention: that its kernels keep.   captured: of captures, of which there may be none.
+    """
 
     place: int
     block: int
     step: int
     step_per_block: float
+    attention: int
+    captured: CaptureNeeds
 
 
 def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
@@ -145,12 +167,15 @@ def plan_memory(
     kv_tokens: int | None = None,
     num_places: int | None = None,
     limits: Limits | None = None,
+    cuda_graphs: bool = True,
 ) -> MemoryPlan:
     """How a device's memory will be spent on a release.
 
     Without `device_memory`: on CUDA nine tenths of what is free now; on the CPU room for every
     backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size; `num_places`
-    is the most places that backbones get, however much memory there is.
+    is the most places that backbones get, however much memory there is. `cuda_graphs` reserves
+    room for captured steps where there are any. What is bounded is what is allocated here: the
+    CUDA driver takes some hundred MB beside it.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     limits = limits or Limits()
@@ -169,7 +194,10 @@ def plan_memory(
         shape.shelves_bytes(rows, len(source.models), torch_dtype)
         for shape, rows in zip(shapes, shelves, strict=True)
     )
-    needs = _needs(anatomy, shapes, torch_dtype, limits, on_cpu=on_cpu)
+    needs = _needs(anatomy, shapes, torch_dtype, limits, torch.device(device))
+    captures = 0
+    if cuda_graphs and not on_cpu:
+        captures = needs.captured.of_all(limits.max_sequences, -(-longest // BLOCK_SIZE))
     num_backbones = len({backbone_key(model) for model in source.models.values()})
     useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
     least = _least_blocks(longest)
@@ -180,14 +208,18 @@ def plan_memory(
         places = most_places
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
     else:
-        places, blocks = _shares(pool, needs, most_places, least, useful, device_memory)
+        places, blocks, captures = _shares(
+            pool, captures, needs, most_places, least, useful, device_memory
+        )
     workspace = needs.step + math.ceil(needs.step_per_block * blocks)
     kv = (blocks + 1) * needs.block  # one that no sequence has: see `Sizes`
-    used = pool + places * needs.place + kv + workspace
+    used = pool + places * needs.place + kv + needs.attention + captures + workspace
     return MemoryPlan(
         pool_bytes=pool,
         backbones_bytes=places * needs.place,
         kv_bytes=kv,
+        attention_bytes=needs.attention,
+        captures_bytes=captures,
         workspace_bytes=workspace,
         spare_bytes=0 if device_memory is None else device_memory - used,
         place_bytes=needs.place,
@@ -198,6 +230,7 @@ def plan_memory(
         block_size=BLOCK_SIZE,
         dtype=str(torch_dtype).removeprefix("torch."),
         device_memory=device_memory,
+        captured=needs.captured,
     )
 
 
@@ -213,7 +246,8 @@ def expert_memory(
 ) -> int:
     """Bytes that are left for the parts of experts, as the device holds them.
 
-    After every model's backbone, the least of keys and values, the workspace of a step and maps.
+    After every model's backbone, the least of keys and values, what kernels of attention keep,
+    the workspace of a step and maps.
     configs: of all models.   stored: the dtype that they are stored in.   num_formats: that the
     parts of a layer may have, slots and residuals counted apart; each has maps of its own.
     Raises: DoesNotFit where nothing is left; Unsupported.
@@ -221,16 +255,16 @@ def expert_memory(
     torch_dtype = resolve_dtype(dtype, stored)
     anatomy = study(config_of(_widest(configs)), torch_dtype)
     shapes = layer_shapes(anatomy)
-    on_cpu = torch.device(device).type == "cpu"
-    needs = _needs(anatomy, shapes, torch_dtype, limits or Limits(), on_cpu=on_cpu)
+    needs = _needs(anatomy, shapes, torch_dtype, limits or Limits(), torch.device(device))
     blocks = _least_blocks(max(context_length(config) for config in configs))
     maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
-    others = len(configs) * needs.place + maps + needs.step
+    others = len(configs) * needs.place + maps + needs.attention + needs.step
     others += needs.block + math.ceil(blocks * (needs.block + needs.step_per_block))
     if others >= device_memory:
         raise DoesNotFit(
-            f"{len(configs)} backbones of {needs.place:,} bytes, the least of keys and values and "
-            f"a step's workspace take {others:,} bytes; the device memory is {device_memory:,}",
+            f"{len(configs)} backbones of {needs.place:,} bytes, the least of keys and values, "
+            f"kernels of attention and a step's workspace take {others:,} bytes; the device memory "
+            f"is {device_memory:,}",
             needed=others + 1,
             available=device_memory,
         )
@@ -243,26 +277,39 @@ def _least_blocks(longest: int) -> int:
 
 
 def _shares(
-    pool: int, needs: _Needs, most_places: int, least: int, useful: int, device_memory: int
-) -> tuple[int, int]:
-    """Places and KV blocks within a budget. First the least of both, then places, then KV."""
+    pool: int,
+    captures: int,
+    needs: _Needs,
+    most_places: int,
+    least: int,
+    useful: int,
+    device_memory: int,
+) -> tuple[int, int, int]:
+    """Places, KV blocks and bytes for captures within a budget.
+
+    First the least of places and blocks, then captures, then places, then KV.
+    """
     per_block = needs.block + needs.step_per_block
-    floor = pool + needs.step + needs.place + needs.block + math.ceil(least * per_block)
+    fixed = pool + needs.attention + needs.step
+    floor = fixed + needs.place + needs.block + math.ceil(least * per_block)
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {pool:,}, one backbone "
-            f"{needs.place:,}, keys and values {(least + 1) * needs.block:,}, workspace "
+            f"{needs.place:,}, keys and values {(least + 1) * needs.block:,}, kernels of attention "
+            f"{needs.attention:,}, workspace "
             f"{needs.step + math.ceil(least * needs.step_per_block):,}; the device memory is "
             f"{device_memory:,} bytes",
             needed=floor,
             available=device_memory,
         )
     rest = device_memory - floor
+    captures = min(captures, int(rest * CAPTURES_SHARE))
+    rest -= captures
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
     places = 1 + min(most_places - 1, int((rest - wanted_kv) // needs.place))
     rest -= (places - 1) * needs.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
-    return places, least + more
+    return places, least + more, captures
 
 
 def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
@@ -275,10 +322,10 @@ def _needs(
     shapes: Sequence[LayerShape],
     dtype: torch.dtype,
     limits: Limits,
-    *,
-    on_cpu: bool,
+    device: torch.device,
 ) -> _Needs:
     """Whatever formats the release has: the next one may have others."""
+    on_cpu = device.type == "cpu"
     place = sum(shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values())
     width = sum(shape.width for shape in anatomy.attentions.values())
     block = width * BLOCK_SIZE * dtype.itemsize
@@ -291,5 +338,16 @@ def _needs(
     second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
     pair = (per_expert + 3 * hidden) * dtype.itemsize + second
     token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
-    step = limits.max_tokens * token + (SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else 0)
-    return _Needs(place, block, step, 2 * block / len(anatomy.attentions))
+    libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES
+    gathered = 2 * block / len(anatomy.attentions)
+    kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
+    kept = attention_needs(device)
+    logits = config.vocab_size * dtype.itemsize
+    return _Needs(
+        place,
+        block,
+        step=limits.max_tokens * token + libraries,
+        step_per_block=gathered,
+        attention=kept.once + kinds * kept.kind,
+        captured=CaptureNeeds(token, logits, gathered, once=kinds * kept.captured),
+    )

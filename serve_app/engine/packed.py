@@ -293,6 +293,11 @@ class PackedModel:
     def kv_bytes(self) -> int:
         return sum(paged.store.num_bytes for paged in self.attentions.values())
 
+    @property
+    def attention_bytes(self) -> int:
+        """What forms of attention keep between steps."""
+        return sum(form.num_bytes for form in self.attention_forms)
+
     @contextmanager
     def watching(self, seen: RoutingSeen) -> Iterator[None]:
         """Have `seen` called with what each experts module is asked for, for as long as it lasts.

@@ -46,8 +46,9 @@ class Stats:
     """One look at an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
-    their own sizes, to be held against `memory`.   host_bytes: of backbones that are held on the
-    host, mapped files included.
+    their own sizes, to be held against `memory`.   attention_bytes, captures_bytes: what kernels
+    of attention and captured steps have come to keep.   host_bytes: of backbones that are held on
+    the host, mapped files included.
     """
 
     heartbeat: float
@@ -68,13 +69,16 @@ class Stats:
     pool_bytes: int
     backbones_bytes: int
     kv_bytes: int
+    attention_bytes: int
+    captures_bytes: int
     host_bytes: int
     memory: MemoryPlan
     counters: Counters = field(default_factory=Counters)
 
     @property
     def allocated_bytes(self) -> int:
-        return self.pool_bytes + self.backbones_bytes + self.kv_bytes
+        kept = self.attention_bytes + self.captures_bytes
+        return self.pool_bytes + self.backbones_bytes + self.kv_bytes + kept
 
 
 def look(
@@ -83,6 +87,7 @@ def look(
     packed: PackedModel,
     memory: MemoryPlan,
     counters: Counters,
+    captures_bytes: int,
     host_bytes: int,
     now: float,
 ) -> Stats:
@@ -107,6 +112,8 @@ def look(
         pool_bytes=packed.pool_bytes,
         backbones_bytes=packed.backbone_bytes,
         kv_bytes=packed.kv_bytes,
+        attention_bytes=packed.attention_bytes,
+        captures_bytes=captures_bytes,
         host_bytes=host_bytes,
         memory=memory,
         counters=replace(counters),

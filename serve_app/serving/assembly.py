@@ -105,6 +105,8 @@ def load_of(stats: Stats) -> Load:
             "pool_bytes": stats.pool_bytes,
             "backbone_bytes": stats.backbones_bytes,
             "kv_bytes": stats.kv_bytes,
+            "attention_bytes": stats.attention_bytes,
+            "captures_bytes": stats.captures_bytes,
             "host_bytes": stats.host_bytes,
             "resident_models": len(stats.resident),
             "loaded_releases": len(stats.releases),

@@ -129,6 +129,7 @@ class FlashInferWrapper:
         workspace: torch.Tensor,
         layout: str,
         *,
+        backend: str = "auto",
         use_cuda_graph: bool = False,
         qo_indptr_buf: torch.Tensor | None = None,
         paged_kv_indptr_buf: torch.Tensor | None = None,
@@ -138,6 +139,9 @@ class FlashInferWrapper:
         assert workspace.dtype == torch.uint8
         assert workspace.data_ptr() % 16 == 0
         assert layout == "NHD"
+        assert (backend == "fa2") == use_cuda_graph
+        self._float_workspace_buffer = workspace
+        self._int_workspace_buffer = torch.empty(4096, dtype=torch.uint8, device=workspace.device)
         self._buffers = [
             qo_indptr_buf,
             paged_kv_indptr_buf,

@@ -8,12 +8,10 @@ import torch
 
 from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer
 from serve_app.engine.attention_forms.varlen import Varlen
-from serve_app.engine.cuda_graphs import graph_backend
 from serve_app.engine.engine import Engine
 from serve_app.engine.graphs import Capture
 from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request, Sampling
-from serve_app.errors import Unsupported
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
 from tests.engine.running import (
@@ -299,10 +297,3 @@ def test_prompts_and_their_logits_run_as_they_are(recorder: Recorder) -> None:
     answer(engine, requests)
     assert not recorder.recorded
     engine.close()
-
-
-def test_graphs_that_are_asked_for_where_there_are_none_are_refused() -> None:
-    assert graph_backend(CPU, None) is None
-    assert graph_backend(CPU, False) is None
-    with pytest.raises(Unsupported, match="they need a CUDA device"):
-        graph_backend(CPU, True)

@@ -8,8 +8,9 @@ import torch
 
 from serve_app.engine.attention_forms.form import AttentionForm, Call
 from serve_app.engine.attention_forms.gather import Gather
-from serve_app.engine.attention_forms.paged_flashinfer import flashinfer_form
+from serve_app.engine.attention_forms.paged_flashinfer import flashinfer_form, flashinfer_needs
 from serve_app.engine.attention_forms.varlen import varlen_form
+from serve_app.engine.kept import AttentionNeeds
 from serve_app.engine.kv import AttentionShape, KVLayer
 from serve_app.engine.view import ViewBuilder
 from serve_app.scheduling.plan import Chunk
@@ -31,6 +32,11 @@ def makers(device: torch.device) -> Makers:
     if device.type != "cuda":
         return ()
     return ("flashinfer", partial(flashinfer_form, device)), ("varlen", varlen_form)
+
+
+def attention_needs(device: torch.device) -> AttentionNeeds:
+    """What the forms that may be chosen on a device keep there, at most."""
+    return flashinfer_needs() if device.type == "cuda" else AttentionNeeds()
 
 
 class FormChooser:

@@ -32,11 +32,15 @@ class AttentionForm(Protocol):
     """One way to attend.
 
     name: for people.   takes_groups, takes_paging: the shape in which it wants the sequences.
+    num_bytes: what it keeps on the device between steps.
     """
 
     name: str
     takes_groups: bool
     takes_paging: bool
+
+    @property
+    def num_bytes(self) -> int: ...
 
     def attend(self, call: Call) -> torch.Tensor:
         """Each token over its own sequence. ->  (T, Hq, Dv)"""

@@ -16,6 +16,7 @@ class Gather:
     name = "gather"
     takes_groups = True
     takes_paging = False
+    num_bytes = 0
 
     def attend(self, call: Call) -> torch.Tensor:
         groups = call.view.groups

@@ -5,16 +5,35 @@ They are planned on the host: once a step for all layers alike, not once a layer
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from serve_app.engine.attention_forms.form import Call, with_sinks
+from serve_app.engine.kept import AttentionNeeds
 from serve_app.engine.step import Paging
 from serve_app.engine.transfer import Milestone
 
 WORKSPACE_BYTES = 128 << 20
 """What FlashInfer recommends for partial results."""
+PLAN_BYTES = (8 << 20) + (1 << 18)
+"""What the library keeps for one plan: integers, and lengths of sequences."""
+CONVERTED_BYTES = 64 << 20
+"""What it keeps beside that where it may choose kernels for Hopper: tables of another form."""
+CAPTURED_BACKEND = "fa2"
+"""Kernels for captured steps. Those for Hopper gain nothing on single tokens, which wait for
+memory, and would keep `CONVERTED_BYTES` for each size."""
+
+
+def flashinfer_needs() -> AttentionNeeds:
+    """What the form keeps at most; nothing where the package is not installed.
+
+    Of each kind of layer there are two plans: that of the trial stays.
+    """
+    if find_spec("flashinfer") is None:
+        return AttentionNeeds()
+    return AttentionNeeds(WORKSPACE_BYTES, 2 * (PLAN_BYTES + CONVERTED_BYTES), PLAN_BYTES)
 
 
 def flashinfer_form(device: torch.device) -> "FlashInfer":
@@ -65,6 +84,16 @@ class FlashInfer:
         self._workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
         self._planned: dict[tuple[_Variant, tuple[int, int] | None], _Planned] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """What is held on the device: the workspace, and what the library holds for each plan."""
+        held = [self._workspace]
+        for planned in self._planned.values():
+            values = vars(planned.wrapper).values()
+            held += [value for value in values if isinstance(value, torch.Tensor)]
+        there = [t.untyped_storage() for t in held if t.device.type == self._device.type]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in there}.values())
+
     def attend(self, call: Call) -> torch.Tensor:
         paging = call.view.paging
         assert paging is not None
@@ -108,6 +137,7 @@ class FlashInfer:
         return self._wrapper(
             self._workspace,
             "NHD",
+            backend=CAPTURED_BACKEND,
             use_cuda_graph=True,
             qo_indptr_buf=room(num_sequences + 1),
             paged_kv_indptr_buf=room(num_sequences + 1),

@@ -30,6 +30,7 @@ class Varlen:
     name = "varlen"
     takes_groups = False
     takes_paging = True
+    num_bytes = 0
 
     def attend(self, call: Call) -> torch.Tensor:
         assert call.softcap is None, "varlen_attn caps no scores"
