@@ -51,6 +51,8 @@ class ServeConfig(_Strict):
     """Longest wait of a model that is not resident while others are served."""
     prefix_cache: bool = True
     """Keep keys and values of what prompts begin with, for later ones of their tenant and model."""
+    cuda_graphs: bool = True
+    """On CUDA record steps that decode, and run them again."""
 
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica; a request beyond is answered 429."""

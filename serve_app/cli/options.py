@@ -250,6 +250,9 @@ DeviceMemory = Annotated[
         help="Most memory the engine may take, for example 24GiB or 500MB.",
     ),
 ]
+NoCudaGraphs = Annotated[
+    bool, typer.Option("--no-cuda-graphs", help="Launch every step anew, on CUDA too.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
 ]

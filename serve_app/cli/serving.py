@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli import output
-from serve_app.cli.options import Channel, DeviceMemory, Family, RegistryUrl, parse_port
+from serve_app.cli.options import (
+    Channel,
+    DeviceMemory,
+    Family,
+    NoCudaGraphs,
+    RegistryUrl,
+    parse_port,
+)
 from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
@@ -35,7 +42,12 @@ Port = Annotated[
 ]
 
 
-def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemory = None) -> None:
+def plan_memory(
+    family: Family,
+    registry: RegistryUrl,
+    device_memory: DeviceMemory = None,
+    no_cuda_graphs: NoCudaGraphs = False,
+) -> None:
     """Say what serving will allocate, or that it does not fit.
 
     The release is the stable channel's, or the newest; the settings are those that `serve` has
@@ -48,7 +60,12 @@ def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemo
 
     opened = open_registry(registry, family)
     release = resolve(opened, None)
-    settings = ServeConfig(registry=registry, family=family, device_memory=device_memory)
+    settings = ServeConfig(
+        registry=registry,
+        family=family,
+        device_memory=device_memory,
+        cuda_graphs=not no_cuda_graphs,
+    )
     plan = memory.plan_memory(
         ReleaseReader(opened, release),
         device=resolve_device(settings.device),
@@ -59,6 +76,7 @@ def plan_memory(family: Family, registry: RegistryUrl, device_memory: DeviceMemo
             max_sequences=settings.max_sequences,
             max_model_wait_s=settings.max_model_wait_s,
         ),
+        cuda_graphs=settings.cuda_graphs,
     )
     _print_plan(release, plan)
 
@@ -115,6 +133,7 @@ def serve(
     no_prefix_cache: Annotated[
         bool, typer.Option("--no-prefix-cache", help="Compute the beginning of every prompt anew.")
     ] = False,
+    no_cuda_graphs: NoCudaGraphs = False,
 ) -> None:
     """Serve every model of a channel's release behind one OpenAI-compatible endpoint."""
     from serve_app.config import ServeConfig, UserConfig
@@ -130,6 +149,7 @@ def serve(
         dtype=dtype.value,
         device_memory=device_memory,
         prefix_cache=not no_prefix_cache,
+        cuda_graphs=not no_cuda_graphs,
     )
     run(config, UserConfig(channel=channel), port, on_started=_say_where)
 

@@ -76,6 +76,7 @@ def _open_engine(config: ServeConfig, source: Source) -> Loop:
             num_places=config.num_places,
             limits=Limits(config.max_tokens, config.max_sequences, config.max_model_wait_s),
             prefix_cache=config.prefix_cache,
+            cuda_graphs=config.cuda_graphs,
             on_loaded=wake,
         )
 

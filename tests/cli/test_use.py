@@ -12,6 +12,7 @@ import typer
 from consolidation.release.manifest import valid_name
 from serve_app.cli.main import app, run
 from serve_app.cli.options import parse_models, parse_name, parse_size
+from serve_app.config import ServeConfig
 
 COMMANDS = {
     "consolidate": "base calibration channel device-memory dry-run exact expert-budget extend "
@@ -24,8 +25,9 @@ COMMANDS = {
     "task text windows",
     "promote": "channel family registry",
     "rollback": "channel family registry",
-    "plan-memory": "device-memory family registry",
-    "serve": "channel device device-memory dtype family no-prefix-cache port registry",
+    "plan-memory": "device-memory family no-cuda-graphs registry",
+    "serve": "channel device device-memory dtype family no-cuda-graphs no-prefix-cache port "
+    "registry",
     "demo": "once",
     "bench step": "cold context device dtype family html json layers models parts phase places "
     "registry release residual sequences shape step-tokens steps unmerged",
@@ -194,3 +196,15 @@ def test_the_command_accepts_the_names_that_the_registry_accepts(name: str) -> N
     except typer.BadParameter:
         accepted = False
     assert accepted == valid_name(name)
+
+
+def test_what_serve_is_told_becomes_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[ServeConfig] = []
+    monkeypatch.setattr("serve_app.serving.run.run", lambda config, *_, **__: told.append(config))
+    given = ["serve", "--family", "f", "--registry", str(tmp_path)]
+    flags = ["--no-prefix-cache", "--no-cuda-graphs", "--device-memory", "2GiB"]
+    assert run(given) == run([*given, *flags]) == 0
+    found = [(c.prefix_cache, c.cuda_graphs, c.device_memory) for c in told]
+    assert found == [(True, True, None), (False, False, 2 << 30)]

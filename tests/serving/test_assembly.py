@@ -1,0 +1,48 @@
+"""What an operator sets reaches the engine."""
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from serve_app.config import ServeConfig
+from serve_app.engine.engine import Engine
+from serve_app.engine.memory import Limits
+from serve_app.serving import assembly
+
+
+class _Loop:
+    """Makes the engine at once, and loads nothing."""
+
+    def __init__(self, make: Any) -> None:
+        make(lambda: None)
+
+    def stage(self, _: Any) -> "Future[None]":
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"device_memory": 5000, "kv_tokens": 64, "num_places": 2, "dtype": "bfloat16"},
+        {"prefix_cache": False},
+        {"cuda_graphs": False},
+    ],
+)
+def test_the_engine_is_opened_as_configured(
+    settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[dict[str, Any]] = []
+    monkeypatch.setattr(assembly, "EngineLoop", _Loop)
+    monkeypatch.setattr(Engine, "open", lambda _, **options: opened.append(options))
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    config = ServeConfig(registry=str(tmp_path), device="cpu", **settings)
+    assembly.real_parts(config).open_engine(object())  # type: ignore[arg-type]
+    [options] = opened
+    del options["on_loaded"]
+    assert options.pop("limits") == Limits(512, 64, 5.0)
+    assert options == {name: getattr(config, name) for name in options}
+    assert set(settings) <= set(options)
