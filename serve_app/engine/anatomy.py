@@ -30,7 +30,8 @@ class Anatomy:
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
     token axes; the largest that must be replaced as a whole, so none lies inside another.
     sinks: attention modules with a parameter of their own, handed to attention as `s_aux`.
-    tensors: every parameter and persistent buffer outside the experts -> (shape, dtype).
+    tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
+    modules in the order of the forward.
     siblings: those of the units that are linear layers and read the same tensor, together.
     """
 
@@ -107,9 +108,10 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     units = _units(name, whole, trace)
     dtypes = tensor_dtypes(model, dtype)
     inside = tuple(f"{path}." for path in experts)
+    state = model.state_dict()
     tensors = {
-        key: (tensor.shape, dtypes[key])
-        for key, tensor in model.state_dict().items()
+        key: (state[key].shape, dtypes[key])
+        for key in sorted(state, key=lambda key: _first_read(key, trace))
         if not key.startswith(inside)
     }
     return Anatomy(
@@ -123,6 +125,11 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
     )
+
+
+def _first_read(tensor: str, trace: Trace) -> int:
+    """When a run comes to the module of a tensor; after all others where it never does."""
+    return trace.first_reads.get(tensor.rpartition(".")[0], len(trace.first_reads))
 
 
 def _refuse_layer_types(name: str, config: Any) -> None:

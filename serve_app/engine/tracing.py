@@ -60,7 +60,8 @@ class Trace:
     """What a run without data shows of a model.
 
     axes: token axes of every module that was called.   attentions, windows, sinks: as in `Anatomy`.
-    readers: modules whose own code reads the weights of another.
+    readers: modules whose own code reads the weights of another.   first_reads: the modules whose
+    weights are read, numbered in the order in which the first of them is.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,6 +71,7 @@ class Trace:
         self.windows: dict[str, int | None] = {}
         self.sinks: dict[str, str] = {}
         self.readers: set[str] = set()
+        self.first_reads: dict[str, int] = {}
         self._running: list[str] = []
         self._read: dict[tuple[int, int], list[str]] = {}
         self._kept: list[torch.Tensor] = []
@@ -91,6 +93,7 @@ class Trace:
 
     def note_read(self, path: str) -> None:
         """A weight of the module there is read; where other code than its own does, by whom."""
+        self.first_reads.setdefault(path, len(self.first_reads))
         if self._running[-1] != path:
             self.readers.add(self._running[-1])
 
