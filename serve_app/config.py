@@ -39,6 +39,8 @@ class ServeConfig(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device_memory: int | None = Field(default=None, ge=1)
+    host_memory: int | None = Field(default=None, ge=1)
+    """Most host memory for copies of backbones; None: as much as all of them take."""
     kv_tokens: int | None = Field(default=None, ge=1)
     """Size of the KV store in tokens; None: what memory allows."""
     num_places: int | None = Field(default=None, ge=1)

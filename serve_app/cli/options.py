@@ -250,6 +250,16 @@ DeviceMemory = Annotated[
         help="Most memory the engine may take, for example 24GiB or 500MB.",
     ),
 ]
+HostMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--host-memory",
+        metavar="BYTES",
+        parser=parse_size,
+        show_default=False,
+        help="Most host memory for copies of backbones, for example 64GiB. Default: for all.",
+    ),
+]
 NoCudaGraphs = Annotated[
     bool, typer.Option("--no-cuda-graphs", help="Launch every step anew, on CUDA too.")
 ]

@@ -12,6 +12,7 @@ from serve_app.cli.options import (
     Channel,
     DeviceMemory,
     Family,
+    HostMemory,
     NoCudaGraphs,
     RegistryUrl,
     parse_port,
@@ -46,6 +47,7 @@ def plan_memory(
     family: Family,
     registry: RegistryUrl,
     device_memory: DeviceMemory = None,
+    host_memory: HostMemory = None,
     no_cuda_graphs: NoCudaGraphs = False,
 ) -> None:
     """Say what serving will allocate, or that it does not fit.
@@ -64,6 +66,7 @@ def plan_memory(
         registry=registry,
         family=family,
         device_memory=device_memory,
+        host_memory=host_memory,
         cuda_graphs=not no_cuda_graphs,
     )
     plan = memory.plan_memory(
@@ -77,6 +80,7 @@ def plan_memory(
             max_model_wait_s=settings.max_model_wait_s,
         ),
         cuda_graphs=settings.cuda_graphs,
+        host_memory=settings.host_memory,
     )
     _print_plan(release, plan)
 
@@ -112,7 +116,8 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         grid.add_row("device", str(plan.device_memory), memory, "what there is")
     if plan.host_bytes:
         size = output.size(plan.host_bytes)
-        words = "copies of all backbones; on the CPU mapped from a local registry"
+        of = f"{plan.num_copies} of {plan.num_backbones}"
+        words = f"copies of {of} backbones; on the CPU mapped from a local registry"
         grid.add_row("host", str(plan.host_bytes), size, words)
     out = output.out()
     out.print(f"release {release}")
@@ -130,6 +135,7 @@ def serve(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.AUTO,
     device_memory: DeviceMemory = None,
+    host_memory: HostMemory = None,
     no_prefix_cache: Annotated[
         bool, typer.Option("--no-prefix-cache", help="Compute the beginning of every prompt anew.")
     ] = False,
@@ -148,6 +154,7 @@ def serve(
         device=device.value if device else "auto",
         dtype=dtype.value,
         device_memory=device_memory,
+        host_memory=host_memory,
         prefix_cache=not no_prefix_cache,
         cuda_graphs=not no_cuda_graphs,
     )

@@ -46,6 +46,12 @@ class HostBackbone:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
+    """What a host copy takes for an engine on that device. sizes: of its tensors, in bytes."""
+    step = ALIGNMENT if device.type == "cuda" else 1
+    return sum(-(-size // step) * step for size in sizes)
+
+
 def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBackbone:
     """Read a backbone into host memory, in the engine's dtype. `source` names it in errors.
 
@@ -64,6 +70,12 @@ def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBac
             found[name] = rooms[name][: len(tensor)] if tensor.dim() else rooms[name]
             found[name].copy_(tensor)
     return HostBackbone({name: found[name] for name in packed.stacks.names()}, buffer)
+
+
+def check_backbone(packed: PackedModel, tensors: Tensors, source: str) -> None:
+    """Read a backbone and keep nothing. Raises: LoadFailed as `hold_backbone` does."""
+    for _ in _checked(packed, tensors, source):
+        pass
 
 
 def load_backbone(

@@ -135,6 +135,7 @@ class Engine:
         device_memory: int | None = None,
         kv_tokens: int | None = None,
         num_places: int | None = None,
+        host_memory: int | None = None,
         limits: Limits | None = None,
         plan_ahead: bool | None = None,
         prefix_cache: bool = True,
@@ -147,7 +148,8 @@ class Engine:
         plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
         the device need not wait for the host then.   prefix_cache: keep keys and values of what
         sequences begin with, for others of their tenant and model.
-        cuda_graphs: on CUDA record steps that decode, and run them again.
+        cuda_graphs: on CUDA record steps that decode, and run them again.   host_memory: the most
+        bytes that copies of backbones on the host may take; None: there is room for all.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         limits = limits or Limits()
@@ -161,6 +163,7 @@ class Engine:
             num_places=num_places,
             limits=limits,
             cuda_graphs=cuda_graphs,
+            host_memory=host_memory,
         )
         packed = PackedModel(
             widest(source.models),

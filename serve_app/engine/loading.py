@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.engine.arrivals import Arrival
-from serve_app.engine.backbones import HostBackbone, Tensors, hold_backbone, load_backbone
+from serve_app.engine.backbones import (
+    HostBackbone,
+    Tensors,
+    check_backbone,
+    hold_backbone,
+    load_backbone,
+)
 from serve_app.engine.packed import PackedModel
 from serve_app.engine.parts import ShelfKey
 from serve_app.engine.source import ReleaseSource
@@ -22,12 +28,17 @@ from serve_app.errors import EngineError, LoadFailed
 
 @dataclass(frozen=True, slots=True)
 class BackboneLoaded:
-    """A backbone is in its place; or is not, and why."""
+    """A backbone is in its place; or is not, and why.
+
+    through_host: whether from a host copy, there before or made for it; held: that copy, if any.
+    """
 
     backbone: str
     place: int
     seconds: float
     error: EngineError | None
+    through_host: bool
+    held: HostBackbone | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,14 @@ class BackboneHeld:
 
     backbone: str
     held: HostBackbone | None
+    error: EngineError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneChecked:
+    """A backbone can be read; or cannot, and why."""
+
+    backbone: str
     error: EngineError | None
 
 
@@ -75,7 +94,7 @@ class BackboneToRead:
         return self.source.read_backbone(self.model)
 
 
-Report = BackboneLoaded | BackboneHeld | PartsLoaded
+Report = BackboneLoaded | BackboneHeld | BackboneChecked | PartsLoaded
 
 
 class Loader:
@@ -95,16 +114,29 @@ class Loader:
         self.num_writing = 0
 
     def load_backbone(
-        self, wanted: BackboneToRead, held: HostBackbone | None, place: int, arrival: Arrival
+        self,
+        wanted: BackboneToRead,
+        held: HostBackbone | None,
+        place: int,
+        arrival: Arrival,
+        *,
+        hold: bool,
     ) -> None:
-        """Begin copying a backbone into a place, from the host where it is held there."""
+        """Begin copying a backbone into a place, from the host where it is held there.
+
+        hold: where it is not, read it into host memory first.
+        """
+        through_host = hold or held is not None
 
         def work() -> None:
+            nonlocal held
+            if held is None and hold:
+                held = hold_backbone(self._packed, wanted.read(), wanted.label)
             tensors = wanted.read() if held is None else held.tensors.items()
             load_backbone(self._packed, place, tensors, wanted.label, arrival)
 
         def report(seconds: float, error: EngineError | None) -> BackboneLoaded:
-            return BackboneLoaded(wanted.backbone, place, seconds, error)
+            return BackboneLoaded(wanted.backbone, place, seconds, error, through_host, held)
 
         self.num_writing += 1
         future = self._places.submit(self._run, work, wanted.label, report)
@@ -119,6 +151,17 @@ class Loader:
 
         def report(_: float, error: EngineError | None) -> BackboneHeld:
             return BackboneHeld(wanted.backbone, held[0] if held else None, error)
+
+        self._host.submit(self._run, work, wanted.label, report)
+
+    def check_backbone(self, wanted: BackboneToRead) -> None:
+        """Begin reading a backbone to see that it can be read."""
+
+        def work() -> None:
+            check_backbone(self._packed, wanted.read(), wanted.label)
+
+        def report(_: float, error: EngineError | None) -> BackboneChecked:
+            return BackboneChecked(wanted.backbone, error)
 
         self._host.submit(self._run, work, wanted.label, report)
 
@@ -143,7 +186,7 @@ class Loader:
         with contextlib.suppress(queue.Empty):
             while True:
                 report = self._reports.get_nowait()
-                self.num_writing -= not isinstance(report, BackboneHeld)
+                self.num_writing -= isinstance(report, BackboneLoaded | PartsLoaded)
                 yield report
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from serve_app.engine.anatomy import Anatomy, config_of, study
 from serve_app.engine.attention_forms.choice import attention_needs
+from serve_app.engine.backbones import copy_bytes
 from serve_app.engine.kept import CAPTURES_SHARE, CaptureNeeds
 from serve_app.engine.matmul import SCRATCH_BYTES
 from serve_app.engine.packed import Sizes, unique_tensors
@@ -51,6 +52,7 @@ class MemoryPlan:
     most that a step is expected to need while it runs; `spare` is left free.
 
     captured: what single captures take, to be held against what is planned for all.
+    copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
     """
 
     pool_bytes: int
@@ -69,6 +71,8 @@ class MemoryPlan:
     dtype: str
     device_memory: int | None
     captured: CaptureNeeds
+    copy_bytes: int
+    host_memory: int | None
 
     @property
     def allocated_bytes(self) -> int:
@@ -87,9 +91,18 @@ class MemoryPlan:
         return self.allocated_bytes + (self.kept_bytes or 0) + self.workspace_bytes
 
     @property
+    def num_copies(self) -> int:
+        """Backbones that host memory holds copies of, where there are fewer places; at most."""
+        if self.num_places >= self.num_backbones:
+            return 0
+        if self.host_memory is None:
+            return self.num_backbones
+        return min(self.num_backbones, self.host_memory // self.copy_bytes)
+
+    @property
     def host_bytes(self) -> int:
-        """Host memory for copies of all backbones, where there are fewer places; at most."""
-        return 0 if self.num_places >= self.num_backbones else self.num_backbones * self.place_bytes
+        """Host memory for copies of backbones, at most."""
+        return self.num_copies * self.copy_bytes
 
     @property
     def num_slots(self) -> tuple[int, ...]:
@@ -115,6 +128,7 @@ class _Needs:
     """
 
     place: int
+    copy: int
     block: int
     step: int
     step_per_block: float
@@ -168,6 +182,7 @@ def plan_memory(
     num_places: int | None = None,
     limits: Limits | None = None,
     cuda_graphs: bool = True,
+    host_memory: int | None = None,
 ) -> MemoryPlan:
     """How a device's memory will be spent on a release.
 
@@ -175,7 +190,8 @@ def plan_memory(
     backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size; `num_places`
     is the most places that backbones get, however much memory there is. `cuda_graphs` reserves
     room for captured steps where there are any. What is bounded is what is allocated here: the
-    CUDA driver takes some hundred MB beside it.
+    CUDA driver takes some hundred MB beside it. `host_memory` bounds copies of backbones on the
+    host; None: there is one of each where there are fewer places.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     limits = limits or Limits()
@@ -195,6 +211,10 @@ def plan_memory(
         for shape, rows in zip(shapes, shelves, strict=True)
     )
     needs = _needs(anatomy, shapes, torch_dtype, limits, torch.device(device))
+    if host_memory is not None and host_memory < needs.copy:
+        raise ConfigError(
+            f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {needs.copy:,}"
+        )
     captures = 0
     if cuda_graphs and not on_cpu:
         captures = needs.captured.of_all(limits.max_sequences, -(-longest // BLOCK_SIZE))
@@ -231,6 +251,8 @@ def plan_memory(
         dtype=str(torch_dtype).removeprefix("torch."),
         device_memory=device_memory,
         captured=needs.captured,
+        copy_bytes=needs.copy,
+        host_memory=host_memory,
     )
 
 
@@ -326,7 +348,7 @@ def _needs(
 ) -> _Needs:
     """Whatever formats the release has: the next one may have others."""
     on_cpu = device.type == "cpu"
-    place = sum(shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values())
+    sizes = [shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values()]
     width = sum(shape.width for shape in anatomy.attentions.values())
     block = width * BLOCK_SIZE * dtype.itemsize
     config = anatomy.model.config.get_text_config()
@@ -344,7 +366,8 @@ def _needs(
     kept = attention_needs(device)
     logits = config.vocab_size * dtype.itemsize
     return _Needs(
-        place,
+        sum(sizes),
+        copy_bytes(sizes, device),
         block,
         step=limits.max_tokens * token + libraries,
         step_per_block=gathered,

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve_app.engine.backbones import HostBackbone
+from serve_app.engine.backbones import HostBackbone, copy_bytes
 from serve_app.engine.loading import (
+    BackboneChecked,
     BackboneHeld,
     BackboneLoaded,
     BackboneToRead,
@@ -24,6 +25,7 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.engine.staging import growth_bytes, make_room, must_move, require_room_alone
 from serve_app.engine.stats import Counters
 from serve_app.errors import EngineError, LoadFailed
+from serve_app.scheduling.host import HostLedger
 from serve_app.scheduling.plan import Load
 from serve_app.scheduling.scheduler import Scheduler
 
@@ -53,7 +55,9 @@ class Supply:
 
     The scheduler decides which backbone is loaded; here it is done and reported. A backbone is
     read and verified once, while its release is staged: straight into a place where there are
-    places for all, and else into host memory, from where it is copied whenever it is wanted.
+    places for all, and else into host memory, from where it is copied whenever it is wanted. Where
+    host memory has no room for all, what is wanted and not there is read again, and stays there in
+    the stead of the copy that was not used for longest.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Supply:
         self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
         self._staging: _Staging | None = None
         self._is_making_room = False
+        self._host = HostLedger(memory.host_memory)
         self._held: dict[str, HostBackbone] = {}
         self._awaiting: deque[ReleaseSource] = deque()
         self._held_loads: list[Load] = []
@@ -134,8 +139,9 @@ class Supply:
                     self._counters.staging_seconds += report.seconds
                     self._note_staged(report, report.source.id)
                 case BackboneHeld():
-                    if report.held is not None:
-                        self._held[report.backbone] = report.held
+                    self._note_copy(report.backbone, report.held)
+                    self._note_staged(report, report.backbone)
+                case BackboneChecked():
                     self._note_staged(report, report.backbone)
                 case BackboneLoaded():
                     yield from self._note_backbone(report)
@@ -162,7 +168,12 @@ class Supply:
         held = self._held.get(load.backbone)
         arrives = held is not None and self._scheduler.places.loading == (load.backbone,)
         arrival = self._packed.arrivals.expect(load.place)
-        self._loader.load_backbone(wanted, held, load.place, arrival)
+        hold = False
+        if held is not None:
+            self._host.pin(load.backbone)
+        elif not self._has_places_for_all and load.backbone not in self._host:
+            hold = self._take_copy(load.backbone)
+        self._loader.load_backbone(wanted, held, load.place, arrival, hold=hold)
         if arrives:  # and waits for no other load
             self._scheduler.arriving(load.backbone)
         return arrives
@@ -215,7 +226,10 @@ class Supply:
             self._fetch(self._staging)
 
     def _fetch(self, staging: _Staging) -> None:
-        """Begin reading the backbones that a release brings, and all that need a host copy now."""
+        """Begin reading the backbones that a release brings, and all that need a host copy now.
+
+        No copy is dropped for one that nobody has asked for yet.
+        """
         there = self._releases.backbones()
         fetched = {}
         for backbone, wanted in self._to_read().items():
@@ -224,11 +238,38 @@ class Supply:
                 if backbone in there or load is not None:
                     fetched.update({backbone: load} if load else {})
                     continue
-            if backbone not in self._held:
+            if backbone in self._host:
+                continue
+            if self._host.fits(self._copy_bytes) and self._take_copy(backbone):
                 staging.due.add((BackboneHeld, backbone))
                 self._loader.hold_backbone(wanted)
+            elif backbone not in there:
+                staging.due.add((BackboneChecked, backbone))
+                self._loader.check_backbone(wanted)
         staging.due |= {(BackboneLoaded, backbone) for backbone in fetched}
         self.begin_loads(tuple(fetched.values()))
+
+    @property
+    def _copy_bytes(self) -> int:
+        """What a host copy of one backbone takes."""
+        stacks = self._packed.stacks
+        sizes = (stacks[name][0].nbytes for name in stacks.names())
+        return copy_bytes(sizes, self._packed.device)
+
+    def _take_copy(self, backbone: str) -> bool:
+        """Make room for a host copy, if there can be any, in the stead of others."""
+        dropped = self._host.take(backbone, self._copy_bytes)
+        for other in dropped or ():
+            del self._held[other]
+        return dropped is not None
+
+    def _note_copy(self, backbone: str, held: HostBackbone | None) -> None:
+        """A host copy has been read or used, or could not be made."""
+        self._host.unpin(backbone)
+        if held is None:
+            self._host.drop(backbone)
+        else:
+            self._held[backbone] = held
 
     def _to_read(self) -> dict[str, BackboneToRead]:
         """All backbones of releases that are loaded or being loaded."""
@@ -269,6 +310,8 @@ class Supply:
 
     def _note_backbone(self, report: BackboneLoaded) -> Iterator[Lost]:
         self._packed.arrivals.settle(report.place)
+        if report.through_host:
+            self._note_copy(report.backbone, report.held)
         self._counters.backbone_loads += 1
         self._counters.backbone_load_seconds += report.seconds
         if report.error is None:
@@ -283,4 +326,7 @@ class Supply:
         """Drop host copies that nobody needs: of no release, or in places while all have one."""
         needed = self._to_read()
         resident = self._scheduler.places.resident if self._has_places_for_all else ()
-        self._held = {b: h for b, h in self._held.items() if b in needed and b not in resident}
+        for backbone in list(self._held):
+            unwanted = backbone not in needed or backbone in resident
+            if unwanted and self._host.drop(backbone):
+                del self._held[backbone]

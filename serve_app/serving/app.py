@@ -42,8 +42,9 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
     What `args` leaves out is taken from the environment (EXPERTPOOL_REGISTRY,
-    EXPERTPOOL_FAMILY, EXPERTPOOL_DEVICE, EXPERTPOOL_DTYPE, EXPERTPOOL_DEVICE_MEMORY), else the
-    default. Raises pydantic's ValidationError for fields there are not.
+    EXPERTPOOL_FAMILY, EXPERTPOOL_DEVICE, EXPERTPOOL_DTYPE, EXPERTPOOL_DEVICE_MEMORY,
+    EXPERTPOOL_HOST_MEMORY), else the default. Raises pydantic's ValidationError for fields there
+    are not.
     """
     return application(config_of(args or {}))
 
@@ -107,6 +108,7 @@ def _environment() -> dict[str, Any]:
     for name in ("registry", "family", "device", "dtype"):
         if value := os.environ.get(_ENV_PREFIX + name.upper()):
             found[name] = value
-    if value := os.environ.get(_ENV_PREFIX + "DEVICE_MEMORY"):
-        found["device_memory"] = int(value)
+    for name in ("device_memory", "host_memory"):
+        if value := os.environ.get(_ENV_PREFIX + name.upper()):
+            found[name] = int(value)
     return found

@@ -72,6 +72,7 @@ def _open_engine(config: ServeConfig, source: Source) -> Loop:
             device=device,
             dtype=config.dtype,
             device_memory=config.device_memory,
+            host_memory=config.host_memory,
             kv_tokens=config.kv_tokens,
             num_places=config.num_places,
             limits=Limits(config.max_tokens, config.max_sequences, config.max_model_wait_s),

@@ -25,9 +25,9 @@ COMMANDS = {
     "task text windows",
     "promote": "channel family registry",
     "rollback": "channel family registry",
-    "plan-memory": "device-memory family no-cuda-graphs registry",
-    "serve": "channel device device-memory dtype family no-cuda-graphs no-prefix-cache port "
-    "registry",
+    "plan-memory": "device-memory family host-memory no-cuda-graphs registry",
+    "serve": "channel device device-memory dtype family host-memory no-cuda-graphs "
+    "no-prefix-cache port registry",
     "demo": "once",
     "bench step": "cold context device dtype family html json layers models parts phase places "
     "registry release residual sequences shape step-tokens steps unmerged",
@@ -205,6 +205,7 @@ def test_what_serve_is_told_becomes_its_configuration(
     monkeypatch.setattr("serve_app.serving.run.run", lambda config, *_, **__: told.append(config))
     given = ["serve", "--family", "f", "--registry", str(tmp_path)]
     flags = ["--no-prefix-cache", "--no-cuda-graphs", "--device-memory", "2GiB"]
+    flags += ["--host-memory", "64GiB"]
     assert run(given) == run([*given, *flags]) == 0
-    found = [(c.prefix_cache, c.cuda_graphs, c.device_memory) for c in told]
-    assert found == [(True, True, None), (False, False, 2 << 30)]
+    found = [(c.prefix_cache, c.cuda_graphs, c.device_memory, c.host_memory) for c in told]
+    assert found == [(True, True, None, None), (False, False, 2 << 30, 64 << 30)]

@@ -30,6 +30,7 @@ class _Loop:
         {"device_memory": 5000, "kv_tokens": 64, "num_places": 2, "dtype": "bfloat16"},
         {"prefix_cache": False},
         {"cuda_graphs": False},
+        {"host_memory": 7000},
     ],
 )
 def test_the_engine_is_opened_as_configured(

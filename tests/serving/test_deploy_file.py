@@ -75,8 +75,10 @@ def test_the_environment_fills_what_the_arguments_leave_out(
 ) -> None:
     monkeypatch.setenv("EXPERTPOOL_FAMILY", "mine")
     monkeypatch.setenv("EXPERTPOOL_DEVICE_MEMORY", "1000")
+    monkeypatch.setenv("EXPERTPOOL_HOST_MEMORY", "2000")
     config = app.config_of({"registry": "memory://x"})
-    assert (config.family, config.registry, config.device_memory) == ("mine", "memory://x", 1000)
+    assert (config.family, config.registry) == ("mine", "memory://x")
+    assert (config.device_memory, config.host_memory) == (1000, 2000)
     assert app.config_of({"family": "yours"}).family == "yours"
     assert app.config_of({}).registry == str(Path("registry").resolve())
 
