@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from representation.packing import dequantise
 from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer
 from serve_app.engine.attention_forms.varlen import Varlen
 from serve_app.engine.engine import Engine
 from serve_app.engine.graphs import Capture
+from serve_app.engine.grouped import Groups
 from serve_app.engine.memory import Limits
+from serve_app.engine.packed_linear import packed_linear
 from serve_app.engine.request import Request, Sampling
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
@@ -25,7 +28,7 @@ from tests.engine.running import (
     stage,
 )
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
-from tests.support.mixes import Mix, MixedSource
+from tests.support.mixes import MIXES, Mix, MixedSource, in_turn
 from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
@@ -296,4 +299,49 @@ def test_prompts_and_their_logits_run_as_they_are(recorder: Recorder) -> None:
     requests = [Request(n, "r1", n, prompts([9])[0], 1, GREEDY, prompt_logprobs=1) for n in models]
     answer(engine, requests)
     assert not recorder.recorded
+    engine.close()
+
+
+def plain_packed_kernel(
+    multiplier: Any, x: torch.Tensor, planes: Any, scales: torch.Tensor, fmt: Any, groups: Groups
+) -> torch.Tensor:
+    """Stands in for the kernel that reads packed parts, whose launch no recording here would see.
+
+    As there, nothing is known to the host: each row finds its matrix by where groups end.
+    """
+    if groups.runs is not None:
+        return packed_linear(multiplier, x, planes, scales, fmt, groups)
+    assert groups.ends is not None
+    values = dequantise(planes, scales, fmt, x.shape[1])  # (P, O, I)
+    rows = torch.arange(len(x))
+    matrices = torch.searchsorted(groups.ends, rows.to(torch.int32), right=True)
+    behind = matrices == len(values)
+    found = torch.einsum("moi,mi->mo", values[matrices.clamp(max=len(values) - 1)], x.float())
+    return found.masked_fill(behind.unsqueeze(1), 0).to(x.dtype)
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_experts_held_in_any_way_are_captured(
+    name: str,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One capture takes every shelf that a model has parts on, whichever models are in the step."""
+    monkeypatch.setattr("serve_app.engine.products.packed_linear", plain_packed_kernel)
+    models = models_of()
+    source = MixedSource("r1", models, in_turn(name))
+    references = source.references(models)
+    engine = opened(source)
+    both = greedy_requests(["m1", "m2"], [5, 9], max_tokens=4)
+    assert_golden(references, both, answer(engine, both))
+    captured, replays = len(recorder.recorded), recorder.num_replays
+    mixed = [
+        Request(f"other-{at}", "r1", name, prompts([6 + at], seed=at)[0], 4, GREEDY)
+        for at, name in enumerate(["m3", "m1", "m3", "m2"])
+    ]
+    assert_golden(references, mixed, answer(engine, mixed))
+    assert len(recorder.recorded) == captured
+    assert recorder.num_replays > replays
+    assert not caplog.records, "every capture gave what the step gave"
     engine.close()
