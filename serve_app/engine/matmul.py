@@ -15,8 +15,6 @@ SCRATCH_VALUES = 1 << 20
 SCRATCH_BYTES = 4 * SCRATCH_VALUES
 FEW_ROWS = 5
 """Rows from which widening pays. With fewer, torch computes each number as one dot product."""
-FEW_COMPILED_ROWS = 32
-"""Rows from which widening pays where there is compiled code for fewer."""
 NUM_CHUNKS = 4
 """Products that a product on the CPU is cut into. Cores share those out well; of a single product
 with few rows they share out the packing of operands, and wait for each other (MKL 2024)."""
@@ -32,8 +30,8 @@ class Multiplier:
     """Multiplies rows by matrices on one device. Not for several threads at once.
 
     widens: copy bfloat16 matrices to float32 a block at a time, multiply there, and round what
-    comes out; else what the device itself makes of bfloat16.   compiled: use compiled code, where
-    there is any, for rows too few for that.
+    comes out; else what the device itself makes of bfloat16.   compiled: use compiled code instead,
+    where there is any, for matrices whose lines are contiguous.
     """
 
     def __init__(
@@ -95,10 +93,8 @@ class Multiplier:
     ) -> None:
         """On the CPU.   x: (n, I)   matrices: (G, I, O)   bias: (G, O)   out: (n, O), is filled"""
         if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
-            few = [run for run in runs if run[2] - run[1] < FEW_COMPILED_ROWS]
-            if few:
-                self._compiled.multiply(x, matrices.transpose(1, 2), few, bias, out)
-            runs = [run for run in runs if run[2] - run[1] >= FEW_COMPILED_ROWS]
+            self._compiled.multiply(x, matrices.transpose(1, 2), runs, bias, out)
+            return
         for group, start, end in runs:
             own = None if bias is None else bias[group]
             self._multiply(x[start:end], matrices[group], own, out[start:end])

@@ -5,7 +5,7 @@ import torch
 
 from serve_app.engine import matmul
 from serve_app.engine.grouped import Groups
-from serve_app.engine.matmul import FEW_COMPILED_ROWS, FEW_ROWS, Multiplier, widens_on
+from serve_app.engine.matmul import FEW_ROWS, Multiplier, widens_on
 from serve_app.engine.memory import Limits
 from serve_app.engine.native.library import library
 from serve_app.engine.native.products import Products
@@ -58,7 +58,7 @@ def test_products_in_bfloat16_are_rounded_once(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
-    counts = [1, 0, FEW_ROWS - 1, FEW_ROWS, FEW_COMPILED_ROWS - 1, FEW_COMPILED_ROWS]
+    counts = [1, 0, FEW_ROWS - 1, FEW_ROWS, 50]
     num = len(counts)
     weight, bias, x = random(num, 36, 48), random(num, 36), random(sum(counts), 48)
     given = weight.transpose(1, 2).contiguous() if transposed else weight
@@ -82,25 +82,49 @@ def test_products_in_bfloat16_are_rounded_once(
 
 
 @pytest.mark.parametrize(
-    ("num_outputs", "num_columns"), [(1, 1), (7, 9), (8, 8), (70, 100), (130, 33)]
+    ("num_outputs", "num_columns"), [(1, 1), (7, 9), (8, 16), (70, 100), (130, 33), (514, 160)]
 )
 def test_compiled_products_of_any_size_are_those_of_each_row_alone(
     num_outputs: int, num_columns: int
 ) -> None:
     code = compiled()
     generator = torch.Generator().manual_seed(0)
-    whole = torch.randn((3, num_outputs + 2, num_columns), generator=generator).to(torch.bfloat16)
-    matrices = whole[:, 1:-1]  # as siblings are: lines of a larger matrix
-    x = torch.randn((13, num_columns), generator=generator).to(torch.bfloat16)
-    out = torch.full((13, num_outputs), 7.0, dtype=torch.bfloat16)
-    code.multiply(x, matrices, [(2, 0, 1), (0, 1, 12)], None, out)
-    assert (out[12] == 7).all(), "a row of no run"
-    for row in range(12):
-        alone = torch.empty((1, num_outputs), dtype=torch.bfloat16)
-        code.multiply(x[row : row + 1], matrices, [(0 if row else 2, 0, 1)], None, alone)
-        assert torch.equal(out[row], alone[0])
-        exact = matrices[0 if row else 2].double() @ x[row].double()
-        assert ((out[row].double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all()
+    whole = torch.randn((3, num_outputs + 2, num_columns + 3), generator=generator)
+    matrices = whole.to(torch.bfloat16)[:, 1:-1, :-3]  # as siblings are: of a larger matrix
+    x = torch.randn((120, num_columns + 1), generator=generator).to(torch.bfloat16)[:, 1:]
+    bias = torch.randn((3, num_outputs), generator=generator).to(torch.bfloat16)
+    out = torch.full((120, num_outputs), 7.0, dtype=torch.bfloat16)
+    runs = [(2, 0, 1), (0, 1, 106), (1, 108, 120)]
+    code.multiply(x, matrices, runs, bias, out)
+    assert (out[106:108] == 7).all(), "rows of no run"
+    for matrix, start, end in runs:
+        exact = x[start:end].double() @ matrices[matrix].double().t() + bias[matrix].double()
+        error = (out[start:end].double() - exact).abs()
+        assert (error <= exact.abs() * 2**-8 + 1e-4).all()
+        for row in range(start, end):
+            alone = torch.empty((1, num_outputs), dtype=torch.bfloat16)
+            code.multiply(x[row : row + 1], matrices, [(matrix, 0, 1)], bias, alone)
+            assert torch.equal(out[row], alone[0])
+
+
+def test_compiled_products_do_not_depend_on_the_number_of_threads() -> None:
+    code = compiled()
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn((9, 90, 512), generator=generator).to(torch.bfloat16)
+    groups = Groups.counted([1, 40, 2, 0, 1, 1, 7, 1, 3])
+    x = torch.randn((56, 512), generator=generator).to(torch.bfloat16)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(torch.full((56, 90), float("nan"), dtype=torch.bfloat16))
+            code.multiply(x, matrices, groups.runs or (), None, found[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert not found[0].isnan().any()
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large() -> None:

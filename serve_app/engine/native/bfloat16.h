@@ -9,32 +9,51 @@
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2,fma")))
-#define LANES 8
+#define INLINE AVX2 static inline __attribute__((always_inline))
+#define PAIR 16 /* numbers that two registers hold, once widened */
 
-static inline float widened(uint16_t number) {
-    uint32_t bits = (uint32_t)number << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+/* Of PAIR numbers those of even place, and those of odd place: one instruction for each. */
+INLINE __m256 widened_even(const uint16_t *numbers) {
+    __m256i pairs = _mm256_loadu_si256((const __m256i *)numbers);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+
+INLINE __m256 widened_odd(const uint16_t *numbers) {
+    __m256i pairs = _mm256_loadu_si256((const __m256i *)numbers);
+    static const uint32_t upper[8] __attribute__((aligned(32))) = {
+        0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+        0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+    /* From memory each time: a register for it is one that sums would have to leave. */
+    __asm__("vpand %1, %0, %0" : "+x"(pairs) : "m"(upper));
+    return _mm256_castsi256_ps(pairs);
+}
+
+INLINE __m128 widened_four(const uint16_t *numbers) {
+    __m128i four = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)numbers));
+    return _mm_castsi128_ps(_mm_slli_epi32(four, 16));
+}
+
+/* Compilers that choose the instruction's form themselves run out of registers for sums. */
+INLINE void add_product(__m256 *sum, __m256 a, __m256 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(a), "x"(b));
 }
 
 /* To the nearest, ties to even; what is not a number stays so. */
-static inline uint16_t rounded(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+INLINE void rounded_four(__m128 values, uint16_t *numbers) {
+    __m128i bits = _mm_castps_si128(values);
+    __m128i last = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    __m128i up = _mm_add_epi32(bits, _mm_add_epi32(last, _mm_set1_epi32(0x7fff)));
+    __m128i nan = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
+    __m128i is_nan = _mm_castps_si128(_mm_cmpunord_ps(values, values));
+    __m128i found = _mm_srli_epi32(_mm_blendv_epi8(up, nan, is_nan), 16);
+    _mm_storel_epi64((__m128i *)numbers, _mm_packus_epi32(found, found));
 }
 
-AVX2 static inline __m256 widened_lanes(const uint16_t *numbers) {
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)numbers));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-}
-
-AVX2 static inline float total(__m256 lanes) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+/* The sum of the lanes of each of four. */
+INLINE __m128 totals(const __m256 four[4]) {
+    __m256 first = _mm256_hadd_ps(four[0], four[1]);
+    __m256 both = _mm256_hadd_ps(first, _mm256_hadd_ps(four[2], four[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
 }
 
 #endif

@@ -1,8 +1,10 @@
-/* Products of few rows with bfloat16 matrices, on x86 CPUs with AVX2. products.py calls it.
+/* Products with bfloat16 matrices, on x86 CPUs with AVX2. products.py calls it.
 
    torch computes such products as dot products of bfloat16 where there is no AVX-512: their time
-   grows with the rows. Here a matrix is read once for up to six rows, converted to float32 in
-   registers, and lines of it that come next are fetched ahead.
+   grows with the rows. Here tiles of a few rows by a few lines of the matrix are converted to
+   float32 in registers and summed there, as many sums as registers hold (after K. Goto, R. van de
+   Geijn, Anatomy of high-performance matrix multiplication, 2008; nothing is packed, as operands
+   of 16 bits are small and are read along the columns on both sides).
 
    Every number is summed in one order, whatever other rows there are and however many threads. */
 
@@ -10,118 +12,151 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#define FETCH 32  /* bfloat16 numbers in a cache line */
-#define AHEAD 8   /* lines of the matrix that are fetched ahead */
-#define UNIT 8    /* outputs that are computed together */
-#define BLOCK 64  /* outputs of a thread's piece of work */
-#define MOST 6    /* rows that are computed together */
+#include <omp.h>
+
+#define LINES 4      /* outputs of a tile */
+#define MOST 3       /* rows of a tile: with four lines twelve sums, of sixteen registers */
+#define BLOCK 96     /* rows that all lines of a piece meet before others: L2 holds them */
+#define AHEAD 8      /* lines of the matrix that are fetched ahead */
+#define FETCH 32     /* numbers in a cache line */
+#define READING 3    /* rows that take as long as reading the matrix from memory does */
+#define PIECES 4     /* pieces of work for each thread */
+#define LEAST 200000 /* products of numbers that are worth a piece */
+
+/* Unrolled, so that sums stay in registers. */
+#define EACH(index, num) _Pragma("GCC unroll 8") for (int index = 0; index < (num); index++)
 
 typedef struct {
-    const uint16_t *lines; /* bfloat16, the first of the unit's lines of the matrix */
-    int64_t stride;        /* from line to line */
-    const float *x;        /* rows, num_columns each */
+    const uint16_t *lines; /* of the matrix */
+    int64_t line_stride;
+    int num_lines; /* at most LINES */
+    const uint16_t *x;
+    int64_t x_stride; /* from row to row */
     int64_t num_columns;
-    const uint16_t *bias; /* bfloat16, one for each line, or NULL */
-    uint16_t *out;        /* bfloat16, num_outputs for each row */
-    int64_t num_outputs;
-} Unit;
+    const uint16_t *bias; /* one for each line, or NULL */
+    uint16_t *out;
+    int64_t out_stride; /* from row to row */
+} Tile;
 
-static inline void finish(const Unit *unit, int line, int row, float sum, int64_t done) {
-    const uint16_t *numbers = unit->lines + line * unit->stride;
-    const float *x = unit->x + row * unit->num_columns;
-    for (int64_t i = done; i < unit->num_columns; i++) sum += widened(numbers[i]) * x[i];
-    if (unit->bias) sum += widened(unit->bias[line]);
-    unit->out[row * unit->num_outputs + line] = rounded(sum);
+/* Two of PAIR columns to each lane, first those of even number. The order of sums depends on this
+   alone, and both operands are taken apart the same way. */
+INLINE void add_products(__m256 sums[MOST][LINES], int num_rows,
+                                     const uint16_t *const lines[LINES],
+                                     const uint16_t *const rows[MOST], int64_t column) {
+    __m256 row[MOST];
+    EACH(r, num_rows) row[r] = widened_even(rows[r] + column);
+    EACH(l, LINES) {
+        __m256 line = widened_even(lines[l] + column);
+        EACH(r, num_rows) add_product(&sums[r][l], line, row[r]);
+    }
+    EACH(r, num_rows) row[r] = widened_odd(rows[r] + column);
+    EACH(l, LINES) {
+        __m256 line = widened_odd(lines[l] + column);
+        EACH(r, num_rows) add_product(&sums[r][l], line, row[r]);
+    }
 }
 
-/* ROWS rows times num_lines lines, LINES at a time: as many sums as there are registers for. */
-#define KERNEL(ROWS, LINES)                                                                       \
-    AVX2 static void rows_##ROWS##_by_##LINES(const Unit *whole, int num_lines) {                  \
-        for (int first = 0; first < num_lines; first += LINES) {                                   \
-            Unit unit = *whole;                                                                    \
-            unit.lines += first * unit.stride;                                                     \
-            unit.out += first;                                                                     \
-            if (unit.bias) unit.bias += first;                                                     \
-            __m256 sums[LINES][ROWS];                                                              \
-            for (int l = 0; l < LINES; l++)                                                        \
-                for (int r = 0; r < ROWS; r++) sums[l][r] = _mm256_setzero_ps();                   \
-            int64_t done = 0;                                                                      \
-            for (; done + LANES <= unit.num_columns; done += LANES) {                              \
-                if (done % FETCH == 0)                                                             \
-                    for (int l = 0; l < LINES; l++)                                                \
-                        _mm_prefetch(                                                              \
-                            (const char *)(unit.lines + (l + AHEAD) * unit.stride + done),         \
-                            _MM_HINT_T0);                                                          \
-                __m256 x[ROWS];                                                                    \
-                for (int r = 0; r < ROWS; r++)                                                     \
-                    x[r] = _mm256_loadu_ps(unit.x + r * unit.num_columns + done);                  \
-                for (int l = 0; l < LINES; l++) {                                                  \
-                    __m256 line = widened_lanes(unit.lines + l * unit.stride + done);              \
-                    for (int r = 0; r < ROWS; r++)                                                 \
-                        sums[l][r] = _mm256_fmadd_ps(line, x[r], sums[l][r]);                      \
-                }                                                                                  \
-            }                                                                                      \
-            for (int l = 0; l < LINES; l++)                                                        \
-                for (int r = 0; r < ROWS; r++) finish(&unit, l, r, total(sums[l][r]), done);       \
-        }                                                                                          \
+static inline const uint16_t *padded(uint16_t *room, const uint16_t *numbers, int64_t num) {
+    return memcpy(room, numbers, (size_t)num * sizeof *numbers);
+}
+
+INLINE void tile(const Tile *own, int num_rows) {
+    const uint16_t *lines[LINES], *rows[MOST];
+    /* Where lines are fewer the last one is computed again, and not kept. */
+    EACH(l, LINES)
+        lines[l] = own->lines + (l < own->num_lines ? l : own->num_lines - 1) * own->line_stride;
+    EACH(r, num_rows) rows[r] = own->x + r * own->x_stride;
+
+    __m256 sums[MOST][LINES];
+    EACH(r, num_rows)
+        EACH(l, LINES) sums[r][l] = _mm256_setzero_ps();
+    const uint16_t *next = own->lines + AHEAD * own->line_stride;
+    int64_t rest = own->num_columns % PAIR, end = own->num_columns - rest;
+    uint16_t room[LINES + MOST][PAIR] = {{0}};
+    for (;;) {
+        for (int64_t column = 0; column < end; column += PAIR) {
+            for (int i = 0; i < PAIR * LINES; i += FETCH)
+                _mm_prefetch((const char *)(next + LINES * column + i), _MM_HINT_T1);
+            add_products(sums, num_rows, lines, rows, column);
+        }
+        if (!rest) break;
+        /* Once more, with zeros behind the last columns. */
+        EACH(l, LINES) lines[l] = padded(room[l], lines[l] + end, rest);
+        EACH(r, num_rows) rows[r] = padded(room[LINES + r], rows[r] + end, rest);
+        end = PAIR;
+        rest = 0;
     }
 
-KERNEL(1, 8)
-KERNEL(2, 4)
-KERNEL(3, 4)
-KERNEL(4, 2)
-KERNEL(5, 2)
-KERNEL(6, 2)
-KERNEL(1, 1)
-KERNEL(2, 1)
-KERNEL(3, 1)
-KERNEL(4, 1)
-KERNEL(5, 1)
-KERNEL(6, 1)
-
-typedef void (*Kernel)(const Unit *, int);
-
-static const Kernel whole_units[MOST] = {rows_1_by_8, rows_2_by_4, rows_3_by_4,
-                                         rows_4_by_2, rows_5_by_2, rows_6_by_2};
-static const Kernel part_units[MOST] = {rows_1_by_1, rows_2_by_1, rows_3_by_1,
-                                        rows_4_by_1, rows_5_by_1, rows_6_by_1};
-
-/* All rows, at most six at a time and as evenly as can be. */
-static void multiply_unit(Unit unit, int num_lines, int64_t num_rows) {
-    const Kernel *kernels = num_lines == UNIT ? whole_units : part_units;
-    int64_t num_parts = (num_rows + MOST - 1) / MOST;
-    for (int64_t part = 0; part < num_parts; part++) {
-        int64_t rows = num_rows * (part + 1) / num_parts - num_rows * part / num_parts;
-        kernels[rows - 1](&unit, num_lines);
-        unit.x += rows * unit.num_columns;
-        unit.out += rows * unit.num_outputs;
+    size_t num_bytes = (size_t)own->num_lines * sizeof *own->out;
+    uint16_t four[LINES] = {0};
+    if (own->bias) memcpy(four, own->bias, num_bytes);
+    __m128 bias = widened_four(four);
+    EACH(r, num_rows) {
+        rounded_four(_mm_add_ps(totals(sums[r]), bias), four);
+        memcpy(own->out + r * own->out_stride, four, num_bytes);
     }
+}
+
+AVX2 static void tile_of_1(const Tile *own) { tile(own, 1); }
+AVX2 static void tile_of_2(const Tile *own) { tile(own, 2); }
+AVX2 static void tile_of_3(const Tile *own) { tile(own, 3); }
+
+/* All rows, at most MOST at a time and as evenly as can be. */
+static void multiply_lines(Tile own, int64_t num_rows) {
+    static void (*const tiles[MOST])(const Tile *) = {tile_of_1, tile_of_2, tile_of_3};
+    for (int64_t left = (num_rows + MOST - 1) / MOST; left; left--) {
+        int64_t rows = num_rows / left;
+        tiles[rows - 1](&own);
+        own.x += rows * own.x_stride;
+        own.out += rows * own.out_stride;
+        num_rows -= rows;
+    }
+}
+
+static inline int64_t within(int64_t value, int64_t end) {
+    return value < 0 ? 0 : value < end ? value : end;
 }
 
 /* Runs of rows, each times its own matrix.
 
-   matrices: (…, num_outputs, num_columns) bfloat16, lines contiguous   x: (n, num_columns) float32
+   matrices: (…, num_outputs, num_columns) bfloat16, lines contiguous
+   x: (n, num_columns) bfloat16, rows contiguous
    runs: num_runs times matrix, first row, end   bias: (…, num_outputs) bfloat16, or NULL
    out: (n, num_outputs) bfloat16. Strides count numbers. */
 void expertpool_products(const uint16_t *matrices, int64_t matrix_stride, int64_t line_stride,
-                         const float *x, int64_t num_columns, int64_t num_outputs,
-                         const int64_t *runs, int64_t num_runs, const uint16_t *bias,
-                         int64_t bias_stride, uint16_t *out) {
-    int64_t num_blocks = (num_outputs + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t task = 0; task < num_runs * num_blocks; task++) {
-        const int64_t *run = runs + 3 * (task / num_blocks);
-        int64_t first = task % num_blocks * BLOCK;
-        int64_t end = first + BLOCK < num_outputs ? first + BLOCK : num_outputs;
-        for (int64_t line = first; line < end; line += UNIT) {
-            Unit unit = {matrices + run[0] * matrix_stride + line * line_stride,
-                         line_stride,
-                         x + run[1] * num_columns,
-                         num_columns,
-                         bias ? bias + run[0] * bias_stride + line : 0,
-                         out + run[1] * num_outputs + line,
-                         num_outputs};
-            multiply_unit(unit, (int)(end - line < UNIT ? end - line : UNIT), run[2] - run[1]);
+                         const uint16_t *x, int64_t x_stride, int64_t num_columns,
+                         int64_t num_outputs, const int64_t *runs, int64_t num_runs,
+                         const uint16_t *bias, int64_t bias_stride, uint16_t *out) {
+    /* Work is counted in rows times groups of lines; reading a group takes as long as some rows.
+       Pieces of equal work are what threads take: few, as each reads on behind its end. */
+    int64_t num_groups = (num_outputs + LINES - 1) / LINES, work = 0;
+    for (int64_t r = 0; r < num_runs; r++)
+        work += num_groups * (READING + runs[3 * r + 2] - runs[3 * r + 1]);
+    int64_t num_pieces = within(work * num_columns / LEAST + 1, PIECES * omp_get_max_threads());
+#pragma omp parallel for schedule(dynamic, 1) if (num_pieces > 1)
+    for (int64_t piece = 0; piece < num_pieces; piece++) {
+        int64_t from = work * piece / num_pieces, to = work * (piece + 1) / num_pieces;
+        for (int64_t r = 0; r < num_runs; r++) {
+            const int64_t *run = runs + 3 * r;
+            int64_t each = READING + run[2] - run[1];
+            int64_t first = within((from + each - 1) / each, num_groups);
+            int64_t end = within((to + each - 1) / each, num_groups);
+            from -= num_groups * each;
+            to -= num_groups * each;
+            for (int64_t row = run[1]; row < run[2]; row += BLOCK) {
+                for (int64_t line = first * LINES; line < end * LINES; line += LINES) {
+                    Tile own = {matrices + run[0] * matrix_stride + line * line_stride,
+                                line_stride,
+                                (int)within(num_outputs - line, LINES),
+                                x + row * x_stride,
+                                x_stride,
+                                num_columns,
+                                bias ? bias + run[0] * bias_stride + line : 0,
+                                out + row * num_outputs + line,
+                                num_outputs};
+                    multiply_lines(own, within(run[2] - row, BLOCK));
+                }
+            }
         }
     }
 }

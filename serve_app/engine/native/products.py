@@ -1,7 +1,9 @@
 """Products with bfloat16 matrices, by compiled code."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -13,8 +15,8 @@ class Products:
         self._call = library.expertpool_products
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         self._call.restype = None
-        self._call.argtypes = [pointer, number, number, pointer, number, number, pointer, number]
-        self._call.argtypes += [pointer, number, pointer]
+        self._call.argtypes = [pointer, number, number, pointer, number, number, number]
+        self._call.argtypes += [pointer, number, pointer, number, pointer]
 
     def multiply(
         self,
@@ -26,20 +28,22 @@ class Products:
     ) -> None:
         """Runs of rows, each times its own matrix; summed in float32 and rounded once.
 
-        x: (n, I)   matrices: (G, O, I), lines contiguous   runs: group, first row and end of each
-        bias: (G, O), lines contiguous   out: (n, O) bfloat16, contiguous; rows of runs are filled
+        x: (n, I) bfloat16   matrices: (G, O, I) bfloat16, lines contiguous
+        runs: group, first row and end of each   bias: (G, O), lines contiguous
+        out: (n, O) bfloat16, contiguous; rows of runs are filled
         A row's numbers do not depend on what other rows there are.
         """
-        wide = x.float().contiguous()
-        bounds = (ctypes.c_int64 * (3 * len(runs)))(*(bound for run in runs for bound in run))
+        rows = x if x.stride(1) == 1 else x.contiguous()
+        bounds = array("q", chain.from_iterable(runs))
         self._call(
             matrices.data_ptr(),
             matrices.stride(0),
             matrices.stride(1),
-            wide.data_ptr(),
+            rows.data_ptr(),
+            rows.stride(0),
             matrices.shape[2],
             matrices.shape[1],
-            ctypes.addressof(bounds),
+            bounds.buffer_info()[0],
             len(runs),
             None if bias is None else bias.data_ptr(),
             0 if bias is None else bias.stride(0),
