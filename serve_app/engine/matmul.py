@@ -1,12 +1,14 @@
 """How matrices are multiplied on a device: the one place that knows which way is fast there."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch.nn import functional as F
 
+from serve_app.engine.cores import on_cores
 from serve_app.engine.grouped import Groups
-from serve_app.engine.native.library import library
+from serve_app.engine.native.library import Native
 from serve_app.engine.native.products import Products
 
 ALIGNMENT_BYTES = 16
@@ -30,22 +32,26 @@ class Multiplier:
     """Multiplies rows by matrices on one device. Not for several threads at once.
 
     widens: copy bfloat16 matrices to float32 a block at a time, multiply there, and round what
-    comes out; else what the device itself makes of bfloat16.   compiled: use compiled code instead,
-    where there is any, for matrices whose lines are contiguous.
+    comes out; else what the device itself makes of bfloat16.   native: used instead of widening,
+    where it is there, for matrices whose lines are contiguous.
     """
 
     def __init__(
         self,
         device: torch.device,
+        native: Native | None = None,
         *,
         widens: bool | None = None,
-        compiled: bool = True,
     ) -> None:
         self._on_cpu = device.type == "cpu"
         self._widens = widens_on(device) if widens is None else widens
-        code = library() if self._widens and compiled else None
-        self._compiled = None if code is None else Products(code)
+        self._num_threads = torch.get_num_threads()
+        self._compiled = Products(native) if self._widens and native is not None else None
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
+
+    def all_cores(self) -> AbstractContextManager[None]:
+        """Have torch's operations use as many cores as when this was made, for large ones."""
+        return on_cores(self._num_threads)
 
     def linear(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -95,9 +101,10 @@ class Multiplier:
         if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
             self._compiled.multiply(x, matrices.transpose(1, 2), runs, bias, out)
             return
-        for group, start, end in runs:
-            own = None if bias is None else bias[group]
-            self._multiply(x[start:end], matrices[group], own, out[start:end])
+        with self.all_cores():
+            for group, start, end in runs:
+                own = None if bias is None else bias[group]
+                self._multiply(x[start:end], matrices[group], own, out[start:end])
 
     def _multiply(
         self,

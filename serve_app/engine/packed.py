@@ -23,10 +23,12 @@ from serve_app.engine.arrivals import Arrivals
 from serve_app.engine.attention import ATTENTION, PagedAttention
 from serve_app.engine.attention_forms.choice import FormChooser, makers
 from serve_app.engine.attention_forms.form import AttentionForm
+from serve_app.engine.cores import on_cores
 from serve_app.engine.fitting import Fitter
 from serve_app.engine.kv import KVLayer
 from serve_app.engine.leaves import Stacks
 from serve_app.engine.matmul import Multiplier
+from serve_app.engine.native.library import native
 from serve_app.engine.originals import PerSegment
 from serve_app.engine.parts import ShelfRows
 from serve_app.engine.pool import EXPERTS, PoolLayer
@@ -37,6 +39,9 @@ from serve_app.engine.step import CurrentStep, StepView
 from serve_app.engine.tracing import fresh_rotary
 from serve_app.errors import Unsupported
 
+FEW_TOKENS = 128
+"""Up to which small operations of a step on the CPU are done on one core: what is large uses all,
+as compiled code or products of torch."""
 RoutingSeen = Callable[[PoolLayer, torch.Tensor, torch.Tensor], None]
 """Told a layer, the map row of each token, (T,), and the token's experts, (T, K)."""
 
@@ -74,7 +79,9 @@ class PackedModel:
         self.device = device
         self.step = CurrentStep()
         self.is_watched = False
-        self._multiplier = Multiplier(device)
+        self._native = native() if device.type == "cpu" else None
+        self._num_threads = torch.get_num_threads()
+        self._multiplier = Multiplier(device, self._native)
         self.arrivals = Arrivals()
         self._config = config_of(config)
         anatomy = study(self._config, dtype)
@@ -322,7 +329,8 @@ class PackedModel:
         Rows of a model with a shorter vocabulary are -inf beyond its end.
         """
         self.stacks.awaited = self.arrivals.pending(s.place for s in view.tokens.segments)
-        with self.step.running(view):
+        few = self._native is not None and view.tokens.count <= FEW_TOKENS
+        with self.step.running(view), on_cores(1 if few else self._num_threads):
             out = self._model(
                 input_ids=view.ids.unsqueeze(0),
                 position_ids=view.positions.unsqueeze(0),

@@ -1,6 +1,6 @@
 """One linear layer over rows that belong to different packed matrices. Never unpacks them all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -35,13 +35,26 @@ def packed_linear(
 
         assert groups.ends is not None
         return packed_linear_kernel(x, planes, scales, fmt, groups.ends)
+    with multiplier.all_cores():
+        return _unpacked_linear(multiplier, x, planes, scales, fmt, groups.runs)
+
+
+def _unpacked_linear(
+    multiplier: Multiplier,
+    x: torch.Tensor,
+    planes: Mapping[int, torch.Tensor],
+    scales: torch.Tensor,
+    fmt: Format,
+    all_runs: Sequence[tuple[int, int, int]],
+) -> torch.Tensor:
+    """On the CPU; as `packed_linear`."""
     num_columns, num_outputs = x.shape[1], scales.shape[1]
     wide = x.float()
     out = wide.new_empty((x.shape[0], num_outputs))
     num_matrices = max(1, BLOCK_VALUES // (num_outputs * num_columns))
     num_lines = min(num_outputs, max(1, BLOCK_VALUES // num_columns))
-    for first in range(0, len(groups.runs), num_matrices):
-        runs = groups.runs[first : first + num_matrices]
+    for first in range(0, len(all_runs), num_matrices):
+        runs = all_runs[first : first + num_matrices]
         used = torch.tensor([matrix for matrix, _, _ in runs])
         start, end = runs[0][1], runs[-1][2]
         block = Groups.counted(end - start for _, start, end in runs)

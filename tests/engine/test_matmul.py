@@ -7,7 +7,7 @@ from serve_app.engine import matmul
 from serve_app.engine.grouped import Groups
 from serve_app.engine.matmul import FEW_ROWS, Multiplier, widens_on
 from serve_app.engine.memory import Limits
-from serve_app.engine.native.library import library
+from serve_app.engine.native.library import Native, library
 from serve_app.engine.native.products import Products
 from serve_app.engine.request import Request
 from tests.engine.running import GREEDY, answer, engine_of, prompts
@@ -17,11 +17,11 @@ from tests.support.sources import MemorySource
 CPU = torch.device("cpu")
 
 
-def compiled() -> Products:
+def compiled(num_threads: int = 1) -> Native:
     code = library()
     if code is None:
         pytest.skip("nothing was compiled, or this CPU has no AVX2")
-    return Products(code)
+    return Native(code, num_threads)
 
 
 def groups_of(counts: list[int], *, known: bool) -> Groups:
@@ -62,9 +62,8 @@ def test_products_in_bfloat16_are_rounded_once(
     num = len(counts)
     weight, bias, x = random(num, 36, 48), random(num, 36), random(sum(counts), 48)
     given = weight.transpose(1, 2).contiguous() if transposed else weight
-    if way == "compiled":
-        compiled()
-    multiplier = Multiplier(CPU, widens=way != "native", compiled=way == "compiled")
+    code = compiled(num_threads=2) if way == "compiled" else None
+    multiplier = Multiplier(CPU, code, widens=way != "native")
     groups = groups_of(counts, known=True)
     found = multiplier.grouped(x, given, groups, bias if with_bias else None, transposed=transposed)
     assert found.dtype == torch.bfloat16
@@ -87,7 +86,7 @@ def test_products_in_bfloat16_are_rounded_once(
 def test_compiled_products_of_any_size_are_those_of_each_row_alone(
     num_outputs: int, num_columns: int
 ) -> None:
-    code = compiled()
+    code = Products(compiled())
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn((3, num_outputs + 2, num_columns + 3), generator=generator)
     matrices = whole.to(torch.bfloat16)[:, 1:-1, :-3]  # as siblings are: of a larger matrix
@@ -108,27 +107,22 @@ def test_compiled_products_of_any_size_are_those_of_each_row_alone(
 
 
 def test_compiled_products_do_not_depend_on_the_number_of_threads() -> None:
-    code = compiled()
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn((9, 90, 512), generator=generator).to(torch.bfloat16)
     groups = Groups.counted([1, 40, 2, 0, 1, 1, 7, 1, 3])
     x = torch.randn((56, 512), generator=generator).to(torch.bfloat16)
     found = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(torch.full((56, 90), float("nan"), dtype=torch.bfloat16))
-            code.multiply(x, matrices, groups.runs or (), None, found[-1])
-    finally:
-        torch.set_num_threads(before)
+    for num_threads in (1, 2, 3):
+        found.append(torch.full((56, 90), float("nan"), dtype=torch.bfloat16))
+        code = Products(compiled(num_threads))
+        code.multiply(x, matrices, groups.runs or (), None, found[-1])
     assert not found[0].isnan().any()
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
 
 def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large() -> None:
-    code = compiled()
+    code = Products(compiled())
     numbers = torch.tensor([[float("nan")], [float("inf")], [-3.4e38]]).to(torch.bfloat16)
     out = torch.empty((3, 1), dtype=torch.bfloat16)
     code.multiply(numbers, torch.ones((1, 1, 1), dtype=torch.bfloat16), [(0, 0, 3)], None, out)

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,3 +19,17 @@ def library() -> ctypes.CDLL | None:
     if found is None or found.origin is None or not all(map(capabilities.get, NEEDS)):
         return None
     return ctypes.CDLL(found.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The compiled code, and how many threads may work on a call of it."""
+
+    library: ctypes.CDLL
+    num_threads: int
+
+
+def native() -> Native | None:
+    """The compiled code, if it can be had, for as many threads as the caller's operations have."""
+    code = library()
+    return None if code is None else Native(code, torch.get_num_threads())

@@ -9,10 +9,9 @@
    Every number is summed in one order, whatever other rows there are and however many threads. */
 
 #include "bfloat16.h"
+#include "crew.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-
-#include <omp.h>
 
 #define LINES 4      /* outputs of a tile */
 #define MOST 3       /* rows of a tile: with four lines twelve sums, of sixteen registers */
@@ -117,6 +116,53 @@ static inline int64_t within(int64_t value, int64_t end) {
     return value < 0 ? 0 : value < end ? value : end;
 }
 
+typedef struct {
+    const uint16_t *matrices;
+    int64_t matrix_stride, line_stride;
+    const uint16_t *x;
+    int64_t x_stride, num_columns, num_outputs;
+    const int64_t *runs;
+    int64_t num_runs;
+    const uint16_t *bias;
+    int64_t bias_stride;
+    uint16_t *out;
+    int64_t num_groups; /* of lines */
+    int64_t work, num_pieces;
+} Call;
+
+/* Work is counted in rows times groups of lines; reading a group takes as long as some rows. */
+static int64_t work_of(const int64_t *run) { return READING + run[2] - run[1]; }
+
+static void multiply_piece(const void *work, int64_t piece, int64_t thread) {
+    const Call *call = work;
+    int64_t from = call->work * piece / call->num_pieces;
+    int64_t to = call->work * (piece + 1) / call->num_pieces;
+    (void)thread;
+    for (int64_t r = 0; r < call->num_runs; r++) {
+        const int64_t *run = call->runs + 3 * r;
+        int64_t each = work_of(run);
+        int64_t first = within((from + each - 1) / each, call->num_groups);
+        int64_t end = within((to + each - 1) / each, call->num_groups);
+        from -= call->num_groups * each;
+        to -= call->num_groups * each;
+        for (int64_t row = run[1]; row < run[2]; row += BLOCK) {
+            for (int64_t line = first * LINES; line < end * LINES; line += LINES) {
+                const uint16_t *matrix = call->matrices + run[0] * call->matrix_stride;
+                Tile own = {matrix + line * call->line_stride,
+                            call->line_stride,
+                            (int)within(call->num_outputs - line, LINES),
+                            call->x + row * call->x_stride,
+                            call->x_stride,
+                            call->num_columns,
+                            call->bias ? call->bias + run[0] * call->bias_stride + line : 0,
+                            call->out + row * call->num_outputs + line,
+                            call->num_outputs};
+                multiply_lines(own, within(run[2] - row, BLOCK));
+            }
+        }
+    }
+}
+
 /* Runs of rows, each times its own matrix.
 
    matrices: (…, num_outputs, num_columns) bfloat16, lines contiguous
@@ -126,38 +172,15 @@ static inline int64_t within(int64_t value, int64_t end) {
 void expertpool_products(const uint16_t *matrices, int64_t matrix_stride, int64_t line_stride,
                          const uint16_t *x, int64_t x_stride, int64_t num_columns,
                          int64_t num_outputs, const int64_t *runs, int64_t num_runs,
-                         const uint16_t *bias, int64_t bias_stride, uint16_t *out) {
-    /* Work is counted in rows times groups of lines; reading a group takes as long as some rows.
-       Pieces of equal work are what threads take: few, as each reads on behind its end. */
+                         const uint16_t *bias, int64_t bias_stride, uint16_t *out,
+                         int64_t num_threads) {
     int64_t num_groups = (num_outputs + LINES - 1) / LINES, work = 0;
-    for (int64_t r = 0; r < num_runs; r++)
-        work += num_groups * (READING + runs[3 * r + 2] - runs[3 * r + 1]);
-    int64_t num_pieces = within(work * num_columns / LEAST + 1, PIECES * omp_get_max_threads());
-#pragma omp parallel for schedule(dynamic, 1) if (num_pieces > 1)
-    for (int64_t piece = 0; piece < num_pieces; piece++) {
-        int64_t from = work * piece / num_pieces, to = work * (piece + 1) / num_pieces;
-        for (int64_t r = 0; r < num_runs; r++) {
-            const int64_t *run = runs + 3 * r;
-            int64_t each = READING + run[2] - run[1];
-            int64_t first = within((from + each - 1) / each, num_groups);
-            int64_t end = within((to + each - 1) / each, num_groups);
-            from -= num_groups * each;
-            to -= num_groups * each;
-            for (int64_t row = run[1]; row < run[2]; row += BLOCK) {
-                for (int64_t line = first * LINES; line < end * LINES; line += LINES) {
-                    Tile own = {matrices + run[0] * matrix_stride + line * line_stride,
-                                line_stride,
-                                (int)within(num_outputs - line, LINES),
-                                x + row * x_stride,
-                                x_stride,
-                                num_columns,
-                                bias ? bias + run[0] * bias_stride + line : 0,
-                                out + row * num_outputs + line,
-                                num_outputs};
-                    multiply_lines(own, within(run[2] - row, BLOCK));
-                }
-            }
-        }
-    }
+    for (int64_t r = 0; r < num_runs; r++) work += num_groups * work_of(runs + 3 * r);
+    /* Threads take pieces of equal work: few, as each reads on behind its end. */
+    int64_t num_pieces = within(work * num_columns / LEAST + 1, PIECES * num_threads);
+    Call call = {matrices, matrix_stride, line_stride, x,           x_stride,
+                 num_columns, num_outputs, runs,        num_runs,    bias,
+                 bias_stride, out,         num_groups,  work,        num_pieces};
+    share(multiply_piece, &call, num_pieces, num_threads);
 }
 #endif

@@ -7,16 +7,19 @@ from itertools import chain
 
 import torch
 
+from serve_app.engine.native.library import Native
+
 
 class Products:
-    """The code of `products.c`."""
+    """The code of `products.c`. For any threads at once."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._call = library.expertpool_products
+    def __init__(self, native: Native) -> None:
+        self._num_threads = native.num_threads
+        self._call = native.library.expertpool_products
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         self._call.restype = None
         self._call.argtypes = [pointer, number, number, pointer, number, number, number]
-        self._call.argtypes += [pointer, number, pointer, number, pointer]
+        self._call.argtypes += [pointer, number, pointer, number, pointer, number]
 
     def multiply(
         self,
@@ -48,4 +51,5 @@ class Products:
             None if bias is None else bias.data_ptr(),
             0 if bias is None else bias.stride(0),
             out.data_ptr(),
+            self._num_threads,
         )
