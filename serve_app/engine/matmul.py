@@ -62,7 +62,7 @@ class Multiplier:
         rows = x.reshape(-1, x.shape[-1])
         out = x.new_empty((rows.shape[0], weight.shape[0]))
         own = None if bias is None else bias.unsqueeze(0)
-        self._run(rows, weight.t().unsqueeze(0), [(0, 0, rows.shape[0])], own, out)
+        self._run(rows, weight.unsqueeze(0), [(0, 0, rows.shape[0])], own, out)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def grouped(
@@ -80,12 +80,12 @@ class Multiplier:
         bias: (G, O), where the host knows the groups  ->  (n, O); whatever was there in rows
         behind the last group
         """
-        matrices = weight if transposed else weight.transpose(-2, -1)  # (G, I, O)
+        matrices = weight.transpose(-2, -1) if transposed else weight  # (G, O, I)
         if groups.runs is None:
             assert groups.ends is not None
             assert bias is None
-            return _grouped_on_device(x, matrices, groups.ends)
-        out = x.new_empty((x.shape[0], matrices.shape[-1]))
+            return _grouped_on_device(x, matrices.transpose(-2, -1), groups.ends)
+        out = x.new_empty((x.shape[0], matrices.shape[1]))
         self._run(x, matrices, groups.runs, bias, out)
         return out
 
@@ -97,14 +97,14 @@ class Multiplier:
         bias: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
-        """On the CPU.   x: (n, I)   matrices: (G, I, O)   bias: (G, O)   out: (n, O), is filled"""
-        if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(1) == 1:
-            self._compiled.multiply(x, matrices.transpose(1, 2), runs, bias, out)
+        """On the CPU.   x: (n, I)   matrices: (G, O, I)   bias: (G, O)   out: (n, O), is filled"""
+        if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(2) == 1:
+            self._compiled.multiply(x, matrices, runs, bias, out)
             return
         with self.all_cores():
             for group, start, end in runs:
                 own = None if bias is None else bias[group]
-                self._multiply(x[start:end], matrices[group], own, out[start:end])
+                self._multiply(x[start:end], matrices[group].t(), own, out[start:end])
 
     def _multiply(
         self,

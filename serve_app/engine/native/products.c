@@ -40,8 +40,8 @@ typedef struct {
 /* Two of PAIR columns to each lane, first those of even number. The order of sums depends on this
    alone, and both operands are taken apart the same way. */
 INLINE void add_products(__m256 sums[MOST][LINES], int num_rows,
-                                     const uint16_t *const lines[LINES],
-                                     const uint16_t *const rows[MOST], int64_t column) {
+                         const uint16_t *const lines[LINES], const uint16_t *const rows[MOST],
+                         int64_t column) {
     __m256 row[MOST];
     EACH(r, num_rows) row[r] = widened_even(rows[r] + column);
     EACH(l, LINES) {
@@ -71,7 +71,7 @@ INLINE void tile(const Tile *own, int num_rows) {
         EACH(l, LINES) sums[r][l] = _mm256_setzero_ps();
     const uint16_t *next = own->lines + AHEAD * own->line_stride;
     int64_t rest = own->num_columns % PAIR, end = own->num_columns - rest;
-    uint16_t room[LINES + MOST][PAIR] = {{0}};
+    uint16_t room[LINES + MOST][PAIR];
     for (;;) {
         for (int64_t column = 0; column < end; column += PAIR) {
             for (int i = 0; i < PAIR * LINES; i += FETCH)
@@ -80,6 +80,7 @@ INLINE void tile(const Tile *own, int num_rows) {
         }
         if (!rest) break;
         /* Once more, with zeros behind the last columns. */
+        memset(room, 0, sizeof room);
         EACH(l, LINES) lines[l] = padded(room[l], lines[l] + end, rest);
         EACH(r, num_rows) rows[r] = padded(room[LINES + r], rows[r] + end, rest);
         end = PAIR;
@@ -168,7 +169,7 @@ static void multiply_piece(const void *work, int64_t piece, int64_t thread) {
    matrices: (…, num_outputs, num_columns) bfloat16, lines contiguous
    x: (n, num_columns) bfloat16, rows contiguous
    runs: num_runs times matrix, first row, end   bias: (…, num_outputs) bfloat16, or NULL
-   out: (n, num_outputs) bfloat16. Strides count numbers. */
+   out: (n, num_outputs) bfloat16, contiguous. Strides count numbers. */
 void expertpool_products(const uint16_t *matrices, int64_t matrix_stride, int64_t line_stride,
                          const uint16_t *x, int64_t x_stride, int64_t num_columns,
                          int64_t num_outputs, const int64_t *runs, int64_t num_runs,
