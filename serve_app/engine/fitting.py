@@ -20,6 +20,8 @@ from serve_app.engine.leaves import (
     Stacks,
 )
 from serve_app.engine.matmul import Multiplier
+from serve_app.engine.native.library import Native
+from serve_app.engine.native.rows import Rows
 from serve_app.engine.originals import PerSegment, PerToken
 from serve_app.engine.step import CurrentStep, Spans, StepView
 from serve_app.engine.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
@@ -36,18 +38,24 @@ class Fitter:
     """Makes the leaf for each module of a model, and checks each kind once on random input."""
 
     def __init__(
-        self, step: CurrentStep, stacks: Stacks, multiplier: Multiplier, device: torch.device
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        multiplier: Multiplier,
+        device: torch.device,
+        native: Native | None = None,
     ) -> None:
         self._step = step
         self._stacks = stacks
         self._multiplier = multiplier
         self._device = device
+        self._rows = None if native is None else Rows(native)
         self._found: dict[tuple[Any, ...], int | None] = {}
         self.slow: list[str] = []
 
     def leaf(self, path: str, module: nn.Module, names: Names, axes: Axes) -> Leaf:
         """The leaf for a module; the slow form, with a warning, where the fast one differs."""
-        forms = fast_forms(module, axes, self._multiplier)
+        forms = fast_forms(module, axes, self._multiplier, self._rows)
         if forms:
             chosen = self._first_equal(module, axes, forms)
             if chosen is not None:
@@ -74,7 +82,9 @@ class Fitter:
         return self._found[key]
 
 
-def fast_forms(module: nn.Module, axes: Axes, multiplier: Multiplier) -> Sequence[MakeLeaf]:
+def fast_forms(
+    module: nn.Module, axes: Axes, multiplier: Multiplier, rows: Rows | None
+) -> Sequence[MakeLeaf]:
     """How to make fast forms that the module may have, the fastest first."""
     if type(module) is nn.Linear:
         return [partial(StackedLinear, multiplier=multiplier)]
@@ -97,7 +107,7 @@ def fast_forms(module: nn.Module, axes: Axes, multiplier: Multiplier) -> Sequenc
         return []
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if list(shapes) == ["weight"] and isinstance(eps, float):
-        return [partial(StackedRMSNorm, eps=eps), per_token]
+        return [partial(StackedRMSNorm, eps=eps, rows=rows), per_token]
     return [per_token]
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from serve_app.engine.arrivals import Arrival
 from serve_app.engine.grouped import Groups
 from serve_app.engine.matmul import Multiplier
+from serve_app.engine.native.rows import Rows
 from serve_app.engine.step import CurrentStep, Spans
 from serve_app.engine.tracing import Axes
 
@@ -164,19 +165,36 @@ class StackedRMSNorm(Leaf):
     """A root mean square norm of every place: normalised and rounded once, scaled by token."""
 
     def __init__(
-        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, eps: float
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        names: Names,
+        axes: Axes,
+        *,
+        eps: float,
+        rows: Rows | None,
     ) -> None:
+        """rows: compiled code for it, where there is any."""
         super().__init__(step, stacks, names, axes)
         self.eps = eps
+        self._rows = rows
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.stack("weight")
         spans = self.spans
+        if self._rows is not None and self._suits(x, weight):
+            return self._rows.rms_norm(x, weight, spans.places, self.eps)
         place = spans.sole_place
         out = F.rms_norm(x, x.shape[-1:], eps=self.eps)
         if place is not None:
             return out * weight[place]
         return out * per_token(weight, spans.places, self.axes, x.dim())
+
+    def _suits(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Whether the compiled code takes these: rows that lie token by token."""
+        axis = self.axes.inputs[0]
+        is_bfloat16 = x.dtype == weight.dtype == torch.bfloat16
+        return is_bfloat16 and x.is_contiguous() and all(size == 1 for size in x.shape[:axis])
 
 
 def per_token(stack: torch.Tensor, places: torch.Tensor, axes: Axes, dims: int) -> torch.Tensor:

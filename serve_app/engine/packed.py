@@ -100,7 +100,7 @@ class PackedModel:
         self._refuse_leftovers()
 
     def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
-        fitter = Fitter(self.step, self.stacks, self._multiplier, self.device)
+        fitter = Fitter(self.step, self.stacks, self._multiplier, self.device, self._native)
         joined = self._joined_leaves(anatomy)
         for path, axes in anatomy.units.items():
             if path in joined:

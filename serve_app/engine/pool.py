@@ -101,12 +101,11 @@ class PoolLayer:
         entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
         picks, order = self._pick(entries.flatten(), tokens.models)
         first = "gate_up_proj" if experts.has_gate else "up_proj"
-        x = self._linear(picks, first, hidden[order // top_k])  # (T*K, 2I)
+        x = self._linear(picks, first, hidden.index_select(0, order // top_k))  # (T*K, 2I)
         x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)  # (T*K, I)
         x = self._linear(picks, "down_proj", x)  # (T*K, H)
-        x = x * weights.flatten()[order].unsqueeze(-1)
-        out = torch.empty_like(x)
-        out[order] = x
+        x = x * weights.flatten().index_select(0, order).unsqueeze(-1)
+        out = torch.empty_like(x).index_copy_(0, order, x)
         return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
 
     def _pick(

@@ -147,7 +147,7 @@ class Shelf:
         entries: (n,), where a pair's part is found in the maps, flattened
         counts: whether the host may count them  ->  order: (n,)
         """
-        rows, order = torch.sort(self.maps.view(-1)[entries], stable=True)
+        rows, order = torch.sort(self.maps.view(-1).index_select(0, entries), stable=True)
         return Pick(self, None, rows, self._groups(rows, counts=counts)), order
 
     def pick_some(self, entries: torch.Tensor, *, counts: bool) -> Pick:
