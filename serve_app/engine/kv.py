@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.pages import zeros
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
@@ -40,8 +42,8 @@ class KVLayer:
         device: torch.device,
     ) -> None:
         room = (num_blocks, block_size, shape.kv_heads)
-        self.keys = torch.zeros((*room, shape.key_dim), dtype=dtype, device=device)
-        self.values = torch.zeros((*room, shape.value_dim), dtype=dtype, device=device)
+        self.keys = zeros((*room, shape.key_dim), dtype=dtype, device=device)
+        self.values = zeros((*room, shape.value_dim), dtype=dtype, device=device)
 
     @property
     def num_bytes(self) -> int:

@@ -30,6 +30,7 @@ from serve_app.engine.leaves import Stacks
 from serve_app.engine.matmul import Multiplier
 from serve_app.engine.native.library import native
 from serve_app.engine.originals import PerSegment
+from serve_app.engine.pages import zeros
 from serve_app.engine.parts import ShelfRows
 from serve_app.engine.pool import EXPERTS, PoolLayer
 from serve_app.engine.rotary import PackedRotary, recompute_length
@@ -388,7 +389,7 @@ def allocate_stacks(
     tensors = {
         name: joined[name]
         if name in joined
-        else torch.zeros((num_places, *shape), dtype=dtype, device=device)
+        else zeros((num_places, *shape), dtype=dtype, device=device)
         for name, (shape, dtype) in unique_tensors(anatomy).items()
     }
     return Stacks(tensors, tied), wholes

@@ -11,6 +11,7 @@ from torch import nn
 
 from representation.formats import ExpertShape, TensorSpec, num_bytes, tensor_specs
 from serve_app.engine.grouped import Groups
+from serve_app.engine.pages import zeros
 from serve_app.engine.parts import NO_PART, ShelfKey, ShelfRows
 from serve_app.errors import LoadFailed, Unsupported
 
@@ -180,9 +181,9 @@ class Shelf:
         """
         size, dtype = self._specs[name]
         if name.endswith(".left"):
-            columns = torch.zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
+            columns = zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
             return columns.transpose(-2, -1)
-        return torch.zeros((num_rows, *size), dtype=dtype, device=self._device)
+        return zeros((num_rows, *size), dtype=dtype, device=self._device)
 
 
 def _kinds(tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[tuple[int, ...], bool]]:

@@ -9,6 +9,7 @@ import torch
 
 from serve_app.engine.leaves import Leaf, Names, StackedLinear, Stacks
 from serve_app.engine.matmul import Multiplier
+from serve_app.engine.pages import zeros
 from serve_app.engine.step import CurrentStep
 from serve_app.engine.tracing import Axes
 
@@ -42,7 +43,7 @@ def side_by_side(
             continue
         sizes = [tensors[name][0][0] for name in names]
         (_, *others), dtype = tensors[names[0]]
-        whole = torch.zeros((num_places, sum(sizes), *others), dtype=dtype, device=device)
+        whole = zeros((num_places, sum(sizes), *others), dtype=dtype, device=device)
         parts |= dict(zip(names, whole.split(sizes, dim=1), strict=True))
         wholes[own] = whole
     return parts, wholes
