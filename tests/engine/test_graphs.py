@@ -36,6 +36,12 @@ WIDE = Limits(max_tokens=256, max_sequences=16)
 """All prompts in one step, so that the others decode."""
 
 
+@pytest.fixture(autouse=True)
+def plain_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code is no operation on tensors, so it would not be recorded."""
+    monkeypatch.setattr("serve_app.engine.packed.makers", lambda _: ())
+
+
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Records the steps of every engine that is made."""

@@ -9,6 +9,7 @@ import torch
 from serve_app.engine.attention_forms.form import AttentionForm, Call
 from serve_app.engine.attention_forms.gather import Gather
 from serve_app.engine.attention_forms.paged_flashinfer import flashinfer_form, flashinfer_needs
+from serve_app.engine.attention_forms.paged_native import native_form
 from serve_app.engine.attention_forms.varlen import varlen_form
 from serve_app.engine.kept import AttentionNeeds
 from serve_app.engine.kv import AttentionShape, KVLayer
@@ -29,8 +30,8 @@ Makers = Sequence[tuple[str, Callable[[], AttentionForm]]]
 
 def makers(device: torch.device) -> Makers:
     """What there is for a device."""
-    if device.type != "cuda":
-        return ()
+    if device.type == "cpu":
+        return (("native", native_form),)
     return ("flashinfer", partial(flashinfer_form, device)), ("varlen", varlen_form)
 
 

@@ -28,6 +28,13 @@ INLINE __m256 widened_odd(const uint16_t *numbers) {
     return _mm256_castsi256_ps(pairs);
 }
 
+INLINE float widened(uint16_t number) {
+    uint32_t bits = (uint32_t)number << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 INLINE __m128 widened_four(const uint16_t *numbers) {
     __m128i four = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)numbers));
     return _mm_castsi128_ps(_mm_slli_epi32(four, 16));
@@ -47,6 +54,19 @@ INLINE void rounded_four(__m128 values, uint16_t *numbers) {
     __m128i is_nan = _mm_castps_si128(_mm_cmpunord_ps(values, values));
     __m128i found = _mm_srli_epi32(_mm_blendv_epi8(up, nan, is_nan), 16);
     _mm_storel_epi64((__m128i *)numbers, _mm_packus_epi32(found, found));
+}
+
+/* PAIR numbers, of which those of even place and those of odd place are given. */
+INLINE void rounded_pair(__m256 even, __m256 odd, uint16_t *numbers) {
+    uint16_t evens[8], odds[8];
+    rounded_four(_mm256_castps256_ps128(even), evens);
+    rounded_four(_mm256_extractf128_ps(even, 1), evens + 4);
+    rounded_four(_mm256_castps256_ps128(odd), odds);
+    rounded_four(_mm256_extractf128_ps(odd, 1), odds + 4);
+    __m128i e = _mm_loadu_si128((const __m128i *)evens);
+    __m128i o = _mm_loadu_si128((const __m128i *)odds);
+    _mm_storeu_si128((__m128i *)numbers, _mm_unpacklo_epi16(e, o));
+    _mm_storeu_si128((__m128i *)(numbers + 8), _mm_unpackhi_epi16(e, o));
 }
 
 /* The sum of the lanes of each of four. */
