@@ -5,19 +5,23 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from serve_app.bench.arms.arm import Ground
-from serve_app.bench.arms.catalogue import ARMS, ONE_MODEL, arm_spec, share
+from serve_app.bench.arms.catalogue import ARMS, ONE_MODEL, arm_spec, isolated, share
 from serve_app.bench.arms.process import Broke, serve
+from serve_app.bench.arms.rationed import _Rationed
 from serve_app.bench.arms.served import ProcessSpec
 from serve_app.bench.client import drive
 from serve_app.bench.compare import Load, compare, rate_between, ratios
 from serve_app.bench.metrics import Outcome, summary
 from serve_app.bench.sources import RandomSpec
 from serve_app.bench.workload import Asked, Job, Lengths
+from serve_app.engine.engine import Engine
 from serve_app.engine.memory import Limits
+from serve_app.engine.request import Event, Failed
 from serve_app.errors import EngineError
 from tests.bench.tiny import tiny_config
 
@@ -104,13 +108,55 @@ def test_a_process_that_cannot_open_its_arm_says_why(monkeypatch: pytest.MonkeyP
     [
         (2, (0, 1, 2, 3), [(0, 1), (2, 3)]),
         (2, (0, 1, 2), [(0,), (1,)]),
-        (4, (5, 7), [(5,), (7,), (5,), (7,)]),
+        (4, (5, 7), [(5, 7)] * 4),
     ],
 )
 def test_isolated_processes_have_equal_shares_of_the_cores(
     count: int, cores: tuple[int, ...], expected: list[tuple[int, ...]]
 ) -> None:
     assert [share(number, count, cores) for number in range(count)] == expected
+
+
+def test_with_fewer_cores_than_processes_each_has_a_part_of_one() -> None:
+    ground = replace(GROUND, models=("a", "b", "c", "d"))
+    for cores, expected in (((5, 7), (1, 0.5)), ((0, 1, 2), (1, 0.75)), (range(9), (2, 1.0))):
+        assert {(p.threads, p.core_share) for p in isolated(ground, tuple(cores))} == {expected}
+
+
+EVENT = Failed("a", EngineError("gone"))
+
+
+class Steps:
+    """An engine whose steps use .2 s of the processor in .3 s, and clocks that it moves."""
+
+    has_work = True
+
+    def __init__(self) -> None:
+        self.now, self.used = 0.0, 0.0
+
+    def step(self) -> list[Event]:
+        self.now, self.used = self.now + 0.3, self.used + 0.2
+        return [EVENT]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("core_share", "expected"), [(0.5, 0.4), (0.25, 0.8), (0.9, 0.3)])
+def test_a_step_takes_the_processor_time_that_its_share_gives_it(
+    core_share: float, expected: float
+) -> None:
+    steps = Steps()
+    engine = _Rationed(
+        cast(Engine, steps),
+        core_share,
+        clock=lambda: steps.now,
+        processor_s=lambda: steps.used,
+        sleep=steps.sleep,
+    )
+    assert engine.step() == [EVENT]
+    assert steps.now == pytest.approx(expected)
+    assert engine.has_work, "all else is the engine's own"
 
 
 def finished(seconds: float, error: str | None = None) -> Outcome:

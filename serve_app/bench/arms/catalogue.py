@@ -56,8 +56,8 @@ def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
 def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
     """A process for each model: of keys and values, cores and CUDA memory each has its share.
 
-    With fewer cores than processes they share each core, one thread each, and the system gives
-    the core to whoever has work; so one that is idle lends its time, as a slice of a GPU does not.
+    With fewer cores than processes each has a part of a core's time, and lends none of it, as a
+    slice of a GPU does not, nor a container with such a limit.
     """
     count = len(ground.models)
     each = ground.divided(count)
@@ -66,7 +66,8 @@ def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
             "engine",
             replace(each, models=(name,)),
             cores=(own := share(number, count, cores)),
-            threads=len(own),
+            threads=len(own) if len(cores) >= count else 1,
+            core_share=min(1.0, len(cores) / count),
             environment=_multiprocessor_share(ground, count),
         )
         for number, name in enumerate(ground.models)
@@ -74,11 +75,9 @@ def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
 
 
 def share(number: int, count: int, cores: Sequence[int]) -> tuple[int, ...]:
-    """The cores of one of `count` processes: as many each, or one that several share."""
+    """The cores of one of `count` processes: as many each; all where they are fewer."""
     each = len(cores) // count
-    if each:
-        return tuple(cores[number * each : (number + 1) * each])
-    return (cores[number % len(cores)],)
+    return tuple(cores[number * each : (number + 1) * each] if each else cores)
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from serve_app.bench.arms.arm import Ground, request_of
+from serve_app.bench.arms.rationed import rationed
 from serve_app.bench.client import Notes
 from serve_app.bench.workload import Job
 from serve_app.engine.engine import Engine
@@ -15,13 +16,17 @@ from serve_app.engine.source import ReleaseSource
 class Pooled:
     """An engine in a thread of this process, with a release loaded."""
 
-    def __init__(self, ground: Ground, source: ReleaseSource) -> None:
+    def __init__(self, ground: Ground, source: ReleaseSource, core_share: float = 1.0) -> None:
         """source: as the engine is to hold it; it has the ground's models.
+
+        core_share: of a core, where the engine has less than one.
 
         Raises: what opening an engine does, and LoadFailed.
         """
         self._release = source.id
-        self._loop = EngineLoop(lambda wake: open_engine(ground, source, wake))
+        self._loop = EngineLoop(
+            lambda wake: rationed(open_engine(ground, source, wake), core_share)
+        )
         try:
             self._loop.stage(source).result()
         except BaseException:

@@ -13,7 +13,8 @@ class ProcessSpec:
     """A way of serving, and how much of the machine it has: see `process.Opens`.
 
     kind: "engine", "swap", "separate" or "transformers".   merged: the release as it is; else each
-    model with experts of its own.   cores: the only ones it may use; None for all.
+    model with experts of its own.   cores: the only ones it may use; None for all.   core_share:
+    an engine's, of one core, where there are fewer cores than processes.
     """
 
     kind: str
@@ -21,6 +22,7 @@ class ProcessSpec:
     merged: bool = False
     cores: tuple[int, ...] | None = None
     threads: int | None = None
+    core_share: float = 1.0
     environment: Mapping[str, str] = field(default_factory=dict)
     is_client: bool = False
 
@@ -57,4 +59,6 @@ class ProcessSpec:
         if self.kind == "separate":
             return Separate(self.ground, source)
         held = source if self.merged else Unmerged(source, self.ground.models)
-        return Pooled(self.ground, held) if self.kind == "engine" else Batching(self.ground, held)
+        if self.kind == "transformers":
+            return Batching(self.ground, held)
+        return Pooled(self.ground, held, self.core_share)
