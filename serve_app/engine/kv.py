@@ -51,8 +51,8 @@ class KVLayer:
 
     def write(self, index: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """index: (T,), block * N + offset   keys: (T, H, Dk)   values: (T, H, Dv)"""
-        self.keys.flatten(0, 1)[index] = keys
-        self.values.flatten(0, 1)[index] = values
+        self.keys.flatten(0, 1).index_copy_(0, index, keys)
+        self.values.flatten(0, 1).index_copy_(0, index, values)
 
     def read(self, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """tables: (S, n) blocks  ->  keys (S, H, n*N, Dk), values (S, H, n*N, Dv)"""
