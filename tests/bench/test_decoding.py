@@ -1,11 +1,16 @@
 """What is made of timed decode steps; on a tiny release that every figure is there."""
 
+import time
+
 import pytest
+import torch
 
 from serve_app.bench.decoding import Decoding, outside_forward_share, packed_ratios, ratios_of
-from serve_app.bench.profiling import product_seconds
+from serve_app.bench.profiling import product_seconds, profiled
 from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.scaling import Spot, growth, scaling
+from serve_app.engine.native.library import native
+from serve_app.engine.native.products import Products
 from tests.bench.tiny import tiny_config
 
 FEW = Decoding(sequences=2, context=4, steps=2, rounds=2, step_tokens=64)
@@ -89,3 +94,21 @@ def test_products_are_matrix_products_and_the_copies_of_their_weights() -> None:
         Event("aten::mul", 3000, 9000, [512, 512], [512, 512]),
     ]
     assert product_seconds(events) == pytest.approx((500 + 200 + 300) / 1e9)
+
+
+def test_products_of_compiled_code_are_seen_by_the_profiler_too() -> None:
+    code = native()
+    if code is None:
+        pytest.skip("nothing was compiled, or this CPU has no AVX2")
+    products = Products(code)
+    matrices = torch.ones((1, 2048, 512), dtype=torch.bfloat16)
+    x, out = matrices[0, :64].clone(), torch.empty((64, 2048), dtype=torch.bfloat16)
+
+    def run() -> float:
+        began = time.perf_counter()
+        products.multiply(x, matrices, [(0, 0, 64)], None, out)
+        return time.perf_counter() - began
+
+    seconds, in_products = profiled(run)
+    assert seconds / 2 < in_products <= seconds
+    assert Products.multiply.__module__ == Products.__module__, "as it was"
