@@ -47,6 +47,14 @@ def test_several_callers_have_their_work_done_at_once(products: Products) -> Non
         assert all(found)
 
 
+def test_code_that_was_compiled_for_other_calls_is_not_used(
+    products: Products, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve_app.engine.native.library.INTERFACE", 0)
+    assert library.__wrapped__() is None
+    assert "install the package again" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_the_child_of_a_process_that_was_forked_works_without_those_threads(
     products: Products,

@@ -124,4 +124,6 @@ void share(Piece piece, const void *work, int64_t num_pieces, int64_t num_thread
     pthread_mutex_unlock(&crew.caller);
 }
 
+int64_t expertpool_interface(void) { return INTERFACE; }
+
 #endif

@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 
+/* Raised, here and in library.py, when a function is to be called with something else. */
+#define INTERFACE 1
+
 /* What is shared: called once with each number from 0 on, in any order, by any thread.
    thread: 0 for the caller, others for helpers; always less than the number of threads. */
 typedef void (*Piece)(const void *work, int64_t number, int64_t thread);
