@@ -1,5 +1,6 @@
 """Threads of compiled code share work, whoever calls, and need not be there."""
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,19 @@ class Task:
 def test_work_is_done_once_and_whole_however_often(products: Products) -> None:
     tasks = [Task(seed) for seed in range(8)]
     assert all(tasks[number % 8].is_right(products) for number in range(2000))
+
+
+def test_each_piece_is_done_once_by_no_more_threads_than_may(products: Products) -> None:
+    code = library()
+    assert code is not None
+    piece_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    for number in range(600):
+        num_threads = 2 + 2 * (number % 2)
+        seen: list[tuple[int, int]] = []
+        piece = piece_type(lambda _, piece, thread, seen=seen: seen.append((piece, thread)))
+        code.share(piece, None, ctypes.c_int64(17), ctypes.c_int64(num_threads))
+        assert sorted(piece for piece, _ in seen) == list(range(17))
+        assert {thread for _, thread in seen} <= set(range(num_threads))
 
 
 def test_several_callers_have_their_work_done_at_once(products: Products) -> None:

@@ -53,6 +53,7 @@ static void help(int64_t thread) {
     while (has_open(open)) {
         Piece piece = atomic_load(&crew.piece);
         const void *work = atomic_load(&crew.work);
+        if (thread > atomic_load(&crew.num_helpers)) return; /* another round than it came for */
         if (!atomic_compare_exchange_weak(&crew.open, &open, open - 1)) continue;
         piece(work, (int64_t)(uint32_t)open - 1, thread);
         atomic_fetch_add(&crew.num_done, 1);
