@@ -206,3 +206,11 @@ def _units(name: str, modules: dict[str, nn.Module], trace: Trace) -> dict[str, 
             raise Unsupported(f"{name}: {path} does not map tokens to tokens")
         units[path] = found
     return units
+
+
+def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:
+    """Names of the tensors whose first dimension is the vocabulary."""
+    longer = type(config).from_dict(config.to_dict())
+    longer.get_text_config().vocab_size += 1
+    grown = meta_model(longer, torch.float32).state_dict()
+    return tuple(name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape)

@@ -18,6 +18,7 @@ from serve_app.engine.anatomy import (
     own_tensors,
     rope_fields,
     study,
+    vocabulary_names,
 )
 from serve_app.engine.arrivals import Arrivals
 from serve_app.engine.attention import ATTENTION, PagedAttention
@@ -393,11 +394,3 @@ def allocate_stacks(
         for name, (shape, dtype) in unique_tensors(anatomy).items()
     }
     return Stacks(tensors, tied), wholes
-
-
-def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:
-    """Names of the tensors whose first dimension is the vocabulary."""
-    longer = type(config).from_dict(config.to_dict())
-    longer.get_text_config().vocab_size += 1
-    grown = meta_model(longer, torch.float32).state_dict()
-    return tuple(name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape)
