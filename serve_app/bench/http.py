@@ -3,14 +3,13 @@
 Endpoint, engine and client share the machine's cores, so what HTTP costs is part of the value.
 """
 
-import socket
 import statistics
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 from consolidation.release import Registry
@@ -93,7 +92,7 @@ def _rate(run: Run) -> float:
 @contextmanager
 def _served(subject: Subject, registry: str) -> Iterator[str]:
     """The endpoint's address. What Ray needs is imported here."""
-    from serve_app.serving.run import endpoint
+    from serve_app.serving.run import endpoint, free_port
 
     ground = subject.ground
     config = ServeConfig.model_validate(
@@ -109,16 +108,9 @@ def _served(subject: Subject, registry: str) -> Iterator[str]:
             "max_model_wait_s": ground.limits.max_model_wait_s,
         }
     )
-    with endpoint(config, UserConfig(channel=CHANNEL), _free_port()) as address:
+    with endpoint(config, UserConfig(channel=CHANNEL), free_port()) as address:
         _wait_until_ready(address)
         yield address
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_ready(address: str) -> None:

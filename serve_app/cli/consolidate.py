@@ -194,10 +194,10 @@ def _check_sizes(
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """What a device has for experts beside everything else. Raises `DoesNotFit`."""
-    import torch
 
     from consolidation.checkpoint import open_checkpoint
     from consolidation.menu import MAX_FORMATS
+    from serve_app.engine.device import default_device
     from serve_app.engine.memory import expert_memory
 
     opened = [open_checkpoint(path) for path in recipe.models.values()]
@@ -211,7 +211,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
         str(configs[0]["dtype"]),
         device_memory,
         num_formats=MAX_FORMATS,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=default_device(),
     )
 
 

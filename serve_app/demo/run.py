@@ -6,7 +6,6 @@ make the family → consolidate → serve → ask → compare.
 import json
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from serve_app.config import ServeConfig, UserConfig
 from serve_app.demo import ask, skills, table
 from serve_app.demo.family import Family, cache_root, cached_family
 from serve_app.demo.making import make_family
-from serve_app.serving.run import endpoint
+from serve_app.serving.run import endpoint, free_port
 
 FAMILY = "demo"
 CHANNEL = "stable"
@@ -50,7 +49,7 @@ def run(once: bool) -> int:
         assert manifest is not None
         status.print("starting the endpoint and asking …")
         config = ServeConfig(registry=str(Path(place) / "registry"), family=FAMILY)
-        with endpoint(config, UserConfig(channel=CHANNEL), _port()) as address:
+        with endpoint(config, UserConfig(channel=CHANNEL), free_port(PORT)) as address:
             ask.wait_until_ready(address)
             answers = _answers(family, address)
             sizes = _sizes(manifest, address)
@@ -153,18 +152,6 @@ def _print_made(family: Family, status: Console) -> None:
             f"{one['model']:<8} {how[one['model']]:<16} {one['steps']:>5} steps "
             f"{one['seconds']:>6.1f} s ({one['cpu_seconds']:.1f} s of CPU)"
         )
-
-
-def _port() -> int:
-    """8000, or any free port where that is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", PORT))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -82,7 +82,6 @@ class PackedModel:
         self.step = CurrentStep()
         self.is_watched = False
         self._native = native() if device.type == "cpu" else None
-        self._num_threads = torch.get_num_threads()
         self._multiplier = Multiplier(device, self._native)
         self.arrivals = Arrivals()
         self._config = config_of(config)
@@ -332,7 +331,7 @@ class PackedModel:
         """
         self.stacks.awaited = self.arrivals.pending(s.place for s in view.tokens.segments)
         few = self._native is not None and view.tokens.count <= FEW_TOKENS
-        with self.step.running(view), on_cores(1 if few else self._num_threads):
+        with self.step.running(view), on_cores(1) if few else self._multiplier.all_cores():
             out = self._model(
                 input_ids=view.ids.unsqueeze(0),
                 position_ids=view.positions.unsqueeze(0),

@@ -11,6 +11,7 @@ import torch
 
 from consolidation.release import Registry, ReleaseReader
 from serve_app.config import ServeConfig
+from serve_app.engine.device import default_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.memory import Limits
@@ -34,9 +35,7 @@ def real_parts(config: ServeConfig) -> Parts:
 
 def resolve_device(device: str) -> str:
     """`auto`: CUDA where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return default_device() if device == "auto" else device
 
 
 def _channel(registry: Registry, name: str) -> str | None:

@@ -91,6 +91,18 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def free_port(wanted: int = 0) -> int:
+    """A port of the loopback address that nobody listens on: `wanted`, where that is one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def _check_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from serve_app.config import ServeConfig, UserConfig
-from serve_app.serving.run import endpoint
+from serve_app.serving.run import endpoint, free_port
 from tests.serving.family import FAMILY, TOKENIZER, TinyFamily, text_after
 
 pytestmark = pytest.mark.ray
@@ -62,13 +62,6 @@ def _until(holds: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     family = TinyFamily(tmp_path_factory.mktemp("family"))
@@ -78,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     config = ServeConfig(
         registry=family.url, family=FAMILY, device="cpu", dtype="float32", kv_tokens=4096
     )
-    with endpoint(config, UserConfig(channel="stable"), _free_port()) as address:
+    with endpoint(config, UserConfig(channel="stable"), free_port()) as address:
         made = Served(address, family, (first, second))
         made.until_serving(first)
         yield made

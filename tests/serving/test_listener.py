@@ -11,14 +11,8 @@ from starlette.types import Receive, Scope, Send
 from serve_app.errors import ConfigError, ServingError
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.listener import Listener
+from serve_app.serving.run import free_port
 from tests.serving.test_ingress import FakeHandle
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _get(port: int, path: str) -> httpx.Response:
@@ -34,7 +28,7 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 def test_it_answers_until_it_is_closed_and_leaves_signals_alone() -> None:
     async def run() -> None:
         before = signal.getsignal(signal.SIGINT)
-        port = _free_port()
+        port = free_port()
         listener = Listener(_app, "127.0.0.1", port)
         await listener.start()
         assert signal.getsignal(signal.SIGINT) is before
@@ -62,7 +56,7 @@ def test_an_ingress_listens_where_it_is_told_to_and_is_ill_when_it_does_not() ->
     async def run() -> None:
         ingress = Ingress(FakeHandle(), {})
         await ingress.check_health()  # it was not told to
-        first, second = _free_port(), _free_port()
+        first, second = free_port(), free_port()
         for port in (first, second):
             await ingress.reconfigure({"host": "127.0.0.1", "port": port})
             response = await _get(port, "/version")

@@ -66,9 +66,9 @@ def choose_device(wanted: Device | None) -> str:
     Raises:
         typer.BadParameter: CUDA is wanted, and there is none.
     """
-    import torch
+    from serve_app.engine.device import default_device
 
-    there = torch.cuda.is_available()
-    if wanted is Device.CUDA and not there:
+    there = default_device()
+    if wanted is Device.CUDA and there != Device.CUDA.value:
         raise typer.BadParameter("'cuda': there is no such device", param_hint="--device")
-    return wanted.value if wanted else Device.CUDA.value if there else Device.CPU.value
+    return wanted.value if wanted else there
