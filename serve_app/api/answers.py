@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serve_app.api.wire import Piece, TokenItem
+from serve_app.protocol.messages import Piece, TokenItem
 
 _LOWEST = -9999.0
 """OpenAI's stand-in for a log-probability of minus infinity, which JSON cannot hold."""

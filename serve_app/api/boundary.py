@@ -5,10 +5,10 @@ import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.errors import internal
+from serve_app.api.statuses import error_response
+from serve_app.protocol.errors import internal
 
 _log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -50,4 +50,4 @@ class Boundary:
         except Exception:  # noqa: BLE001  the last resort: whatever it is, the client gets a body
             _log.exception("request %s: %s %s failed", name, scope["method"], scope["path"])
             if not begun:
-                await JSONResponse(internal().body(), 500)(scope, receive, named_send)
+                await error_response(internal())(scope, receive, named_send)

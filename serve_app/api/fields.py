@@ -5,8 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from serve_app.api.errors import bad_request, unsupported
 from serve_app.api.parse import drop_neutral
+from serve_app.protocol.errors import bad_request, unsupported
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MAX_ID = 2**31 - 1

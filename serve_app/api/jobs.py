@@ -1,6 +1,5 @@
 """Checked fields to a `Job`, within the operator's caps. Knows no model: defaults come later."""
 
-from serve_app.api.errors import bad_request
 from serve_app.api.fields import (
     ChatFields,
     CompletionFields,
@@ -8,8 +7,9 @@ from serve_app.api.fields import (
     GenerationFields,
     TokenizeFields,
 )
-from serve_app.api.wire import DetokenizeJob, Job, TokenizeJob, Wishes
 from serve_app.config import Limits
+from serve_app.protocol.errors import bad_request
+from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Wishes
 
 _SAMPLING = (
     "temperature",
@@ -20,12 +20,10 @@ _SAMPLING = (
     "frequency_penalty",
     "repetition_penalty",
 )
-COMPLETION_MAX_TOKENS = 16
-"""As OpenAI's, when the client names none."""
 
 
 def completion_job(fields: CompletionFields, limits: Limits, *, job: str, tenant: str) -> Job:
-    """Raises ApiError 400 where a cap is exceeded."""
+    """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("prompt", len(fields.prompt), limits.prompts)
     _cap("n", len(fields.prompt) * (fields.n or 1), limits.choices)
     if fields.logprobs is not None:
@@ -47,7 +45,7 @@ def completion_job(fields: CompletionFields, limits: Limits, *, job: str, tenant
 
 
 def chat_job(fields: ChatFields, limits: Limits, *, job: str, tenant: str) -> Job:
-    """Raises ApiError 400 where a cap is exceeded."""
+    """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from serve_app.api.errors import ApiError, bad_request, unsupported
+from serve_app.protocol.errors import ProtocolError, bad_request, unsupported
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
@@ -38,12 +38,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def parse(body: bytes, schema: type[_Schema]) -> _Schema:
-    """Raises ApiError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
+    """Raises ProtocolError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
     return _validated(_without_neutral(_object(body), schema), schema)
 
 
 def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) -> dict[str, Any]:
-    """The known fields. Raises ApiError `unsupported_parameter` for one that asks for more."""
+    """The known fields. Raises ProtocolError `unsupported_parameter` for one that asks for more."""
     kept: dict[str, Any] = {}
     for name, value in fields.items():
         if name in known:
@@ -97,7 +97,7 @@ def _validated(fields: dict[str, Any], schema: type[_Schema]) -> _Schema:
         raise _first(error) from None
 
 
-def _first(error: ValidationError) -> ApiError:
+def _first(error: ValidationError) -> ProtocolError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = _dotted(first["loc"])
     if first["type"] == "missing":

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
-from serve_app.api.errors import ApiError, internal
-from serve_app.api.wire import Accepted, Item, Piece
+from serve_app.api.statuses import error_body
+from serve_app.protocol.errors import ProtocolError, internal
+from serve_app.protocol.messages import Accepted, Item, Piece
 
 _T = TypeVar("_T")
 _END = b"]}\n\n"
@@ -34,24 +35,24 @@ class OpenJob:
 
     @classmethod
     async def open(cls, items: AsyncGenerator[list[Item], None]) -> "OpenJob":
-        """Waits for the first item of a job. Raises ApiError when the job is refused."""
+        """Waits for the first item of a job. Raises ProtocolError when the job is refused."""
         async for batch in items:
             for item in batch:
                 if item["type"] == "accepted":
                     return cls(item, items)
                 if item["type"] == "error":
-                    raise ApiError.of_item(item)
+                    raise ProtocolError.of_item(item)
         raise internal()
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """As many at a time as have come. Raises ApiError when the engine fails in the middle."""
+        """As many at a time as have come. Raises ProtocolError when the engine fails midway."""
         async for batch in self._items:
             pieces: list[Piece] = []
             for item in batch:
                 if item["type"] == "error":
                     if pieces:
                         yield pieces
-                    raise ApiError.of_item(item)
+                    raise ProtocolError.of_item(item)
                 if item["type"] == "piece":
                     pieces.append(item)
             if pieces:
@@ -59,7 +60,7 @@ class OpenJob:
 
 
 async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int) -> dict[str, Any]:
-    """The whole answer. Raises ApiError when the engine fails."""
+    """The whole answer. Raises ProtocolError when the engine fails."""
     usage = Usage(opened.accepted["prompt_tokens"])
     collected = [Choice() for _ in range(choices)]
     async with aclosing(opened.pieces()) as batches:
@@ -104,8 +105,8 @@ async def events(
                     ready = []
             if unfinished:
                 raise internal()
-        except ApiError as error:
-            yield b"".join([*ready, _event(error.body())])
+        except ProtocolError as error:
+            yield b"".join([*ready, _event(error_body(error))])
             return
     if include_usage:
         ready.append(_event({**base, "choices": [], "usage": usage.body()}))

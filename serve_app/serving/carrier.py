@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypedDict
 
-from serve_app.api.wire import Item
+from serve_app.protocol.messages import Item
 
 Parcel = list[tuple[str, Sequence[Item] | None]]
 """Items by job, in the order they were made; None behind the last ones of a job."""

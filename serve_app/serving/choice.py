@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.api.wire import Alternative, Piece, TokenItem
 from serve_app.engine.request import Logprob, PromptLogprobs, Token
+from serve_app.protocol.messages import Alternative, Piece, TokenItem
 from serve_app.text.detokenize import Detokenizer
 from serve_app.text.stops import StopMatcher
 from serve_app.text.tokenizer import Tokenizer

@@ -11,8 +11,8 @@ from typing import Any, cast
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from serve_app.api.errors import ApiError, internal, loading, overloaded
-from serve_app.api.wire import (
+from serve_app.protocol.errors import ProtocolError, internal, loading, overloaded
+from serve_app.protocol.messages import (
     DetokenizeJob,
     ErrorItem,
     Item,
@@ -111,14 +111,14 @@ class HandleClient:
         return cast(str, await self._ask(self._handle.metrics))
 
     async def _ask(self, method: Any, *arguments: Any) -> Any:
-        """Raises ApiError where the engine's process does not answer."""
+        """Raises ProtocolError where the engine's process does not answer."""
         try:
             return await method.remote(*arguments)
         except (RayError, RayServeException) as error:
             raise _unreachable(error) from error
 
 
-def _unreachable(error: Exception) -> ApiError:
+def _unreachable(error: Exception) -> ProtocolError:
     if isinstance(error, BackPressureError):
         return overloaded("too many requests are waiting for the engine; try again later")
     return loading("the engine is not there; it is starting or being restarted")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.api.wire import Job
 from serve_app.engine.request import Sampling
+from serve_app.protocol.messages import Job
 
 _SMALLEST_TOP_P = 1e-9
 """OpenAI takes top_p 0: the likeliest token alone."""

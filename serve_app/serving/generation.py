@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
-from serve_app.api.errors import ApiError, internal, loading, no_such_model
-from serve_app.api.wire import Item, Job, Piece
 from serve_app.engine.request import Event, Failed, PromptLogprobs, Request, Token
 from serve_app.errors import EngineError, EngineStopped, TooLong, UnknownModel
+from serve_app.protocol.errors import ProtocolError, internal, loading, no_such_model
+from serve_app.protocol.messages import Item, Job, Piece
 from serve_app.serving.choice import ChoiceText, Wanted
 from serve_app.serving.futures import outcome
 from serve_app.serving.mailbox import Mailbox, Post
@@ -53,8 +53,8 @@ class Generation:
     async def run(self) -> AsyncGenerator[list[Item], None]:
         """`Accepted` first, then pieces until every choice has ended.
 
-        Raises ApiError; before the first item when the engine refuses. Whatever ends it, nothing
-        of the job stays in the engine.
+        Raises ProtocolError; before the first item when the engine refuses. Whatever ends it,
+        nothing of the job stays in the engine.
         """
         mailbox = self._post.mailbox()
         running: set[str] = set()
@@ -89,7 +89,7 @@ class Generation:
         except UnknownModel as error:
             raise no_such_model(self._job["model"]) from error
         except EngineError as error:
-            raise api_error(error) from error
+            raise protocol_error(error) from error
 
     async def _submit_within(self, requests: Sequence[Request], mailbox: Mailbox) -> None:
         """Answers whose length the client left open take the room there is."""
@@ -120,7 +120,7 @@ class Generation:
             if event.request not in running:
                 continue  # comes late: a stop string has ended this choice
             if isinstance(event, Failed):
-                raise api_error(event.error) from event.error
+                raise protocol_error(event.error) from event.error
             piece = self._piece(event)
             if piece["finish"] is not None:
                 running.discard(event.request)
@@ -148,7 +148,7 @@ class Generation:
         return piece
 
 
-def api_error(error: EngineError) -> ApiError:
+def protocol_error(error: EngineError) -> ProtocolError:
     """What a client is told of an engine's trouble: no details, they are in the log."""
     if isinstance(error, EngineStopped):
         return loading("the engine has stopped and is about to be restarted")

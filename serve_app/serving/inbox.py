@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from serve_app.api.errors import ApiError
-from serve_app.api.wire import Item
+from serve_app.protocol.errors import ProtocolError
+from serve_app.protocol.messages import Item
 
 
 class Inbox:
@@ -30,7 +30,7 @@ class Inbox:
         self.has_ended |= items is None
         self._come.set()
 
-    def fail(self, error: ApiError) -> None:
+    def fail(self, error: ProtocolError) -> None:
         """The job cannot go on: the error is its last item, unless it has ended."""
         if not self.is_open:
             self.open([error.to_item()])

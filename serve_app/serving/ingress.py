@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from serve_app.api.app import Api, build_api
+from serve_app.api.routes import Api, build_api
 from serve_app.config import Limits
 from serve_app.errors import ServingError
 from serve_app.serving.client import HandleClient

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from serve_app.protocol.errors import ErrorCode
 from serve_app.serving.follow import FollowState
 from serve_app.serving.load import Load
 
@@ -45,8 +46,8 @@ class Metrics:
         )
         self._refused = Counter(
             "expertpool_request_errors",
-            "Requests that were refused or failed, by HTTP status",
-            ("status",),
+            "Requests that were refused or failed, by code",
+            ("code",),
             registry=self._registry,
         )
 
@@ -58,8 +59,8 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"expertpool_{name}", text, _LABELS, registry=self._registry)
 
-    def refused(self, status: int) -> None:
-        self._refused.labels(str(status)).inc()
+    def refused(self, code: ErrorCode) -> None:
+        self._refused.labels(code).inc()
 
     def request(self, model: str, tenant: str, release: str) -> "RequestMetrics":
         return RequestMetrics(self, (model, tenant, release))

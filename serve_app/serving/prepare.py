@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.api.errors import ApiError, bad_request, too_long
-from serve_app.api.jobs import COMPLETION_MAX_TOKENS
-from serve_app.api.wire import Job
 from serve_app.engine.request import Request
+from serve_app.protocol.errors import ProtocolError, bad_request, too_long
+from serve_app.protocol.messages import Job
 from serve_app.serving.defaults import ModelDefaults, choice_seed
 from serve_app.text.errors import BadVariable, TextError
 from serve_app.text.tokenizer import Tokenizer
+
+COMPLETION_MAX_TOKENS = 16
+"""As OpenAI's, when the client names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class ServedModel:
 
 
 def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
-    """The prompts as tokens. Raises ApiError 400 for text and tokens that are none."""
+    """The prompts as tokens. Raises ProtocolError 400 for text and tokens that are none."""
     param = "prompt" if job["messages"] is None else "messages"
     try:
         if job["messages"] is not None:
@@ -53,7 +55,7 @@ def requests_of(
 ) -> list[Request]:
     """One request a choice, prompts first. `cap`: the operator's longest prompt.
 
-    Raises ApiError 400 where prompt and answer exceed the context.
+    Raises ProtocolError 400 where prompt and answer exceed the context.
     """
     stops = frozenset(job["stop_token_ids"])
     if not job["ignore_eos"]:
@@ -96,7 +98,7 @@ def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> i
     return asked
 
 
-def context_exceeded(limit: int, prompt: int, answer: int, param: str) -> ApiError:
+def context_exceeded(limit: int, prompt: int, answer: int, param: str) -> ProtocolError:
     return too_long(
         f"This model's maximum context length is {limit} tokens. However, you requested "
         f"{prompt + answer} tokens ({prompt} in the {param}, {answer} in the completion).",

@@ -10,8 +10,18 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from serve_app.api.errors import ApiError, bad_request, internal, loading, no_such_model, overloaded
-from serve_app.api.wire import (
+from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.request import Request
+from serve_app.errors import EngineError, EngineStopped
+from serve_app.protocol.errors import (
+    ProtocolError,
+    bad_request,
+    internal,
+    loading,
+    no_such_model,
+    overloaded,
+)
+from serve_app.protocol.messages import (
     DetokenizeJob,
     ErrorItem,
     Item,
@@ -23,9 +33,6 @@ from serve_app.api.wire import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.config import ServeConfig, UserConfig
-from serve_app.engine.request import Request
-from serve_app.errors import EngineError, EngineStopped
 from serve_app.serving.carrier import Opening, Parcel
 from serve_app.serving.follow import Follower
 from serve_app.serving.generation import Generation
@@ -93,16 +100,17 @@ class EngineReplica:
             async with aclosing(self._answer(job, begun)) as items:
                 async for batch in items:
                     yield batch
-        except ApiError as error:
-            self._metrics.refused(error.status)
+        except ProtocolError as error:
+            self._metrics.refused(error.code)
             self._stopped = self._stopped or isinstance(error.__cause__, EngineStopped)
-            if error.status >= 500:
+            if error.is_fault:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
             yield [error.to_item()]
         except EngineError:
             _log.exception("job %s failed", job["id"])
-            self._metrics.refused(500)
-            yield [internal().to_item()]
+            failed = internal()
+            self._metrics.refused(failed.code)
+            yield [failed.to_item()]
 
     async def send(self, job: Job, ingress: str) -> AsyncGenerator[Opening | Parcel, None]:
         """`generate`, for an ingress that reads its jobs together: see `Sender`."""
@@ -171,7 +179,7 @@ class EngineReplica:
                 tokens = model.tokenizer.encode(
                     job["prompt"] or "", special=job["add_special_tokens"]
                 )
-        except ApiError as error:
+        except ProtocolError as error:
             return error.to_item()
         except BadVariable as error:
             return bad_request(str(error), "chat_template_kwargs").to_item()
@@ -183,7 +191,7 @@ class EngineReplica:
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
         try:
             model = self._model(job["model"])
-        except ApiError as error:
+        except ProtocolError as error:
             return error.to_item()
         worst = max(job["tokens"], default=0)
         if worst >= model.vocabulary:

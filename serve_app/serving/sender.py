@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.api.wire import Item, Job
+from serve_app.protocol.messages import Item, Job
 from serve_app.serving.carrier import Carrier, Opening, Parcel
 
 _Generate = Callable[[Job], AsyncGenerator[list[Item], None]]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from serve_app.api.wire import (
+from serve_app.protocol.messages import (
     DetokenizeJob,
     ErrorItem,
     Item,

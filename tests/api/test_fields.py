@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api.errors import ApiError
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import chat_job, completion_job
 from serve_app.api.parse import parse
+from serve_app.api.statuses import STATUSES, error_body
 from serve_app.config import Limits
+from serve_app.protocol.errors import ProtocolError
 
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "x"}
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -52,10 +53,10 @@ def _chat(**fields: Any) -> ChatFields:
     ],
 )
 def test_what_is_no_request_is_400(body: bytes) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         parse(body, CompletionFields)
-    assert caught.value.status == 400
-    json.dumps(caught.value.body(), ensure_ascii=False).encode()
+    assert STATUSES[caught.value.code].number == 400
+    json.dumps(error_body(caught.value), ensure_ascii=False).encode()
 
 
 def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -> int:
@@ -65,8 +66,8 @@ def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -
             chat_job(fields, Limits(), job="j", tenant="t")
         elif isinstance(fields, CompletionFields):
             completion_job(fields, Limits(), job="j", tenant="t")
-    except ApiError as error:
-        return error.status
+    except ProtocolError as error:
+        return STATUSES[error.code].number
     return 200
 
 
@@ -135,16 +136,16 @@ def test_any_value_of_any_chat_field_is_taken_or_400(name: str, value: Any) -> N
     ],
 )
 def test_a_bad_field_is_named(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         completion_job(_completion(**fields), Limits(), job="j", tenant="t")
-    assert (caught.value.status, caught.value.code) == (400, None)
+    assert caught.value.code == "invalid_request"
     assert (caught.value.param or "").startswith(param)
 
 
 @pytest.mark.parametrize("missing", ["model", "prompt"])
 def test_a_missing_field_is_named(missing: str) -> None:
     body = {name: value for name, value in COMPLETION.items() if name != missing}
-    with pytest.raises(ApiError, match=f"Missing required parameter: '{missing}'"):
+    with pytest.raises(ProtocolError, match=f"Missing required parameter: '{missing}'"):
         parse(json.dumps(body).encode(), CompletionFields)
 
 
@@ -159,7 +160,7 @@ def test_a_missing_field_is_named(missing: str) -> None:
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         _completion(**fields)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
 
@@ -184,7 +185,7 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
     ],
 )
 def test_tools_audio_and_images_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         _chat(**fields)
     assert caught.value.code == "unsupported_parameter"
     assert (caught.value.param or "").endswith(param)
@@ -221,9 +222,9 @@ def test_what_asks_for_nothing_special_is_taken() -> None:
     ],
 )
 def test_a_bad_message_is_named(messages: Any, param: str) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         _chat(messages=messages)
-    assert (caught.value.status, caught.value.param) == (400, param)
+    assert (caught.value.code, caught.value.param) == ("invalid_request", param)
 
 
 def test_parts_of_text_are_joined_and_an_answers_empty_fields_dropped() -> None:
@@ -237,7 +238,7 @@ def test_parts_of_text_are_joined_and_an_answers_empty_fields_dropped() -> None:
 
 
 def test_top_logprobs_need_logprobs() -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         _chat(top_logprobs=2)
     assert caught.value.param == "top_logprobs"
 
@@ -256,14 +257,14 @@ def test_only_what_the_client_named_is_in_the_job() -> None:
 
 def test_tokenize_takes_either_a_prompt_or_messages() -> None:
     for body in ({"model": "m"}, {**COMPLETION, **CHAT}):
-        with pytest.raises(ApiError):
+        with pytest.raises(ProtocolError):
             parse(json.dumps(body).encode(), TokenizeFields)
-    with pytest.raises(ApiError):
+    with pytest.raises(ProtocolError):
         parse(b'{"model": "m", "tokens": "x"}', DetokenizeFields)
 
 
 def test_messages_of_errors_have_a_length() -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         _completion(**{"x" * 10_000: 1})
     assert len(caught.value.message) <= 1000
     assert len(caught.value.param or "") <= 200

@@ -8,10 +8,11 @@ import httpx
 import pytest
 
 from serve_app.api.answers import chat_logprobs, legacy_logprobs
-from serve_app.api.app import Api, build_api
-from serve_app.api.errors import draining, overloaded
-from serve_app.api.wire import Item, TokenItem
+from serve_app.api.routes import Api, build_api
+from serve_app.api.statuses import STATUSES
 from serve_app.config import Limits
+from serve_app.protocol.errors import CODES, ProtocolError, loading, overloaded
+from serve_app.protocol.messages import Item, TokenItem
 from tests.api.fakes import ACCEPTED, FakeClient, piece
 
 BODY = {"model": "m", "prompt": "x"}
@@ -47,33 +48,33 @@ def test_a_refusal_has_its_status_and_its_retry_after(stream: bool) -> None:
 
 
 def test_an_error_in_the_middle_of_a_whole_answer_is_its_status() -> None:
-    client = FakeClient([ACCEPTED], [piece("a"), draining("going").to_item()])
+    client = FakeClient([ACCEPTED], [piece("a"), loading("going").to_item()])
     response = _post(client)
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "draining")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "loading")
     assert client.num_closed == 1
 
 
 def test_an_error_in_the_middle_of_a_stream_is_its_last_event() -> None:
-    client = FakeClient([ACCEPTED], [piece("a"), draining("going").to_item()])
+    client = FakeClient([ACCEPTED], [piece("a"), loading("going").to_item()])
     response = _post(client, stream=True)
     events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert response.status_code == 200
     assert json.loads(events[0])["choices"][0]["text"] == "a"
-    assert json.loads(events[-1])["error"]["code"] == "draining"
+    assert json.loads(events[-1])["error"]["code"] == "loading"
     assert len(events) == 2
     assert client.num_closed == 1
 
 
 def test_what_came_before_an_error_is_said_once() -> None:
-    items = [piece("a"), piece("b", "stop"), draining("going").to_item()]
+    items = [piece("a"), piece("b", "stop"), loading("going").to_item()]
     response = _post(FakeClient([ACCEPTED], items), stream=True, n=2)
     events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert [json.loads(event)["choices"][0]["text"] for event in events[:-1]] == ["a", "b"]
-    assert json.loads(events[-1])["error"]["code"] == "draining"
+    assert json.loads(events[-1])["error"]["code"] == "loading"
     response = _post(FakeClient([ACCEPTED], items), stream=True)  # its one choice has ended
     events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert [json.loads(event)["choices"][0]["text"] for event in events[:-1]] == ["a", "b"]
-    assert json.loads(events[-1])["error"]["code"] == "draining"
+    assert json.loads(events[-1])["error"]["code"] == "loading"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -173,3 +174,12 @@ def test_a_logprob_of_minus_infinity_can_be_written() -> None:
     )
     for made in (legacy_logprobs([never]), chat_logprobs([never])):
         assert "-9999.0" in json.dumps(made, allow_nan=False)
+
+
+def test_every_code_of_the_protocol_has_a_status() -> None:
+    assert set(STATUSES) == set(CODES)
+
+
+def test_a_code_of_a_newer_engine_is_an_internal_error() -> None:
+    item = loading("going").to_item()
+    assert ProtocolError.of_item({**item, "code": "brand_new"}).code == "internal_error"

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from serve_app.api.app import Api, build_api
+from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
 from serve_app.serving.replica import EngineReplica
 from tests.serving.fakes import CONFIG, World

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.app import Api, build_api
 from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
+from serve_app.api.routes import Api, build_api
 from serve_app.config import Limits
 from tests.serving.fakes import CONFIG, TOKENIZER, world
 from tests.serving.running import replica_of, serves, until

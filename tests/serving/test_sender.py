@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
-from serve_app.api.wire import Job
 from serve_app.config import Limits
+from serve_app.protocol.messages import Job
 from serve_app.serving.carrier import CarrierGone
 from serve_app.serving.replica import EngineReplica
 from tests.serving.fakes import FakeLoop, world

@@ -84,12 +84,9 @@ class ErrorItem(TypedDict):
     """Instead of the first item, or in the middle; nothing follows."""
 
     type: Literal["error"]
-    status: int
+    code: str
     message: str
-    kind: str
-    code: str | None
     param: str | None
-    retry_after: int | None
 
 
 Item = Accepted | Piece | ErrorItem

@@ -14,22 +14,26 @@ from starlette.types import ASGIApp
 
 from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
-from serve_app.api.errors import (
-    ApiError,
+from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
+from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
+from serve_app.api.parse import parse
+from serve_app.api.statuses import (
+    NO_SUCH_ROUTE,
+    WRONG_METHOD,
+    error_response,
+    routing_response,
+)
+from serve_app.api.streams import ClientGone, EventStream, OpenJob, collect, events, unless_gone
+from serve_app.api.tenants import tenant_of
+from serve_app.config import Limits
+from serve_app.protocol.errors import (
+    ProtocolError,
     bad_request,
     internal,
     loading,
     no_such_model,
-    no_such_route,
-    wrong_method,
 )
-from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
-from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
-from serve_app.api.parse import parse
-from serve_app.api.streams import ClientGone, EventStream, OpenJob, collect, events, unless_gone
-from serve_app.api.tenants import tenant_of
-from serve_app.api.wire import EngineClient, Job, ModelCard, Models, Status
-from serve_app.config import Limits
+from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
 
 _STATUS_TIMEOUT_S = 3.0
 _GONE = 499
@@ -56,7 +60,7 @@ def build_api(api: Api) -> ASGIApp:
     app.include_router(_texts(api))
     app.include_router(_catalogue(api))
     app.include_router(_operations(api))
-    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ProtocolError, _protocol_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(Exception, _unexpected)
@@ -97,7 +101,7 @@ def _texts(api: Api) -> APIRouter:
         fields = parse(await _body(request, api.limits), TokenizeFields)
         reply = await api.client.tokenize(tokenize_job(fields))
         if reply["type"] == "error":
-            raise ApiError.of_item(reply)
+            raise ProtocolError.of_item(reply)
         tokens = reply["tokens"]
         return JSONResponse(
             {"tokens": tokens, "count": len(tokens), "max_model_len": reply["max_model_len"]}
@@ -108,7 +112,7 @@ def _texts(api: Api) -> APIRouter:
         fields = parse(await _body(request, api.limits), DetokenizeFields)
         reply = await api.client.detokenize(detokenize_job(fields))
         if reply["type"] == "error":
-            raise ApiError.of_item(reply)
+            raise ProtocolError.of_item(reply)
         return JSONResponse({"prompt": reply["text"]})
 
     return router
@@ -204,7 +208,7 @@ async def _status(api: Api) -> Status:
     try:
         async with asyncio.timeout(_STATUS_TIMEOUT_S):
             return await api.client.status()
-    except (TimeoutError, ApiError):
+    except (TimeoutError, ProtocolError):
         return {
             "healthy": False,
             "release": None,
@@ -227,26 +231,26 @@ def package_version() -> str:
         return "unknown"
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers())
+async def _protocol_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProtocolError)
+    return error_response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refusal = wrong_method(request.method, request.url.path)
-    elif error.status_code == 404:
-        refusal = no_such_route(request.method, request.url.path)
-    else:
-        refusal = bad_request(str(error.detail))
-    return JSONResponse(refusal.body(), refusal.status, error.headers)
+        message = f"{request.method} is not allowed on {request.url.path}"
+        return routing_response(WRONG_METHOD, message, error.headers)
+    if error.status_code == 404:
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        return routing_response(NO_SUCH_ROUTE, message, error.headers)
+    return error_response(bad_request(str(error.detail)))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """Starlette raises the error again after this; `Boundary` logs it."""
-    return JSONResponse(internal().body(), 500)
+    return error_response(internal())
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

@@ -1,0 +1,57 @@
+"""Errors as OpenAI writes them over HTTP: the one table of statuses, types and codes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from serve_app.protocol.errors import ErrorCode, ProtocolError
+
+RETRY_AFTER_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one kind of error is answered. `code` is what the body says, None for `null`."""
+
+    number: int
+    kind: str
+    code: str | None
+    retry_after_s: int | None = None
+
+
+STATUSES: Mapping[ErrorCode, Status] = {
+    "invalid_request": Status(400, "invalid_request_error", None),
+    "unsupported_parameter": Status(400, "invalid_request_error", "unsupported_parameter"),
+    "context_length_exceeded": Status(400, "invalid_request_error", "context_length_exceeded"),
+    "model_not_found": Status(404, "invalid_request_error", "model_not_found"),
+    "server_overloaded": Status(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
+    "internal_error": Status(500, "server_error", "internal_error"),
+    "loading": Status(503, "server_error", "loading", RETRY_AFTER_S),
+}
+NO_SUCH_ROUTE = Status(404, "invalid_request_error", None)
+WRONG_METHOD = Status(405, "invalid_request_error", "method_not_supported")
+
+
+def error_body(error: ProtocolError) -> dict[str, Any]:
+    """The JSON object that tells a client of an error, alone or in the middle of a stream."""
+    return _body(STATUSES[error.code], error.message, error.param)
+
+
+def error_response(error: ProtocolError) -> JSONResponse:
+    status = STATUSES[error.code]
+    after = status.retry_after_s
+    headers = None if after is None else {"retry-after": str(after)}
+    return JSONResponse(error_body(error), status.number, headers)
+
+
+def routing_response(
+    status: Status, message: str, headers: Mapping[str, str] | None
+) -> JSONResponse:
+    """What is answered where no route takes the request."""
+    return JSONResponse(_body(status, message, None), status.number, headers)
+
+
+def _body(status: Status, message: str, param: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": status.kind, "param": param, "code": status.code}}

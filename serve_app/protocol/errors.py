@@ -1,0 +1,80 @@
+"""Why a request is refused or ends early: a code, a text, a parameter. Knows no HTTP status."""
+
+from typing import Literal, get_args
+
+from serve_app.protocol.messages import ErrorItem
+
+ErrorCode = Literal[
+    "invalid_request",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "model_not_found",
+    "server_overloaded",
+    "internal_error",
+    "loading",
+]
+CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
+FAULTS = frozenset({"internal_error", "loading"})
+"""Codes of errors that are the server's fault: they go to its log."""
+_LONGEST_MESSAGE = 1000
+_LONGEST_PARAM = 200
+
+
+def _printable(text: str, longest: int) -> str:
+    """What a client sent comes back in messages: not too much of it, and valid Unicode."""
+    whole = text.encode(errors="replace").decode()
+    return whole if len(whole) <= longest else whole[: longest - 1] + "…"
+
+
+class ProtocolError(Exception):
+    """What a client is told. `param` names the field at fault, if one is."""
+
+    def __init__(self, code: ErrorCode, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = _printable(message, _LONGEST_MESSAGE)
+        self.param = None if param is None else _printable(param, _LONGEST_PARAM)
+
+    @property
+    def is_fault(self) -> bool:
+        return self.code in FAULTS
+
+    def to_item(self) -> ErrorItem:
+        """Plain, so that it may cross from the engine's process to the ingress'."""
+        return {"type": "error", "code": self.code, "message": self.message, "param": self.param}
+
+    @classmethod
+    def of_item(cls, item: ErrorItem) -> "ProtocolError":
+        """A code that this version does not know is an internal error."""
+        known = next((code for code in CODES if code == item["code"]), "internal_error")
+        return cls(known, item["message"], item["param"])
+
+
+def bad_request(message: str, param: str | None = None) -> ProtocolError:
+    return ProtocolError("invalid_request", message, param)
+
+
+def unsupported(param: str, message: str | None = None) -> ProtocolError:
+    text = message or f"'{param}' is not supported here"
+    return ProtocolError("unsupported_parameter", text, param)
+
+
+def too_long(message: str, param: str) -> ProtocolError:
+    return ProtocolError("context_length_exceeded", message, param)
+
+
+def no_such_model(model: str) -> ProtocolError:
+    return ProtocolError("model_not_found", f"The model '{model}' does not exist", "model")
+
+
+def overloaded(message: str) -> ProtocolError:
+    return ProtocolError("server_overloaded", message)
+
+
+def internal() -> ProtocolError:
+    message = "The server had an error while processing the request"
+    return ProtocolError("internal_error", message)
+
+
+def loading(message: str) -> ProtocolError:
+    return ProtocolError("loading", message)
