@@ -20,10 +20,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from consolidation.errors import Failed
-from consolidation.executor import LocalExecutor, Progress
 from consolidation.pipeline import consolidate
 from consolidation.recipe import Recipe
-from consolidation.scoring import quiet_transformers
+from consolidation.run.executor import LocalExecutor, Progress
+from consolidation.statistics.scoring import quiet_transformers
 
 SAMPLE_S = 0.005
 READ = "read"

@@ -10,23 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from consolidation.calibration import (
-    MAX_TOKENS,
-    CalibrationFile,
-    ModelWindows,
-    model_windows,
-    parted,
-    read_calibration,
-)
-from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.build.writing import Written, write_backbones, write_experts
+from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.family import check_family, check_layers
 from consolidation.errors import Failed, Refused
 from consolidation.evaluation.data import Files, ModelData, check_models, encode, read_files
 from consolidation.evaluation.gates import breaches, check_limits
-from consolidation.executor import Executor, Progress
-from consolidation.family import check_family, check_layers
-from consolidation.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.plan import Plan
-from consolidation.planning import Family, Study, study
+from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
+from consolidation.plan.search import fewest_bytes, first_trial
+from consolidation.plan.solver import budget_bytes
+from consolidation.plan.study import Family, Study, study
+from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, check_recipe, provenance, recipe_digest
 from consolidation.release import (
     Channel,
@@ -39,11 +33,17 @@ from consolidation.release import (
     Source,
     expert_bytes,
 )
-from consolidation.search import fewest_bytes, first_trial
-from consolidation.solver import budget_bytes
-from consolidation.statistics import StatisticsPlace
-from consolidation.validate import ModelTask, Validated, validate_model, validated
-from consolidation.writing import Written, write_backbones, write_experts
+from consolidation.run.executor import Executor, Progress
+from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
+from consolidation.statistics.gather import StatisticsPlace
+from consolidation.statistics.text import (
+    MAX_TOKENS,
+    CalibrationFile,
+    ModelWindows,
+    model_windows,
+    parted,
+    read_calibration,
+)
 
 __all__ = ["Outcome", "Progress", "Recipe", "consolidate"]
 

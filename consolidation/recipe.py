@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import transformers
 
-from consolidation.calibration import CalibrationFile
-from consolidation.checkpoint import Checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import Limits
 from consolidation.release.manifest import canonical_json, valid_name
+from consolidation.statistics.text import CalibrationFile
 
 
 @dataclass(frozen=True, slots=True)

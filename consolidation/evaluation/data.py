@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consolidation.calibration import (
+from consolidation.checkpoints.checkpoint import Checkpoint
+from consolidation.errors import Refused
+from consolidation.statistics.text import (
     MAX_WINDOW,
     CalibrationFile,
     Encoder,
     Window,
     read_documents,
 )
-from consolidation.checkpoint import Checkpoint
-from consolidation.errors import Refused
 
 NUM_ITEMS = 200
 NUM_WINDOWS = 16

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from consolidation.checkpoint import Checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import MethodScore, ModelScore
 from consolidation.evaluation.methods import Method, ReleaseMethod, give_experts
 from consolidation.evaluation.reference import Reference
-from consolidation.executor import Progress
-from consolidation.scoring import load_original
+from consolidation.run.executor import Progress
+from consolidation.statistics.scoring import load_original
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from consolidation.checkpoint import Checkpoint, ExpertsSource
+from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
 from consolidation.errors import Failed, Refused
 from consolidation.release import Manifest, ReleaseReader
 from consolidation.release.tensors import encode_tensors

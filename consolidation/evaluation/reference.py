@@ -1,7 +1,7 @@
 """Runs an original on its data, and compares other models with it. Loads none of them.
 
-Everything is computed as `consolidation.scoring` does it: float32, each window by one thread, so
-that results do not depend on how many there are.
+Everything is computed as `consolidation.statistics.scoring` does it: float32, each window by one
+thread, so that results do not depend on how many there are.
 """
 
 import math
@@ -12,11 +12,17 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from consolidation.calibration import Encoder, Window
 from consolidation.evaluation.data import MAX_ANSWER, Item, ModelData
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.routing import RouterWatch
-from consolidation.scoring import KeptLogits, divergence, loss, one_thread_each, window_logits
+from consolidation.statistics.scoring import (
+    KeptLogits,
+    divergence,
+    loss,
+    one_thread_each,
+    window_logits,
+)
+from consolidation.statistics.text import Encoder, Window
 
 Result = TypeVar("Result")
 

@@ -1,6 +1,7 @@
 """The release format: manifest, registry, channels, reader. All that serving needs."""
 
 from consolidation.release.channels import Channel
+from consolidation.release.differences import family_differences
 from consolidation.release.errors import (
     ChannelMoved,
     Damaged,
@@ -9,7 +10,6 @@ from consolidation.release.errors import (
     ReleaseError,
     StorageFailed,
 )
-from consolidation.release.family import family_differences
 from consolidation.release.golden import TOLERANCES, golden_findings
 from consolidation.release.manifest import (
     SCHEMA_VERSION,

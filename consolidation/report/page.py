@@ -9,10 +9,10 @@ from jinja2 import Environment, StrictUndefined
 
 from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest
-from consolidation.report.contents import Contents, contents
-from consolidation.report.frontier import mean_frontier, model_frontiers
+from consolidation.report.findings import Contents, contents
 from consolidation.report.holdings import byte_rows
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
+from consolidation.report.quality_plot import mean_frontier, model_frontiers
 from consolidation.report.sharing import sharing_map
 
 TEMPLATE = "report.html.jinja"

@@ -2,8 +2,8 @@
 
 import math
 
-from consolidation.report.contents import Contents
 from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with_zero, looks, svg
+from consolidation.report.findings import Contents
 
 MIN_FOR_RANKS = 3
 """Fewest points for which a correlation of ranks says anything."""

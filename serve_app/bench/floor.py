@@ -17,9 +17,9 @@ from torch import nn
 from representation.formats import ExpertShape, Format
 from serve_app.bench.rates import Rates
 from serve_app.bench.routing import Routing
-from serve_app.engine.anatomy import config_of, study
-from serve_app.engine.packed import tied_names, unique_tensors
-from serve_app.engine.shelves import layer_shape
+from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.model.anatomy import config_of, study
+from serve_app.engine.model.packed import tied_names, unique_tensors
 
 
 @dataclass(frozen=True, slots=True)

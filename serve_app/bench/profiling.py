@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.autograd.profiler import profile, record_function
 
-from serve_app.engine.native.products import Products
+from serve_app.engine.device.native.products import Products
 
 PRODUCTS = frozenset(
     f"aten::{name}"

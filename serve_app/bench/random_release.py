@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from representation.formats import Format, TensorSpec, num_bytes, tensor_specs
-from serve_app.engine.anatomy import config_of, study
+from serve_app.engine.experts.shelves import LayerShape, layer_shape
 from serve_app.engine.memory import DTYPES
-from serve_app.engine.packed import unique_tensors
-from serve_app.engine.shelves import LayerShape, layer_shape
+from serve_app.engine.model.anatomy import config_of, study
+from serve_app.engine.model.packed import unique_tensors
 
 NUM_DRAWN = 1_048_583
 """Random numbers that are drawn; every tensor is a stretch of them, again and again. A prime, so

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.parts import NO_PART, ShelfKey
-from serve_app.engine.pool import PoolLayer
+from serve_app.engine.experts.pool import PoolLayer
+from serve_app.engine.experts.shelving import NO_PART, ShelfKey
 
 
 @dataclass(frozen=True, slots=True)

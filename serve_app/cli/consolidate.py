@@ -37,8 +37,8 @@ from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
     from consolidation.pipeline import Outcome, Recipe
-    from consolidation.plan import Plan
-    from consolidation.ray_tasks import RayExecutor
+    from consolidation.plan.values import Plan
+    from consolidation.run.ray_tasks import RayExecutor
     from serve_app.cli.processes import Interruption
 
 Models = Annotated[
@@ -195,9 +195,9 @@ def _check_sizes(
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """What a device has for experts beside everything else. Raises `DoesNotFit`."""
 
-    from consolidation.checkpoint import open_checkpoint
-    from consolidation.menu import MAX_FORMATS
-    from serve_app.engine.device import default_device
+    from consolidation.checkpoints.checkpoint import open_checkpoint
+    from consolidation.compare.menu import MAX_FORMATS
+    from serve_app.engine.device.device import default_device
     from serve_app.engine.memory import expert_memory
 
     opened = [open_checkpoint(path) for path in recipe.models.values()]
@@ -268,12 +268,12 @@ class _Ray:
         *,
         in_flight: int | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        """See `consolidation.executor.Executor.map`."""
+        """See `consolidation.run.executor.Executor.map`."""
         if self._executor is None:
             # What Ray would otherwise print on stderr, between the progress bars.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            from consolidation.ray_tasks import RayExecutor
+            from consolidation.run.ray_tasks import RayExecutor
 
             self._executor = self._open.enter_context(RayExecutor())
             self._interruption.install()

@@ -10,7 +10,7 @@ import typer
 from serve_app.cli import errors, output
 from serve_app.cli.bench.group import bench
 from serve_app.cli.consolidate import consolidate
-from serve_app.cli.evaluate import evaluate
+from serve_app.cli.evaluation import evaluate
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serving import demo, plan_memory, serve

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from consolidation.pipeline import Outcome, Recipe
-    from consolidation.plan import Plan
+    from consolidation.plan.values import Plan
     from consolidation.release import Manifest, Quality
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich import progress as bars
 
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

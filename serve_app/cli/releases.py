@@ -70,7 +70,7 @@ def inspect(
 
 def verify(family: Family, registry: RegistryUrl, release: Release = None) -> None:
     """Read a release again and check every digest and every golden prompt."""
-    from consolidation.verify import verify as verify_release
+    from consolidation.evaluation.verify import verify as verify_release
 
     opened = open_registry(registry, family)
     found = resolve(opened, release)

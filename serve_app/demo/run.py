@@ -82,7 +82,7 @@ def _consolidate(family: Family, place: Path, show: "_Shown") -> Outcome:
     """The release, built by Ray tasks as `expertpool consolidate` does, and on the channel."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    from consolidation.ray_tasks import RayExecutor
+    from consolidation.run.ray_tasks import RayExecutor
 
     recipe = Recipe(
         FAMILY,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.cuda_graphs import graph_backend
-from serve_app.engine.graphs import DecodeGraphs, GraphBackend
+from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.supply import Supply
 from serve_app.engine.memory import (
     DTYPES,
     Limits,
@@ -22,13 +22,13 @@ from serve_app.engine.memory import (
     plan_memory,
     widest,
 )
-from serve_app.engine.packed import PackedModel
-from serve_app.engine.releases import Releases
+from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
-from serve_app.engine.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.run.captures import DecodeGraphs, GraphBackend
+from serve_app.engine.run.cuda_graphs import graph_backend
+from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Counters, Stats, look
-from serve_app.engine.supply import Supply
 from serve_app.errors import (
     DuplicateRequest,
     EngineError,

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.anatomy import Anatomy, config_of, study
-from serve_app.engine.attention_forms.choice import attention_needs
-from serve_app.engine.backbones import copy_bytes
-from serve_app.engine.kept import CAPTURES_SHARE, CaptureNeeds
-from serve_app.engine.matmul import SCRATCH_BYTES
-from serve_app.engine.packed import Sizes, unique_tensors
-from serve_app.engine.packed_linear import WORKSPACE_BYTES
-from serve_app.engine.parts import ShelfRows, shelf_rows
-from serve_app.engine.shelves import LayerShape, layer_shape
+from serve_app.engine.attention.forms import attention_needs
+from serve_app.engine.device.matmul import SCRATCH_BYTES
+from serve_app.engine.experts.packed_linear import WORKSPACE_BYTES
+from serve_app.engine.experts.shelves import LayerShape, layer_shape
+from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
+from serve_app.engine.loading.backbones import copy_bytes
+from serve_app.engine.model.anatomy import Anatomy, config_of, study
+from serve_app.engine.model.packed import Sizes, unique_tensors
+from serve_app.engine.run.kept import CAPTURES_SHARE, CaptureNeeds
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.errors import ConfigError, DoesNotFit, Unsupported
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from serve_app.engine.loading.pooled_releases import Releases
 from serve_app.engine.memory import MemoryPlan
-from serve_app.engine.packed import PackedModel
-from serve_app.engine.releases import Releases
+from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 

@@ -46,7 +46,7 @@ class ProtocolError(Exception):
     @classmethod
     def of_item(cls, item: ErrorItem) -> "ProtocolError":
         """A code that this version does not know is an internal error."""
-        known = next((code for code in CODES if code == item["code"]), "internal_error")
+        known: ErrorCode = next((code for code in CODES if code == item["code"]), "internal_error")
         return cls(known, item["message"], item["param"])
 
 

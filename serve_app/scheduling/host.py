@@ -1,7 +1,7 @@
 """Which backbones have a copy on the host, and which copies go for another.
 
-Counts only: the tensors live in engine/backbones.py. A copy is pinned while it is being read, and
-while it is on its way to the device; what is pinned is never dropped.
+Counts only: the tensors live in engine/loading/backbones.py. A copy is pinned while it is being
+read, and while it is on its way to the device; what is pinned is never dropped.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from ray.serve import Application
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.serving.assembly import real_parts, resolve_device
 from serve_app.serving.ingress import Ingress
-from serve_app.serving.replica import EngineReplica
+from serve_app.serving.replica.replica import EngineReplica
 
 INGRESS, ENGINE = "Ingress", "Engine"
 DEPLOYMENTS = (INGRESS, ENGINE)

@@ -11,14 +11,14 @@ import torch
 
 from consolidation.release import Registry, ReleaseReader
 from serve_app.config import ServeConfig
-from serve_app.engine.device import default_device
+from serve_app.engine.device.device import default_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.memory import Limits
 from serve_app.engine.stats import Stats
 from serve_app.scheduling.sequence import ModelKey
-from serve_app.serving.load import Load
-from serve_app.serving.parts import Loop, Opened, Parts, Source
+from serve_app.serving.replica.dependencies import Loop, Opened, Parts, Source
+from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 
 

@@ -8,8 +8,8 @@ from starlette.types import ASGIApp
 from serve_app.api.routes import Api, build_api
 from serve_app.config import Limits
 from serve_app.errors import ServingError
-from serve_app.serving.client import HandleClient
 from serve_app.serving.listener import Listener
+from serve_app.serving.transport.client import HandleClient
 
 
 class Ingress:

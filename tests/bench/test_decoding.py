@@ -9,8 +9,8 @@ from serve_app.bench.decoding import Decoding, outside_forward_share, packed_rat
 from serve_app.bench.profiling import product_seconds, profiled
 from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.scaling import Spot, growth, scaling
-from serve_app.engine.native.library import native
-from serve_app.engine.native.products import Products
+from serve_app.engine.device.native.library import native
+from serve_app.engine.device.native.products import Products
 from tests.bench.tiny import tiny_config
 
 FEW = Decoding(sequences=2, context=4, steps=2, rounds=2, step_tokens=64)

@@ -8,7 +8,7 @@ from serve_app.bench.floor import FloorPlan, Span
 from serve_app.bench.rates import Rates
 from serve_app.bench.routing import ShelfUse
 from serve_app.bench.shapes import SHAPES
-from serve_app.engine.parts import ShelfKey
+from serve_app.engine.experts.shelving import ShelfKey
 from tests.bench.tiny import tiny_config
 
 SLOTS = ShelfKey(residual=False, format=DENSE)

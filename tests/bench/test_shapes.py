@@ -5,8 +5,8 @@ import torch
 
 from serve_app.bench.random_release import RandomRelease
 from serve_app.bench.shapes import SHAPES
-from serve_app.engine.anatomy import config_of, meta_model
 from serve_app.engine.memory import plan_memory
+from serve_app.engine.model.anatomy import config_of, meta_model
 
 
 @pytest.mark.parametrize("name", SHAPES)

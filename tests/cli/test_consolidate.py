@@ -11,8 +11,8 @@ from typing import Self
 
 import pytest
 
-from consolidation.executor import LocalExecutor
 from consolidation.release import Registry
+from consolidation.run.executor import LocalExecutor
 from serve_app.cli.main import run
 from serve_app.cli.processes import descendants
 from tests.cli.test_processes import is_running

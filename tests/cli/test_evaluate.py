@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.release import Registry
 from serve_app.cli.main import run
 from tests.consolidation.families import write_family

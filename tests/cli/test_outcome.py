@@ -9,8 +9,8 @@ from typing import Self
 import pytest
 import torch
 
-from consolidation.executor import LocalExecutor
 from consolidation.release import Registry
+from consolidation.run.executor import LocalExecutor
 from serve_app.cli.main import run
 from tests.support.checkpoints import byte_tokenizer, tiny_model
 

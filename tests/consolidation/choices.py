@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from consolidation.frontier import Point
-from consolidation.groups import KEPT, Choices, SlotChoice
-from consolidation.menu import Sizes
-from consolidation.plan import Plan
+from consolidation.arithmetic.frontier import Point
+from consolidation.compare.groups import KEPT, Choices, SlotChoice
+from consolidation.compare.menu import Sizes
+from consolidation.plan.values import Plan
 from consolidation.release import expert_map_bytes, residual_map_bytes
 from representation.formats import DENSE, ExpertShape
 

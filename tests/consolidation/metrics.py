@@ -2,7 +2,7 @@
 
 import torch
 
-from consolidation.metric import Metric, block_size, diagonal_blocks
+from consolidation.arithmetic.metric import Metric, block_size, diagonal_blocks
 
 
 def random_matrix(*shape: int, seed: int = 0, size: float = 1.0) -> torch.Tensor:

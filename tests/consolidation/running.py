@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Outcome, Recipe, consolidate
 from consolidation.release import Manifest
+from consolidation.run.executor import LocalExecutor
 
 Paths = dict[str, Path]
 

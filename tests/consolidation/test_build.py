@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from consolidation.build import LayerTask, MemberRequest, Place, SlotRequest, build_layer
-from consolidation.checkpoint import ExpertsSource, open_checkpoint
-from consolidation.errors import Failed
-from consolidation.menu import (
+from consolidation.arithmetic.metric import weight_metric
+from consolidation.arithmetic.weights import weights_of
+from consolidation.build.blobs import LayerTask, MemberRequest, Place, SlotRequest, build_layer
+from consolidation.checkpoints.checkpoint import ExpertsSource, open_checkpoint
+from consolidation.checkpoints.contents import User
+from consolidation.compare.menu import (
     BOTH_BITS,
     BOTH_RANKS,
     GROUP,
@@ -24,11 +26,9 @@ from consolidation.menu import (
     measure_noise,
     unit_of,
 )
-from consolidation.metric import weight_metric
-from consolidation.pool import User
+from consolidation.errors import Failed
 from consolidation.release import Part, Registry
 from consolidation.release.tensors import encode_tensors
-from consolidation.weights import weights_of
 from representation.formats import DENSE, Format, low_rank, packed, tensor_specs
 from representation.parts import dense_expert
 from tests.consolidation.families import tune

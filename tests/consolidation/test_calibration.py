@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from consolidation.calibration import (
+from consolidation.errors import Refused
+from consolidation.release import Golden, golden_findings
+from consolidation.statistics.text import (
     MAX_TOKENS,
     CalibrationFile,
     Document,
@@ -13,8 +15,6 @@ from consolidation.calibration import (
     read_calibration,
     windows,
 )
-from consolidation.errors import Refused
-from consolidation.release import Golden, golden_findings
 from tests.support.checkpoints import byte_tokenizer
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.family import check_family
 from consolidation.errors import Refused
-from consolidation.family import check_family
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consolidation.frontier import Point, frontier, spend, steps, total
+from consolidation.arithmetic.frontier import Point, frontier, spend, steps, total
 
 Points = list[Point[str]]
 

@@ -6,11 +6,11 @@ from typing import get_args
 import pytest
 import torch
 
-from consolidation import alignment
-from consolidation.alignment import fingerprint, match, reorder, reorder_metric
 from consolidation.architecture import Layout
-from consolidation.kin import Kin, find_kin, related
-from consolidation.weights import Weights
+from consolidation.arithmetic import alignment
+from consolidation.arithmetic.alignment import fingerprint, match, reorder, reorder_metric
+from consolidation.arithmetic.weights import Weights
+from consolidation.compare.kin import Kin, find_kin, related
 from tests.consolidation.metrics import correlated_metric, random_matrix
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from consolidation.low_rank import decompose
-from consolidation.metric import BLOCK, Metric, weight_metric
+from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.metric import BLOCK, Metric, weight_metric
 from tests.consolidation.metrics import correlated_metric, random_matrix
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from consolidation.metric import (
+from consolidation.arithmetic.metric import (
     BLOCK,
     DAMPING,
     Metric,

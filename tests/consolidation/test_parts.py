@@ -11,6 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from consolidation.errors import Refused
+from consolidation.evaluation.validate import ModelTask, give_release
+from consolidation.evaluation.verify import assemble, verify
 from consolidation.release import (
     Damaged,
     Layer,
@@ -24,9 +26,7 @@ from consolidation.release import (
 )
 from consolidation.release.manifest import canonical_json, release_id
 from consolidation.release.tensors import encode_tensors
-from consolidation.scoring import load_original
-from consolidation.validate import ModelTask, give_release
-from consolidation.verify import assemble, verify
+from consolidation.statistics.scoring import load_original
 from representation.formats import DENSE, Format, low_rank, num_bytes, packed
 from representation.parts import dense_expert
 from tests.consolidation.running import manifest_of, run

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from consolidation.errors import Failed, Refused
 from consolidation.evaluation.gates import Limits
-from consolidation.executor import LocalExecutor, Progress
+from consolidation.evaluation.verify import assemble, verify
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
-from consolidation.verify import assemble, verify
+from consolidation.run.executor import LocalExecutor, Progress
 from tests.consolidation.families import tune, write_family
 from tests.consolidation.running import Paths, files, manifest_of, pick, run
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint

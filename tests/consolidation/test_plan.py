@@ -3,8 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from consolidation.errors import Refused
-from consolidation.groups import (
+from consolidation.checkpoints.contents import Expert, Order, Pool
+from consolidation.compare.groups import (
     BASE,
     EXPERTS,
     KEPT,
@@ -13,8 +13,15 @@ from consolidation.groups import (
     SlotChoice,
     Use,
 )
-from consolidation.plan import Held, Plan
-from consolidation.pool import Expert, Order, Pool
+from consolidation.errors import Refused
+from consolidation.plan.solver import (
+    Asked,
+    Extended,
+    LayerChoices,
+    fewest_bytes,
+    make_plan,
+)
+from consolidation.plan.values import Held, Plan
 from consolidation.release import (
     Layer,
     Manifest,
@@ -22,14 +29,7 @@ from consolidation.release import (
     Part,
     Source,
 )
-from consolidation.solver import (
-    Asked,
-    Extended,
-    LayerChoices,
-    fewest_bytes,
-    make_plan,
-)
-from consolidation.statistics import Response
+from consolidation.statistics.gather import Response
 from representation.formats import DENSE, Format, low_rank, packed
 from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, point
 

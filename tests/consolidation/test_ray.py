@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from consolidation.errors import Failed, Refused
-from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Recipe, consolidate
-from consolidation.ray_tasks import RayExecutor
+from consolidation.run.executor import LocalExecutor
+from consolidation.run.ray_tasks import RayExecutor
 from tests.consolidation.deaths import dies, dies_once, refuses
 from tests.consolidation.families import write_family
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import Limits
-from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Recipe, consolidate
+from consolidation.run.executor import LocalExecutor
 from tests.consolidation.families import tune
 from tests.consolidation.running import Paths, files, manifest_of, pick, run
 from tests.support.checkpoints import write_checkpoint

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from consolidation.metric import BLOCK, weight_metric
-from consolidation.rounding import round_matrix
+from consolidation.arithmetic.metric import BLOCK, weight_metric
+from consolidation.arithmetic.rounding import round_matrix
 from representation.formats import ExpertShape, Format, packed
 from representation.parts import dense_expert, encode_packed
 from tests.consolidation.metrics import correlated_metric, random_matrix

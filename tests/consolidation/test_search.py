@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consolidation.search import CLOSE, MAX_TRIALS, fewest_bytes, first_trial
+from consolidation.plan.search import CLOSE, MAX_TRIALS, fewest_bytes, first_trial
 
 LEAST, MOST = 1_000, 100_000
 

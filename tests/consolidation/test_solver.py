@@ -7,27 +7,27 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from consolidation.errors import Refused
-from consolidation.frontier import Point, frontier
-from consolidation.groups import (
+from consolidation.arithmetic.frontier import Point, frontier
+from consolidation.checkpoints.contents import Expert, Pool, pools
+from consolidation.checkpoints.scan import LayerScan
+from consolidation.compare.groups import (
     EXPERTS,
     Content,
     Group,
     SlotChoice,
     Use,
 )
-from consolidation.plan import Plan
-from consolidation.pool import Expert, Pool, pools
-from consolidation.release import (
-    expert_map_bytes,
-)
-from consolidation.scan import LayerScan
-from consolidation.solver import (
+from consolidation.errors import Refused
+from consolidation.plan.solver import (
     Asked,
     LayerChoices,
     budget_bytes,
     fewest_bytes,
     make_plan,
+)
+from consolidation.plan.values import Plan
+from consolidation.release import (
+    expert_map_bytes,
 )
 from representation.formats import DENSE, Format, low_rank, packed
 from tests.consolidation.choices import SIZES, SLOT, digest, map_bytes, point

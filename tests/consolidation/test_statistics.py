@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from consolidation.calibration import Window
-from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.arithmetic.metric import BLOCK
+from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Failed, Refused
-from consolidation.metric import BLOCK
-from consolidation.scoring import divergence, load_original, window_logits
-from consolidation.statistics import (
+from consolidation.statistics.gather import (
     Response,
     StatisticsPlace,
     StatisticsTask,
     gather,
     responses,
 )
+from consolidation.statistics.scoring import divergence, load_original, window_logits
+from consolidation.statistics.text import Window
 from tests.support.checkpoints import write_checkpoint
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.evaluation.verify import verify
 from consolidation.pipeline import Outcome
 from consolidation.release import Registry
-from consolidation.verify import verify
 from representation.formats import DENSE, ExpertShape, Format, file_bytes, low_rank
 from tests.consolidation.planting import SIZES, Planted, Same, Tuned, Unrelated, plant
 from tests.consolidation.running import manifest_of, run

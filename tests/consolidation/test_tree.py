@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consolidation import tree as tree_module
-from consolidation.tree import Matrix, centred_gram, merge_tree
+from consolidation.arithmetic import tree as tree_module
+from consolidation.arithmetic.tree import Matrix, centred_gram, merge_tree
 
 
 def gram_of(points: Matrix) -> Matrix:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.checkpoints.scan import scan_layer
 from consolidation.errors import Refused
-from consolidation.executor import LocalExecutor
+from consolidation.evaluation.verify import verify
 from consolidation.pipeline import Outcome, Recipe, consolidate
-from consolidation.plan import Plan
+from consolidation.plan.values import Plan
 from consolidation.release import Part, Registry, ReleaseReader
-from consolidation.scan import scan_layer
-from consolidation.verify import verify
+from consolidation.run.executor import LocalExecutor
 from tests.consolidation.families import write_family
 from tests.consolidation.planting import Planted, Same, Tuned, Unrelated, plant
 from tests.consolidation.running import Paths, files, manifest_of, pick, run

@@ -11,11 +11,11 @@ import torch
 
 from representation.formats import Format, packed
 from representation.packing import dequantise, pack
-from serve_app.engine import products
-from serve_app.engine.grouped import Groups
-from serve_app.engine.matmul import Multiplier
-from serve_app.engine.packed_kernel import packed_linear_kernel
-from serve_app.engine.packed_linear import packed_linear
+from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts import linear as products
+from serve_app.engine.experts.packed_kernel import packed_linear_kernel
+from serve_app.engine.experts.packed_linear import packed_linear
 from tests.engine.pooling import assert_as_by_themselves, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.attention_forms.form import Call
+from serve_app.engine.attention.form import Call
 
 
 def attended(

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.integers import Integers
-from serve_app.engine.matmul import Multiplier
-from serve_app.engine.parts import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
-from serve_app.engine.pool import PoolLayer
-from serve_app.engine.shelves import layer_shape
-from serve_app.engine.step import CurrentStep, Spans, StepView
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.pool import PoolLayer
+from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.experts.shelving import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
+from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.support.mixes import MixedSource
 
 CPU = torch.device("cpu")

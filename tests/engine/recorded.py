@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from serve_app.engine.graphs import Capture
+from serve_app.engine.run.captures import Capture
 
 READS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_consecutive"}
 """Operations by which the host waits for what is in a tensor."""

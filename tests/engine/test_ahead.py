@@ -8,10 +8,10 @@ import torch
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import plan_memory
-from serve_app.engine.packed import PackedModel, Sizes
+from serve_app.engine.model.packed import PackedModel, Sizes
 from serve_app.engine.request import Request, Sampling
-from serve_app.engine.runner import LaunchedStep, Runner, RunningRequest, StepResult
-from serve_app.engine.step import StepView
+from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.step.step import StepView
 from serve_app.errors import EngineError
 from serve_app.scheduling.plan import Chunk, StepPlan
 from tests.engine.running import (
@@ -198,7 +198,7 @@ def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.Monke
         def forward(self, view: StepView) -> torch.Tensor:
             return torch.empty((view.outputs.count, 50), device="meta")
 
-    monkeypatch.setattr("serve_app.engine.runner.HostCopies", list)
+    monkeypatch.setattr("serve_app.engine.run.runner.HostCopies", list)
     sampling = Sampling(top_p=0.9, repetition_penalty=1.2, logprobs=2)
     requests = {
         name: Request(name, "r1", "m1", (1, 2, 3), 4, sampling, prompt_logprobs=1) for name in "ab"

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.engine.arrivals import Arrival
-from serve_app.engine.backbones import ALIGNMENT, PORTABLE, copy_bytes, hold_backbone
 from serve_app.engine.engine import Engine
-from serve_app.engine.integers import Integers
-from serve_app.engine.leaves import Stacks
-from serve_app.engine.loading import BackboneLoaded, BackboneToRead, Loader
-from serve_app.engine.packed import PackedModel
-from serve_app.engine.step import Spans, StepView
+from serve_app.engine.loading.backbones import ALIGNMENT, PORTABLE, copy_bytes, hold_backbone
+from serve_app.engine.loading.loader import BackboneLoaded, BackboneToRead, Loader
+from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.leaves import Stacks
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.step import Spans, StepView
 from tests.engine.running import answer, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
 from tests.support.sources import MemorySource

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.engine.attention_forms.choice import PROBE_CHUNKS, FormChooser, makers, probe
-from serve_app.engine.attention_forms.form import AttentionForm, Call
-from serve_app.engine.attention_forms.gather import Gather
-from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer
-from serve_app.engine.attention_forms.paged_native import PagedNative
-from serve_app.engine.attention_forms.varlen import Varlen, varlen_form
-from serve_app.engine.kv import AttentionShape
-from serve_app.engine.native.attention import Attention
-from serve_app.engine.native.library import Native, library
-from serve_app.engine.transfer import Milestone
+from serve_app.engine.attention.flashinfer import FlashInfer
+from serve_app.engine.attention.form import AttentionForm, Call
+from serve_app.engine.attention.forms import PROBE_CHUNKS, FormChooser, makers, probe
+from serve_app.engine.attention.gather import Gather
+from serve_app.engine.attention.native import CompiledAttention, PagedNative
+from serve_app.engine.attention.store import AttentionShape
+from serve_app.engine.attention.varlen import Varlen, varlen_form
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.step.transfer import Milestone
 from tests.engine import paged_kernels
 from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import tiny_model
@@ -57,7 +56,7 @@ def native(num_threads: int = 2) -> PagedNative:
     code = library()
     if code is None:
         pytest.skip("nothing was compiled, or this CPU has no AVX2")
-    return PagedNative(Attention(Native(code, num_threads)))
+    return PagedNative(CompiledAttention(Native(code, num_threads)))
 
 
 def asked(
@@ -233,7 +232,7 @@ def test_what_is_not_a_number_stays_so_in_its_own_sequence() -> None:
 def test_without_compiled_code_layers_on_the_cpu_get_the_plain_form(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("serve_app.engine.attention_forms.paged_native.native", lambda: None)
+    monkeypatch.setattr("serve_app.engine.attention.native.native", lambda: None)
     form = chooser(*makers(CPU)).form(GROUPED, None, sinks=False)
     assert isinstance(form, Gather)
     assert not caplog.records
@@ -284,7 +283,7 @@ def kernel(
 ) -> str:
     made: dict[str, Any] = {"gather": Gather, "varlen": Varlen, "flashinfer": flashinfer}
     offered = ((request.param, made[request.param]),)
-    monkeypatch.setattr("serve_app.engine.packed.makers", lambda _: offered)
+    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: offered)
     return str(request.param)
 
 

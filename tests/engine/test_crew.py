@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from serve_app.engine.native.library import Native, library
-from serve_app.engine.native.products import Products
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.device.native.products import Products
 
 NUM_THREADS = 4
 
@@ -64,7 +64,7 @@ def test_several_callers_have_their_work_done_at_once(products: Products) -> Non
 def test_code_that_was_compiled_for_other_calls_is_not_used(
     products: Products, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("serve_app.engine.native.library.INTERFACE", 0)
+    monkeypatch.setattr("serve_app.engine.device.native.library.INTERFACE", 0)
     assert library.__wrapped__() is None
     assert "install the package again" in caplog.text
 

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from serve_app.engine.anatomy import study
-from serve_app.engine.arrivals import Arrival
+from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.engine import Engine
-from serve_app.engine.fitting import PROBE_PLACES, Fitter, equals_original
-from serve_app.engine.integers import Integers
-from serve_app.engine.leaves import Leaf, Stacks
-from serve_app.engine.matmul import Multiplier
-from serve_app.engine.originals import PerSegment, PerToken
-from serve_app.engine.packed import allocate_stacks
-from serve_app.engine.step import CurrentStep, Spans, StepView
-from serve_app.engine.tracing import TRACED_TOKENS, Axes
+from serve_app.engine.model.anatomy import study
+from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.fitting import PROBE_PLACES, Fitter, equals_original
+from serve_app.engine.model.leaves import Leaf, Stacks
+from serve_app.engine.model.originals import PerSegment, PerToken
+from serve_app.engine.model.packed import allocate_stacks
+from serve_app.engine.model.tracing import TRACED_TOKENS, Axes
+from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model
 from tests.support.sources import MemorySource
 

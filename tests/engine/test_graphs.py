@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from representation.packing import dequantise
-from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer
-from serve_app.engine.attention_forms.varlen import Varlen
+from serve_app.engine.attention.flashinfer import FlashInfer
+from serve_app.engine.attention.varlen import Varlen
+from serve_app.engine.device.grouped import Groups
 from serve_app.engine.engine import Engine
-from serve_app.engine.graphs import Capture
-from serve_app.engine.grouped import Groups
+from serve_app.engine.experts.packed_linear import packed_linear
 from serve_app.engine.memory import Limits
-from serve_app.engine.packed_linear import packed_linear
 from serve_app.engine.request import Request, Sampling
+from serve_app.engine.run.captures import Capture
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
 from tests.engine.running import (
@@ -39,7 +39,7 @@ WIDE = Limits(max_tokens=256, max_sequences=16)
 @pytest.fixture(autouse=True)
 def plain_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code is no operation on tensors, so it would not be recorded."""
-    monkeypatch.setattr("serve_app.engine.packed.makers", lambda _: ())
+    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: ())
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         "flashinfer": lambda: FlashInfer(paged_kernels.FlashInferWrapper, CPU),
     }
     offered = ((request.param, made[request.param]),)
-    monkeypatch.setattr("serve_app.engine.packed.makers", lambda _: offered)
+    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: offered)
     return str(request.param)
 
 
@@ -334,7 +334,7 @@ def test_experts_held_in_any_way_are_captured(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One capture takes every shelf that a model has parts on, whichever models are in the step."""
-    monkeypatch.setattr("serve_app.engine.products.packed_linear", plain_packed_kernel)
+    monkeypatch.setattr("serve_app.engine.experts.linear.packed_linear", plain_packed_kernel)
     models = models_of()
     source = MixedSource("r1", models, in_turn(name))
     references = source.references(models)

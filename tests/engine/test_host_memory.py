@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.engine import loading
+from serve_app.engine.loading import loader
 from serve_app.engine.memory import plan_memory
 from serve_app.errors import ConfigError, LoadFailed
 from tests.engine.running import (
@@ -114,7 +114,7 @@ def test_a_copy_that_cannot_be_made_leaves_its_room_to_others(
     def fail(*_: Any) -> Any:
         raise OSError("it is gone")
 
-    monkeypatch.setattr(loading, "hold_backbone", fail)
+    monkeypatch.setattr(loader, "hold_backbone", fail)
     (lost,) = greedy_requests(["m3"], [5], max_tokens=3)
     error = answer(engine, [lost])[lost.id].error
     assert isinstance(error, LoadFailed)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from serve_app.engine.integers import CHUNK_BYTES, Integers
+from serve_app.engine.step.integers import CHUNK_BYTES, Integers
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.engine import engine as engine_module
-from serve_app.engine.attention_forms import paged_flashinfer
-from serve_app.engine.attention_forms.choice import probe
-from serve_app.engine.attention_forms.paged_flashinfer import FlashInfer, flashinfer_needs
-from serve_app.engine.cuda_graphs import graph_backend
-from serve_app.engine.kept import SEGMENTS_BYTES, CaptureNeeds, Size
-from serve_app.engine.kv import AttentionShape
+from serve_app.engine.attention import flashinfer as paged_flashinfer
+from serve_app.engine.attention.flashinfer import FlashInfer, flashinfer_needs
+from serve_app.engine.attention.forms import probe
+from serve_app.engine.attention.store import AttentionShape
 from serve_app.engine.memory import Limits, MemoryPlan, expert_memory, plan_memory
+from serve_app.engine.run.cuda_graphs import graph_backend
+from serve_app.engine.run.kept import SEGMENTS_BYTES, CaptureNeeds, Size
 from serve_app.errors import DoesNotFit
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
@@ -126,7 +126,7 @@ class Greedy(Recorder):
 def test_captures_stop_where_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of()
     models = {f"m{n}": tiny_model("mixtral", n) for n in (1, 2)}
-    monkeypatch.setattr("serve_app.engine.packed.makers", lambda _: ())  # compiled: not recorded
+    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: ())
     captured = []
     for room in (0, 2, 4, 100):
         planned = room * SEGMENTS_BYTES

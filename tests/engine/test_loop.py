@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop, ends
-from serve_app.engine.packed import PackedModel
+from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Request
 from serve_app.errors import EngineStopped, LoadFailed, UnknownModel, UnknownRelease
 from tests.engine.running import GREEDY, Answer, assert_golden, greedy_requests, prompts

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from serve_app.engine import matmul
-from serve_app.engine.grouped import Groups
-from serve_app.engine.matmul import FEW_ROWS, Multiplier, widens_on
+from serve_app.engine.device import matmul
+from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.matmul import FEW_ROWS, Multiplier, widens_on
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.device.native.products import Products
 from serve_app.engine.memory import Limits
-from serve_app.engine.native.library import Native, library
-from serve_app.engine.native.products import Products
 from serve_app.engine.request import Request
 from tests.engine.running import GREEDY, answer, engine_of, prompts
 from tests.support.checkpoints import tiny_model

@@ -10,8 +10,8 @@ import torch
 
 from representation.formats import Format, num_bytes
 from serve_app.engine.engine import Engine
+from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.memory import Limits, expert_memory, plan_memory
-from serve_app.engine.products import part_linear
 from serve_app.engine.request import Request
 from serve_app.errors import DoesNotFit, LoadFailed
 from tests.engine.running import (
@@ -116,7 +116,7 @@ def test_what_is_in_no_step_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> 
         computed.add(str(pick.shelf.key.format))
         return part_linear(multiplier, pick, *args)
 
-    monkeypatch.setattr("serve_app.engine.pool.part_linear", noted)
+    monkeypatch.setattr("serve_app.engine.experts.pool.part_linear", noted)
     answer(engine, greedy_requests(["m1"], [9], max_tokens=3))
     assert computed == {"dense"}
     answer(engine, [Request("later", "r1", "m2", prompts([9])[0], 3, GREEDY)])

@@ -32,7 +32,7 @@ def test_the_kernel_compiles_for_cuda(bits: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from serve_app.engine.packed_kernel import _packed_linear
+    from serve_app.engine.experts.packed_kernel import _packed_linear
 
     pointers = dict.fromkeys(("x", "out", "scales"), "*bf16")
     pointers |= {f"plane{width}": "*u8" for width in (8, 4, 2, 1)}
@@ -52,7 +52,7 @@ def test_the_kernel_compiles_for_cuda(bits: int) -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_is_right_on_cuda(bits: int, dtype: torch.dtype) -> None:
-    from serve_app.engine.packed_kernel import packed_linear_kernel
+    from serve_app.engine.experts.packed_kernel import packed_linear_kernel
 
     fmt, device = packed(bits, 32), torch.device("cuda")
     generator = torch.Generator().manual_seed(0)

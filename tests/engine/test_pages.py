@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serve_app.engine.pages import PAGE_BYTES, zeros
+from serve_app.engine.device.pages import PAGE_BYTES, zeros
 
 CPU = torch.device("cpu")
 

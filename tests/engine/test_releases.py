@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.engine import loading
-from serve_app.engine.backbones import load_backbone
+from serve_app.engine.loading import loader
+from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.request import Request
 from serve_app.errors import DoesNotFit, LoadFailed, UnknownRelease
@@ -152,7 +152,7 @@ def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room(
         assert args[3].endswith("'m1'") or may_load.wait(60)
         load_backbone(*args)
 
-    monkeypatch.setattr(loading, "load_backbone", load_later)
+    monkeypatch.setattr(loader, "load_backbone", load_later)
     models = family(1, 2, 9)
     engine = engine_of(MemorySource("r1", models), num_places=2)
     models.pop("m9")

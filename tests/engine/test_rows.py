@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from serve_app.engine.native.library import Native, library
-from serve_app.engine.native.rows import Rows
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.device.native.rows import Rows
 
 
 @pytest.fixture(params=[1, 3])

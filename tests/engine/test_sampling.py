@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.request import Sampling
-from serve_app.engine.sampling import SamplingRow, _filtered, _inverted, score, uniform
-from serve_app.engine.sampling import sample as sample_on_device
+from serve_app.engine.run.sampling import SamplingRow, _filtered, _inverted, score, uniform
+from serve_app.engine.run.sampling import sample as sample_on_device
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
 
@@ -84,7 +84,7 @@ def kept(probabilities: list[float], option: Sampling) -> set[int]:
 def test_filters_keep_what_they_keep_one_after_another(
     monkeypatch: pytest.MonkeyPatch, few: int, sharpness: float
 ) -> None:
-    monkeypatch.setattr("serve_app.engine.sampling.FEW", few)
+    monkeypatch.setattr("serve_app.engine.run.sampling.FEW", few)
     sets = list(product([0, 1, 5, 200], [0.2, 0.73, 1.0], [0.0, 0.11]))
     options = [Sampling(top_k=k, top_p=p, min_p=m) for k, p, m in sets]
     logits = torch.randn((len(options), 140), generator=torch.Generator().manual_seed(3))

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.engine import loading
-from serve_app.engine.arrivals import Arrival
-from serve_app.engine.backbones import load_backbone
 from serve_app.engine.engine import Engine
+from serve_app.engine.experts.linear import part_linear
+from serve_app.engine.loading import loader
+from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import Limits, plan_memory
-from serve_app.engine.packed import PackedModel
-from serve_app.engine.products import part_linear
+from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Request, Sampling
 from serve_app.errors import (
     ConfigError,
@@ -60,7 +60,7 @@ def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_
         return product(*args, **kwargs)
 
     monkeypatch.setattr(PackedModel, "forward", counted_forward)
-    monkeypatch.setattr("serve_app.engine.pool.part_linear", counted_product)
+    monkeypatch.setattr("serve_app.engine.experts.pool.part_linear", counted_product)
     models = models_of(1, 2, 3)
     engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64))
     answers = answer(engine, greedy_requests(models, [5, 9], max_tokens=6))
@@ -255,13 +255,13 @@ def test_a_load_that_fails_ends_its_models_requests_and_no_others(
             time.sleep(0.001)
         raise OSError("it is gone")
 
-    monkeypatch.setattr(loading, "load_backbone", break_off)
+    monkeypatch.setattr(loader, "load_backbone", break_off)
     lost, kept = greedy_requests(["m2"], [5, 6], max_tokens=5)
     first = answer(engine, [lost])[lost.id]
     assert isinstance(first.error, LoadFailed)
     assert "release 'r1', model 'm2': it is gone" in str(first.error)
     assert first.tokens == []
-    monkeypatch.setattr(loading, "load_backbone", load_backbone)
+    monkeypatch.setattr(loader, "load_backbone", load_backbone)
     requests = [kept, *greedy_requests(["m1"], [5], max_tokens=5)]
     assert_golden(models, requests, answer(engine, requests))
     stats = engine.stats()
@@ -285,7 +285,7 @@ def test_a_step_waits_for_each_tensor_of_a_backbone_that_arrives(
 
         load_backbone(packed, place, one_by_one(), source, arrival)
 
-    monkeypatch.setattr(loading, "load_backbone", slowly)
+    monkeypatch.setattr(loader, "load_backbone", slowly)
     for model in ("m1", "m2", "m1"):
         requests = greedy_requests([model], [5], max_tokens=5)
         assert_golden(models, requests, answer(engine, requests))

@@ -18,8 +18,8 @@ from serve_app.errors import (
     UnknownModel,
     UnknownRelease,
 )
-from serve_app.serving.load import Load
-from serve_app.serving.parts import Loop, Opened, Parts, Source
+from serve_app.serving.replica.dependencies import Loop, Opened, Parts, Source
+from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.tokenizers import byte_level
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM
 
-from consolidation.executor import LocalExecutor
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Registry
+from consolidation.run.executor import LocalExecutor
 from tests.support.checkpoints import byte_tokenizer, write_checkpoint
 
 FAMILY = "tiny"

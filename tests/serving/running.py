@@ -9,7 +9,7 @@ import httpx
 
 from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
-from serve_app.serving.replica import EngineReplica
+from serve_app.serving.replica.replica import EngineReplica
 from tests.serving.fakes import CONFIG, World
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.serving.defaults import ModelDefaults, choice_seed
+from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
 
 
 def test_end_tokens_are_those_that_generate_takes() -> None:

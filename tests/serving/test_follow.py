@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from serve_app.config import UserConfig
 from serve_app.errors import EngineError
-from serve_app.serving.follow import Failure, Follower, Situation, decide
-from serve_app.serving.replica import EngineReplica
+from serve_app.serving.replica.follow import Failure, Follower, Situation, decide
+from serve_app.serving.replica.replica import EngineReplica
 from tests.serving.fakes import FakeModel, FakeSource, World, source, world
 from tests.serving.running import client_of, replica_of, serves, until
 

@@ -11,9 +11,9 @@ from ray.serve.exceptions import BackPressureError
 
 from serve_app.protocol.errors import ProtocolError, overloaded
 from serve_app.protocol.messages import Item
-from serve_app.serving import client as client_module
-from serve_app.serving.client import HandleClient
 from serve_app.serving.ingress import Ingress
+from serve_app.serving.transport import client as client_module
+from serve_app.serving.transport.client import HandleClient
 from tests.api.fakes import ACCEPTED, piece
 from tests.serving.running import until
 

@@ -11,8 +11,8 @@ from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
 from serve_app.config import Limits
 from serve_app.protocol.messages import Job
-from serve_app.serving.carrier import CarrierGone
-from serve_app.serving.replica import EngineReplica
+from serve_app.serving.replica.replica import EngineReplica
+from serve_app.serving.transport.carrier import CarrierGone
 from tests.serving.fakes import FakeLoop, world
 from tests.serving.running import replica_of, serves, until
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from consolidation.checkpoint import Checkpoint, ExpertsSource
+from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
 from consolidation.release import Layer, Manifest, Model, Part, Quality, Registry, Source
 from consolidation.release import expert_bytes as bytes_of
 from consolidation.release.tensors import encode_tensors

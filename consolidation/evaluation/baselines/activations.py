@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from consolidation.calibration import Window
+from consolidation.statistics.text import Window
 
 
 @dataclass(frozen=True, slots=True)

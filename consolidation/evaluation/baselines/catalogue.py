@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from consolidation.calibration import CalibrationFile, model_windows
 from consolidation.errors import Refused
 from consolidation.evaluation.baselines.average import Average
 from consolidation.evaluation.baselines.base_experts import BaseExperts
@@ -10,13 +9,14 @@ from consolidation.evaluation.baselines.bitdelta import BitDelta
 from consolidation.evaluation.baselines.dare import dare
 from consolidation.evaluation.baselines.emr import Emr
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
-from consolidation.evaluation.baselines.low_rank import LowRank
 from consolidation.evaluation.baselines.private import Private
+from consolidation.evaluation.baselines.rank_alone import LowRank
 from consolidation.evaluation.baselines.round_robin import RoundRobin
 from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.evaluation.baselines.task_arithmetic import task_arithmetic
 from consolidation.evaluation.baselines.ties import ties
 from consolidation.evaluation.methods import Method
+from consolidation.statistics.text import CalibrationFile, model_windows
 
 Calibration = Sequence[CalibrationFile]
 Maker = Callable[[Subjects, Calibration], Method]

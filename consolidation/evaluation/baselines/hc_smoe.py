@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from sklearn.cluster import AgglomerativeClustering
 
-from consolidation.calibration import Window
 from consolidation.evaluation.baselines.activations import Seen, mean_outputs, see
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
-from consolidation.scoring import load_original
+from consolidation.statistics.scoring import load_original
+from consolidation.statistics.text import Window
 
 PLACE_BYTES = 2
 NUM_TOKENS = 1024

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from consolidation.checkpoint import Checkpoint
-from consolidation.family import check_family, check_layers
+from consolidation.checkpoints.checkpoint import Checkpoint
+from consolidation.checkpoints.family import check_family, check_layers
 from consolidation.release.manifest import DTYPES
 from representation.formats import ExpertShape
 

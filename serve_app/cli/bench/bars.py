@@ -29,7 +29,7 @@ def bars(
     On the CPU, in bfloat16, on random weights of the shape mixtral-115m: see docs/benchmarks.md.
     """
     files.require_writable(json_file, html_file)
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
     from serve_app.bench.bars import BARS, MEASURES, NUM_MODELS, measure_bars
     from serve_app.bench.environment import environment
     from serve_app.bench.result import Result

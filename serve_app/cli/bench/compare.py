@@ -174,7 +174,7 @@ def _ground(
 def _measured(
     ground: Ground, asked: Sequence[Asked], load: Load, order: _Order, settings: dict[str, Any]
 ) -> Result:
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
     from serve_app.bench.compare import capacity, compare
     from serve_app.bench.environment import environment
 

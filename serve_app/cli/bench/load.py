@@ -224,7 +224,7 @@ def _measured(
     device: str,
 ) -> Result:
     """What became of the arrivals. The endpoint itself, if one is asked, says who waited there."""
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
     from serve_app.bench.arms import queue_waits
     from serve_app.bench.compare import run_arm
     from serve_app.bench.environment import environment

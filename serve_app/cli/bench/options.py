@@ -66,7 +66,7 @@ def choose_device(wanted: Device | None) -> str:
     Raises:
         typer.BadParameter: CUDA is wanted, and there is none.
     """
-    from serve_app.engine.device import default_device
+    from serve_app.engine.device.device import default_device
 
     there = default_device()
     if wanted is Device.CUDA and there != Device.CUDA.value:

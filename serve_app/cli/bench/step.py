@@ -153,7 +153,7 @@ def _measured(
 
     Raises: ConfigError, before anything is built, for what cannot be measured.
     """
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
     from serve_app.bench.environment import environment
     from serve_app.bench.grid import Variant, require_places
     from serve_app.bench.rates import measure_rates
@@ -193,7 +193,7 @@ def _measured(
 
 def _loads(source: ReleaseSource, setting: Setting, show: output.Bars) -> dict[str, Any]:
     """What backbones that are not resident cost on an engine that does nothing else."""
-    from consolidation.executor import Progress
+    from consolidation.run.executor import Progress
     from serve_app.bench.cold import Cold, cold_over_resident_ttft
 
     found = cold_over_resident_ttft(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from consolidation.checkpoint import Checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass

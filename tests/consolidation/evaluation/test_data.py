@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files, Item, check_models, encode, read_files
 from tests.support.checkpoints import byte_tokenizer, write_checkpoint

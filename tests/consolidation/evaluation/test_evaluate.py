@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from consolidation.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Failed, Refused
 from consolidation.evaluation.data import ModelData, encode, read_files
 from consolidation.evaluation.evaluate import evaluate
 from consolidation.evaluation.measures import ModelScore
-from consolidation.executor import Progress
-from consolidation.scoring import load_original
+from consolidation.run.executor import Progress
+from consolidation.statistics.scoring import load_original
 from tests.consolidation.evaluation.methods import FromCheckpoint, Given
 from tests.consolidation.families import write_family
 from tests.support.checkpoints import byte_tokenizer

@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from consolidation.calibration import CalibrationFile
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files
 from consolidation.evaluation.gates import Limits, breaches, check_limits
 from consolidation.evaluation.measures import ModelScore
 from consolidation.release import Quality
+from consolidation.statistics.text import CalibrationFile
 
 
 def score(model: str, **fields: float) -> ModelScore:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.data import encode, read_files
 from consolidation.evaluation.reference import Reference
-from consolidation.scoring import load_original
+from consolidation.statistics.scoring import load_original
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.slow

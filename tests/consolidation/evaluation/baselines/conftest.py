@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.baselines.subjects import Subjects
 from tests.consolidation.families import write_family
 

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.calibration import read_calibration
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.baselines.catalogue import (
     NAMES,
@@ -12,6 +11,7 @@ from consolidation.evaluation.baselines.catalogue import (
     possible_names,
 )
 from consolidation.evaluation.baselines.subjects import Subjects
+from consolidation.statistics.text import read_calibration
 from tests.support.checkpoints import write_checkpoint
 
 

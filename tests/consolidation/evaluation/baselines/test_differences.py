@@ -5,8 +5,8 @@ import torch
 
 from consolidation.evaluation.baselines.bitdelta import BitDelta
 from consolidation.evaluation.baselines.emr import Emr
-from consolidation.evaluation.baselines.low_rank import LowRank
 from consolidation.evaluation.baselines.private import Private
+from consolidation.evaluation.baselines.rank_alone import LowRank
 from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.evaluation.methods import Method
 

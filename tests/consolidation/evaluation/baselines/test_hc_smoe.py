@@ -2,12 +2,12 @@ from pathlib import Path
 
 import torch
 
-from consolidation.calibration import Window, model_windows, read_calibration
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.baselines.activations import mean_outputs, see
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
 from consolidation.evaluation.baselines.subjects import Subjects
-from consolidation.scoring import load_original
+from consolidation.statistics.scoring import load_original
+from consolidation.statistics.text import Window, model_windows, read_calibration
 from tests.support.checkpoints import tiny_model
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consolidation.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.baselines.catalogue import make_baselines
 from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.evaluation.data import encode, read_files

@@ -1,0 +1,1 @@
+"""Functions of tensors and numbers alone. Reads no file and knows no checkpoint."""

@@ -1,0 +1,108 @@
+"""In which order two experts have the same neurons. Reads no file, merges nothing.
+
+An expert computes the same when its hidden neurons change places: rows of the first matrix and of
+its biases, and columns of the second. Experts of different origin are therefore compared neuron by
+neuron: first those that choose each other, then the rest by an optimal assignment.
+"""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from consolidation.architecture import Layout
+from consolidation.arithmetic.metric import Metric
+from consolidation.arithmetic.weights import Weights
+
+LAST = "down_proj"
+SKETCH = 48
+MAX_ASSIGNED = 2048
+"""Neurons that are assigned optimally, which takes their third power of time."""
+
+
+def fingerprint(weights: Weights, layout: Layout) -> torch.Tensor:
+    """Norms of neurons in order of size: the same for any order of neurons. -> (N,)"""
+    norms: torch.Tensor = _neurons(weights, layout).norm(dim=1)
+    return norms.sort().values
+
+
+def match(reference: Weights, other: Weights, layout: Layout) -> torch.Tensor | None:
+    """Which of the other's neurons goes where the reference has its own. -> (N,) or None
+
+    None where too few neurons find each other for a match to mean anything.
+    """
+    ours, theirs = _sketch(reference, layout), _sketch(other, layout)
+    nearest = _nearest(ours, theirs)
+    back = _nearest(theirs, ours)
+    order = torch.full((len(ours),), -1, dtype=torch.int64)
+    mutual = back[nearest] == torch.arange(len(ours))
+    order[mutual] = nearest[mutual]
+    open_places = torch.where(~mutual)[0]
+    if len(open_places) > MAX_ASSIGNED:
+        return None
+    if len(open_places):
+        taken = torch.zeros(len(theirs), dtype=torch.bool)
+        taken[order[mutual]] = True
+        free = torch.where(~taken)[0]
+        cost = torch.cdist(ours[open_places].double(), theirs[free].double()).square()
+        rows, columns = linear_sum_assignment(cost.numpy())
+        order[open_places[torch.from_numpy(np.asarray(rows))]] = free[
+            torch.from_numpy(np.asarray(columns))
+        ]
+    return order
+
+
+def reorder(weights: Weights, order: torch.Tensor, layout: Layout) -> Weights:
+    """The same expert with its neurons in another order: place i gets neuron `order[i]`."""
+    first = _first(weights)
+    rows = _rows(order, layout)
+    matrices = dict(weights.matrices)
+    matrices[first] = matrices[first][rows]
+    matrices[LAST] = matrices[LAST][:, order]
+    vectors = dict(weights.vectors)
+    if f"{first}_bias" in vectors:
+        vectors[f"{first}_bias"] = vectors[f"{first}_bias"][rows]
+    return Weights(matrices, vectors)
+
+
+def reorder_metric(name: str, metric: Metric, order: torch.Tensor, layout: Layout) -> Metric:
+    """The metric of a matrix of an expert whose neurons have been reordered."""
+    if name == LAST:
+        return metric.permuted(None, order)
+    return metric.permuted(_rows(order, layout), None)
+
+
+def _first(weights: Weights) -> str:
+    (name,) = [name for name in weights.matrices if name != LAST]
+    return name
+
+
+def _rows(order: torch.Tensor, layout: Layout) -> torch.Tensor:
+    if layout == "halves":
+        return torch.cat([order, order + len(order)])
+    if layout == "pairs":
+        return torch.stack([2 * order, 2 * order + 1], dim=1).flatten()
+    return order
+
+
+def _neurons(weights: Weights, layout: Layout) -> torch.Tensor:
+    """All that belongs to each neuron. -> (N, features)"""
+    first = weights.matrices[_first(weights)]
+    if layout == "halves":
+        gate, up = first.chunk(2)
+        first = torch.cat([gate, up], dim=1)
+    elif layout == "pairs":
+        first = first.unflatten(0, (-1, 2)).flatten(1)
+    return torch.cat([first, weights.matrices[LAST].T], dim=1)
+
+
+def _sketch(weights: Weights, layout: Layout) -> torch.Tensor:
+    """A projection that keeps distances between neurons, nearly. -> (N, SKETCH)"""
+    neurons = _neurons(weights, layout)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(neurons.shape[1], SKETCH, generator=generator)
+    return neurons @ directions
+
+
+def _nearest(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """For each of ours the nearest of theirs, a bounded part of the distances at a time."""
+    return torch.cat([torch.cdist(part, theirs).argmin(1) for part in ours.split(1024)])

@@ -1,0 +1,241 @@
+"""Build: writes slots, residuals and backbones as blobs. Decides nothing; returns digests, sizes.
+
+A slot that holds one expert as it is holds its exact bytes. Whatever else a slot is to hold is
+rounded to its format; a residual is then made of the difference to what the slot really gives, so
+that it makes up for the slot's rounding too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from consolidation.arithmetic.alignment import match, reorder, reorder_metric
+from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
+from consolidation.errors import Failed
+from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.metric import Metric, together, weight_metric
+from consolidation.checkpoints.contents import User
+from consolidation.release import Blob, Part, Registry, read_expert
+from consolidation.release.tensors import encode_tensors
+from consolidation.arithmetic.rounding import round_matrix
+from consolidation.statistics.gather import StatisticsPlace
+from consolidation.arithmetic.weights import Weights, mean_weights, module_tensors, weights_of
+from representation.formats import DENSE, ExpertShape, Format
+from representation.parts import dense_expert, encode_packed, encode_rank
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an expert is read. `via` and `reference`: whose match tells the order of neurons."""
+
+    source: ExpertsSource
+    index: int
+    via: "Place | None" = None
+    reference: "Place | None" = None
+
+    def read(self, order: torch.Tensor | None) -> Weights:
+        """Its weights, its neurons in this order (that of `order`)."""
+        weights, layout = self._own(), self.source.layout
+        return weights if order is None or layout is None else reorder(weights, order, layout)
+
+    def order(self) -> torch.Tensor | None:
+        """How its neurons are reordered; None where they are not. Reads and matches two experts."""
+        if self.via is None or self.reference is None or self.source.layout is None:
+            return None
+        return match(self.reference._own(), self.via._own(), self.source.layout)
+
+    def _own(self) -> Weights:
+        return weights_of(self.source.read(self.index), self.source.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRequest:
+    """Experts of one content that use a slot, and the residuals that they need."""
+
+    place: Place
+    users: tuple[User, ...]
+    residuals: tuple[Format, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """One slot to write, with its members' residuals.
+
+    `holds` are the experts that it holds, or whose mean, each counted so many times. `digest` is
+    what the blob must turn out to be, where that is known. A slot that is `kept` is only read.
+    """
+
+    holds: tuple[tuple[Place, int], ...]
+    format: Format
+    members: tuple[MemberRequest, ...]
+    digest: str | None
+    num_bytes: int
+    kept: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTask:
+    """All slots of one layer that are to be written, in its order."""
+
+    registry: str
+    family: str
+    layer: int
+    shape: ExpertShape
+    dtype: torch.dtype
+    statistics: StatisticsPlace | None
+    slots: tuple[SlotRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneTask:
+    """One blob of one model's backbone."""
+
+    registry: str
+    family: str
+    source: BackboneSource
+
+
+def build_layer(task: LayerTask) -> list[dict[str, Any]]:
+    """Write slots and residuals that are not there yet; each slot's part and its members' parts.
+
+    Raises `Failed` when a checkpoint has changed meanwhile.
+    """
+    builder = _Builder(task)
+    return [builder.slot(request) for request in task.slots]
+
+
+def build_backbone(task: BackboneTask) -> dict[str, Any]:
+    """Write one blob of a backbone."""
+    data = encode_tensors(task.source.read())
+    return Registry(task.registry, task.family).write_blob(data).model_dump()
+
+
+class _Builder:
+    """Writes the parts of one layer, one slot at a time."""
+
+    def __init__(self, task: LayerTask) -> None:
+        self._task = task
+        self._registry = Registry(task.registry, task.family)
+
+    def slot(self, request: SlotRequest) -> dict[str, Any]:
+        if request.digest is not None and not any(m.residuals for m in request.members):
+            return {"slot": self._exact(request).model_dump(), "residuals": []}
+        shape = self._task.shape
+        if request.kept is not None:
+            part = request.kept
+            given = self._read(part, shape)
+        else:
+            content = self._content(request)
+            part = self._slot_part(request, content, shape)
+            given = content if request.digest is not None else self._read(part, shape)
+        residuals = [
+            [part.model_dump() for part in self._residuals(member, given, shape)]
+            for member in request.members
+        ]
+        return {"slot": part.model_dump(), "residuals": residuals}
+
+    def _exact(self, request: SlotRequest) -> Part:
+        """The slot that holds one expert as it is; read only when it is not there."""
+        ((place, _),) = request.holds
+        there = Blob(digest=request.digest or "", bytes=request.num_bytes)
+        if not self._registry.has_blob(there):
+            tensors = place.source.read(place.index)
+            if self._registry.write_blob(encode_tensors(tensors)) != there:
+                raise Failed(
+                    f"{place.source.module}, expert {place.index}: the checkpoint has changed "
+                    "since it was scanned"
+                )
+        return Part(digest=there.digest, bytes=there.bytes)
+
+    def _content(self, request: SlotRequest) -> Weights:
+        experts = [place.read(place.order()) for place, _ in request.holds]
+        if len(experts) == 1:
+            return experts[0]
+        return mean_weights(experts, [count for _, count in request.holds])
+
+    def _slot_part(self, request: SlotRequest, content: Weights, shape: ExpertShape) -> Part:
+        if request.digest is not None:
+            return self._exact(request)
+        if request.format == DENSE:
+            return self._write(module_tensors(content, shape, self._task.dtype), DENSE)
+        # Those without residuals feel every error of the slot, others only what is not made up.
+        alone = [m for m in request.members if not m.residuals] or list(request.members)
+        ordered = [(member, member.place.order()) for member in alone]
+        users = [(member, order, user) for member, order in ordered for user in member.users]
+        matrices = {}
+        for name, matrix in content.matrices.items():
+            metrics = [self._metric(m, order, u, name, matrix) for m, order, u in users]
+            metric = together(metrics, [user.weight for _, _, user in users])
+            rounded = round_matrix(matrix, request.format, metric)
+            matrices[name] = rounded.codes, rounded.scales
+        vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
+        return self._write(encode_packed(matrices, vectors, request.format, shape), request.format)
+
+    def _residuals(self, member: MemberRequest, given: Weights, shape: ExpertShape) -> list[Part]:
+        """Parts that add up to what a member has beyond the slot; of their orders the better."""
+        if not member.residuals:
+            return []
+        order = member.place.order()
+        left = member.place.read(order).minus(given)
+        metrics = {}
+        for name, matrix in left.matrices.items():
+            found = [self._metric(member, order, u, name, matrix) for u in member.users]
+            metrics[name] = together(found, [user.weight for user in member.users])
+        orders = {member.residuals, member.residuals[::-1]}
+        tried = [self._approximate(left, metrics, formats, shape) for formats in sorted(orders)]
+        _, parts = min(tried, key=lambda found: found[0])
+        return [self._write(parts[fmt], fmt) for fmt in member.residuals]
+
+    def _approximate(
+        self,
+        left: Weights,
+        metrics: Mapping[str, Metric],
+        formats: tuple[Format, ...],
+        shape: ExpertShape,
+    ) -> tuple[float, dict[Format, dict[str, torch.Tensor]]]:
+        """Residuals in this order, each of what those before it leave. -> (cost, tensors)"""
+        parts = {}
+        rest = dict(left.matrices)
+        for number, fmt in enumerate(formats):
+            vectors = left.vectors if number == 0 else _zeros(left.vectors)
+            if fmt.kind == "rank":
+                found = {n: decompose(m, metrics[n], fmt.rank) for n, m in rest.items()}
+                factors = {n: (d.left, d.right) for n, d in found.items()}
+                parts[fmt] = encode_rank(factors, vectors, self._task.dtype)
+            else:
+                rounded = {n: round_matrix(m, fmt, metrics[n]) for n, m in rest.items()}
+                codes = {n: (r.codes, r.scales) for n, r in rounded.items()}
+                parts[fmt] = encode_packed(codes, vectors, fmt, shape)
+            given = weights_of(dense_expert([(fmt, parts[fmt])], shape), shape)
+            rest = {name: matrix - given.matrices[name] for name, matrix in rest.items()}
+        return sum(metrics[name].cost(error) for name, error in rest.items()), parts
+
+    def _metric(
+        self,
+        member: MemberRequest,
+        order: torch.Tensor | None,
+        user: User,
+        name: str,
+        matrix: torch.Tensor,
+    ) -> Metric:
+        place = self._task.statistics
+        if place is None:
+            return weight_metric((matrix.shape[0], matrix.shape[1]))
+        found = place.metric(user.model, self._task.layer, user.index, name)
+        layout = member.place.source.layout
+        if order is None or layout is None:
+            return found
+        return reorder_metric(name, found, order, layout)
+
+    def _read(self, part: Part, shape: ExpertShape) -> Weights:
+        return weights_of(read_expert(self._registry, [part], shape), shape)
+
+    def _write(self, tensors: Mapping[str, torch.Tensor], fmt: Format) -> Part:
+        blob = self._registry.write_blob(encode_tensors(tensors))
+        return Part(digest=blob.digest, bytes=blob.bytes, format=str(fmt))
+
+
+def _zeros(vectors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(vector) for name, vector in vectors.items()}

@@ -1,0 +1,218 @@
+"""Writing a planned release's blobs: runs the build tasks. Publishes nothing.
+
+Slots whose content is in the registry already are not read again; blobs are content-addressed,
+so what an earlier run or release wrote is used as it is.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from consolidation.build.blobs import (
+    BackboneTask,
+    LayerTask,
+    MemberRequest,
+    Place,
+    SlotRequest,
+    build_backbone,
+    build_layer,
+)
+from consolidation.errors import Refused
+from consolidation.run.journal import Stages
+from consolidation.plan.values import Held, Member, Plan
+from consolidation.plan.values import Layer as PlannedLayer
+from consolidation.plan.study import Family, Study
+from consolidation.checkpoints.contents import Expert, Order, User
+from consolidation.recipe import Recipe
+from consolidation.release import Blob, Layer, Part, Registry
+from consolidation.release.manifest import DTYPES, canonical_json
+
+
+def write_experts(
+    registry: Registry, recipe: Recipe, family: Family, study: Study, plan: Plan, stages: Stages
+) -> tuple[Layer, ...]:
+    """Write all slots and residuals of a plan that are not there yet. Raises `Failed`."""
+    tasks = []
+    for layer, planned in enumerate(plan.layers):
+        requests = _Requests(recipe, family, study, layer).of(planned)
+        task = LayerTask(
+            registry=registry.url,
+            family=registry.family,
+            layer=layer,
+            shape=family.shape(layer),
+            dtype=DTYPES[family.dtype],
+            statistics=study.statistics,
+            slots=tuple(requests),
+        )
+        tasks.append((f"{layer} {plan.digest}", task))
+    results = stages.run(
+        "build",
+        build_layer,
+        tasks,
+        still_good=lambda found: all(registry.has_blob(part) for part in _parts(found)),
+    )
+    return tuple(
+        _layer(family, layer, planned, result)
+        for layer, (planned, result) in enumerate(zip(plan.layers, results, strict=True))
+    )
+
+
+class _Requests:
+    """What is to be built of one layer."""
+
+    def __init__(self, recipe: Recipe, family: Family, study: Study, layer: int) -> None:
+        self._recipe = recipe
+        self._family = family
+        self._layer = layer
+        self._sizes = study.layers[layer].sizes
+
+    def of(self, planned: PlannedLayer) -> Iterator[SlotRequest]:
+        """Kept slots that get residuals, then new slots."""
+        for kept in planned.kept:
+            if any(member.residuals for member in kept.members):
+                assert self._family.extended is not None
+                part = self._family.extended.layers[self._layer].slots[kept.index]
+                yield SlotRequest(
+                    (), part.parsed, self._members(kept.members), None, part.bytes, part
+                )
+        for slot in planned.slots:
+            yield SlotRequest(
+                holds=tuple((self._held(held), held.count) for held in slot.holds),
+                format=slot.format,
+                members=self._members(slot.members),
+                digest=slot.digest,
+                num_bytes=self._sizes.slot(slot.format),
+            )
+
+    def _members(self, members: Sequence[Member]) -> tuple[MemberRequest, ...]:
+        return tuple(
+            MemberRequest(
+                place=self._place(member.users[0], member.order),
+                users=tuple(
+                    User(u.model, u.index, self._recipe.weights.get(u.model, 1.0))
+                    for u in member.users
+                ),
+                residuals=member.residuals,
+            )
+            for member in members
+        )
+
+    def _held(self, held: Held) -> Place:
+        source = self._family.source(held.model, self._layer)
+        return self._ordered(Place(source, held.index), held.order)
+
+    def _place(self, expert: Expert, order: Order | None) -> Place:
+        return self._ordered(self._lying(expert), order)
+
+    def _ordered(self, place: Place, order: Order | None) -> Place:
+        if order is None:
+            return place
+        return replace(place, via=self._lying(order.via), reference=self._lying(order.reference))
+
+    def _lying(self, expert: Expert) -> Place:
+        return Place(self._family.source(expert.model, self._layer), expert.index)
+
+
+def _layer(
+    family: Family, number: int, planned: PlannedLayer, result: Sequence[Mapping[str, Any]]
+) -> Layer:
+    """The manifest's layer: kept parts first, then those that were built, in the plan's order."""
+    there = family.extended.layers[number] if family.extended is not None else None
+    built = iter(result)
+    slots, residuals = [], []
+    if there is not None:
+        slots = [there.slots[kept.index] for kept in planned.kept]
+        residuals = [there.residuals[index] for index in planned.kept_residuals]
+    for kept in planned.kept:
+        if any(member.residuals for member in kept.members):
+            residuals += _residuals(next(built))
+    for found in built:
+        slots.append(Part.model_validate(found["slot"]))
+        residuals += _residuals(found)
+    shape = family.shape(number)
+    return Layer(
+        module=planned.module,
+        parameters=dict(shape.parameters),
+        transposed=shape.transposed,
+        slots=tuple(slots),
+        residuals=tuple(residuals),
+    )
+
+
+def _residuals(found: Mapping[str, Any]) -> list[Part]:
+    return [Part.model_validate(part) for member in found["residuals"] for part in member]
+
+
+def _parts(found: Sequence[Mapping[str, Any]]) -> list[Part]:
+    slots = [Part.model_validate(one["slot"]) for one in found]
+    return slots + [part for one in found for part in _residuals(one)]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What new models keep for themselves, by name: blobs, and digests of all they came from."""
+
+    backbones: Mapping[str, tuple[Blob, ...]]
+    tokenizers: Mapping[str, dict[str, Blob]]
+    sources: Mapping[str, str]
+
+
+def write_backbones(registry: Registry, family: Family, study: Study, stages: Stages) -> Written:
+    """Write all that is not an expert. Raises `Failed`, `Refused`, `ReleaseError`."""
+    backbones = _write_backbones(registry, family, stages)
+    tokenizers = {name: _write_tokenizer(registry, family, name) for name in family.checkpoints}
+    sources = {
+        name: _source_digest(study, backbones, tokenizers, family, name)
+        for name in family.checkpoints
+    }
+    return Written(backbones, tokenizers, sources)
+
+
+def _write_backbones(
+    registry: Registry, family: Family, stages: Stages
+) -> dict[str, tuple[Blob, ...]]:
+    tasks = [
+        (f"{name} {part.name}", BackboneTask(registry.url, registry.family, part))
+        for name, checkpoint in family.checkpoints.items()
+        for part in checkpoint.backbone
+    ]
+    results = stages.run(
+        "backbone",
+        build_backbone,
+        tasks,
+        still_good=lambda blob: registry.has_blob(Blob.model_validate(blob)),
+    )
+    blobs = iter([Blob.model_validate(result) for result in results])
+    return {
+        name: tuple(next(blobs) for _ in checkpoint.backbone)
+        for name, checkpoint in family.checkpoints.items()
+    }
+
+
+def _write_tokenizer(registry: Registry, family: Family, name: str) -> dict[str, Blob]:
+    found = {}
+    for file, path in family.checkpoints[name].tokenizer_files():
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise Refused(f"cannot read {path}: {error.strerror}") from error
+        found[file] = registry.write_blob(data, suffix="bin")
+    return found
+
+
+def _source_digest(
+    study: Study,
+    backbones: Mapping[str, tuple[Blob, ...]],
+    tokenizers: Mapping[str, dict[str, Blob]],
+    family: Family,
+    name: str,
+) -> str:
+    """A digest of all a checkpoint holds, however it is laid out in files."""
+    content = {
+        "config": family.checkpoints[name].config,
+        "experts": [list(scan.digests) for scan in study.scans[name]],
+        "backbone": [blob.digest for blob in backbones[name]],
+        "tokenizer": {file: blob.digest for file, blob in tokenizers[name].items()},
+    }
+    return hashlib.sha256(canonical_json(content)).hexdigest()

@@ -1,0 +1,237 @@
+"""Every tensor of a checkpoint is accounted for, from headers alone. Reads no tensor data.
+
+Names are matched as transformers matches them when it loads a model
+(`transformers.core_model_loading.convert_and_load_state_dict_in_model`): renamings, then at most
+one converter, then the base model's prefix. What transformers reports or passes over is here an
+error that names the tensor; only what the model class itself says to ignore is left out.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+from consolidation.architecture import Architecture
+from consolidation.checkpoints.conversion import Conversion, Shapes
+from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
+from consolidation.errors import Refused
+
+FLOATS = frozenset({"F32", "F16", "BF16"})
+NAMED_AT_MOST = 5
+
+
+def account(
+    directory: Path, architecture: Architecture, stored: Mapping[str, StoredTensor]
+) -> dict[str, Conversion]:
+    """Parameter or buffer name -> the conversion that makes it, in the model's own order.
+
+    Tied parameters appear once, under the name that is tied to. Raises `Refused`, naming tensors
+    that match nothing, are missing, doubled, of another shape or of a dtype that is not served.
+    """
+    wanted = dict(architecture.skeleton.state_dict())
+    conversions, unmatched = _match(directory, architecture, stored, wanted)
+    if unmatched:
+        raise Refused(f"{directory}: nothing in the model is made of {_some(unmatched)}")
+    for conversion in conversions.values():
+        _check_sources(directory, conversion, wanted, _num_experts(architecture))
+    made: dict[str, Conversion] = {}
+    for conversion in conversions.values():
+        for name in _made_by(directory, conversion, wanted):
+            if name in made:
+                raise Refused(f"{directory}: {name} is made twice, from different tensors")
+            made[name] = conversion
+    _check_missing(directory, architecture, made, wanted)
+    return {name: made[name] for name in wanted if name in made}
+
+
+def _match(
+    directory: Path,
+    architecture: Architecture,
+    stored: Mapping[str, StoredTensor],
+    wanted: dict[str, torch.Tensor],
+) -> tuple[dict[str, Conversion], list[str]]:
+    """Conversions by first target, and keys that match nothing and may not be ignored."""
+    model = architecture.skeleton
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    by_pattern = {p: entry for entry in converters for p in entry.source_patterns}
+    ignored = _ignored(model)
+    prefix, shapes = model.base_model_prefix, _shapes(architecture, wanted)
+    transforms: dict[str, Any] = {}
+    sources: dict[str, list[tuple[str, StoredTensor]]] = {}
+    unmatched: list[str] = []
+    for key in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, pattern = key, None
+        if name not in wanted:
+            if not (ignored and ignored.search(name)):
+                unmatched.append(key)
+            continue
+        if pattern is None:
+            if name in sources:
+                other = sources[name][0][1].key
+                raise Refused(f"{directory}: {other} and {key} both become {name}")
+            transforms[name] = WeightRenaming(key, name)
+        elif name not in transforms:
+            transforms[name] = deepcopy(by_pattern[pattern])
+        elif not isinstance(transforms[name], WeightConverter):
+            raise Refused(f"{directory}: {sources[name][0][1].key} and {key} both become {name}")
+        sources.setdefault(name, []).append((pattern or key, stored[key]))
+    made = {
+        name: Conversion(name, transforms[name], tuple(sources[name]), shapes) for name in sources
+    }
+    return made, unmatched
+
+
+def _ignored(model: Any) -> re.Pattern[str] | None:
+    """What transformers itself passes over when it loads this class."""
+    patterns = set(model._keys_to_ignore_on_load_unexpected or ())
+    buffers = [name for name, _ in model.named_buffers()]
+    if any(name.endswith("rotary_emb.inv_freq") for name in buffers):
+        patterns.add(r"rotary_emb\.inv_freq")
+    if any(name.endswith("position_ids") for name in buffers):
+        patterns.add(r"(^|\.)position_ids$")
+    return re.compile("|".join(f"({p})" for p in sorted(patterns))) if patterns else None
+
+
+def _shapes(architecture: Architecture, wanted: Mapping[str, torch.Tensor]) -> Shapes:
+    return Shapes(architecture.config, {name: tuple(t.shape) for name, t in wanted.items()})
+
+
+def _num_experts(architecture: Architecture) -> dict[str, int]:
+    return {
+        f"{experts.module}.{parameter}": experts.num_experts
+        for experts in architecture.experts
+        for parameter in experts.shape.parameters
+    }
+
+
+def _check_sources(
+    directory: Path,
+    conversion: Conversion,
+    wanted: Mapping[str, torch.Tensor],
+    num_experts: Mapping[str, int],
+) -> None:
+    """Dtypes are served; lists of experts are complete, and of one shape and dtype."""
+    floating = wanted[conversion.target].is_floating_point()
+    for _, stored in conversion.sources:
+        if stored.dtype not in (FLOATS if floating else DTYPES):
+            raise Refused(
+                f"{directory}: {stored.key} is stored as {stored.dtype}; "
+                "bf16, fp16 and fp32 can be read"
+            )
+    if not isinstance(conversion.transform, WeightConverter):
+        return
+    lists: dict[str, list[StoredTensor]] = {p: [] for p in conversion.transform.source_patterns}
+    for pattern, stored in conversion.sources:
+        lists[pattern].append(stored)
+    count = num_experts.get(conversion.target)
+    for pattern, found in lists.items():
+        for stored in found if count is not None and "*." in pattern else ():
+            if _numbered(pattern, stored.key)[1] >= (count or 0):
+                raise Refused(f"{directory}: {stored.key} is beyond the {count} experts there are")
+    missing = list(_missing_sources(lists, count))
+    if missing:
+        raise Refused(f"{directory}: {_some(missing)} is missing for {conversion.target}")
+    for found in lists.values():
+        usual = Counter((s.shape, s.dtype) for s in found).most_common(1)[0][0]
+        for stored in found:
+            if (stored.shape, stored.dtype) != usual:
+                raise Refused(
+                    f"{directory}: {stored.key} is {stored.dtype} {list(stored.shape)} "
+                    f"among others of {usual[1]} {list(usual[0])}"
+                )
+
+
+def _missing_sources(
+    lists: Mapping[str, list[StoredTensor]], num_experts: int | None
+) -> Iterator[str]:
+    """Names that a converter's lists lack, as far as names can be told."""
+    for pattern, found in lists.items():
+        if not found:
+            yield f"anything that matches {pattern!r}"
+        elif "*." in pattern:
+            numbered = [_numbered(pattern, stored.key) for stored in found]
+            there = {number for _, number in numbered}
+            count = max(there) + 1 if num_experts is None else num_experts
+            for number in sorted(set(range(count)) - there):
+                yield numbered[0][0].replace("*", str(number))
+
+
+def _numbered(pattern: str, key: str) -> tuple[str, int]:
+    """The key with its expert's number replaced by `*`, and that number.
+
+    Renaming comes before converting, so only the part around `*` is looked for in the key:
+    the number between the two names of the pattern, or else the last number of the key.
+    """
+    before = pattern.split("*.")[0].strip(".").split(".")[-1]
+    match = re.search(rf"(?<={re.escape(before)}\.)\d+(?=\.)", key) if before else None
+    found = match or list(re.finditer(r"(?<=\.)\d+(?=\.)", key))[-1]
+    return key[: found.start()] + "*" + key[found.end() :], int(found.group())
+
+
+def _made_by(
+    directory: Path, conversion: Conversion, wanted: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """The parameters a conversion makes, their shapes checked."""
+    keys = [stored.key for _, stored in conversion.sources]
+    try:
+        made = conversion.shape()
+    except Exception as error:  # operations of the registry raise what torch raises
+        raise Refused(f"{directory}: {_some(keys)} do not fit together: {error}") from error
+    for name, tensor in made.items():
+        if name not in wanted:
+            raise Refused(f"{directory}: {_some(keys)} would make {name}, which the model lacks")
+        if tensor.shape != wanted[name].shape:
+            raise Refused(
+                f"{directory}: {_some(keys)} gives {name} the shape {list(tensor.shape)} "
+                f"instead of {list(wanted[name].shape)}"
+            )
+    return list(made)
+
+
+def _check_missing(
+    directory: Path,
+    architecture: Architecture,
+    made: dict[str, Conversion],
+    wanted: Mapping[str, torch.Tensor],
+) -> None:
+    """Nothing is missing, once tied parameters stand for each other; those are then one."""
+    tied: dict[str, str] = dict(architecture.skeleton.all_tied_weights_keys)
+    for target, source in tied.items():
+        if source not in made and target in made:
+            made[source] = made[target]
+        elif source in made and target in made and not _same(made[source], made[target]):
+            raise Refused(
+                f"{directory}: the config ties {target} to {source}, "
+                "but the checkpoint holds different values for them"
+            )
+        made.pop(target, None)
+    missing = [name for name in wanted if name not in made and name not in tied]
+    if missing:
+        raise Refused(f"{directory}: the checkpoint lacks {_some(missing)}")
+
+
+def _same(one: Conversion, other: Conversion) -> bool:
+    if one is other:
+        return True
+    return torch.equal(one.read()[one.target], other.read()[other.target])
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:NAMED_AT_MOST])
+    more = len(names) - NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown

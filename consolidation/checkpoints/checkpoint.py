@@ -1,0 +1,203 @@
+"""A checkpoint, opened: what it holds and how each part is read. Holds no tensor and no open file.
+
+Everything here can be pickled, so a task receives just the part it reads.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consolidation.architecture import (
+    Architecture,
+    Layout,
+    plain_config,
+    read_architecture,
+    read_json,
+)
+from consolidation.checkpoints.accounting import account
+from consolidation.checkpoints.conversion import Conversion
+from consolidation.checkpoints.tensor_file import read_headers
+from consolidation.errors import Refused
+from consolidation.release.manifest import Dtype
+from representation.formats import ExpertShape
+
+DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSource:
+    """One layer's experts on disk. Parameters are (name, how it is read), in the module's order."""
+
+    module: str
+    num_experts: int
+    shape: ExpertShape
+    layout: Layout | None
+    parameters: tuple[tuple[str, Conversion], ...]
+    num_bytes: int
+
+    def read(self, index: int) -> dict[str, torch.Tensor]:
+        """One expert's tensors by parameter name, without the expert dimension, as stored."""
+        return {name: conversion.read_expert(index) for name, conversion in self.parameters}
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSource:
+    """Part of a backbone that becomes one blob: a decoder layer, or one tensor outside of them."""
+
+    name: str
+    tensors: tuple[tuple[str, Conversion], ...]
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """The tensors by state-dict name, as stored."""
+        found: dict[str, torch.Tensor] = {}
+        for name, conversion in self.tensors:
+            if name not in found:
+                made = conversion.read()
+                # A tied parameter may be stored under the name of the one tied to it.
+                found[name] = made[name] if name in made else made[conversion.target]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One model's directory. `dtype` is that of its experts as stored; bytes are of tensors.
+
+    `context_length` is in tokens, None where the config sets no limit.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    architecture: str
+    vocab_size: int
+    context_length: int | None
+    dtype: Dtype
+    experts: tuple[ExpertsSource, ...]
+    backbone: tuple[BackboneSource, ...]
+    expert_bytes: int
+    backbone_bytes: int
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.directory.name
+
+    def tokenizer_files(self) -> Iterator[tuple[str, Path]]:
+        """Files a tokenizer may be made of, by name relative to the directory, sorted."""
+        for name in TOKENIZER_FILES:
+            if (self.directory / name).is_file():
+                yield name, self.directory / name
+        extra = self.directory / "additional_chat_templates"
+        for path in sorted(extra.glob("*.jinja")):
+            yield f"{extra.name}/{path.name}", path
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Read config and headers, and account for every tensor. Raises `Refused`."""
+    directory = directory.expanduser().resolve()
+    if not directory.is_dir():
+        raise Refused(f"no checkpoint directory {directory}")
+    architecture = read_architecture(directory)
+    conversions = account(directory, architecture, read_headers(directory))
+    experts = _experts(directory, architecture, conversions)
+    backbone = _backbone(architecture, conversions)
+    config = plain_config(architecture.config)
+    dtype = _expert_dtype(directory, experts)
+    generation = directory / "generation_config.json"
+    return Checkpoint(
+        directory=directory,
+        # What the files hold, whatever the config says about it.
+        config={**config, "dtype": dtype},
+        generation_config=read_json(generation) if generation.is_file() else {},
+        architecture=architecture.name,
+        vocab_size=int(architecture.config.vocab_size),
+        context_length=getattr(architecture.config, "max_position_embeddings", None),
+        dtype=dtype,
+        experts=experts,
+        backbone=backbone,
+        expert_bytes=sum(layer.num_bytes for layer in experts),
+        backbone_bytes=sum(_num_bytes(c) for part in backbone for _, c in part.tensors),
+        fingerprint=_fingerprint(directory),
+    )
+
+
+def _experts(
+    directory: Path, architecture: Architecture, conversions: dict[str, Conversion]
+) -> tuple[ExpertsSource, ...]:
+    found = []
+    for experts in architecture.experts:
+        names = experts.shape.parameters
+        parameters = tuple((name, conversions[f"{experts.module}.{name}"]) for name in names)
+        num_bytes = sum(_num_bytes(conversion) for _, conversion in parameters)
+        source = ExpertsSource(
+            module=experts.module,
+            num_experts=experts.num_experts,
+            shape=experts.shape,
+            layout=experts.layout,
+            parameters=parameters,
+            num_bytes=num_bytes,
+        )
+        found.append(source)
+    return tuple(found)
+
+
+def _backbone(
+    architecture: Architecture, conversions: dict[str, Conversion]
+) -> tuple[BackboneSource, ...]:
+    """All that is not an expert, in the model's order, grouped by decoder layer."""
+    of_experts = {f"{e.module}.{name}" for e in architecture.experts for name in e.shape.parameters}
+    match = re.match(r"(.*?\.)\d+\.", architecture.experts[0].module)
+    layers = re.compile(rf"{re.escape(match.group(1))}\d+(?=\.)" if match else r"(?!)")
+    groups: dict[str, list[tuple[str, Conversion]]] = {}
+    for name, conversion in conversions.items():
+        if name not in of_experts:
+            inside = layers.match(name)
+            groups.setdefault(inside.group() if inside else name, []).append((name, conversion))
+    return tuple(BackboneSource(name, tuple(tensors)) for name, tensors in groups.items())
+
+
+def _expert_dtype(directory: Path, experts: tuple[ExpertsSource, ...]) -> Dtype:
+    stored = [s for layer in experts for _, c in layer.parameters for _, s in c.sources]
+    for tensor in stored:
+        if tensor.dtype != stored[0].dtype:
+            raise Refused(
+                f"{directory}: {tensor.key} is {tensor.dtype} and {stored[0].key} is "
+                f"{stored[0].dtype}; all experts of a model must have one dtype"
+            )
+    return DTYPE_NAMES[stored[0].dtype]
+
+
+def _num_bytes(conversion: Conversion) -> int:
+    return sum(stored.num_bytes for _, stored in conversion.sources)
+
+
+def _fingerprint(directory: Path) -> str:
+    """Changes when a file does: names, sizes and times, not contents."""
+    facts = []
+    for path in sorted(directory.iterdir()):
+        if path.is_file():
+            stat = path.stat()
+            facts.append([path.name, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

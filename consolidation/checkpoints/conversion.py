@@ -1,0 +1,111 @@
+"""From stored tensors to a transformers model's own, by transformers' conversion registry.
+
+One `Conversion` makes one parameter (or the few that one converter makes together) out of the
+stored tensors it needs, lazily: nothing is read before `read` or `read_expert`. Accounting for
+all tensors of a checkpoint is in `consolidation/checkpoints/accounting.py`.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers.core_model_loading import (
+    Concatenate,
+    Interleave,
+    MergeModulelist,
+    Transpose,
+    WeightConverter,
+)
+
+from consolidation.checkpoints.tensor_file import StoredTensor
+
+LATER_DIMENSIONS = (Concatenate, Interleave, Transpose)
+"""Operations that leave dimension 0, the experts', alone when their own dimensions are later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What converters ask of a model: the config, and shapes of parameters by name."""
+
+    config: Any
+    shapes: dict[str, tuple[int, ...]]
+
+    def get_parameter(self, name: str) -> torch.Tensor:
+        """A parameter's shape, as transformers' `Split` wants it: a tensor without data."""
+        return torch.empty(self.shapes[name], device="meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How parameter `target` is made of `sources`: (pattern of the converter, stored tensor).
+
+    `transform` is transformers' own, without tensors; it is copied for each use.
+    """
+
+    target: str
+    transform: Any
+    sources: tuple[tuple[str, StoredTensor], ...]
+    shapes: Shapes
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """The parameters by name, read and converted."""
+        return self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
+
+    def shape(self) -> dict[str, torch.Tensor]:
+        """As `read`, without data: names, shapes and dtypes that converting would give."""
+        return self._convert([(pattern, stored.meta()) for pattern, stored in self.sources])
+
+    def read_expert(self, index: int) -> torch.Tensor:
+        """`read()[target][index]`, reading no other expert where the layout permits it."""
+        if not self._expertwise():
+            return self.read()[self.target][index].clone()
+        part = [
+            (pattern, stored.read() if self._listed() else stored.read(index))
+            for pattern, stored in self._sources_of_expert(index)
+        ]
+        return self._convert(part)[self.target][0]
+
+    def _convert(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        transform = deepcopy(self.transform)
+        for pattern, tensor in tensors:
+            transform.add_tensor(self.target, pattern, pattern, cast(Any, tensor))
+        made = transform.convert(self.target, model=self.shapes, config=self.shapes.config)
+        return {
+            name: value[0] if isinstance(value, list) else value for name, value in made.items()
+        }
+
+    def _listed(self) -> bool:
+        """Whether experts are stored one by one, as tensors without an expert dimension."""
+        return isinstance(self.transform, WeightConverter) and _merges(self.transform.operations[0])
+
+    def _expertwise(self) -> bool:
+        """Whether dimension 0 of the parameter is that of the experts all along."""
+        if not isinstance(self.transform, WeightConverter):
+            return True
+        first, *rest = self.transform.operations
+        later = rest if _merges(first) else [first, *rest]
+        single = {pattern for pattern, _ in self.sources}
+        return all(_leaves_first_dimension(op) for op in later) and (
+            _merges(first) or len(single) == len(self.sources)
+        )
+
+    def _sources_of_expert(self, index: int) -> list[tuple[str, StoredTensor]]:
+        if not self._listed():
+            return list(self.sources)
+        lists: dict[str, list[StoredTensor]] = {}
+        for pattern, stored in self.sources:
+            lists.setdefault(pattern, []).append(stored)
+        return [(pattern, stored[index]) for pattern, stored in lists.items()]
+
+
+def _merges(operation: Any) -> bool:
+    return isinstance(operation, MergeModulelist) and operation.dim == 0
+
+
+def _leaves_first_dimension(operation: Any) -> bool:
+    if not isinstance(operation, LATER_DIMENSIONS):
+        return False
+    named = vars(operation)
+    return all(named[key] >= 1 for key in ("dim", "dim0", "dim1") if key in named)

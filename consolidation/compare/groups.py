@@ -1,0 +1,124 @@
+"""What comparing a layer finds: groups of experts and the choices for each. Plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consolidation.arithmetic.frontier import Point
+from representation.formats import DENSE, Format
+
+EXPERTS, BASE, KEPT = "experts", "base", "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a slot holds.
+
+    experts: distinct experts of the layer, by position: one, or several's mean.   base: the base
+    checkpoint's expert of an index.   kept: a slot of the release that is extended.
+    """
+
+    kind: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A distinct expert that uses a slot, its residuals, and the error that is expected then."""
+
+    expert: int
+    residual: tuple[Format, ...]
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChoice:
+    """One slot: what it holds, how, and for whom."""
+
+    content: Content
+    format: Format
+    uses: tuple[Use, ...]
+
+    @classmethod
+    def exactly(cls, position: int, kept: int | None) -> "SlotChoice":
+        """An expert as it is, in a slot of its own or in the kept slot that holds the same."""
+        content = Content(EXPERTS, (position,)) if kept is None else Content(KEPT, (kept,))
+        return cls(content, DENSE, (Use(position, (), 0.0),))
+
+
+Choices = tuple[SlotChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Experts of one origin, by position in the layer, and the frontier of their choices.
+
+    `via` names, for an expert whose neurons lie in another order than the first member's, the
+    expert whose match with that one tells the order. `shares` are, by member, what a model loses
+    by an error over the error.
+    """
+
+    members: tuple[int, ...]
+    via: Mapping[int, int]
+    shares: tuple[Mapping[str, float], ...]
+    points: tuple[Point[Choices], ...]
+
+    def numbered(self, positions: Sequence[int]) -> "Group":
+        """The same group where expert `i` is called `positions[i]`."""
+        at = positions.__getitem__
+
+        def slot(choice: SlotChoice) -> SlotChoice:
+            content = choice.content
+            if content.kind == EXPERTS:
+                content = Content(EXPERTS, tuple(map(at, content.positions)))
+            uses = tuple(Use(at(use.expert), use.residual, use.error) for use in choice.uses)
+            return SlotChoice(content, choice.format, uses)
+
+        return Group(
+            tuple(map(at, self.members)),
+            {at(member): at(via) for member, via in self.via.items()},
+            self.shares,
+            tuple(Point(p.num_bytes, p.error, tuple(map(slot, p.choice))) for p in self.points),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "members": list(self.members),
+            "via": [[member, via] for member, via in self.via.items()],
+            "shares": [dict(share) for share in self.shares],
+            "points": [
+                [point.num_bytes, point.error, [_slot_to_json(slot) for slot in point.choice]]
+                for point in self.points
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Group":
+        """The inverse of `to_json`."""
+        return cls(
+            tuple(value["members"]),
+            dict(value["via"]),
+            tuple(value["shares"]),
+            tuple(
+                Point(num_bytes, error, tuple(_slot_from_json(slot) for slot in slots))
+                for num_bytes, error, slots in value["points"]
+            ),
+        )
+
+
+def _slot_to_json(slot: SlotChoice) -> list[Any]:
+    uses = [[use.expert, [str(fmt) for fmt in use.residual], use.error] for use in slot.uses]
+    return [slot.content.kind, list(slot.content.positions), str(slot.format), uses]
+
+
+def _slot_from_json(value: list[Any]) -> SlotChoice:
+    kind, positions, fmt, uses = value
+    return SlotChoice(
+        Content(kind, tuple(positions)),
+        Format.parse(fmt),
+        tuple(
+            Use(expert, tuple(Format.parse(label) for label in labels), error)
+            for expert, labels, error in uses
+        ),
+    )

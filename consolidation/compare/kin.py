@@ -1,0 +1,105 @@
+"""Which experts of a layer have one origin: same place first, then any place and neuron order.
+
+Decides nothing about bytes. Experts of one origin differ by what fine-tuning did; others are no
+closer than strangers, and no slot could serve both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from consolidation.architecture import Layout
+from consolidation.arithmetic.alignment import fingerprint, match, reorder
+from consolidation.arithmetic.weights import Weights
+
+RELATED = 0.5
+"""Squares of the difference over squares of both: strangers have 1, copies 0."""
+SIMILAR_NORMS = 0.2
+"""How far norms of neurons may be apart, over their own norm, for a closer look."""
+LOOKS = 2
+"""Origins that are looked at closely for each stranger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """Experts of one origin, by position; the first is the reference.
+
+    `via` names, for a member whose neurons lie in another order, the expert whose match with the
+    reference tells that order.
+    """
+
+    members: tuple[int, ...]
+    via: dict[int, int]
+
+
+def find_kin(
+    homes: Sequence[int],
+    locked: Sequence[bool],
+    read: Callable[[int], Weights],
+    layout: Layout | None,
+) -> list[Kin]:
+    """Groups of experts, by position. homes: the index that each expert has in its model.
+
+    locked: whose neurons must stay in the order that they have.
+    Reads each expert about once and holds two. Without a layout neurons are taken as they lie.
+    """
+    groups: list[list[int]] = []
+    prints: list[torch.Tensor] = []
+    for home in sorted(set(homes)):
+        here: list[int] = []
+        for position in [i for i, other in enumerate(homes) if other == home]:
+            weights = read(position)
+            for group in here:
+                if related(weights, read(groups[group][0])):
+                    groups[group].append(position)
+                    break
+            else:
+                here.append(len(groups))
+                groups.append([position])
+                if layout is not None:
+                    prints.append(fingerprint(weights, layout))
+    if layout is None:
+        return [Kin(tuple(group), {}) for group in groups]
+    fixed = [any(locked[position] for position in group) for group in groups]
+    return _join(groups, fixed, prints, read, layout)
+
+
+def related(one: Weights, other: Weights) -> bool:
+    """Whether two experts, neuron by neuron as they lie, have one origin."""
+    return one.minus(other).square_norm() < RELATED * (one.square_norm() + other.square_norm())
+
+
+def _join(
+    groups: Sequence[Sequence[int]],
+    fixed: Sequence[bool],
+    prints: Sequence[torch.Tensor],
+    read: Callable[[int], Weights],
+    layout: Layout,
+) -> list[Kin]:
+    """Groups that become one when their neurons are put in the same order."""
+    found: list[tuple[int, list[int], dict[int, int]]] = []  # (which group first, members, via)
+    # Others are put in the order of those that are fixed.
+    for number in sorted(range(len(groups)), key=lambda number: not fixed[number]):
+        group = groups[number]
+        distances = [
+            (float((prints[number] - prints[first]).norm() / prints[first].norm()), place)
+            for place, (first, _, _) in enumerate(found)
+        ]
+        close = [place for distance, place in sorted(distances) if distance < SIMILAR_NORMS]
+        for place in close[:LOOKS]:
+            _, members, via = found[place]
+            order = match(read(members[0]), read(group[0]), layout)
+            if order is None:
+                continue
+            as_it_is = torch.equal(order, torch.arange(len(order)))
+            if fixed[number] and not as_it_is:
+                continue
+            if related(read(members[0]), reorder(read(group[0]), order, layout)):
+                members += group
+                if not as_it_is:
+                    via |= dict.fromkeys(group, group[0])
+                break
+        else:
+            found.append((number, list(group), {}))
+    return [Kin(tuple(members), via) for _, members, via in found]

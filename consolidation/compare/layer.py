@@ -1,0 +1,244 @@
+"""Compare: what the experts of a layer may be served as, as frontiers of bytes and error.
+
+One task per layer. Experts of one origin form a group; in it a tree of the closest (Ward, 1963)
+says which may share a slot, and each node of it is either one slot or what its halves are. What a
+slot holds is tried: the base's expert, each member's own, their mean.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from consolidation.arithmetic.alignment import match, reorder, reorder_metric
+from consolidation.arithmetic.frontier import Point, frontier, total
+from consolidation.arithmetic.metric import Metric, together, weight_metric
+from consolidation.arithmetic.tree import centred_gram, merge_tree
+from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
+from consolidation.checkpoints.checkpoint import ExpertsSource
+from consolidation.checkpoints.contents import User
+from consolidation.compare.groups import BASE, EXPERTS, KEPT, Content, Group, SlotChoice, Use
+from consolidation.compare.kin import Kin, find_kin, related
+from consolidation.compare.menu import (
+    SLOT_FORMATS,
+    Noise,
+    Pair,
+    Sizes,
+    Unit,
+    measure_noise,
+    unit_of,
+)
+from consolidation.release import Part, Registry, read_expert
+from consolidation.statistics.gather import StatisticsPlace
+from representation.formats import DENSE
+
+CACHED = 8
+"""Experts that are kept while they are looked at, of a layer's many."""
+MAX_CONTENTS = 8
+"""Members whose own expert is tried as what a slot holds; beyond them base, mean and these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """A content: where it is read from, who has it, and the kept slots that may stand for it."""
+
+    source: ExpertsSource
+    index: int
+    users: tuple[User, ...]
+    locked: bool = False
+    kept: tuple[int, ...] = ()
+
+    def read(self) -> Weights:
+        """The weights, for computing."""
+        return weights_of(self.source.read(self.index), self.source.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTask:
+    """One layer's distinct experts, and the slots of a release that is extended.
+
+    statistics: where the models' are; None compares weights.
+    """
+
+    layer: int
+    experts: tuple[Distinct, ...]
+    base: ExpertsSource | None
+    statistics: StatisticsPlace | None
+    dtype: torch.dtype
+    slots: tuple[Part, ...] = ()
+    registry: str = ""
+    family: str = ""
+
+
+def compare_layer(task: LayerTask) -> list[dict[str, Any]]:
+    """The layer's groups, as JSON values of `Group`; none where there are no experts."""
+    if not task.experts:
+        return []
+    return [group.to_json() for group in _Comparison(task).groups()]
+
+
+class _Comparison:
+    """One layer while it is compared."""
+
+    def __init__(self, task: LayerTask) -> None:
+        self._task = task
+        self._shape = task.experts[0].source.shape
+        self._layout = task.experts[0].source.layout
+        self._sizes = Sizes(self._shape, task.dtype)
+        self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
+
+    def groups(self) -> Iterator[Group]:
+        experts = self._task.experts
+        noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
+        homes = [expert.index for expert in experts]
+        locked = [expert.locked for expert in experts]
+        for kin in find_kin(homes, locked, self._read, self._layout):
+            yield self._group(kin, noise)
+
+    def _group(self, kin: Kin, noise: Noise) -> Group:
+        reference = self._read(kin.members[0])
+        orders = {
+            member: match(reference, self._read(via), self._layout)
+            for member, via in kin.via.items()
+            if self._layout is not None
+        }
+        units = [self._unit(member, orders.get(member)) for member in kin.members]
+        nodes = _nodes(units)
+        group = _GroupMenu(kin, units, self._others(kin, units), noise, self._sizes)
+        frontiers: list[tuple[Point[tuple[SlotChoice, ...]], ...]] = []
+        for node in nodes:
+            points = list(group.as_one_slot(node.members))
+            if node.halves is not None:
+                apart = total([frontiers[half] for half in node.halves])
+                points += [Point(p.num_bytes, p.error, (*p.choice[0], *p.choice[1])) for p in apart]
+            frontiers.append(frontier(points))
+        shares = tuple(self._shares(self._task.experts[member]) for member in kin.members)
+        return Group(kin.members, kin.via, shares, frontiers[-1])
+
+    def _unit(self, position: int, order: torch.Tensor | None) -> Unit:
+        expert = self._task.experts[position]
+        weights = self._read(position)
+        metrics = {}
+        for name, matrix in weights.matrices.items():
+            found = self._metric(expert, name, matrix)
+            if order is not None and self._layout is not None:
+                found = reorder_metric(name, found, order, self._layout)
+            metrics[name] = found
+        if order is not None and self._layout is not None:
+            weights = reorder(weights, order, self._layout)
+        return unit_of(weights, metrics, count=len(expert.users), locked=expert.locked)
+
+    def _metric(self, expert: Distinct, name: str, matrix: torch.Tensor) -> Metric:
+        place = self._task.statistics
+        weights = [user.weight for user in expert.users]
+        if place is None:
+            return weight_metric((matrix.shape[0], matrix.shape[1])).scaled(sum(weights))
+        found = [place.metric(u.model, self._task.layer, u.index, name) for u in expert.users]
+        return together(found, weights)
+
+    def _shares(self, expert: Distinct) -> dict[str, float]:
+        """What each model loses by an error of this content, over what is counted for it."""
+        place = self._task.statistics
+        masses: dict[str, float] = {}
+        counted = 0.0
+        for user in expert.users:
+            mass = 1.0
+            if place is not None:
+                names = expert.source.shape.matrices
+                mass = sum(
+                    place.metric(user.model, self._task.layer, user.index, name).mass
+                    for name in names
+                )
+            masses[user.model] = masses.get(user.model, 0.0) + mass
+            counted += mass * user.weight
+        return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
+
+    def _others(self, kin: Kin, units: Sequence[Unit]) -> dict[Content, Weights]:
+        """What a slot may hold beside its members: the base's expert, slots that are kept."""
+        found: dict[Content, Weights] = {}
+        first = self._task.experts[kin.members[0]]
+        if self._task.base is not None:
+            tensors = self._task.base.read(first.index)
+            found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape)
+        for slot in sorted({s for m in kin.members for s in self._task.experts[m].kept}):
+            registry = Registry(self._task.registry, self._task.family)
+            whole = read_expert(registry, [self._task.slots[slot]], self._shape)
+            found[Content(KEPT, (slot,))] = weights_of(whole, self._shape)
+        reference = units[0].weights
+        return {content: w for content, w in found.items() if related(reference, w)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Units of a group that may share a slot, by position in it; and the nodes it parts into."""
+
+    members: tuple[int, ...]
+    halves: tuple[int, int] | None
+
+
+def _nodes(units: Sequence[Unit]) -> list[_Node]:
+    """A tree over units, every node after its halves."""
+    nodes = [_Node((i,), None) for i in range(len(units))]
+    gram = centred_gram(torch.stack([unit.weights.flat() for unit in units]))
+    for merge in merge_tree(gram, [unit.count for unit in units]):
+        members = (*nodes[merge.one].members, *nodes[merge.other].members)
+        nodes.append(_Node(tuple(sorted(members)), (merge.one, merge.other)))
+    return nodes
+
+
+class _GroupMenu:
+    """What it takes and costs to serve units of a group by one slot."""
+
+    def __init__(
+        self,
+        kin: Kin,
+        units: Sequence[Unit],
+        others: Mapping[Content, Weights],
+        noise: Noise,
+        sizes: Sizes,
+    ) -> None:
+        self._kin = kin
+        self._units = units
+        self._others = others
+        self._noise = noise
+        self._sizes = sizes
+        self._pairs: dict[tuple[int, Content], Pair] = {}
+
+    def as_one_slot(self, members: Sequence[int]) -> Iterator[Point[tuple[SlotChoice, ...]]]:
+        """Every way to serve these units by one slot that may be worth its bytes."""
+        contents = {Content(EXPERTS, (self._kin.members[m],)): m for m in members[:MAX_CONTENTS]}
+        for content, member in contents.items():
+            yield from self._with(content, self._units[member].weights, members)
+        for content, weights in self._others.items():
+            if len(members) > 1 or content.kind == KEPT:
+                yield from self._with(content, weights, members)
+        if len(members) > 1:
+            units = [self._units[m] for m in members]
+            mean = mean_weights([u.weights for u in units], [u.count for u in units])
+            content = Content(EXPERTS, tuple(self._kin.members[m] for m in members))
+            yield from self._with(content, mean, members)
+
+    def _with(
+        self, content: Content, weights: Weights, members: Sequence[int]
+    ) -> Iterator[Point[tuple[SlotChoice, ...]]]:
+        pairs = [self._pair(member, content, weights) for member in members]
+        for fmt in (DENSE,) if content.kind == KEPT else SLOT_FORMATS:
+            options = [pair.options(fmt, self._noise, self._sizes) for pair in pairs]
+            if not all(options):
+                continue  # One of them is locked, and this is not exactly it.
+            num_bytes = 0 if content.kind == KEPT else self._sizes.slot(fmt)
+            for point in total(options):
+                uses = []
+                for member, residual, found in zip(members, point.choice, options, strict=True):
+                    (error,) = [p.error for p in found if p.choice == residual]
+                    uses.append(Use(self._kin.members[member], residual, error))
+                choice = SlotChoice(content, fmt, tuple(uses))
+                yield Point(num_bytes + point.num_bytes, point.error, (choice,))
+
+    def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
+        key = (member, content)
+        if key not in self._pairs:
+            self._pairs[key] = Pair(self._units[member], weights)
+        return self._pairs[key]

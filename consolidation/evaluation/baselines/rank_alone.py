@@ -1,0 +1,57 @@
+"""Low rank alone: a model's difference to the base as two factors, cut off at one rank.
+
+The truncated singular value decomposition, the nearest matrix of its rank (Eckart & Young, 1936),
+as the baseline of Delta-CoMe (Ping et al., 2024) and of D-QRELO has it.
+
+Bytes: the base's experts; for each model two factors per matrix in the experts' own dtype, and
+its own vectors (biases), as differences in float32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.metric import weight_metric
+from consolidation.evaluation.baselines.subjects import Subjects, Tensors
+from representation.formats import low_rank, num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The base, and the largest singular directions of a model's difference to it."""
+
+    subjects: Subjects
+    rank: int
+
+    @property
+    def name(self) -> str:
+        """See `Method.name`."""
+        return f"low-rank-{self.rank}"
+
+    @property
+    def expert_bytes(self) -> int:
+        """See `Method.expert_bytes`."""
+        subjects = self.subjects
+        own = sum(
+            subjects.num_experts(layer)
+            * num_bytes(subjects.shape(layer), low_rank(self.rank), subjects.dtype, residual=True)
+            for layer in range(subjects.num_layers)
+        )
+        return subjects.one_model_bytes + len(subjects.names) * own
+
+    def experts(self, model: str, layer: int) -> Tensors:
+        """See `Method.experts`."""
+        base = self.subjects.base_experts(layer)
+        found = self.subjects.model(model, layer)
+        for name in self.subjects.shape(layer).matrices:
+            near = [self._nearest(one) for one in found[name] - base[name]]
+            found[name] = base[name] + torch.stack(near)
+        return found
+
+    def _nearest(self, difference: torch.Tensor) -> torch.Tensor:
+        cut = decompose(
+            difference, weight_metric((difference.shape[0], difference.shape[1])), self.rank
+        )
+        left, right = cut.left[:, : self.rank], cut.right[: self.rank]
+        return self.subjects.rounded(left) @ self.subjects.rounded(right)

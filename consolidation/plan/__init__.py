@@ -1,0 +1,1 @@
+"""From frontiers and a byte budget to a plan. Reads no weights, writes nothing."""

@@ -1,0 +1,294 @@
+"""From opened checkpoints to a plan: runs the tasks that a plan needs. The rules are in solver.py.
+
+Identical experts are found by the scan. Statistics are gathered and experts compared only when a
+budget asks for more.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
+from consolidation.checkpoints.contents import Pool, User, pools
+from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
+from consolidation.compare.groups import Group
+from consolidation.compare.layer import Distinct, LayerTask, compare_layer
+from consolidation.compare.menu import Sizes
+from consolidation.errors import Refused
+from consolidation.plan.solver import Asked, Extended, LayerChoices, fewest_bytes, make_plan
+from consolidation.plan.values import Plan
+from consolidation.recipe import Recipe
+from consolidation.release import Manifest
+from consolidation.release.manifest import DTYPES, Dtype
+from consolidation.run.journal import Stages
+from consolidation.statistics.gather import (
+    Response,
+    StatisticsPlace,
+    StatisticsTask,
+    gather,
+    responses,
+)
+from consolidation.statistics.text import ModelWindows
+from representation.formats import ExpertShape
+
+SMALL_BYTES = 256 << 20
+"""Experts of models that may be in memory several at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """New checkpoints by name, sorted; and the release that is extended, with its models kept.
+
+    `base` is what they were tuned from, where that is known.
+    """
+
+    checkpoints: Mapping[str, Checkpoint]
+    kept: tuple[str, ...]
+    extended: Manifest | None
+    base: Checkpoint | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """The experts modules, by layer."""
+        if self.extended is not None:
+            return [layer.module for layer in self.extended.layers]
+        return [layer.module for layer in self._first.experts]
+
+    @property
+    def architecture(self) -> str:
+        """The transformers class of all models."""
+        return self.extended.architecture if self.extended else self._first.architecture
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of all models' experts."""
+        return self.extended.dtype if self.extended else self._first.dtype
+
+    @property
+    def expert_bytes_one_model(self) -> int:
+        """Bytes of one model's expert tensors as stored."""
+        if self.extended is not None:
+            return self.extended.expert_bytes_one_model
+        return self._first.expert_bytes
+
+    @property
+    def _first(self) -> Checkpoint:
+        return next(iter(self.checkpoints.values()))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models of the release, sorted."""
+        return tuple(sorted([*self.checkpoints, *self.kept]))
+
+    def shape(self, layer: int) -> ExpertShape:
+        """The shape of an expert of one layer. Raises `Refused` where the release cannot tell."""
+        for checkpoint in self.checkpoints.values():
+            return checkpoint.experts[layer].shape
+        if self.extended is None or not self.extended.layers[layer].parameters:
+            raise Refused("the release has schema_version 1: it is extended only by adding a model")
+        return self.extended.layers[layer].shape
+
+    def source(self, model: str | None, layer: int) -> ExpertsSource:
+        """Where a new model's experts of one layer are read from; None is the base."""
+        if model is None:
+            assert self.base is not None
+            return self.base.experts[layer]
+        return self.checkpoints[model].experts[layer]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """All that plans are made of: what scanning, and where it was asked for comparing, found."""
+
+    scans: Mapping[str, tuple[LayerScan, ...]]
+    layers: tuple[LayerChoices, ...]
+    extended: Extended | None
+    statistics: StatisticsPlace | None
+    responses: Mapping[str, Response] | None
+    models: tuple[str, ...]
+    one_model: int
+    square_norm: float
+
+    def plan(self, allowed: int | None) -> Plan:
+        """The plan within so many bytes; None merges only what is identical. Raises `Refused`."""
+        return make_plan(self.layers, self._asked(allowed), self.extended)
+
+    def fewest_bytes(self) -> int:
+        """Bytes of the plan that takes the fewest."""
+        return fewest_bytes(self.layers, self._asked(None), self.extended)
+
+    def _asked(self, allowed: int | None) -> Asked:
+        return Asked(
+            models=self.models,
+            one_model=self.one_model,
+            allowed=allowed,
+            responses=self.responses,
+            square_norm=self.square_norm,
+        )
+
+
+def study(
+    recipe: Recipe,
+    family: Family,
+    windows: Mapping[str, ModelWindows],
+    place: StatisticsPlace,
+    stages: Stages,
+) -> Study:
+    """Scan, and where the recipe allows for less than all, gather statistics and compare.
+
+    `windows` are by model; without any for statistics, weights alone are compared.
+    Raises `Refused`.
+    """
+    scans = _scan(family, stages)
+    _check_finite(family, scans)
+    kept = Extended(family.extended, family.kept) if family.extended is not None else None
+    layer_pools = pools(family.modules, scans, _kept_contents(kept))
+    norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
+    statistics, responses = None, None
+    groups: list[tuple[Group, ...] | None] = [None] * len(layer_pools)
+    if recipe.is_lossy and family.checkpoints:
+        if any(found.statistics for found in windows.values()):
+            responses = _gather(family, windows, place, stages)
+            statistics = place
+        groups = list(_compare(recipe, family, layer_pools, kept, statistics, stages))
+    sizes = [Sizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(layer_pools))]
+    return Study(
+        scans=scans,
+        layers=tuple(
+            LayerChoices(*found) for found in zip(layer_pools, sizes, groups, strict=True)
+        ),
+        extended=kept,
+        statistics=statistics,
+        responses=responses,
+        models=family.models,
+        one_model=family.expert_bytes_one_model,
+        square_norm=math.fsum(n for n in norms if n is not None),
+    )
+
+
+def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
+    """Slots of the release that hold an expert as it is, by digest, layer by layer."""
+    if extended is None:
+        return None
+    return [
+        {slot.digest: index for index, slot in enumerate(layer.slots) if slot.format == "dense"}
+        for layer in extended.manifest.layers
+    ]
+
+
+def _gather(
+    family: Family,
+    windows: Mapping[str, ModelWindows],
+    place: StatisticsPlace,
+    stages: Stages,
+) -> dict[str, Response]:
+    tasks = [
+        (
+            name,
+            StatisticsTask(
+                name=name,
+                directory=checkpoint.directory,
+                modules=tuple(family.modules),
+                windows=windows[name].statistics,
+                probes=windows[name].scored,
+                place=place,
+            ),
+        )
+        for name, checkpoint in family.checkpoints.items()
+    ]
+    experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
+    # One model in memory at a time, unless they are small.
+    small = family.expert_bytes_one_model <= SMALL_BYTES
+    results = stages.run(
+        "calibrate",
+        gather,
+        tasks,
+        in_flight=None if small else 1,
+        still_good=lambda result: place.there(result["model"], experts),
+    )
+    return responses(
+        {
+            name: [(cost, divergence) for cost, divergence in result["probes"]]
+            for name, result in zip(family.checkpoints, results, strict=True)
+        }
+    )
+
+
+def _scan(family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
+    tasks = [
+        (f"{name} {layer}", source)
+        for name, checkpoint in family.checkpoints.items()
+        for layer, source in enumerate(checkpoint.experts)
+    ]
+    found = [layer_scan(result) for result in stages.run("scan", scan_layer, tasks)]
+    num_layers = len(family.modules)
+    return {
+        name: tuple(found[i * num_layers : (i + 1) * num_layers])
+        for i, name in enumerate(family.checkpoints)
+    }
+
+
+def _check_finite(family: Family, scans: Mapping[str, tuple[LayerScan, ...]]) -> None:
+    for name, layers in scans.items():
+        for layer, scan in enumerate(layers):
+            for index, norm in enumerate(scan.square_norms):
+                if norm is None:
+                    raise Refused(
+                        f"model {name!r}: expert {index} of {family.modules[layer]} has weights "
+                        "that are not finite"
+                    )
+
+
+def _compare(
+    recipe: Recipe,
+    family: Family,
+    layer_pools: Sequence[Pool],
+    extended: Extended | None,
+    statistics: StatisticsPlace | None,
+    stages: Stages,
+) -> list[tuple[Group, ...]]:
+    """The groups of each layer, of the experts that no kept slot holds as they are."""
+    tasks = []
+    fresh = []
+    for layer, pool in enumerate(layer_pools):
+        positions = [i for i, digest in enumerate(pool.digests) if digest not in pool.kept]
+        task = LayerTask(
+            layer=layer,
+            experts=tuple(_distinct(recipe, family, layer, pool, i, extended) for i in positions),
+            base=family.base.experts[layer] if family.base is not None else None,
+            statistics=statistics,
+            dtype=DTYPES[family.dtype],
+            slots=extended.manifest.layers[layer].slots if extended is not None else (),
+            registry=recipe.registry,
+            family=recipe.family,
+        )
+        tasks.append((str(layer), task))
+        fresh.append(positions)
+    results = stages.run("compare", compare_layer, tasks)
+    return [
+        tuple(Group.from_json(group).numbered(positions) for group in result)
+        for positions, result in zip(fresh, results, strict=True)
+    ]
+
+
+def _distinct(
+    recipe: Recipe,
+    family: Family,
+    layer: int,
+    pool: Pool,
+    position: int,
+    extended: Extended | None,
+) -> Distinct:
+    users = pool.users[position]
+    first = users[0]
+    kept: set[int] = set()
+    if extended is not None:
+        models = [extended.manifest.models[name] for name in extended.models]
+        kept = {model.expert_map[layer][first.index] for model in models}
+    return Distinct(
+        source=family.source(first.model, layer),
+        index=first.index,
+        users=tuple(User(u.model, u.index, recipe.weights.get(u.model, 1.0)) for u in users),
+        locked=any(user.model in recipe.exact for user in users),
+        kept=tuple(sorted(kept)),
+    )

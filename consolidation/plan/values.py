@@ -1,0 +1,134 @@
+"""Plan: what every expert of a release will be. Plain values; `plan/solver.py` makes them.
+
+A release that is extended keeps its slots and residuals; new models may use its slots.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from consolidation.checkpoints.contents import Expert, Order
+from representation.formats import Format
+
+Maps = Mapping[str, tuple[tuple[int, ...], ...]]
+ResidualMaps = Mapping[str, tuple[tuple[tuple[int, ...], ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An expert that a slot holds, or has in its mean `count` times. `model` is None for base's.
+
+    Without an order its neurons are taken as they lie.
+    """
+
+    model: str | None
+    index: int
+    count: int = 1
+    order: Order | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Experts of one content that use a slot, and the formats of the residuals they share."""
+
+    users: tuple[Expert, ...]
+    residuals: tuple[Format, ...] = ()
+    order: Order | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot that is to be built. `digest` is its blob's where that is known beforehand."""
+
+    holds: tuple[Held, ...]
+    format: Format
+    members: tuple[Member, ...]
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSlot:
+    """A slot of the release that is extended, by its index there, and who comes to use it."""
+
+    index: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: what is kept of a release that is extended, then what is built.
+
+    Residuals come in the same order: kept ones, then those of members, slot by slot.
+    """
+
+    module: str
+    kept: tuple[KeptSlot, ...]
+    slots: tuple[Slot, ...]
+    kept_residuals: tuple[int, ...] = ()
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.kept) + len(self.slots)
+
+    @property
+    def members(self) -> list[tuple[int, Member]]:
+        """All new members, with the slot of each."""
+        shared = [(i, member) for i, slot in enumerate(self.kept) for member in slot.members]
+        first = len(self.kept)
+        built = enumerate(self.slots, start=first)
+        return shared + [(i, member) for i, slot in built for member in slot.members]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a release's experts will be. Bytes are those of files and maps.
+
+    `error` is what is expected of all new models together, in nats per token or, where nothing was
+    calibrated, in squares of weights. `predicted_kl` is by new model, and None in that case;
+    `relative_error` is the root of squared weight errors over that of squared weights, and None
+    where something was. `approximated` are the new models that do not get back just what they had.
+    """
+
+    models: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    expert_map: Maps
+    residual_map: ResidualMaps
+    expert_bytes_before: int
+    expert_bytes_after: int
+    expert_bytes_one_model: int
+    budget_bytes: int | None
+    approximated: frozenset[str]
+    error: float
+    predicted_kl: Mapping[str, float] | None
+    relative_error: float | None
+
+    @property
+    def digest(self) -> str:
+        """Equal for plans that build the same."""
+        return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:16]
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of all models."""
+        return sum(len(row) for rows in self.expert_map.values() for row in rows)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of all layers."""
+        return sum(layer.num_slots for layer in self.layers)
+
+    def residuals(self, model: str, layer: int, index: int) -> tuple[int, ...]:
+        """Residuals of one expert, by their index in the layer."""
+        rows = self.residual_map[model]
+        return rows[layer][index] if rows else ()
+
+    def formats(self) -> dict[str, int]:
+        """How many experts of new models are what: a slot's format and those of residuals."""
+        found: dict[str, int] = {}
+        for layer in self.layers:
+            for slot, member in layer.members:
+                built = slot - len(layer.kept)
+                first = "kept" if built < 0 else str(layer.slots[built].format)
+                label = " + ".join([first, *map(str, member.residuals)])
+                found[label] = found.get(label, 0) + len(member.users)
+        return dict(sorted(found.items()))

@@ -1,0 +1,1 @@
+"""How tasks are run and their results kept. Knows no task."""

@@ -1,0 +1,106 @@
+"""Results of finished tasks, kept so that a killed run is taken up where it stopped.
+
+Kept in `<registry>/<family>/work/<recipe digest>/`, one small JSON file a task, and removed once
+the release is published. Holds facts about blobs, never blobs.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from consolidation.release.manifest import canonical_json
+from consolidation.release.storage import Storage
+from consolidation.run.executor import Executor, Progress
+
+Task = TypeVar("Task")
+
+
+class Journal(Protocol):
+    """Results by key, within one recipe."""
+
+    def get(self, key: str) -> Any:
+        """The result kept under this key, or None."""
+        ...
+
+    def put(self, key: str, result: Any) -> None:
+        """Keep a result (JSON values)."""
+        ...
+
+    def close(self) -> None:
+        """Forget everything: the recipe is done."""
+        ...
+
+
+class NoJournal:
+    """Keeps nothing: for runs that must write nothing."""
+
+    def get(self, key: str) -> Any:
+        return None
+
+    def put(self, key: str, result: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class StoredJournal:
+    """Keeps results in the registry's storage, under the digest of the recipe."""
+
+    def __init__(self, storage: Storage, recipe_digest: str) -> None:
+        self._storage = storage
+        self._directory = f"work/{recipe_digest}"
+
+    def get(self, key: str) -> Any:
+        data = self._storage.read(self._path(key))
+        try:
+            content = json.loads(data) if data is not None else None
+        except ValueError:
+            return None  # Not whole: as if the task had not been run.
+        return content["result"] if content and content.get("key") == key else None
+
+    def put(self, key: str, result: Any) -> None:
+        self._storage.write(self._path(key), canonical_json({"key": key, "result": result}))
+
+    def close(self) -> None:
+        self._storage.remove(self._directory)
+
+    def _path(self, key: str) -> str:
+        return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Runs stages: each task once, results from the journal where there are any."""
+
+    executor: Executor
+    journal: Journal
+    progress: Callable[[Progress], None]
+
+    def run(
+        self,
+        stage: str,
+        function: Callable[[Task], Any],
+        tasks: Sequence[tuple[str, Task]],
+        *,
+        in_flight: int | None = None,
+        still_good: Callable[[Any], bool] = lambda _: True,
+    ) -> list[Any]:
+        """Results of (key, task) pairs, in their order. Keys are unique within the stage.
+
+        A kept result that is not `still_good` is made again.
+        """
+        results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
+        pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]
+        done = len(tasks) - len(pending)
+        self.progress(Progress(stage, done, len(tasks)))
+        ran = self.executor.map(function, [tasks[i][1] for i in pending], in_flight=in_flight)
+        for position, result in ran:
+            index = pending[position]
+            self.journal.put(f"{stage} {tasks[index][0]}", result)
+            results[index] = result
+            done += 1
+            self.progress(Progress(stage, done, len(tasks)))
+        return [results[i] for i in range(len(tasks))]

@@ -1,0 +1,160 @@
+"""Sums over tokens that go through experts, and metrics made of them. Runs no model."""
+
+from typing import Any
+
+import torch
+
+from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
+
+SAMPLES = 256
+"""Tokens of each expert that stand for all that it saw."""
+PRIOR_TOKENS = 64
+"""An expert's moments count as if it had seen so many tokens more, of its layer's average."""
+
+
+class Record:
+    """Sums over the tokens of one layer's experts, by matrix."""
+
+    def __init__(self, experts: Any) -> None:
+        self.real = torch.ones(0, dtype=torch.bool)  # which tokens are not there to fill up
+        self._num_experts: int = experts.num_experts
+        self._sums: dict[str, list[Sums]] = {}
+
+    def watch(
+        self, name: str, expert: int, tokens: torch.Tensor, x: torch.Tensor, y: torch.Tensor
+    ) -> None:
+        """Count a product of some tokens when its gradient comes. x: (n, I)   y: (n, O)"""
+        if y.requires_grad:
+            real = self.real[tokens]
+            x = x.detach()[real]
+            y.register_hook(lambda gradient: self._add(name, expert, x, gradient[real]))
+
+    def _add(self, name: str, expert: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        if name not in self._sums:
+            shape = (gradient.shape[1], x.shape[1])
+            self._sums[name] = [Sums(shape) for _ in range(self._num_experts)]
+        self._sums[name][expert].add(x, gradient)
+
+    def metrics(self, num_scored: int) -> dict[str, list[Metric]]:
+        """The metrics of all experts, by matrix; cost is in nats per scored token.
+
+        To be called once: the sums are gone then.
+        """
+        found = {}
+        for name in sorted(self._sums):
+            sums = self._sums.pop(name)  # As large as what they become: not held beside it.
+            layer = Sums(sums[0].shape)
+            for one in sums:
+                layer.include(one)
+            found[name] = [one.metric(layer, num_scored) for one in sums]
+        return found
+
+
+class Sums:
+    """Sums over tokens of one matrix: moments of inputs, plainly and by gradient; gradients."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        size = block_size(shape[1])
+        num_blocks = -(-shape[1] // size)
+        self.plain = torch.zeros(num_blocks, size, size)
+        self.weighed = torch.zeros(num_blocks, size, size)
+        self.gain = torch.zeros(shape[0])
+        self.tokens = 0
+        self._squares = 0.0
+        self._sample = Sample(shape)
+
+    def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        """x: (n, I)   gradient: (n, O)"""
+        square = gradient.square()
+        weights = square.sum(1)
+        blocks = in_blocks(x, self.shape[1])  # (B, n, b)
+        self.plain += blocks.transpose(1, 2) @ blocks
+        self.weighed += (blocks * weights[:, None]).transpose(1, 2) @ blocks
+        self.gain += square.sum(0)
+        self.tokens += len(x)
+        self._squares += float(weights.square().sum())
+        self._sample.add(x, gradient)
+
+    def include(self, other: "Sums") -> None:
+        self.plain += other.plain
+        self.weighed += other.weighed
+        self.gain += other.gain
+        self.tokens += other.tokens
+        self._squares += other._squares
+
+    def metric(self, layer: "Sums", num_scored: int) -> Metric:
+        """The metric of one expert; what it has seen little of is taken from its layer.
+
+        Inputs count by the gradients that they met, as far as there were more of those than
+        there are features; the rest of the way plainly. Else rounding would hide its errors in
+        directions that merely have not been seen. Rows are drawn to their mean likewise.
+        """
+        plain = _mean(self.plain, self.tokens, layer.plain, layer.tokens, PRIOR_TOKENS)
+        mean_gain = layer.gain / max(1, layer.tokens)
+        prior = PRIOR_TOKENS * float(mean_gain.sum())
+        own, whole = float(self.gain.sum()), float(layer.gain.sum())
+        weighed = _mean(self.weighed, own, layer.weighed, whole, prior)
+        size = plain.shape[1]
+        seen = self._seen() / (self._seen() + size)
+        scale = _trace(weighed) / _trace(plain) if _trace(plain) else 1.0
+        moments = weighed * seen + plain * (scale * (1 - seen))
+        rest = self.shape[1] % size
+        if rest:  # Features beyond the last have moment 1 with themselves.
+            moments[-1].diagonal()[rest:] = 1.0
+        gain = self.gain + mean_gain
+        gain = gain * seen + gain.mean() * (1 - seen)
+        trust = self.tokens / (self.tokens + PRIOR_TOKENS)
+        samples = self._sample.samples(trust, 2 * num_scored)
+        return Metric(gain / (2 * num_scored), moments, self.shape[1], samples)
+
+    def _seen(self) -> float:
+        """Tokens whose gradients count, if each of them counted the same (Kish, 1965)."""
+        return float(self.gain.sum()) ** 2 / self._squares if self._squares else 0.0
+
+
+class Sample:
+    """Tokens drawn from all that are shown, those that matter most the likeliest.
+
+    Priority sampling (Duffield, Lund & Thorup, 2007): sums over it are right in the mean.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._inputs = torch.zeros(0, shape[1])
+        self._gradients = torch.zeros(0, shape[0])
+        self._weights = torch.zeros(0)
+        self._priorities = torch.zeros(0)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        """x: (n, I)   gradient: (n, O)"""
+        weights = x.square().sum(1) * gradient.square().sum(1)
+        draws = torch.rand(len(x), generator=self._generator).clamp_min(1e-6)
+        self._priorities = torch.cat([self._priorities, weights / draws])
+        # One more than is used: its priority is the threshold.
+        best = self._priorities.topk(min(SAMPLES + 1, len(self._priorities))).indices
+        self._priorities = self._priorities[best]
+        self._weights = torch.cat([self._weights, weights])[best]
+        self._inputs = torch.cat([self._inputs, x])[best]
+        self._gradients = torch.cat([self._gradients, gradient])[best]
+
+    def samples(self, trust: float, num_tokens: int) -> Samples:
+        """The sample, weighed for a mean over so many tokens."""
+        threshold = self._priorities[SAMPLES] if len(self._priorities) > SAMPLES else 0.0
+        used = self._weights[:SAMPLES] > 0
+        weights = self._weights[:SAMPLES][used]
+        factors = (weights.clamp_min(float(threshold)) / weights * (trust / num_tokens)).sqrt()
+        gradients = self._gradients[:SAMPLES][used] * factors[:, None]
+        return Samples(self._inputs[:SAMPLES][used], gradients, trust)
+
+
+def _mean(
+    own: torch.Tensor, own_weight: float, layer: torch.Tensor, layer_weight: float, prior: float
+) -> torch.Tensor:
+    if not layer_weight:
+        return torch.zeros_like(own)
+    return (own + layer * (prior / layer_weight)) / (own_weight + prior)
+
+
+def _trace(blocks: torch.Tensor) -> float:
+    return float(blocks.diagonal(dim1=1, dim2=2).sum())

@@ -1,0 +1,257 @@
+"""The `evaluate` command: how good releases are, and what else the same bytes would have given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve_app.cli import output
+from serve_app.cli.errors import WrongUse
+from serve_app.cli.options import (
+    AsJson,
+    Base,
+    Family,
+    RegistryUrl,
+    Tasks,
+    Texts,
+    parse_checkpoint,
+    parse_model_files,
+    parse_models,
+)
+from serve_app.cli.releases import open_registry, resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from consolidation.checkpoints.checkpoint import Checkpoint
+    from consolidation.evaluation.measures import MethodScore
+    from consolidation.evaluation.methods import Method
+    from consolidation.release import Registry, ReleaseReader
+
+Releases = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RELEASE]...",
+        show_default=False,
+        help="Ids of releases, beginnings of them, or channels. "
+        "Default: the stable channel's, or the newest.",
+    ),
+]
+Originals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--original", metavar="MODEL=DIR", show_default=False, help="A model's own checkpoint."
+    ),
+]
+Baseline = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", show_default=False, help="Also measure this method."),
+]
+AllBaselines = Annotated[
+    bool, typer.Option("--baselines", help="Also measure every method that is known here.")
+]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+        help="Text that a baseline may run the models on. Never what they are scored on.",
+    ),
+]
+NumItems = Annotated[int, typer.Option("--items", min=1, help="Questions of each task, at most.")]
+NumWindows = Annotated[int, typer.Option("--windows", min=1, help="Windows of each text, at most.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html", dir_okay=False, show_default=False, help="Write a page with plots."
+    ),
+]
+
+
+def evaluate(
+    family: Family,
+    registry: RegistryUrl,
+    release: Releases = None,
+    task: Tasks = None,
+    text: Texts = None,
+    original: Originals = None,
+    base: Base = None,
+    baseline: Baseline = None,
+    baselines: AllBaselines = False,
+    calibration: Calibration = None,
+    items: NumItems = 200,
+    windows: NumWindows = 16,
+    report: Report = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the models of releases against their originals, and other methods beside them."""
+    tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
+    texts = parse_model_files(text or [], suffix=".txt", hint="--text")
+    if not tasks and not texts:
+        raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE.txt")
+    originals = parse_models(original or [], hint="--original")
+    base_directory = parse_checkpoint(base, hint="--base") if base else None
+    names = _baseline_names(baseline or [], baselines, has_base=base is not None)
+    _check_report(report)
+
+    from consolidation.checkpoints.checkpoint import open_checkpoint
+    from consolidation.evaluation import data, methods
+    from consolidation.evaluation.evaluate import evaluate as measure
+
+    files = data.read_files(tasks, texts)
+    readers = _readers(open_registry(registry, family), release or [])
+    for reader in readers:
+        whose = f"release {reader.id}"
+        data.check_models(files, originals, reader.models, whose)
+        if names:
+            data.check_all_originals(originals, reader.models, whose)
+    checkpoints = {name: open_checkpoint(path) for name, path in originals.items()}
+    encoded = data.encode(files, checkpoints, items=items, windows=windows)
+    for reader in readers:
+        methods.check_originals(reader.manifest, checkpoints)
+    others = _make_baselines(names, checkpoints, base_directory, calibration or [])
+    with output.progress() as show:
+        releases = [methods.ReleaseMethod(reader) for reader in readers]
+        scores = measure(checkpoints, encoded, [*releases, *others], progress=show)
+    if report is not None:
+        _write_report(report, readers, scores)
+    if as_json:
+        told = {
+            "family": family,
+            "releases": [reader.id for reader in readers],
+            "items": items,
+            "windows": windows,
+            "methods": [_facts(score) for score in scores],
+        }
+        output.print_json(told)
+    else:
+        _print_scores(scores, len(readers), output.out())
+
+
+def _readers(registry: Registry, wanted: Sequence[str]) -> list[ReleaseReader]:
+    """Each release once; without any, the one that `resolve` takes then."""
+    from consolidation.release import ReleaseReader
+
+    ids = dict.fromkeys(resolve(registry, one) for one in wanted or (None,))
+    return [ReleaseReader(registry, found) for found in ids]
+
+
+def _check_report(path: Path | None) -> None:
+    """Raise `WrongUse` where no file can be: measuring takes long, and is not to be in vain."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise WrongUse(f"--report {path}: there is no directory {path.absolute().parent}")
+
+
+def _write_report(
+    path: Path, readers: Sequence[ReleaseReader], scores: Sequence[MethodScore]
+) -> None:
+    from consolidation.report.page import render_report
+
+    own = [(reader.manifest, score) for reader, score in zip(readers, scores, strict=False)]
+    path.write_text(render_report(own, scores[len(readers) :]), encoding="utf-8")
+
+
+def _baseline_names(given: list[str], everything: bool, *, has_base: bool) -> tuple[str, ...]:
+    if not given and not everything:
+        return ()
+    from consolidation.evaluation.baselines.catalogue import NAMES, check_names, possible_names
+
+    check_names(given, has_base=has_base)
+    if not everything:
+        return tuple(given)
+    names = possible_names(has_base=has_base)
+    left_out = ", ".join(name for name in NAMES if name not in names)
+    if left_out:
+        output.err().print(f"without --base, there is no {left_out}", soft_wrap=True)
+    return names
+
+
+def _make_baselines(
+    names: Sequence[str],
+    checkpoints: Mapping[str, Checkpoint],
+    base: Path | None,
+    calibration: Sequence[Path],
+) -> tuple[Method, ...]:
+    if not names:
+        return ()
+    from consolidation.checkpoints.checkpoint import open_checkpoint
+    from consolidation.evaluation.baselines.catalogue import make_baselines
+    from consolidation.evaluation.baselines.subjects import Subjects
+    from consolidation.statistics.text import read_calibration
+
+    subjects = Subjects(checkpoints, open_checkpoint(base) if base else None)
+    return make_baselines(names, subjects, read_calibration(calibration))
+
+
+def _facts(score: MethodScore) -> dict[str, Any]:
+    models = {one.model: dataclasses.asdict(one) for one in score.models}
+    for one in models.values():
+        del one["model"]
+    return {
+        "method": score.method,
+        "expert_bytes": score.expert_bytes,
+        "bytes_of_one_model": score.bytes_of_one_model,
+        "mean_kl": score.mean_kl,
+        "models": models,
+    }
+
+
+def _print_scores(scores: Sequence[MethodScore], num_releases: int, console: Console) -> None:
+    for score in scores[:num_releases]:
+        console.print(
+            f"{score.method}: {output.size(score.expert_bytes)}, {score.bytes_of_one_model:.3f} × "
+            f"one model's experts, mean KL {_kl(score.mean_kl)} nats per token",
+            soft_wrap=True,
+        )
+        console.print(_model_table(score))
+        console.print()
+    if len(scores) > 1:
+        console.print(_method_table(scores))
+
+
+def _model_table(score: MethodScore) -> Table:
+    """One release, a row for each model; tokens and routers are shares that agree."""
+    grid = output.table("model", "KL", "predicted", "perplexity", "accuracy", "tokens", "routers")
+    for one in score.models:
+        routers = sum(one.router_agreement) / len(one.router_agreement)
+        grid.add_row(
+            one.model,
+            _kl(one.kl),
+            _kl(one.predicted_kl),
+            _pair(one.perplexity_original, one.perplexity, 2),
+            _pair(one.accuracy_original, one.accuracy, 3),
+            f"{100 * one.token_agreement:.1f} %",
+            f"{100 * routers:.1f} %",
+        )
+    return grid
+
+
+def _method_table(scores: Sequence[MethodScore]) -> Table:
+    """KL of every method, those of fewest bytes first; bytes in units of one model's experts."""
+    names = [one.model for one in scores[0].models]
+    grid = output.table("method", "bytes", "mean KL", *names)
+    for score in sorted(scores, key=lambda one: (one.expert_bytes, one.mean_kl)):
+        grid.add_row(
+            score.method,
+            f"{score.bytes_of_one_model:.3f}",
+            _kl(score.mean_kl),
+            *(_kl(one.kl) for one in score.models),
+        )
+    return grid
+
+
+def _kl(value: float | None) -> str:
+    return "–" if value is None else f"{value:#.3g}"
+
+
+def _pair(before: float | None, after: float | None, digits: int) -> str:
+    if before is None or after is None:
+        return "–"
+    return f"{before:.{digits}f} → {after:.{digits}f}"

@@ -1,0 +1,163 @@
+"""Which form of attention a layer gets: the first that proves equal to the plain one here."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from serve_app.engine.attention.flashinfer import flashinfer_form, flashinfer_needs
+from serve_app.engine.attention.form import AttentionForm, Call
+from serve_app.engine.attention.gather import Gather
+from serve_app.engine.attention.native import native_form
+from serve_app.engine.attention.store import AttentionShape, KVLayer
+from serve_app.engine.attention.varlen import varlen_form
+from serve_app.engine.run.kept import AttentionNeeds
+from serve_app.engine.step.view import ViewBuilder
+from serve_app.scheduling.plan import Chunk
+
+logger = logging.getLogger(__name__)
+PROBE_CHUNKS = ((1, 40), (5, 5), (1, 90), (18, 33))
+"""Tokens in the step, and in all, of the sequences that forms are tried on."""
+PROBE_BLOCKS = 40
+PROBE_WINDOW = 24
+"""Windows are cut to it: it is shorter than some of the sequences."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+Makers = Sequence[tuple[str, Callable[[], AttentionForm]]]
+"""Forms beside the plain one, the most welcome first; making one may raise where it cannot be."""
+
+
+def makers(device: torch.device) -> Makers:
+    """What there is for a device."""
+    if device.type == "cpu":
+        return (("native", native_form),)
+    return ("flashinfer", partial(flashinfer_form, device)), ("varlen", varlen_form)
+
+
+def attention_needs(device: torch.device) -> AttentionNeeds:
+    """What the forms that may be chosen on a device keep there, at most."""
+    return flashinfer_needs() if device.type == "cuda" else AttentionNeeds()
+
+
+class FormChooser:
+    """Chooses once for layers that are alike."""
+
+    def __init__(
+        self, makers: Makers, *, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._makers = dict(makers)
+        self._block_size = block_size
+        self._dtype = dtype
+        self._device = device
+        self._plain = Gather()
+        self._made: dict[str, AttentionForm | None] = {}
+        self._chosen: dict[tuple[AttentionShape, int | None, bool], AttentionForm] = {}
+
+    def form(self, shape: AttentionShape, window: int | None, *, sinks: bool) -> AttentionForm:
+        """The form for a layer; the plain one, with a warning, where the others differ from it."""
+        key = (shape, window, sinks)
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(shape, window, sinks)
+        return self._chosen[key]
+
+    def _choose(self, shape: AttentionShape, window: int | None, sinks: bool) -> AttentionForm:
+        for name in self._makers:
+            form = self._make(name)
+            if form is None:
+                continue
+            found = self._difference(form, shape, window, sinks)
+            if found is None:
+                return form
+            logger.warning(
+                "attention of %s: the form %r is not used, since %s", shape, form.name, found
+            )
+        return self._plain
+
+    def _make(self, name: str) -> AttentionForm | None:
+        if name not in self._made:
+            try:
+                self._made[name] = self._makers[name]()
+            except (ImportError, ValueError, RuntimeError) as error:
+                logger.info("attention: the form %r is not at hand: %s", name, error)
+                self._made[name] = None
+        return self._made[name]
+
+    def _difference(
+        self, form: AttentionForm, shape: AttentionShape, window: int | None, sinks: bool
+    ) -> str | None:
+        """How the form differs from the plain one on random input, in words; None: not at all."""
+        if window is not None:
+            window = min(window, PROBE_WINDOW)
+        for chunks in (PROBE_CHUNKS, tuple((1, total) for _, total in PROBE_CHUNKS)):
+            call = probe(
+                shape, window, chunks, self._block_size, self._dtype, self._device, sinks=sinks
+            )
+            expected = self._plain.attend(call)
+            try:
+                got = form.attend(call)
+            except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
+                return f"it fails: {e}"
+            if got.shape != expected.shape:
+                return f"it gives {tuple(got.shape)}, not {tuple(expected.shape)}"
+            worst = float((got.float() - expected.float()).abs().max())
+            if not worst <= TOLERANCE[self._dtype]:
+                return f"it differs from {self._plain.name!r} by {worst:.3g} on random input"
+        return None
+
+
+def probe(
+    shape: AttentionShape,
+    window: int | None,
+    chunks: Sequence[tuple[int, int]],
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    sinks: bool,
+) -> Call:
+    """A layer's attention on random numbers: of sequences by (tokens in the step, in all)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator).to(device, dtype)
+
+    free = iter(torch.randperm(PROBE_BLOCKS, generator=generator).tolist())
+    steps = [
+        _chunk(number, total - count, count, [next(free) for _ in range(-(-total // block_size))])
+        for number, (count, total) in enumerate(chunks)
+    ]
+    views = ViewBuilder(1, block_size, device, groups=True, paging=True)
+    store = KVLayer(
+        shape, num_blocks=PROBE_BLOCKS, block_size=block_size, dtype=dtype, device=device
+    )
+    store.keys.copy_(random(*store.keys.shape))
+    store.values.copy_(random(*store.values.shape))
+    num_tokens = sum(count for count, _ in chunks)
+    query = random(num_tokens, shape.query_heads, shape.key_dim)
+    return Call(
+        query=query,
+        store=store,
+        view=views.build(steps, [0] * len(steps), []),
+        window=window,
+        scaling=0.7 * shape.key_dim**-0.5,
+        sinks=random(*query.shape[:2]) if sinks else None,
+        softcap=shape.softcap,
+    )
+
+
+def _chunk(number: int, start: int, count: int, blocks: Sequence[int]) -> Chunk:
+    return Chunk(
+        sequence=str(number),
+        model=("", ""),
+        place=0,
+        start=start,
+        tokens=(0,) * count,
+        pending=False,
+        blocks=tuple(blocks),
+        prompt_len=start + count,
+        forward_len=start + count,
+        samples=False,
+        keep_prompt_logits=False,
+        num_generated=0,
+    )

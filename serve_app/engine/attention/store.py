@@ -1,0 +1,69 @@
+"""Where keys and values are kept: paged, one pair of tensors per attention layer. Counts nothing.
+
+Which blocks are free is counted by `scheduling.blocks`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.device.pages import zeros
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Heads and dimensions of one attention layer. softcap: on its scores; None: there is none."""
+
+    query_heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    softcap: float | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers stored for one token."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+class KVLayer:
+    """One attention layer's keys and values.
+
+    keys: (B, N, H, Dk)   values: (B, N, H, Dv)   with B blocks of N tokens, H heads.
+    """
+
+    def __init__(
+        self,
+        shape: AttentionShape,
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        room = (num_blocks, block_size, shape.kv_heads)
+        self.keys = zeros((*room, shape.key_dim), dtype=dtype, device=device)
+        self.values = zeros((*room, shape.value_dim), dtype=dtype, device=device)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def write(self, index: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """index: (T,), block * N + offset   keys: (T, H, Dk)   values: (T, H, Dv)"""
+        self.keys.flatten(0, 1).index_copy_(0, index, keys)
+        self.values.flatten(0, 1).index_copy_(0, index, values)
+
+    def read(self, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """tables: (S, n) blocks  ->  keys (S, H, n*N, Dk), values (S, H, n*N, Dv)"""
+        return _blocks(self.keys, tables), _blocks(self.values, tables)
+
+
+def _blocks(stored: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+    """stored: (B, N, H, D)   tables: (S, n)  ->  (S, H, n*N, D)
+
+    Whole blocks are copied: on the CPU that takes a fifth of the time of indexing.
+    """
+    num_blocks, size, heads, width = stored.shape
+    found = stored.view(num_blocks, -1).index_select(0, tables.flatten())
+    return found.view(tables.shape[0], tables.shape[1] * size, heads, width).transpose(1, 2)

@@ -1,1 +1,0 @@
-"""Ways to attend over the paged store. `choice.py` says which one a layer gets."""

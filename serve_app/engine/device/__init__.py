@@ -1,0 +1,1 @@
+"""How a device computes: products, cores, pages, compiled code. Knows nothing else of ours."""

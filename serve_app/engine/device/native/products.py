@@ -1,0 +1,55 @@
+"""Products with bfloat16 matrices, by compiled code."""
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+
+from serve_app.engine.device.native.library import Native
+
+
+class Products:
+    """The code of `products.c`. For any threads at once."""
+
+    def __init__(self, native: Native) -> None:
+        self._num_threads = native.num_threads
+        self._call = native.library.expertpool_products
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._call.restype = None
+        self._call.argtypes = [pointer, number, number, pointer, number, number, number]
+        self._call.argtypes += [pointer, number, pointer, number, pointer, number]
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        matrices: torch.Tensor,
+        runs: Sequence[tuple[int, int, int]],
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Runs of rows, each times its own matrix; summed in float32 and rounded once.
+
+        x: (n, I) bfloat16   matrices: (G, O, I) bfloat16, lines contiguous
+        runs: group, first row and end of each   bias: (G, O), lines contiguous
+        out: (n, O) bfloat16, contiguous; rows of runs are filled
+        A row's numbers do not depend on what other rows there are.
+        """
+        rows = x if x.stride(1) == 1 else x.contiguous()
+        bounds = array("q", chain.from_iterable(runs))
+        self._call(
+            matrices.data_ptr(),
+            matrices.stride(0),
+            matrices.stride(1),
+            rows.data_ptr(),
+            rows.stride(0),
+            matrices.shape[2],
+            matrices.shape[1],
+            bounds.buffer_info()[0],
+            len(runs),
+            None if bias is None else bias.data_ptr(),
+            0 if bias is None else bias.stride(0),
+            out.data_ptr(),
+            self._num_threads,
+        )

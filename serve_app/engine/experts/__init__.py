@@ -1,0 +1,1 @@
+"""The experts that all models share: shelves of parts and products with them. No models."""

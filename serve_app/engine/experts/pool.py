@@ -1,0 +1,158 @@
+"""The pool: per layer, the shelves that hold the experts' parts, and the forward over them.
+
+An expert is the sum of its parts, one slot and any residuals; so its linear layers are sums over
+shelves of grouped products. Decides nothing: rows are counted by `scheduling.slots`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.linear import part_linear
+from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
+from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
+from serve_app.engine.step.step import CurrentStep
+
+EXPERTS = "expertpool_pool"
+
+
+class PoolLayer:
+    """One layer's shelves. All have the same map rows, one for each model of a release.
+
+    shelves: in the order of their keys, so those of slots first.
+    """
+
+    def __init__(
+        self,
+        step: CurrentStep,
+        shape: LayerShape,
+        rows: ShelfRows,
+        multiplier: Multiplier,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.step = step
+        self._multiplier = multiplier
+        self.shape = shape
+        self.num_map_rows = 0
+        self.shelves: dict[ShelfKey, Shelf] = {}
+        self.counts = device.type != "cuda"
+        """Whether the host counts which pairs have parts: on CUDA it would wait for the device."""
+        self._dtype = dtype
+        self._device = device
+        for key, num_rows in rows.items():
+            self.add(key, num_rows)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shelf.num_bytes for shelf in self.shelves.values())
+
+    def add(self, key: ShelfKey, num_rows: int) -> None:
+        """Have a new shelf, where no expert has a part yet."""
+        shelf = Shelf(
+            key,
+            self.shape,
+            num_rows=num_rows,
+            num_map_rows=self.num_map_rows,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        self.shelves = dict(sorted([*self.shelves.items(), (key, shelf)]))
+        self.step.revise()
+
+    def grow(self, key: ShelfKey, num_rows: int) -> None:
+        """Make room on a shelf for more parts; those that are there keep their rows."""
+        self.shelves[key].grow(num_rows)
+        self.step.revise()
+
+    def remove(self, key: ShelfKey) -> None:
+        """Have a shelf no more, whose parts nothing needs."""
+        del self.shelves[key]
+        self.step.revise()
+
+    def set_map(self, row: int, parts: Mapping[ShelfKey, Sequence[int]]) -> None:
+        """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
+        self.num_map_rows = max(self.num_map_rows, row + 1)
+        nothing = [NO_PART] * self.shape.num_experts
+        for key, shelf in self.shelves.items():
+            shelf.set_map(row, parts.get(key, nothing))
+        self.step.revise()
+
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        for shelf in self.shelves.values():
+            shelf.forget_row(row)
+        self.step.revise()
+
+    def forward(
+        self, experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Experts of all models' tokens in one sequence of grouped products over shelves.
+
+        hidden: (T, H)   index: (T, K), each token's experts   weights: (T, K)  ->  (T, H)
+        Two experts of one token may lie in one slot: their weights then add up.
+        """
+        num_tokens, top_k = index.shape
+        tokens = self.step.view.tokens
+        entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
+        picks, order = self._pick(entries.flatten(), tokens.models)
+        first = "gate_up_proj" if experts.has_gate else "up_proj"
+        x = self._linear(picks, first, hidden.index_select(0, order // top_k))  # (T*K, 2I)
+        x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)  # (T*K, I)
+        x = self._linear(picks, "down_proj", x)  # (T*K, H)
+        x = x * weights.flatten().index_select(0, order).unsqueeze(-1)
+        out = torch.empty_like(x).index_copy_(0, order, x)
+        return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
+
+    def _pick(
+        self, entries: torch.Tensor, models: Collection[int] | None
+    ) -> tuple[list[Pick], torch.Tensor]:
+        """What is needed of each shelf, and the order in which the pairs are computed.
+
+        That is the order of a shelf that has a part of every expert in the step, if one does:
+        its product takes and gives all rows as they are.
+        entries: (n,)   models: those in the step; None: any  ->  order: (n,)
+        """
+        counts = self.counts and models is not None
+        shelves = [shelf for shelf in self.shelves.values() if shelf.serves(models)]
+        lead = next((shelf for shelf in shelves if shelf.serves_all(models)), None)
+        if lead is None:
+            order = torch.arange(entries.shape[0], device=entries.device)
+            return [shelf.pick_some(entries, counts=counts) for shelf in shelves], order
+        pick, order = lead.pick_all(entries, counts=counts)
+        shelves.remove(lead)
+        if not shelves:
+            return [pick], order
+        entries = entries[order]
+        return [pick, *(shelf.pick_some(entries, counts=counts) for shelf in shelves)], order
+
+    def _linear(self, picks: Sequence[Pick], name: str, x: torch.Tensor) -> torch.Tensor:
+        """x: (n, I)  ->  (n, O), the sum over shelves"""
+        x = x.to(self._dtype)
+        total = None
+        for pick in picks:
+            if pick.pairs is None:
+                total = part_linear(self._multiplier, pick, name, x)
+            elif pick.pairs.shape[0]:
+                part = part_linear(self._multiplier, pick, name, x[pick.pairs])
+                if total is None:
+                    total = part.new_zeros((x.shape[0], part.shape[1]))
+                total.index_add_(0, pick.pairs, part)
+        assert total is not None, "an expert without a slot"
+        return total
+
+
+def _experts_forward(
+    experts: Any, hidden: torch.Tensor, *args: torch.Tensor, **kwargs: torch.Tensor
+) -> torch.Tensor:
+    """The experts interface's function: the module's pool does the work."""
+    index, weights = [*args, *kwargs.values()]
+    layer: PoolLayer = experts.pool_layer
+    return layer.forward(experts, hidden, index, weights)
+
+
+ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _experts_forward)

@@ -1,0 +1,198 @@
+"""A shelf: a layer's parts of one format, stacked, and the map of each model into them.
+
+Decides nothing: which rows are free, and whose they are, is counted by `scheduling.slots`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from representation.formats import ExpertShape, TensorSpec, num_bytes, tensor_specs
+from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.pages import zeros
+from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
+from serve_app.errors import LoadFailed, Unsupported
+
+MAP_DTYPE = torch.int64
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Shapes of one expert of a layer, and how many experts a model has there."""
+
+    expert: ExpertShape
+    num_experts: int
+
+    def part_bytes(self, key: ShelfKey, dtype: torch.dtype) -> int:
+        """Bytes of one row of a shelf on the device."""
+        return num_bytes(self.expert, key.format, dtype, residual=key.residual)
+
+    def shelves_bytes(self, rows: ShelfRows, num_models: int, dtype: torch.dtype) -> int:
+        """Bytes of shelves of so many rows, their maps for so many models included."""
+        parts = sum(count * self.part_bytes(key, dtype) for key, count in rows.items())
+        return parts + len(rows) * self.maps_bytes(num_models)
+
+    def maps_bytes(self, num_models: int) -> int:
+        """Bytes of the maps of one shelf."""
+        return num_models * self.num_experts * MAP_DTYPE.itemsize
+
+
+def layer_shape(path: str, experts: nn.Module) -> LayerShape:
+    """The shape of an experts module: its own parameters without the expert dimension.
+
+    Raises: Unsupported, naming the module, for a parameter that is neither matrix nor vector.
+    """
+    parameters = dict(sorted(experts.named_parameters(recurse=False)))
+    (num_experts,) = {parameter.shape[0] for parameter in parameters.values()}
+    shapes = {name: tuple(parameter.shape[1:]) for name, parameter in parameters.items()}
+    try:
+        return LayerShape(ExpertShape(shapes, bool(experts.is_transposed)), num_experts)
+    except ValueError as error:
+        raise Unsupported(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Those of a step's n pairs of token and expert that have a part on a shelf, by its row.
+
+    pairs: (m,) int64, which they are; None where they are all n, in the order they are in.
+    rows: (m,) int64, ascending.   groups: the pairs by row.
+    padded: the pairs without a part are there too, behind the others, their row P; so m is n, and
+    how many have one need not be known to the host.
+    """
+
+    shelf: "Shelf"
+    pairs: torch.Tensor | None
+    rows: torch.Tensor
+    groups: Groups
+    padded: bool = False
+
+
+class Shelf:
+    """Rows of parts in one format, each tensor of a part stacked, and the maps into them.
+
+    tensors: name -> (P, *shape), P rows.
+    maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
+    """
+
+    def __init__(
+        self,
+        key: ShelfKey,
+        shape: LayerShape,
+        *,
+        num_rows: int,
+        num_map_rows: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.key = key
+        self.shape = shape
+        self.num_rows = num_rows
+        self._device = device
+        self._specs = tensor_specs(shape.expert, key.format, dtype, residual=key.residual)
+        self.tensors = {name: self._slab(name, num_rows) for name in self._specs}
+        maps = (num_map_rows, shape.num_experts)
+        self.maps = torch.full(maps, NO_PART, dtype=MAP_DTYPE, device=device)
+        self._num_parts: dict[int, int] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        return self.maps.nbytes + sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+        """Copy a part's tensors into a row. `source` names the part in errors.
+
+        Raises: LoadFailed, having copied nothing, where names, shapes or kinds of number differ.
+        """
+        got = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        if _kinds(got) != _kinds(self._specs):
+            raise LoadFailed(f"{source}: holds {_listed(got)}, not {_listed(self._specs)}")
+        for name, tensor in tensors.items():
+            self.tensors[name][row].copy_(tensor)
+
+    def set_map(self, row: int, parts: Sequence[int]) -> None:
+        """Point map row `row` at rows of parts, growing the maps where they end before it."""
+        missing = row + 1 - self.maps.shape[0]
+        if missing > 0:
+            more = self.maps.new_full((missing, self.maps.shape[1]), NO_PART)
+            self.maps = torch.cat([self.maps, more])
+        self.maps[row] = torch.tensor(parts, dtype=MAP_DTYPE, device=self._device)
+        self._num_parts[row] = sum(part != NO_PART for part in parts)
+
+    def grow(self, num_rows: int) -> None:
+        """Make room for more parts; those that are there keep their rows."""
+        for name, tensor in self.tensors.items():
+            self.tensors[name] = self._slab(name, num_rows)
+            self.tensors[name][: self.num_rows].copy_(tensor)
+        self.num_rows = num_rows
+
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        self._num_parts.pop(row, None)
+
+    def serves(self, models: Collection[int] | None) -> bool:
+        """Whether an expert of any of these models (map rows) has a part here. None: of all."""
+        models = self._num_parts if models is None else models
+        return any(self._num_parts.get(row) for row in models)
+
+    def serves_all(self, models: Collection[int] | None) -> bool:
+        """Whether every expert of all of these models has a part here. None: of all there are."""
+        models = self._num_parts if models is None else models
+        return all(self._num_parts.get(row) == self.shape.num_experts for row in models)
+
+    def pick_all(self, entries: torch.Tensor, *, counts: bool) -> tuple[Pick, torch.Tensor]:
+        """All pairs, each of which has a part here, and the order that sorts them by row.
+
+        entries: (n,), where a pair's part is found in the maps, flattened
+        counts: whether the host may count them  ->  order: (n,)
+        """
+        rows, order = torch.sort(self.maps.view(-1).index_select(0, entries), stable=True)
+        return Pick(self, None, rows, self._groups(rows, counts=counts)), order
+
+    def pick_some(self, entries: torch.Tensor, *, counts: bool) -> Pick:
+        """Those of the pairs that have a part here.
+
+        entries: (n,), where a pair's part is found in the maps, flattened
+        counts: whether the host may count them; else all are there, padded.
+        """
+        rows = self.maps.view(-1)[entries]
+        absent = rows == NO_PART
+        if not counts:
+            rows, pairs = torch.sort(rows.masked_fill(absent, self.num_rows), stable=True)
+            return Pick(self, pairs, rows, self._groups(rows, counts=counts), padded=True)
+        present = (~absent).nonzero().squeeze(1)
+        rows, order = torch.sort(rows[present], stable=True)
+        return Pick(self, present[order], rows, self._groups(rows, counts=counts))
+
+    def _groups(self, rows: torch.Tensor, *, counts: bool) -> Groups:
+        """rows: (m,), ascending"""
+        if counts:
+            return Groups.counted(torch.bincount(rows).tolist())
+        numbers = torch.arange(self.num_rows, device=rows.device)
+        return Groups(ends=torch.searchsorted(rows, numbers, right=True, out_int32=True))
+
+    def _slab(self, name: str, num_rows: int) -> torch.Tensor:
+        """Zeros for a tensor of so many parts.
+
+        Left factors lie column by column: the grouped kernel wants strides of 16 bytes, which rows
+        of an odd rank are not.
+        """
+        size, dtype = self._specs[name]
+        if name.endswith(".left"):
+            columns = zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
+            return columns.transpose(-2, -1)
+        return zeros((num_rows, *size), dtype=dtype, device=self._device)
+
+
+def _kinds(tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Shapes, and whether there are fractions: those are converted, packed codes never."""
+    return {name: (size, dtype.is_floating_point) for name, (size, dtype) in tensors.items()}
+
+
+def _listed(tensors: Mapping[str, TensorSpec]) -> str:
+    return ", ".join(
+        f"{name} {size}" + ("" if dtype.is_floating_point else f" {dtype}".replace("torch.", ""))
+        for name, (size, dtype) in sorted(tensors.items())
+    )

@@ -1,0 +1,163 @@
+"""Backbones on the host, and their way into places. Which, where and when is decided elsewhere."""
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.packed import PackedModel
+from serve_app.errors import LoadFailed
+
+Tensors = Iterable[tuple[str, torch.Tensor]]
+"""A backbone's tensors with the names that its checkpoint gives them."""
+
+PIECE_BYTES = 1 << 20
+"""Bytes that are copied on the CPU before the copy may rest."""
+SHARE_A_THREAD = 0.025
+"""Of the time, while steps run that wait for none of it, what a copy on the CPU takes; for each
+thread that computes the steps. A step waits for the last of its threads, so one that is disturbed
+delays all."""
+ALIGNMENT = 64
+"""Of tensors in a pinned buffer, in bytes."""
+PORTABLE = 1
+"""`cudaHostRegisterPortable`: pinned for every context."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostBackbone:
+    """A backbone's verified tensors in host memory, by stack, in the order of the forward.
+
+    buffer: what holds them, pinned, where they are to go to a CUDA device. Otherwise they are
+    those that were read: views of mapped files where the registry is a directory.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    buffer: torch.Tensor | None
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes, mapped files included."""
+        if self.buffer is not None:
+            return self.buffer.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
+    """What a host copy takes for an engine on that device. sizes: of its tensors, in bytes."""
+    step = ALIGNMENT if device.type == "cuda" else 1
+    return sum(-(-size // step) * step for size in sizes)
+
+
+def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBackbone:
+    """Read a backbone into host memory, in the engine's dtype. `source` names it in errors.
+
+    Raises: LoadFailed where tensors are missing, unknown or of another shape.
+    """
+    buffer: torch.Tensor | None = None
+    rooms: dict[str, torch.Tensor] = {}
+    if packed.device.type == "cuda":
+        buffer, rooms = _pinned_rooms(packed)
+    found = {}
+    for name, tensor in _checked(packed, tensors, source):
+        if buffer is None:
+            dtype = packed.stacks[name].dtype
+            found[name] = tensor.to("cpu", dtype).contiguous()
+        else:
+            found[name] = rooms[name][: len(tensor)] if tensor.dim() else rooms[name]
+            found[name].copy_(tensor)
+    return HostBackbone({name: found[name] for name in packed.stacks.names()}, buffer)
+
+
+def check_backbone(packed: PackedModel, tensors: Tensors, source: str) -> None:
+    """Read a backbone and keep nothing. Raises: LoadFailed as `hold_backbone` does."""
+    for _ in _checked(packed, tensors, source):
+        pass
+
+
+def load_backbone(
+    packed: PackedModel, place: int, tensors: Tensors, source: str, arrival: Arrival
+) -> None:
+    """Fill one place of the stacks, tensor by tensor, and note each in `arrival`.
+
+    On CUDA the copies are queued on the current stream. A tensor over the vocabulary may be
+    shorter than its stack; the rest of its rows are zeroed.
+    Raises: LoadFailed as `hold_backbone` does; the place then holds nothing that may be used.
+    """
+
+    def may_rest() -> bool:
+        return packed.step.is_running and not arrival.is_awaited
+
+    for name, tensor in _checked(packed, tensors, source):
+        room = packed.stacks[name][place]
+        if room.shape != tensor.shape:
+            room[len(tensor) :].zero_()
+            room = room[: len(tensor)]
+        event = None
+        if packed.device.type == "cuda":
+            room.copy_(tensor, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        else:
+            _copy_in_pieces(room, tensor.to(room.dtype).contiguous(), may_rest)
+        arrival.came(name, event)
+
+
+def _checked(packed: PackedModel, tensors: Tensors, source: str) -> Tensors:
+    """The tensors by the names of their stacks. Raises: LoadFailed."""
+    missing = set(packed.stacks.names())
+    over_vocabulary = {packed.stacks.canonical(name) for name in packed.vocabulary_names}
+    for given, tensor in tensors:
+        try:
+            room = packed.stacks[given][0]
+        except KeyError:
+            raise LoadFailed(f"{source}: the architecture has no tensor {given!r}") from None
+        name = packed.stacks.canonical(given)
+        fits = tensor.shape == room.shape
+        if not fits and name in over_vocabulary and tensor.shape[1:] == room.shape[1:]:
+            fits = tensor.shape[0] < room.shape[0]
+        if not fits:
+            was, shape = tuple(tensor.shape), tuple(room.shape)
+            raise LoadFailed(f"{source}: {given} is {was}, not {shape}")
+        missing.discard(name)
+        yield name, tensor.detach()
+    if missing:
+        raise LoadFailed(f"{source}: {len(missing)} tensors are missing, {min(missing)!r} first")
+
+
+def _copy_in_pieces(room: torch.Tensor, tensor: torch.Tensor, may_rest: Callable[[], bool]) -> None:
+    """Copy on this thread alone, resting between pieces while others need the cores.
+
+    Not `Tensor.copy_`, which would set up threads of its own beside those of the steps.
+    """
+    into = room.reshape(-1).view(torch.uint8).numpy()
+    data = tensor.reshape(-1).view(torch.uint8).numpy()
+    for start in range(0, len(data), PIECE_BYTES):
+        began = time.perf_counter()
+        piece = slice(start, start + PIECE_BYTES)
+        np.copyto(into[piece], data[piece])
+        if may_rest():
+            share = min(1.0, SHARE_A_THREAD * torch.get_num_threads())
+            time.sleep((time.perf_counter() - began) * (1 / share - 1))
+
+
+def _pinned_rooms(packed: PackedModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """One pinned buffer for a backbone, and its room for each tensor: the shape in the stacks.
+
+    Registered rather than allocated as pinned memory, which comes in powers of two.
+    """
+    shapes = {name: packed.stacks[name][0] for name in packed.stacks.names()}
+    sizes = {name: -(-t.nbytes // ALIGNMENT) * ALIGNMENT for name, t in shapes.items()}
+    buffer = torch.empty(sum(sizes.values()), dtype=torch.uint8)
+    runtime, address = torch.cuda.cudart(), buffer.data_ptr()
+    torch.cuda.check_error(runtime.cudaHostRegister(address, buffer.nbytes, PORTABLE))
+    weakref.finalize(buffer, runtime.cudaHostUnregister, address)
+    rooms, start = {}, 0
+    for name, shape in shapes.items():
+        part = buffer[start : start + shape.nbytes]
+        rooms[name] = part.view(shape.dtype).view(shape.shape)
+        start += sizes[name]
+    return buffer, rooms

@@ -1,0 +1,229 @@
+"""Reads experts' parts and backbones in the background, into rows and places that nothing uses yet.
+
+Decides nothing, and changes no count: what is done is reported, and the engine's thread acts on it.
+"""
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.experts.shelving import ShelfKey
+from serve_app.engine.loading.backbones import (
+    HostBackbone,
+    Tensors,
+    check_backbone,
+    hold_backbone,
+    load_backbone,
+)
+from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.source import ReleaseSource
+from serve_app.errors import EngineError, LoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneLoaded:
+    """A backbone is in its place; or is not, and why.
+
+    through_host: whether from a host copy, there before or made for it; held: that copy, if any.
+    """
+
+    backbone: str
+    place: int
+    seconds: float
+    error: EngineError | None
+    through_host: bool
+    held: HostBackbone | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneHeld:
+    """A backbone is in host memory; or is not, and why."""
+
+    backbone: str
+    held: HostBackbone | None
+    error: EngineError | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneChecked:
+    """A backbone can be read; or cannot, and why."""
+
+    backbone: str
+    error: EngineError | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartsLoaded:
+    """The parts that a release was missing are written; or are not, and why."""
+
+    source: ReleaseSource
+    seconds: float
+    error: EngineError | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartToLoad:
+    """A slot or a residual of a release, by its index in its layer, and the row it is to be in."""
+
+    layer: int
+    shelf: ShelfKey
+    index: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneToRead:
+    """A backbone, and a release and a model that have it."""
+
+    backbone: str
+    source: ReleaseSource
+    model: str
+
+    @property
+    def label(self) -> str:
+        return f"release {self.source.id!r}, model {self.model!r}"
+
+    def read(self) -> Tensors:
+        """Its tensors as they are stored, verified."""
+        return self.source.read_backbone(self.model)
+
+
+Report = BackboneLoaded | BackboneHeld | BackboneChecked | PartsLoaded
+
+
+class Loader:
+    """Three threads, so that none waits for another: into places, onto the host, and for parts.
+
+    num_writing: loads into places and rows that have not been reported yet.
+    """
+
+    def __init__(self, packed: PackedModel, on_report: Callable[[], None]) -> None:
+        """on_report: called after each report, from the loader's threads."""
+        self._packed = packed
+        self._on_report = on_report
+        self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._places = ThreadPoolExecutor(1, "expertpool-places")
+        self._host = ThreadPoolExecutor(1, "expertpool-host")
+        self._parts = ThreadPoolExecutor(1, "expertpool-parts")
+        self.num_writing = 0
+
+    def load_backbone(
+        self,
+        wanted: BackboneToRead,
+        held: HostBackbone | None,
+        place: int,
+        arrival: Arrival,
+        *,
+        hold: bool,
+    ) -> None:
+        """Begin copying a backbone into a place, from the host where it is held there.
+
+        hold: where it is not, read it into host memory first.
+        """
+        through_host = hold or held is not None
+
+        def work() -> None:
+            nonlocal held
+            if held is None and hold:
+                held = hold_backbone(self._packed, wanted.read(), wanted.label)
+            tensors = wanted.read() if held is None else held.tensors.items()
+            load_backbone(self._packed, place, tensors, wanted.label, arrival)
+
+        def report(seconds: float, error: EngineError | None) -> BackboneLoaded:
+            return BackboneLoaded(wanted.backbone, place, seconds, error, through_host, held)
+
+        self.num_writing += 1
+        future = self._places.submit(self._run, work, wanted.label, report)
+        future.add_done_callback(lambda _: arrival.end())
+
+    def hold_backbone(self, wanted: BackboneToRead) -> None:
+        """Begin reading a backbone into host memory."""
+        held: list[HostBackbone] = []
+
+        def work() -> None:
+            held.append(hold_backbone(self._packed, wanted.read(), wanted.label))
+
+        def report(_: float, error: EngineError | None) -> BackboneHeld:
+            return BackboneHeld(wanted.backbone, held[0] if held else None, error)
+
+        self._host.submit(self._run, work, wanted.label, report)
+
+    def check_backbone(self, wanted: BackboneToRead) -> None:
+        """Begin reading a backbone to see that it can be read."""
+
+        def work() -> None:
+            check_backbone(self._packed, wanted.read(), wanted.label)
+
+        def report(_: float, error: EngineError | None) -> BackboneChecked:
+            return BackboneChecked(wanted.backbone, error)
+
+        self._host.submit(self._run, work, wanted.label, report)
+
+    def load_parts(self, source: ReleaseSource, parts: list[PartToLoad]) -> None:
+        """Begin copying slots and residuals."""
+        layers = list(self._packed.pool.values())
+        label = f"release {source.id!r}"
+
+        def work() -> None:
+            for part in parts:
+                noun = "residual" if part.shelf.residual else "slot"
+                read = source.read_residual if part.shelf.residual else source.read_slot
+                what = f"{label}, layer {part.layer}, {noun} {part.index}"
+                shelf = layers[part.layer].shelves[part.shelf]
+                shelf.write(part.row, read(part.layer, part.index), what)
+
+        self.num_writing += 1
+        self._parts.submit(self._run, work, label, lambda s, error: PartsLoaded(source, s, error))
+
+    def reports(self) -> Iterator[Report]:
+        """What has been done since the last call."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                report = self._reports.get_nowait()
+                self.num_writing -= isinstance(report, BackboneLoaded | PartsLoaded)
+                yield report
+
+    def close(self) -> None:
+        """Finish what is under way and take no more."""
+        for threads in (self._places, self._host, self._parts):
+            threads.shutdown(cancel_futures=True)
+
+    def _run(
+        self,
+        work: Callable[[], None],
+        label: str,
+        report: Callable[[float, EngineError | None], Report],
+    ) -> None:
+        began = time.monotonic()
+        error: EngineError | None = None
+        try:
+            with self._side_stream():
+                work()
+        except EngineError as caught:
+            error = caught
+        except Exception as caught:  # noqa: BLE001 - a source may raise anything; the engine must learn of it
+            error = LoadFailed(f"{label}: {caught}")
+            error.__cause__ = caught
+        self._reports.put(report(time.monotonic() - began, error))
+        self._on_report()
+
+    @contextlib.contextmanager
+    def _side_stream(self) -> Iterator[None]:
+        """On CUDA copy beside the steps, and wait for the copies before they are reported.
+
+        A place or row may have been in use until the last step: copies begin after it.
+        """
+        if self._packed.device.type != "cuda":
+            yield
+            return
+        stream = torch.cuda.Stream(self._packed.device)
+        stream.wait_stream(torch.cuda.default_stream(self._packed.device))
+        with torch.cuda.stream(stream):
+            yield
+        stream.synchronize()

@@ -1,0 +1,282 @@
+"""The releases that are loaded: whose map rows, parts and backbones are whose. No threads."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from serve_app.engine.experts.pool import PoolLayer
+from serve_app.engine.experts.shelving import (
+    NO_PART,
+    ShelfKey,
+    ShelfRows,
+    parts_by_shelf,
+    parts_of_expert,
+    shelf_rows,
+)
+from serve_app.engine.loading.loader import PartToLoad
+from serve_app.engine.memory import backbone_key, context_length
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
+from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
+from serve_app.scheduling.sequence import ModelKey
+from serve_app.scheduling.slots import SlotLedger
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that requests may name. row: of the expert maps.   Lengths in tokens."""
+
+    name: str
+    row: int
+    backbone: str
+    context_length: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRelease:
+    """A release whose parts are in the pool. parts: their digests, per layer and shelf."""
+
+    source: ReleaseSource
+    models: Mapping[str, LoadedModel]
+    parts: tuple[Mapping[ShelfKey, Collection[str]], ...]
+
+
+class Releases:
+    """Takes rows of the shelves and of the maps for releases, and gives them back.
+
+    ledgers: per layer and shelf, which rows hold which part.
+    """
+
+    def __init__(self, packed: PackedModel) -> None:
+        self._packed = packed
+        self._layers = list(packed.pool.items())
+        self.ledgers = [
+            {key: SlotLedger(shelf.num_rows) for key, shelf in layer.shelves.items()}
+            for _, layer in self._layers
+        ]
+        self._loaded: dict[str, LoadedRelease] = {}
+        self._free_rows: list[int] = []
+        self._num_rows = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __contains__(self, release: str) -> bool:
+        return release in self._loaded
+
+    def release(self, release: str) -> LoadedRelease:
+        """Raises: UnknownRelease."""
+        try:
+            return self._loaded[release]
+        except KeyError:
+            loaded = ", ".join(sorted(self._loaded)) or "none"
+            raise UnknownRelease(f"release {release!r} is not loaded; loaded: {loaded}") from None
+
+    def model(self, release: str, model: str) -> LoadedModel:
+        """Raises: UnknownRelease, UnknownModel."""
+        models = self.release(release).models
+        try:
+            return models[model]
+        except KeyError:
+            raise UnknownModel(
+                f"release {release!r} has no model {model!r}; it has: {', '.join(sorted(models))}"
+            ) from None
+
+    def check_shape(self, source: ReleaseSource) -> None:
+        """Raises: LoadFailed where the release is not of this engine's family."""
+        modules = [layer.module for layer in source.layers]
+        if modules != [path for path, _ in self._layers]:
+            raise LoadFailed(f"release {source.id!r}: its MoE layers are not those of the engine")
+        for position, (path, pool) in enumerate(self._layers):
+            layer = source.layers[position]
+            try:
+                _check_layer(layer, pool)
+                for name, model in source.models.items():
+                    _check_experts(layer, pool, model, position, f"model {name!r}")
+            except LoadFailed as error:
+                raise LoadFailed(f"release {source.id!r}, {path}: {error}") from error
+
+    def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> list[ShelfRows]:
+        """Rows that each layer's shelves must have to hold a release.
+
+        Beside what is loaded; or, `alone`, once nothing else is. A shelf that nothing else needs
+        has the rows that the release takes, and no more.
+        """
+        if alone:
+            return [shelf_rows(layer) for layer in source.layers]
+        return [
+            _rows_beside(ledgers, parts_by_shelf(layer))
+            for ledgers, layer in zip(self.ledgers, source.layers, strict=True)
+        ]
+
+    def map_rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> int:
+        """Map rows that there must be for a release's models, beside those of others or alone."""
+        free = self._num_rows if alone else len(self._free_rows)
+        return self._num_rows + max(0, len(source.models) - free)
+
+    def resize(self, wanted: Sequence[ShelfRows]) -> None:
+        """Give each layer's shelves these rows. Shelves that nothing needs go first."""
+        layers = list(zip(self._layers, self.ledgers, wanted, strict=True))
+        for (_, layer), ledgers, rows in layers:
+            for key, shelf in list(layer.shelves.items()):
+                if not ledgers[key].num_held and shelf.num_rows != rows.get(key):
+                    layer.remove(key)
+                    del ledgers[key]
+        for (_, layer), ledgers, rows in layers:
+            for key, num_rows in rows.items():
+                if key not in ledgers:
+                    layer.add(key, num_rows)
+                    ledgers[key] = SlotLedger(num_rows)
+                elif num_rows > ledgers[key].num_rows:
+                    layer.grow(key, num_rows)
+                    ledgers[key].grow(num_rows)
+
+    def take_rows(self, source: ReleaseSource) -> list[PartToLoad]:
+        """Take rows for a release's parts. -> those that are yet to be written
+
+        All or nothing. Raises: ValueError when a shelf has too few free rows.
+        """
+        wanted = [parts_by_shelf(layer) for layer in source.layers]
+        for ledgers, parts in zip(self.ledgers, wanted, strict=True):
+            for key, digests in parts.items():
+                if key not in ledgers or len(ledgers[key].missing(digests)) > ledgers[key].num_free:
+                    raise ValueError("a shelf has too few free rows")
+        return [
+            PartToLoad(layer, key, digests[digest], self.ledgers[layer][key].row(digest))
+            for layer, parts in enumerate(wanted)
+            for key, digests in parts.items()
+            for digest in self.ledgers[layer][key].take(digests)
+        ]
+
+    def give_back_rows(self, source: ReleaseSource) -> None:
+        """Undo `take_rows`."""
+        self._give_back([parts_by_shelf(layer) for layer in source.layers])
+
+    def _give_back(self, parts: Sequence[Mapping[ShelfKey, Collection[str]]]) -> None:
+        for ledgers, of_layer in zip(self.ledgers, parts, strict=True):
+            for key, digests in of_layer.items():
+                ledgers[key].give_back(digests)
+
+    def register(self, source: ReleaseSource) -> LoadedRelease:
+        """Make a release, whose parts are all written, known by its maps and models."""
+        models = {}
+        for name in sorted(source.models):
+            model = source.models[name]
+            row = self._take_map_row()
+            self._packed.register_row(row, model.config)
+            for position, (_, pool) in enumerate(self._layers):
+                pool.set_map(row, self._map(source.layers[position], model, position))
+            models[name] = LoadedModel(
+                name=name,
+                row=row,
+                backbone=backbone_key(model),
+                context_length=context_length(model.config),
+                vocabulary=self._packed.vocabulary(row),
+            )
+        parts = tuple(parts_by_shelf(layer) for layer in source.layers)
+        loaded = LoadedRelease(source, models, parts)
+        self._loaded[source.id] = loaded
+        return loaded
+
+    def _map(self, layer: LayerLike, model: ModelLike, position: int) -> dict[ShelfKey, list[int]]:
+        """For each shelf of a layer that the model has parts on, the row of each expert's."""
+        num_experts = len(model.expert_map[position])
+        rows: dict[ShelfKey, list[int]] = {}
+        for expert in range(num_experts):
+            for key, part in parts_of_expert(layer, model, position, expert):
+                of_shelf = rows.setdefault(key, [NO_PART] * num_experts)
+                of_shelf[expert] = self.ledgers[position][key].row(part.digest)
+        return rows
+
+    def drop(self, release: str) -> tuple[str, ...]:
+        """Forget a release that nothing runs on. -> backbones that no other release has."""
+        loaded = self._loaded.pop(release)
+        for model in loaded.models.values():
+            self._packed.forget_row(model.row)
+            self._free_rows.append(model.row)
+        self._give_back(loaded.parts)
+        needed = {m.backbone for other in self._loaded.values() for m in other.models.values()}
+        gone = {model.backbone for model in loaded.models.values()} - needed
+        return tuple(sorted(gone))
+
+    def backbones(self) -> dict[str, tuple[ReleaseSource, str]]:
+        """Every backbone, and a release and model that it can be read from."""
+        return {
+            model.backbone: (loaded.source, name)
+            for loaded in self._loaded.values()
+            for name, model in loaded.models.items()
+        }
+
+    def models_with(self, backbones: Collection[str]) -> tuple[ModelKey, ...]:
+        """The models that have one of these backbones."""
+        return tuple(
+            (release, name)
+            for release, loaded in sorted(self._loaded.items())
+            for name, model in loaded.models.items()
+            if model.backbone in backbones
+        )
+
+    @property
+    def num_logical_experts(self) -> int:
+        """Experts that the loaded models would have without sharing."""
+        models = sum(len(loaded.models) for loaded in self._loaded.values())
+        return models * sum(layer.shape.num_experts for _, layer in self._layers)
+
+    @property
+    def num_unique_experts(self) -> int:
+        """Slots that are held."""
+        return sum(
+            ledger.num_held
+            for ledgers in self.ledgers
+            for key, ledger in ledgers.items()
+            if not key.residual
+        )
+
+    def _take_map_row(self) -> int:
+        if self._free_rows:
+            return self._free_rows.pop()
+        self._num_rows += 1
+        return self._num_rows - 1
+
+
+def _rows_beside(
+    ledgers: Mapping[ShelfKey, SlotLedger], parts: Mapping[ShelfKey, Collection[str]]
+) -> dict[ShelfKey, int]:
+    """Rows that a layer's shelves must have to hold these parts beside what they hold."""
+    rows = {key: len(digests) for key, digests in parts.items()}
+    for key, ledger in ledgers.items():
+        if ledger.num_held:
+            more = len(ledger.missing(parts.get(key, ())))
+            rows[key] = max(ledger.num_rows, ledger.num_held + more)
+    return dict(sorted(rows.items()))
+
+
+def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
+    """Raises: LoadFailed where a layer's parts are none that its shelves can hold."""
+    is_dense = all(key.format.kind == "dense" for key in parts_by_shelf(layer))
+    if not is_dense and layer.transposed != pool.shape.expert.transposed:
+        ways = {False: "(out, in)", True: "(in, out)"}
+        raise LoadFailed(
+            f"its parts were made for matrices {ways[layer.transposed]}; "
+            f"the module's are {ways[not layer.transposed]}"
+        )
+
+
+def _check_experts(
+    layer: LayerLike, pool: PoolLayer, model: ModelLike, position: int, what: str
+) -> None:
+    """Raises: LoadFailed, naming `what`, where a model's maps are not of the layer."""
+    num_experts = pool.shape.num_experts
+    if len(model.expert_map[position]) != num_experts:
+        raise LoadFailed(
+            f"{what} maps {len(model.expert_map[position])} experts, not {num_experts}"
+        )
+    if model.residual_map and len(model.residual_map[position]) != num_experts:
+        raise LoadFailed(
+            f"{what} has residuals for {len(model.residual_map[position])} experts, "
+            f"not {num_experts}"
+        )
+    for expert in range(num_experts):
+        keys = [key for key, _ in parts_of_expert(layer, model, position, expert)]
+        if len(set(keys)) < len(keys):
+            raise LoadFailed(f"{what}, expert {expert}: two residuals are of one format")

@@ -1,0 +1,332 @@
+"""Brings releases and backbones in beside the steps, and lets go of what nothing needs.
+
+Knows no requests: those that a failed load costs are only reported.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from serve_app.engine.loading.backbones import HostBackbone, copy_bytes
+from serve_app.engine.loading.loader import (
+    BackboneChecked,
+    BackboneHeld,
+    BackboneLoaded,
+    BackboneToRead,
+    Loader,
+    PartsLoaded,
+    Report,
+)
+from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.room import growth_bytes, make_room, must_move, require_room_alone
+from serve_app.engine.memory import MemoryPlan, backbone_key
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.source import ReleaseSource
+from serve_app.engine.stats import Counters
+from serve_app.errors import EngineError, LoadFailed
+from serve_app.scheduling.host import HostLedger
+from serve_app.scheduling.plan import Load
+from serve_app.scheduling.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A request that was given up, because its model's backbone could not be loaded."""
+
+    request: str
+    error: EngineError
+
+
+@dataclass(slots=True)
+class _Staging:
+    """A release that is being loaded. due: the reports that it waits for, and of what."""
+
+    source: ReleaseSource
+    backbones: dict[str, BackboneToRead]
+    due: set[tuple[type, str]]
+    error: EngineError | None = None
+
+
+class Supply:
+    """Releases that are being staged and retired, and loads of backbones that are under way.
+
+    The scheduler decides which backbone is loaded; here it is done and reported. A backbone is
+    read and verified once, while its release is staged: straight into a place where there are
+    places for all, and else into host memory, from where it is copied whenever it is wanted. Where
+    host memory has no room for all, what is wanted and not there is read again, and stays there in
+    the stead of the copy that was not used for longest.
+    """
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        memory: MemoryPlan,
+        scheduler: Scheduler,
+        releases: Releases,
+        counters: Counters,
+        on_loaded: Callable[[], None],
+    ) -> None:
+        """on_loaded: called from another thread when something in the background got done."""
+        self._packed = packed
+        self._memory = memory
+        self._scheduler = scheduler
+        self._releases = releases
+        self._counters = counters
+        self._loader = Loader(packed, on_loaded)
+        self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
+        self._staging: _Staging | None = None
+        self._is_making_room = False
+        self._host = HostLedger(memory.host_memory)
+        self._held: dict[str, HostBackbone] = {}
+        self._awaiting: deque[ReleaseSource] = deque()
+        self._held_loads: list[Load] = []
+        self._retiring: dict[str, list[Callable[[], None]]] = {}
+        self._orphans: set[str] = set()
+
+    @property
+    def is_staging(self) -> bool:
+        """Whether a release is being loaded."""
+        return bool(self._on_done)
+
+    @property
+    def host_bytes(self) -> int:
+        """What backbones take in host memory, mapped files included."""
+        return sum(held.num_bytes for held in self._held.values())
+
+    def is_retiring(self, release: str) -> bool:
+        """Whether a release takes no new requests."""
+        return release in self._retiring
+
+    def fits_beside(self, source: ReleaseSource) -> bool:
+        """Whether there is room for a release beside what is loaded."""
+        spare = self._spare_bytes()
+        return spare is None or growth_bytes(self._packed, self._releases, source) <= spare
+
+    def require_room_alone(self, source: ReleaseSource) -> None:
+        """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
+        require_room_alone(self._packed, self._releases, source, self._spare_bytes())
+
+    def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
+        """Begin loading a release's parts and backbones. `on_done`: as of `Engine.stage`."""
+        try:
+            if source.id in self._releases or source.id in self._on_done:
+                raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
+            self._releases.check_shape(source)
+        except EngineError as error:
+            on_done(error)
+            return
+        self._on_done[source.id] = on_done
+        self._awaiting.append(source)
+        self.begin_stagings()
+
+    def retire(self, release: str, on_done: Callable[[], None]) -> None:
+        """Take no new requests for a release; free it when its last sequence has ended.
+
+        Raises: UnknownRelease.
+        """
+        self._releases.release(release)
+        self._retiring.setdefault(release, []).append(on_done)
+        self.drop_retired()
+
+    def take_reports(self) -> Iterator[Lost]:
+        """Take in what was done since the last call."""
+        for report in self._loader.reports():
+            match report:
+                case PartsLoaded():
+                    self._counters.staging_seconds += report.seconds
+                    self._note_staged(report, report.source.id)
+                case BackboneHeld():
+                    self._note_copy(report.backbone, report.held)
+                    self._note_staged(report, report.backbone)
+                case BackboneChecked():
+                    self._note_staged(report, report.backbone)
+                case BackboneLoaded():
+                    yield from self._note_backbone(report)
+                    self._note_staged(report, report.backbone)
+            self._let_go()
+
+    def begin_loads(self, loads: tuple[Load, ...]) -> bool:
+        """Begin a plan's loads, or hold them while a release waits to make room.
+
+        -> whether one of them may be used before it is complete.
+        """
+        self._held_loads += loads
+        if self._is_making_room or not self._held_loads:
+            return False
+        begun, self._held_loads = self._held_loads, []
+        sources = self._to_read()
+        arriving = [self._begin_load(load, sources.get(load.backbone)) for load in begun]
+        return any(arriving)
+
+    def _begin_load(self, load: Load, wanted: BackboneToRead | None) -> bool:
+        if wanted is None:  # its release went while the load was held, and nothing waits for it
+            self._scheduler.load_failed(load.backbone)
+            return False
+        held = self._held.get(load.backbone)
+        arrives = held is not None and self._scheduler.places.loading == (load.backbone,)
+        arrival = self._packed.arrivals.expect(load.place)
+        hold = False
+        if held is not None:
+            self._host.pin(load.backbone)
+        elif not self._has_places_for_all and load.backbone not in self._host:
+            hold = self._take_copy(load.backbone)
+        self._loader.load_backbone(wanted, held, load.place, arrival, hold=hold)
+        if arrives:  # and waits for no other load
+            self._scheduler.arriving(load.backbone)
+        return arrives
+
+    def drop_retired(self) -> None:
+        """Free the releases that are being retired and that no sequence is of any more."""
+        for release in list(self._retiring):
+            models = self._releases.release(release).models
+            if any(self._scheduler.count((release, name)) for name in models):
+                continue
+            self._orphans.update(self._releases.drop(release))
+            self._scheduler.blocks.forget(release)
+            for on_done in self._retiring.pop(release):
+                on_done()
+        if self._orphans:
+            orphans = self._orphans - self._to_read().keys()
+            self._orphans = {b for b in orphans if not self._scheduler.drop_backbone(b)}
+            self._let_go()
+
+    def close(self) -> None:
+        """Stop loading."""
+        self._loader.close()
+
+    def begin_stagings(self) -> None:
+        """Begin loading releases, one after another, in the order in which they were asked for.
+
+        Growing replaces tensors that a load may be writing. So a release that needs more room
+        waits for the loads that are under way, and new loads wait for it; the steps wait for none.
+        """
+        while self._awaiting and self._staging is None:
+            source = self._awaiting[0]
+            self._is_making_room = bool(self._loader.num_writing) and must_move(
+                self._packed, self._releases, source
+            )
+            if self._is_making_room:
+                return
+            self._awaiting.popleft()
+            try:
+                make_room(self._packed, self._releases, source, self._spare_bytes())
+                parts = self._releases.take_rows(source)
+            except EngineError as error:
+                self._on_done.pop(source.id)(error)
+                continue
+            backbones = {
+                backbone_key(model): BackboneToRead(backbone_key(model), source, name)
+                for name, model in source.models.items()
+            }
+            self._staging = _Staging(source, backbones, {(PartsLoaded, source.id)})
+            self._loader.load_parts(source, parts)
+            self._fetch(self._staging)
+
+    def _fetch(self, staging: _Staging) -> None:
+        """Begin reading the backbones that a release brings, and all that need a host copy now.
+
+        No copy is dropped for one that nobody has asked for yet.
+        """
+        there = self._releases.backbones()
+        fetched = {}
+        for backbone, wanted in self._to_read().items():
+            if self._has_places_for_all:
+                load = None if backbone in there else self._scheduler.prefetch(backbone)
+                if backbone in there or load is not None:
+                    fetched.update({backbone: load} if load else {})
+                    continue
+            if backbone in self._host:
+                continue
+            if self._host.fits(self._copy_bytes) and self._take_copy(backbone):
+                staging.due.add((BackboneHeld, backbone))
+                self._loader.hold_backbone(wanted)
+            elif backbone not in there:
+                staging.due.add((BackboneChecked, backbone))
+                self._loader.check_backbone(wanted)
+        staging.due |= {(BackboneLoaded, backbone) for backbone in fetched}
+        self.begin_loads(tuple(fetched.values()))
+
+    @property
+    def _copy_bytes(self) -> int:
+        """What a host copy of one backbone takes."""
+        stacks = self._packed.stacks
+        sizes = (stacks[name][0].nbytes for name in stacks.names())
+        return copy_bytes(sizes, self._packed.device)
+
+    def _take_copy(self, backbone: str) -> bool:
+        """Make room for a host copy, if there can be any, in the stead of others."""
+        dropped = self._host.take(backbone, self._copy_bytes)
+        for other in dropped or ():
+            del self._held[other]
+        return dropped is not None
+
+    def _note_copy(self, backbone: str, held: HostBackbone | None) -> None:
+        """A host copy has been read or used, or could not be made."""
+        self._host.unpin(backbone)
+        if held is None:
+            self._host.drop(backbone)
+        else:
+            self._held[backbone] = held
+
+    def _to_read(self) -> dict[str, BackboneToRead]:
+        """All backbones of releases that are loaded or being loaded."""
+        found = {
+            backbone: BackboneToRead(backbone, source, model)
+            for backbone, (source, model) in self._releases.backbones().items()
+        }
+        return found if self._staging is None else {**self._staging.backbones, **found}
+
+    @property
+    def _has_places_for_all(self) -> bool:
+        return len(self._to_read()) <= self._scheduler.places.num_places
+
+    def _spare_bytes(self) -> int | None:
+        """Bytes that may still be allocated; None where nothing limits them."""
+        if self._memory.device_memory is None:
+            return None
+        packed = self._packed
+        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
+        return self._memory.allocated_bytes + self._memory.spare_bytes - now
+
+    def _note_staged(self, report: Report, of: str) -> None:
+        """One report less that the release which is being loaded waits for, if it is one."""
+        staging = self._staging
+        if staging is None or (type(report), of) not in staging.due:
+            return
+        staging.due.discard((type(report), of))
+        staging.error = staging.error or report.error
+        if staging.due:
+            return
+        self._staging = None
+        if staging.error is None:
+            self._releases.register(staging.source)
+        else:
+            self._releases.give_back_rows(staging.source)
+            self._orphans |= staging.backbones.keys()
+        self._on_done.pop(staging.source.id)(staging.error)
+
+    def _note_backbone(self, report: BackboneLoaded) -> Iterator[Lost]:
+        self._packed.arrivals.settle(report.place)
+        if report.through_host:
+            self._note_copy(report.backbone, report.held)
+        self._counters.backbone_loads += 1
+        self._counters.backbone_load_seconds += report.seconds
+        if report.error is None:
+            self._scheduler.loaded(report.backbone)
+            return
+        self._counters.backbone_load_failures += 1
+        logger.error("a backbone could not be loaded: %s", report.error)
+        for request in self._scheduler.load_failed(report.backbone):
+            yield Lost(request, report.error)
+
+    def _let_go(self) -> None:
+        """Drop host copies that nobody needs: of no release, or in places while all have one."""
+        needed = self._to_read()
+        resident = self._scheduler.places.resident if self._has_places_for_all else ()
+        for backbone in list(self._held):
+            unwanted = backbone not in needed or backbone in resident
+            if unwanted and self._host.drop(backbone):
+                del self._held[backbone]

@@ -1,0 +1,216 @@
+"""Where the experts, attentions, rotary embeddings and weight-bearing leaves of a model sit.
+
+Looks at a transformers model on the meta device, so nothing here costs memory. Builds no
+replacement: `leaves.py` and `packed.py` do.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from serve_app.engine.attention.store import AttentionShape
+from serve_app.engine.model.tracing import Axes, Trace, trace_of
+from serve_app.errors import Unsupported
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """A model's parts by qualified name. `model` is on the meta device, weights and all.
+
+    experts: modules that go through the experts interface.
+    attentions: modules that go through the attention interface, and what they store.
+    windows: how many of the last tokens each of those may see; None where all.
+    rotaries: parameterless modules that turn positions into cos and sin.
+    units: modules that own weights, or read those of a part, and run on packed tokens, with their
+    token axes; the largest that must be replaced as a whole, so none lies inside another.
+    sinks: attention modules with a parameter of their own, handed to attention as `s_aux`.
+    tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
+    modules in the order of the forward.
+    siblings: those of the units that are linear layers and read the same tensor, together.
+    """
+
+    model: Any
+    experts: dict[str, nn.Module]
+    attentions: dict[str, AttentionShape]
+    windows: dict[str, int | None]
+    rotaries: dict[str, nn.Module]
+    units: dict[str, Axes]
+    sinks: dict[str, str]
+    tensors: dict[str, tuple[torch.Size, torch.dtype]]
+    siblings: tuple[tuple[str, ...], ...]
+
+
+def config_of(fields: Mapping[str, Any]) -> Any:
+    """The transformers config of a manifest's `config`.
+
+    Raises: Unsupported for a model type that this transformers does not know.
+    """
+    model_type = str(fields.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        raise Unsupported(f"model type {model_type!r}: this transformers does not know it")
+    return CONFIG_MAPPING[model_type].from_dict(dict(fields))
+
+
+def meta_model(config: Any, dtype: torch.dtype) -> Any:
+    """The config's causal language model on the meta device.
+
+    Raises: Unsupported where transformers cannot make one.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="eager"
+            )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise Unsupported(f"model type {config.model_type!r}: {error}") from error
+    return model.eval()
+
+
+def tensor_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype that each tensor of the state dict has after `from_pretrained(dtype=dtype)`."""
+    plan = model._get_dtype_plan(dtype)
+    dtypes = {}
+    for name, tensor in model.state_dict().items():
+        kept = [kept for pattern, kept in plan.items() if pattern in name.split(".")]
+        dtypes[name] = kept[0] if kept else tensor.dtype
+    return dtypes
+
+
+def study(config: Any, dtype: torch.dtype) -> Anatomy:
+    """Find the parts of the config's model.
+
+    Raises: Unsupported, naming the part, where the model does not fit the engine.
+    """
+    model = meta_model(config, dtype)
+    name = type(model).__name__
+    _refuse_layer_types(name, config)
+    modules = dict(model.named_modules())
+    experts = {path: module for path, module in modules.items() if hasattr(module, "is_transposed")}
+    if not experts:
+        raise Unsupported(f"{name} has no experts that go through the experts interface")
+    for path, module in experts.items():
+        if getattr(module, "has_post_expert_norm", False):
+            raise Unsupported(f"{name}: {path} has a norm after each expert")
+        if any(True for _ in module.children() if list(_.parameters())):
+            raise Unsupported(f"{name}: {path} has weights below the experts module")
+    rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
+    _refuse_other_ropes(name, rotaries, config)
+    _refuse_hidden_buffers(name, modules, set(rotaries))
+    owners = _owners(model, set(experts))
+    trace = trace_of(model, config, rotaries, owners)
+    whole = {p: m for p, m in modules.items() if p in owners or p in trace.readers}
+    units = _units(name, whole, trace)
+    dtypes = tensor_dtypes(model, dtype)
+    inside = tuple(f"{path}." for path in experts)
+    state = model.state_dict()
+    tensors = {
+        key: (state[key].shape, dtypes[key])
+        for key in sorted(state, key=lambda key: _first_read(key, trace))
+        if not key.startswith(inside)
+    }
+    return Anatomy(
+        model,
+        experts,
+        trace.attentions,
+        trace.windows,
+        rotaries,
+        units,
+        trace.sinks,
+        tensors,
+        siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
+    )
+
+
+def _first_read(tensor: str, trace: Trace) -> int:
+    """When a run comes to the module of a tensor; after all others where it never does."""
+    return trace.first_reads.get(tensor.rpartition(".")[0], len(trace.first_reads))
+
+
+def _refuse_layer_types(name: str, config: Any) -> None:
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in LAYER_TYPES:
+            raise Unsupported(f"{name}: layers of type {kind!r}; the engine has attention only")
+
+
+def _is_rotary(module: nn.Module) -> bool:
+    """No parameters, and frequencies in buffers that no checkpoint carries."""
+    return (
+        any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
+        and next(module.parameters(), None) is None
+    )
+
+
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that rotary angles and attention scales may depend on."""
+    wanted = ("rope", "max_position", "partial_rotary", "original_max")
+    return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
+
+
+def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) -> None:
+    """A rotary module is made anew from each model's config: it must have been made so."""
+    fields = rope_fields(config.get_text_config().to_dict())
+    for path, module in rotaries.items():
+        own: Any = getattr(module, "config", None)
+        if own is not None and rope_fields(own.to_dict()) != fields:
+            raise Unsupported(f"{name}: {path} has rope parameters that are not the config's")
+
+
+def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: set[str]) -> None:
+    for path, module in modules.items():
+        hidden = sorted(module._non_persistent_buffers_set & set(module._buffers))
+        if hidden and path not in rotaries:
+            raise Unsupported(f"{name}: {path} computes a buffer {hidden[0]!r} of its own")
+
+
+def own_tensors(module: nn.Module) -> Iterator[str]:
+    """Names of the parameters and persistent buffers that the module itself owns."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield name
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._non_persistent_buffers_set:
+            yield name
+
+
+def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:
+    """Modules outside the experts that own weights."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path not in experts and any(True for _ in own_tensors(module))
+    }
+
+
+def _units(name: str, modules: dict[str, nn.Module], trace: Trace) -> dict[str, Axes]:
+    """The modules to replace, outermost first; checks that each can be."""
+    units: dict[str, Axes] = {}
+    for path, module in modules.items():
+        if any(path.startswith(f"{unit}.") for unit in units):
+            continue
+        own = [*own_tensors(module), "weights of a part"]
+        if own[:-1] == [trace.sinks.get(path)]:
+            continue
+        inside = f"{path}." if path else ""
+        if any(f"{other}.".startswith(inside) for other in trace.attentions):
+            raise Unsupported(f"{name}: {path} mixes tokens and uses {own[0]!r} itself")
+        if path not in trace.axes:
+            raise Unsupported(f"{name}: {path} owns {own[0]!r} but is not called as a module")
+        found = trace.axes[path]
+        if not found.results or None in found.results or found.inputs[:1] in ((), (None,)):
+            raise Unsupported(f"{name}: {path} does not map tokens to tokens")
+        units[path] = found
+    return units
+
+
+def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:
+    """Names of the tensors whose first dimension is the vocabulary."""
+    longer = type(config).from_dict(config.to_dict())
+    longer.get_text_config().vocab_size += 1
+    grown = meta_model(longer, torch.float32).state_dict()
+    return tuple(name for name, (shape, _) in anatomy.tensors.items() if grown[name].shape != shape)

@@ -1,0 +1,188 @@
+"""Which leaf a module gets: the fast form where it proves equal to the original, else the slow."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.library import Native
+from serve_app.engine.device.native.rows import Rows
+from serve_app.engine.model.leaves import (
+    Leaf,
+    Names,
+    StackedEmbedding,
+    StackedLayerNorm,
+    StackedLinear,
+    StackedRMSNorm,
+    Stacks,
+)
+from serve_app.engine.model.originals import PerSegment, PerToken
+from serve_app.engine.model.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
+from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.step import CurrentStep, Spans, StepView
+
+logger = logging.getLogger(__name__)
+MakeLeaf = Callable[..., Leaf]
+"""Takes the running step, the stacks, names in them, and token axes."""
+PROBE_PLACES = [0, 0, 1, 1, 1]
+PROBE_SIZE = 64
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+class Fitter:
+    """Makes the leaf for each module of a model, and checks each kind once on random input."""
+
+    def __init__(
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        multiplier: Multiplier,
+        device: torch.device,
+        native: Native | None = None,
+    ) -> None:
+        self._step = step
+        self._stacks = stacks
+        self._multiplier = multiplier
+        self._device = device
+        self._rows = None if native is None else Rows(native)
+        self._found: dict[tuple[Any, ...], int | None] = {}
+        self.slow: list[str] = []
+
+    def leaf(self, path: str, module: nn.Module, names: Names, axes: Axes) -> Leaf:
+        """The leaf for a module; the slow form, with a warning, where the fast one differs."""
+        forms = fast_forms(module, axes, self._multiplier, self._rows)
+        if forms:
+            chosen = self._first_equal(module, axes, forms)
+            if chosen is not None:
+                return forms[chosen](self._step, self._stacks, names, axes)
+            logger.warning(
+                "%s (%s): its fast form differs from the original on random input; it runs once "
+                "per model instead",
+                path,
+                type(module).__name__,
+            )
+        self.slow.append(path)
+        return PerSegment(self._step, self._stacks, names, axes, module)
+
+    def _first_equal(self, module: nn.Module, axes: Axes, forms: Sequence[MakeLeaf]) -> int | None:
+        shapes = tuple((n, tuple(t.shape), t.dtype) for n, t in module.state_dict().items())
+        key = (type(module), shapes, len(axes.shape), axes.inputs)
+        if key not in self._found:
+            equal = (
+                index
+                for index, make in enumerate(forms)
+                if equals_original(module, axes, make, self._device)
+            )
+            self._found[key] = next(equal, None)
+        return self._found[key]
+
+
+def fast_forms(
+    module: nn.Module, axes: Axes, multiplier: Multiplier, rows: Rows | None
+) -> Sequence[MakeLeaf]:
+    """How to make fast forms that the module may have, the fastest first."""
+    if type(module) is nn.Linear:
+        return [partial(StackedLinear, multiplier=multiplier)]
+    if type(module) is nn.Embedding:
+        return [StackedEmbedding]
+    if type(module) is nn.LayerNorm:
+        return [partial(StackedLayerNorm, original=module)]
+    shapes = {name: tensor.dim() for name, tensor in module.state_dict().items()}
+    per_token = partial(PerToken, original=module, multiplier=multiplier)
+    if (
+        isinstance(module, nn.Embedding)
+        or list(module.children())
+        or max(shapes.values(), default=0) > 2
+        or len(axes.inputs) != 1
+    ):
+        return []
+    if 2 in shapes.values():
+        return [per_token]
+    if not axes.keeps_shape:
+        return []
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if list(shapes) == ["weight"] and isinstance(eps, float):
+        return [partial(StackedRMSNorm, eps=eps, rows=rows), per_token]
+    return [per_token]
+
+
+def equals_original(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.device) -> bool:
+    """Whether the fast form of two random sets of weights gives what the original code gives.
+
+    Matrices are cut to a few rows and columns: the form of the code is what is checked. Where more
+    than one tensor comes out some may be choices, which rounding changes: those are checked in
+    float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    module, shape = _small(module, axes)
+    exact = len(axes.results) > 1
+    weights = {
+        name: torch.randn((2, *tensor.shape), generator=generator).to(
+            device, torch.float32 if exact else tensor.dtype
+        )
+        for name, tensor in module.state_dict().items()
+    }
+    axis = axes.inputs[0]
+    assert axis is not None
+    if isinstance(module, nn.Embedding):
+        x = torch.randint(0, module.num_embeddings, shape, generator=generator).to(device)
+    else:
+        dtype = next(iter(weights.values())).dtype
+        x = torch.randn(shape, generator=generator).to(device, dtype)
+    step = CurrentStep()
+    leaf = make(step, Stacks(weights, {}), {name: name for name in weights}, axes)
+    integers = Integers(device)
+    spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
+    integers.send()
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    view = StepView(spans, spans, nothing, nothing, nothing, nothing)
+    with torch.no_grad(), step.running(view):
+        try:
+            got = tensors_in(leaf(x))
+        except (RuntimeError, TypeError, AttributeError):  # code of a form that the leaf is not for
+            return False
+        parts = [
+            tensors_in(
+                functional_call(
+                    module,
+                    {name: stack[s.place] for name, stack in weights.items()},
+                    (x.narrow(axis, s.start, s.length),),
+                )
+            )
+            for s in spans.segments
+        ]
+    wanted = [
+        torch.cat(column, dim=axis or 0)
+        for column, axis in zip(zip(*parts, strict=True), axes.results, strict=True)
+    ]
+    return len(got) == len(wanted) and all(map(_alike, got, wanted))
+
+
+def _alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    if not found.is_floating_point():
+        return torch.equal(found, wanted)
+    tolerance = TOLERANCE[found.dtype]
+    return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 10)
+
+
+def _small(module: nn.Module, axes: Axes) -> tuple[nn.Module, tuple[int, ...]]:
+    """The module, its matrices cut; and the shape of an input of five tokens."""
+    marks = (TRACED_TOKENS, TRACED_OUTPUTS)
+    shape = [len(PROBE_PLACES) if size in marks else size for size in axes.shape]
+    with torch.device("meta"):
+        if type(module) is nn.Linear:
+            width = min(module.in_features, PROBE_SIZE)
+            height = min(module.out_features, PROBE_SIZE)
+            bias = module.bias is not None
+            module = nn.Linear(width, height, bias=bias, dtype=module.weight.dtype)
+            shape[-1] = width
+        elif type(module) is nn.Embedding:
+            module = nn.Embedding(PROBE_SIZE, PROBE_SIZE, dtype=module.weight.dtype)
+    return module, tuple(shape)

@@ -1,0 +1,177 @@
+"""Leaves that run a module's own code with the weights of several backbones.
+
+`PerToken` runs it once for all tokens, for modules that only scale, shift and multiply rows by
+matrices. `PerSegment` runs it once per backbone that is in the step: right for every architecture,
+slower. `fitting.py` decides which one a module gets.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.model.leaves import Leaf, Names, Stacks, by_place, per_token
+from serve_app.engine.model.tracing import Axes, tensors_in
+from serve_app.engine.step.step import CurrentStep, Segment, Spans
+
+
+class Original:
+    """A module's code, lent other weights for each call.
+
+    As `torch.func.functional_call`, which takes longer than a router or a norm does.
+    """
+
+    def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
+        self._module = module
+        self._rooms: dict[str, tuple[dict[str, Any], str]] = {}
+        for name in names:
+            path, _, own = name.rpartition(".")
+            owner = module.get_submodule(path)
+            room = owner._parameters if own in owner._parameters else owner._buffers
+            self._rooms[name] = (room, own)
+
+    def __call__(self, weights: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        kept = [(room, own, room[own]) for room, own in self._rooms.values()]
+        try:
+            for name, weight in weights.items():
+                room, own = self._rooms[name]
+                room[own] = weight
+            return self._module(*args, **kwargs)
+        finally:
+            for room, own, before in kept:
+                room[own] = before
+
+
+class Matrices:
+    """One matrix for each place, where a module's code expects one: by it, rows are multiplied.
+
+    stack: (S, O, I). It can be converted to another dtype and given to `F.linear`, nothing else.
+    """
+
+    def __init__(self, stack: torch.Tensor, spans: Spans, multiplier: Multiplier) -> None:
+        self._stack = stack
+        self._spans = spans
+        self._multiplier = multiplier
+        self.dtype = stack.dtype
+
+    def to(self, dtype: torch.dtype) -> "Matrices":
+        return Matrices(self._stack.to(dtype), self._spans, self._multiplier)
+
+    type = to
+
+    def float(self) -> "Matrices":
+        return self.to(torch.float32)
+
+    def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x: (…, I), tokens in order   bias: (n, O), by token  ->  (…, O)"""
+        rows = x.reshape(self._spans.count, -1, x.shape[-1])
+        out = by_place(self._multiplier, rows, self._stack, None, self._spans)
+        if bias is not None:
+            out = out + bias.unsqueeze(1)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is not F.linear:
+            raise TypeError(f"matrices of several places are given to {function.__name__}")
+        return _linear(*args, **(kwargs or {}))
+
+
+def _linear(
+    input: torch.Tensor,  # noqa: A002
+    weight: Matrices,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`F.linear`, its arguments named as there."""
+    return weight.linear(input, bias)
+
+
+class PerToken(Leaf):
+    """A module's original code, run once on all tokens, with weights that differ by token.
+
+    For modules that use vectors by broadcasting alone and matrices by `F.linear`: as norms and
+    routers do.
+    """
+
+    def __init__(
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        names: Names,
+        axes: Axes,
+        *,
+        original: nn.Module,
+        multiplier: Multiplier,
+    ) -> None:
+        super().__init__(step, stacks, names, axes)
+        self._original = Original(original, names)
+        self._multiplier = multiplier
+
+    def forward(self, x: torch.Tensor) -> Any:
+        place = self.spans.sole_place
+        if place is not None:
+            return self._original({name: self.stack(name)[place] for name in self.names}, x)
+        return self._original({name: self._spread(name, x.dim()) for name in self.names}, x)
+
+    def _spread(self, name: str, dims: int) -> Any:
+        stack, spans = self.stack(name), self.spans
+        if stack.dim() == 3:
+            return Matrices(stack, spans, self._multiplier)
+        if not self.axes.keeps_shape:  # what it is added to has one row for each token
+            return stack.index_select(0, spans.places)
+        return per_token(stack, spans.places, self.axes, dims)
+
+
+class PerSegment(Leaf):
+    """A module's original code, run once for each backbone that is in the step."""
+
+    def __init__(
+        self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, original: nn.Module
+    ) -> None:
+        super().__init__(step, stacks, names, axes)
+        self._original = Original(original, names)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        spans = self.spans
+        if spans.sole_place is not None:
+            return self._run(spans.sole_place, args, kwargs)
+        outs = []
+        for segment in spans.segments:
+            with self.step.running(self.step.only(segment)):
+                outs.append(self._run(segment.place, *self._part(segment, args, kwargs)))
+        return self._joined(outs)
+
+    def _run(self, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        weights = {name: self.stack(name)[place] for name in self.names}
+        return self._original(weights, *args, **kwargs)
+
+    def _part(
+        self, segment: Segment, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        axes = iter(self.axes.inputs)
+
+        def part(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            axis = next(axes)
+            return value if axis is None else value.narrow(axis, segment.start, segment.length)
+
+        return tuple(part(value) for value in args), {k: part(v) for k, v in kwargs.items()}
+
+    def _joined(self, outs: list[Any]) -> Any:
+        if isinstance(outs[0], torch.Tensor):
+            axis = self.axes.results[0]
+            assert axis is not None
+            return torch.cat(outs, dim=axis)
+        columns = zip(*(tensors_in(out) for out in outs), strict=True)
+        joined = [
+            torch.cat(column, dim=axis)
+            for column, axis in zip(columns, self.axes.results, strict=True)
+            if axis is not None
+        ]
+        return tuple(joined)

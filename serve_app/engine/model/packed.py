@@ -1,0 +1,395 @@
+"""A stock transformers model with its leaves replaced: one forward for the tokens of all models.
+
+Holds the tensors of pool, backbones and keys and values; decides nothing about them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from serve_app.engine.attention.form import AttentionForm
+from serve_app.engine.attention.forms import FormChooser, makers
+from serve_app.engine.attention.paged import ATTENTION, PagedAttention
+from serve_app.engine.attention.store import KVLayer
+from serve_app.engine.device.cores import on_cores
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.library import native
+from serve_app.engine.device.pages import zeros
+from serve_app.engine.experts.pool import EXPERTS, PoolLayer
+from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.experts.shelving import ShelfRows
+from serve_app.engine.model.anatomy import (
+    Anatomy,
+    config_of,
+    meta_model,
+    own_tensors,
+    rope_fields,
+    study,
+    vocabulary_names,
+)
+from serve_app.engine.model.arrivals import Arrivals
+from serve_app.engine.model.fitting import Fitter
+from serve_app.engine.model.leaves import Stacks
+from serve_app.engine.model.originals import PerSegment
+from serve_app.engine.model.rotary import PackedRotary, recompute_length
+from serve_app.engine.model.siblings import SiblingLinear, Siblings, alike, side_by_side
+from serve_app.engine.model.tracing import fresh_rotary
+from serve_app.engine.step.step import CurrentStep, StepView
+from serve_app.errors import Unsupported
+
+FEW_TOKENS = 128
+"""Up to which small operations of a step on the CPU are done on one core: what is large uses all,
+as compiled code or products of torch."""
+RoutingSeen = Callable[[PoolLayer, torch.Tensor, torch.Tensor], None]
+"""Told a layer, the map row of each token, (T,), and the token's experts, (T, K)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much room a packed model has.
+
+    num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
+    num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
+    no sequence has: rows that only pad a step write there.
+    """
+
+    num_places: int
+    shelves: tuple[ShelfRows, ...]
+    num_blocks: int
+    block_size: int
+
+
+class PackedModel:
+    """One architecture's forward over packed tokens, with places, shelves and KV blocks.
+
+    pool: one `PoolLayer` per experts module, in the model's order, by its qualified name.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], sizes: Sizes, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Allocate everything. `config`: of a model of the family, with the longest vocabulary.
+
+        Raises: Unsupported.
+        """
+        self.sizes = sizes
+        self.dtype = dtype
+        self.device = device
+        self.step = CurrentStep()
+        self.is_watched = False
+        self._native = native() if device.type == "cpu" else None
+        self._multiplier = Multiplier(device, self._native)
+        self.arrivals = Arrivals()
+        self._config = config_of(config)
+        anatomy = study(self._config, dtype)
+        self._architecture = type(anatomy.model).__name__
+        self._model = anatomy.model
+        self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}
+        self.stacks, self._wholes = allocate_stacks(anatomy, sizes.num_places, device)
+        self.vocabulary_names = vocabulary_names(self._config, anatomy)
+        self._vocabularies: dict[int, int] = {}
+        self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
+        self._recompute_lengths: dict[int, int | None] = {}
+        self.slow_leaves = self._replace_leaves(anatomy)
+        self.rotaries = self._replace_rotaries(anatomy)
+        self.pool = self._attach_pool(anatomy)
+        self.attentions = self._attach_attention(anatomy)
+        self._refuse_leftovers()
+
+    def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
+        fitter = Fitter(self.step, self.stacks, self._multiplier, self.device, self._native)
+        joined = self._joined_leaves(anatomy)
+        for path, axes in anatomy.units.items():
+            if path in joined:
+                self._model.set_submodule(path, joined[path])
+                continue
+            module = self._model.get_submodule(path)
+            inside = tuple(f"{path}.{name}" for name in module.state_dict())
+            names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
+            self._model.set_submodule(path, fitter.leaf(path, module, names, axes))
+        for path, name in anatomy.sinks.items():
+            module = self._model.get_submodule(path)
+            del module._parameters[name]
+            module.register_forward_pre_hook(self._spread(f"{path}.{name}", name))
+        return tuple(fitter.slow)
+
+    def _joined_leaves(self, anatomy: Anatomy) -> dict[str, SiblingLinear]:
+        """Leaves of the linear layers whose weights lie side by side."""
+        leaves = {}
+        for paths, wholes in self._wholes.items():
+            axes = anatomy.units[paths[0]]
+            sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
+            siblings = Siblings(
+                self.step, self.stacks, paths, wholes, sizes, axes, self._multiplier
+            )
+            for index, path in enumerate(paths):
+                names = {own: f"{path}.{own}" for own in wholes}
+                leaves[path] = SiblingLinear(
+                    self.step, self.stacks, names, axes, siblings=siblings, index=index
+                )
+        return leaves
+
+    def _spread(self, stack: str, attribute: str) -> Any:
+        """A hook that gives an attention module its own parameter by token: (T, *p)."""
+
+        def hook(module: nn.Module, _: Any) -> None:
+            setattr(module, attribute, self.stacks.ready(stack)[self.step.view.tokens.places])
+
+        return hook
+
+    def _replace_rotaries(self, anatomy: Anatomy) -> dict[str, PackedRotary]:
+        rotaries = {
+            path: PackedRotary(self.step, getattr(module, "config", None))
+            for path, module in anatomy.rotaries.items()
+        }
+        for path, rotary in rotaries.items():
+            self._model.set_submodule(path, rotary)
+        return rotaries
+
+    def _attach_pool(self, anatomy: Anatomy) -> dict[str, PoolLayer]:
+        pool = {}
+        for (path, experts), rows in zip(anatomy.experts.items(), self.sizes.shelves, strict=True):
+            shape = layer_shape(path, experts)
+            layer = PoolLayer(
+                self.step, shape, rows, self._multiplier, dtype=self.dtype, device=self.device
+            )
+            experts._parameters.clear()
+            experts.pool_layer = layer  # type: ignore[assignment]
+            pool[path] = layer
+        self._model.set_experts_implementation(EXPERTS)
+        return pool
+
+    def _attach_attention(self, anatomy: Anatomy) -> dict[str, PagedAttention]:
+        attentions = {}
+        chooser = FormChooser(
+            makers(self.device),
+            block_size=self.sizes.block_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        for path, shape in anatomy.attentions.items():
+            window = anatomy.windows[path]
+            form = chooser.form(shape, window, sinks=path in anatomy.sinks)
+            store = KVLayer(
+                shape,
+                num_blocks=self.sizes.num_blocks + 1,
+                block_size=self.sizes.block_size,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            attentions[path] = PagedAttention(self.step, store, form, window)
+            self._model.get_submodule(path).paged_attention = attentions[path]
+        self._model.set_attn_implementation(ATTENTION)
+        return attentions
+
+    @property
+    def attention_forms(self) -> tuple[AttentionForm, ...]:
+        """The forms of attention that layers have, each once."""
+        forms = {id(paged.form): paged.form for paged in self.attentions.values()}
+        return tuple(forms.values())
+
+    def _refuse_leftovers(self) -> None:
+        for path, module in self._model.named_modules():
+            name = next(iter(own_tensors(module)), None)
+            if name is not None:
+                raise Unsupported(f"{self._architecture}: nothing replaces {path}.{name}")
+
+    def register_row(self, row: int, config: Mapping[str, Any]) -> None:
+        """Tell the packed model about the model of a map row: its rope and its vocabulary."""
+        own = config_of(config)
+        signature = repr(sorted(rope_fields(config).items()))
+        for path, kind in self._rotary_classes.items():
+            original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
+            self.rotaries[path].register_row(row, original, signature)
+        self._vocabularies[row] = own.get_text_config().vocab_size
+        self._note_vocabularies()
+        self._recompute_lengths[row] = recompute_length(type(self._model), own)
+        self._register_scales(row, own)
+
+    def forget_row(self, row: int) -> None:
+        """Forget the model of a map row: no token is of it any more."""
+        for rotary in self.rotaries.values():
+            rotary.forget_row(row)
+        for layer in self.pool.values():
+            layer.forget_row(row)
+        del self._vocabularies[row]
+        self._note_vocabularies()
+
+    def _note_vocabularies(self) -> None:
+        """Where the vocabulary of each map row's model ends, on the device."""
+        ends = [
+            self._vocabularies.get(row, 0) for row in range(max(self._vocabularies, default=-1) + 1)
+        ]
+        self._vocabulary_ends = torch.tensor(ends, dtype=torch.int64, device=self.device)
+        self.step.revise()
+
+    def _register_scales(self, row: int, own: Any) -> None:
+        """Note where a model's attention scale differs from the stock module's."""
+        if rope_fields(own.to_dict()) == rope_fields(self._config.to_dict()):
+            model = self._model
+        else:
+            model = meta_model(own, self.dtype)
+        for path, paged in self.attentions.items():
+            stock = getattr(self._model.get_submodule(path), "scaling", None)
+            scale = getattr(model.get_submodule(path), "scaling", None)
+            ratio = 1.0 if stock is None or scale is None else scale / stock
+            if paged.scales is None and ratio == 1.0:
+                continue
+            scales = [1.0] * (row + 1) if paged.scales is None else paged.scales.tolist()
+            scales += [1.0] * (row + 1 - len(scales))
+            scales[row] = ratio
+            paged.scales = torch.tensor(scales, device=self.device)
+
+    @property
+    def bound_to_host(self) -> str | None:
+        """What keeps the same operations from serving steps of any models; None: nothing does."""
+        for path, module in self._model.named_modules():
+            if isinstance(module, PerSegment):
+                return f"{path} runs once per model"
+            if isinstance(module, PackedRotary) and module.looks_at_length:
+                return f"{path} looks at the length of sequences"
+        return None
+
+    def vocabulary(self, row: int) -> int:
+        """Length of the vocabulary of the model in a map row."""
+        return self._vocabularies[row]
+
+    def recompute_length(self, row: int) -> int | None:
+        """Known tokens beyond which sequences of the model are computed once more; or None."""
+        return self._recompute_lengths[row]
+
+    def is_by_length(self, row: int) -> bool:
+        """Whether keys of the model in a map row depend on the length of the sequence."""
+        return any(rotary.is_by_length(row) for rotary in self.rotaries.values())
+
+    @property
+    def longest_vocabulary(self) -> int:
+        """Length of the vocabulary that the stacks have room for."""
+        return int(self._config.get_text_config().vocab_size)
+
+    def grow_vocabulary(self, length: int) -> None:
+        """Make room for longer vocabularies; what is loaded stays loaded."""
+        more = length - self.longest_vocabulary
+        for name in self._vocabulary_stacks():
+            stack = self.stacks[name]
+            room = stack.new_zeros((stack.shape[0], more, *stack.shape[2:]))
+            self.stacks.replace(name, torch.cat([stack, room], dim=1))
+        self._config.get_text_config().vocab_size = length
+        self.step.revise()
+
+    def vocabulary_bytes(self) -> int:
+        """Bytes that one more token in the vocabulary takes, over all places."""
+        stacks = [self.stacks[name] for name in self._vocabulary_stacks()]
+        return sum(stack.nbytes // stack.shape[1] for stack in stacks)
+
+    def _vocabulary_stacks(self) -> list[str]:
+        return sorted({self.stacks.canonical(name) for name in self.vocabulary_names})
+
+    @property
+    def pool_bytes(self) -> int:
+        return sum(layer.num_bytes for layer in self.pool.values())
+
+    @property
+    def backbone_bytes(self) -> int:
+        return self.stacks.num_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(paged.store.num_bytes for paged in self.attentions.values())
+
+    @property
+    def attention_bytes(self) -> int:
+        """What forms of attention keep between steps."""
+        return sum(form.num_bytes for form in self.attention_forms)
+
+    @contextmanager
+    def watching(self, seen: RoutingSeen) -> Iterator[None]:
+        """Have `seen` called with what each experts module is asked for, for as long as it lasts.
+
+        Modules must be called for that: a step is not to be replayed while it is watched.
+        """
+        with ExitStack() as hooks:
+            for path, layer in self.pool.items():
+                hook = _watch(layer, seen)
+                module = self._model.get_submodule(path)
+                hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            self.is_watched = True
+            try:
+                yield
+            finally:
+                self.is_watched = False
+
+    @torch.inference_mode()
+    def forward(self, view: StepView) -> torch.Tensor:
+        """Run one step. ->  (n, V) logits of the rows that want them, V the longest vocabulary.
+
+        Rows of a model with a shorter vocabulary are -inf beyond its end.
+        """
+        self.stacks.awaited = self.arrivals.pending(s.place for s in view.tokens.segments)
+        few = self._native is not None and view.tokens.count <= FEW_TOKENS
+        with self.step.running(view), on_cores(1) if few else self._multiplier.all_cores():
+            out = self._model(
+                input_ids=view.ids.unsqueeze(0),
+                position_ids=view.positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=view.output_index,
+            )
+        logits: torch.Tensor = out.logits[0]
+        if min(self._vocabularies.values()) < logits.shape[1]:
+            ends = self._vocabulary_ends[view.outputs.rows]
+            beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
+            logits = logits.masked_fill(beyond, float("-inf"))
+        return logits
+
+
+def _watch(layer: PoolLayer, seen: RoutingSeen) -> Callable[..., None]:
+    """A hook that tells what an experts module is called with."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _hidden, experts, _weights = [*args, *kwargs.values()]
+        seen(layer, layer.step.view.tokens.rows, experts)
+
+    return hook
+
+
+def tied_names(anatomy: Anatomy) -> dict[str, str]:
+    """Names of tensors that are another one's, and whose they are."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
+        if name in anatomy.tensors and first.setdefault(id(tensor), name) != name:
+            tied[name] = first[id(tensor)]
+    return tied
+
+
+def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of every backbone tensor, tied ones once."""
+    tied = tied_names(anatomy)
+    return {name: value for name, value in anatomy.tensors.items() if name not in tied}
+
+
+def allocate_stacks(
+    anatomy: Anatomy, num_places: int, device: torch.device
+) -> tuple[Stacks, dict[tuple[str, ...], dict[str, torch.Tensor]]]:
+    """Zeroed stacks for every backbone tensor; tied ones once.
+
+    With them what those of sibling layers are parts of, by the paths of the layers.
+    """
+    tied = tied_names(anatomy)
+    joined: dict[str, torch.Tensor] = {}
+    wholes = {}
+    for paths in anatomy.siblings:
+        if alike(paths, anatomy.tensors, tied) and len({anatomy.units[p] for p in paths}) == 1:
+            parts, wholes[paths] = side_by_side(paths, anatomy.tensors, num_places, device)
+            joined |= parts
+    tensors = {
+        name: joined[name]
+        if name in joined
+        else zeros((num_places, *shape), dtype=dtype, device=device)
+        for name, (shape, dtype) in unique_tensors(anatomy).items()
+    }
+    return Stacks(tensors, tied), wholes

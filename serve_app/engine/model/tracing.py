@@ -1,0 +1,256 @@
+"""Runs a model once without data to see how it is wired. Judges nothing: `anatomy.py` does.
+
+Everything is on the meta device, so nothing here costs memory.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from serve_app.engine.attention.store import AttentionShape
+from serve_app.errors import Unsupported
+
+TRACED_TOKENS = 7919
+TRACED_OUTPUTS = 7907
+"""Primes that no dimension of a model is likely to have: they mark the token axis of a shape."""
+
+TRACING = "expertpool_trace"
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Token axis of each tensor argument and of each tensor result; None where there is none.
+
+    shape: of the first tensor argument, as traced.
+    outputs_only: called on the rows that want logits, not on all tokens.
+    """
+
+    inputs: tuple[int | None, ...]
+    results: tuple[int | None, ...]
+    shape: tuple[int, ...]
+    outputs_only: bool
+
+    @property
+    def keeps_shape(self) -> bool:
+        """One tensor in, one out, tokens along the same axis."""
+        return len(self.inputs) == 1 and self.inputs == self.results
+
+
+def _token_axis(tensor: torch.Tensor) -> int | None:
+    marks = (TRACED_TOKENS, TRACED_OUTPUTS)
+    found = [axis for axis, size in enumerate(tensor.shape) if size in marks]
+    return found[0] if found else None
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors of a result: itself, or those of a tuple."""
+    values = value if isinstance(value, tuple | list) else (value,)
+    return [item for item in values if isinstance(item, torch.Tensor)]
+
+
+class Trace:
+    """What a run without data shows of a model.
+
+    axes: token axes of every module that was called.   attentions, windows, sinks: as in `Anatomy`.
+    readers: modules whose own code reads the weights of another.   first_reads: the modules whose
+    weights are read, numbered in the order in which the first of them is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.axes: dict[str, Axes] = {}
+        self.attentions: dict[str, AttentionShape] = {}
+        self.windows: dict[str, int | None] = {}
+        self.sinks: dict[str, str] = {}
+        self.readers: set[str] = set()
+        self.first_reads: dict[str, int] = {}
+        self._running: list[str] = []
+        self._read: dict[tuple[int, int], list[str]] = {}
+        self._kept: list[torch.Tensor] = []
+
+    def note_start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward pre-hook: the module's code runs from here on."""
+        path = self._paths[id(module)]
+        self._running.append(path)
+        if type(module) is nn.Linear and args:
+            self._kept.append(args[0])  # so that no other tensor gets its id
+            self._read.setdefault((id(args[0]), args[0]._version), []).append(path)
+
+    @property
+    def siblings(self) -> tuple[tuple[str, ...], ...]:
+        """Linear layers that read the same tensor, unchanged between, in the order of calls."""
+        calls = Counter(path for paths in self._read.values() for path in paths)
+        groups = (tuple(p for p in paths if calls[p] == 1) for paths in self._read.values())
+        return tuple(group for group in groups if len(group) > 1)
+
+    def note_read(self, path: str) -> None:
+        """A weight of the module there is read; where other code than its own does, by whom."""
+        self.first_reads.setdefault(path, len(self.first_reads))
+        if self._running[-1] != path:
+            self.readers.add(self._running[-1])
+
+    def note_call(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """A forward hook: the module's code has run; where tokens are in what it took and gave."""
+        self._running.pop()
+        given = [*args, *kwargs.values()]
+        tensors = [value for value in given if isinstance(value, torch.Tensor)]
+        self.axes[self._paths[id(module)]] = Axes(
+            inputs=tuple(_token_axis(tensor) for tensor in tensors),
+            results=tuple(_token_axis(tensor) for tensor in tensors_in(out)),
+            shape=tuple(tensors[0].shape) if tensors else (),
+            outputs_only=any(TRACED_OUTPUTS in tensor.shape for tensor in tensors),
+        )
+
+    def note_attention(
+        self,
+        module: nn.Module,
+        shape: AttentionShape,
+        window: int | None,
+        sink: Any,
+    ) -> None:
+        """sink: the module's parameter, or None"""
+        path = self._paths[id(module)]
+        self.attentions[path] = shape
+        self.windows[path] = window
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter is sink:
+                self.sinks[path] = name
+
+
+def _traced_mask(*, local_size: int | None = None, **_: Any) -> torch.Tensor:
+    """Stands in for an attention mask; its last dimension says the window, 0 that there is none.
+
+    What a model passes to attention as `sliding_window` does not say it: `generate()` goes by the
+    mask, and some architectures (Qwen2-MoE, PhiMoE) pass nothing else.
+    """
+    return torch.empty((1, 1, 1, local_size or 0), device="meta")
+
+
+def _traced_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *_: Any,
+    **kw: Any,
+) -> tuple[torch.Tensor, None]:
+    """Stands in for attention in a run without data. query, key, value: (1, heads, T, D)"""
+    if attention_mask is None or attention_mask.shape[:-1] != (1, 1, 1):
+        raise ValueError("its attention mask is not one that transformers makes")
+    window = attention_mask.shape[-1] or None
+    shape = AttentionShape(
+        query.shape[1], key.shape[1], key.shape[3], value.shape[3], kw.get("softcap")
+    )
+    module.expertpool_trace.note_attention(module, shape, window, kw.get("s_aux"))
+    return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
+
+
+def _traced_experts(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
+    """Stands in for the experts in a run without data."""
+    return torch.empty_like(hidden)
+
+
+AttentionInterface.register(TRACING, _traced_attention)
+AttentionMaskInterface.register(TRACING, _traced_mask)
+ALL_EXPERTS_FUNCTIONS.register(TRACING, _traced_experts)
+
+
+def trace_of(
+    model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
+) -> Trace:
+    """Run the model once without data, and note what there is to see.
+
+    owners: the modules that own weights, by path.   Raises: Unsupported.
+    """
+    name = type(model).__name__
+    trace = Trace(model)
+    for module in model.modules():
+        module.expertpool_trace = trace
+    for path, module in rotaries.items():
+        module.forward = _traced_rotary(name, path, module, config)
+    model.set_attn_implementation(TRACING)
+    model.set_experts_implementation(TRACING)
+    try:
+        with torch.no_grad(), torch.device("meta"), _watched(model, owners, trace):
+            model(
+                input_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
+                attention_mask=torch.ones((1, TRACED_TOKENS), dtype=torch.int64),
+                position_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
+                use_cache=False,
+                logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),
+            )
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise Unsupported(f"{name}: its forward cannot be traced: {error}") from error
+    finally:
+        for module in rotaries.values():
+            del module.forward
+        for module in model.modules():
+            del module.expertpool_trace
+    return trace
+
+
+class _Watched(dict[str, Any]):
+    """A module's parameters or buffers; says when one is read. `nn.Module` looks them up here."""
+
+    def __init__(self, tensors: Mapping[str, Any], on_read: Callable[[], None]) -> None:
+        super().__init__(tensors)
+        self._on_read = on_read
+
+    def __getitem__(self, name: str) -> Any:
+        self._on_read()
+        return super().__getitem__(name)
+
+
+@contextmanager
+def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) -> Iterator[None]:
+    """Note, while the block lasts, which modules run and whose code reads the owners' weights."""
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(trace.note_start))
+        handles.append(module.register_forward_hook(trace.note_call, with_kwargs=True))
+    kept = [(module, module._parameters, module._buffers) for module in owners.values()]
+    for path, module in owners.items():
+        on_read = partial(trace.note_read, path)
+        module._parameters = _Watched(module._parameters, on_read)
+        module._buffers = _Watched(module._buffers, on_read)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, parameters, buffers in kept:
+            module._parameters, module._buffers = parameters, buffers
+
+
+def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> nn.Module:
+    """A rotary module of that class as the config makes it, on the CPU, in its first state."""
+    try:
+        with torch.device("cpu"):
+            return kind(config)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise Unsupported(f"{model}: {path} cannot be made from a config alone: {error}") from error
+
+
+def _traced_rotary(model: str, path: str, module: nn.Module, config: Any) -> Callable[..., Any]:
+    real = fresh_rotary(model, path, type(module), config)
+
+    def forward(x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):
+            positions = torch.zeros(position_ids.shape, dtype=torch.int64)
+            out = real(torch.empty(0, dtype=x.dtype), positions, *args, **kwargs)
+        if isinstance(out, torch.Tensor):
+            return out.to("meta")
+        return tuple(part.to("meta") for part in out)
+
+    return forward

@@ -1,0 +1,1 @@
+"""Carrying out step plans: the forward, sampling, captured steps. Plans nothing."""

@@ -1,0 +1,278 @@
+"""Decode steps that are recorded once and run again for any mix of models. Samples nothing.
+
+A step of single tokens launches some thousand kernels, and most of its time can go into launching
+them. A captured step is launched as one. It reads everything that differs between steps (tokens,
+places, map rows, tables, lengths) from tensors that are rewritten before each run, so it is valid
+for every mix of models; it is captured for a few sizes, and smaller steps are padded.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.run.kept import CaptureNeeds, Size, power_of_two
+from serve_app.engine.step.step import PagedOnHost, Paging, SequenceGroup, Spans, StepView
+
+logger = logging.getLogger(__name__)
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""How far a row of logits may be from the same step's not captured, by norm."""
+
+
+class Capture(Protocol):
+    """Operations that were recorded. logits: where they put what they give."""
+
+    logits: torch.Tensor
+
+    def replay(self) -> None:
+        """Carry them out again, on what is now in the tensors that they read."""
+
+
+class GraphBackend(Protocol):
+    """Records operations."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that everything recorded so far keeps."""
+
+    def capture(self, run: Callable[[], torch.Tensor]) -> Capture:
+        """Record what `run` does, having let it run.
+
+        Raises: RuntimeError where it does what cannot be recorded.
+        """
+
+    def drop(self) -> None:
+        """Forget all that was recorded, once none of it is under way."""
+
+
+class DecodeGraphs:
+    """Runs steps of a packed model, those of single tokens from captures."""
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        backend: GraphBackend,
+        max_sequences: int,
+        needs: CaptureNeeds,
+        max_bytes: int | None,
+    ) -> None:
+        """max_bytes: the most that attention and captures may keep; None: as much as they take."""
+        self._packed = packed
+        self._backend = backend
+        self._needs = needs
+        self._max_bytes = max_bytes
+        self._largest = power_of_two(max_sequences)
+        self._revision = packed.step.revision
+        self._steps: dict[Size, _CapturedStep | None] = {}
+        self._reason: str | None = None
+        self._look()
+
+    @property
+    def num_captured(self) -> int:
+        """Sizes of which there is a capture."""
+        return sum(step is not None for step in self._steps.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """What captures keep, beside what attention keeps for them."""
+        return self._backend.num_bytes
+
+    def forward(self, view: StepView) -> torch.Tensor:
+        """As `PackedModel.forward`. What it gives is overwritten by the next step of its size."""
+        if self._packed.step.revision != self._revision:
+            self._look()
+        size = self._size(view)
+        if size is None or self._reason is not None or self._packed.is_watched:
+            return self._packed.forward(view)
+        if size not in self._steps:
+            return self._capture(size, view)
+        step = self._steps[size]
+        if step is None:
+            return self._packed.forward(view)
+        step.fill(view)
+        return step.replay()[: view.tokens.count]
+
+    def _look(self) -> None:
+        """Begin anew with what is loaded now."""
+        if self._steps:
+            self._backend.drop()
+        self._steps = {}
+        self._revision = self._packed.step.revision
+        self._reason = self._packed.bound_to_host
+        if self._reason is not None:
+            logger.info("decode steps are not captured: %s", self._reason)
+
+    def _size(self, view: StepView) -> Size | None:
+        """The size of capture that serves a step; None where none can."""
+        paging, count = view.paging, view.tokens.count
+        if paging is None or paging.most_tokens > 1 or view.outputs.count != count:
+            return None
+        if count > self._largest:
+            return None
+        if self._packed.arrivals.pending(segment.place for segment in view.tokens.segments):
+            return None  # it must wait for one tensor after another
+        return power_of_two(count), power_of_two(paging.tables.shape[1])
+
+    def _capture(self, size: Size, view: StepView) -> torch.Tensor:
+        """Run a step as it is, and record it for the next ones of its size.
+
+        The recording is used if it gives what the step gave.
+        """
+        expected = self._packed.forward(view)
+        self._steps[size] = None
+        if not self._has_room(size):
+            return expected
+        step = _CapturedStep(self._packed, size)
+        step.fill(view)
+        try:
+            step.record(self._backend)
+            found = step.replay()[: view.tokens.count]
+        except RuntimeError as error:
+            logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)
+            return expected
+        worst = _difference(found, expected)
+        if worst <= TOLERANCE[self._packed.dtype]:
+            self._steps[size] = step
+        else:
+            logger.warning(
+                "decode steps of %d sequences are not captured: a row of logits differs by %.3g "
+                "of its norm from the same step's not captured",
+                size[0],
+                worst,
+            )
+        return expected
+
+    def _has_room(self, size: Size) -> bool:
+        """Whether one more capture stays within what was planned for all."""
+        if self._max_bytes is None:
+            return True
+        kept = self.num_bytes + self._packed.attention_bytes
+        copies = any(form.takes_groups for form in self._packed.attention_forms)
+        most = self._needs.of_one(size, copies=copies)
+        if kept + most <= self._max_bytes:
+            return True
+        logger.info(
+            "decode steps of %d sequences and %d blocks are not captured: that may take %d bytes, "
+            "and attention and captures keep %d of the %d planned for them",
+            *size,
+            most,
+            kept,
+            self._max_bytes,
+        )
+        return False
+
+
+class _CapturedStep:
+    """The tensors that a captured step reads, and how they are filled.
+
+    integers: (5, n) int64, of each token its id, position, place of writing, place, map row.
+    """
+
+    def __init__(self, packed: PackedModel, size: Size) -> None:
+        count, num_blocks = self.size = size
+        self._packed = packed
+        self._spare_block = packed.sizes.num_blocks
+        self._block_size = packed.sizes.block_size
+        device = packed.device
+        self._integers = torch.zeros((5, count), dtype=torch.int64, device=device)
+        self._pads = torch.tensor(
+            [[0], [0], [self._spare_block * self._block_size]], dtype=torch.int64, device=device
+        )
+        self._numbers = torch.arange(count, device=device)
+        self._ends = torch.zeros(packed.sizes.num_places, dtype=torch.int32, device=device)
+        self._starts = torch.arange(count + 1, dtype=torch.int32, device=device)
+        self._lengths = torch.ones(count, dtype=torch.int32, device=device)
+        self._tables = torch.full(
+            (count, num_blocks), self._spare_block, dtype=torch.int32, device=device
+        )
+        self._paging: Paging | None = None
+        self._capture: Capture | None = None
+
+    def fill(self, view: StepView) -> None:
+        """Make the next run be of this step.
+
+        Rows beyond its own are of the last one's place and model, at the first position of a
+        sequence in a block that no sequence has.
+        """
+        paging, count, room = view.paging, view.tokens.count, self.size[0]
+        assert paging is not None
+        tokens = view.tokens
+        found = torch.stack((view.ids, view.positions, view.kv_index, tokens.places, tokens.rows))
+        self._integers[:, :count] = found
+        self._ends.copy_(torch.where(tokens.ends == count, room, tokens.ends))
+        self._lengths[:count] = paging.lengths
+        self._tables[:count, : paging.tables.shape[1]] = paging.tables
+        more = room - count
+        if more:
+            self._integers[:3, count:] = self._pads
+            self._integers[3:, count:] = found[3:, -1:]
+            self._lengths[count:] = 1
+            self._tables[count:] = self._spare_block
+        self._paging = self._of_all(paging.host, more)
+
+    def _of_all(self, host: PagedOnHost, more: int) -> Paging:
+        count, num_blocks = self.size
+        return Paging(
+            starts=self._starts,
+            lengths=self._lengths,
+            tables=self._tables,
+            block_size=self._block_size,
+            most_tokens=1,
+            most_positions=num_blocks * self._block_size,
+            host=PagedOnHost(
+                starts=tuple(range(count + 1)),
+                lengths=host.lengths + (1,) * more,
+                tables=host.tables + ((self._spare_block,),) * more,
+            ),
+            captured=self.size,
+        )
+
+    def record(self, backend: GraphBackend) -> None:
+        """Raises: RuntimeError where the step does what cannot be recorded."""
+        self._capture = backend.capture(lambda: self._packed.forward(self._view()))
+
+    def replay(self) -> torch.Tensor:
+        """Run the step that was filled in. ->  (n, V) logits"""
+        assert self._capture is not None
+        assert self._paging is not None
+        for form in self._packed.attention_forms:
+            form.prepare(self._paging)
+        self._capture.replay()
+        return self._capture.logits
+
+    def _view(self) -> StepView:
+        """The step as the packed model sees it. Made for one run: groups keep what they compute."""
+        ids, positions, kv_index, places, rows = self._integers
+        spans = Spans(self.size[0], (), places, rows, self._ends, anywhere=True)
+        group = SequenceGroup(
+            rows=self._numbers.unsqueeze(1),
+            tables=self._tables,
+            positions=positions.unsqueeze(1),
+            block_size=self._block_size,
+        )
+        return StepView(
+            tokens=spans,
+            outputs=spans,
+            output_index=self._numbers,
+            ids=ids,
+            positions=positions,
+            kv_index=kv_index,
+            groups=(group,),
+            paging=self._paging,
+        )
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest distance of two rows, over the norm of the one expected. NaN is infinity.
+
+    found, expected: (n, V), -inf where a model has no such token
+    """
+    absent = torch.isneginf(expected)
+    if not torch.equal(absent, torch.isneginf(found)):
+        return float("inf")
+    wanted = expected.float().masked_fill(absent, 0)
+    norms = wanted.norm(dim=-1).clamp(min=1e-6)
+    distances = (found.float().masked_fill(absent, 0) - wanted).norm(dim=-1) / norms
+    return float(distances.nan_to_num(nan=float("inf")).max())

@@ -1,0 +1,209 @@
+"""Carries out step plans: one packed forward, then the next tokens. Decides nothing.
+
+A step is launched, and collected when what it gave is needed. Meanwhile the next may be launched:
+steps run in the order in which they were launched, and a token that one samples goes into the
+next without the host knowing it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.request import Logprob, Request
+from serve_app.engine.run.captures import DecodeGraphs
+from serve_app.engine.run.sampling import SamplingRow, Scores, sample, score
+from serve_app.engine.step.transfer import HostCopies, to_device
+from serve_app.engine.step.view import Output, ViewBuilder, outputs_of
+from serve_app.scheduling.plan import Chunk, StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRequest:
+    """What the runner must know of a sequence beside its chunk.
+
+    row: of its model in the expert maps.   tokens: all that are known, prompt first.
+    """
+
+    request: Request
+    row: int
+    tokens: Sequence[int]
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step computed, by sequence.
+
+    sampled: the next token.   logprobs: of that token, where asked for.
+    prompt_logprobs: position -> of the prompt token there, where asked for.
+    forward_s: seconds in the packed forward; on CUDA, until it was launched.
+    """
+
+    sampled: dict[str, int] = field(default_factory=dict)
+    logprobs: dict[str, Logprob] = field(default_factory=dict)
+    prompt_logprobs: dict[str, dict[int, Logprob]] = field(default_factory=dict)
+    forward_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A row of logits of which log-probabilities are wanted.
+
+    row: of the logits.   token: that follows; None: the one that is sampled.   top: how many of
+    the likeliest.
+    """
+
+    row: int
+    output: Output
+    token: int | None
+    top: int
+
+
+class LaunchedStep:
+    """A step that the device carries out, or has carried out.
+
+    tokens: (m,) int64 on the device, what was sampled.   rows: sequence -> its row of them.
+    """
+
+    def __init__(
+        self,
+        tokens: torch.Tensor,
+        rows: Mapping[str, int],
+        scored: Sequence[_Scored],
+        scores: Scores | None,
+        forward_s: float,
+    ) -> None:
+        self.tokens = tokens
+        self.rows = rows
+        self._scored = scored
+        self._forward_s = forward_s
+        self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
+
+    def collect(self) -> StepResult:
+        """Wait for what the step gives."""
+        tokens, *scores = self._copies.wait()
+        result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)))
+        result.forward_s = self._forward_s
+        if not scores:
+            return result
+        found = Scores(*scores).logprobs([scored.top for scored in self._scored])
+        for scored, logprob in zip(self._scored, found, strict=True):
+            sequence = scored.output.chunk.sequence
+            if scored.token is None:
+                result.logprobs[sequence] = logprob
+            else:
+                by_position = result.prompt_logprobs.setdefault(sequence, {})
+                by_position[scored.output.position + 1] = logprob
+        return result
+
+
+class Runner:
+    """Turns plans into tokens."""
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        *,
+        graphs: DecodeGraphs | None = None,
+        clock: Callable[[], float],
+    ) -> None:
+        """graphs: run the steps that they can."""
+        self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
+        self._clock = clock
+        self._device = packed.device
+        sizes = packed.sizes
+        self._views = ViewBuilder(
+            sizes.num_places,
+            sizes.block_size,
+            packed.device,
+            groups=any(form.takes_groups for form in packed.attention_forms),
+            paging=graphs is not None or any(form.takes_paging for form in packed.attention_forms),
+        )
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        plan: StepPlan,
+        running: Mapping[str, RunningRequest],
+        after: LaunchedStep | None = None,
+    ) -> LaunchedStep:
+        """Begin one forward over the plan's chunks, sampling where they reach their last token.
+
+        after: the step before, of which pending chunks take their token. Done when it returns on
+        the CPU; on CUDA the device may have hardly begun.
+        """
+        rows = [running[chunk.sequence].row for chunk in plan.chunks]
+        outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
+        view = self._views.build(plan.chunks, rows, outputs)
+        self._fill_pending(view.ids, plan.chunks, after)
+        began = self._clock()
+        logits = self._model.forward(view)
+        forward_s = self._clock() - began
+        sampling = [index for index, output in enumerate(outputs) if output.samples]
+        chunks = [outputs[index].chunk for index in sampling]
+        states = [_sampling_row(chunk, running[chunk.sequence], after) for chunk in chunks]
+        chosen = logits if len(sampling) == len(outputs) else logits[self._tensor(sampling)]
+        tokens = sample(chosen, states, None if after is None else after.tokens)
+        row_of = {chunk.sequence: row for row, chunk in enumerate(chunks)}
+        scored = list(_scored(outputs, running))
+        scores = self._scores(logits, scored, tokens, row_of)
+        return LaunchedStep(tokens, row_of, scored, scores, forward_s)
+
+    def _fill_pending(
+        self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None
+    ) -> None:
+        """Put the tokens that the step before samples where they go on.   ids: (T,)"""
+        targets, sources, start = [], [], 0
+        for chunk in chunks:
+            if chunk.pending:
+                assert after is not None, f"{chunk.sequence} waits for a step that is not known"
+                targets.append(start)
+                sources.append(after.rows[chunk.sequence])
+            start += len(chunk.tokens)
+        if after is not None and targets:
+            ids[self._tensor(targets)] = after.tokens[self._tensor(sources)]
+
+    def _scores(
+        self,
+        logits: torch.Tensor,
+        scored: Sequence[_Scored],
+        sampled: torch.Tensor,
+        row_of: Mapping[str, int],
+    ) -> Scores | None:
+        """logits: (n, V), a row for each output   sampled: (m,)"""
+        if not scored:
+            return None
+        tokens = self._tensor([s.token or 0 for s in scored])
+        own = [index for index, s in enumerate(scored) if s.token is None]
+        rows = [row_of[scored[index].output.chunk.sequence] for index in own]
+        tokens[self._tensor(own)] = sampled[self._tensor(rows)]
+        wanted = logits[self._tensor([s.row for s in scored])]
+        return score(wanted, tokens, max(s.top for s in scored))
+
+    def _tensor(self, values: Sequence[int]) -> torch.Tensor:
+        return to_device(values, torch.int64, self._device)
+
+
+def _scored(outputs: Sequence[Output], running: Mapping[str, RunningRequest]) -> Iterator[_Scored]:
+    """The log-probabilities that were asked for, of prompts and of what is sampled."""
+    for row, output in enumerate(outputs):
+        request = running[output.chunk.sequence].request
+        following = output.position + 1
+        if request.prompt_logprobs is not None and following < len(request.prompt):
+            token = request.prompt[following]
+            yield _Scored(row, output, token, request.prompt_logprobs)
+        if output.samples and request.sampling.logprobs is not None:
+            yield _Scored(row, output, None, request.sampling.logprobs)
+
+
+def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | None) -> SamplingRow:
+    request = state.request
+    is_early = chunk.num_generated < request.min_tokens
+    return SamplingRow(
+        request.sampling,
+        state.tokens,
+        len(request.prompt),
+        request.stop_token_ids if is_early else frozenset(),
+        after.rows[chunk.sequence] if chunk.pending and after is not None else None,
+    )

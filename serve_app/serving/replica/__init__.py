@@ -1,0 +1,1 @@
+"""The engine replica: text in, text out, one release after another. Knows no Ray."""

@@ -1,0 +1,116 @@
+"""A job to the engine's requests: tokens, lengths, seeds, stops. Pure but for the tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.engine.request import Request
+from serve_app.protocol.errors import ProtocolError, bad_request, too_long
+from serve_app.protocol.messages import Job
+from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
+from serve_app.text.errors import BadVariable, TextError
+from serve_app.text.tokenizer import Tokenizer
+
+COMPLETION_MAX_TOKENS = 16
+"""As OpenAI's, when the client names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model of a release that is served. vocabulary: rows of its embedding."""
+
+    name: str
+    release: str
+    tokenizer: Tokenizer
+    defaults: ModelDefaults
+    vocabulary: int
+    context_length: int
+
+
+def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
+    """The prompts as tokens. Raises ProtocolError 400 for text and tokens that are none."""
+    param = "prompt" if job["messages"] is None else "messages"
+    try:
+        if job["messages"] is not None:
+            prompts = [model.tokenizer.encode_chat(job["messages"], job["chat_template_kwargs"])]
+        else:
+            prompts = [
+                model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+                for prompt in job["prompts"]
+            ]
+    except BadVariable as error:
+        raise bad_request(str(error), "chat_template_kwargs") from error
+    except TextError as error:
+        raise bad_request(str(error), param) from error
+    for prompt in prompts:
+        _check_tokens(prompt, model, param)
+        if not prompt:
+            raise bad_request(f"Invalid '{param}': it has no tokens", param)
+    _check_tokens(job["stop_token_ids"], model, "stop_token_ids")
+    _check_tokens(list(job["logit_bias"]), model, "logit_bias")
+    return prompts
+
+
+def requests_of(
+    job: Job, model: ServedModel, prompts: Sequence[Sequence[int]], *, seed: int, cap: int | None
+) -> list[Request]:
+    """One request a choice, prompts first. `cap`: the operator's longest prompt.
+
+    Raises ProtocolError 400 where prompt and answer exceed the context.
+    """
+    stops = frozenset(job["stop_token_ids"])
+    if not job["ignore_eos"]:
+        stops |= model.defaults.stop_token_ids
+    requests = []
+    for index, prompt in enumerate(prompts):
+        max_tokens = _max_tokens(job, model, len(prompt), cap)
+        for choice in range(job["n"]):
+            requests.append(
+                Request(
+                    id=f"{job['id']}-{index * job['n'] + choice}",
+                    release=model.release,
+                    model=model.name,
+                    prompt=tuple(prompt),
+                    max_tokens=max_tokens,
+                    sampling=model.defaults.sampling(job, choice_seed(seed, choice)),
+                    stop_token_ids=stops,
+                    min_tokens=min(job["min_tokens"], max_tokens),
+                    prompt_logprobs=job["logprobs"] if job["echo"] else None,
+                    tenant=job["tenant"],
+                    priority=job["priority"],
+                )
+            )
+    return requests
+
+
+def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> int:
+    chat = job["messages"] is not None
+    param = "messages" if chat else "prompt"
+    if cap is not None and prompt > cap:
+        raise too_long(f"The prompt has {prompt} tokens; at most {cap} are accepted here", param)
+    room = model.context_length - prompt
+    asked = job["max_tokens"]
+    if asked is None and room >= 1:
+        default = model.defaults.max_new_tokens if chat else COMPLETION_MAX_TOKENS
+        return room if default is None else min(room, default)
+    asked = 1 if asked is None else asked
+    if asked > room:
+        raise context_exceeded(model.context_length, prompt, asked, param)
+    return asked
+
+
+def context_exceeded(limit: int, prompt: int, answer: int, param: str) -> ProtocolError:
+    return too_long(
+        f"This model's maximum context length is {limit} tokens. However, you requested "
+        f"{prompt + answer} tokens ({prompt} in the {param}, {answer} in the completion).",
+        param,
+    )
+
+
+def _check_tokens(tokens: Sequence[int], model: ServedModel, param: str) -> None:
+    worst = max(tokens, default=0)
+    if worst >= model.vocabulary:
+        raise bad_request(
+            f"Invalid '{param}': token {worst} is outside the vocabulary of "
+            f"{model.vocabulary} of model '{model.name}'",
+            param,
+        )

@@ -1,0 +1,199 @@
+"""The releases in the engine: the current one, and those that are being finished. Decides nothing.
+
+New requests hold the current release; a release that is no longer current is retired when nobody
+holds it any more. All methods run on one event loop, so what is between two awaits is atomic.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from consolidation.release import family_differences
+from serve_app.errors import LoadFailed, ServingError
+from serve_app.serving.replica.defaults import ModelDefaults
+from serve_app.serving.replica.dependencies import Loop, Opened, Parts
+from serve_app.serving.replica.futures import outcome
+from serve_app.serving.replica.prepare import ServedModel
+
+_log = logging.getLogger(__name__)
+
+
+class HeldRelease:
+    """A release in the engine, and how many requests hold it. created: Unix seconds.
+
+    Made on a thread: the engine is asked, and answers between two steps.
+    """
+
+    def __init__(self, opened: Opened, loop: Loop) -> None:
+        self.id = opened.source.id
+        self.created = opened.created
+        self.source = opened.source
+        self.models = {name: _model(opened, loop, name) for name in sorted(opened.source.models)}
+        self.num_holders = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def hold(self) -> None:
+        self.num_holders += 1
+        self.idle.clear()
+
+    def let_go(self) -> None:
+        self.num_holders -= 1
+        if self.num_holders == 0:
+            self.idle.set()
+
+
+class Releases:
+    """Takes releases up, one at a time, and lets old ones end in peace."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._held: dict[str, HeldRelease] = {}
+        self._retiring: dict[str, asyncio.Task[None]] = {}
+        self._admitting = asyncio.Event()
+        self._admitting.set()
+        self._family: Mapping[str, Any] = {}
+        self.loop: Loop | None = None
+        self.current: HeldRelease | None = None
+
+    @property
+    def serving(self) -> str | None:
+        return None if self.current is None else self.current.id
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncGenerator[tuple[HeldRelease, Loop] | None, None]:
+        """The current release, not retired before the block ends; None where there is none.
+
+        Waits while one release makes room for the next.
+        """
+        await self._admitting.wait()
+        release, loop = self.current, self.loop
+        if release is None or loop is None:
+            yield None
+            return
+        release.hold()
+        try:
+            yield release, loop
+        finally:
+            release.let_go()
+
+    async def take_up(self, release: str) -> None:
+        """New requests go to `release` from now on. Raises, and the old one goes on, if it cannot.
+
+        One at a time: not to be called again before it has returned.
+        """
+        before = self.current
+        retiring = self._retiring.get(release)
+        if retiring is not None and release not in self._held:
+            await asyncio.wait({retiring})
+        if release in self._held:
+            self.current = self._held[release]
+        else:
+            opened = await asyncio.to_thread(self._parts.open_release, release)
+            await self._enter(opened)
+        if before is not None and before is not self.current:
+            self._retire_when_idle(before)
+
+    async def aclose(self) -> None:
+        """Ends the engine; what is running fails."""
+        for task in self._retiring.values():
+            task.cancel()
+        if self.loop is not None:
+            await asyncio.to_thread(self.loop.close)
+
+    async def _enter(self, opened: Opened) -> None:
+        if self.loop is None:
+            self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
+            self._family = _a_config(opened)
+            await self._make_current(opened, self.loop)
+            return
+        self._check_family(opened)
+        if not await asyncio.to_thread(self.loop.fits_beside, opened.source):
+            await asyncio.to_thread(self.loop.require_room_alone, opened.source)
+            await self._swap(self.loop, opened)
+            return
+        await outcome(self.loop.stage(opened.source))
+        await self._make_current(opened, self.loop)
+
+    def _check_family(self, opened: Opened) -> None:
+        """Raises LoadFailed for models that the engine, built for others, would compute wrongly."""
+        differing = family_differences(self._family, _a_config(opened))
+        if differing:
+            field, here, there = differing[0]
+            raise LoadFailed(
+                f"release {opened.source.id} is of another family: {field} is {there!r}, and "
+                f"{here!r} in what is served"
+            )
+
+    async def _swap(self, loop: Loop, opened: Opened) -> None:
+        """Both do not fit: new requests wait, running ones end, and then one replaces the other."""
+        _log.warning("release %s does not fit beside what is served: draining", opened.source.id)
+        before = self.current
+        self._admitting.clear()
+        try:
+            for held in list(self._held.values()):
+                await held.idle.wait()
+                await self._retire(loop, held)
+            for task in list(self._retiring.values()):
+                await asyncio.wait({task})
+            try:
+                await outcome(loop.stage(opened.source))
+                await self._make_current(opened, loop)
+            except BaseException:
+                if before is not None:
+                    await outcome(loop.stage(before.source))
+                    self._held[before.id] = before
+                raise
+        finally:
+            if self.current is not None and self.current.id not in self._held:
+                self.current = None  # not even the old one could be staged again
+            self._admitting.set()
+
+    async def _make_current(self, opened: Opened, loop: Loop) -> None:
+        try:
+            entered = await asyncio.to_thread(HeldRelease, opened, loop)
+        except Exception:
+            await outcome(loop.retire(opened.source.id))
+            raise
+        self._held[entered.id] = entered
+        self.current = entered
+
+    def _retire_when_idle(self, held: HeldRelease) -> None:
+        if held.id in self._held and held.id not in self._retiring:
+            task = asyncio.get_running_loop().create_task(self._finish(held))
+            self._retiring[held.id] = task
+
+    async def _finish(self, held: HeldRelease) -> None:
+        try:
+            await held.idle.wait()
+            while held is not self.current and held.id in self._held:
+                if held.num_holders == 0 and self.loop is not None:
+                    await self._retire(self.loop, held)
+                await held.idle.wait()
+        except ServingError:
+            _log.exception("release %s could not be retired", held.id)
+        finally:
+            self._retiring.pop(held.id, None)
+
+    async def _retire(self, loop: Loop, held: HeldRelease) -> None:
+        if self._held.pop(held.id, None) is not None:
+            await outcome(loop.retire(held.id))
+
+
+def _a_config(opened: Opened) -> Mapping[str, Any]:
+    """The config of one of the release's models; a release's are all of one family."""
+    return opened.source.models[min(opened.source.models)].config
+
+
+def _model(opened: Opened, loop: Loop, name: str) -> ServedModel:
+    facts, tokenizer = opened.source.models[name], opened.tokenizers[name]
+    return ServedModel(
+        name=name,
+        release=opened.source.id,
+        tokenizer=tokenizer,
+        defaults=ModelDefaults.of(facts.config, facts.generation_config, tokenizer.eos_token_id),
+        vocabulary=int(facts.config["vocab_size"]),
+        context_length=loop.context_length(opened.source.id, name),
+    )

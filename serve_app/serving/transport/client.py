@@ -1,0 +1,124 @@
+"""The ingress' way to the engine: jobs and questions over a handle of Ray Serve."""
+
+import asyncio
+import contextvars
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, cast
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from serve_app.protocol.errors import ProtocolError, internal, loading, overloaded
+from serve_app.protocol.messages import (
+    DetokenizeJob,
+    ErrorItem,
+    Item,
+    Job,
+    Models,
+    Status,
+    Text,
+    TokenizeJob,
+    Tokens,
+)
+from serve_app.serving.transport.carrier import Parcel
+from serve_app.serving.transport.inbox import Inbox
+
+_log = logging.getLogger(__name__)
+_LATE_S = 30.0
+"""A job's own stream may end before its last items come, which are on another; not longer."""
+
+
+class HandleClient:
+    """`EngineClient` over a handle to the engine deployment, where a `Sender` is at the other end.
+
+    A job's stream is read to its end even if its client has left, since it may carry the items of
+    other jobs. What ends a job is word to the replicas, which goes to all of them: a handle cannot
+    speak to one. A replica that is being drained does not hear it, and finishes the job.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+        self._name = uuid.uuid4().hex
+        self._inboxes: dict[str, Inbox] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
+        """Trouble between the processes is a refusal at first, and an error in the middle later."""
+        inbox = self._inboxes[job["id"]] = Inbox()
+        self._begin(self._read(job, inbox))
+        try:
+            async with aclosing(inbox.batches()) as batches:
+                async for items in batches:
+                    yield items
+        finally:
+            del self._inboxes[job["id"]]
+            if not inbox.has_ended:
+                self._begin(self._abort(job["id"]))
+
+    async def _read(self, job: Job, inbox: Inbox) -> None:
+        """All of a job's stream: its opening, and parcels with any job's items."""
+        try:
+            async for message in self._streaming.send.remote(job, self._name):
+                if isinstance(message, list):
+                    self._hand_out(message)
+                    continue
+                inbox.open(message["items"])
+                if job["id"] not in self._inboxes:
+                    await self._abort(job["id"])  # left before the replica knew of it
+        except (RayError, RayServeException) as error:
+            _log.warning("job %s: %s", job["id"], error)
+            inbox.fail(internal() if inbox.is_open else _unreachable(error))
+        else:
+            asyncio.get_running_loop().call_later(_LATE_S, inbox.fail, internal())
+
+    def _hand_out(self, parcel: Parcel) -> None:
+        for job, items in parcel:
+            inbox = self._inboxes.get(job)
+            if inbox is not None:
+                inbox.put(items)
+
+    async def _abort(self, job: str) -> None:
+        try:
+            await self._handle.broadcast("abort", job).results_async(return_exceptions=True)
+        except (RayError, RayServeException) as error:
+            _log.warning("job %s could not be given up: %s", job, error)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """In the background, and in a context of its own: Serve cancels what a request has called
+        when its client leaves, and here that could close a stream that carries others' items.
+        """
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
+        return cast("Tokens | ErrorItem", await self._ask(self._handle.tokenize, job))
+
+    async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
+        return cast("Text | ErrorItem", await self._ask(self._handle.detokenize, job))
+
+    async def models(self) -> Models:
+        return cast(Models, await self._ask(self._handle.models))
+
+    async def status(self) -> Status:
+        return cast(Status, await self._ask(self._handle.status))
+
+    async def metrics(self) -> str:
+        return cast(str, await self._ask(self._handle.metrics))
+
+    async def _ask(self, method: Any, *arguments: Any) -> Any:
+        """Raises ProtocolError where the engine's process does not answer."""
+        try:
+            return await method.remote(*arguments)
+        except (RayError, RayServeException) as error:
+            raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> ProtocolError:
+    if isinstance(error, BackPressureError):
+        return overloaded("too many requests are waiting for the engine; try again later")
+    return loading("the engine is not there; it is starting or being restarted")
