@@ -31,7 +31,7 @@ READ = "read"
 READ_BYTES = 2**24
 WITHOUT_TASKS = {"compare": "plan"}
 """What goes on after the last task of a stage, until the next stage begins."""
-CALIBRATION = Path(__file__).parent / "data" / "calibration.txt"
+CALIBRATION = Path(__file__).parent / "statistics" / "data" / "calibration.txt"
 
 
 @dataclass(frozen=True, slots=True)

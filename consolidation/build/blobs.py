@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
-from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
-from consolidation.errors import Failed
 from consolidation.arithmetic.low_rank import decompose
 from consolidation.arithmetic.metric import Metric, together, weight_metric
+from consolidation.arithmetic.rounding import round_matrix
+from consolidation.arithmetic.weights import Weights, mean_weights, module_tensors, weights_of
+from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
+from consolidation.errors import Failed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
-from consolidation.arithmetic.rounding import round_matrix
 from consolidation.statistics.gather import StatisticsPlace
-from consolidation.arithmetic.weights import Weights, mean_weights, module_tensors, weights_of
 from representation.formats import DENSE, ExpertShape, Format
 from representation.parts import dense_expert, encode_packed, encode_rank
 

@@ -18,15 +18,15 @@ from consolidation.build.blobs import (
     build_backbone,
     build_layer,
 )
+from consolidation.checkpoints.contents import Expert, Order, User
 from consolidation.errors import Refused
-from consolidation.run.journal import Stages
+from consolidation.plan.study import Family, Study
 from consolidation.plan.values import Held, Member, Plan
 from consolidation.plan.values import Layer as PlannedLayer
-from consolidation.plan.study import Family, Study
-from consolidation.checkpoints.contents import Expert, Order, User
 from consolidation.recipe import Recipe
 from consolidation.release import Blob, Layer, Part, Registry
 from consolidation.release.manifest import DTYPES, canonical_json
+from consolidation.run.journal import Stages
 
 
 def write_experts(

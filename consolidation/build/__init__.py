@@ -1,0 +1,1 @@
+"""A plan carried out: blobs of slots, residuals and backbones. Decides nothing."""
