@@ -13,8 +13,9 @@ from serve_app.bench.grid import Limit, Point, Variant, models_of
 from serve_app.bench.rates import Rates
 from serve_app.bench.running import Session, Steps, decode_tokens, running
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits, context_length, resolve_dtype, widest
+from serve_app.engine.memory import Limits
 from serve_app.engine.model.anatomy import config_of
+from serve_app.engine.model.facts import context_length, resolve_dtype, widest
 from serve_app.engine.source import ReleaseSource
 
 PREFILLS = 3

@@ -15,13 +15,8 @@ import torch
 
 from serve_app.engine.loading.pooled_releases import Releases
 from serve_app.engine.loading.supply import Supply
-from serve_app.engine.memory import (
-    DTYPES,
-    Limits,
-    MemoryPlan,
-    plan_memory,
-    widest,
-)
+from serve_app.engine.memory import Limits, MemoryPlan, plan_memory
+from serve_app.engine.model.facts import DTYPES, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
 from serve_app.engine.run.captures import DecodeGraphs, GraphBackend

@@ -7,29 +7,28 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.attention.forms import attention_needs
-from serve_app.engine.device.matmul import SCRATCH_BYTES
-from serve_app.engine.experts.packed_linear import WORKSPACE_BYTES
-from serve_app.engine.experts.shelves import LayerShape, layer_shape
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
-from serve_app.engine.loading.backbones import copy_bytes
-from serve_app.engine.model.anatomy import Anatomy, config_of, study
-from serve_app.engine.model.packed import Sizes, unique_tensors
+from serve_app.engine.model.anatomy import config_of, study
+from serve_app.engine.model.facts import (
+    backbone_key,
+    context_length,
+    layer_shapes,
+    resolve_dtype,
+    widest,
+    widest_config,
+)
+from serve_app.engine.model.packed import Sizes
 from serve_app.engine.run.kept import CAPTURES_SHARE, CaptureNeeds
-from serve_app.engine.source import ModelLike, ReleaseSource
-from serve_app.errors import ConfigError, DoesNotFit, Unsupported
+from serve_app.engine.source import ReleaseSource
+from serve_app.engine.unit_bytes import BLOCK_SIZE, UnitBytes, unit_bytes
+from serve_app.errors import ConfigError, DoesNotFit
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BLOCK_SIZE = 16
-"""Tokens in a KV block."""
 MIN_KV_TOKENS = 512
 DEFAULT_KV_BYTES = 1 << 30
 KV_SHARE = 0.4
 """Of what is left after the least of everything, the part that KV may claim before backbones."""
 SPARE_SHARE = 0.2
 """Of what KV could take beyond its least, the part left free for the slots of a next release."""
-CUBLAS_BYTES = 64 << 20
-"""What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps, and for captures'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,58 +119,6 @@ class MemoryPlan:
         return Sizes(self.num_places, self.shelves, self.num_blocks, self.block_size)
 
 
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by.
-
-    attention: that its kernels keep.   captured: of captures, of which there may be none.
-    """
-
-    place: int
-    copy: int
-    block: int
-    step: int
-    step_per_block: float
-    attention: int
-    captured: CaptureNeeds
-
-
-def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
-    """The engine's dtype. "auto": bfloat16 for checkpoints in bfloat16, else float32.
-
-    (float16 is exact in float32, and is not in bfloat16.)
-    """
-    if wanted == "auto":
-        wanted = "bfloat16" if stored == "bfloat16" else "float32"
-    if wanted not in DTYPES:
-        raise Unsupported(f"dtype {wanted!r}: the engine computes in {' or '.join(DTYPES)}")
-    return DTYPES[wanted]
-
-
-def context_length(config: Mapping[str, Any]) -> int:
-    """The most tokens that a sequence of the model may have."""
-    fields = config_of(config).get_text_config()
-    length = int(getattr(fields, "max_position_embeddings", None) or 1 << 20)
-    rope = getattr(fields, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "dynamic":
-        return int(length * rope.get("factor", 1.0))
-    return length
-
-
-def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
-    """The config with the longest vocabulary (the first such, by name)."""
-    return _widest([models[name].config for name in sorted(models)])
-
-
-def _widest(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return max(configs, key=lambda config: config_of(config).get_text_config().vocab_size)
-
-
-def backbone_key(model: ModelLike) -> str:
-    """Equal for models whose backbones are the same files."""
-    return "+".join(blob.digest for blob in model.backbone)
-
-
 def plan_memory(
     source: ReleaseSource,
     *,
@@ -210,14 +157,14 @@ def plan_memory(
         shape.shelves_bytes(rows, len(source.models), torch_dtype)
         for shape, rows in zip(shapes, shelves, strict=True)
     )
-    needs = _needs(anatomy, shapes, torch_dtype, limits, torch.device(device))
-    if host_memory is not None and host_memory < needs.copy:
+    unit = unit_bytes(anatomy, shapes, torch_dtype, limits.max_tokens, torch.device(device))
+    if host_memory is not None and host_memory < unit.copy:
         raise ConfigError(
-            f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {needs.copy:,}"
+            f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {unit.copy:,}"
         )
     captures = 0
     if cuda_graphs and not on_cpu:
-        captures = needs.captured.of_all(limits.max_sequences, -(-longest // BLOCK_SIZE))
+        captures = unit.captured.of_all(limits.max_sequences, -(-longest // BLOCK_SIZE))
     num_backbones = len({backbone_key(model) for model in source.models.values()})
     useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
     least = _least_blocks(longest)
@@ -226,23 +173,23 @@ def plan_memory(
         least = useful = max(1, -(-kv_tokens // BLOCK_SIZE))
     if device_memory is None:
         places = most_places
-        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // needs.block, 1)))
+        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
     else:
         places, blocks, captures = _shares(
-            pool, captures, needs, most_places, least, useful, device_memory
+            pool, captures, unit, most_places, least, useful, device_memory
         )
-    workspace = needs.step + math.ceil(needs.step_per_block * blocks)
-    kv = (blocks + 1) * needs.block  # one that no sequence has: see `Sizes`
-    used = pool + places * needs.place + kv + needs.attention + captures + workspace
+    workspace = unit.step + math.ceil(unit.step_per_block * blocks)
+    kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
+    used = pool + places * unit.place + kv + unit.attention + captures + workspace
     return MemoryPlan(
         pool_bytes=pool,
-        backbones_bytes=places * needs.place,
+        backbones_bytes=places * unit.place,
         kv_bytes=kv,
-        attention_bytes=needs.attention,
+        attention_bytes=unit.attention,
         captures_bytes=captures,
         workspace_bytes=workspace,
         spare_bytes=0 if device_memory is None else device_memory - used,
-        place_bytes=needs.place,
+        place_bytes=unit.place,
         num_places=places,
         num_backbones=num_backbones,
         shelves=shelves,
@@ -250,8 +197,8 @@ def plan_memory(
         block_size=BLOCK_SIZE,
         dtype=str(torch_dtype).removeprefix("torch."),
         device_memory=device_memory,
-        captured=needs.captured,
-        copy_bytes=needs.copy,
+        captured=unit.captured,
+        copy_bytes=unit.copy,
         host_memory=host_memory,
     )
 
@@ -275,16 +222,17 @@ def expert_memory(
     Raises: DoesNotFit where nothing is left; Unsupported.
     """
     torch_dtype = resolve_dtype(dtype, stored)
-    anatomy = study(config_of(_widest(configs)), torch_dtype)
+    anatomy = study(config_of(widest_config(configs)), torch_dtype)
     shapes = layer_shapes(anatomy)
-    needs = _needs(anatomy, shapes, torch_dtype, limits or Limits(), torch.device(device))
+    limits = limits or Limits()
+    unit = unit_bytes(anatomy, shapes, torch_dtype, limits.max_tokens, torch.device(device))
     blocks = _least_blocks(max(context_length(config) for config in configs))
     maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
-    others = len(configs) * needs.place + maps + needs.attention + needs.step
-    others += needs.block + math.ceil(blocks * (needs.block + needs.step_per_block))
+    others = len(configs) * unit.place + maps + unit.attention + unit.step
+    others += unit.block + math.ceil(blocks * (unit.block + unit.step_per_block))
     if others >= device_memory:
         raise DoesNotFit(
-            f"{len(configs)} backbones of {needs.place:,} bytes, the least of keys and values, "
+            f"{len(configs)} backbones of {unit.place:,} bytes, the least of keys and values, "
             f"kernels of attention and a step's workspace take {others:,} bytes; the device memory "
             f"is {device_memory:,}",
             needed=others + 1,
@@ -301,7 +249,7 @@ def _least_blocks(longest: int) -> int:
 def _shares(
     pool: int,
     captures: int,
-    needs: _Needs,
+    unit: UnitBytes,
     most_places: int,
     least: int,
     useful: int,
@@ -311,15 +259,15 @@ def _shares(
 
     First the least of places and blocks, then captures, then places, then KV.
     """
-    per_block = needs.block + needs.step_per_block
-    fixed = pool + needs.attention + needs.step
-    floor = fixed + needs.place + needs.block + math.ceil(least * per_block)
+    per_block = unit.block + unit.step_per_block
+    fixed = pool + unit.attention + unit.step
+    floor = fixed + unit.place + unit.block + math.ceil(least * per_block)
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {pool:,}, one backbone "
-            f"{needs.place:,}, keys and values {(least + 1) * needs.block:,}, kernels of attention "
-            f"{needs.attention:,}, workspace "
-            f"{needs.step + math.ceil(least * needs.step_per_block):,}; the device memory is "
+            f"{unit.place:,}, keys and values {(least + 1) * unit.block:,}, kernels of attention "
+            f"{unit.attention:,}, workspace "
+            f"{unit.step + math.ceil(least * unit.step_per_block):,}; the device memory is "
             f"{device_memory:,} bytes",
             needed=floor,
             available=device_memory,
@@ -328,49 +276,7 @@ def _shares(
     captures = min(captures, int(rest * CAPTURES_SHARE))
     rest -= captures
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
-    places = 1 + min(most_places - 1, int((rest - wanted_kv) // needs.place))
-    rest -= (places - 1) * needs.place
+    places = 1 + min(most_places - 1, int((rest - wanted_kv) // unit.place))
+    rest -= (places - 1) * unit.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
     return places, least + more, captures
-
-
-def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
-    """The shapes of the experts of each MoE layer, in order. Raises: Unsupported."""
-    return [layer_shape(path, experts) for path, experts in anatomy.experts.items()]
-
-
-def _needs(
-    anatomy: Anatomy,
-    shapes: Sequence[LayerShape],
-    dtype: torch.dtype,
-    limits: Limits,
-    device: torch.device,
-) -> _Needs:
-    """Whatever formats the release has: the next one may have others."""
-    on_cpu = device.type == "cpu"
-    sizes = [shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values()]
-    width = sum(shape.width for shape in anatomy.attentions.values())
-    block = width * BLOCK_SIZE * dtype.itemsize
-    config = anatomy.model.config.get_text_config()
-    hidden = config.hidden_size
-    experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
-    per_expert = max(experts) // hidden  # about three times the intermediate size
-    top_k = getattr(config, "num_experts_per_tok", 0) or 2
-    # A second shelf's input and output; the CPU may compute in float32.
-    second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
-    pair = (per_expert + 3 * hidden) * dtype.itemsize + second
-    token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
-    libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES
-    gathered = 2 * block / len(anatomy.attentions)
-    kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
-    kept = attention_needs(device)
-    logits = config.vocab_size * dtype.itemsize
-    return _Needs(
-        sum(sizes),
-        copy_bytes(sizes, device),
-        block,
-        step=limits.max_tokens * token + libraries,
-        step_per_block=gathered,
-        attention=kept.once + kinds * kept.kind,
-        captured=CaptureNeeds(token, logits, gathered, once=kinds * kept.captured),
-    )

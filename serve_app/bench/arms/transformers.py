@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.client import Notes
 from serve_app.bench.workload import Job
-from serve_app.engine.memory import resolve_dtype
 from serve_app.engine.model.anatomy import config_of
+from serve_app.engine.model.facts import resolve_dtype
 from serve_app.engine.source import ReleaseSource
 
 PAGE_SIZE = 32

@@ -81,8 +81,8 @@ class Target:
     def asked(self, most_tokens: int) -> list[Asked]:
         """Its models as a workload asks them. most_tokens: that any request may have."""
         from serve_app.bench.workload import Asked
-        from serve_app.engine.memory import context_length
         from serve_app.engine.model.anatomy import config_of
+        from serve_app.engine.model.facts import context_length
 
         configs = {name: self.source.models[name].config for name in self.models}
         return [

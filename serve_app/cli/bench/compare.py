@@ -148,7 +148,8 @@ def _ground(
     Raises: DoesNotFit, Unsupported; WrongUse where an isolated process could hold no request.
     """
     from serve_app.bench.arms.arm import Ground
-    from serve_app.engine.memory import BLOCK_SIZE, Limits
+    from serve_app.engine.memory import Limits
+    from serve_app.engine.unit_bytes import BLOCK_SIZE
 
     longest = load.prompt.high + load.answer.high
     kv_tokens = sequences * -(-longest // BLOCK_SIZE) * BLOCK_SIZE

@@ -13,7 +13,7 @@ from serve_app.engine.experts.shelving import (
     shelf_rows,
 )
 from serve_app.engine.loading.loader import PartToLoad
-from serve_app.engine.memory import backbone_key, context_length
+from serve_app.engine.model.facts import backbone_key, context_length
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
 from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease

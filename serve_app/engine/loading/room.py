@@ -1,8 +1,8 @@
 """Room for a release beside those that are loaded: how much it takes, and making it."""
 
 from serve_app.engine.loading.pooled_releases import Releases
-from serve_app.engine.memory import widest
 from serve_app.engine.model.anatomy import config_of
+from serve_app.engine.model.facts import widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import DoesNotFit

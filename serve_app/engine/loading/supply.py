@@ -20,7 +20,8 @@ from serve_app.engine.loading.loader import (
 )
 from serve_app.engine.loading.pooled_releases import Releases
 from serve_app.engine.loading.room import growth_bytes, make_room, must_move, require_room_alone
-from serve_app.engine.memory import MemoryPlan, backbone_key
+from serve_app.engine.memory import MemoryPlan
+from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Counters

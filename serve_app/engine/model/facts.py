@@ -1,0 +1,55 @@
+"""What the configs of models say that memory and loading need. Plans and allocates nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from serve_app.engine.experts.shelves import LayerShape, layer_shape
+from serve_app.engine.model.anatomy import Anatomy, config_of
+from serve_app.engine.source import ModelLike
+from serve_app.errors import Unsupported
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
+    """The engine's dtype. "auto": bfloat16 for checkpoints in bfloat16, else float32.
+
+    (float16 is exact in float32, and is not in bfloat16.)
+    """
+    if wanted == "auto":
+        wanted = "bfloat16" if stored == "bfloat16" else "float32"
+    if wanted not in DTYPES:
+        raise Unsupported(f"dtype {wanted!r}: the engine computes in {' or '.join(DTYPES)}")
+    return DTYPES[wanted]
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """The most tokens that a sequence of the model may have."""
+    fields = config_of(config).get_text_config()
+    length = int(getattr(fields, "max_position_embeddings", None) or 1 << 20)
+    rope = getattr(fields, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return int(length * rope.get("factor", 1.0))
+    return length
+
+
+def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
+    """The config with the longest vocabulary (the first such, by name)."""
+    return widest_config([models[name].config for name in sorted(models)])
+
+
+def widest_config(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The config with the longest vocabulary (the first such)."""
+    return max(configs, key=lambda config: config_of(config).get_text_config().vocab_size)
+
+
+def backbone_key(model: ModelLike) -> str:
+    """Equal for models whose backbones are the same files."""
+    return "+".join(blob.digest for blob in model.backbone)
+
+
+def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
+    """The shapes of the experts of each MoE layer, in order. Raises: Unsupported."""
+    return [layer_shape(path, experts) for path, experts in anatomy.experts.items()]

@@ -1,0 +1,74 @@
+"""What one place, one block and one step of a model take. How many there will be: `memory.py`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.attention.forms import attention_needs
+from serve_app.engine.device.matmul import SCRATCH_BYTES
+from serve_app.engine.experts.packed_linear import WORKSPACE_BYTES
+from serve_app.engine.experts.shelves import LayerShape
+from serve_app.engine.loading.backbones import copy_bytes
+from serve_app.engine.model.anatomy import Anatomy
+from serve_app.engine.model.packed import unique_tensors
+from serve_app.engine.run.kept import CaptureNeeds
+
+BLOCK_SIZE = 16
+"""Tokens in a KV block."""
+CUBLAS_BYTES = 64 << 20
+"""What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps, and for captures'."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitBytes:
+    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by.
+
+    attention: that its kernels keep.   captured: of captures, of which there may be none.
+    """
+
+    place: int
+    copy: int
+    block: int
+    step: int
+    step_per_block: float
+    attention: int
+    captured: CaptureNeeds
+
+
+def unit_bytes(
+    anatomy: Anatomy,
+    shapes: Sequence[LayerShape],
+    dtype: torch.dtype,
+    step_tokens: int,
+    device: torch.device,
+) -> UnitBytes:
+    """Whatever formats the release has: the next one may have others. step_tokens: of a step."""
+    on_cpu = device.type == "cpu"
+    sizes = [shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values()]
+    width = sum(shape.width for shape in anatomy.attentions.values())
+    block = width * BLOCK_SIZE * dtype.itemsize
+    config = anatomy.model.config.get_text_config()
+    hidden = config.hidden_size
+    experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
+    per_expert = max(experts) // hidden  # about three times the intermediate size
+    top_k = getattr(config, "num_experts_per_tok", 0) or 2
+    # A second shelf's input and output; the CPU may compute in float32.
+    second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
+    pair = (per_expert + 3 * hidden) * dtype.itemsize + second
+    token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
+    libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES
+    gathered = 2 * block / len(anatomy.attentions)
+    kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
+    kept = attention_needs(device)
+    logits = config.vocab_size * dtype.itemsize
+    return UnitBytes(
+        sum(sizes),
+        copy_bytes(sizes, device),
+        block,
+        step=step_tokens * token + libraries,
+        step_per_block=gathered,
+        attention=kept.once + kinds * kept.kind,
+        captured=CaptureNeeds(token, logits, gathered, once=kinds * kept.captured),
+    )
