@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.supply import Supply
 from serve_app.engine.memory import Limits, MemoryPlan, plan_memory
 from serve_app.engine.model.facts import DTYPES, widest
@@ -108,7 +108,7 @@ class Engine:
             max_model_wait_s=limits.max_model_wait_s,
             secret=secrets.token_bytes(32) if prefix_cache else None,
         )
-        self._releases = Releases(packed)
+        self._releases = PooledReleases(packed)
         self._supply = Supply(
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.scheduler import Scheduler
@@ -83,7 +83,7 @@ class Stats:
 
 def look(
     scheduler: Scheduler,
-    releases: Releases,
+    releases: PooledReleases,
     packed: PackedModel,
     memory: MemoryPlan,
     counters: Counters,

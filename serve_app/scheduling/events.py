@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
+class Continued:
     """The sequence has one token more and goes on."""
 
     id: str
@@ -24,4 +24,4 @@ class Finished:
     reason: Literal["stop", "length"]
 
 
-Event = Progressed | Finished
+SequenceEvent = Continued | Finished

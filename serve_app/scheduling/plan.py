@@ -38,7 +38,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class BackboneCopy:
     """Begin copying this backbone into this place; nothing in the place is needed any more."""
 
     backbone: str
@@ -50,7 +50,7 @@ class StepPlan:
     """Chunks by place, then by arrival; no chunk is on a place that a load of the plan names."""
 
     chunks: tuple[Chunk, ...] = ()
-    loads: tuple[Load, ...] = ()
+    loads: tuple[BackboneCopy, ...] = ()
 
     @property
     def num_tokens(self) -> int:

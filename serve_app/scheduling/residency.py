@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from math import inf
 
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import Load
+from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.queue import FairQueues
 
 
@@ -107,13 +107,13 @@ class Residency:
         self._places.load_failed(backbone)
         self._end_tenure(backbone)
 
-    def prefetch(self, backbone: str) -> Load | None:
+    def prefetch(self, backbone: str) -> BackboneCopy | None:
         """Give it an empty place that nobody wants; None where there is none, or it has one."""
         place = self._places.empty()
         if place is None or self._wanted or self._places.place_of(backbone) is not None:
             return None
         self._places.begin_load(backbone, place)
-        return Load(backbone, place)
+        return BackboneCopy(backbone, place)
 
     def forget(self, backbone: str) -> bool:
         """Empty its place; False, and nothing changed, while it is loading or needed."""
@@ -122,7 +122,7 @@ class Residency:
         self._end_tenure(backbone)
         return True
 
-    def begin_loads(self, now: float, next_number: int) -> tuple[Load, ...]:
+    def begin_loads(self, now: float, next_number: int) -> tuple[BackboneCopy, ...]:
         """Give places to wanted backbones and choose which places drain."""
         for backbone in self._places.resident:
             self._tenures.setdefault(backbone, _Tenure(now, next_number))
@@ -160,14 +160,14 @@ class Residency:
         victim = next(idle, None)
         return None if victim is None else self._held_place(victim)
 
-    def _begin(self, backbone: str, place: int, now: float) -> Load:
+    def _begin(self, backbone: str, place: int, now: float) -> BackboneCopy:
         evicted = self._places.begin_load(backbone, place)
         del self._wanted[backbone]
         if evicted is not None:
             self._end_tenure(evicted)
             if self._queues.num_waiting(evicted):
                 self._wanted[evicted] = now
-        return Load(backbone, place)
+        return BackboneCopy(backbone, place)
 
     def _choose_draining(self, count: int, now: float) -> None:
         """Let `count` places drain, as far as there are any; those chosen first stay chosen."""

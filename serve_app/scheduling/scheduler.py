@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import DuplicateSequence, NeverFits
-from serve_app.scheduling.events import Event, Finished, Progressed
+from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import Chunk, Load, StepPlan
+from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.prefixes import Prefixes
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
@@ -124,14 +124,14 @@ class Scheduler:
         return True
 
     def arriving(self, backbone: str) -> None:
-        """The copy that a Load began is under way, and a step may wait for each of its tensors.
+        """The copy that a load began is under way, and a step may wait for each of its tensors.
 
         ValueError when it is not loading.
         """
         self.places.arriving(backbone)
 
     def loaded(self, backbone: str) -> None:
-        """The copy that a Load began is complete. ValueError when it is not loading."""
+        """The copy that a load began is complete. ValueError when it is not loading."""
         self.places.loaded(backbone)
 
     def load_failed(self, backbone: str) -> list[str]:
@@ -147,7 +147,7 @@ class Scheduler:
         self._residency.load_failed(backbone)
         return [sequence.id for sequence in lost]
 
-    def prefetch(self, backbone: str) -> Load | None:
+    def prefetch(self, backbone: str) -> BackboneCopy | None:
         """Begin loading a backbone that nothing waits for into an empty place that nobody wants.
 
         None where there is no such place, or where it has one.
@@ -187,7 +187,7 @@ class Scheduler:
         self._advance_clock(now)
         return self._make_plan() if self._goes_on() else StepPlan()
 
-    def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[Event]:
+    def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[SequenceEvent]:
         """Take in what the step computed; `sampled` has the token of each chunk that samples.
 
         Sequences that ended since the plan are passed over. Returns events in the plan's order. A
@@ -360,7 +360,7 @@ class Scheduler:
         step.budget -= length
         step.chunks[sequence.id] = self._running.advance(sequence, length)
 
-    def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> Event | None:
+    def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> SequenceEvent | None:
         sequence = self._sequences[chunk.sequence]
         self._running.note_computed(sequence, chunk.start, chunk.end)
         kept = min(chunk.end, chunk.prompt_len)
@@ -372,7 +372,7 @@ class Scheduler:
         self._end(sequence)
         return Finished(sequence.id, None, "length")
 
-    def _commit_token(self, sequence: Sequence, token: int) -> Event:
+    def _commit_token(self, sequence: Sequence, token: int) -> SequenceEvent:
         sequence.tokens.append(token)
         sequence.num_pending -= 1
         self._queues.charge(sequence, 1)
@@ -380,7 +380,7 @@ class Scheduler:
         if reason is None:
             if sequence.starts_anew:
                 sequence.num_computed = 0
-            return Progressed(sequence.id, token)
+            return Continued(sequence.id, token)
         self._end(sequence)
         return Finished(sequence.id, token, reason)
 

@@ -17,7 +17,7 @@ from serve_app.engine.loop import EngineLoop
 from serve_app.engine.memory import Limits
 from serve_app.engine.stats import Stats
 from serve_app.scheduling.sequence import ModelKey
-from serve_app.serving.replica.dependencies import Loop, Opened, Parts, Source
+from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 
@@ -43,12 +43,12 @@ def _channel(registry: Registry, name: str) -> str | None:
     return None if channel is None else channel.release
 
 
-def _open_release(registry: Registry, release: str) -> Opened:
+def _open_release(registry: Registry, release: str) -> OpenedRelease:
     """Reads a release's manifest and tokenizers; the engine reads and verifies the rest."""
     reader = ReleaseReader(registry, release)
     tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
     at = registry.published_at(release)
-    return Opened(cast(Source, reader), tokenizers, int(at.timestamp()) if at else 0)
+    return OpenedRelease(cast(ReplicaSource, reader), tokenizers, int(at.timestamp()) if at else 0)
 
 
 def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
@@ -60,7 +60,7 @@ def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
         shutil.rmtree(directory)
 
 
-def _open_engine(config: ServeConfig, source: Source) -> Loop:
+def _open_engine(config: ServeConfig, source: ReplicaSource) -> Loop:
     device = resolve_device(config.device)
     if device == "cpu":
         torch.set_num_threads(_num_threads())  # Ray gives a replica that reserves no CPU one thread

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from hypothesis import settings
 
 from serve_app.scheduling.blocks import BlockLedger
-from serve_app.scheduling.events import Event, Finished, Progressed
+from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.places import PlaceLedger
-from serve_app.scheduling.plan import Chunk, Load, StepPlan
+from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey, Sequence
 
@@ -64,10 +64,10 @@ class FakeRunner:
     readers: dict[str, str] = field(default_factory=dict)
     memory: dict[tuple[int, int], Written] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
-    copying: list[Load] = field(default_factory=list)
+    copying: list[BackboneCopy] = field(default_factory=list)
     arriving: dict[int, str] = field(default_factory=dict)
 
-    def begin(self, loads: Iterable[Load]) -> None:
+    def begin(self, loads: Iterable[BackboneCopy]) -> None:
         for load in loads:
             assert 0 <= load.place < self.num_places
             assert load.backbone in self.backbones.values()
@@ -291,7 +291,7 @@ class World:
         self.running = {i for i, s in self.sequences.items() if s.place is not None}
         self.under_way.append((plan, sampled))
 
-    def end_step(self) -> list[Event]:
+    def end_step(self) -> list[SequenceEvent]:
         events = self.scheduler.commit(*self.under_way.pop(0), self.now)
         self.now += 1.0
         self.scheduler.check()
@@ -301,10 +301,10 @@ class World:
             if isinstance(event, Finished):
                 self._finished(event)
             else:
-                assert isinstance(event, Progressed)
+                assert isinstance(event, Continued)
         return events
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[SequenceEvent]:
         if not self.under_way:
             self.begin_step()
         if self.ahead and self.can_plan_ahead:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.scheduling.events import Finished, Progressed
+from serve_app.scheduling.events import Continued, Finished
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.sequence import Sequence
 from tests.scheduling.fakes import World, alone
@@ -22,7 +22,7 @@ def test_the_token_under_way_is_the_next_steps_input() -> None:
     (chunk,) = world.begin_ahead().chunks
     assert (chunk.pending, chunk.start, chunk.tokens, chunk.samples) == (True, 1, (0,), True)
     assert chunk.num_generated == 1
-    assert world.end_step() == [Progressed("s1", alone(sequence)[0][0])]
+    assert world.end_step() == [Continued("s1", alone(sequence)[0][0])]
     (chunk,) = world.begin_ahead().chunks
     assert (chunk.pending, chunk.start, chunk.num_generated) == (True, 2, 2)
     world.run()
@@ -31,7 +31,7 @@ def test_the_token_under_way_is_the_next_steps_input() -> None:
 def test_whoever_ends_with_the_token_under_way_gets_no_more() -> None:
     world, (short, long) = under_way(1, 2)
     assert planned(world.begin_ahead()) == {long.id: 1}
-    assert [type(event) for event in world.end_step()] == [Finished, Progressed]
+    assert [type(event) for event in world.end_step()] == [Finished, Continued]
     assert world.begin_ahead() == StepPlan()
     assert [event.id for event in world.end_step()] == [long.id]
     assert short.blocks == []

@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import DuplicateSequence, NeverFits
-from serve_app.scheduling.events import Finished, Progressed
+from serve_app.scheduling.events import Continued, Finished
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
@@ -42,7 +42,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_samples_once() -> None:
         seen.append((chunk.start, len(chunk.tokens), chunk.samples, len(chunk.blocks)))
         events = world.end_step()
     assert seen == [(0, 4, False, 1), (4, 4, False, 2), (8, 2, True, 3)]
-    assert events == [Progressed(sequence.id, alone(sequence)[0][0])]
+    assert events == [Continued(sequence.id, alone(sequence)[0][0])]
 
 
 def test_everything_is_computed_once_more_where_the_known_tokens_pass_a_limit() -> None:

@@ -18,7 +18,7 @@ from serve_app.errors import (
     UnknownModel,
     UnknownRelease,
 )
-from serve_app.serving.replica.dependencies import Loop, Opened, Parts, Source
+from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.tokenizers import byte_level
@@ -270,11 +270,11 @@ class FakeRegistry:
             raise OSError("the registry is away")
         return self.channels.get(name)
 
-    def open(self, release: str) -> Opened:
+    def open(self, release: str) -> OpenedRelease:
         if release in self.damaged or release not in self.releases:
             raise EngineError(f"blob of {release} is damaged")
         found = self.releases[release]
-        return Opened(found, dict.fromkeys(found.models, self.tokenizer), created=1234)
+        return OpenedRelease(found, dict.fromkeys(found.models, self.tokenizer), created=1234)
 
 
 @dataclass
@@ -295,7 +295,7 @@ class World:
     def parts(self) -> Parts:
         return Parts(self.registry.channel, self.registry.open, self._open, self._load)
 
-    def _open(self, first: Source) -> Loop:
+    def _open(self, first: ReplicaSource) -> Loop:
         assert isinstance(first, FakeSource)
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
         self.loops.append(loop)

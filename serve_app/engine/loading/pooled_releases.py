@@ -17,8 +17,8 @@ from serve_app.engine.model.facts import backbone_key, context_length
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
 from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
+from serve_app.scheduling.row_ledger import RowLedger
 from serve_app.scheduling.sequence import ModelKey
-from serve_app.scheduling.slots import SlotLedger
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class LoadedRelease:
     parts: tuple[Mapping[ShelfKey, Collection[str]], ...]
 
 
-class Releases:
+class PooledReleases:
     """Takes rows of the shelves and of the maps for releases, and gives them back.
 
     ledgers: per layer and shelf, which rows hold which part.
@@ -51,7 +51,7 @@ class Releases:
         self._packed = packed
         self._layers = list(packed.pool.items())
         self.ledgers = [
-            {key: SlotLedger(shelf.num_rows) for key, shelf in layer.shelves.items()}
+            {key: RowLedger(shelf.num_rows) for key, shelf in layer.shelves.items()}
             for _, layer in self._layers
         ]
         self._loaded: dict[str, LoadedRelease] = {}
@@ -126,7 +126,7 @@ class Releases:
             for key, num_rows in rows.items():
                 if key not in ledgers:
                     layer.add(key, num_rows)
-                    ledgers[key] = SlotLedger(num_rows)
+                    ledgers[key] = RowLedger(num_rows)
                 elif num_rows > ledgers[key].num_rows:
                     layer.grow(key, num_rows)
                     ledgers[key].grow(num_rows)
@@ -240,7 +240,7 @@ class Releases:
 
 
 def _rows_beside(
-    ledgers: Mapping[ShelfKey, SlotLedger], parts: Mapping[ShelfKey, Collection[str]]
+    ledgers: Mapping[ShelfKey, RowLedger], parts: Mapping[ShelfKey, Collection[str]]
 ) -> dict[ShelfKey, int]:
     """Rows that a layer's shelves must have to hold these parts beside what they hold."""
     rows = {key: len(digests) for key, digests in parts.items()}

@@ -1,6 +1,6 @@
 """Room for a release beside those that are loaded: how much it takes, and making it."""
 
-from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.anatomy import config_of
 from serve_app.engine.model.facts import widest
 from serve_app.engine.model.packed import PackedModel
@@ -9,7 +9,7 @@ from serve_app.errors import DoesNotFit
 
 
 def growth_bytes(
-    packed: PackedModel, releases: Releases, source: ReleaseSource, *, alone: bool = False
+    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, *, alone: bool = False
 ) -> int:
     """Bytes that shelves, maps and stacks must grow by to hold a release.
 
@@ -26,7 +26,7 @@ def growth_bytes(
     return more + max(0, longer) * packed.vocabulary_bytes()
 
 
-def must_move(packed: PackedModel, releases: Releases, source: ReleaseSource) -> bool:
+def must_move(packed: PackedModel, releases: PooledReleases, source: ReleaseSource) -> bool:
     """Whether tensors that a load may be writing must be replaced to hold a release."""
     if _vocabulary(source) > packed.longest_vocabulary:
         return True
@@ -38,7 +38,7 @@ def must_move(packed: PackedModel, releases: Releases, source: ReleaseSource) ->
 
 
 def require_room_alone(
-    packed: PackedModel, releases: Releases, source: ReleaseSource, spare_bytes: int | None
+    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, spare_bytes: int | None
 ) -> None:
     """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
     needed = growth_bytes(packed, releases, source, alone=True)
@@ -52,7 +52,7 @@ def require_room_alone(
 
 
 def make_room(
-    packed: PackedModel, releases: Releases, source: ReleaseSource, spare_bytes: int | None
+    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, spare_bytes: int | None
 ) -> None:
     """Grow what must grow to hold a release; nothing may be copying into it meanwhile.
 

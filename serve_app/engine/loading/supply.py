@@ -18,7 +18,7 @@ from serve_app.engine.loading.loader import (
     PartsLoaded,
     Report,
 )
-from serve_app.engine.loading.pooled_releases import Releases
+from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import growth_bytes, make_room, must_move, require_room_alone
 from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.facts import backbone_key
@@ -27,7 +27,7 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Counters
 from serve_app.errors import EngineError, LoadFailed
 from serve_app.scheduling.host import HostLedger
-from serve_app.scheduling.plan import Load
+from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Supply:
         packed: PackedModel,
         memory: MemoryPlan,
         scheduler: Scheduler,
-        releases: Releases,
+        releases: PooledReleases,
         counters: Counters,
         on_loaded: Callable[[], None],
     ) -> None:
@@ -83,7 +83,7 @@ class Supply:
         self._host = HostLedger(memory.host_memory)
         self._held: dict[str, HostBackbone] = {}
         self._awaiting: deque[ReleaseSource] = deque()
-        self._held_loads: list[Load] = []
+        self._held_loads: list[BackboneCopy] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
         self._orphans: set[str] = set()
 
@@ -149,7 +149,7 @@ class Supply:
                     self._note_staged(report, report.backbone)
             self._let_go()
 
-    def begin_loads(self, loads: tuple[Load, ...]) -> bool:
+    def begin_loads(self, loads: tuple[BackboneCopy, ...]) -> bool:
         """Begin a plan's loads, or hold them while a release waits to make room.
 
         -> whether one of them may be used before it is complete.
@@ -162,7 +162,7 @@ class Supply:
         arriving = [self._begin_load(load, sources.get(load.backbone)) for load in begun]
         return any(arriving)
 
-    def _begin_load(self, load: Load, wanted: BackboneToRead | None) -> bool:
+    def _begin_load(self, load: BackboneCopy, wanted: BackboneToRead | None) -> bool:
         if wanted is None:  # its release went while the load was held, and nothing waits for it
             self._scheduler.load_failed(load.backbone)
             return False

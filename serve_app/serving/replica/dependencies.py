@@ -20,7 +20,7 @@ class ModelFacts(Protocol):
     def generation_config(self) -> Mapping[str, Any]: ...
 
 
-class Source(Protocol):
+class ReplicaSource(Protocol):
     """A release as the replica sees it; the engine reads more of it."""
 
     @property
@@ -53,13 +53,13 @@ class Loop(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedRelease:
     """A release that was read and verified as far as the engine does not do it itself.
 
     created: Unix seconds of its publication.
     """
 
-    source: Source
+    source: ReplicaSource
     tokenizers: Mapping[str, Tokenizer]
     created: int
 
@@ -75,6 +75,6 @@ class Parts:
     """
 
     channel: Callable[[str], str | None]
-    open_release: Callable[[str], Opened]
-    open_engine: Callable[[Source], Loop]
+    open_release: Callable[[str], OpenedRelease]
+    open_engine: Callable[[ReplicaSource], Loop]
     load: Callable[[Loop], Load]

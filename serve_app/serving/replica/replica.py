@@ -39,7 +39,7 @@ from serve_app.serving.replica.generation import Generation
 from serve_app.serving.replica.mailbox import Post
 from serve_app.serving.replica.metrics import Metrics
 from serve_app.serving.replica.prepare import ServedModel, encode_prompts, requests_of
-from serve_app.serving.replica.served_releases import HeldRelease, Releases
+from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
 from serve_app.serving.replica.snapshot import Load
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
@@ -72,7 +72,7 @@ class EngineReplica:
         self._metrics = Metrics()
         self._post = Post()
         self._sender = Sender(self.generate)
-        self._releases = Releases(parts)
+        self._releases = ServedReleases(parts)
         self._follower = Follower(
             parts.channel,
             self._releases.take_up,

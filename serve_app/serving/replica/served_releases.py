@@ -13,7 +13,7 @@ from typing import Any
 from consolidation.release import family_differences
 from serve_app.errors import LoadFailed, ServingError
 from serve_app.serving.replica.defaults import ModelDefaults
-from serve_app.serving.replica.dependencies import Loop, Opened, Parts
+from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
 
@@ -26,7 +26,7 @@ class HeldRelease:
     Made on a thread: the engine is asked, and answers between two steps.
     """
 
-    def __init__(self, opened: Opened, loop: Loop) -> None:
+    def __init__(self, opened: OpenedRelease, loop: Loop) -> None:
         self.id = opened.source.id
         self.created = opened.created
         self.source = opened.source
@@ -45,7 +45,7 @@ class HeldRelease:
             self.idle.set()
 
 
-class Releases:
+class ServedReleases:
     """Takes releases up, one at a time, and lets old ones end in peace."""
 
     def __init__(self, parts: Parts) -> None:
@@ -103,7 +103,7 @@ class Releases:
         if self.loop is not None:
             await asyncio.to_thread(self.loop.close)
 
-    async def _enter(self, opened: Opened) -> None:
+    async def _enter(self, opened: OpenedRelease) -> None:
         if self.loop is None:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
             self._family = _a_config(opened)
@@ -117,7 +117,7 @@ class Releases:
         await outcome(self.loop.stage(opened.source))
         await self._make_current(opened, self.loop)
 
-    def _check_family(self, opened: Opened) -> None:
+    def _check_family(self, opened: OpenedRelease) -> None:
         """Raises LoadFailed for models that the engine, built for others, would compute wrongly."""
         differing = family_differences(self._family, _a_config(opened))
         if differing:
@@ -127,7 +127,7 @@ class Releases:
                 f"{here!r} in what is served"
             )
 
-    async def _swap(self, loop: Loop, opened: Opened) -> None:
+    async def _swap(self, loop: Loop, opened: OpenedRelease) -> None:
         """Both do not fit: new requests wait, running ones end, and then one replaces the other."""
         _log.warning("release %s does not fit beside what is served: draining", opened.source.id)
         before = self.current
@@ -151,7 +151,7 @@ class Releases:
                 self.current = None  # not even the old one could be staged again
             self._admitting.set()
 
-    async def _make_current(self, opened: Opened, loop: Loop) -> None:
+    async def _make_current(self, opened: OpenedRelease, loop: Loop) -> None:
         try:
             entered = await asyncio.to_thread(HeldRelease, opened, loop)
         except Exception:
@@ -182,12 +182,12 @@ class Releases:
             await outcome(loop.retire(held.id))
 
 
-def _a_config(opened: Opened) -> Mapping[str, Any]:
+def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:
     """The config of one of the release's models; a release's are all of one family."""
     return opened.source.models[min(opened.source.models)].config
 
 
-def _model(opened: Opened, loop: Loop, name: str) -> ServedModel:
+def _model(opened: OpenedRelease, loop: Loop, name: str) -> ServedModel:
     facts, tokenizer = opened.source.models[name], opened.tokenizers[name]
     return ServedModel(
         name=name,

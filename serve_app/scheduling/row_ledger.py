@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-class SlotLedger:
+class RowLedger:
     """Rows of a shelf by the digest of the slot or residual they hold, with reference counts.
 
     A row is free when no release needs what it holds; a release names each digest once.

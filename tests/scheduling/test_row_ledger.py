@@ -6,47 +6,47 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.scheduling.slots import SlotLedger
+from serve_app.scheduling.row_ledger import RowLedger
 
 
 def test_a_slot_that_is_there_gets_no_second_row() -> None:
-    slots = SlotLedger(3)
-    assert slots.take(["a", "b", "a"]) == ["a", "b"]
-    assert slots.take(["b", "c"]) == ["c"]
-    assert slots.num_free == 0
-    assert sorted(slots.row(name) for name in "abc") == [0, 1, 2]
+    rows = RowLedger(3)
+    assert rows.take(["a", "b", "a"]) == ["a", "b"]
+    assert rows.take(["b", "c"]) == ["c"]
+    assert rows.num_free == 0
+    assert sorted(rows.row(name) for name in "abc") == [0, 1, 2]
 
 
 def test_a_row_is_free_when_the_last_release_gives_it_back() -> None:
-    slots = SlotLedger(2)
-    slots.take(["a"])
-    slots.take(["a", "b"])
-    slots.give_back(["a"])
-    assert slots.num_free == 0
-    slots.give_back(["a", "b"])
-    assert slots.num_free == 2
-    assert slots.missing(["a", "b"]) == ["a", "b"]
+    rows = RowLedger(2)
+    rows.take(["a"])
+    rows.take(["a", "b"])
+    rows.give_back(["a"])
+    assert rows.num_free == 0
+    rows.give_back(["a", "b"])
+    assert rows.num_free == 2
+    assert rows.missing(["a", "b"]) == ["a", "b"]
 
 
 def test_taking_too_many_changes_nothing() -> None:
-    slots = SlotLedger(2)
-    slots.take(["a"])
+    rows = RowLedger(2)
+    rows.take(["a"])
     with pytest.raises(ValueError, match="2 parts are new and 1 rows are free"):
-        slots.take(["a", "b", "c"])
-    slots.give_back(["a"])
-    assert slots.num_free == 2
+        rows.take(["a", "b", "c"])
+    rows.give_back(["a"])
+    assert rows.num_free == 2
 
 
 def test_rows_can_be_added_but_not_taken_away() -> None:
-    slots = SlotLedger(1)
-    slots.take(["a"])
-    slots.grow(2)
-    assert slots.take(["b"]) == ["b"]
-    assert slots.row("b") == 1
+    rows = RowLedger(1)
+    rows.take(["a"])
+    rows.grow(2)
+    assert rows.take(["b"]) == ["b"]
+    assert rows.row("b") == 1
     with pytest.raises(ValueError, match="cannot shrink to 1"):
-        slots.grow(1)
+        rows.grow(1)
     with pytest.raises(ValueError, match="-1 rows"):
-        SlotLedger(-1)
+        RowLedger(-1)
 
 
 @settings(derandomize=True, database=None)
@@ -56,14 +56,14 @@ def test_rows_can_be_added_but_not_taken_away() -> None:
     )
 )
 def test_rows_are_held_exactly_while_needed(acts: list[tuple[list[str], int]]) -> None:
-    slots = SlotLedger(6)
+    rows = RowLedger(6)
     held: list[list[str]] = []
     for digests, which in acts:
         if which < len(held):
-            slots.give_back(held.pop(which))
-        slots.take(digests)
+            rows.give_back(held.pop(which))
+        rows.take(digests)
         held.append(digests)
         needed = Counter(digest for names in held for digest in set(names))
-        assert slots.num_free == 6 - len(needed)
-        rows = [slots.row(digest) for digest in needed]
-        assert len(set(rows)) == len(rows)
+        assert rows.num_free == 6 - len(needed)
+        found = [rows.row(digest) for digest in needed]
+        assert len(set(found)) == len(found)
