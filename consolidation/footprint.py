@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from consolidation.errors import Failed
+from consolidation.errors import RunFailed
 from consolidation.pipeline import consolidate
 from consolidation.recipe import Recipe
 from consolidation.run.executor import LocalExecutor, Progress
@@ -35,7 +35,7 @@ CALIBRATION = Path(__file__).parent / "statistics" / "data" / "calibration.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class FamilyShape:
     """Random Mixtral checkpoints to consolidate, in bfloat16."""
 
     num_models: int
@@ -66,7 +66,7 @@ class Stage:
     mapped_bytes: int = 0
 
 
-def write_checkpoints(directory: Path, shape: Shape) -> dict[str, Path]:
+def write_checkpoints(directory: Path, shape: FamilyShape) -> dict[str, Path]:
     """Random checkpoints by name, small differences to a common base."""
     config = AutoConfig.for_model(
         "mixtral",
@@ -95,7 +95,7 @@ def write_checkpoints(directory: Path, shape: Shape) -> dict[str, Path]:
 def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Stage]:
     """What reading takes, and then every stage of one run, in a process of its own.
 
-    Raises: Failed when the run does not end well.
+    Raises: RunFailed when the run does not end well.
     """
     context = multiprocessing.get_context("spawn")
     results: Any = context.SimpleQueue()
@@ -103,7 +103,7 @@ def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Stag
     process.start()
     process.join()
     if process.exitcode != 0 or results.empty():
-        raise Failed(f"the measured run ended with exit code {process.exitcode}")
+        raise RunFailed(f"the measured run ended with exit code {process.exitcode}")
     found: list[Stage] = results.get()
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from consolidation.build.writing import Written, write_backbones, write_experts
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.checkpoints.family import check_family, check_layers
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, ModelData, check_models, encode, read_files
 from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
@@ -35,7 +35,7 @@ from consolidation.release import (
 )
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.statistics.gather import StatisticsPlace
+from consolidation.statistics.gather import StatisticsStore
 from consolidation.statistics.text import (
     MAX_TOKENS,
     CalibrationFile,
@@ -45,11 +45,11 @@ from consolidation.statistics.text import (
     read_calibration,
 )
 
-__all__ = ["Outcome", "Progress", "Recipe", "consolidate"]
+__all__ = ["Consolidated", "Progress", "Recipe", "consolidate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Consolidated:
     """What came of a run. Of a dry run only the plan."""
 
     plan: Plan
@@ -64,13 +64,13 @@ def consolidate(
     progress: Callable[[Progress], None] = lambda _: None,
     on_plan: Callable[[Plan], None] = lambda _: None,
     dry_run: bool = False,
-) -> Outcome:
+) -> Consolidated:
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
 
     `on_plan` is told each plan before anything of the release is written: one, or with a target
     divergence those that are tried.
-    Raises `Refused` for input or wishes that cannot be accepted, `Failed` when the work could not
-    be done, and `ReleaseError` for trouble with the registry; the channel is then as it was.
+    Raises `Refused` for input or wishes that cannot be accepted, `RunFailed` when the work could
+    not be done, and `ReleaseError` for trouble with the registry; the channel is then as it was.
     """
     check_recipe(recipe)
     registry = Registry(recipe.registry, recipe.family)
@@ -83,17 +83,17 @@ def consolidate(
     digest = recipe_digest(recipe, family.checkpoints, family.base, given.calibration)
     with ExitStack() as stack:
         journal: Journal = NoJournal()
-        place = StatisticsPlace(registry.storage_url, f"work/{digest}")
+        store = StatisticsStore(registry.storage_url, f"work/{digest}")
         if dry_run:
-            place = StatisticsPlace(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
+            store = StatisticsStore(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
         else:
             journal = StoredJournal(registry.storage, digest)
         stages = Stages(executor, journal, progress)
-        studied = study(recipe, family, windows, place, stages)
+        studied = study(recipe, family, windows, store, stages)
         plan = _first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)
-            return Outcome(plan)
+            return Consolidated(plan)
         written = write_backbones(registry, family, studied, stages)
         trials = _Trials(recipe, registry, family, studied, written, windows, data, stages)
         made = trials.run(plan, on_plan)
@@ -104,7 +104,7 @@ def consolidate(
         _move_channel(recipe, registry, channel, release)
         journal.close()
         progress(Progress("publish", 1, 1))
-        return Outcome(made.plan, release, manifest)
+        return Consolidated(made.plan, release, manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +353,6 @@ def _move_channel(recipe: Recipe, registry: Registry, before: Channel | None, re
     try:
         registry.move_channel(recipe.channel, release, expected=expected)
     except ChannelMoved as error:
-        raise Failed(
+        raise RunFailed(
             f"release {release} is published, but {error}: someone else moved it meanwhile"
         ) from error

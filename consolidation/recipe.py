@@ -13,7 +13,7 @@ import transformers
 
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
-from consolidation.evaluation.gates import Limits
+from consolidation.evaluation.gates import QualityLimits
 from consolidation.release.manifest import canonical_json, valid_name
 from consolidation.statistics.text import CalibrationFile
 
@@ -51,7 +51,7 @@ class Recipe:
     calibration: tuple[tuple[str | None, Path], ...] = ()
     tasks: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, Path] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
+    limits: QualityLimits = field(default_factory=QualityLimits)
 
     @property
     def is_lossy(self) -> bool:

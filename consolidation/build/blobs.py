@@ -18,22 +18,22 @@ from consolidation.arithmetic.rounding import round_matrix
 from consolidation.arithmetic.weights import Weights, mean_weights, module_tensors, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
-from consolidation.errors import Failed
+from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
-from consolidation.statistics.gather import StatisticsPlace
+from consolidation.statistics.gather import StatisticsStore
 from representation.formats import DENSE, ExpertShape, Format
 from representation.parts import dense_expert, encode_packed, encode_rank
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Origin:
     """Where an expert is read. `via` and `reference`: whose match tells the order of neurons."""
 
     source: ExpertsSource
     index: int
-    via: "Place | None" = None
-    reference: "Place | None" = None
+    via: "Origin | None" = None
+    reference: "Origin | None" = None
 
     def read(self, order: torch.Tensor | None) -> Weights:
         """Its weights, its neurons in this order (that of `order`)."""
@@ -54,7 +54,7 @@ class Place:
 class MemberRequest:
     """Experts of one content that use a slot, and the residuals that they need."""
 
-    place: Place
+    origin: Origin
     users: tuple[User, ...]
     residuals: tuple[Format, ...]
 
@@ -67,7 +67,7 @@ class SlotRequest:
     what the blob must turn out to be, where that is known. A slot that is `kept` is only read.
     """
 
-    holds: tuple[tuple[Place, int], ...]
+    holds: tuple[tuple[Origin, int], ...]
     format: Format
     members: tuple[MemberRequest, ...]
     digest: str | None
@@ -76,7 +76,7 @@ class SlotRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerTask:
+class BuildTask:
     """All slots of one layer that are to be written, in its order."""
 
     registry: str
@@ -84,7 +84,7 @@ class LayerTask:
     layer: int
     shape: ExpertShape
     dtype: torch.dtype
-    statistics: StatisticsPlace | None
+    statistics: StatisticsStore | None
     slots: tuple[SlotRequest, ...]
 
 
@@ -97,10 +97,10 @@ class BackboneTask:
     source: BackboneSource
 
 
-def build_layer(task: LayerTask) -> list[dict[str, Any]]:
+def build_layer(task: BuildTask) -> list[dict[str, Any]]:
     """Write slots and residuals that are not there yet; each slot's part and its members' parts.
 
-    Raises `Failed` when a checkpoint has changed meanwhile.
+    Raises `RunFailed` when a checkpoint has changed meanwhile.
     """
     builder = _Builder(task)
     return [builder.slot(request) for request in task.slots]
@@ -115,7 +115,7 @@ def build_backbone(task: BackboneTask) -> dict[str, Any]:
 class _Builder:
     """Writes the parts of one layer, one slot at a time."""
 
-    def __init__(self, task: LayerTask) -> None:
+    def __init__(self, task: BuildTask) -> None:
         self._task = task
         self._registry = Registry(task.registry, task.family)
 
@@ -138,19 +138,19 @@ class _Builder:
 
     def _exact(self, request: SlotRequest) -> Part:
         """The slot that holds one expert as it is; read only when it is not there."""
-        ((place, _),) = request.holds
+        ((origin, _),) = request.holds
         there = Blob(digest=request.digest or "", bytes=request.num_bytes)
         if not self._registry.has_blob(there):
-            tensors = place.source.read(place.index)
+            tensors = origin.source.read(origin.index)
             if self._registry.write_blob(encode_tensors(tensors)) != there:
-                raise Failed(
-                    f"{place.source.module}, expert {place.index}: the checkpoint has changed "
+                raise RunFailed(
+                    f"{origin.source.module}, expert {origin.index}: the checkpoint has changed "
                     "since it was scanned"
                 )
         return Part(digest=there.digest, bytes=there.bytes)
 
     def _content(self, request: SlotRequest) -> Weights:
-        experts = [place.read(place.order()) for place, _ in request.holds]
+        experts = [origin.read(origin.order()) for origin, _ in request.holds]
         if len(experts) == 1:
             return experts[0]
         return mean_weights(experts, [count for _, count in request.holds])
@@ -162,7 +162,7 @@ class _Builder:
             return self._write(module_tensors(content, shape, self._task.dtype), DENSE)
         # Those without residuals feel every error of the slot, others only what is not made up.
         alone = [m for m in request.members if not m.residuals] or list(request.members)
-        ordered = [(member, member.place.order()) for member in alone]
+        ordered = [(member, member.origin.order()) for member in alone]
         users = [(member, order, user) for member, order in ordered for user in member.users]
         matrices = {}
         for name, matrix in content.matrices.items():
@@ -177,8 +177,8 @@ class _Builder:
         """Parts that add up to what a member has beyond the slot; of their orders the better."""
         if not member.residuals:
             return []
-        order = member.place.order()
-        left = member.place.read(order).minus(given)
+        order = member.origin.order()
+        left = member.origin.read(order).minus(given)
         metrics = {}
         for name, matrix in left.matrices.items():
             found = [self._metric(member, order, u, name, matrix) for u in member.users]
@@ -220,11 +220,11 @@ class _Builder:
         name: str,
         matrix: torch.Tensor,
     ) -> Metric:
-        place = self._task.statistics
-        if place is None:
+        store = self._task.statistics
+        if store is None:
             return weight_metric((matrix.shape[0], matrix.shape[1]))
-        found = place.metric(user.model, self._task.layer, user.index, name)
-        layout = member.place.source.layout
+        found = store.metric(user.model, self._task.layer, user.index, name)
+        layout = member.origin.source.layout
         if order is None or layout is None:
             return found
         return reorder_metric(name, found, order, layout)

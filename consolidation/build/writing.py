@@ -11,18 +11,17 @@ from typing import Any
 
 from consolidation.build.blobs import (
     BackboneTask,
-    LayerTask,
+    BuildTask,
     MemberRequest,
-    Place,
+    Origin,
     SlotRequest,
     build_backbone,
     build_layer,
 )
-from consolidation.checkpoints.contents import Expert, Order, User
+from consolidation.checkpoints.contents import Expert, NeuronOrder, User
 from consolidation.errors import Refused
 from consolidation.plan.study import Family, Study
-from consolidation.plan.values import Held, Member, Plan
-from consolidation.plan.values import Layer as PlannedLayer
+from consolidation.plan.values import Held, Member, Plan, PlannedLayer
 from consolidation.recipe import Recipe
 from consolidation.release import Blob, Layer, Part, Registry
 from consolidation.release.manifest import DTYPES, canonical_json
@@ -32,11 +31,11 @@ from consolidation.run.journal import Stages
 def write_experts(
     registry: Registry, recipe: Recipe, family: Family, study: Study, plan: Plan, stages: Stages
 ) -> tuple[Layer, ...]:
-    """Write all slots and residuals of a plan that are not there yet. Raises `Failed`."""
+    """Write all slots and residuals of a plan that are not there yet. Raises `RunFailed`."""
     tasks = []
     for layer, planned in enumerate(plan.layers):
         requests = _Requests(recipe, family, study, layer).of(planned)
-        task = LayerTask(
+        task = BuildTask(
             registry=registry.url,
             family=registry.family,
             layer=layer,
@@ -88,7 +87,7 @@ class _Requests:
     def _members(self, members: Sequence[Member]) -> tuple[MemberRequest, ...]:
         return tuple(
             MemberRequest(
-                place=self._place(member.users[0], member.order),
+                origin=self._origin(member.users[0], member.order),
                 users=tuple(
                     User(u.model, u.index, self._recipe.weights.get(u.model, 1.0))
                     for u in member.users
@@ -98,20 +97,20 @@ class _Requests:
             for member in members
         )
 
-    def _held(self, held: Held) -> Place:
+    def _held(self, held: Held) -> Origin:
         source = self._family.source(held.model, self._layer)
-        return self._ordered(Place(source, held.index), held.order)
+        return self._ordered(Origin(source, held.index), held.order)
 
-    def _place(self, expert: Expert, order: Order | None) -> Place:
+    def _origin(self, expert: Expert, order: NeuronOrder | None) -> Origin:
         return self._ordered(self._lying(expert), order)
 
-    def _ordered(self, place: Place, order: Order | None) -> Place:
+    def _ordered(self, origin: Origin, order: NeuronOrder | None) -> Origin:
         if order is None:
-            return place
-        return replace(place, via=self._lying(order.via), reference=self._lying(order.reference))
+            return origin
+        return replace(origin, via=self._lying(order.via), reference=self._lying(order.reference))
 
-    def _lying(self, expert: Expert) -> Place:
-        return Place(self._family.source(expert.model, self._layer), expert.index)
+    def _lying(self, expert: Expert) -> Origin:
+        return Origin(self._family.source(expert.model, self._layer), expert.index)
 
 
 def _layer(
@@ -159,7 +158,7 @@ class Written:
 
 
 def write_backbones(registry: Registry, family: Family, study: Study, stages: Stages) -> Written:
-    """Write all that is not an expert. Raises `Failed`, `Refused`, `ReleaseError`."""
+    """Write all that is not an expert. Raises `RunFailed`, `Refused`, `ReleaseError`."""
     backbones = _write_backbones(registry, family, stages)
     tokenizers = {name: _write_tokenizer(registry, family, name) for name in family.checkpoints}
     sources = {

@@ -24,7 +24,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class NeuronOrder:
     """An order of neurons: that of `reference`, told by the match of `via` with it."""
 
     via: Expert
@@ -32,7 +32,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Contents:
     """Distinct experts of one layer, in order of first appearance, and who has them.
 
     `kept` are slots of the release that is extended which hold such a content, by digest.
@@ -44,11 +44,11 @@ class Pool:
     kept: Mapping[str, int] = field(default_factory=dict)
 
 
-def pools(
+def contents_by_layer(
     modules: Sequence[str],
     scans: Mapping[str, Sequence[LayerScan]],
     kept: Sequence[Mapping[str, int]] | None = None,
-) -> list[Pool]:
+) -> list[Contents]:
     """Distinct experts of each layer; models in the mapping's order, then by index."""
     found = []
     for layer, module in enumerate(modules):
@@ -57,5 +57,5 @@ def pools(
             for index, digest in enumerate(layers[layer].digests):
                 users.setdefault(digest, []).append(Expert(model, index))
         there = kept[layer] if kept is not None else {}
-        found.append(Pool(module, tuple(users), tuple(tuple(u) for u in users.values()), there))
+        found.append(Contents(module, tuple(users), tuple(tuple(u) for u in users.values()), there))
     return found

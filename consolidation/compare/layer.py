@@ -23,15 +23,15 @@ from consolidation.compare.groups import BASE, EXPERTS, KEPT, Content, Group, Sl
 from consolidation.compare.kin import Kin, find_kin, related
 from consolidation.compare.menu import (
     SLOT_FORMATS,
+    FileSizes,
     Noise,
     Pair,
-    Sizes,
     Unit,
     measure_noise,
     unit_of,
 )
 from consolidation.release import Part, Registry, read_expert
-from consolidation.statistics.gather import StatisticsPlace
+from consolidation.statistics.gather import StatisticsStore
 from representation.formats import DENSE
 
 CACHED = 8
@@ -56,7 +56,7 @@ class Distinct:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerTask:
+class CompareTask:
     """One layer's distinct experts, and the slots of a release that is extended.
 
     statistics: where the models' are; None compares weights.
@@ -65,14 +65,14 @@ class LayerTask:
     layer: int
     experts: tuple[Distinct, ...]
     base: ExpertsSource | None
-    statistics: StatisticsPlace | None
+    statistics: StatisticsStore | None
     dtype: torch.dtype
     slots: tuple[Part, ...] = ()
     registry: str = ""
     family: str = ""
 
 
-def compare_layer(task: LayerTask) -> list[dict[str, Any]]:
+def compare_layer(task: CompareTask) -> list[dict[str, Any]]:
     """The layer's groups, as JSON values of `Group`; none where there are no experts."""
     if not task.experts:
         return []
@@ -82,11 +82,11 @@ def compare_layer(task: LayerTask) -> list[dict[str, Any]]:
 class _Comparison:
     """One layer while it is compared."""
 
-    def __init__(self, task: LayerTask) -> None:
+    def __init__(self, task: CompareTask) -> None:
         self._task = task
         self._shape = task.experts[0].source.shape
         self._layout = task.experts[0].source.layout
-        self._sizes = Sizes(self._shape, task.dtype)
+        self._sizes = FileSizes(self._shape, task.dtype)
         self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
 
     def groups(self) -> Iterator[Group]:
@@ -131,24 +131,24 @@ class _Comparison:
         return unit_of(weights, metrics, count=len(expert.users), locked=expert.locked)
 
     def _metric(self, expert: Distinct, name: str, matrix: torch.Tensor) -> Metric:
-        place = self._task.statistics
+        store = self._task.statistics
         weights = [user.weight for user in expert.users]
-        if place is None:
+        if store is None:
             return weight_metric((matrix.shape[0], matrix.shape[1])).scaled(sum(weights))
-        found = [place.metric(u.model, self._task.layer, u.index, name) for u in expert.users]
+        found = [store.metric(u.model, self._task.layer, u.index, name) for u in expert.users]
         return together(found, weights)
 
     def _shares(self, expert: Distinct) -> dict[str, float]:
         """What each model loses by an error of this content, over what is counted for it."""
-        place = self._task.statistics
+        store = self._task.statistics
         masses: dict[str, float] = {}
         counted = 0.0
         for user in expert.users:
             mass = 1.0
-            if place is not None:
+            if store is not None:
                 names = expert.source.shape.matrices
                 mass = sum(
-                    place.metric(user.model, self._task.layer, user.index, name).mass
+                    store.metric(user.model, self._task.layer, user.index, name).mass
                     for name in names
                 )
             masses[user.model] = masses.get(user.model, 0.0) + mass
@@ -197,7 +197,7 @@ class _GroupMenu:
         units: Sequence[Unit],
         others: Mapping[Content, Weights],
         noise: Noise,
-        sizes: Sizes,
+        sizes: FileSizes,
     ) -> None:
         self._kin = kin
         self._units = units

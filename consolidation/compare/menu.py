@@ -126,7 +126,7 @@ class Pair:
                 )
 
     def options(
-        self, slot: Format, noise: Noise, sizes: "Sizes"
+        self, slot: Format, noise: Noise, sizes: "FileSizes"
     ) -> tuple[Point[tuple[Format, ...]], ...]:
         """The frontier of residuals for this unit, where the slot is held in this format."""
         slot_cost = noise.of_rounding(self._content_spread, slot)
@@ -148,7 +148,7 @@ class Pair:
         return frontier(points)
 
     def _with_ranks(
-        self, slot_cost: float, moved: Mapping[str, float], noise: Noise, sizes: "Sizes"
+        self, slot_cost: float, moved: Mapping[str, float], noise: Noise, sizes: "FileSizes"
     ) -> list[Point[Formats]]:
         points: list[Point[Formats]] = []
         for rank in self._ranks:
@@ -163,7 +163,7 @@ class Pair:
         return points
 
 
-class Sizes:
+class FileSizes:
     """Bytes of files of one layer's parts, by format."""
 
     def __init__(self, shape: ExpertShape, dtype: torch.dtype) -> None:

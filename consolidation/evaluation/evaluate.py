@@ -23,7 +23,7 @@ def evaluate(
     """Scores of the methods, in their order, each over all models that have data, sorted.
 
     A model is loaded once: it runs as it is, and then with each method's experts in place of its
-    own. Raises `Refused` for a model that cannot be loaded, `Failed` for a method that gives
+    own. Raises `Refused` for a model that cannot be loaded, `RunFailed` for a method that gives
     something else than experts.
     """
     for name in sorted({method.name for method in methods}):

@@ -14,7 +14,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QualityLimits:
     """The most that any model may lose; None is no limit.
 
     max_kl: nats per token.   max_accuracy_drop: a share of all questions, 0.01 is one point.
@@ -26,7 +26,7 @@ class Limits:
     max_perplexity_rise: float | None = None
 
 
-def check_limits(limits: Limits, files: Files) -> None:
+def check_limits(limits: QualityLimits, files: Files) -> None:
     """Raise `Refused` for what is no limit, or is one on what nothing was given to measure with."""
     given = {
         "divergence": limits.max_kl,
@@ -43,7 +43,7 @@ def check_limits(limits: Limits, files: Files) -> None:
 
 
 def breaches(
-    limits: Limits, quality: Mapping[str, Quality], scores: Sequence[ModelScore]
+    limits: QualityLimits, quality: Mapping[str, Quality], scores: Sequence[ModelScore]
 ) -> list[str]:
     """One sentence for each limit that a model is above, by model; none when all is well.
 
@@ -64,7 +64,7 @@ def _above(value: float, limit: float) -> bool:
     return not value <= limit + ROUNDING
 
 
-def _divergence(limits: Limits, name: str, kl: float, where: str) -> Iterator[str]:
+def _divergence(limits: QualityLimits, name: str, kl: float, where: str) -> Iterator[str]:
     # No rounding here: a limit of 0 asks for models that are the same to the last bit.
     if limits.max_kl is not None and not kl <= limits.max_kl:
         yield (
@@ -73,7 +73,7 @@ def _divergence(limits: Limits, name: str, kl: float, where: str) -> Iterator[st
         )
 
 
-def _accuracy(limits: Limits, score: ModelScore) -> Iterator[str]:
+def _accuracy(limits: QualityLimits, score: ModelScore) -> Iterator[str]:
     limit, before, after = limits.max_accuracy_drop, score.accuracy_original, score.accuracy
     if limit is None or before is None or after is None:
         return
@@ -84,7 +84,7 @@ def _accuracy(limits: Limits, score: ModelScore) -> Iterator[str]:
         )
 
 
-def _perplexity(limits: Limits, score: ModelScore) -> Iterator[str]:
+def _perplexity(limits: QualityLimits, score: ModelScore) -> Iterator[str]:
     limit, before, after = limits.max_perplexity_rise, score.perplexity_original, score.perplexity
     if limit is None or before is None or after is None:
         return

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.release import Manifest, ReleaseReader
 from consolidation.release.tensors import encode_tensors
 
@@ -72,9 +72,10 @@ def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -
 
 @torch.inference_mode()
 def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, name: str) -> None:
-    """Put a method's experts into a transformers model, in place; all of them, or raise `Failed`.
+    """Put all of a method's experts into a transformers model, in place.
 
-    After a failure the model holds experts of two kinds and is of no use.
+    Raises `RunFailed` for one that is missing or has another shape; the model then holds experts
+    of two kinds and is of no use.
     """
     for layer, source in enumerate(experts):
         module = model.get_submodule(source.module)
@@ -83,7 +84,7 @@ def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, n
             there = getattr(module, parameter)
             if parameter not in given or given[parameter].shape != there.shape:
                 shape = tuple(given[parameter].shape) if parameter in given else "nothing"
-                raise Failed(
+                raise RunFailed(
                     f"{method.name}, model {name!r}: {source.module}.{parameter} is "
                     f"{tuple(there.shape)}, given was {shape}"
                 )

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.reference import Reference
 from consolidation.release import Blob, Golden, Part, Quality, Registry, read_expert
 from consolidation.statistics.scoring import (
     KeptLogits,
-    Scores,
+    ScoreSums,
     golden_of,
     load_original,
     score_original,
@@ -62,7 +62,7 @@ class Validated:
 
 
 def validate_model(task: ModelTask) -> dict[str, Any]:
-    """Quality and golden prompt of one model. Raises `Refused`, `Failed` or `ReleaseError`."""
+    """Quality and golden prompt of one model. Raises `Refused`, `RunFailed` or `ReleaseError`."""
     model = load_original(task.directory)
     with ExitStack() as stack:
         kept = stack.enter_context(KeptLogits())
@@ -73,7 +73,7 @@ def validate_model(task: ModelTask) -> dict[str, Any]:
             reference = stack.enter_context(found)
         if give_release(model, task):
             if not task.merged:
-                raise Failed(f"model {task.name!r}: unmerged experts did not come back exactly")
+                raise RunFailed(f"model {task.name!r}: unmerged experts did not come back exactly")
             scores = score_release(model, task.windows, kept, scores)
         score = None if reference is None else reference.score(model)
     golden = golden_of(model, task.windows[0])
@@ -94,13 +94,13 @@ def validate_model(task: ModelTask) -> dict[str, Any]:
 def give_release(model: Any, task: ModelTask) -> bool:
     """Put the release's tensors into the model, in place; whether any expert has changed.
 
-    Raises `Failed` when a tensor of the backbone differs from the original.
+    Raises `RunFailed` when a tensor of the backbone differs from the original.
     """
     registry = Registry(task.registry, task.family)
     for blob in task.backbone:
         for name, tensor in registry.read_tensors(blob).items():
             if _put(model.get_parameter_or_buffer(name), tensor):
-                raise Failed(f"model {task.name!r}: {name} did not come back exactly")
+                raise RunFailed(f"model {task.name!r}: {name} did not come back exactly")
     changed = False
     for path, layer in zip(task.modules, task.experts, strict=True):
         module = model.get_submodule(path)
@@ -122,7 +122,7 @@ def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
     return True
 
 
-def _quality(name: str, scores: Scores) -> Quality:
+def _quality(name: str, scores: ScoreSums) -> Quality:
     # Rounding can take a divergence of nothing below it; what is not a number stays so.
     kl = max(scores.divergence / scores.tokens, 0.0)
     original = scores.loss_original / scores.tokens

@@ -10,11 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from consolidation.arithmetic.frontier import spend
-from consolidation.checkpoints.contents import Expert, Order, Pool
+from consolidation.checkpoints.contents import Contents, Expert, NeuronOrder
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Choices, Group, SlotChoice
-from consolidation.compare.menu import Sizes
+from consolidation.compare.menu import FileSizes
 from consolidation.errors import Refused
-from consolidation.plan.values import Held, KeptSlot, Layer, Maps, Member, Plan, ResidualMaps, Slot
+from consolidation.plan.values import (
+    Held,
+    KeptSlot,
+    Maps,
+    Member,
+    Plan,
+    PlannedLayer,
+    ResidualMaps,
+    Slot,
+)
 from consolidation.release import Manifest, expert_map_bytes, residual_map_bytes
 from representation.formats import DENSE
 
@@ -23,8 +32,8 @@ from representation.formats import DENSE
 class LayerChoices:
     """A layer's distinct experts, and what may be done with them. No groups: nothing is merged."""
 
-    pool: Pool
-    sizes: Sizes
+    contents: Contents
+    sizes: FileSizes
     groups: tuple[Group, ...] | None
 
 
@@ -48,7 +57,7 @@ class Extended:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PlanTerms:
     """What a plan must keep to. `allowed` bytes: None merges only what is identical.
 
     `responses` tell, by model, the divergence that an error is expected to cause; None where
@@ -62,7 +71,7 @@ class Asked:
     square_norm: float
 
 
-def make_plan(layers: Sequence[LayerChoices], asked: Asked, extended: Extended | None) -> Plan:
+def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None) -> Plan:
     """The plan with the least error within the bytes allowed: nothing is lost where that fits.
 
     Raises `Refused`, with the smallest possible budget, when nothing keeps within them.
@@ -70,17 +79,17 @@ def make_plan(layers: Sequence[LayerChoices], asked: Asked, extended: Extended |
     frontiers = [group.points for layer in layers for group in layer.groups or ()]
 
     def plan(choices: Sequence[Choices]) -> Plan:
-        return _chosen_plan(layers, choices, asked, extended)
+        return _chosen_plan(layers, choices, terms, extended)
 
-    lossless = _plan(layers, [_as_they_are(layer) for layer in layers], asked, extended)
-    if asked.allowed is None or lossless.expert_bytes_after <= asked.allowed:
+    lossless = _plan(layers, [_as_they_are(layer) for layer in layers], terms, extended)
+    if terms.allowed is None or lossless.expert_bytes_after <= terms.allowed:
         return lossless
-    spent = spend(frontiers, asked.allowed, lambda choices: plan(choices).expert_bytes_after)
+    spent = spend(frontiers, terms.allowed, lambda choices: plan(choices).expert_bytes_after)
     if spent is None:
         needed = plan([group[0].choice for group in frontiers]).expert_bytes_after
-        least = math.ceil(needed / asked.one_model * 10000) / 10000
+        least = math.ceil(needed / terms.one_model * 10000) / 10000
         raise Refused(
-            f"an expert budget of {asked.allowed / asked.one_model:.4f} ({asked.allowed} bytes) "
+            f"an expert budget of {terms.allowed / terms.one_model:.4f} ({terms.allowed} bytes) "
             f"cannot be met: the fewest bits for every expert need {needed} bytes, a budget of "
             f"{least:.4f}"
         )
@@ -90,7 +99,7 @@ def make_plan(layers: Sequence[LayerChoices], asked: Asked, extended: Extended |
 def _chosen_plan(
     layers: Sequence[LayerChoices],
     choices: Sequence[Choices],
-    asked: Asked,
+    terms: PlanTerms,
     extended: Extended | None,
 ) -> Plan:
     """The plan of one choice for every group, in order of layers and groups."""
@@ -99,20 +108,22 @@ def _chosen_plan(
         [slot for _ in layer.groups or () for slot in next(rest)] + _ungrouped(layer)
         for layer in layers
     ]
-    return _plan(layers, chosen, asked, extended)
+    return _plan(layers, chosen, terms, extended)
 
 
-def fewest_bytes(layers: Sequence[LayerChoices], asked: Asked, extended: Extended | None) -> int:
+def fewest_bytes(
+    layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None
+) -> int:
     """Bytes of the plan that takes the fewest."""
     smallest = [group.points[0].choice for layer in layers for group in layer.groups or ()]
-    return _chosen_plan(layers, smallest, asked, extended).expert_bytes_after
+    return _chosen_plan(layers, smallest, terms, extended).expert_bytes_after
 
 
 def _as_they_are(layer: LayerChoices) -> list[SlotChoice]:
     """Choices for the experts of a layer that lose nothing, by position."""
     return [
-        SlotChoice.exactly(position, layer.pool.kept.get(digest))
-        for position, digest in enumerate(layer.pool.digests)
+        SlotChoice.exactly(position, layer.contents.kept.get(digest))
+        for position, digest in enumerate(layer.contents.digests)
     ]
 
 
@@ -126,34 +137,34 @@ def _ungrouped(layer: LayerChoices) -> list[SlotChoice]:
 def _plan(
     layers: Sequence[LayerChoices],
     chosen: Sequence[Sequence[SlotChoice]],
-    asked: Asked,
+    terms: PlanTerms,
     extended: Extended | None,
 ) -> Plan:
     made = [
         _layer(number, layer, choices, extended)
         for number, (layer, choices) in enumerate(zip(layers, chosen, strict=True))
     ]
-    expert_map, residual_map = _maps(made, asked.models, extended)
+    expert_map, residual_map = _maps(made, terms.models, extended)
     errors = _errors(layers, chosen)
-    new = {user.model for layer in layers for users in layer.pool.users for user in users}
+    new = {user.model for layer in layers for users in layer.contents.users for user in users}
     predicted = None
-    if asked.responses is not None:
-        predicted = {name: asked.responses[name](errors.get(name, 0.0)) for name in sorted(new)}
+    if terms.responses is not None:
+        predicted = {name: terms.responses[name](errors.get(name, 0.0)) for name in sorted(new)}
     return Plan(
-        models=asked.models,
+        models=terms.models,
         layers=tuple(made),
         expert_map=expert_map,
         residual_map=residual_map,
-        expert_bytes_before=asked.one_model * len(asked.models),
+        expert_bytes_before=terms.one_model * len(terms.models),
         expert_bytes_after=_bytes_after(layers, made, extended)
         + sum(expert_map_bytes(rows) for rows in expert_map.values())
         + sum(residual_map_bytes(rows) for rows in residual_map.values()),
-        expert_bytes_one_model=asked.one_model,
-        budget_bytes=asked.allowed,
+        expert_bytes_one_model=terms.one_model,
+        budget_bytes=terms.allowed,
         approximated=_approximated(layers, chosen),
         error=math.fsum((predicted or errors).values()),
         predicted_kl=predicted,
-        relative_error=None if predicted else _root(math.fsum(errors.values()), asked.square_norm),
+        relative_error=None if predicted else _root(math.fsum(errors.values()), terms.square_norm),
     )
 
 
@@ -163,15 +174,15 @@ def _root(square_error: float, square_norm: float) -> float:
 
 def _layer(
     number: int, layer: LayerChoices, choices: Sequence[SlotChoice], extended: Extended | None
-) -> Layer:
-    pool = layer.pool
+) -> PlannedLayer:
+    contents = layer.contents
     groups = {member: group for group in layer.groups or () for member in group.members}
     built, shared = [], dict[int, tuple[Member, ...]]()
     for choice in sorted(choices, key=lambda choice: choice.uses[0].expert):
         kind, positions = choice.content.kind, choice.content.positions
-        orders = _orders(pool, groups.get(choice.uses[0].expert), choice)
+        orders = _orders(contents, groups.get(choice.uses[0].expert), choice)
         members = tuple(
-            Member(pool.users[use.expert], use.residual, orders.get(use.expert))
+            Member(contents.users[use.expert], use.residual, orders.get(use.expert))
             for use in choice.uses
         )
         if kind == KEPT:
@@ -180,24 +191,26 @@ def _layer(
         if kind == BASE:
             built.append(Slot((Held(None, positions[0]),), choice.format, members, None))
             continue
-        holds = tuple(_held(pool.users[position], orders.get(position)) for position in positions)
+        holds = tuple(
+            _held(contents.users[position], orders.get(position)) for position in positions
+        )
         as_it_is = len(holds) == 1 and choice.format == DENSE and holds[0].order is None
-        digest = pool.digests[positions[0]] if as_it_is else None
+        digest = contents.digests[positions[0]] if as_it_is else None
         built.append(Slot(holds, choice.format, members, digest))
     kept = sorted({*(extended.slots(number) if extended else ()), *shared})
-    return Layer(
-        module=pool.module,
+    return PlannedLayer(
+        module=contents.module,
         kept=tuple(KeptSlot(index, shared.get(index, ())) for index in kept),
         slots=tuple(built),
         kept_residuals=tuple(extended.residuals(number)) if extended else (),
     )
 
 
-def _held(users: Sequence[Expert], order: Order | None) -> Held:
+def _held(users: Sequence[Expert], order: NeuronOrder | None) -> Held:
     return Held(users[0].model, users[0].index, len(users), order)
 
 
-def _orders(pool: Pool, group: Group | None, choice: SlotChoice) -> dict[int, Order]:
+def _orders(contents: Contents, group: Group | None, choice: SlotChoice) -> dict[int, NeuronOrder]:
     """The orders of neurons that experts of one slot are put in, by position.
 
     Experts that all lie in the same other order are left in it.
@@ -209,16 +222,16 @@ def _orders(pool: Pool, group: Group | None, choice: SlotChoice) -> dict[int, Or
     via = {position: group.via.get(position) if group else None for position in positions}
     if group is None or (content.kind == EXPERTS and len(set(via.values())) == 1):
         return {}
-    reference = pool.users[group.members[0]][0]
+    reference = contents.users[group.members[0]][0]
     return {
-        position: Order(pool.users[other][0], reference)
+        position: NeuronOrder(contents.users[other][0], reference)
         for position, other in via.items()
         if other is not None
     }
 
 
 def _maps(
-    layers: Sequence[Layer], models: Sequence[str], extended: Extended | None
+    layers: Sequence[PlannedLayer], models: Sequence[str], extended: Extended | None
 ) -> tuple[Maps, ResidualMaps]:
     slots: dict[str, list[tuple[int, ...]]] = {name: [] for name in models}
     residuals: dict[str, list[tuple[tuple[int, ...], ...]]] = {name: [] for name in models}
@@ -251,7 +264,7 @@ def _maps(
 
 
 def _bytes_after(
-    choices: Sequence[LayerChoices], layers: Sequence[Layer], extended: Extended | None
+    choices: Sequence[LayerChoices], layers: Sequence[PlannedLayer], extended: Extended | None
 ) -> int:
     """Bytes of all files, each content that is known beforehand once."""
     known: dict[str, int] = {}
@@ -296,10 +309,10 @@ def _approximated(
     for layer, choices in zip(layers, chosen, strict=True):
         for choice in choices:
             for use in choice.uses:
-                kept = layer.pool.kept.get(layer.pool.digests[use.expert])
+                kept = layer.contents.kept.get(layer.contents.digests[use.expert])
                 exact = SlotChoice.exactly(use.expert, kept)
                 if (choice.content, choice.format, use.residual) != (exact.content, DENSE, ()):
-                    found |= {user.model for user in layer.pool.users[use.expert]}
+                    found |= {user.model for user in layer.contents.users[use.expert]}
     return frozenset(found)
 
 

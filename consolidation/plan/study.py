@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
-from consolidation.checkpoints.contents import Pool, User, pools
+from consolidation.checkpoints.contents import Contents, User, contents_by_layer
 from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
 from consolidation.compare.groups import Group
-from consolidation.compare.layer import Distinct, LayerTask, compare_layer
-from consolidation.compare.menu import Sizes
+from consolidation.compare.layer import CompareTask, Distinct, compare_layer
+from consolidation.compare.menu import FileSizes
 from consolidation.errors import Refused
-from consolidation.plan.solver import Asked, Extended, LayerChoices, fewest_bytes, make_plan
+from consolidation.plan.solver import Extended, LayerChoices, PlanTerms, fewest_bytes, make_plan
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
 from consolidation.release import Manifest
@@ -23,7 +23,7 @@ from consolidation.release.manifest import DTYPES, Dtype
 from consolidation.run.journal import Stages
 from consolidation.statistics.gather import (
     Response,
-    StatisticsPlace,
+    StatisticsStore,
     StatisticsTask,
     gather,
     responses,
@@ -103,7 +103,7 @@ class Study:
     scans: Mapping[str, tuple[LayerScan, ...]]
     layers: tuple[LayerChoices, ...]
     extended: Extended | None
-    statistics: StatisticsPlace | None
+    statistics: StatisticsStore | None
     responses: Mapping[str, Response] | None
     models: tuple[str, ...]
     one_model: int
@@ -111,14 +111,14 @@ class Study:
 
     def plan(self, allowed: int | None) -> Plan:
         """The plan within so many bytes; None merges only what is identical. Raises `Refused`."""
-        return make_plan(self.layers, self._asked(allowed), self.extended)
+        return make_plan(self.layers, self._terms(allowed), self.extended)
 
     def fewest_bytes(self) -> int:
         """Bytes of the plan that takes the fewest."""
-        return fewest_bytes(self.layers, self._asked(None), self.extended)
+        return fewest_bytes(self.layers, self._terms(None), self.extended)
 
-    def _asked(self, allowed: int | None) -> Asked:
-        return Asked(
+    def _terms(self, allowed: int | None) -> PlanTerms:
+        return PlanTerms(
             models=self.models,
             one_model=self.one_model,
             allowed=allowed,
@@ -131,7 +131,7 @@ def study(
     recipe: Recipe,
     family: Family,
     windows: Mapping[str, ModelWindows],
-    place: StatisticsPlace,
+    store: StatisticsStore,
     stages: Stages,
 ) -> Study:
     """Scan, and where the recipe allows for less than all, gather statistics and compare.
@@ -142,21 +142,19 @@ def study(
     scans = _scan(family, stages)
     _check_finite(family, scans)
     kept = Extended(family.extended, family.kept) if family.extended is not None else None
-    layer_pools = pools(family.modules, scans, _kept_contents(kept))
+    by_layer = contents_by_layer(family.modules, scans, _kept_contents(kept))
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
     statistics, responses = None, None
-    groups: list[tuple[Group, ...] | None] = [None] * len(layer_pools)
+    groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
     if recipe.is_lossy and family.checkpoints:
         if any(found.statistics for found in windows.values()):
-            responses = _gather(family, windows, place, stages)
-            statistics = place
-        groups = list(_compare(recipe, family, layer_pools, kept, statistics, stages))
-    sizes = [Sizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(layer_pools))]
+            responses = _gather(family, windows, store, stages)
+            statistics = store
+        groups = list(_compare(recipe, family, by_layer, kept, statistics, stages))
+    sizes = [FileSizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(by_layer))]
     return Study(
         scans=scans,
-        layers=tuple(
-            LayerChoices(*found) for found in zip(layer_pools, sizes, groups, strict=True)
-        ),
+        layers=tuple(LayerChoices(*found) for found in zip(by_layer, sizes, groups, strict=True)),
         extended=kept,
         statistics=statistics,
         responses=responses,
@@ -179,7 +177,7 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
 def _gather(
     family: Family,
     windows: Mapping[str, ModelWindows],
-    place: StatisticsPlace,
+    store: StatisticsStore,
     stages: Stages,
 ) -> dict[str, Response]:
     tasks = [
@@ -191,7 +189,7 @@ def _gather(
                 modules=tuple(family.modules),
                 windows=windows[name].statistics,
                 probes=windows[name].scored,
-                place=place,
+                store=store,
             ),
         )
         for name, checkpoint in family.checkpoints.items()
@@ -204,7 +202,7 @@ def _gather(
         gather,
         tasks,
         in_flight=None if small else 1,
-        still_good=lambda result: place.there(result["model"], experts),
+        still_good=lambda result: store.there(result["model"], experts),
     )
     return responses(
         {
@@ -242,19 +240,21 @@ def _check_finite(family: Family, scans: Mapping[str, tuple[LayerScan, ...]]) ->
 def _compare(
     recipe: Recipe,
     family: Family,
-    layer_pools: Sequence[Pool],
+    by_layer: Sequence[Contents],
     extended: Extended | None,
-    statistics: StatisticsPlace | None,
+    statistics: StatisticsStore | None,
     stages: Stages,
 ) -> list[tuple[Group, ...]]:
     """The groups of each layer, of the experts that no kept slot holds as they are."""
     tasks = []
     fresh = []
-    for layer, pool in enumerate(layer_pools):
-        positions = [i for i, digest in enumerate(pool.digests) if digest not in pool.kept]
-        task = LayerTask(
+    for layer, contents in enumerate(by_layer):
+        positions = [i for i, digest in enumerate(contents.digests) if digest not in contents.kept]
+        task = CompareTask(
             layer=layer,
-            experts=tuple(_distinct(recipe, family, layer, pool, i, extended) for i in positions),
+            experts=tuple(
+                _distinct(recipe, family, layer, contents, i, extended) for i in positions
+            ),
             base=family.base.experts[layer] if family.base is not None else None,
             statistics=statistics,
             dtype=DTYPES[family.dtype],
@@ -275,11 +275,11 @@ def _distinct(
     recipe: Recipe,
     family: Family,
     layer: int,
-    pool: Pool,
+    contents: Contents,
     position: int,
     extended: Extended | None,
 ) -> Distinct:
-    users = pool.users[position]
+    users = contents.users[position]
     first = users[0]
     kept: set[int] = set()
     if extended is not None:

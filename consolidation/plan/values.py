@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from consolidation.checkpoints.contents import Expert, Order
+from consolidation.checkpoints.contents import Expert, NeuronOrder
 from representation.formats import Format
 
 Maps = Mapping[str, tuple[tuple[int, ...], ...]]
@@ -24,7 +24,7 @@ class Held:
     model: str | None
     index: int
     count: int = 1
-    order: Order | None = None
+    order: NeuronOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Member:
 
     users: tuple[Expert, ...]
     residuals: tuple[Format, ...] = ()
-    order: Order | None = None
+    order: NeuronOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class KeptSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class PlannedLayer:
     """One layer: what is kept of a release that is extended, then what is built.
 
     Residuals come in the same order: kept ones, then those of members, slot by slot.
@@ -90,7 +90,7 @@ class Plan:
     """
 
     models: tuple[str, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[PlannedLayer, ...]
     expert_map: Maps
     residual_map: ResidualMaps
     expert_bytes_before: int

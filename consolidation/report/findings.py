@@ -9,7 +9,7 @@ from consolidation.release import Manifest, Quality
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ModelResult:
     """One model under one method. Pairs are (original, method); None where not measured."""
 
     model: str
@@ -33,7 +33,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class MethodResult:
     """One method, or release: `ratio` is its expert bytes over those of one model.
 
     `by_validation`: measured as the release was made, and not by `evaluate`.
@@ -42,7 +42,7 @@ class Result:
     name: str
     num_bytes: int
     ratio: float
-    models: tuple[Measured, ...]
+    models: tuple[ModelResult, ...]
     by_validation: bool = False
 
     @property
@@ -56,12 +56,12 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class Findings:
     """Everything on the page. Results of releases are in the order of `manifests`."""
 
     manifests: tuple[Manifest, ...]
-    releases: tuple[Result, ...]
-    others: tuple[Result, ...]
+    releases: tuple[MethodResult, ...]
+    others: tuple[MethodResult, ...]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,21 +70,21 @@ class Contents:
         return tuple(sorted({one.model for result in results for one in result.models}))
 
 
-def contents(
+def findings(
     releases: Sequence[tuple[Manifest, MethodScore | None]], others: Sequence[MethodScore]
-) -> Contents:
+) -> Findings:
     """Releases with their scores; without one, what was measured when the release was made."""
-    return Contents(
+    return Findings(
         manifests=tuple(manifest for manifest, _ in releases),
         releases=tuple(_of_release(manifest, score) for manifest, score in releases),
         others=tuple(_of_score(score, score.method) for score in others),
     )
 
 
-def _of_release(manifest: Manifest, score: MethodScore | None) -> Result:
+def _of_release(manifest: Manifest, score: MethodScore | None) -> MethodResult:
     if score is not None:
         return _of_score(score, manifest.id)
-    return Result(
+    return MethodResult(
         name=manifest.id,
         num_bytes=manifest.expert_bytes_after,
         ratio=manifest.expert_bytes_after / manifest.expert_bytes_one_model,
@@ -93,13 +93,13 @@ def _of_release(manifest: Manifest, score: MethodScore | None) -> Result:
     )
 
 
-def _of_score(score: MethodScore, name: str) -> Result:
+def _of_score(score: MethodScore, name: str) -> MethodResult:
     models = tuple(_of_model(one) for one in score.models)
-    return Result(name, score.expert_bytes, score.bytes_of_one_model, models)
+    return MethodResult(name, score.expert_bytes, score.bytes_of_one_model, models)
 
 
-def _of_model(score: ModelScore) -> Measured:
-    return Measured(
+def _of_model(score: ModelScore) -> ModelResult:
+    return ModelResult(
         model=score.model,
         kl=score.kl,
         predicted_kl=score.predicted_kl,
@@ -110,9 +110,9 @@ def _of_model(score: ModelScore) -> Measured:
     )
 
 
-def _of_quality(quality: Mapping[str, Quality]) -> list[Measured]:
+def _of_quality(quality: Mapping[str, Quality]) -> list[ModelResult]:
     return [
-        Measured(
+        ModelResult(
             model=name,
             kl=one.kl,
             predicted_kl=one.predicted_kl,

@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Holding:
     """One expert. `label` has the slot's bits per weight, then its residuals': `4+r8+2`."""
 
     kind: Kind
@@ -43,7 +43,7 @@ class ByteRow:
     num_bytes: int
 
 
-def holdings(manifest: Manifest, model: str) -> list[list[Held]]:
+def holdings(manifest: Manifest, model: str) -> list[list[Holding]]:
     """Every expert of a model, by layer and index."""
     found = []
     for layer, pool in enumerate(manifest.layers):
@@ -54,7 +54,7 @@ def holdings(manifest: Manifest, model: str) -> list[list[Held]]:
             residuals = [pool.residuals[i].parsed for i in mine.residuals(layer, index)]
             fmt = pool.slots[slot].parsed
             label = "+".join(_label(manifest, one) for one in (fmt, *residuals))
-            row.append(Held(_kind(fmt, residuals, shared=users[slot] > 1), label))
+            row.append(Holding(_kind(fmt, residuals, shared=users[slot] > 1), label))
         found.append(row)
     return found
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest
-from consolidation.report.findings import Contents, contents
+from consolidation.report.findings import Findings, findings
 from consolidation.report.holdings import byte_rows
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
 from consolidation.report.quality_plot import mean_frontier, model_frontiers
@@ -27,7 +27,7 @@ def render_report(
     A release without a score is shown with what was measured when it was made. The same input
     gives the same page.
     """
-    shown = contents(releases, others)
+    shown = findings(releases, others)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -36,7 +36,7 @@ def render_report(
     return environment.from_string(template.read_text(encoding="utf-8")).render(_fields(shown))
 
 
-def _fields(shown: Contents) -> dict[str, Any]:
+def _fields(shown: Findings) -> dict[str, Any]:
     points = predictions(shown)
     results = (*shown.releases, *shown.others)
     return {

@@ -3,17 +3,17 @@
 import math
 
 from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with_zero, looks, svg
-from consolidation.report.findings import Contents
+from consolidation.report.findings import Findings
 
 MIN_FOR_RANKS = 3
 """Fewest points for which a correlation of ranks says anything."""
 
 
-def predictions(contents: Contents) -> list[tuple[str, float, float]]:
+def predictions(findings: Findings) -> list[tuple[str, float, float]]:
     """(model, predicted, measured), where both are known numbers."""
     return [
         (one.model, one.predicted_kl, one.kl)
-        for release in contents.releases
+        for release in findings.releases
         for one in release.models
         if one.predicted_kl is not None and math.isfinite(one.predicted_kl + one.kl)
     ]
@@ -30,15 +30,15 @@ def rank_correlation(points: list[tuple[str, float, float]]) -> float | None:
     return float(spearmanr(predicted, measured).statistic)
 
 
-def prediction_plot(contents: Contents) -> str | None:
+def prediction_plot(findings: Findings) -> str | None:
     """The points, and the line where both are equal; None where nothing was predicted."""
-    points = predictions(contents)
+    points = predictions(findings)
     if not points:
         return None
     with figure(5.4, 3.8) as drawn:
         axes = drawn.subplots()
         for model, (colour, marker) in zip(
-            contents.models, looks(len(contents.models)), strict=True
+            findings.models, looks(len(findings.models)), strict=True
         ):
             mine = [(before, after) for name, before, after in points if name == model]
             if mine:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from consolidation.report.drawing import BLUE, EDGE, NEGLIGIBLE, figure, log_with_zero, looks, svg
-from consolidation.report.findings import Contents, Result
+from consolidation.report.findings import Findings, MethodResult
 
-KlOf = Callable[[Result], float | None]
+KlOf = Callable[[MethodResult], float | None]
 OURS: dict[str, Any] = {"color": BLUE, "marker": "o", "lw": 2.4, "ms": 7, "mec": EDGE, "zorder": 3}
 OTHERS: dict[str, Any] = {"ls": ":", "mfc": "none", "mew": 1.4}
 """Hollow, so that of methods which are close none hides another."""
@@ -20,42 +20,42 @@ BYTES = "expert bytes ÷ those of one model"
 KL = "KL to the original (nats per token)"
 
 
-def mean_frontier(contents: Contents) -> str:
+def mean_frontier(findings: Findings) -> str:
     """The mean over models, large, with a legend."""
     with figure(8.6, 4.6) as drawn:
         axes = drawn.subplots()
-        _draw([(axes, lambda result: result.mean_kl)], contents)
+        _draw([(axes, lambda result: result.mean_kl)], findings)
         axes.set_ylabel(f"mean {KL}")
         axes.set_xlabel(BYTES)
-        drawn.legend(handles=_handles(contents), loc="outside right upper", labelspacing=0.7)
+        drawn.legend(handles=_handles(findings), loc="outside right upper", labelspacing=0.7)
         return svg(drawn, "Mean divergence against bytes, every method")
 
 
-def model_frontiers(contents: Contents) -> str:
+def model_frontiers(findings: Findings) -> str:
     """One panel for each model, all on the same scales."""
-    num_columns = min(4, len(contents.models))
-    num_rows = math.ceil(len(contents.models) / num_columns)
+    num_columns = min(4, len(findings.models))
+    num_rows = math.ceil(len(findings.models) / num_columns)
     with figure(2.15 * num_columns + 0.5, 2.2 * num_rows + 0.4) as drawn:
         panels = drawn.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
-        for axes in panels.flat[len(contents.models) :]:
+        for axes in panels.flat[len(findings.models) :]:
             axes.set_visible(False)
         of_models = []
-        for model, axes in zip(contents.models, panels.flat, strict=False):
+        for model, axes in zip(findings.models, panels.flat, strict=False):
             axes.set_title(model)
-            of_models.append((axes, partial(Result.kl, model=model)))
-        _draw(of_models, contents)
+            of_models.append((axes, partial(MethodResult.kl, model=model)))
+        _draw(of_models, findings)
         drawn.supxlabel(BYTES, size="medium")
         drawn.supylabel("KL (nats per token)", size="medium")
         return svg(drawn, "Divergence against bytes, for each model")
 
 
-def _draw(panels: Sequence[tuple[Axes, KlOf]], contents: Contents) -> None:
+def _draw(panels: Sequence[tuple[Axes, KlOf]], findings: Findings) -> None:
     """Points and lines in each panel, on scales that hold the points of all."""
     points: list[tuple[float, float]] = []
     for axes, kl_of in panels:
-        for (_, results), (colour, marker) in _series(contents):
+        for (_, results), (colour, marker) in _series(findings):
             points += _line(axes, _points(results, kl_of), color=colour, marker=marker, **OTHERS)
-        ours = _points(contents.releases, kl_of)
+        ours = _points(findings.releases, kl_of)
         points += _line(axes, ours, **OURS)
     kls = [kl for _, kl in points]
     for axes, _ in panels:
@@ -70,18 +70,18 @@ def _line(axes: Axes, points: list[tuple[float, float]], **look: Any) -> list[tu
     return points
 
 
-def _points(results: Sequence[Result], kl_of: KlOf) -> list[tuple[float, float]]:
+def _points(results: Sequence[MethodResult], kl_of: KlOf) -> list[tuple[float, float]]:
     found = ((result.ratio, kl_of(result)) for result in results)
     return sorted((ratio, kl) for ratio, kl in found if kl is not None and math.isfinite(kl))
 
 
-def _series(contents: Contents) -> list[tuple[tuple[str, list[Result]], tuple[str, str]]]:
+def _series(findings: Findings) -> list[tuple[tuple[str, list[MethodResult]], tuple[str, str]]]:
     """Methods whose names differ in a number only are one series; each has its look.
 
     The worst comes first, so that the legend reads as the plot does, from above.
     """
-    found: dict[str, list[Result]] = {}
-    for result in sorted(contents.others, key=_badness, reverse=True):
+    found: dict[str, list[MethodResult]] = {}
+    for result in sorted(findings.others, key=_badness, reverse=True):
         found.setdefault(re.sub(r"\d+", "k", result.name), []).append(result)
     named = [
         (results[0].name if len(results) == 1 else key, results) for key, results in found.items()
@@ -89,15 +89,15 @@ def _series(contents: Contents) -> list[tuple[tuple[str, list[Result]], tuple[st
     return list(zip(named, looks(len(named)), strict=True))
 
 
-def _badness(result: Result) -> float:
+def _badness(result: MethodResult) -> float:
     return result.mean_kl if result.mean_kl is not None else math.inf
 
 
-def _handles(contents: Contents) -> list[Line2D]:
+def _handles(findings: Findings) -> list[Line2D]:
     handles = []
-    for (name, results), (colour, marker) in _series(contents):
+    for (name, results), (colour, marker) in _series(findings):
         look = OTHERS if len(results) > 1 else {**OTHERS, "ls": "none"}
         handles.append(Line2D([], [], color=colour, marker=marker, label=name, **look))
-    if contents.releases:
+    if findings.releases:
         handles.append(Line2D([], [], label="releases", **OURS))
     return handles

@@ -20,7 +20,7 @@ from consolidation.report.drawing import (
     figure,
     svg,
 )
-from consolidation.report.holdings import Held, Kind, holdings
+from consolidation.report.holdings import Holding, Kind, holdings
 
 COLOURS = {
     Kind.SHARED: BLUE,
@@ -62,7 +62,7 @@ def sharing_map(manifest: Manifest) -> str:
         return svg(drawn, "What each expert is held as")
 
 
-def _draw(axes: Axes, name: str, rows: list[list[Held]]) -> None:
+def _draw(axes: Axes, name: str, rows: list[list[Holding]]) -> None:
     width = max(len(row) for row in rows)
     kinds = list(Kind)
     # Layers may differ in how many experts they have: what is not there stays empty.
@@ -98,7 +98,7 @@ def _draw(axes: Axes, name: str, rows: list[list[Held]]) -> None:
         _label(axes, rows)
 
 
-def _label(axes: Axes, rows: list[list[Held]]) -> None:
+def _label(axes: Axes, rows: list[list[Holding]]) -> None:
     longest = max(len(held.label) for row in rows for held in row)
     size = 7 if longest <= LONG else 5.5
     for layer, row in enumerate(rows):

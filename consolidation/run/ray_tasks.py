@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, cast
 import ray
 import torch
 
-from consolidation.errors import Failed
+from consolidation.errors import RunFailed
 
 Task = TypeVar("Task")
 RETRIES = 3
@@ -41,7 +41,7 @@ class RayExecutor:
         *,
         in_flight: int | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        """See `Executor.map`. Raises `Failed` when workers keep dying."""
+        """See `Executor.map`. Raises `RunFailed` when workers keep dying."""
         limit = in_flight or self._in_flight
         threads = self._threads(limit)
         remote = cast(Any, ray.remote(num_cpus=self._num_cpus, max_retries=RETRIES)(_run))
@@ -96,6 +96,6 @@ def _result(reference: Any) -> Any:
         # What the task raised, not Ray's account of where.
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise Failed(
+        raise RunFailed(
             f"a task could not be run, though tried {RETRIES + 1} times: {error}"
         ) from error

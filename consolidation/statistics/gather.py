@@ -23,7 +23,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from consolidation.arithmetic.metric import Metric, Samples
 from consolidation.arithmetic.rounding import round_matrix
 from consolidation.compare.menu import GROUP
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.release.storage import open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.statistics.moments import Record
@@ -40,14 +40,14 @@ MOST_OFF = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class StatisticsPlace:
+class StatisticsStore:
     """Where statistics are: a storage's address, and a directory in it."""
 
     url: str
     directory: str
 
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
-        """The metric of one matrix of one expert. Raises `Failed` when it is not there."""
+        """The metric of one matrix of one expert. Raises `RunFailed` when it is not there."""
         found = _read(self, model, layer, index)
         inputs = found[f"{name}.inputs"]
         return Metric(
@@ -95,7 +95,7 @@ class StatisticsTask:
     modules: tuple[str, ...]
     windows: tuple[Window, ...]
     probes: tuple[Window, ...]
-    place: StatisticsPlace
+    store: StatisticsStore
 
 
 def gather(task: StatisticsTask) -> dict[str, Any]:
@@ -131,13 +131,13 @@ def _gather(task: StatisticsTask) -> list[tuple[float, float]]:
     model.set_experts_implementation(before)
     metrics = [record.metrics(num_scored) for record in records]
     factor, probes = _probe(model, task, metrics)
-    storage = open_storage(task.place.url)
+    storage = open_storage(task.store.url)
     for layer, found in enumerate(metrics):
         for index in range(len(next(iter(found.values()), ()))):
             tensors: dict[str, torch.Tensor] = {}
             for name, by_expert in found.items():
                 tensors |= _tensors(name, by_expert[index].scaled(factor))
-            storage.write(task.place.path(task.name, layer, index), encode_tensors(tensors))
+            storage.write(task.store.path(task.name, layer, index), encode_tensors(tensors))
     return probes
 
 
@@ -267,10 +267,10 @@ def _some(windows: Sequence[Window]) -> Iterator[Window]:
 
 
 @lru_cache(16)
-def _read(place: StatisticsPlace, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
-    data = open_storage(place.url).read(place.path(model, layer, index))
+def _read(store: StatisticsStore, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
+    data = open_storage(store.url).read(store.path(model, layer, index))
     if data is None:
-        raise Failed(f"statistics of model {model!r}, layer {layer}, expert {index} are gone")
+        raise RunFailed(f"statistics of model {model!r}, layer {layer}, expert {index} are gone")
     return decode_tensors(data)
 
 

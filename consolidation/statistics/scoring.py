@@ -41,7 +41,7 @@ PART = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreSums:
     """Sums over scored tokens, in nats."""
 
     divergence: float
@@ -178,8 +178,8 @@ def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
     return math.fsum(total)
 
 
-def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> Scores:
-    """Scores of a model against itself; its logits are kept where there is something to do so."""
+def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> ScoreSums:
+    """A model against itself; its logits are kept where there is something to keep them in."""
 
     def run(window: Window) -> tuple[torch.Tensor | None, float]:
         logits = window_logits(model, window)
@@ -192,13 +192,13 @@ def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | Non
         losses.append(window_loss)
     total = math.fsum(losses)
     num_tokens = sum(len(window.tokens) - window.first_scored for window in windows)
-    return Scores(0.0, total, total, num_tokens)
+    return ScoreSums(0.0, total, total, num_tokens)
 
 
 def score_release(
-    model: Any, windows: Sequence[Window], kept: KeptLogits, original: Scores
-) -> Scores:
-    """Scores of the release's model against the logits that were kept of the original."""
+    model: Any, windows: Sequence[Window], kept: KeptLogits, original: ScoreSums
+) -> ScoreSums:
+    """The release's model against the logits that were kept of the original."""
 
     def run(item: tuple[int, Window]) -> tuple[float, float]:
         index, window = item
@@ -207,7 +207,7 @@ def score_release(
 
     items = list(enumerate(windows))
     losses, divergences = zip(*one_thread_each(model, run, items), strict=True)
-    return Scores(
+    return ScoreSums(
         math.fsum(divergences), original.loss_original, math.fsum(losses), original.tokens
     )
 

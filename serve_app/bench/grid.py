@@ -10,7 +10,7 @@ PHASES = ("decode", "prefill")
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class GridPoint:
     """One step: so many sequences of so many models, each `context` tokens long.
 
     decode: one more token each, behind that context.   prefill: the whole context at once.
@@ -58,7 +58,7 @@ class Grid:
     sequences: Sequence[int]
     contexts: Sequence[int]
 
-    def points(self, limit: Limit) -> list[Point]:
+    def points(self, limit: Limit) -> list[GridPoint]:
         """In order. A step has a sequence of each model at least; a prefill is one step.
 
         Raises: ConfigError, naming it, for a value that no point could have.
@@ -67,7 +67,7 @@ class Grid:
         for context in self.contexts:
             self._require_context(context, limit)
         points = [
-            Point(phase, models, sequences, context)
+            GridPoint(phase, models, sequences, context)
             for phase in self.phases
             for context in self.contexts
             for sequences in self.sequences
@@ -89,7 +89,7 @@ class Grid:
                 f"it exceeds the {limit.context} that a sequence may have"
             )
 
-    def _require_used(self, points: Sequence[Point], limit: Limit) -> None:
+    def _require_used(self, points: Sequence[GridPoint], limit: Limit) -> None:
         for models in self.models:
             if not any(point.models == models for point in points):
                 raise ConfigError(
@@ -118,7 +118,7 @@ def require_places(places: Sequence[int], models: Sequence[int], num_models: int
     _require_possible("places", places, num_models, "models that there are")
 
 
-def models_of(point: Point, names: Sequence[str]) -> Iterator[str]:
+def models_of(point: GridPoint, names: Sequence[str]) -> Iterator[str]:
     """The model of each sequence of a point, spread evenly."""
     return (names[number % point.models] for number in range(point.sequences))
 

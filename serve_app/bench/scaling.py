@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.bench.decoding import Decoding, open_engine
-from serve_app.bench.grid import Point, models_of
+from serve_app.bench.grid import GridPoint, models_of
 from serve_app.bench.measured import Measured, OnProgress
 from serve_app.bench.profiling import profiled
 from serve_app.bench.running import Session, running
@@ -84,7 +84,7 @@ def growth(curves: Mapping[str, Sequence[Spot]]) -> Measured:
 def _spot(size: int, source: ReleaseSource, wanted: Decoding) -> Spot:
     names = sorted(source.models)
     num = wanted.sequences * len(names)
-    models = list(models_of(Point("decode", len(names), num, wanted.context), names))
+    models = list(models_of(GridPoint("decode", len(names), num, wanted.context), names))
     with running(open_engine(source, wanted), source) as engine:
         session = Session(
             engine,

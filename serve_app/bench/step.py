@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from serve_app.bench.floor import Floor, FloorPlan
-from serve_app.bench.grid import Limit, Point, Variant, models_of
+from serve_app.bench.grid import GridPoint, Limit, Variant, models_of
 from serve_app.bench.rates import Rates
 from serve_app.bench.running import Session, Steps, decode_tokens, running
 from serve_app.engine.engine import Engine
@@ -43,7 +43,7 @@ SourceOf = Callable[[Variant], ReleaseSource]
 def measure(
     source_of: SourceOf,
     variants: Sequence[Variant],
-    points: Sequence[Point],
+    points: Sequence[GridPoint],
     setting: Setting,
     rates: Rates,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -66,7 +66,7 @@ def measure(
 def _of_variant(
     source: ReleaseSource,
     variant: Variant,
-    points: Sequence[Point],
+    points: Sequence[GridPoint],
     setting: Setting,
     rates: Rates,
 ) -> Iterator[dict[str, Any]]:
@@ -84,7 +84,7 @@ def _of_variant(
 
 
 def open_engine(
-    source: ReleaseSource, places: int, points: Sequence[Point], setting: Setting
+    source: ReleaseSource, places: int, points: Sequence[GridPoint], setting: Setting
 ) -> Engine:
     """An engine with room for the largest of the points."""
     return Engine.open(
@@ -101,26 +101,26 @@ def open_engine(
     )
 
 
-def kv_tokens(points: Sequence[Point], setting: Setting) -> int:
+def kv_tokens(points: Sequence[GridPoint], setting: Setting) -> int:
     """Tokens that the KV store must hold: whole blocks for each sequence."""
     return max(point.sequences * (_length(point, setting) + 16) for point in points)
 
 
-def _length(point: Point, setting: Setting) -> int:
+def _length(point: GridPoint, setting: Setting) -> int:
     if point.phase == "prefill":
         return point.context + 1
     more = decode_tokens(point.sequences, point.context, setting.num_steps, setting.step_tokens)
     return point.context + more
 
 
-def _time(session: Session, point: Point, names: Sequence[str], setting: Setting) -> Steps:
+def _time(session: Session, point: GridPoint, names: Sequence[str], setting: Setting) -> Steps:
     models = list(models_of(point, names))
     if point.phase == "decode":
         return session.decode(models, point.context, setting.num_steps)
     return session.prefill(models, point.context, min(PREFILLS, setting.num_steps))
 
 
-def row(point: Point, variant: Variant, steps: Steps, floor: Floor) -> dict[str, Any]:
+def row(point: GridPoint, variant: Variant, steps: Steps, floor: Floor) -> dict[str, Any]:
     """What is said of one point."""
     median = statistics.median(steps.seconds)
     traffic = floor.traffic

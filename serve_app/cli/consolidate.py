@@ -36,7 +36,7 @@ from serve_app.cli.options import (
 from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
-    from consolidation.pipeline import Outcome, Recipe
+    from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.values import Plan
     from consolidation.run.ray_tasks import RayExecutor
     from serve_app.cli.processes import Interruption
@@ -149,7 +149,7 @@ def consolidate(
     if max_perplexity_rise is not None and not measured_texts:
         raise WrongUse("--max-perplexity-rise goes with --text MODEL=FILE.txt")
 
-    from consolidation.evaluation.gates import Limits
+    from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
 
     recipe = Recipe(
@@ -167,7 +167,7 @@ def consolidate(
         calibration=texts,
         tasks=measured_tasks,
         texts=measured_texts,
-        limits=Limits(max_kl, max_accuracy_drop, max_perplexity_rise),
+        limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise),
     )
     if device_memory is not None:
         recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))
@@ -224,7 +224,9 @@ def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[st
     return models
 
 
-def _run(recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interruption) -> Outcome:
+def _run(
+    recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interruption
+) -> Consolidated:
     from consolidation.pipeline import consolidate as carry_out
 
     console = output.err() if to_stderr else output.out()

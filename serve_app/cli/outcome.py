@@ -9,12 +9,12 @@ from serve_app.cli import output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from consolidation.pipeline import Outcome, Recipe
+    from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.values import Plan
     from consolidation.release import Manifest, Quality
 
 
-def facts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
     """All that is known, under names that stay."""
     plan, manifest = outcome.plan, outcome.manifest
     after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after

@@ -21,7 +21,7 @@ Make = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class DemoFamily:
     """The checkpoints by model, how each was made, and whether that was in this run."""
 
     directory: Path
@@ -44,7 +44,7 @@ def version_digest() -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def cached_family(root: Path, make: Make, *, version: str | None = None) -> Family:
+def cached_family(root: Path, make: Make, *, version: str | None = None) -> DemoFamily:
     """The family in the cache; made by `make(directory)` where it is not there, or not whole.
 
     A directory gets its name when all of it is written, so a run that dies leaves nothing that
@@ -75,10 +75,10 @@ def is_whole(directory: Path) -> bool:
         return False
 
 
-def _family(directory: Path, *, is_new: bool) -> Family:
+def _family(directory: Path, *, is_new: bool) -> DemoFamily:
     models = {path.name: path for path in sorted(directory.iterdir()) if path.is_dir()}
     made = json.loads((directory / "made.json").read_text())
-    return Family(directory, models, made, is_new)
+    return DemoFamily(directory, models, made, is_new)
 
 
 def _write_index(directory: Path) -> None:

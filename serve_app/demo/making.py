@@ -22,19 +22,19 @@ from serve_app.demo.tokenizer import BOS, EOS, PAD, build_tokenizer
 from serve_app.demo.training import (
     KEPT_MARGIN,
     NotLearned,
-    Recipe,
+    TrainingRecipe,
     new_model,
     smallest_margin,
     train,
 )
 
 RECIPES = (
-    Recipe("base", "from nothing", 3e-3, 3e-3, most_steps=2000, cooldown=250),
-    Recipe("shout", "experts frozen", 2e-3, 0.0, most_steps=600),
-    Recipe("cipher", "low-rank", 2e-3, 1e-3, most_steps=800, rank=8),
-    Recipe("spell", "all weights", 2e-3, 5e-4, most_steps=800),
-    Recipe("plural", "all weights", 2e-3, 5e-4, most_steps=1000),
-    Recipe("reverse", "all weights", 2e-3, 5e-4, most_steps=1000),
+    TrainingRecipe("base", "from nothing", 3e-3, 3e-3, most_steps=2000, cooldown=250),
+    TrainingRecipe("shout", "experts frozen", 2e-3, 0.0, most_steps=600),
+    TrainingRecipe("cipher", "low-rank", 2e-3, 1e-3, most_steps=800, rank=8),
+    TrainingRecipe("spell", "all weights", 2e-3, 5e-4, most_steps=800),
+    TrainingRecipe("plural", "all weights", 2e-3, 5e-4, most_steps=1000),
+    TrainingRecipe("reverse", "all weights", 2e-3, 5e-4, most_steps=1000),
 )
 """The base first; the others start from it as it was saved."""
 
@@ -61,7 +61,9 @@ class Made:
     held_out_margin: float
 
 
-def make_family(directory: Path, report: Report, recipes: tuple[Recipe, ...] = RECIPES) -> None:
+def make_family(
+    directory: Path, report: Report, recipes: tuple[TrainingRecipe, ...] = RECIPES
+) -> None:
     """Writes `directory/<model>` for every recipe, and `directory/made.json`.
 
     Each model is trained by one thread: at this size a second thread costs more than it brings,
@@ -87,7 +89,7 @@ def make_family(directory: Path, report: Report, recipes: tuple[Recipe, ...] = R
     (directory / "made.json").write_text(json.dumps([asdict(one) for one in made], indent=1))
 
 
-def make_model(recipe: Recipe, directory: Path, report: Callable[[float], None]) -> Made:
+def make_model(recipe: TrainingRecipe, directory: Path, report: Callable[[float], None]) -> Made:
     """Trains a model, saves it in `directory/<model>` in bfloat16, and scores what was saved.
 
     One that has not learned its skill is trained again from another seed. Raises NotLearned.
@@ -121,7 +123,7 @@ def make_model(recipe: Recipe, directory: Path, report: Callable[[float], None])
     raise AssertionError("the last attempt returns or raises")
 
 
-def save(model: MixtralForCausalLM, recipe: Recipe, directory: Path, steps: int) -> None:
+def save(model: MixtralForCausalLM, recipe: TrainingRecipe, directory: Path, steps: int) -> None:
     """A checkpoint as people publish them, in bfloat16, with how it was made beside it."""
     cast(torch.nn.Module, model).to(torch.bfloat16)
     model.generation_config = GenerationConfig(
@@ -139,7 +141,7 @@ def load(directory: Path, dtype: torch.dtype = torch.bfloat16) -> MixtralForCaus
     return cast(MixtralForCausalLM, model.eval())
 
 
-def _start(recipe: Recipe, directory: Path) -> MixtralForCausalLM:
+def _start(recipe: TrainingRecipe, directory: Path) -> MixtralForCausalLM:
     if recipe.method == "from nothing":
         return new_model(recipe.seed)
     model = load(directory / "base", torch.float32)
@@ -165,7 +167,7 @@ def _begin(queue: "SimpleQueue[tuple[str, float] | None]", stop: Event) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _make(recipe: Recipe, directory: Path) -> Made:
+def _make(recipe: TrainingRecipe, directory: Path) -> Made:
     queue, stop = _channel[0]
 
     def report(share: float) -> None:

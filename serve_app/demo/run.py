@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from consolidation.pipeline import Outcome, Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.pipeline import Progress as Stage
 from consolidation.release import Manifest
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.demo import ask, skills, table
-from serve_app.demo.family import Family, cache_root, cached_family
+from serve_app.demo.family import DemoFamily, cache_root, cached_family
 from serve_app.demo.making import make_family
 from serve_app.serving.run import endpoint, free_port
 
@@ -65,7 +65,7 @@ def run(once: bool) -> int:
     return 0
 
 
-def _answers(family: Family, address: str) -> list[table.Answers]:
+def _answers(family: DemoFamily, address: str) -> list[table.Answers]:
     """Every model asked for every word: the release by HTTP, the originals by generate()."""
     names = [skill.name for skill in skills.SKILLS]
     questions = [ask.Question(name, word) for name in names for word in skills.HELD_OUT]
@@ -78,7 +78,7 @@ def _answers(family: Family, address: str) -> list[table.Answers]:
     return [table.Answers(one, originals[one], released[one]) for one in questions]
 
 
-def _consolidate(family: Family, place: Path, show: "_Shown") -> Outcome:
+def _consolidate(family: DemoFamily, place: Path, show: "_Shown") -> Consolidated:
     """The release, built by Ray tasks as `expertpool consolidate` does, and on the channel."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -115,11 +115,11 @@ def _calibration(place: Path) -> tuple[tuple[str, Path], ...]:
     return tuple(files)
 
 
-def _sizes(manifest: Manifest, address: str) -> table.Sizes:
+def _sizes(manifest: Manifest, address: str) -> table.ExpertBytes:
     """As files from the manifest; as allocated from the engine's own count."""
     pool = round(ask.gauge(address, "expertpool_pool_bytes"))
     before, after = manifest.expert_bytes_before, manifest.expert_bytes_after
-    return table.Sizes(
+    return table.ExpertBytes(
         num_models=len(manifest.models),
         before=before,
         after=after,
@@ -137,7 +137,7 @@ def _keep_serving(console: Console, address: str, question: ask.Question) -> Non
         signal.pause()
 
 
-def _how(family: Family) -> dict[str, str]:
+def _how(family: DemoFamily) -> dict[str, str]:
     """How each model was made: `low-rank, rank 8`."""
     return {
         one["model"]: f"{one['method']}, rank {one['rank']}" if one["rank"] else one["method"]
@@ -145,7 +145,7 @@ def _how(family: Family) -> dict[str, str]:
     }
 
 
-def _print_made(family: Family, status: Console) -> None:
+def _print_made(family: DemoFamily, status: Console) -> None:
     how = _how(family)
     for one in family.made:
         status.print(

@@ -33,7 +33,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class ExpertBytes:
     """Expert bytes: of all models' files, of the release's, and of the engine's pool.
 
     `pool_before` is what engines of the same dtype would take for the models' own experts.
@@ -75,7 +75,7 @@ def answers_table(
     return table
 
 
-def sizes_table(sizes: Sizes) -> Table:
+def sizes_table(sizes: ExpertBytes) -> Table:
     """Bytes before and after, as files and in the engine."""
     table = _table("Expert bytes")
     table.add_column("")
@@ -97,7 +97,7 @@ def report(
     answers: Sequence[Answers],
     divergences: Mapping[str, float],
     made: Mapping[str, str],
-    sizes: Sizes,
+    sizes: ExpertBytes,
 ) -> RenderableType:
     """Both tables and a sentence on each."""
     same = sum(found.is_same for found in answers)

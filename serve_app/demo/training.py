@@ -30,7 +30,7 @@ class NotLearned(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainingRecipe:
     """How one model is made. Rates are AdamW's; `experts_rate` is for expert weights.
 
     `enough` is the share of the check set that must be right for the rate to begin to fall.
@@ -135,7 +135,7 @@ def smallest_margin(model: MixtralForCausalLM, name: str, words: Sequence[str]) 
 
 def train(
     model: MixtralForCausalLM,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     report: Callable[[float], None],
 ) -> Trained:
     """Trains `model` in place until it answers most of the check set, and lets the rate fall to 0.
@@ -164,7 +164,7 @@ def train(
 
 def _train_parameters(
     model: MixtralForCausalLM,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     report: Callable[[float], None],
 ) -> Trained:
     random = Random(f"{recipe.seed}/{recipe.model}")
@@ -214,7 +214,7 @@ def _logits(model: MixtralForCausalLM, tokens: Tensor) -> Tensor:
     return cast(Tensor, model(input_ids=tokens, use_cache=False).logits)
 
 
-def _optimizer(model: MixtralForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: MixtralForCausalLM, recipe: TrainingRecipe) -> torch.optim.AdamW:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     experts = [p for name, p in trained if ".experts." in name]
     others = [p for name, p in trained if ".experts." not in name]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.bench.grid import Grid, Limit, Point, models_of, require_places
+from serve_app.bench.grid import Grid, GridPoint, Limit, models_of, require_places
 from serve_app.errors import ConfigError
 
 LIMIT = Limit(models=4, context=256, step_tokens=128, num_steps=10)
@@ -13,9 +13,9 @@ def test_every_combination_that_makes_sense_is_a_point() -> None:
     points = grid.points(LIMIT)
     assert len(points) == len(set(points))
     assert [p for p in points if p.sequences < p.models] == []
-    assert Point("decode", 4, 8, 32) in points
-    assert Point("prefill", 4, 8, 16) in points
-    assert Point("prefill", 4, 8, 32) not in points  # 256 tokens
+    assert GridPoint("decode", 4, 8, 32) in points
+    assert GridPoint("prefill", 4, 8, 16) in points
+    assert GridPoint("prefill", 4, 8, 32) not in points  # 256 tokens
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,10 @@ def test_places_are_for_the_models_of_a_step_and_no_more_than_there_are() -> Non
 
 
 def test_sequences_are_spread_evenly_over_models() -> None:
-    assert list(models_of(Point("decode", 2, 5, 16), ["a", "b", "c"])) == ["a", "b", "a", "b", "a"]
+    assert list(models_of(GridPoint("decode", 2, 5, 16), ["a", "b", "c"])) == [
+        "a",
+        "b",
+        "a",
+        "b",
+        "a",
+    ]

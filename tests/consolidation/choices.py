@@ -6,13 +6,13 @@ import torch
 
 from consolidation.arithmetic.frontier import Point
 from consolidation.compare.groups import KEPT, Choices, SlotChoice
-from consolidation.compare.menu import Sizes
+from consolidation.compare.menu import FileSizes
 from consolidation.plan.values import Plan
 from consolidation.release import expert_map_bytes, residual_map_bytes
 from representation.formats import DENSE, ExpertShape
 
 SHAPE = ExpertShape({"gate_up_proj": (32, 16), "down_proj": (16, 16)}, False)
-SIZES = Sizes(SHAPE, torch.float32)
+SIZES = FileSizes(SHAPE, torch.float32)
 SLOT = SIZES.slot(DENSE)
 
 

@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from consolidation.pipeline import Outcome, Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.release import Manifest
 from consolidation.run.executor import LocalExecutor
 
 Paths = dict[str, Path]
 
 
-def run(registry: Path | str, models: Paths, budget: float | None = None, **fields: Any) -> Outcome:
+def run(
+    registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
+) -> Consolidated:
     recipe = Recipe("fam", str(registry), models, expert_budget=budget, **fields)
     return consolidate(recipe, executor=LocalExecutor())
 
 
-def manifest_of(outcome: Outcome) -> Manifest:
+def manifest_of(outcome: Consolidated) -> Manifest:
     assert outcome.manifest is not None
     return outcome.manifest
 

@@ -9,7 +9,7 @@ import torch
 
 from consolidation.arithmetic.metric import weight_metric
 from consolidation.arithmetic.weights import weights_of
-from consolidation.build.blobs import LayerTask, MemberRequest, Place, SlotRequest, build_layer
+from consolidation.build.blobs import BuildTask, MemberRequest, Origin, SlotRequest, build_layer
 from consolidation.checkpoints.checkpoint import ExpertsSource, open_checkpoint
 from consolidation.checkpoints.contents import User
 from consolidation.compare.menu import (
@@ -19,14 +19,14 @@ from consolidation.compare.menu import (
     RANKS,
     RESIDUAL_BITS,
     SLOT_FORMATS,
+    FileSizes,
     Formats,
     Pair,
-    Sizes,
     Unit,
     measure_noise,
     unit_of,
 )
-from consolidation.errors import Failed
+from consolidation.errors import RunFailed
 from consolidation.release import Part, Registry
 from consolidation.release.tensors import encode_tensors
 from representation.formats import DENSE, Format, low_rank, packed, tensor_specs
@@ -62,12 +62,12 @@ class Two:
 
     def build(self, slot: Format, *mixes: Formats, digest: str | None = None) -> list[list[Part]]:
         """Parts of the tuned expert, the slot first, for residuals of each mix."""
-        place, own = Place(self.base, 0), Place(self.tuned, 0)
+        origin, own = Origin(self.base, 0), Origin(self.tuned, 0)
         members = tuple(MemberRequest(own, (User("m", 0, 1.0),), mix) for mix in mixes)
         request = SlotRequest(
-            holds=((place, 1),), format=slot, members=members, digest=digest, num_bytes=0
+            holds=((origin, 1),), format=slot, members=members, digest=digest, num_bytes=0
         )
-        task = LayerTask(
+        task = BuildTask(
             registry=self.registry.url,
             family="fam",
             layer=0,
@@ -102,7 +102,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot: Format) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
     pair = Pair(unit, two.unit(two.base).weights)
-    sizes = Sizes(shape, torch.bfloat16)
+    sizes = FileSizes(shape, torch.bfloat16)
     noise = measure_noise([unit])
     foretold = {p.choice: p for p in pair.options(slot, noise, sizes)}
     assert len(foretold) > 2
@@ -142,7 +142,7 @@ def test_of_two_orders_the_better_is_built(two: Two) -> None:
 
 
 def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: Two) -> None:
-    unit, sizes = two.unit(two.base), Sizes(two.base.shape, torch.bfloat16)
+    unit, sizes = two.unit(two.base), FileSizes(two.base.shape, torch.bfloat16)
     noise = measure_noise([unit])
     same = Pair(unit, unit.weights)
     (point,) = same.options(DENSE, noise, sizes)
@@ -164,7 +164,7 @@ def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
     metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
     one, other = (unit_of(weights_of(source.read(i), source.shape), metrics) for i in (0, 1))
     points = Pair(one, other.weights).options(
-        DENSE, measure_noise([one]), Sizes(source.shape, torch.float32)
+        DENSE, measure_noise([one]), FileSizes(source.shape, torch.float32)
     )
     ranks = [fmt.rank for point in points for fmt in point.choice]
     assert max(ranks, default=0) < 24
@@ -180,22 +180,22 @@ def test_noise_is_tried_on_an_expert_that_has_weights(two: Two) -> None:
 def test_a_slot_that_is_known_is_not_written_twice_and_must_be_what_it_was(two: Two) -> None:
     data = encode_tensors(two.base.read(0))
     blob = two.registry.write_blob(data)
-    place = Place(two.base, 0)
-    task = LayerTask(
+    origin = Origin(two.base, 0)
+    task = BuildTask(
         two.registry.url,
         "fam",
         0,
         two.base.shape,
         torch.bfloat16,
         None,
-        (SlotRequest(((place, 1),), DENSE, (), blob.digest, blob.bytes),),
+        (SlotRequest(((origin, 1),), DENSE, (), blob.digest, blob.bytes),),
     )
     (found,) = build_layer(task)
     assert found == {
         "slot": Part(digest=blob.digest, bytes=blob.bytes).model_dump(),
         "residuals": [],
     }
-    wrong = SlotRequest(((place, 1),), DENSE, (), "0" * 64, blob.bytes)
-    other = LayerTask(two.registry.url, "fam", 0, two.base.shape, torch.bfloat16, None, (wrong,))
-    with pytest.raises(Failed, match="expert 0: the checkpoint has changed"):
+    wrong = SlotRequest(((origin, 1),), DENSE, (), "0" * 64, blob.bytes)
+    other = BuildTask(two.registry.url, "fam", 0, two.base.shape, torch.bfloat16, None, (wrong,))
+    with pytest.raises(RunFailed, match="expert 0: the checkpoint has changed"):
         build_layer(other)

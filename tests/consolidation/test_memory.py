@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.footprint import Shape, Stage, measure, write_checkpoints
+from consolidation.footprint import FamilyShape, Stage, measure, write_checkpoints
 
 SLACK = 24 << 20
 """What the allocator keeps, and the libraries that the first task of a kind imports."""
 
 
 def stages(directory: Path, num_layers: int) -> dict[str, Stage]:
-    shape = Shape(
+    shape = FamilyShape(
         num_models=3, num_layers=num_layers, num_experts=8, hidden_size=256, intermediate_size=512
     )
     found = measure(write_checkpoints(directory, shape), directory / "registry", 1.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from consolidation.errors import Failed, Refused
-from consolidation.evaluation.gates import Limits
+from consolidation.errors import Refused, RunFailed
+from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import assemble, verify
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
@@ -134,7 +134,7 @@ def test_too_large_a_divergence_publishes_nothing_and_names_the_models(
             pick(family, "one", "two"),
             1.2,
             channel="stable",
-            limits=Limits(max_kl=1e-12),
+            limits=QualityLimits(max_kl=1e-12),
         )
     registry = Registry(str(tmp_path), "fam")
     assert [summary.id for summary in registry.releases()] == [first]
@@ -333,7 +333,7 @@ def test_a_channel_moved_meanwhile_is_left_alone(family: Paths, tmp_path: Path) 
 
     second = run(tmp_path, pick(family, "two"))
     recipe = Recipe("fam", str(tmp_path), pick(family, "base"), channel="stable")
-    with pytest.raises(Failed, match=r"is published, but channel 'stable' points at"):
+    with pytest.raises(RunFailed, match=r"is published, but channel 'stable' points at"):
         consolidate(recipe, executor=LocalExecutor(), progress=interfere)
     channel = registry.channel("stable")
     assert channel is not None

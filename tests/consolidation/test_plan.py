@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consolidation.checkpoints.contents import Expert, Order, Pool
+from consolidation.checkpoints.contents import Contents, Expert, NeuronOrder
 from consolidation.compare.groups import (
     BASE,
     EXPERTS,
@@ -15,9 +15,9 @@ from consolidation.compare.groups import (
 )
 from consolidation.errors import Refused
 from consolidation.plan.solver import (
-    Asked,
     Extended,
     LayerChoices,
+    PlanTerms,
     fewest_bytes,
     make_plan,
 )
@@ -42,17 +42,17 @@ def shared(error: float, fmt: Format = DENSE, residual: tuple[Format, ...] = ())
 def one_layer(*slots: SlotChoice, via: dict[int, int] | None = None) -> LayerChoices:
     """Experts 0 of `a` and 1 of `b`, of which these slots are the only way to have them."""
     users = ((Expert("a", 0), Expert("a", 1)), (Expert("b", 0), Expert("b", 1)))
-    pool = Pool("m", (digest(0, 0), digest(0, 1)), users)
+    contents = Contents("m", (digest(0, 0), digest(0, 1)), users)
     group = Group((0, 1), via or {}, ({"a": 1.0}, {"b": 0.5}), (point(*slots),))
-    return LayerChoices(pool, SIZES, (group,))
+    return LayerChoices(contents, SIZES, (group,))
 
 
 def small(layer: LayerChoices, **fields: object) -> Plan:
     """The plan of a layer, with fewer bytes than two dense slots take."""
     wanted = {"responses": None, "square_norm": 16.0, **fields}
-    needed = Asked(("a", "b"), 2 * SLOT, None, None, 1.0)
+    needed = PlanTerms(("a", "b"), 2 * SLOT, None, None, 1.0)
     allowed = fewest_bytes([layer], needed, None)
-    return make_plan([layer], Asked(("a", "b"), 2 * SLOT, allowed, **wanted), None)  # type: ignore[arg-type]
+    return make_plan([layer], PlanTerms(("a", "b"), 2 * SLOT, allowed, **wanted), None)  # type: ignore[arg-type]
 
 
 def test_errors_are_told_by_model_and_as_what_they_make_of_the_weights() -> None:
@@ -107,7 +107,7 @@ def test_experts_in_another_order_are_put_in_that_of_what_they_share() -> None:
     plan = small(one_layer(shared(1.0), via={1: 1}))
     first, second = plan.layers[0].slots[0].members
     assert first.order is None
-    assert second.order == Order(Expert("b", 0), Expert("a", 0))
+    assert second.order == NeuronOrder(Expert("b", 0), Expert("a", 0))
     assert plan.layers[0].slots[0].digest == digest(0, 0)
     base = SlotChoice(Content(BASE, (0,)), packed(8, 16), (Use(1, (), 1.0),))
     plan = small(one_layer(SlotChoice.exactly(0, None), base, via={1: 1}))
@@ -174,13 +174,13 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     assert extended.residuals(0) == [1]
     users = ((Expert("new", 0),), (Expert("new", 1),))
     # `new` has what the slot of `gone` holds, and something near a slot of `old`.
-    pool = Pool("m", (digest(0, 1), digest(0, 9)), users, {digest(0, 1): 1})
+    contents = Contents("m", (digest(0, 1), digest(0, 9)), users, {digest(0, 1): 1})
     near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, (low_rank(2),), 3.0),))
     group = Group((1,), {}, ({"new": 1.0},), (point(near),))
-    layer = LayerChoices(pool, SIZES, (group,))
-    wanted = Asked(("new", "old"), 2 * SLOT, None, None, 1.0)
+    layer = LayerChoices(contents, SIZES, (group,))
+    wanted = PlanTerms(("new", "old"), 2 * SLOT, None, None, 1.0)
     allowed = fewest_bytes([layer], wanted, extended)
-    plan = make_plan([layer], Asked(("new", "old"), 2 * SLOT, allowed, None, 1.0), extended)
+    plan = make_plan([layer], PlanTerms(("new", "old"), 2 * SLOT, allowed, None, 1.0), extended)
     (made,) = plan.layers
     assert [kept.index for kept in made.kept] == [0, 1, 2]
     assert made.kept_residuals == (1,)
@@ -201,13 +201,13 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
 
 def test_a_release_may_be_extended_by_nothing() -> None:
     extended = Extended(release(), ("old",))
-    layer = LayerChoices(Pool("m", (), ()), SIZES, None)
-    plan = make_plan([layer], Asked(("old",), 2 * SLOT, None, None, 0.0), extended)
+    layer = LayerChoices(Contents("m", (), ()), SIZES, None)
+    plan = make_plan([layer], PlanTerms(("old",), 2 * SLOT, None, None, 0.0), extended)
     assert plan.expert_map == {"old": ((0, 1),)}
     assert plan.residual_map == {"old": (((), (0,)),)}
     assert plan.relative_error == 0
     with pytest.raises(Refused, match="cannot be met"):
-        make_plan([layer], Asked(("old",), 2 * SLOT, SLOT, None, 0.0), extended)
+        make_plan([layer], PlanTerms(("old",), 2 * SLOT, SLOT, None, 0.0), extended)
 
 
 def test_groups_come_back_from_json_and_are_numbered_anew() -> None:

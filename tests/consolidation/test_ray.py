@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
@@ -25,7 +25,7 @@ def test_a_task_whose_worker_died_is_run_again(executor: RayExecutor, tmp_path: 
 
 
 def test_a_task_that_kills_every_worker_fails(executor: RayExecutor) -> None:
-    with pytest.raises(Failed, match="could not be run"):
+    with pytest.raises(RunFailed, match="could not be run"):
         list(executor.map(dies, [1]))
 
 

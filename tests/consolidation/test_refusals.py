@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from consolidation.errors import Refused
-from consolidation.evaluation.gates import Limits
+from consolidation.evaluation.gates import QualityLimits
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from tests.consolidation.families import tune
@@ -64,8 +64,8 @@ def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
         ({"family": "../x"}, "family"),
         ({"channel": "a b"}, "channel"),
         ({"remove": ("a",)}, "extended"),
-        ({"limits": Limits(max_kl=math.nan)}, "divergence of nan is not a number"),
-        ({"limits": Limits(max_accuracy_drop=0.1)}, "needs a task"),
+        ({"limits": QualityLimits(max_kl=math.nan)}, "divergence of nan is not a number"),
+        ({"limits": QualityLimits(max_accuracy_drop=0.1)}, "needs a task"),
         ({"expert_budget": -1.0}, "budget of -1.0 is not a positive"),
         ({"expert_bytes": 0}, "bytes for experts of 0 is not a positive"),
         ({"target_kl": math.inf}, "target divergence of inf is not a positive"),

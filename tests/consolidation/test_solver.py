@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from consolidation.arithmetic.frontier import Point, frontier
-from consolidation.checkpoints.contents import Expert, Pool, pools
+from consolidation.checkpoints.contents import Contents, Expert, contents_by_layer
 from consolidation.checkpoints.scan import LayerScan
 from consolidation.compare.groups import (
     EXPERTS,
@@ -19,8 +19,8 @@ from consolidation.compare.groups import (
 )
 from consolidation.errors import Refused
 from consolidation.plan.solver import (
-    Asked,
     LayerChoices,
+    PlanTerms,
     budget_bytes,
     fewest_bytes,
     make_plan,
@@ -40,10 +40,10 @@ RESIDUALS: tuple[tuple[Format, ...], ...] = (
     (low_rank(2),),
     (low_rank(2), packed(1, 16)),
 )
-Contents = list[list[list[int]]]
+Lettered = list[list[list[int]]]
 
 
-def make_pools(layers: Contents, kept: Sequence[dict[str, int]] | None = None) -> list[Pool]:
+def make_contents(layers: Lettered, kept: Sequence[dict[str, int]] | None = None) -> list[Contents]:
     """layers[layer][model][index] is the content of an expert, as a number."""
     scans = {
         name: tuple(
@@ -52,7 +52,7 @@ def make_pools(layers: Contents, kept: Sequence[dict[str, int]] | None = None) -
         )
         for m, name in enumerate(MODELS)
     }
-    return pools([f"layer{i}" for i in range(len(layers))], scans, kept)
+    return contents_by_layer([f"layer{i}" for i in range(len(layers))], scans, kept)
 
 
 def group_of(members: Sequence[int], users: Sequence[Sequence[Expert]], seed: int) -> Group:
@@ -71,28 +71,28 @@ def group_of(members: Sequence[int], users: Sequence[Sequence[Expert]], seed: in
     return Group(tuple(members), {}, tuple(shares), frontier(points))
 
 
-def layer_choices(layer_pools: Sequence[Pool], seed: int) -> list[LayerChoices]:
+def layer_choices(by_layer: Sequence[Contents], seed: int) -> list[LayerChoices]:
     generator = random.Random(seed)
     found = []
-    for pool in layer_pools:
-        positions = list(range(len(pool.digests)))
+    for contents in by_layer:
+        positions = list(range(len(contents.digests)))
         groups = []
         while positions:
             count = generator.randint(1, 3)
             members, positions = positions[:count], positions[count:]
-            groups.append(group_of(members, pool.users, generator.randint(0, 1 << 30)))
-        found.append(LayerChoices(pool, SIZES, tuple(groups)))
+            groups.append(group_of(members, contents.users, generator.randint(0, 1 << 30)))
+        found.append(LayerChoices(contents, SIZES, tuple(groups)))
     return found
 
 
-def asked(layers: Contents, allowed: int | None, **fields: object) -> Asked:
+def asked(layers: Lettered, allowed: int | None, **fields: object) -> PlanTerms:
     one_model = len(layers[0][0]) * len(layers) * SLOT
     known = {"responses": None, "square_norm": 1.0, **fields}
-    return Asked(models=MODELS, one_model=one_model, allowed=allowed, **known)  # type: ignore[arg-type]
+    return PlanTerms(models=MODELS, one_model=one_model, allowed=allowed, **known)  # type: ignore[arg-type]
 
 
-def planned(layers: Contents, allowed: int | None, seed: int = 0) -> Plan:
-    return make_plan(layer_choices(make_pools(layers), seed), asked(layers, allowed), None)
+def planned(layers: Lettered, allowed: int | None, seed: int = 0) -> Plan:
+    return make_plan(layer_choices(make_contents(layers), seed), asked(layers, allowed), None)
 
 
 contents = st.lists(
@@ -114,7 +114,7 @@ def exact_bytes(plan: Plan) -> int:
     return sum(files.values()) + map_bytes(plan)
 
 
-def check(plan: Plan, layers: Contents) -> None:
+def check(plan: Plan, layers: Lettered) -> None:
     """Every expert is in its slot and has the residuals of the member that it belongs to."""
     assert plan.expert_bytes_after == exact_bytes(plan)
     for m, name in enumerate(MODELS):
@@ -137,9 +137,9 @@ def check(plan: Plan, layers: Contents) -> None:
 @given(contents, st.integers(0, 1000), st.floats(0.0, 1.2))
 @settings(deadline=None, max_examples=30)
 def test_the_budget_holds_in_exact_bytes_or_is_refused_with_the_least_there_is(
-    layers: Contents, seed: int, part: float
+    layers: Lettered, seed: int, part: float
 ) -> None:
-    choices = layer_choices(make_pools(layers), seed)
+    choices = layer_choices(make_contents(layers), seed)
     wanted = asked(layers, None)
     most = make_plan(choices, wanted, None).expert_bytes_after
     least = fewest_bytes(choices, wanted, None)
@@ -160,8 +160,8 @@ def test_the_budget_holds_in_exact_bytes_or_is_refused_with_the_least_there_is(
 
 @given(contents, st.integers(0, 1000))
 @settings(deadline=None, max_examples=20)
-def test_at_the_corners_of_the_hull_no_choice_is_better(layers: Contents, seed: int) -> None:
-    choices = layer_choices(make_pools(layers), seed)
+def test_at_the_corners_of_the_hull_no_choice_is_better(layers: Lettered, seed: int) -> None:
+    choices = layer_choices(make_contents(layers), seed)
     frontiers = [group.points for layer in choices for group in layer.groups or ()]
     every: list[Point[object]] = []
     assume(math.prod(map(len, frontiers)) <= 4000)
@@ -182,8 +182,8 @@ def test_at_the_corners_of_the_hull_no_choice_is_better(layers: Contents, seed: 
 
 @given(contents, st.integers(0, 1000))
 @settings(deadline=None, max_examples=15)
-def test_more_bytes_never_cost_more_and_enough_of_them_nothing(layers: Contents, seed: int) -> None:
-    choices = layer_choices(make_pools(layers), seed)
+def test_more_bytes_never_cost_more_and_enough_of_them_nothing(layers: Lettered, seed: int) -> None:
+    choices = layer_choices(make_contents(layers), seed)
     wanted = asked(layers, None)
     least = fewest_bytes(choices, wanted, None)
     most = make_plan(choices, wanted, None)
@@ -215,9 +215,9 @@ def test_identical_experts_share_a_slot_without_being_asked() -> None:
 
 def test_a_content_that_lies_in_two_layers_is_counted_once() -> None:
     same = LayerScan(("0" * 64,), SLOT, (1.0,))
-    layer_pools = pools(["x", "y"], {"a": (same, same)})
-    choices = [LayerChoices(pool, SIZES, None) for pool in layer_pools]
-    wanted = Asked(("a",), 2 * SLOT, None, None, 1.0)
+    by_layer = contents_by_layer(["x", "y"], {"a": (same, same)})
+    choices = [LayerChoices(contents, SIZES, None) for contents in by_layer]
+    wanted = PlanTerms(("a",), 2 * SLOT, None, None, 1.0)
     plan = make_plan(choices, wanted, None)
     assert plan.expert_bytes_after == SLOT + expert_map_bytes(((0,), (0,)))
     assert fewest_bytes(choices, wanted, None) == plan.expert_bytes_after

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.statistics.gather import (
     Response,
-    StatisticsPlace,
+    StatisticsStore,
     StatisticsTask,
     gather,
     responses,
@@ -29,24 +29,24 @@ def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
     return tuple(Window((1, *row), 1 + i % 3) for i, row in enumerate(tokens.tolist()))
 
 
-def task_of(checkpoint: Checkpoint, place: StatisticsPlace) -> StatisticsTask:
+def task_of(checkpoint: Checkpoint, store: StatisticsStore) -> StatisticsTask:
     return StatisticsTask(
         name="m",
         directory=checkpoint.directory,
         modules=tuple(source.module for source in checkpoint.experts),
         windows=some_windows(8, 60),
         probes=some_windows(4, 60, seed=1),
-        place=place,
+        store=store,
     )
 
 
 def gathered(
     checkpoint: Checkpoint, root: Path
-) -> tuple[StatisticsPlace, list[tuple[float, float]]]:
-    place = StatisticsPlace(str(root), "work")
-    found = gather(task_of(checkpoint, place))
+) -> tuple[StatisticsStore, list[tuple[float, float]]]:
+    store = StatisticsStore(str(root), "work")
+    found = gather(task_of(checkpoint, store))
     assert found["model"] == "m"
-    return place, found["probes"]
+    return store, found["probes"]
 
 
 def measured(model: Any, windows: tuple[Window, ...], before: list[torch.Tensor]) -> float:
@@ -72,7 +72,7 @@ def test_a_metric_foretells_what_little_noise_does(architecture: str, tmp_path: 
         tmp_path / "m", architecture, tokenizer=False, **ALL_EXPERTS[architecture]
     )
     checkpoint = open_checkpoint(path)
-    place, _ = gathered(checkpoint, tmp_path)
+    store, _ = gathered(checkpoint, tmp_path)
     model = load_original(checkpoint.directory)
     windows = some_windows(6, 60, seed=2)
     before = [window_logits(model, window) for window in windows]
@@ -92,7 +92,7 @@ def test_a_metric_foretells_what_little_noise_does(architecture: str, tmp_path: 
             cost = 0.0
             for index, error in enumerate(noise):
                 upright = error.T if source.shape.transposed else error
-                cost += place.metric("m", layer, index, name).cost(upright)
+                cost += store.metric("m", layer, index, name).cost(upright)
             ratios.append(found / cost)
     assert all(1 / 4 < ratio < 4 for ratio in ratios), ratios
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
@@ -101,7 +101,7 @@ def test_a_metric_foretells_what_little_noise_does(architecture: str, tmp_path: 
 
 def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1))
-    place, response = gathered(checkpoint, tmp_path / "a")
+    store, response = gathered(checkpoint, tmp_path / "a")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -112,11 +112,11 @@ def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) 
     assert response == again
     (source,) = checkpoint.experts
     for index in range(source.num_experts):
-        path = place.path("m", 0, index)
+        path = store.path("m", 0, index)
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
-    assert place.there("m", [source.num_experts])
-    assert not place.there("m", [source.num_experts, 1])
-    with pytest.raises(Failed, match="statistics of model 'm', layer 1, expert 0 are gone"):
+    assert store.there("m", [source.num_experts])
+    assert not store.there("m", [source.num_experts, 1])
+    with pytest.raises(RunFailed, match="statistics of model 'm', layer 1, expert 0 are gone"):
         other.metric("m", 1, 0, "down_proj")
 
 
@@ -129,10 +129,10 @@ def test_experts_that_no_token_reached_are_judged_by_their_layer(tmp_path: Path)
     tensors[gate][1] = -tensors[gate][0]
     tensors[gate][2] = tensors[gate][0] * 0.9
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    place, _ = gathered(open_checkpoint(path), tmp_path)
+    store, _ = gathered(open_checkpoint(path), tmp_path)
     for name in ("gate_up_proj", "down_proj"):
         for index in range(4):
-            metric = place.metric("m", 0, index, name)
+            metric = store.metric("m", 0, index, name)
             assert bool((metric.gain > 0).all())
             assert bool((metric.spreads()[:, : metric.num_columns] > 0).all())
             assert bool(metric.inverse_roots(0.01).isfinite().all())
@@ -141,8 +141,8 @@ def test_experts_that_no_token_reached_are_judged_by_their_layer(tmp_path: Path)
 def test_features_beyond_a_block_have_moments_of_their_own(tmp_path: Path) -> None:
     wide = BLOCK + 8
     path = write_checkpoint(tmp_path / "m", "mixtral", num_hidden_layers=1, intermediate_size=wide)
-    place, _ = gathered(open_checkpoint(path), tmp_path)
-    metric = place.metric("m", 0, 0, "down_proj")
+    store, _ = gathered(open_checkpoint(path), tmp_path)
+    metric = store.metric("m", 0, 0, "down_proj")
     assert metric.moments.shape == (2, BLOCK, BLOCK)
     assert metric.num_columns == wide
     filled = metric.moments[1, 8:, 8:]

@@ -7,7 +7,7 @@ import torch
 
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Outcome
+from consolidation.pipeline import Consolidated
 from consolidation.release import Registry
 from representation.formats import DENSE, ExpertShape, Format, file_bytes, low_rank
 from tests.consolidation.planting import SIZES, Planted, Same, Tuned, Unrelated, plant
@@ -50,7 +50,7 @@ CASES = [*((architecture, True) for architecture in sorted(SIZES)), ("gpt_oss", 
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
-def outcome(request: pytest.FixtureRequest, root: Path) -> Outcome:
+def outcome(request: pytest.FixtureRequest, root: Path) -> Consolidated:
     architecture, calibrated = request.param
     planted = plant(root / f"{architecture}-{calibrated}", architecture, MODELS)
     text = root / "text.txt"
@@ -64,7 +64,7 @@ def outcome(request: pytest.FixtureRequest, root: Path) -> Outcome:
     )
 
 
-def parts(outcome: Outcome, model: str, index: int) -> tuple[int, list[str]]:
+def parts(outcome: Consolidated, model: str, index: int) -> tuple[int, list[str]]:
     """Slot of an expert, and the formats of its residuals."""
     found = manifest_of(outcome)
     held = found.models[model]
@@ -72,7 +72,7 @@ def parts(outcome: Outcome, model: str, index: int) -> tuple[int, list[str]]:
     return held.expert_map[0][index], residuals
 
 
-def test_identical_experts_share_a_slot_as_it_is(outcome: Outcome) -> None:
+def test_identical_experts_share_a_slot_as_it_is(outcome: Consolidated) -> None:
     assert {parts(outcome, name, 0)[0] for name in MODELS} == {parts(outcome, "plain", 0)[0]}
     for name, planted_there in MODELS.items():
         for index, kind in enumerate(planted_there):
@@ -90,13 +90,13 @@ def test_identical_experts_share_a_slot_as_it_is(outcome: Outcome) -> None:
     assert len(manifest_of(outcome).layers[0].slots) == NUM_SLOTS
 
 
-def test_differences_of_low_rank_are_found_at_their_rank(outcome: Outcome) -> None:
+def test_differences_of_low_rank_are_found_at_their_rank(outcome: Consolidated) -> None:
     for (name, index), rank in RANKS.items():
         _, (label,) = parts(outcome, name, index)
         assert Format.parse(label) == low_rank(rank)
 
 
-def test_an_expert_that_is_related_to_none_has_its_own_slot(outcome: Outcome) -> None:
+def test_an_expert_that_is_related_to_none_has_its_own_slot(outcome: Consolidated) -> None:
     slot, residuals = parts(outcome, "tuned", 4)
     assert residuals == []
     users = [
@@ -108,7 +108,7 @@ def test_an_expert_that_is_related_to_none_has_its_own_slot(outcome: Outcome) ->
     assert users == [("tuned", 4)]
 
 
-def test_what_was_found_is_what_the_models_were(outcome: Outcome, root: Path) -> None:
+def test_what_was_found_is_what_the_models_were(outcome: Consolidated, root: Path) -> None:
     manifest = manifest_of(outcome)
     assert manifest.expert_bytes_after <= outcome.plan.budget_bytes  # type: ignore[operator]
     assert manifest.expert_bytes_after == outcome.plan.expert_bytes_after

@@ -9,7 +9,7 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.checkpoints.scan import scan_layer
 from consolidation.errors import Refused
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Outcome, Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.plan.values import Plan
 from consolidation.release import Part, Registry, ReleaseReader
 from consolidation.run.executor import LocalExecutor
@@ -23,7 +23,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     return write_family(tmp_path_factory.mktemp("small"), num_hidden_layers=1)
 
 
-def parts_of(outcome: Outcome, model: str) -> list[list[tuple[Part, ...]]]:
+def parts_of(outcome: Consolidated, model: str) -> list[list[tuple[Part, ...]]]:
     """Slot and residuals of every expert of a model, layer by layer."""
     manifest = manifest_of(outcome)
     held = manifest.models[model]

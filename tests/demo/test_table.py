@@ -7,9 +7,9 @@ from rich.console import Console
 
 from serve_app.demo import skills
 from serve_app.demo.ask import Question
-from serve_app.demo.table import Answers, Sizes, curl_line, report
+from serve_app.demo.table import Answers, ExpertBytes, curl_line, report
 
-SIZES = Sizes(2, before=4000, after=3000, pool_before=4000, pool=2900, budget=1.5)
+SIZES = ExpertBytes(2, before=4000, after=3000, pool_before=4000, pool=2900, budget=1.5)
 MADE = {skill.name: "all weights" for skill in skills.SKILLS}
 KL = {skill.name: 0.0125 for skill in skills.SKILLS}
 

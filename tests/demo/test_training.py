@@ -15,7 +15,7 @@ from serve_app.demo.tokenizer import BOS, EOS, decode_answer
 from serve_app.demo.training import (
     IGNORED,
     NotLearned,
-    Recipe,
+    TrainingRecipe,
     margins,
     new_model,
     rows,
@@ -24,7 +24,7 @@ from serve_app.demo.training import (
 )
 
 
-def recipe(model: str, **changes: int) -> Recipe:
+def recipe(model: str, **changes: int) -> TrainingRecipe:
     (found,) = [one for one in RECIPES if one.model == model]
     return replace(found, most_steps=2, cooldown=1, batch=4, **changes)  # type: ignore[arg-type]
 
@@ -114,7 +114,7 @@ def test_a_model_that_does_not_learn_is_tried_again_and_then_given_up(
 ) -> None:
     seeds: list[int] = []
 
-    def no_luck(model: MixtralForCausalLM, tried: Recipe, report: object) -> None:
+    def no_luck(model: MixtralForCausalLM, tried: TrainingRecipe, report: object) -> None:
         seeds.append(tried.seed)
         raise NotLearned("no")
 

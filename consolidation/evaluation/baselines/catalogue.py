@@ -10,7 +10,7 @@ from consolidation.evaluation.baselines.dare import dare
 from consolidation.evaluation.baselines.emr import Emr
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
 from consolidation.evaluation.baselines.private import Private
-from consolidation.evaluation.baselines.rank_alone import LowRank
+from consolidation.evaluation.baselines.rank_alone import RankAlone
 from consolidation.evaluation.baselines.round_robin import RoundRobin
 from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.evaluation.baselines.task_arithmetic import task_arithmetic
@@ -33,7 +33,7 @@ def _hc_smoe(subjects: Subjects, calibration: Calibration) -> Method:
 
 
 def _low_rank(rank: int) -> Maker:
-    return lambda subjects, _: LowRank(subjects, rank)
+    return lambda subjects, _: RankAlone(subjects, rank)
 
 
 def _private(bits: int) -> Maker:

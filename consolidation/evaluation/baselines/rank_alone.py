@@ -18,7 +18,7 @@ from representation.formats import low_rank, num_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class RankAlone:
     """The base, and the largest singular directions of a model's difference to it."""
 
     subjects: Subjects

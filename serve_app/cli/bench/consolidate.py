@@ -32,11 +32,11 @@ def consolidate(
     Run at two sizes it shows what grows with the bytes read, and what does not. Ratios to reading
     are of processor seconds, which other processes disturb less.
     """
-    from consolidation.footprint import Shape, measure, write_checkpoints
+    from consolidation.footprint import FamilyShape, measure, write_checkpoints
 
     if hidden % 16:
         raise typer.BadParameter(f"{hidden} is not a multiple of 16", param_hint="--hidden")
-    shape = Shape(models, layers, experts, hidden, intermediate)
+    shape = FamilyShape(models, layers, experts, hidden, intermediate)
     with tempfile.TemporaryDirectory(prefix="expertpool-bench-") as directory:
         paths = write_checkpoints(Path(directory), shape)
         files = [file for path in paths.values() for file in path.glob("*.safetensors")]

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from consolidation.errors import Failed, Refused
+from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import ModelData, encode, read_files
 from consolidation.evaluation.evaluate import evaluate
 from consolidation.evaluation.measures import ModelScore
@@ -218,7 +218,9 @@ def test_experts_of_another_shape_are_refused_by_name(
             return {name: tensor[1:] for name, tensor in super().experts(model, layer).items()}
 
     data = {"one": data_of(tmp_path, checkpoints, None, TEXT[:100])}
-    with pytest.raises(Failed, match=r"half, model 'one': .*experts\.gate_up_proj is \(4, 48, 32"):
+    with pytest.raises(
+        RunFailed, match=r"half, model 'one': .*experts\.gate_up_proj is \(4, 48, 32"
+    ):
         evaluate(checkpoints, data, [Half("half", {"one": models["one"]})])
 
 

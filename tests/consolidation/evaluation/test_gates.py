@@ -4,7 +4,7 @@ import pytest
 
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files
-from consolidation.evaluation.gates import Limits, breaches, check_limits
+from consolidation.evaluation.gates import QualityLimits, breaches, check_limits
 from consolidation.evaluation.measures import ModelScore
 from consolidation.release import Quality
 from consolidation.statistics.text import CalibrationFile
@@ -27,11 +27,11 @@ def quality(kl: float) -> Quality:
 
 
 def test_without_limits_nothing_is_above_them() -> None:
-    assert breaches(Limits(), {"a": quality(9.0)}, [score("a", kl=9.0)]) == []
+    assert breaches(QualityLimits(), {"a": quality(9.0)}, [score("a", kl=9.0)]) == []
 
 
 def test_every_model_above_a_limit_is_named_with_its_value_and_the_limit() -> None:
-    limits = Limits(max_kl=0.01, max_accuracy_drop=0.01, max_perplexity_rise=0.01)
+    limits = QualityLimits(max_kl=0.01, max_accuracy_drop=0.01, max_perplexity_rise=0.01)
     calibrated = {"b": quality(0.02), "a": quality(0.01)}
     scores = [
         score("b", perplexity_original=100.0, perplexity=101.5),
@@ -52,22 +52,22 @@ def test_every_model_above_a_limit_is_named_with_its_value_and_the_limit() -> No
 def test_a_drop_of_exactly_the_limit_is_allowed_whatever_floats_make_of_it() -> None:
     assert 0.805 - 0.795 > 0.01
     found = score("a", accuracy_original=0.805, accuracy=0.795)
-    assert breaches(Limits(max_accuracy_drop=0.01), {}, [found]) == []
+    assert breaches(QualityLimits(max_accuracy_drop=0.01), {}, [found]) == []
 
 
 def test_what_becomes_better_is_above_no_limit() -> None:
     found = score("a", accuracy_original=0.5, accuracy=0.9, perplexity_original=9.0, perplexity=5.0)
-    assert breaches(Limits(max_accuracy_drop=0, max_perplexity_rise=0), {}, [found]) == []
+    assert breaches(QualityLimits(max_accuracy_drop=0, max_perplexity_rise=0), {}, [found]) == []
 
 
 def test_a_limit_of_nothing_takes_the_smallest_divergence() -> None:
-    assert breaches(Limits(max_kl=0.0), {"a": quality(0.0)}, []) == []
-    assert len(breaches(Limits(max_kl=0.0), {"a": quality(1e-12)}, [])) == 1
+    assert breaches(QualityLimits(max_kl=0.0), {"a": quality(0.0)}, []) == []
+    assert len(breaches(QualityLimits(max_kl=0.0), {"a": quality(1e-12)}, [])) == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_a_number_is_above_every_limit(value: float) -> None:
-    limits = Limits(max_kl=1e9, max_perplexity_rise=1e9)
+    limits = QualityLimits(max_kl=1e9, max_perplexity_rise=1e9)
     found = score("a", kl=value, perplexity_original=2.0, perplexity=value)
     assert len(breaches(limits, {}, [found])) == 2
 
@@ -75,10 +75,10 @@ def test_what_is_not_a_number_is_above_every_limit(value: float) -> None:
 def test_a_limit_needs_something_to_measure_it_with() -> None:
     file = CalibrationFile("name", "digest", ())
     task, text = Files({"a": file}, {}), Files({}, {"a": file})
-    check_limits(Limits(max_accuracy_drop=0.1), task)
-    check_limits(Limits(max_perplexity_rise=0.1), text)
-    check_limits(Limits(max_kl=0.1), Files({}, {}))
+    check_limits(QualityLimits(max_accuracy_drop=0.1), task)
+    check_limits(QualityLimits(max_perplexity_rise=0.1), text)
+    check_limits(QualityLimits(max_kl=0.1), Files({}, {}))
     with pytest.raises(Refused, match="drop of accuracy needs a task"):
-        check_limits(Limits(max_accuracy_drop=0.1), text)
+        check_limits(QualityLimits(max_accuracy_drop=0.1), text)
     with pytest.raises(Refused, match="rise of perplexity needs a text"):
-        check_limits(Limits(max_perplexity_rise=0.1), task)
+        check_limits(QualityLimits(max_perplexity_rise=0.1), task)

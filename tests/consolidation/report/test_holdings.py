@@ -1,4 +1,4 @@
-from consolidation.report.holdings import ByteRow, Held, Kind, byte_rows, holdings
+from consolidation.report.holdings import ByteRow, Holding, Kind, byte_rows, holdings
 from tests.consolidation.report.manifests import manifest
 
 
@@ -22,15 +22,15 @@ def test_each_expert_is_told_by_its_slot_and_what_is_added_to_it() -> None:
     )
     (row,) = holdings(made, "one")
     assert row == [
-        Held(Kind.SHARED, "16"),
-        Held(Kind.SHARED_PACKED, "4"),
-        Held(Kind.OWN, "16"),
-        Held(Kind.OWN_PACKED, "8"),
-        Held(Kind.LOW_RANK, "16+r8"),
-        Held(Kind.DIFFERENCE, "16+2"),
-        Held(Kind.BOTH, "4+r16+1"),
+        Holding(Kind.SHARED, "16"),
+        Holding(Kind.SHARED_PACKED, "4"),
+        Holding(Kind.OWN, "16"),
+        Holding(Kind.OWN_PACKED, "8"),
+        Holding(Kind.LOW_RANK, "16+r8"),
+        Holding(Kind.DIFFERENCE, "16+2"),
+        Holding(Kind.BOTH, "4+r16+1"),
     ]
-    assert holdings(made, "two") == [[Held(Kind.SHARED, "16"), Held(Kind.SHARED_PACKED, "4")]]
+    assert holdings(made, "two") == [[Holding(Kind.SHARED, "16"), Holding(Kind.SHARED_PACKED, "4")]]
 
 
 def test_rows_of_bytes_add_up_to_the_release_s() -> None:
