@@ -1,4 +1,4 @@
-"""What an operator sets. Not decided here: what a request may ask, beyond the caps of `Limits`."""
+"""What an operator sets. What a request may ask is decided elsewhere, beyond `RequestLimits`."""
 
 from typing import Literal, Self
 
@@ -9,7 +9,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Limits(_Strict):
+class RequestLimits(_Strict):
     """Caps on one request. A request beyond one is refused with 400 and the cap in the message."""
 
     body_bytes: int = Field(default=16 * 2**20, ge=1)
@@ -62,7 +62,7 @@ class ServeConfig(_Strict):
     """How often the channel is read."""
     stall_s: float = Field(default=120.0, gt=0)
     """An engine that has not turned for so long is unhealthy; a step is one turn."""
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
 
 
 class UserConfig(_Strict):

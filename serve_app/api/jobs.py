@@ -7,7 +7,7 @@ from serve_app.api.fields import (
     GenerationFields,
     TokenizeFields,
 )
-from serve_app.config import Limits
+from serve_app.config import RequestLimits
 from serve_app.protocol.errors import bad_request
 from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Wishes
 
@@ -22,7 +22,9 @@ _SAMPLING = (
 )
 
 
-def completion_job(fields: CompletionFields, limits: Limits, *, job: str, tenant: str) -> Job:
+def completion_job(
+    fields: CompletionFields, limits: RequestLimits, *, job: str, tenant: str
+) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("prompt", len(fields.prompt), limits.prompts)
     _cap("n", len(fields.prompt) * (fields.n or 1), limits.choices)
@@ -44,7 +46,7 @@ def completion_job(fields: CompletionFields, limits: Limits, *, job: str, tenant
     }
 
 
-def chat_job(fields: ChatFields, limits: Limits, *, job: str, tenant: str) -> Job:
+def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: str) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
@@ -78,7 +80,7 @@ def detokenize_job(fields: DetokenizeFields) -> DetokenizeJob:
     return {"model": fields.model, "tokens": fields.tokens}
 
 
-def _shared(fields: GenerationFields, limits: Limits, max_tokens: int | None) -> Wishes:
+def _shared(fields: GenerationFields, limits: RequestLimits, max_tokens: int | None) -> Wishes:
     stops, stop_ids = fields.stop or [], fields.stop_token_ids or []
     biases, min_tokens = fields.logit_bias or {}, fields.min_tokens or 0
     _cap("n", fields.n or 1, limits.n)

@@ -25,7 +25,7 @@ from serve_app.api.statuses import (
 )
 from serve_app.api.streams import ClientGone, EventStream, OpenJob, collect, events, unless_gone
 from serve_app.api.tenants import tenant_of
-from serve_app.config import Limits
+from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
@@ -48,7 +48,7 @@ class Api:
     """
 
     client: EngineClient
-    limits: Limits
+    limits: RequestLimits
     clock: Callable[[], float] = time.time
     names_answers: bool = True
 
@@ -187,7 +187,7 @@ async def _answer(
     return JSONResponse(body)
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
+async def _body(request: Request, limits: RequestLimits) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from serve_app.api.routes import Api, build_api
-from serve_app.config import Limits
+from serve_app.config import RequestLimits
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
 from serve_app.serving.transport.client import HandleClient
@@ -21,7 +21,7 @@ class Ingress:
 
     def __init__(self, engine: Any, limits: dict[str, Any]) -> None:
         self._client = HandleClient(engine)
-        self._limits = Limits.model_validate(limits)
+        self._limits = RequestLimits.model_validate(limits)
         self._listener: Listener | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:

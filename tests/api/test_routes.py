@@ -10,7 +10,7 @@ import pytest
 from serve_app.api.answers import chat_logprobs, legacy_logprobs
 from serve_app.api.routes import Api, build_api
 from serve_app.api.statuses import STATUSES
-from serve_app.config import Limits
+from serve_app.config import RequestLimits
 from serve_app.protocol.errors import CODES, ProtocolError, loading, overloaded
 from serve_app.protocol.messages import Item, TokenItem
 from tests.api.fakes import ACCEPTED, FakeClient, piece
@@ -20,7 +20,7 @@ BODY = {"model": "m", "prompt": "x"}
 
 def _call(client: FakeClient, method: str, path: str, **options: Any) -> httpx.Response:
     async def run() -> httpx.Response:
-        app = build_api(Api(client, Limits(body_bytes=2000), clock=lambda: 5.0))
+        app = build_api(Api(client, RequestLimits(body_bytes=2000), clock=lambda: 5.0))
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             return await http.request(method, path, **options)

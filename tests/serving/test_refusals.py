@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.config import Limits
+from serve_app.config import RequestLimits
 from tests.serving.asking import CHAT, HELLO, ask, refused, said
 from tests.serving.fakes import world
 from tests.serving.running import client_of, replica_of, serves, until
@@ -32,7 +32,7 @@ def test_a_prompt_that_leaves_no_room_is_refused() -> None:
 
 def test_the_operators_longest_prompt_holds() -> None:
     body = {"model": "a", "prompt": [5] * 4}
-    response = ask("/v1/completions", body, limits=Limits(prompt_tokens=3))
+    response = ask("/v1/completions", body, limits=RequestLimits(prompt_tokens=3))
     refused(response, 400, "context_length_exceeded", "prompt")
 
 
