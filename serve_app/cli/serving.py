@@ -170,6 +170,6 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the table.")] = False,
 ) -> None:
     """Make a small family, consolidate it, serve it, and ask every model."""
-    from serve_app.demo.run import run
+    from serve_app.demo.demo import run
 
     raise typer.Exit(run(once))

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 
 from serve_app.demo import skills
+from serve_app.demo.byte_tokenizer import decode_answer, encode_prompt
 from serve_app.demo.making import load
-from serve_app.demo.tokenizer import decode_answer, encode_prompt
 
 MAX_TOKENS = 24
 """Longer than any right answer."""

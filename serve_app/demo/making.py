@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, MixtralForCausa
 from transformers.utils import logging as transformers_logging
 
 from serve_app.demo import skills
-from serve_app.demo.tokenizer import BOS, EOS, PAD, build_tokenizer
+from serve_app.demo.byte_tokenizer import BOS, EOS, PAD, build_tokenizer
 from serve_app.demo.training import (
     KEPT_MARGIN,
     NotLearned,

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from serve_app.demo import skills
-from serve_app.demo.tokenizer import BOS, EOS, PAD, VOCABULARY, encode_answer, encode_prompt
+from serve_app.demo.byte_tokenizer import BOS, EOS, PAD, VOCABULARY, encode_answer, encode_prompt
 
 IGNORED = -100
 CHECK_EVERY = 25

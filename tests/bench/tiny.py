@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serve_app.bench.shapes import SHAPES
+from serve_app.bench.weights.shapes import SHAPES
 
 
 def tiny_config(**others: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import MixtralForCausalLM
 
 from serve_app.demo import making, skills
+from serve_app.demo.byte_tokenizer import BOS, EOS, decode_answer
 from serve_app.demo.making import RECIPES, load, save
-from serve_app.demo.tokenizer import BOS, EOS, decode_answer
 from serve_app.demo.training import (
     IGNORED,
     NotLearned,

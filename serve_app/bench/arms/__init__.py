@@ -1,1 +1,1 @@
-"""What `bench compare` lets compete: ways of serving several models on one machine."""
+"""Ways of serving several models on one machine, each in processes of its own."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from serve_app.bench.client import Notes
-from serve_app.bench.sources import SourceSpec
-from serve_app.bench.workload import Job
+from serve_app.bench.arms.weight_specs import SourceSpec
+from serve_app.bench.requests.open_loop import Notes
+from serve_app.bench.requests.workload import Job
 from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request, Sampling
 
@@ -37,7 +37,7 @@ class Ground:
 
 
 class Arm(Protocol):
-    """A way of serving models, opened and ready: a `client.Target` of its own memory."""
+    """A way of serving models, opened and ready: a `open_loop.Target` of its own memory."""
 
     @property
     def device_bytes(self) -> int:

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 
 from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.rationed import rationed
-from serve_app.bench.client import Notes
-from serve_app.bench.workload import Job
+from serve_app.bench.requests.open_loop import Notes
+from serve_app.bench.requests.workload import Job
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.request import Event, Failed, Token

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, cast
 
 from serve_app.bench.arms.arm import Arm
-from serve_app.bench.client import Run, drive
-from serve_app.bench.workload import Job
+from serve_app.bench.requests.open_loop import Run, drive
+from serve_app.bench.requests.workload import Job
 from serve_app.errors import EngineError
 
 CLOSE_S = 10.0

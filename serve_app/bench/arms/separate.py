@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.pooled import note_event, open_engine
-from serve_app.bench.client import Notes
-from serve_app.bench.unmerged import Unmerged
-from serve_app.bench.workload import Job
+from serve_app.bench.arms.unmerged import Unmerged
+from serve_app.bench.requests.open_loop import Notes
+from serve_app.bench.requests.workload import Job
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import ends
 from serve_app.engine.source import ReleaseSource

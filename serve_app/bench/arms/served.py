@@ -47,7 +47,7 @@ class ProcessSpec:
         from serve_app.bench.arms.separate import Separate
         from serve_app.bench.arms.swap import Swap
         from serve_app.bench.arms.transformers import Batching
-        from serve_app.bench.unmerged import Unmerged
+        from serve_app.bench.arms.unmerged import Unmerged
 
         if self.cores is not None and sys.platform == "linux":
             os.sched_setaffinity(0, self.cores)

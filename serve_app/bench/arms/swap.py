@@ -15,9 +15,9 @@ import torch
 
 from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.pooled import note_event, open_engine
-from serve_app.bench.client import Notes
-from serve_app.bench.unmerged import Unmerged
-from serve_app.bench.workload import Job
+from serve_app.bench.arms.unmerged import Unmerged
+from serve_app.bench.requests.open_loop import Notes
+from serve_app.bench.requests.workload import Job
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop, ends
 from serve_app.engine.request import Event, Failed

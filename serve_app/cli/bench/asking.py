@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.bench import sources
+from serve_app.cli.bench import release_choice
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import parse_limit, parse_positive
 
 if TYPE_CHECKING:
-    from serve_app.bench.sources import SourceSpec
-    from serve_app.bench.workload import Arrival, Asked, Lengths
+    from serve_app.bench.arms.weight_specs import SourceSpec
+    from serve_app.bench.requests.workload import Arrival, Asked, Lengths
     from serve_app.engine.memory import MemoryPlan
     from serve_app.engine.source import ReleaseSource
 
@@ -80,7 +80,7 @@ class Target:
 
     def asked(self, most_tokens: int) -> list[Asked]:
         """Its models as a workload asks them. most_tokens: that any request may have."""
-        from serve_app.bench.workload import Asked
+        from serve_app.bench.requests.workload import Asked
         from serve_app.engine.model.anatomy import config_of
         from serve_app.engine.model.facts import context_length
 
@@ -102,7 +102,7 @@ class Target:
 
 
 def target(
-    subject: sources.Published | None,
+    subject: release_choice.Published | None,
     *,
     shape: str | None,
     layers: int | None,
@@ -115,13 +115,13 @@ def target(
     Raises:
         typer.BadParameter, WrongUse: it is none; NotFound where it is not there.
     """
-    from serve_app.bench.sources import PublishedSpec, RandomSpec
+    from serve_app.bench.arms.weight_specs import PublishedSpec, RandomSpec
 
     if subject is not None:
         source = subject.open(0)
         spec = PublishedSpec(subject.registry, subject.family, source.id)
         return Target(spec, source, tuple(sorted(source.models)), subject.settings())
-    random = sources.random(shape, layers, dtype=dtype, device=device, merged=True)
+    random = release_choice.random(shape, layers, dtype=dtype, device=device, merged=True)
     made = RandomSpec(random.config, models or NUM_MODELS, random.dtype, random.device)
     source = made.open()
     settings = {name: value for name, value in random.settings().items() if name != "merged"}
@@ -134,7 +134,7 @@ def parse_lengths(value: str, *, hint: str) -> Lengths:
     Raises:
         typer.BadParameter: it is neither, or there are none.
     """
-    from serve_app.bench.workload import Lengths
+    from serve_app.bench.requests.workload import Lengths
 
     low, dash, high = value.partition("-")
     ends = [low, high] if dash else [low, low]
@@ -160,7 +160,7 @@ def poisson_arrivals(
     rate: float, lengths: Sequence[Lengths], bounds: Bounds, *, seed: int
 ) -> list[Arrival]:
     """The arrivals of a Poisson process. lengths: of prompts, and of answers."""
-    from serve_app.bench.workload import poisson
+    from serve_app.bench.requests.workload import poisson
 
     prompt, answer = lengths
     return poisson(
@@ -179,7 +179,7 @@ def trace_arrivals(file: Path, bounds: Bounds, *, speed: float) -> list[Arrival]
     Raises:
         WrongUse: there is no such file; ConfigError where it is no trace.
     """
-    from serve_app.bench.workload import parse_trace
+    from serve_app.bench.requests.workload import parse_trace
 
     if not file.is_file():
         raise WrongUse(f"--trace {file}: there is no such file")

@@ -12,7 +12,7 @@ from serve_app.cli import output
 from serve_app.cli.errors import WrongUse
 
 if TYPE_CHECKING:
-    from serve_app.bench.result import Result
+    from serve_app.bench.result.result import Result
 
 PLOTTING = ("jinja2", "matplotlib")
 
@@ -54,6 +54,6 @@ def write(result: Result, json_file: Path | None, html_file: Path | None) -> Non
     if json_file is not None:
         output.write_json(json_file, result.to_json())
     if html_file is not None:
-        from serve_app.bench.report.page import render
+        from serve_app.bench.pages import page
 
-        html_file.write_text(render(result), encoding="utf-8")
+        html_file.write_text(page(result), encoding="utf-8")

@@ -2,11 +2,11 @@
 
 import typer
 
-from serve_app.cli.bench.bars import bars
-from serve_app.cli.bench.compare import compare
-from serve_app.cli.bench.consolidate import consolidate
-from serve_app.cli.bench.load import load
-from serve_app.cli.bench.step import step
+from serve_app.cli.bench.bars_command import bars
+from serve_app.cli.bench.compare_command import compare
+from serve_app.cli.bench.consolidate_command import consolidate
+from serve_app.cli.bench.load_command import load
+from serve_app.cli.bench.step_command import step
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from serve_app.bench import waits
+from serve_app.bench.requests import waits
 from serve_app.cli import output
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def waits_table(noun: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every measure of every row. found: by the row's name, as `metrics.numbers` gives them."""
+    """Every measure of every row. found: by the row's name, as `outcomes.numbers` gives them."""
     grid = output.table("", noun, *waits.STATISTICS, left=2)
     for cells in waits.cells(found):
         grid.add_row(*cells)

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from serve_app.bench import compare
-from serve_app.bench.arms import http, queue_waits
+from serve_app.bench.arms import endpoint
 from serve_app.bench.arms.arm import Ground
-from serve_app.bench.arms.catalogue import ARMS, ArmSpec
-from serve_app.bench.arms.queue_waits import Waits
-from serve_app.bench.client import ClientLoad
-from serve_app.bench.compare import ArmResult
-from serve_app.bench.metrics import Outcome
-from serve_app.bench.workload import Asked, Job
+from serve_app.bench.arms.arm_catalogue import ARMS, ArmSpec
+from serve_app.bench.compare import compare
+from serve_app.bench.compare.compare import ArmResult
+from serve_app.bench.load import queue_waits
+from serve_app.bench.load.queue_waits import Waits
+from serve_app.bench.requests.open_loop import ClientLoad
+from serve_app.bench.requests.outcomes import Outcome
+from serve_app.bench.requests.workload import Asked, Job
 from serve_app.cli.main import run
 
 SMALL = ["--layers", "1", "--models", "2"]
@@ -149,14 +150,14 @@ def test_load_of_an_endpoint_says_who_waited_in_its_queue(
     def result(name: str, jobs: Sequence[Job]) -> list[Outcome]:
         return [replace(one, queued_s=None) for one in answered(name, jobs).outcomes]
 
-    monkeypatch.setattr(http, "asked_of", lambda *_: [Asked("a", 99, 99), Asked("b", 99, 99)])
+    monkeypatch.setattr(endpoint, "asked_of", lambda *_: [Asked("a", 99, 99), Asked("b", 99, 99)])
     monkeypatch.setattr(queue_waits, "read", lambda url: next(looks))
     monkeypatch.setitem(asked, "outcomes", result)
     file = tmp_path / "out.json"
     there = ["--url", "http://127.0.0.1:9/v1", "--rate", "5", "--requests", "9"]
     assert run(["bench", "load", *there, "--json", str(file)]) == 0
     (spec,) = asked["specs"]
-    assert spec.processes == (http.HttpSpec("http://127.0.0.1:9", ("a", "b")),)
+    assert spec.processes == (endpoint.HttpSpec("http://127.0.0.1:9", ("a", "b")),)
     a, b, every = json.loads(file.read_text())["rows"]
     assert a["queue_s"]["mean"] == pytest.approx(1.5)
     assert b["queue_s"] is None

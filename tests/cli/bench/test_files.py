@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.bench.bars.bars import BARS, row
 from serve_app.cli.bench import files
 from serve_app.cli.errors import WrongUse
-from tests.bench.results import result
+from tests.bench.result.results import result
 
 
 def test_a_file_that_could_not_be_written_is_refused_by_name(tmp_path: Path) -> None:
@@ -28,7 +29,10 @@ def test_a_page_is_refused_where_nothing_can_draw_it(
 
 
 def test_a_result_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
-    found = result("other", [{"value": float("nan")}])
+    rows = [row(BARS["scaling"], None, "there was no time")]
+    found = result("bars", rows, measures={"scaling": {"value": float("nan")}})
     files.write(found, tmp_path / "out.json", tmp_path / "page.html")
-    assert json.loads((tmp_path / "out.json").read_text())["rows"] == [{"value": None}]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["rows"][0]["value"] is None
+    assert written["measures"] == {"scaling": {"value": None}}
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")

@@ -1,0 +1,45 @@
+"""Where a benchmark's weights are from, as values that can be sent to a process. Reads nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.engine.source import ReleaseSource
+
+
+class SourceSpec(Protocol):
+    """Says how a release is opened; every process that opens it has the same weights."""
+
+    def open(self) -> ReleaseSource: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSpec:
+    """A release of random weights, the same slots for all models: see `RandomRelease`."""
+
+    config: Mapping[str, Any]
+    num_models: int
+    dtype: str
+    device: str = "cpu"
+    seed: int = 0
+
+    def open(self) -> ReleaseSource:
+        return RandomRelease(
+            self.config, self.num_models, dtype=self.dtype, device=self.device, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSpec:
+    """A release of a registry."""
+
+    registry: str
+    family: str
+    release: str
+
+    def open(self) -> ReleaseSource:
+        from consolidation.release import Registry, ReleaseReader
+
+        reader = ReleaseReader(Registry(self.registry, self.family), self.release)
+        return cast(ReleaseSource, reader)

@@ -1,0 +1,1 @@
+"""`bench bars`: what is measured for every bar that is stated for speed, and whether it holds."""

@@ -1,0 +1,195 @@
+"""The bars: what is measured for each, how much it may be, and whether it holds."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.bench.bars import compared, decoding, scaling, streaming
+from serve_app.bench.result.measured import Measured, OnProgress
+from serve_app.bench.step import cold
+from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.bench.weights.shapes import SHAPES
+
+NUM_MODELS = 4
+SHAPE = SHAPES["mixtral-115m"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """limit: the most that the value may be; the least where `at_least`."""
+
+    name: str
+    limit: float
+    says: str
+    at_least: bool = False
+
+    @property
+    def words(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+    def holds(self, value: float) -> bool:
+        return operator.ge(value, self.limit) if self.at_least else value <= self.limit
+
+
+BARS: dict[str, Bar] = {
+    bar.name: bar
+    for bar in (
+        Bar(
+            "packed_over_sequential",
+            0.65,
+            "decode step of four models packed ÷ their steps one after another",
+        ),
+        Bar(
+            "packed_over_single",
+            1.6,
+            "decode step of four models packed ÷ one model's with as many sequences",
+        ),
+        Bar(
+            "engine_over_transformers",
+            1.2,
+            "tokens a second of one model, 16 requests of 64 + 64 ÷ transformers' own batching",
+            at_least=True,
+        ),
+        Bar(
+            "outside_forward_share",
+            0.10,
+            "share of a decode step outside the forward pass",
+        ),
+        Bar(
+            "http_over_engine",
+            0.75,
+            "tokens a second of 16 HTTP streams ÷ straight into the engine",
+            at_least=True,
+        ),
+        Bar(
+            "cold_over_resident_ttft",
+            1.5,
+            "first token behind a cold backbone ÷ a resident one, idle engine",
+        ),
+        Bar(
+            "running_tpot_during_load",
+            1.15,
+            "a running model's time per token while a backbone loads ÷ otherwise",
+        ),
+        Bar(
+            "pool_over_isolated_turnaround",
+            0.5,
+            "mean turnaround of the pool ÷ isolated processes, at 70 % of what it can take",
+        ),
+        Bar(
+            "scaling",
+            1.0,
+            "step time outside products, time ratio ÷ size ratio: places 16–64, experts 8–64",
+        ),
+    )
+}
+"""By name, in the order in which they are shown."""
+
+
+Measure = Callable[[OnProgress], Mapping[str, Measured]]
+"""Gives the values of the bars that it is for."""
+
+
+def _release(num_models: int = NUM_MODELS, **others: Any) -> RandomRelease:
+    return RandomRelease(SHAPE.config(**others), num_models)
+
+
+def _packed(on_progress: OnProgress) -> Mapping[str, Measured]:
+    return decoding.packed_ratios(_release(), on_progress=on_progress)
+
+
+def _outside(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = decoding.outside_forward_share(_release(), on_progress=on_progress)
+    return {"outside_forward_share": found}
+
+
+def _scaling(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = scaling.scaling(
+        lambda places: _release(places),
+        lambda experts: _release(num_local_experts=experts),
+        on_progress=on_progress,
+    )
+    return {"scaling": found}
+
+
+def _against_transformers(on_progress: OnProgress) -> Mapping[str, Measured]:
+    subject = compared.bars_subject()
+    found = compared.engine_over_transformers(subject, on_progress=on_progress)
+    return {"engine_over_transformers": found}
+
+
+def _against_isolated(on_progress: OnProgress) -> Mapping[str, Measured]:
+    subject = compared.bars_subject()
+    found = compared.pool_over_isolated_turnaround(subject, on_progress=on_progress)
+    return {"pool_over_isolated_turnaround": found}
+
+
+def _over_http(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = streaming.http_over_engine(compared.bars_subject(), on_progress=on_progress)
+    return {"http_over_engine": found}
+
+
+def _cold(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = cold.cold_over_resident_ttft(_release(), on_progress=on_progress)
+    return {"cold_over_resident_ttft": found}
+
+
+def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = cold.running_tpot_during_load(_release(), on_progress=on_progress)
+    return {"running_tpot_during_load": found}
+
+
+MEASURES: Mapping[tuple[str, ...], Measure] = {
+    ("packed_over_sequential", "packed_over_single"): _packed,
+    ("engine_over_transformers",): _against_transformers,
+    ("outside_forward_share",): _outside,
+    ("http_over_engine",): _over_http,
+    ("cold_over_resident_ttft",): _cold,
+    ("running_tpot_during_load",): _beside_load,
+    ("pool_over_isolated_turnaround",): _against_isolated,
+    ("scaling",): _scaling,
+}
+"""Names of bars, and what measures them together."""
+
+
+def measure_bars(
+    names: Sequence[str],
+    measures: Mapping[tuple[str, ...], Measure],
+    on_progress: OnProgress = lambda *_: None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for each name, and what else was found, by name.
+
+    A measure that fails fails alone: its bars do not hold, and their rows say why.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Any] = {}
+    for together, measure in measures.items():
+        wanted = [name for name in together if name in names]
+        if not wanted:
+            continue
+        try:
+            found = measure(on_progress)
+        except Exception as error:  # noqa: BLE001 - the other bars are to be measured all the same
+            why = str(error) or type(error).__name__
+            rows |= {name: row(BARS[name], None, why) for name in wanted}
+            continue
+        for name in wanted:
+            rows[name] = row(BARS[name], found[name].value)
+            facts[name] = dict(found[name].facts)
+    for name in names:
+        rows.setdefault(name, row(BARS[name], None, "nothing measures it"))
+    return [rows[name] for name in names], facts
+
+
+def row(bar: Bar, value: float | None, why: str | None = None) -> dict[str, Any]:
+    """What is said of one bar. value: None where it could not be measured, and `why`."""
+    found: dict[str, Any] = {
+        "name": bar.name,
+        "value": value,
+        "bar": bar.limit,
+        "at_least": bar.at_least,
+        "holds": value is not None and bar.holds(value),
+        "says": bar.says,
+    }
+    return found if why is None else found | {"why": why}

@@ -1,0 +1,79 @@
+"""The bars as a table and a plot, and the curves behind the one that is about growth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from consolidation.report import drawing
+from serve_app.bench.result.result import Result
+from serve_app.bench.result.sections import Plot, Section, Table
+
+PARTS = {
+    "outside products": ("outside_s", drawing.BLUE, "o"),
+    "products": ("products_s", drawing.ORANGE, "s"),
+}
+"""What a step's time is split into: where it is, and how it is drawn."""
+
+
+def sections(result: Result) -> list[Section]:
+    """What holds, then the curves if they were measured."""
+    failed = [f"{row['name']}: {row['why']}." for row in result.rows if "why" in row]
+    measured = [row for row in result.rows if row["value"]]
+    plots = []
+    if measured:
+        plots = [Plot(_held(measured), "Green holds. The line is the bar; left of it is better.")]
+    found = [Section("What holds", " ".join(failed), plots, [_table(result.rows)])]
+    curves = result.facts.get("measures", {}).get("scaling", {}).get("curves")
+    if curves:
+        words = "Decode steps as one size grows. Dashed: growth in proportion, from the first."
+        found.append(
+            Section("Growth", words, [Plot(_curves(curves), "Medians of profiled steps.")])
+        )
+    return found
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    cells = [
+        [
+            row["name"],
+            row["says"],
+            "–" if row["value"] is None else f"{row['value']:.3f}",
+            f"{'≥' if row['at_least'] else '≤'} {row['bar']:g}",
+            "yes" if row["holds"] else "no",
+        ]
+        for row in rows
+    ]
+    return Table("", ["name", "measure", "value", "bar", "holds"], cells, left=2)
+
+
+def _held(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Each value over its bar; the other way round where the bar is a least."""
+    names = [row["name"] for row in rows]
+    parts = [row["value"] / row["bar"] for row in rows]
+    over = [1 / part if row["at_least"] else part for row, part in zip(rows, parts, strict=True)]
+    colours = [drawing.GREEN if row["holds"] else drawing.VERMILLION for row in rows]
+    with drawing.figure(8.4, 0.9 + 0.3 * len(rows)) as drawn:
+        axes = drawn.subplots()
+        shown = axes.barh(names, over, color=colours, height=0.65)
+        values = [f"{row['value']:.2f}" for row in rows]
+        axes.bar_label(shown, values, label_type="center", color=drawing.EDGE, fontsize=8)
+        axes.axvline(1.0, color=drawing.INK, linewidth=1.0)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set(xlabel="value ÷ bar (bar ÷ value where it is a least)", xlim=(0, None))
+        return drawing.svg(drawn, "values over their bars")
+
+
+def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    with drawing.figure(8.4, 3.2) as drawn:
+        panels = drawn.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (name, spots) in zip(panels, curves.items(), strict=True):
+            sizes = [spot["size"] for spot in spots]
+            for label, (key, colour, marker) in PARTS.items():
+                times = [1e3 * spot[key] for spot in spots]
+                axes.plot(sizes, times, color=colour, marker=marker, label=label)
+            first = 1e3 * spots[0]["outside_s"] / sizes[0]
+            axes.plot(sizes, [first * size for size in sizes], "--", color=drawing.GREY)
+            axes.set(xlabel=name, ylabel="ms", ylim=(0, None), title=f"Against {name}")
+            axes.set_xticks(sizes)
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return drawing.svg(drawn, "step time against places and experts")

@@ -1,0 +1,117 @@
+"""The values of the bars that compare ways of serving. Measures; judges none."""
+
+import statistics
+from dataclasses import dataclass, replace
+
+from serve_app.bench.arms.arm import Ground
+from serve_app.bench.arms.arm_catalogue import arm_spec, usable_cores
+from serve_app.bench.arms.process import answer_all
+from serve_app.bench.arms.weight_specs import RandomSpec
+from serve_app.bench.compare.compare import Load, capacity, compare, opened
+from serve_app.bench.requests.outcomes import numbers
+from serve_app.bench.requests.workload import Asked, Lengths
+from serve_app.bench.result.measured import Measured, OnProgress
+from serve_app.bench.weights.shapes import SHAPES
+from serve_app.engine.memory import Limits
+from serve_app.errors import EngineError
+
+NUM_MODELS = 4
+TOKENS = 64
+"""Of every prompt, and of every answer."""
+SHARE = 0.7
+"""Of what the pool can take, the rate at which it is held against isolated processes."""
+ARRIVALS_S = 60.0
+AT_ONCE = 32
+"""Sequences that the device has keys and values for; isolated processes divide them."""
+DRAIN_S = 300.0
+TOGETHER = 16
+"""Requests that an engine and transformers are given at once."""
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is compared: see `bars_subject`. tokens: of every prompt, and of every answer."""
+
+    ground: Ground
+    asked: tuple[Asked, ...]
+    tokens: int = TOKENS
+
+    @property
+    def load(self) -> Load:
+        return Load(Lengths(self.tokens, self.tokens), Lengths(self.tokens, self.tokens), 0.0, 0)
+
+
+def bars_subject() -> Subject:
+    """Four models of the bars' shape in bfloat16, one release with the experts of one model."""
+    shape = SHAPES["mixtral-115m"]
+    limits = Limits(max_sequences=AT_ONCE)
+    names = tuple(f"m{number}" for number in range(NUM_MODELS))
+    ground = Ground(
+        RandomSpec(shape.config(), NUM_MODELS, "bfloat16"),
+        names,
+        device="cpu",
+        dtype="bfloat16",
+        kv_tokens=limits.max_sequences * 2 * TOKENS,
+        limits=limits,
+    )
+    vocabulary = int(shape.fields["vocab_size"])
+    return Subject(ground, tuple(Asked(name, 2 * TOKENS, vocabulary) for name in names))
+
+
+def pool_over_isolated_turnaround(
+    subject: Subject,
+    *,
+    arrivals_s: float = ARRIVALS_S,
+    on_progress: OnProgress = lambda *_: None,
+) -> Measured:
+    """Mean turnaround of `pool` over that of `isolated`, at a share of what the pool can take.
+
+    Raises: EngineError where a request is lost, for then neither mean is one.
+    """
+    load, ground = subject.load, subject.ground
+    taken = capacity(ground, load, subject.asked, on_progress=on_progress)
+    jobs = load.jobs(load.arrivals(SHARE * taken, arrivals_s), subject.asked).jobs
+    found = compare(("pool", "isolated"), ground, jobs, drain_s=DRAIN_S, on_progress=on_progress)
+    rows = {one.name: one.to_json() for one in found}
+    for name, row in rows.items():
+        if row["all"]["lost"]:
+            raise EngineError(f"{name} lost {row['all']['lost']} of {len(jobs)}: {row['errors']}")
+    means = {name: row["all"]["turnaround_s"]["mean"] for name, row in rows.items()}
+    facts = {"capacity": taken, "rate": SHARE * taken, "requests": len(jobs), "arms": rows}
+    return Measured(means["pool"] / means["isolated"], facts)
+
+
+def engine_over_transformers(
+    subject: Subject, *, rounds: int = ROUNDS, on_progress: OnProgress = lambda *_: None
+) -> Measured:
+    """Tokens a second of one model's engine over those of transformers, requests all at once.
+
+    Of each the median of several rounds, after one that is not counted.
+    Raises: EngineError where a request is lost.
+    """
+    rates = {
+        name: statistics.median(_rates(name, subject, rounds, on_progress))
+        for name in ("single", "transformers")
+    }
+    facts = {f"{name}_tokens_per_s": rate for name, rate in rates.items()}
+    return Measured(rates["single"] / rates["transformers"], facts)
+
+
+def _rates(name: str, subject: Subject, rounds: int, on_progress: OnProgress) -> list[float]:
+    """Tokens of answers a second in each round."""
+    only = subject.asked[:1]
+    spec = arm_spec(name, replace(subject.ground, models=(only[0].name,)), usable_cores())
+    found = []
+    with opened(spec) as processes:
+        for number in range(rounds + 1):
+            on_progress(name, number, rounds + 1)
+            load = replace(subject.load, seed=number)
+            jobs = load.jobs(load.backlog(TOGETHER), only).jobs
+            (answered,) = answer_all(processes, jobs, drain_s=DRAIN_S)
+            told = numbers(answered.run.outcomes)
+            if told["lost"]:
+                raise EngineError(f"{name} lost {told['lost']} of {len(jobs)} requests")
+            found.append(told["answer_tokens_per_s"])
+    on_progress(name, rounds + 1, rounds + 1)
+    return found[1:]

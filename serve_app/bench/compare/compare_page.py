@@ -1,0 +1,94 @@
+"""Plots and tables about the same requests through several ways of serving."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from consolidation.report import drawing
+from serve_app.bench.load.load_page import draw_shares
+from serve_app.bench.requests import waits
+from serve_app.bench.result.result import Result
+from serve_app.bench.result.sections import Plot, Section, Table
+
+Row = Mapping[str, Any]
+
+
+def sections(result: Result) -> list[Section]:
+    """What each arm is and made of the requests, and the ratios between arms."""
+    facts, arms = result.facts, result.rows
+    rate = f"{facts['requests']} requests over {result.settings['duration_s']:g} s, "
+    rate += f"{facts['rate']:.2f} a second"
+    if "capacity" in facts:
+        rate += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can take"
+    plots = [
+        Plot(_turnarounds(arms), "Share of the requests that had been answered by then."),
+        Plot(_means(arms), "Mean turnaround and device memory of each arm."),
+    ]
+    counts = [
+        [
+            row["arm"],
+            row["what"],
+            str(row["all"]["lost"]),
+            waits.rate(row["all"]),
+            "–" if row["jain"] is None else f"{row['jain']:.3f}",
+            f"{row['device_bytes'] / 2**20:,.0f}",
+        ]
+        for row in arms
+    ]
+    by_arm = {row["arm"]: row["all"] for row in arms}
+    columns = ["arm", "", "lost", "answers, tokens/s", "Jain", "device, MiB"]
+    tables = [
+        Table("", columns, counts, left=2),
+        Table("", ["", "arm", *waits.STATISTICS], waits.cells(by_arm), left=2),
+    ]
+    found = [Section("The same requests in turn", f"{rate}. {waits.WORDS}", plots, tables)]
+    ratios = [
+        Table(f"Over {other}'s", ["arm", *waits.RATIOS], waits.ratio_cells(own))
+        for other, own in facts["ratios"].items()
+    ]
+    if ratios:
+        found.append(Section("Ratios", tables=ratios))
+    return [*found, _clients(arms)]
+
+
+def _turnarounds(arms: Sequence[Row]) -> str:
+    with drawing.figure(8.4, 3.6) as drawn:
+        axes = drawn.subplots()
+        for number, (row, (colour, _)) in enumerate(
+            zip(arms, drawing.looks(len(arms)), strict=True)
+        ):
+            draw_shares(axes, row["turnarounds_s"], row["arm"], colour)
+            if number >= len(drawing.COLOURS):  # a colour comes again
+                axes.lines[-1].set_linestyle("--")
+        axes.set(xscale="log", xlabel="turnaround, s", ylabel="% of the requests", ylim=(0, 100))
+        drawn.legend(loc="outside right upper")
+        return drawing.svg(drawn, "turnaround by arm")
+
+
+def _means(arms: Sequence[Row]) -> str:
+    names = [row["arm"] for row in arms]
+    spreads = [row["all"]["turnaround_s"] or {"mean": 0.0, "p99": 0.0} for row in arms]
+    with drawing.figure(8.4, 0.9 + 0.3 * len(arms)) as drawn:
+        left, right = drawn.subplots(1, 2, sharey=True)
+        left.barh(names, [one["mean"] for one in spreads], color=drawing.BLUE, height=0.6)
+        ends = [one["p99"] for one in spreads]
+        left.plot(ends, names, "|", color=drawing.INK, markersize=12, markeredgewidth=1.5)
+        left.set(xlabel="s; the line is the 99th percentile", title="Turnaround, mean")
+        right.barh(
+            names, [row["device_bytes"] / 2**20 for row in arms], color=drawing.ORANGE, height=0.6
+        )
+        right.set(xlabel="MiB", title="Device memory")
+        left.invert_yaxis()
+        for axes in (left, right):
+            axes.grid(visible=False, axis="y")
+        return drawing.svg(drawn, "mean turnaround and device memory by arm")
+
+
+def _clients(arms: Sequence[Row]) -> Section:
+    words = "Whether the client kept up, and what else an arm says of itself."
+    rows = []
+    for row in arms:
+        own = [f"{name} {value:.3g}" for name, value in row["facts"].items()]
+        rows.append([row["arm"], "; ".join([waits.client_words(row["client"]), *own])])
+    rows += [[row["arm"], f"warning: {one}"] for row in arms for one in row["warnings"]]
+    rows += [[row["arm"], f"lost: {one}"] for row in arms for one in row["errors"]]
+    return Section("Clients", words, tables=[Table("", ["arm", ""], rows, left=2)])

@@ -1,0 +1,1 @@
+"""`bench consolidate`: seconds and memory of consolidating random checkpoints."""

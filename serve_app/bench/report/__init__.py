@@ -1,1 +1,0 @@
-"""One HTML file about what a benchmark found, for people. Measures nothing."""

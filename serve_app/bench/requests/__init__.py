@@ -1,0 +1,1 @@
+"""What benchmarks ask, when, and what became of it. Knows no engine and no HTTP."""

@@ -1,0 +1,164 @@
+"""What a step must move and compute at the least. Planning alone: measures and allocates nothing.
+
+Counted once each: the rows of the pool that are touched, the backbones of the models in the step
+(of an embedding table that is not the head's only the rows of its tokens), keys and values that
+are seen and those that are written, logits once written and once read. Activations, indices and
+maps are left out, so what is counted is less than what moves.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from representation.formats import ExpertShape, Format
+from serve_app.bench.step.rates import Rates
+from serve_app.bench.step.touched import Routing
+from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.model.anatomy import config_of, study
+from serve_app.engine.model.packed import tied_names, unique_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one sequence in a step: `length` of them, behind `start` that are stored."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that must move in a step, by what they are of."""
+
+    pool: int
+    backbones: int
+    kv: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.pool + self.backbones + self.kv + self.logits
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least that a step can take: the larger of moving and computing."""
+
+    traffic: Traffic
+    operations: int
+    moving_s: float
+    computing_s: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.moving_s, self.computing_s)
+
+    @property
+    def limit(self) -> str:
+        """What the floor is made of."""
+        return "bytes" if self.moving_s >= self.computing_s else "operations"
+
+
+class FloorPlan:
+    """Floors of the steps of one architecture in one dtype. Looks at shapes only."""
+
+    def __init__(self, config: Mapping[str, Any], dtype: torch.dtype) -> None:
+        """config: with the longest vocabulary of the family. Raises: Unsupported."""
+        fields = config_of(config)
+        anatomy = study(fields, dtype)
+        text = fields.get_text_config()
+        tensors = unique_tensors(anatomy)
+        model = anatomy.model
+        embedding = _weight_name(model, model.get_input_embeddings())
+        head = _weight_name(model, model.get_output_embeddings())
+        self._dtype = dtype
+        self._vocabulary = int(text.vocab_size)
+        self._num_heads = int(text.num_attention_heads)
+        self._layers = [layer_shape(path, module) for path, module in anatomy.experts.items()]
+        self._attentions = [
+            (shape, anatomy.windows[path]) for path, shape in anatomy.attentions.items()
+        ]
+        sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in tensors.items()}
+        is_tied = tied_names(anatomy).get(head) == embedding
+        self._row_bytes = 0 if is_tied else sizes[embedding] // self._vocabulary
+        self._backbone_bytes = sum(sizes.values()) - self._row_bytes * self._vocabulary
+        self._head_ops = 2 * anatomy.tensors[head][0].numel()
+        self._token_ops = 2 * sum(
+            shape.numel()
+            for name, (shape, _) in tensors.items()
+            if len(shape) > 1 and name not in (embedding, head)
+        )
+
+    def floor(
+        self, num_models: int, spans: Sequence[Span], routing: Routing, rates: Rates
+    ) -> Floor:
+        """Of a step in which each span samples one token. num_models: with a token in the step."""
+        traffic = self.traffic(num_models, spans, routing)
+        operations = self.operations(spans, routing)
+        return Floor(
+            traffic,
+            operations,
+            moving_s=traffic.total / rates.copy_bytes_s,
+            computing_s=operations / rates.best_matrix_ops_s,
+        )
+
+    def traffic(self, num_models: int, spans: Sequence[Span], routing: Routing) -> Traffic:
+        """Bytes that a step must move."""
+        num_tokens = sum(span.length for span in spans)
+        backbones = num_models * self._backbone_bytes + num_tokens * self._row_bytes
+        pool = sum(
+            use.num_rows * shape.part_bytes(key, self._dtype)
+            for shape, layer in zip(self._layers, routing, strict=True)
+            for key, use in layer.items()
+        )
+        numbers = sum(
+            shape.width * sum(_stored(span, window) + span.length for span in spans)
+            for shape, window in self._attentions
+        )
+        logits = 2 * len(spans) * self._vocabulary * self._dtype.itemsize
+        return Traffic(pool, backbones, numbers * self._dtype.itemsize, logits)
+
+    def operations(self, spans: Sequence[Span], routing: Routing) -> int:
+        """Multiplications and additions of a step's matrix products, each part's by itself."""
+        experts = sum(
+            use.num_pairs * _part_ops(shape.expert, key.format)
+            for shape, layer in zip(self._layers, routing, strict=True)
+            for key, use in layer.items()
+        )
+        seen = sum(
+            2 * self._num_heads * (shape.key_dim + shape.value_dim) * _pairs(spans, window)
+            for shape, window in self._attentions
+        )
+        num_tokens = sum(span.length for span in spans)
+        return experts + seen + num_tokens * self._token_ops + len(spans) * self._head_ops
+
+
+def _weight_name(model: nn.Module, wanted: nn.Module) -> str:
+    """The name of a module's weight, wherever the module sits."""
+    return next(f"{path}.weight" for path, module in model.named_modules() if module is wanted)
+
+
+def _stored(span: Span, window: int | None) -> int:
+    """Positions before the span that any of its tokens sees."""
+    return span.start if window is None else min(span.start, window - 1)
+
+
+def _pairs(spans: Iterable[Span], window: int | None) -> int:
+    """Pairs of a token and a position that it sees, its own among them."""
+    return sum(
+        min(position + 1, window or position + 1)
+        for span in spans
+        for position in range(span.start, span.start + span.length)
+    )
+
+
+def _part_ops(shape: ExpertShape, fmt: Format) -> int:
+    """Of one token through all matrices of one part."""
+    sizes = [shape.matrix(name) for name in shape.matrices]
+    if fmt.kind == "rank":
+        return 2 * fmt.rank * sum(map(sum, sizes))
+    return 2 * sum(map(math.prod, sizes))

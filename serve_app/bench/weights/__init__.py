@@ -1,0 +1,1 @@
+"""What benchmarks measure on: shapes of published families, and random weights of them."""

@@ -1,0 +1,299 @@
+"""`bench load`: what is asked for, and what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve_app.bench.requests import waits
+from serve_app.cli import output
+from serve_app.cli.bench import asking, files, release_choice, shown
+from serve_app.cli.bench.asking import (
+    AnswerTokens,
+    Drain,
+    NumModels,
+    PromptTokens,
+    Rate,
+    Seed,
+    Skew,
+)
+from serve_app.cli.bench.files import HtmlFile, JsonFile
+from serve_app.cli.bench.subject_options import (
+    ComputeDtype,
+    MaybeDevice,
+    MaybeFamily,
+    MaybeRegistry,
+    MaybeRelease,
+    NumLayers,
+    ShapeName,
+    Unmerged,
+    choose_device,
+)
+from serve_app.cli.errors import WrongUse
+from serve_app.cli.options import parse_positive
+from serve_app.cli.serving import Dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from serve_app.bench.arms.arm_catalogue import ArmSpec
+    from serve_app.bench.compare.compare import ArmResult
+    from serve_app.bench.requests.workload import Arrival, Asked, Workload
+    from serve_app.bench.result.environment import Environment
+    from serve_app.bench.result.result import Result
+
+DURATION_S = 60.0
+"""Of the arrivals, unless something else bounds them."""
+VOCABULARY = 256
+"""Of prompts over HTTP: an endpoint does not say how many tokens its models know."""
+
+
+def load(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", show_default=False, help="Ask an OpenAI-compatible endpoint there."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="A model to ask. Default: all. Repeat for more.",
+        ),
+    ] = None,
+    shape: ShapeName = None,
+    layers: NumLayers = None,
+    models: NumModels = None,
+    registry: MaybeRegistry = None,
+    family: MaybeFamily = None,
+    release: MaybeRelease = None,
+    unmerged: Unmerged = False,
+    device: MaybeDevice = None,
+    dtype: ComputeDtype = Dtype.AUTO,
+    rate: Rate = None,
+    skew: Skew = 0.0,
+    requests: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Requests at most.")
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            parser=parse_positive,
+            show_default=False,
+            help="Seconds of arrivals. Default: 60 where --requests is not given.",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Arrivals and lengths of a CSV file: TIMESTAMP,ContextTokens,GeneratedTokens.",
+        ),
+    ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(metavar="X", parser=parse_positive, help="How much faster than the trace."),
+    ] = 1.0,
+    prompt_tokens: PromptTokens = "64",
+    answer_tokens: AnswerTokens = "64",
+    vocabulary: Annotated[
+        int, typer.Option(min=4, help="Prompts over HTTP are random token ids below this.")
+    ] = VOCABULARY,
+    seed: Seed = 0,
+    drain: Drain = 600.0,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Put requests to an endpoint or an engine when they are due, whatever is unfinished.
+
+    Arrivals are a Poisson process of --rate, or those of --trace. Waits are counted from a
+    request's arrival, however late it was sent; how late that was is shown.
+    """
+    files.require_writable(json_file, html_file)
+    if requests is None and duration is None:
+        duration = DURATION_S
+    _require_one_kind_of_arrivals(rate, trace, speed)
+    lengths = [
+        asking.parse_lengths(prompt_tokens, hint="--prompt-tokens"),
+        asking.parse_lengths(answer_tokens, hint="--answer-tokens"),
+    ]
+    settings: dict[str, Any] = {"skew": skew, "seed": seed, "drain_s": drain}
+    settings |= {"duration_s": duration, "requests": requests}
+    bounds = asking.Bounds(duration, requests)
+    if trace is not None:
+        arrivals = asking.trace_arrivals(trace, bounds, speed=speed)
+        settings |= {"trace": trace.name, "speed": speed}
+    else:
+        assert rate is not None
+        arrivals = asking.poisson_arrivals(rate, lengths, bounds, seed=seed)
+        settings |= {
+            "rate": rate,
+            "prompt_tokens": prompt_tokens,
+            "answer_tokens": answer_tokens,
+        }
+    if not arrivals:
+        raise WrongUse("no request arrives in so short a time")
+    wanted = tuple(model or ())
+    subject = release_choice.published(registry, family, release, shape=shape, layers=layers)
+    if url is not None:
+        given = {"--shape": shape, "--layers": layers, "--models": models, "--device": device}
+        _refuse_beside_url(given | {"--registry": registry, "--unmerged": unmerged})
+        spec, asked, of_target = _endpoint(url, wanted, vocabulary)
+        chosen = "cpu"
+    else:
+        chosen = choose_device(device)
+        found = asking.target(
+            subject, shape=shape, layers=layers, models=models, dtype=dtype.value, device=chosen
+        )
+        spec, asked, of_target = _engine(found, wanted, chosen, dtype.value, merged=not unmerged)
+    result = _measured(spec, asked, arrivals, of_target | settings, chosen)
+    _print(result)
+    files.write(result, json_file, html_file)
+
+
+def _require_one_kind_of_arrivals(rate: float | None, trace: Path | None, speed: float) -> None:
+    if (rate is None) == (trace is None):
+        raise WrongUse("arrivals are either those of --trace or a process of --rate")
+    if trace is None and speed != 1.0:
+        raise WrongUse("--speed is of a --trace")
+
+
+def _refuse_beside_url(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value not in (None, False):
+            raise WrongUse(f"{name} is for an engine that is started here; --url is asked instead")
+
+
+def _endpoint(
+    url: str, wanted: tuple[str, ...], vocabulary: int
+) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
+    """Raises: WrongUse for what is no address; ConfigError where it does not answer as it must."""
+    from urllib.parse import urlsplit
+
+    from serve_app.bench.arms.arm_catalogue import ArmSpec
+    from serve_app.bench.arms.endpoint import HttpSpec, asked_of
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise WrongUse(f"--url {url}: an address begins with http:// or https://")
+    base = url.rstrip("/").removesuffix("/v1")
+    asked = asked_of(base, wanted, vocabulary)
+    spec = HttpSpec(base, tuple(one.name for one in asked))
+    return ArmSpec("http", (spec,)), asked, {"url": base, "models": list(spec.models)}
+
+
+def _engine(
+    found: asking.Target, wanted: tuple[str, ...], device: str, dtype: str, *, merged: bool
+) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
+    """Raises: UnknownModel; DoesNotFit and Unsupported as an engine does."""
+    from dataclasses import replace
+
+    from serve_app.bench.arms.arm import Ground
+    from serve_app.bench.arms.arm_catalogue import ArmSpec
+    from serve_app.bench.arms.served import ProcessSpec
+    from serve_app.errors import UnknownModel
+
+    for name in wanted:
+        if name not in found.models:
+            raise UnknownModel(f"there is no model {name!r}: {', '.join(found.models)}")
+    asked = replace(found, models=wanted or found.models)
+    plan = found.plan(device, dtype)
+    # The engine holds all models of the release, as when it serves; some are asked.
+    ground = Ground(found.spec, found.models, device, dtype, kv_tokens=None)
+    spec = ArmSpec("engine", (ProcessSpec("engine", ground, merged=merged),))
+    settings = {
+        **found.settings,
+        "models": list(asked.models),
+        "merged": merged,
+        "dtype": plan.dtype,
+    }
+    return spec, asked.asked(plan.kv_tokens), settings
+
+
+def _measured(
+    spec: ArmSpec,
+    asked: Sequence[Asked],
+    arrivals: Sequence[Arrival],
+    settings: dict[str, Any],
+    device: str,
+) -> Result:
+    """What became of the arrivals. The endpoint itself, if one is asked, says who waited there."""
+    from consolidation.run.executor import Progress
+    from serve_app.bench.compare.compare import run_arm
+    from serve_app.bench.load import queue_waits
+    from serve_app.bench.requests.workload import workload
+    from serve_app.bench.result.environment import environment
+
+    made = workload(arrivals, asked, skew=settings["skew"], seed=settings["seed"])
+    found = environment(device)
+    url, looks = settings.get("url"), []
+    with output.progress() as show:
+        answered = run_arm(
+            spec,
+            made.jobs,
+            drain_s=settings["drain_s"],
+            on_progress=lambda stage, done, total: show(Progress(stage, done, total)),
+            on_ready=lambda: looks.append(queue_waits.read(url) if url else None),
+        )
+    waited = queue_waits.between(looks[0], queue_waits.read(url)) if url and looks else {}
+    return _result(answered, made, settings, found, waited)
+
+
+def _result(
+    answered: ArmResult,
+    made: Workload,
+    settings: dict[str, Any],
+    found: Environment,
+    waited: Mapping[str, dict[str, float] | None],
+) -> Result:
+    """waited: in an endpoint's queue, by model and of all, as far as it says."""
+    from serve_app.bench.result.result import Result
+
+    row = answered.to_json()
+    by_model = row["models"] | {"all": row["all"]}
+    rows = [{"model": name, **numbers} for name, numbers in by_model.items()]
+    for one in rows:
+        one["queue_s"] = one["queue_s"] or waited.get(one["model"])
+    facts = {name: row[name] for name in ("jain", "jain_of", "device_bytes", "errors", "client")}
+    facts |= {"warnings": row["warnings"], "num_cut": made.num_cut, "lost": row["all"]["lost"]}
+    facts["arrivals_s"] = made.jobs[-1].at_s
+    facts["requests"] = [
+        {
+            "at_s": one.job.at_s,
+            "model": one.job.model,
+            "prompt_tokens": len(one.job.prompt),
+            "answer_tokens": one.num_tokens,
+            "submitted_s": one.submitted_s,
+            "first_s": one.first_s,
+            "finished_s": one.finished_s,
+            "error": one.error,
+        }
+        for one in answered.outcomes
+    ]
+    return Result("load", found, settings, rows, facts)
+
+
+def _print(result: Result) -> None:
+    facts, out = result.facts, output.out()
+    by_model = {row["model"]: row for row in result.rows}
+    grid = output.table("model", "requests", "lost", "answers, tokens/s")
+    for name, row in by_model.items():
+        grid.add_row(name, str(row["requests"]), str(row["lost"]), waits.rate(row))
+    out.print(grid)
+    out.print()
+    out.print(shown.waits_table("model", by_model))
+    out.print(waits.WORDS)
+    if facts["jain"] is not None:
+        out.print(f"Jain index {facts['jain']:.3f} of {facts['jain_of']}")
+    if facts["num_cut"]:
+        out.print(f"{facts['num_cut']} requests were cut to fit a model's context")
+    out.print(waits.client_words(facts["client"]))
+    for error in facts["errors"]:
+        output.err().print(f"lost: {error}", markup=False, soft_wrap=True)
+    shown.print_warnings(facts["warnings"])
