@@ -1,1 +1,1 @@
-"""How an expert is held as a sum of parts: formats, packing, the dense reference. torch alone."""
+"""What both halves know of a model family: architectures, formats of experts. Neither half."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from consolidation.architecture import Layout
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.weights import Weights
+from consolidation.checkpoints.architecture import Layout
 
 LAST = "down_proj"
 SKETCH = 48

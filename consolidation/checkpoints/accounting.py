@@ -22,7 +22,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from consolidation.architecture import Architecture
+from consolidation.checkpoints.architecture import Architecture
 from consolidation.checkpoints.conversion import Conversion, Shapes
 from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
 from consolidation.errors import Refused

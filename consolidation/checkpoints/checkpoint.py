@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from consolidation.architecture import (
+from consolidation.checkpoints.accounting import account
+from consolidation.checkpoints.architecture import (
     Architecture,
     Layout,
     plain_config,
     read_architecture,
     read_json,
 )
-from consolidation.checkpoints.accounting import account
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.tensor_file import read_headers
 from consolidation.errors import Refused

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from consolidation.architecture import Layout
 from consolidation.arithmetic.alignment import fingerprint, match, reorder
 from consolidation.arithmetic.weights import Weights
+from consolidation.checkpoints.architecture import Layout
 
 RELATED = 0.5
 """Squares of the difference over squares of both: strangers have 1, copies 0."""

@@ -81,6 +81,7 @@ def _system_error(error: OSError) -> str:
 
 def _refusals() -> tuple[type[Exception], ...]:
     from consolidation.errors import Refused
+    from representation.architecture.errors import Unservable
     from serve_app.errors import ConfigError, DoesNotFit, UnknownModel, UnknownRelease, Unsupported
 
     of_releases = _release_errors("NewerSchema", "NotFound")
@@ -90,6 +91,7 @@ def _refusals() -> tuple[type[Exception], ...]:
         Refused,
         UnknownModel,
         UnknownRelease,
+        Unservable,
         Unsupported,
         *of_releases,
     )
@@ -97,9 +99,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def _deliberate() -> tuple[type[Exception], ...]:
     from consolidation.errors import ConsolidationError
+    from representation.architecture.errors import Unservable
     from serve_app.errors import ServingError
 
-    return (ConsolidationError, ServingError, *_release_errors("ReleaseError"))
+    return (ConsolidationError, ServingError, Unservable, *_release_errors("ReleaseError"))
 
 
 def _release_errors(*names: str) -> list[type[Exception]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from representation.architecture.anatomy import config_of, study
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
-from serve_app.engine.model.anatomy import config_of, study
 from serve_app.engine.model.facts import (
     backbone_key,
     context_length,
@@ -18,6 +18,7 @@ from serve_app.engine.model.facts import (
     widest_config,
 )
 from serve_app.engine.model.packed import Sizes
+from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.run.kept import CAPTURES_SHARE, CaptureNeeds
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.unit_bytes import BLOCK_SIZE, UnitBytes, unit_bytes
@@ -119,6 +120,7 @@ class MemoryPlan:
         return Sizes(self.num_places, self.shelves, self.num_blocks, self.block_size)
 
 
+@as_unsupported()
 def plan_memory(
     source: ReleaseSource,
     *,
@@ -203,6 +205,7 @@ def plan_memory(
     )
 
 
+@as_unsupported()
 def expert_memory(
     configs: Sequence[Mapping[str, Any]],
     stored: str,

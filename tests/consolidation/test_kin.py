@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 import torch
 
-from consolidation.architecture import Layout
 from consolidation.arithmetic import alignment
 from consolidation.arithmetic.alignment import fingerprint, match, reorder, reorder_metric
 from consolidation.arithmetic.weights import Weights
+from consolidation.checkpoints.architecture import Layout
 from consolidation.compare.kin import Kin, find_kin, related
 from tests.consolidation.metrics import correlated_metric, random_matrix
 

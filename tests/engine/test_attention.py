@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from representation.architecture.attention import AttentionShape
 from serve_app.engine.attention.flashinfer import FlashInfer
 from serve_app.engine.attention.form import AttentionForm, Call
 from serve_app.engine.attention.forms import PROBE_CHUNKS, FormChooser, makers, probe
 from serve_app.engine.attention.gather import Gather
 from serve_app.engine.attention.native import CompiledAttention, PagedNative
-from serve_app.engine.attention.store import AttentionShape
 from serve_app.engine.attention.varlen import Varlen, varlen_form
 from serve_app.engine.device.native.library import Native, library
 from serve_app.engine.step.transfer import Milestone

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from representation.architecture.attention import AttentionShape
 from serve_app.engine import engine as engine_module
 from serve_app.engine.attention import flashinfer as paged_flashinfer
 from serve_app.engine.attention.flashinfer import FlashInfer, flashinfer_needs
 from serve_app.engine.attention.forms import probe
-from serve_app.engine.attention.store import AttentionShape
 from serve_app.engine.memory import Limits, MemoryPlan, expert_memory, plan_memory
 from serve_app.engine.run.cuda_graphs import graph_backend
 from serve_app.engine.run.kept import SEGMENTS_BYTES, CaptureNeeds, Size

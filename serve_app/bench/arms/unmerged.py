@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from representation.architecture.anatomy import config_of, study
 from representation.formats import DENSE, Format, num_bytes
 from representation.parts import dense_expert
 from serve_app.engine.experts.shelves import LayerShape
-from serve_app.engine.model.anatomy import config_of, study
 from serve_app.engine.model.facts import layer_shapes
 from serve_app.engine.source import BlobLike, ModelLike, PartLike, ReleaseSource
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from representation.architecture.anatomy import config_of, study
 from representation.formats import ExpertShape, Format
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import Routing
 from serve_app.engine.experts.shelves import layer_shape
-from serve_app.engine.model.anatomy import config_of, study
 from serve_app.engine.model.packed import tied_names, unique_tensors
 
 

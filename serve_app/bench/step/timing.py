@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from representation.architecture.anatomy import config_of
 from serve_app.bench.step.floor import Floor, FloorPlan
 from serve_app.bench.step.grid import GridPoint, Limit, Variant, models_of
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.session import Session, Steps, decode_tokens, running
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import Limits
-from serve_app.engine.model.anatomy import config_of
 from serve_app.engine.model.facts import context_length, resolve_dtype, widest
 from serve_app.engine.source import ReleaseSource
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from representation.architecture.anatomy import config_of, study
 from representation.formats import Format, TensorSpec, num_bytes, tensor_specs
 from serve_app.engine.experts.shelves import LayerShape, layer_shape
-from serve_app.engine.model.anatomy import config_of, study
 from serve_app.engine.model.facts import DTYPES
 from serve_app.engine.model.packed import unique_tensors
 

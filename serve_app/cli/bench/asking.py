@@ -80,8 +80,8 @@ class Target:
 
     def asked(self, most_tokens: int) -> list[Asked]:
         """Its models as a workload asks them. most_tokens: that any request may have."""
+        from representation.architecture.anatomy import config_of
         from serve_app.bench.requests.workload import Asked
-        from serve_app.engine.model.anatomy import config_of
         from serve_app.engine.model.facts import context_length
 
         configs = {name: self.source.models[name].config for name in self.models}

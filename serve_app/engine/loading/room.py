@@ -1,7 +1,7 @@
 """Room for a release beside those that are loaded: how much it takes, and making it."""
 
+from representation.architecture.anatomy import config_of
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.model.anatomy import config_of
 from serve_app.engine.model.facts import widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from representation.architecture.anatomy import Anatomy, config_of
 from serve_app.engine.experts.shelves import LayerShape, layer_shape
-from serve_app.engine.model.anatomy import Anatomy, config_of
+from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.source import ModelLike
 from serve_app.errors import Unsupported
 
@@ -25,6 +26,7 @@ def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
     return DTYPES[wanted]
 
 
+@as_unsupported()
 def context_length(config: Mapping[str, Any]) -> int:
     """The most tokens that a sequence of the model may have."""
     fields = config_of(config).get_text_config()
@@ -40,6 +42,7 @@ def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
     return widest_config([models[name].config for name in sorted(models)])
 
 
+@as_unsupported()
 def widest_config(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The config with the longest vocabulary (the first such)."""
     return max(configs, key=lambda config: config_of(config).get_text_config().vocab_size)

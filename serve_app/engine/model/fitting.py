@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from representation.architecture.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.rows import Rows
@@ -22,7 +23,6 @@ from serve_app.engine.model.leaves import (
     Stacks,
 )
 from serve_app.engine.model.originals import PerSegment, PerToken
-from serve_app.engine.model.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from representation.architecture.tracing import Axes
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.model.arrivals import Arrival
-from serve_app.engine.model.tracing import Axes
 from serve_app.engine.step.step import CurrentStep, Spans
 
 Names = Mapping[str, str]

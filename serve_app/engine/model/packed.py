@@ -11,6 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from representation.architecture.anatomy import (
+    Anatomy,
+    config_of,
+    meta_model,
+    own_tensors,
+    rope_fields,
+    study,
+    vocabulary_names,
+)
+from representation.architecture.tracing import fresh_rotary
 from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
@@ -22,22 +32,13 @@ from serve_app.engine.device.pages import zeros
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
 from serve_app.engine.experts.shelves import layer_shape
 from serve_app.engine.experts.shelving import ShelfRows
-from serve_app.engine.model.anatomy import (
-    Anatomy,
-    config_of,
-    meta_model,
-    own_tensors,
-    rope_fields,
-    study,
-    vocabulary_names,
-)
 from serve_app.engine.model.arrivals import Arrivals
 from serve_app.engine.model.fitting import Fitter
 from serve_app.engine.model.leaves import Stacks
 from serve_app.engine.model.originals import PerSegment
+from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.model.rotary import PackedRotary, recompute_length
 from serve_app.engine.model.siblings import SiblingLinear, Siblings, alike, side_by_side
-from serve_app.engine.model.tracing import fresh_rotary
 from serve_app.engine.step.step import CurrentStep, StepView
 from serve_app.errors import Unsupported
 
@@ -69,6 +70,7 @@ class PackedModel:
     pool: one `PoolLayer` per experts module, in the model's order, by its qualified name.
     """
 
+    @as_unsupported()
     def __init__(
         self, config: Mapping[str, Any], sizes: Sizes, *, dtype: torch.dtype, device: torch.device
     ) -> None:
@@ -198,6 +200,7 @@ class PackedModel:
             if name is not None:
                 raise Unsupported(f"{self._architecture}: nothing replaces {path}.{name}")
 
+    @as_unsupported()
     def register_row(self, row: int, config: Mapping[str, Any]) -> None:
         """Tell the packed model about the model of a map row: its rope and its vocabulary."""
         own = config_of(config)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from representation.architecture.tracing import Axes
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.model.leaves import Leaf, Names, StackedLinear, Stacks
-from serve_app.engine.model.tracing import Axes
 from serve_app.engine.step.step import CurrentStep
 
 Kinds = Mapping[str, tuple[torch.Size, torch.dtype]]

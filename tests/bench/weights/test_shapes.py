@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from representation.architecture.anatomy import config_of, meta_model
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.memory import plan_memory
-from serve_app.engine.model.anatomy import config_of, meta_model
 
 
 @pytest.mark.parametrize("name", SHAPES)

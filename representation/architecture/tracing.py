@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from serve_app.engine.attention.store import AttentionShape
-from serve_app.errors import Unsupported
+from representation.architecture.attention import AttentionShape
+from representation.architecture.errors import Unservable
 
 TRACED_TOKENS = 7919
 TRACED_OUTPUTS = 7907
@@ -171,7 +171,7 @@ def trace_of(
 ) -> Trace:
     """Run the model once without data, and note what there is to see.
 
-    owners: the modules that own weights, by path.   Raises: Unsupported.
+    owners: the modules that own weights, by path.   Raises: Unservable.
     """
     name = type(model).__name__
     trace = Trace(model)
@@ -191,7 +191,7 @@ def trace_of(
                 logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),
             )
     except (NotImplementedError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise Unsupported(f"{name}: its forward cannot be traced: {error}") from error
+        raise Unservable(f"{name}: its forward cannot be traced: {error}") from error
     finally:
         for module in rotaries.values():
             del module.forward
@@ -239,7 +239,7 @@ def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> n
         with torch.device("cpu"):
             return kind(config)
     except (TypeError, AttributeError, KeyError) as error:
-        raise Unsupported(f"{model}: {path} cannot be made from a config alone: {error}") from error
+        raise Unservable(f"{model}: {path} cannot be made from a config alone: {error}") from error
 
 
 def _traced_rotary(model: str, path: str, module: nn.Module, config: Any) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Where the experts, attentions, rotary embeddings and weight-bearing leaves of a model sit.
 
 Looks at a transformers model on the meta device, so nothing here costs memory. Builds no
-replacement: `leaves.py` and `packed.py` do.
+replacement: the engine does.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from serve_app.engine.attention.store import AttentionShape
-from serve_app.engine.model.tracing import Axes, Trace, trace_of
-from serve_app.errors import Unsupported
+from representation.architecture.attention import AttentionShape
+from representation.architecture.errors import Unservable
+from representation.architecture.tracing import Axes, Trace, trace_of
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -49,18 +49,18 @@ class Anatomy:
 def config_of(fields: Mapping[str, Any]) -> Any:
     """The transformers config of a manifest's `config`.
 
-    Raises: Unsupported for a model type that this transformers does not know.
+    Raises: Unservable for a model type that this transformers does not know.
     """
     model_type = str(fields.get("model_type"))
     if model_type not in CONFIG_MAPPING:
-        raise Unsupported(f"model type {model_type!r}: this transformers does not know it")
+        raise Unservable(f"model type {model_type!r}: this transformers does not know it")
     return CONFIG_MAPPING[model_type].from_dict(dict(fields))
 
 
 def meta_model(config: Any, dtype: torch.dtype) -> Any:
     """The config's causal language model on the meta device.
 
-    Raises: Unsupported where transformers cannot make one.
+    Raises: Unservable where transformers cannot make one.
     """
     try:
         with torch.device("meta"):
@@ -68,7 +68,7 @@ def meta_model(config: Any, dtype: torch.dtype) -> Any:
                 config, dtype=dtype, attn_implementation="eager"
             )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise Unsupported(f"model type {config.model_type!r}: {error}") from error
+        raise Unservable(f"model type {config.model_type!r}: {error}") from error
     return model.eval()
 
 
@@ -85,7 +85,7 @@ def tensor_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
 def study(config: Any, dtype: torch.dtype) -> Anatomy:
     """Find the parts of the config's model.
 
-    Raises: Unsupported, naming the part, where the model does not fit the engine.
+    Raises: Unservable, naming the part, where the model does not fit the engine.
     """
     model = meta_model(config, dtype)
     name = type(model).__name__
@@ -93,12 +93,12 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     modules = dict(model.named_modules())
     experts = {path: module for path, module in modules.items() if hasattr(module, "is_transposed")}
     if not experts:
-        raise Unsupported(f"{name} has no experts that go through the experts interface")
+        raise Unservable(f"{name} has no experts that go through the experts interface")
     for path, module in experts.items():
         if getattr(module, "has_post_expert_norm", False):
-            raise Unsupported(f"{name}: {path} has a norm after each expert")
+            raise Unservable(f"{name}: {path} has a norm after each expert")
         if any(True for _ in module.children() if list(_.parameters())):
-            raise Unsupported(f"{name}: {path} has weights below the experts module")
+            raise Unservable(f"{name}: {path} has weights below the experts module")
     rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
@@ -135,7 +135,7 @@ def _first_read(tensor: str, trace: Trace) -> int:
 def _refuse_layer_types(name: str, config: Any) -> None:
     for kind in getattr(config, "layer_types", None) or ():
         if kind not in LAYER_TYPES:
-            raise Unsupported(f"{name}: layers of type {kind!r}; the engine has attention only")
+            raise Unservable(f"{name}: layers of type {kind!r}; the engine has attention only")
 
 
 def _is_rotary(module: nn.Module) -> bool:
@@ -158,14 +158,14 @@ def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) 
     for path, module in rotaries.items():
         own: Any = getattr(module, "config", None)
         if own is not None and rope_fields(own.to_dict()) != fields:
-            raise Unsupported(f"{name}: {path} has rope parameters that are not the config's")
+            raise Unservable(f"{name}: {path} has rope parameters that are not the config's")
 
 
 def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: set[str]) -> None:
     for path, module in modules.items():
         hidden = sorted(module._non_persistent_buffers_set & set(module._buffers))
         if hidden and path not in rotaries:
-            raise Unsupported(f"{name}: {path} computes a buffer {hidden[0]!r} of its own")
+            raise Unservable(f"{name}: {path} computes a buffer {hidden[0]!r} of its own")
 
 
 def own_tensors(module: nn.Module) -> Iterator[str]:
@@ -198,12 +198,12 @@ def _units(name: str, modules: dict[str, nn.Module], trace: Trace) -> dict[str, 
             continue
         inside = f"{path}." if path else ""
         if any(f"{other}.".startswith(inside) for other in trace.attentions):
-            raise Unsupported(f"{name}: {path} mixes tokens and uses {own[0]!r} itself")
+            raise Unservable(f"{name}: {path} mixes tokens and uses {own[0]!r} itself")
         if path not in trace.axes:
-            raise Unsupported(f"{name}: {path} owns {own[0]!r} but is not called as a module")
+            raise Unservable(f"{name}: {path} owns {own[0]!r} but is not called as a module")
         found = trace.axes[path]
         if not found.results or None in found.results or found.inputs[:1] in ((), (None,)):
-            raise Unsupported(f"{name}: {path} does not map tokens to tokens")
+            raise Unservable(f"{name}: {path} does not map tokens to tokens")
         units[path] = found
     return units
 

@@ -1,0 +1,1 @@
+"""What an architecture is, and whether it can be served, for both halves. Reads no tensor."""
