@@ -7,6 +7,7 @@ from serve_app.api.fields import (
     GenerationFields,
     TokenizeFields,
 )
+from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import bad_request
 from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Wishes
@@ -23,7 +24,7 @@ _SAMPLING = (
 
 
 def completion_job(
-    fields: CompletionFields, limits: RequestLimits, *, job: str, tenant: str
+    fields: CompletionFields, limits: RequestLimits, *, job: str, tenant: Tenant
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("prompt", len(fields.prompt), limits.prompts)
@@ -36,7 +37,8 @@ def completion_job(
     return {
         **shared,
         "id": job,
-        "tenant": tenant,
+        "tenant": tenant.id,
+        "weight": tenant.weight,
         "prompts": fields.prompt,
         "messages": None,
         "chat_template_kwargs": {},
@@ -46,7 +48,7 @@ def completion_job(
     }
 
 
-def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: str) -> Job:
+def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: Tenant) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
@@ -56,7 +58,8 @@ def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: str
     return {
         **shared,
         "id": job,
-        "tenant": tenant,
+        "tenant": tenant.id,
+        "weight": tenant.weight,
         "prompts": [],
         "messages": fields.messages,
         "chat_template_kwargs": fields.chat_template_kwargs or {},

@@ -1,11 +1,22 @@
 """Whose request it is. The one place that says so; there are no keys yet, so it is `default`."""
 
+from dataclasses import dataclass
+
 from starlette.requests import Request
 
-DEFAULT = "default"
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whom requests are queued and counted under. weight: twice the weight is twice the share."""
+
+    id: str
+    weight: float = 1.0
 
 
-def tenant_of(request: Request) -> str:
-    """The tenant that `request` is queued and counted under."""
+DEFAULT = Tenant("default")
+
+
+def tenant_of(request: Request) -> Tenant:
+    """The tenant of `request`."""
     del request
     return DEFAULT

@@ -231,6 +231,7 @@ class Engine:
             prompt=request.prompt,
             max_tokens=request.max_tokens,
             tenant=request.tenant,
+            weight=request.weight,
             priority=request.priority,
             arrival=self._clock(),
             stop_token_ids=request.stop_token_ids,

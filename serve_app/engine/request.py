@@ -33,6 +33,7 @@ class Request:
 
     With `max_tokens` 0 only the prompt is computed. prompt_logprobs: as `Sampling.logprobs`, for
     the prompt's own tokens. A stop token ends the answer once `min_tokens` came before it.
+    weight: of the tenant; twice the weight is twice the share of the steps.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Request:
     min_tokens: int = 0
     prompt_logprobs: int | None = None
     tenant: str = "default"
+    weight: float = 1.0
     priority: int = 0
 
 

@@ -25,11 +25,13 @@ class Wishes(TypedDict):
 class Job(Wishes):
     """One request, checked for its form. `prompts` of a completion, or `messages` of a chat.
 
-    Choice `i` of prompt `p` has the number `p * n + i`.
+    Choice `i` of prompt `p` has the number `p * n + i`. `tenant`, `weight`: whose request it is,
+    and its share; the engine knows no table of tenants.
     """
 
     id: str
     tenant: str
+    weight: float
     prompts: list[str | list[int]]
     messages: list[dict[str, Any]] | None
     chat_template_kwargs: dict[str, Any]

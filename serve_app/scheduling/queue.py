@@ -2,7 +2,7 @@
 
 Virtual token counters: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
 arXiv:2401.00588), algorithm 2. Each (tenant, model) queue has a counter; a prompt is charged when
-it is first admitted and each generated token when it is produced, both divided by the tenant's
+it is first admitted and each generated token when it is produced, both divided by the sequence's
 weight. The queue with the lowest counter goes next. A queue that had nothing waiting is lifted to
 the lowest counter of those that have (or, with none, to that of the last which had), so that idle
 time is not saved up. A preempted sequence pays nothing a second time and lifts nothing.
@@ -16,9 +16,8 @@ plus what one missed while its model was not resident.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import inf
 
 from serve_app.scheduling.sequence import ModelKey, Rank, Sequence
 
@@ -34,7 +33,6 @@ class Queue:
     tenant: str
     model: ModelKey
     backbone: str
-    weight: float
     served: float = 0.0
     num_running: int = 0
     waiting: list[Sequence] = field(default_factory=list)
@@ -47,11 +45,7 @@ class Queue:
 class FairQueues:
     """All queues, and the number waiting for each backbone."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        wrong = {tenant: weight for tenant, weight in weights.items() if not 0 < weight < inf}
-        if wrong:
-            raise ValueError(f"weights must be positive numbers: {wrong}")
-        self._weights = dict(weights)
+    def __init__(self) -> None:
         # The backbone follows from the model; it is in the key so that it need not be believed.
         self._queues: dict[tuple[str, ModelKey, str], Queue] = {}
         self._num_waiting: dict[str, int] = {}
@@ -79,7 +73,7 @@ class FairQueues:
         self._raise_level(admits)
         if key not in self._queues:
             self._prune()
-            self._queues[key] = Queue(*key, self._weights.get(sequence.tenant, 1.0))
+            self._queues[key] = Queue(*key)
         queue = self._queues[key]
         if not queue.waiting:
             queue.served = max(queue.served, self._level)
@@ -108,8 +102,7 @@ class FairQueues:
         self._delete(sequence)
 
     def charge(self, sequence: Sequence, num_tokens: int) -> None:
-        queue = self._of(sequence)
-        queue.served += num_tokens / queue.weight
+        self._of(sequence).served += num_tokens / sequence.weight
 
     def _of(self, sequence: Sequence) -> Queue:
         return self._queues[sequence.tenant, sequence.model, sequence.backbone]

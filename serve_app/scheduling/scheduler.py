@@ -49,9 +49,9 @@ class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
     At most `max_sequences` run at once; and no more than `max_tokens`, so that each can have a
-    token in every step. `weights` are the tenants' shares, 1 where not given. With a `secret`,
-    sequences of one tenant and model share the blocks of what they have in common from the start
-    (prefixes.py). The longest wait of a model that is not resident is stated in residency.py.
+    token in every step. With a `secret`, sequences of one tenant and model share the blocks of
+    what they have in common from the start (prefixes.py). The longest wait of a model that is not
+    resident is stated in residency.py.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class Scheduler:
         max_tokens: int,
         max_sequences: int,
         max_model_wait_s: float,
-        weights: Mapping[str, float] | None = None,
         secret: bytes | None = None,
     ) -> None:
         if max_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
@@ -77,7 +76,7 @@ class Scheduler:
         self.num_misses = 0
         self._max_tokens = max_tokens
         self._max_running = min(max_sequences, max_tokens)
-        self._queues = FairQueues(weights or {})
+        self._queues = FairQueues()
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
         prefixes = None if secret is None else Prefixes(secret, blocks.block_size)

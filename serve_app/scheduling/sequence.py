@@ -1,6 +1,7 @@
 """One sequence as the scheduler sees it: what is known and what is computed. Holds no tensor."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 ModelKey = tuple[str, str]
@@ -13,7 +14,8 @@ Rank = tuple[int, float, int]
 class Sequence:
     """A prompt and what has been generated for it.
 
-    A sequence is bound to one model for life. A larger `priority` is more important. With
+    A sequence is bound to one model for life. A larger `priority` is more important; a larger
+    `weight` gives its tenant a larger share. With
     `max_tokens=0` only the prompt is computed and nothing is sampled. When the known tokens come
     to exceed `recompute_at`, everything is computed once more. `by_length`: its keys and values
     depend on more than the tokens before them. The fields below the
@@ -28,6 +30,7 @@ class Sequence:
     prompt: tuple[int, ...]
     max_tokens: int
     tenant: str = "default"
+    weight: float = 1.0
     priority: int = 0
     arrival: float = 0.0
     stop_token_ids: frozenset[int] = frozenset()
@@ -54,6 +57,10 @@ class Sequence:
             raise ValueError(
                 f"sequence {self.id!r}: max_tokens {self.max_tokens} and min_tokens"
                 f" {self.min_tokens} must not be negative"
+            )
+        if not 0 < self.weight < inf:
+            raise ValueError(
+                f"sequence {self.id!r}: weight {self.weight} must be positive and finite"
             )
         self.tokens = list(self.prompt)
 

@@ -1,6 +1,7 @@
 """One forward a step, whatever models are in it; and what the engine refuses."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import Limits, plan_memory
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
-from serve_app.engine.request import Request, Sampling
+from serve_app.engine.request import Request, Sampling, Token
 from serve_app.errors import (
     ConfigError,
     DoesNotFit,
@@ -340,3 +341,17 @@ def test_tied_and_untied_heads_take_the_bytes_they_need() -> None:
     untied = tiny_model("mixtral", 1)
     plans = [plan_memory(MemorySource("r1", {"m1": m})) for m in (model, untied)]
     assert plans[1].place_bytes - plans[0].place_bytes == 320 * 32 * 4
+
+
+def test_a_request_of_four_times_the_weight_has_four_times_the_share() -> None:
+    models = models_of(1)
+    limits = replace(SMALL, max_sequences=1)
+    engine = engine_of(MemorySource("r1", models), limits=limits)
+    for number, prompt in enumerate(prompts([4] * 10)):
+        for tenant, weight in (("light", 1.0), ("heavy", 4.0)):
+            name = f"{tenant}-{number}"
+            engine.submit(Request(name, "r1", "m1", prompt, 4, tenant=tenant, weight=weight))
+    order: list[str] = []
+    while engine.has_work:
+        order += [e.request for e in engine.step() if isinstance(e, Token) and e.finish]
+    assert sum(name.startswith("heavy") for name in order[:10]) == 8

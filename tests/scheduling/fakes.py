@@ -151,7 +151,6 @@ class World:
         max_tokens: int = 16,
         max_sequences: int = 8,
         max_model_wait_s: float = 10.0,
-        weights: dict[str, float] | None = None,
         ahead: bool = False,
         secret: bytes | None = None,
     ) -> None:
@@ -166,7 +165,6 @@ class World:
             max_tokens=max_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
-            weights=weights,
             secret=secret,
         )
         self.runner = FakeRunner(block_size, num_places)
@@ -186,6 +184,7 @@ class World:
         *,
         backbone: str | None = None,
         tenant: str = "default",
+        weight: float = 1.0,
         priority: int = 0,
         stop: Iterable[int] = (),
         min_tokens: int = 0,
@@ -208,6 +207,7 @@ class World:
             prompt=tuple(tokens),
             max_tokens=max_tokens,
             tenant=tenant,
+            weight=weight,
             priority=priority,
             arrival=self.now,
             stop_token_ids=frozenset(stop),

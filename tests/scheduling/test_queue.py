@@ -14,9 +14,15 @@ def everything(_: str) -> bool:
 
 
 def waiting(
-    queues: FairQueues, tenant: str, prompt: int, *, model: str = "m", number: int = 0
+    queues: FairQueues,
+    tenant: str,
+    prompt: int,
+    *,
+    model: str = "m",
+    number: int = 0,
+    weight: float = 1.0,
 ) -> Sequence:
-    sequence = Sequence(f"{tenant}{number}", ("r", model), model, (1,) * prompt, 1, tenant)
+    sequence = Sequence(f"{tenant}{number}", ("r", model), model, (1,) * prompt, 1, tenant, weight)
     sequence.number = number
     queues.add(sequence, everything)
     return sequence
@@ -27,7 +33,7 @@ def served(queues: FairQueues) -> dict[str, float]:
 
 
 def test_the_least_served_queue_is_next() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     first = waiting(queues, "x", 10)
     waiting(queues, "x", 1, number=1)
     waiting(queues, "y", 1, number=2)
@@ -39,20 +45,20 @@ def test_the_least_served_queue_is_next() -> None:
 
 
 def test_a_weight_makes_tokens_cheaper() -> None:
-    queues = FairQueues({"x": 4.0})
-    for sequence in [waiting(queues, tenant, 8) for tenant in "xy"]:
+    queues = FairQueues()
+    for sequence in [waiting(queues, "x", 8, weight=4.0), waiting(queues, "y", 8)]:
         queues.admit(sequence)
     assert served(queues) == {"x": 2.0, "y": 8.0}
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match="weights must be positive"):
-        FairQueues({"x": weight})
+    with pytest.raises(ValueError, match=r"sequence 's': weight \S+ must be positive"):
+        Sequence("s", ("r", "m"), "b", (1,), 1, weight=weight)
 
 
 def test_idle_time_is_not_saved_up() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     queues.admit(waiting(queues, "x", 100))
     waiting(queues, "x", 1, number=1)
     waiting(queues, "y", 1, number=2)
@@ -60,14 +66,14 @@ def test_idle_time_is_not_saved_up() -> None:
 
 
 def test_after_a_pause_of_all_the_last_one_sets_the_level() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     queues.admit(waiting(queues, "x", 100))
     waiting(queues, "y", 1)
     assert served(queues) == {"x": 100.0, "y": 100.0}
 
 
 def test_newcomers_are_not_lifted_to_a_queue_that_waits_for_its_model() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     waiting(queues, "stuck", 1, model="far")
     queues.admit(waiting(queues, "x", 50))
     waiting(queues, "x", 1, number=1)
@@ -77,7 +83,7 @@ def test_newcomers_are_not_lifted_to_a_queue_that_waits_for_its_model() -> None:
 
 
 def test_a_preempted_sequence_is_charged_once_and_goes_first_again() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     first = waiting(queues, "x", 5)
     second = waiting(queues, "x", 5, number=1)
     queues.admit(first)
@@ -90,7 +96,7 @@ def test_a_preempted_sequence_is_charged_once_and_goes_first_again() -> None:
 
 
 def test_idle_queues_are_forgotten_once_it_makes_no_difference() -> None:
-    queues = FairQueues({})
+    queues = FairQueues()
     one = waiting(queues, "x", 5)
     queues.admit(one)
     queues.leave(one)
@@ -109,13 +115,12 @@ def test_two_backlogged_tenants_are_served_alike(
     lengths: list[tuple[int, int]], weight: float, ahead: bool
 ) -> None:
     """The bound of the paper: twice the most that can be in one batch, in virtual tokens."""
-    weights = {"greedy": weight}
-    world = World(num_blocks=12, block_size=2, max_sequences=4, weights=weights, ahead=ahead)
+    world = World(num_blocks=12, block_size=2, max_sequences=4, ahead=ahead)
     world.add(1, max_tokens=1)
     world.run()
     for prompt, answer in lengths:
         for _ in range(3):
-            world.add(prompt, max_tokens=answer, tenant="greedy")
+            world.add(prompt, max_tokens=answer, tenant="greedy", weight=weight)
         world.add(answer, max_tokens=prompt, tenant="modest")
     most = world.blocks.num_blocks * world.blocks.block_size + 4
     while min(backlog(world, tenant) for tenant in ("greedy", "modest")):

@@ -61,7 +61,6 @@ class Simulation(RuleBasedStateMachine):
             max_tokens=max_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=wait,
-            weights={"heavy": 3.0},
             secret=secret,
         )
         self.given_up: set[str] = set()
@@ -106,6 +105,7 @@ class Simulation(RuleBasedStateMachine):
             backbone=model if model != "e" else f"{model} of {release}",
             release=release,
             tenant=tenant,
+            weight=3.0 if tenant == "heavy" else 1.0,
             priority=priority,
             stop=sorted(stop),
             min_tokens=min_tokens,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.api.tenants import Tenant
 from tests.serving.asking import HELLO, ask, complete, said
 from tests.serving.fakes import EOS, TOKENIZER, world
 
@@ -125,6 +126,13 @@ def test_sampling_fields_reach_the_engine() -> None:
     assert request.sampling.logit_bias == ((5, -100.0), (6, 1.5))
     assert request.stop_token_ids == {9, EOS}
     assert (request.min_tokens, request.priority, request.tenant) == (2, 3, "default")
+
+
+def test_the_tenant_and_its_weight_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.api.routes.tenant_of", lambda _: Tenant("large", 3.0))
+    made = world()
+    complete({}, made)
+    assert (made.loop.seen[0].tenant, made.loop.seen[0].weight) == ("large", 3.0)
 
 
 def test_echo_with_logprobs_is_exact() -> None:

@@ -76,6 +76,7 @@ def requests_of(
                     min_tokens=min(job["min_tokens"], max_tokens),
                     prompt_logprobs=job["logprobs"] if job["echo"] else None,
                     tenant=job["tenant"],
+                    weight=job["weight"],
                     priority=job["priority"],
                 )
             )
