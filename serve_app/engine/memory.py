@@ -17,8 +17,8 @@ from serve_app.engine.model.facts import (
     widest,
     widest_config,
 )
-from serve_app.engine.model.packed import Sizes
 from serve_app.engine.model.refusals import as_unsupported
+from serve_app.engine.model.replacing import Sizes
 from serve_app.engine.run.kept import CAPTURES_SHARE, CaptureNeeds
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.unit_bytes import BLOCK_SIZE, UnitBytes, unit_bytes

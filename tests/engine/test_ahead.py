@@ -8,7 +8,8 @@ import torch
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import plan_memory
-from serve_app.engine.model.packed import PackedModel, Sizes
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.model.replacing import Sizes
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.step.step import StepView

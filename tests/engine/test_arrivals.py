@@ -12,8 +12,8 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.loading.backbones import ALIGNMENT, PORTABLE, copy_bytes, hold_backbone
 from serve_app.engine.loading.loader import BackboneLoaded, BackboneToRead, Loader
 from serve_app.engine.model.arrivals import Arrival
-from serve_app.engine.model.leaves import Stacks
 from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import Spans, StepView
 from tests.engine.running import answer, engine_of, greedy_requests

@@ -283,7 +283,7 @@ def kernel(
 ) -> str:
     made: dict[str, Any] = {"gather": Gather, "varlen": Varlen, "flashinfer": flashinfer}
     offered = ((request.param, made[request.param]),)
-    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: offered)
+    monkeypatch.setattr("serve_app.engine.model.replacing.makers", lambda _: offered)
     return str(request.param)
 
 

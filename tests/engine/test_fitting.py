@@ -14,9 +14,9 @@ from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.engine import Engine
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.fitting import PROBE_PLACES, Fitter, equals_original
-from serve_app.engine.model.leaves import Leaf, Stacks
+from serve_app.engine.model.leaves import Leaf
 from serve_app.engine.model.originals import PerSegment, PerToken
-from serve_app.engine.model.packed import allocate_stacks
+from serve_app.engine.model.stacks import Stacks, allocate_stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model

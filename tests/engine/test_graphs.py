@@ -39,7 +39,7 @@ WIDE = Limits(max_tokens=256, max_sequences=16)
 @pytest.fixture(autouse=True)
 def plain_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code is no operation on tensors, so it would not be recorded."""
-    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: ())
+    monkeypatch.setattr("serve_app.engine.model.replacing.makers", lambda _: ())
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         "flashinfer": lambda: FlashInfer(paged_kernels.FlashInferWrapper, CPU),
     }
     offered = ((request.param, made[request.param]),)
-    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: offered)
+    monkeypatch.setattr("serve_app.engine.model.replacing.makers", lambda _: offered)
     return str(request.param)
 
 

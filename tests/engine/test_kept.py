@@ -126,7 +126,7 @@ class Greedy(Recorder):
 def test_captures_stop_where_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of()
     models = {f"m{n}": tiny_model("mixtral", n) for n in (1, 2)}
-    monkeypatch.setattr("serve_app.engine.model.packed.makers", lambda _: ())
+    monkeypatch.setattr("serve_app.engine.model.replacing.makers", lambda _: ())
     captured = []
     for room in (0, 2, 4, 100):
         planned = room * SEGMENTS_BYTES

@@ -11,7 +11,7 @@ from representation.architecture.anatomy import config_of, study
 from representation.formats import Format, TensorSpec, num_bytes, tensor_specs
 from serve_app.engine.experts.shelves import LayerShape, layer_shape
 from serve_app.engine.model.facts import DTYPES
-from serve_app.engine.model.packed import unique_tensors
+from serve_app.engine.model.stacks import unique_tensors
 
 NUM_DRAWN = 1_048_583
 """Random numbers that are drawn; every tensor is a stretch of them, again and again. A prime, so

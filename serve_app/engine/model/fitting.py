@@ -20,9 +20,9 @@ from serve_app.engine.model.leaves import (
     StackedLayerNorm,
     StackedLinear,
     StackedRMSNorm,
-    Stacks,
 )
 from serve_app.engine.model.originals import PerSegment, PerToken
+from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 

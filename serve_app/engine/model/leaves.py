@@ -4,7 +4,7 @@ These know what a module of a library's class computes; `originals.py` has those
 module's own code. `fitting.py` decides which one a module gets.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -14,49 +14,11 @@ from representation.architecture.tracing import Axes
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
-from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep, Spans
 
 Names = Mapping[str, str]
 """A module's own tensor names -> names of the stacks that hold them."""
-
-
-class Stacks:
-    """Tensors of all backbone places, by the name that a checkpoint gives them.
-
-    Each is (S, *shape), S places. Tied tensors are one stack under several names.
-    awaited: what is on its way to places of the running step.
-    """
-
-    def __init__(self, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
-        self._tensors = tensors
-        self._aliases = aliases
-        self.awaited: tuple[Arrival, ...] = ()
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._tensors[self.canonical(name)]
-
-    def ready(self, name: str) -> torch.Tensor:
-        """A stack to compute with: what the running step reads of it has arrived."""
-        for arrival in self.awaited:
-            arrival.wait(self.canonical(name))
-        return self[name]
-
-    def canonical(self, name: str) -> str:
-        """The one name of a tied stack."""
-        return self._aliases.get(name, name)
-
-    def names(self) -> Iterable[str]:
-        """Names of the stacks, each once."""
-        return self._tensors.keys()
-
-    def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Put another tensor in a stack's stead (a larger vocabulary, say)."""
-        self._tensors[self.canonical(name)] = tensor
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._tensors.values())
 
 
 class Leaf(nn.Module):

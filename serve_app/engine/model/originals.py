@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from representation.architecture.tracing import Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.model.leaves import Leaf, Names, Stacks, by_place, per_token
+from serve_app.engine.model.leaves import Leaf, Names, by_place, per_token
+from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep, Segment, Spans
 
 

@@ -3,65 +3,46 @@
 Holds the tensors of pool, backbones and keys and values; decides nothing about them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from representation.architecture.anatomy import (
-    Anatomy,
     config_of,
     meta_model,
-    own_tensors,
     rope_fields,
     study,
     vocabulary_names,
 )
 from representation.architecture.tracing import fresh_rotary
 from serve_app.engine.attention.form import AttentionForm
-from serve_app.engine.attention.forms import FormChooser, makers
-from serve_app.engine.attention.paged import ATTENTION, PagedAttention
-from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
-from serve_app.engine.device.pages import zeros
-from serve_app.engine.experts.pool import EXPERTS, PoolLayer
-from serve_app.engine.experts.shelves import layer_shape
-from serve_app.engine.experts.shelving import ShelfRows
 from serve_app.engine.model.arrivals import Arrivals
 from serve_app.engine.model.fitting import Fitter
-from serve_app.engine.model.leaves import Stacks
 from serve_app.engine.model.originals import PerSegment
 from serve_app.engine.model.refusals import as_unsupported
+from serve_app.engine.model.replacing import (
+    Sizes,
+    attach_attention,
+    attach_pool,
+    refuse_leftovers,
+    replace_leaves,
+    replace_rotaries,
+    spread_sinks,
+)
 from serve_app.engine.model.rotary import PackedRotary, recompute_length
-from serve_app.engine.model.siblings import SiblingLinear, Siblings, alike, side_by_side
+from serve_app.engine.model.siblings import sibling_leaves
+from serve_app.engine.model.stacks import allocate_stacks
+from serve_app.engine.model.watching import RoutingSeen, told
 from serve_app.engine.step.step import CurrentStep, StepView
-from serve_app.errors import Unsupported
 
 FEW_TOKENS = 128
 """Up to which small operations of a step on the CPU are done on one core: what is large uses all,
 as compiled code or products of torch."""
-RoutingSeen = Callable[[PoolLayer, torch.Tensor, torch.Tensor], None]
-"""Told a layer, the map row of each token, (T,), and the token's experts, (T, K)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much room a packed model has.
-
-    num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
-    num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
-    no sequence has: rows that only pad a step write there.
-    """
-
-    num_places: int
-    shelves: tuple[ShelfRows, ...]
-    num_blocks: int
-    block_size: int
 
 
 class PackedModel:
@@ -96,109 +77,23 @@ class PackedModel:
         self._vocabularies: dict[int, int] = {}
         self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
         self._recompute_lengths: dict[int, int | None] = {}
-        self.slow_leaves = self._replace_leaves(anatomy)
-        self.rotaries = self._replace_rotaries(anatomy)
-        self.pool = self._attach_pool(anatomy)
-        self.attentions = self._attach_attention(anatomy)
-        self._refuse_leftovers()
-
-    def _replace_leaves(self, anatomy: Anatomy) -> tuple[str, ...]:
-        fitter = Fitter(self.step, self.stacks, self._multiplier, self.device, self._native)
-        joined = self._joined_leaves(anatomy)
-        for path, axes in anatomy.units.items():
-            if path in joined:
-                self._model.set_submodule(path, joined[path])
-                continue
-            module = self._model.get_submodule(path)
-            inside = tuple(f"{path}.{name}" for name in module.state_dict())
-            names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
-            self._model.set_submodule(path, fitter.leaf(path, module, names, axes))
-        for path, name in anatomy.sinks.items():
-            module = self._model.get_submodule(path)
-            del module._parameters[name]
-            module.register_forward_pre_hook(self._spread(f"{path}.{name}", name))
-        return tuple(fitter.slow)
-
-    def _joined_leaves(self, anatomy: Anatomy) -> dict[str, SiblingLinear]:
-        """Leaves of the linear layers whose weights lie side by side."""
-        leaves = {}
-        for paths, wholes in self._wholes.items():
-            axes = anatomy.units[paths[0]]
-            sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
-            siblings = Siblings(
-                self.step, self.stacks, paths, wholes, sizes, axes, self._multiplier
-            )
-            for index, path in enumerate(paths):
-                names = {own: f"{path}.{own}" for own in wholes}
-                leaves[path] = SiblingLinear(
-                    self.step, self.stacks, names, axes, siblings=siblings, index=index
-                )
-        return leaves
-
-    def _spread(self, stack: str, attribute: str) -> Any:
-        """A hook that gives an attention module its own parameter by token: (T, *p)."""
-
-        def hook(module: nn.Module, _: Any) -> None:
-            setattr(module, attribute, self.stacks.ready(stack)[self.step.view.tokens.places])
-
-        return hook
-
-    def _replace_rotaries(self, anatomy: Anatomy) -> dict[str, PackedRotary]:
-        rotaries = {
-            path: PackedRotary(self.step, getattr(module, "config", None))
-            for path, module in anatomy.rotaries.items()
-        }
-        for path, rotary in rotaries.items():
-            self._model.set_submodule(path, rotary)
-        return rotaries
-
-    def _attach_pool(self, anatomy: Anatomy) -> dict[str, PoolLayer]:
-        pool = {}
-        for (path, experts), rows in zip(anatomy.experts.items(), self.sizes.shelves, strict=True):
-            shape = layer_shape(path, experts)
-            layer = PoolLayer(
-                self.step, shape, rows, self._multiplier, dtype=self.dtype, device=self.device
-            )
-            experts._parameters.clear()
-            experts.pool_layer = layer  # type: ignore[assignment]
-            pool[path] = layer
-        self._model.set_experts_implementation(EXPERTS)
-        return pool
-
-    def _attach_attention(self, anatomy: Anatomy) -> dict[str, PagedAttention]:
-        attentions = {}
-        chooser = FormChooser(
-            makers(self.device),
-            block_size=self.sizes.block_size,
-            dtype=self.dtype,
-            device=self.device,
+        fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)
+        joined = sibling_leaves(anatomy, self.step, self.stacks, self._wholes, self._multiplier)
+        replace_leaves(anatomy, fitter, joined)
+        self.slow_leaves = tuple(fitter.slow)
+        spread_sinks(anatomy, self.step, self.stacks)
+        self.rotaries = replace_rotaries(anatomy, self.step)
+        self.pool = attach_pool(
+            anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
         )
-        for path, shape in anatomy.attentions.items():
-            window = anatomy.windows[path]
-            form = chooser.form(shape, window, sinks=path in anatomy.sinks)
-            store = KVLayer(
-                shape,
-                num_blocks=self.sizes.num_blocks + 1,
-                block_size=self.sizes.block_size,
-                dtype=self.dtype,
-                device=self.device,
-            )
-            attentions[path] = PagedAttention(self.step, store, form, window)
-            self._model.get_submodule(path).paged_attention = attentions[path]
-        self._model.set_attn_implementation(ATTENTION)
-        return attentions
+        self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
+        refuse_leftovers(self._model)
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:
         """The forms of attention that layers have, each once."""
         forms = {id(paged.form): paged.form for paged in self.attentions.values()}
         return tuple(forms.values())
-
-    def _refuse_leftovers(self) -> None:
-        for path, module in self._model.named_modules():
-            name = next(iter(own_tensors(module)), None)
-            if name is not None:
-                raise Unsupported(f"{self._architecture}: nothing replaces {path}.{name}")
 
     @as_unsupported()
     def register_row(self, row: int, config: Mapping[str, Any]) -> None:
@@ -315,11 +210,8 @@ class PackedModel:
 
         Modules must be called for that: a step is not to be replayed while it is watched.
         """
-        with ExitStack() as hooks:
-            for path, layer in self.pool.items():
-                hook = _watch(layer, seen)
-                module = self._model.get_submodule(path)
-                hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        modules = [(self._model.get_submodule(path), layer) for path, layer in self.pool.items()]
+        with told(modules, seen):
             self.is_watched = True
             try:
                 yield
@@ -347,52 +239,3 @@ class PackedModel:
             beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits
-
-
-def _watch(layer: PoolLayer, seen: RoutingSeen) -> Callable[..., None]:
-    """A hook that tells what an experts module is called with."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _hidden, experts, _weights = [*args, *kwargs.values()]
-        seen(layer, layer.step.view.tokens.rows, experts)
-
-    return hook
-
-
-def tied_names(anatomy: Anatomy) -> dict[str, str]:
-    """Names of tensors that are another one's, and whose they are."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
-        if name in anatomy.tensors and first.setdefault(id(tensor), name) != name:
-            tied[name] = first[id(tensor)]
-    return tied
-
-
-def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of every backbone tensor, tied ones once."""
-    tied = tied_names(anatomy)
-    return {name: value for name, value in anatomy.tensors.items() if name not in tied}
-
-
-def allocate_stacks(
-    anatomy: Anatomy, num_places: int, device: torch.device
-) -> tuple[Stacks, dict[tuple[str, ...], dict[str, torch.Tensor]]]:
-    """Zeroed stacks for every backbone tensor; tied ones once.
-
-    With them what those of sibling layers are parts of, by the paths of the layers.
-    """
-    tied = tied_names(anatomy)
-    joined: dict[str, torch.Tensor] = {}
-    wholes = {}
-    for paths in anatomy.siblings:
-        if alike(paths, anatomy.tensors, tied) and len({anatomy.units[p] for p in paths}) == 1:
-            parts, wholes[paths] = side_by_side(paths, anatomy.tensors, num_places, device)
-            joined |= parts
-    tensors = {
-        name: joined[name]
-        if name in joined
-        else zeros((num_places, *shape), dtype=dtype, device=device)
-        for name, (shape, dtype) in unique_tensors(anatomy).items()
-    }
-    return Stacks(tensors, tied), wholes

@@ -7,46 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from representation.architecture.anatomy import Anatomy
 from representation.architecture.tracing import Axes
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.pages import zeros
-from serve_app.engine.model.leaves import Leaf, Names, StackedLinear, Stacks
+from serve_app.engine.model.leaves import Leaf, Names, StackedLinear
+from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep
-
-Kinds = Mapping[str, tuple[torch.Size, torch.dtype]]
-
-
-def alike(paths: Sequence[str], tensors: Kinds, tied: Mapping[str, str]) -> bool:
-    """Whether the weights of linear layers can lie side by side.
-
-    tensors: shape and dtype of each, by name   tied: names that are another tensor's
-    """
-    names = [f"{path}.weight" for path in paths]
-    if any(name not in tensors or name in tied or name in tied.values() for name in names):
-        return False
-    kinds = {(tensors[name][0][1], tensors[name][1]) for name in names}
-    return len(kinds) == 1 and len({f"{path}.bias" in tensors for path in paths}) == 1
-
-
-def side_by_side(
-    paths: Sequence[str], tensors: Kinds, num_places: int, device: torch.device
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Zeroed stacks for the layers' tensors: by their names, and as a whole by "weight", "bias".
-
-    Each stack, (S, O, …), is a part of the whole, (S, sum of O, …).
-    """
-    parts: dict[str, torch.Tensor] = {}
-    wholes: dict[str, torch.Tensor] = {}
-    for own in ("weight", "bias"):
-        names = [f"{path}.{own}" for path in paths if f"{path}.{own}" in tensors]
-        if not names:
-            continue
-        sizes = [tensors[name][0][0] for name in names]
-        (_, *others), dtype = tensors[names[0]]
-        whole = zeros((num_places, sum(sizes), *others), dtype=dtype, device=device)
-        parts |= dict(zip(names, whole.split(sizes, dim=1), strict=True))
-        wholes[own] = whole
-    return parts, wholes
 
 
 class Siblings:
@@ -106,3 +72,25 @@ class SiblingLinear(Leaf):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._siblings.part(self._index, x)
+
+
+def sibling_leaves(
+    anatomy: Anatomy,
+    step: CurrentStep,
+    stacks: Stacks,
+    wholes: Mapping[tuple[str, ...], Mapping[str, torch.Tensor]],
+    multiplier: Multiplier,
+) -> dict[str, Leaf]:
+    """Leaves of the linear layers whose weights lie side by side, by path.
+
+    wholes: as of `allocate_stacks`
+    """
+    leaves: dict[str, Leaf] = {}
+    for paths, whole in wholes.items():
+        axes = anatomy.units[paths[0]]
+        sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
+        siblings = Siblings(step, stacks, paths, whole, sizes, axes, multiplier)
+        for index, path in enumerate(paths):
+            names = {own: f"{path}.{own}" for own in whole}
+            leaves[path] = SiblingLinear(step, stacks, names, axes, siblings=siblings, index=index)
+    return leaves

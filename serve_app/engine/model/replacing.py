@@ -1,0 +1,132 @@
+"""Puts leaves, rotaries, the pool and paged attention where a stock model had modules of its own.
+
+Runs nothing: `packed.py` does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from representation.architecture.anatomy import Anatomy, own_tensors
+from serve_app.engine.attention.forms import FormChooser, makers
+from serve_app.engine.attention.paged import ATTENTION, PagedAttention
+from serve_app.engine.attention.store import KVLayer
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.pool import EXPERTS, PoolLayer
+from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.experts.shelving import ShelfRows
+from serve_app.engine.model.fitting import Fitter
+from serve_app.engine.model.leaves import Leaf
+from serve_app.engine.model.rotary import PackedRotary
+from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.step.step import CurrentStep
+from serve_app.errors import Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much room a packed model has.
+
+    num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
+    num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
+    no sequence has: rows that only pad a step write there.
+    """
+
+    num_places: int
+    shelves: tuple[ShelfRows, ...]
+    num_blocks: int
+    block_size: int
+
+
+def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf]) -> None:
+    """Put a leaf in the stead of each unit. joined: those that are there already, by path."""
+    for path, axes in anatomy.units.items():
+        if path in joined:
+            anatomy.model.set_submodule(path, joined[path])
+            continue
+        module = anatomy.model.get_submodule(path)
+        inside = tuple(f"{path}.{name}" for name in module.state_dict())
+        names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
+        anatomy.model.set_submodule(path, fitter.leaf(path, module, names, axes))
+
+
+def spread_sinks(anatomy: Anatomy, step: CurrentStep, stacks: Stacks) -> None:
+    """Give attention modules with a parameter of their own that of each token's backbone."""
+    for path, name in anatomy.sinks.items():
+        module = anatomy.model.get_submodule(path)
+        del module._parameters[name]
+        module.register_forward_pre_hook(_spread(step, stacks, f"{path}.{name}", name))
+
+
+def _spread(step: CurrentStep, stacks: Stacks, stack: str, attribute: str) -> Any:
+    """A hook that sets an attention module's own parameter by token: (T, *p)."""
+
+    def hook(module: nn.Module, _: Any) -> None:
+        setattr(module, attribute, stacks.ready(stack)[step.view.tokens.places])  # (T, *p)
+
+    return hook
+
+
+def replace_rotaries(anatomy: Anatomy, step: CurrentStep) -> dict[str, PackedRotary]:
+    """Put a rotary module of all models in the stead of each. -> them by path"""
+    rotaries = {
+        path: PackedRotary(step, getattr(module, "config", None))
+        for path, module in anatomy.rotaries.items()
+    }
+    for path, rotary in rotaries.items():
+        anatomy.model.set_submodule(path, rotary)
+    return rotaries
+
+
+def attach_pool(
+    anatomy: Anatomy,
+    step: CurrentStep,
+    shelves: Sequence[ShelfRows],
+    multiplier: Multiplier,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, PoolLayer]:
+    """Have experts modules read layers of a pool. shelves: of each. -> the layers by path"""
+    pool = {}
+    for (path, experts), rows in zip(anatomy.experts.items(), shelves, strict=True):
+        shape = layer_shape(path, experts)
+        layer = PoolLayer(step, shape, rows, multiplier, dtype=dtype, device=device)
+        experts._parameters.clear()
+        experts.pool_layer = layer  # type: ignore[assignment]
+        pool[path] = layer
+    anatomy.model.set_experts_implementation(EXPERTS)
+    return pool
+
+
+def attach_attention(
+    anatomy: Anatomy, step: CurrentStep, sizes: Sizes, *, dtype: torch.dtype, device: torch.device
+) -> dict[str, PagedAttention]:
+    """Have attention modules read a paged store of keys and values. -> what does it, by path"""
+    attentions = {}
+    chooser = FormChooser(makers(device), block_size=sizes.block_size, dtype=dtype, device=device)
+    for path, shape in anatomy.attentions.items():
+        window = anatomy.windows[path]
+        form = chooser.form(shape, window, sinks=path in anatomy.sinks)
+        store = KVLayer(
+            shape,
+            num_blocks=sizes.num_blocks + 1,
+            block_size=sizes.block_size,
+            dtype=dtype,
+            device=device,
+        )
+        attentions[path] = PagedAttention(step, store, form, window)
+        anatomy.model.get_submodule(path).paged_attention = attentions[path]
+    anatomy.model.set_attn_implementation(ATTENTION)
+    return attentions
+
+
+def refuse_leftovers(model: nn.Module) -> None:
+    """Raises: Unsupported where a module has weights of its own still."""
+    for path, module in model.named_modules():
+        name = next(iter(own_tensors(module)), None)
+        if name is not None:
+            raise Unsupported(f"{type(model).__name__}: nothing replaces {path}.{name}")
