@@ -103,7 +103,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._blocks,
             self._places,
-            max_tokens=limits.max_tokens,
+            step_tokens=limits.max_tokens,
             max_sequences=limits.max_sequences,
             max_model_wait_s=limits.max_model_wait_s,
             secret=secrets.token_bytes(32) if prefix_cache else None,

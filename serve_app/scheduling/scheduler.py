@@ -48,7 +48,7 @@ class _Outstanding:
 class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
-    At most `max_sequences` run at once; and no more than `max_tokens`, so that each can have a
+    At most `max_sequences` run at once; and no more than `step_tokens`, so that each can have a
     token in every step. With a `secret`, sequences of one tenant and model share the blocks of
     what they have in common from the start (prefixes.py). The longest wait of a model that is not
     resident is stated in residency.py.
@@ -59,14 +59,14 @@ class Scheduler:
         blocks: BlockLedger,
         places: PlaceLedger,
         *,
-        max_tokens: int,
+        step_tokens: int,
         max_sequences: int,
         max_model_wait_s: float,
         secret: bytes | None = None,
     ) -> None:
-        if max_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
+        if step_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
             raise ValueError(
-                f"max_tokens {max_tokens} and max_sequences {max_sequences} must be at least 1,"
+                f"step_tokens {step_tokens} and max_sequences {max_sequences} must be at least 1,"
                 f" max_model_wait_s {max_model_wait_s} not negative"
             )
         self.blocks = blocks
@@ -74,8 +74,8 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_hits = 0
         self.num_misses = 0
-        self._max_tokens = max_tokens
-        self._max_running = min(max_sequences, max_tokens)
+        self._step_tokens = step_tokens
+        self._max_running = min(max_sequences, step_tokens)
         self._queues = FairQueues()
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
@@ -281,7 +281,7 @@ class Scheduler:
 
     def _goes_on(self) -> bool:
         """Whether all that run have the blocks for their next tokens, and none starts anew."""
-        budget, num_blocks = self._max_tokens, 0
+        budget, num_blocks = self._step_tokens, 0
         for sequence in self._running.in_turn():
             length = min(sequence.num_missing, budget)
             budget -= length
@@ -291,7 +291,7 @@ class Scheduler:
 
     def _make_plan(self) -> StepPlan:
         loads = self._residency.begin_loads(self._now, self._number)
-        step = _Step(self._max_tokens)
+        step = _Step(self._step_tokens)
         self._continue_running(step)
         if not step.is_short:
             self._admit(step)

@@ -148,21 +148,21 @@ class World:
         num_blocks: int = 64,
         block_size: int = 4,
         num_places: int = 2,
-        max_tokens: int = 16,
+        step_tokens: int = 16,
         max_sequences: int = 8,
         max_model_wait_s: float = 10.0,
         ahead: bool = False,
         secret: bytes | None = None,
     ) -> None:
         self.ahead = ahead
-        self.max_tokens = max_tokens
+        self.step_tokens = step_tokens
         self.max_model_wait_s = max_model_wait_s
         self.blocks = BlockLedger(num_blocks, block_size)
         self.places = PlaceLedger(num_places)
         self.scheduler = Scheduler(
             self.blocks,
             self.places,
-            max_tokens=max_tokens,
+            step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
             secret=secret,
@@ -261,7 +261,7 @@ class World:
 
     def _assert_orderly(self, plan: StepPlan, before: set[str]) -> None:
         self.scheduler.check()
-        assert plan.num_tokens <= self.max_tokens, "the budget was exceeded"
+        assert plan.num_tokens <= self.step_tokens, "the budget was exceeded"
         ids = [chunk.sequence for chunk in plan.chunks]
         unready = [
             s for s in map(self.sequences.__getitem__, before) if s.id in ids or s.num_missing

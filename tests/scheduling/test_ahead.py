@@ -9,9 +9,9 @@ from tests.scheduling.fakes import World, alone
 from tests.scheduling.test_scheduler import planned, resident
 
 
-def under_way(*lengths: int, max_tokens: int = 16) -> tuple[World, list[Sequence]]:
+def under_way(*lengths: int, step_tokens: int = 16) -> tuple[World, list[Sequence]]:
     """A world in which one step is under way: the first of sequences of one prompt token each."""
-    world = resident(World(max_tokens=max_tokens), "a")
+    world = resident(World(step_tokens=step_tokens), "a")
     sequences = [world.add(1, max_tokens=length) for length in lengths]
     world.begin_step()
     return world, sequences
@@ -93,7 +93,7 @@ def test_nothing_is_planned_ahead_of_computing_a_sequence_anew() -> None:
 
 
 def test_prompts_go_on_and_begin_ahead() -> None:
-    world = resident(World(max_tokens=4), "a")
+    world = resident(World(step_tokens=4), "a")
     scored = world.add(6, max_tokens=0, keep=True)
     world.begin_step()
     late = world.add(3, max_tokens=1)
@@ -105,7 +105,7 @@ def test_prompts_go_on_and_begin_ahead() -> None:
 
 
 def test_no_more_run_than_can_have_a_token_in_each_step_though_one_is_ending() -> None:
-    world, (_, goes_on) = under_way(1, 2, max_tokens=2)
+    world, (_, goes_on) = under_way(1, 2, step_tokens=2)
     world.add(1, max_tokens=1)
     assert planned(world.begin_ahead()) == {goes_on.id: 1}
     world.run()

@@ -133,14 +133,14 @@ def test_a_preempted_sequence_finds_its_blocks_again() -> None:
 
 
 def test_of_long_prompts_that_come_together_most_is_computed_once() -> None:
-    world = resident(World(secret=b"secret", max_tokens=4), "a")
+    world = resident(World(secret=b"secret", step_tokens=4), "a")
     together = [world.add(SYSTEM, max_tokens=2) for _ in range(3)]
     world.run()
     assert [sequence.num_found for sequence in together] == [0, 8, 8]
 
 
 def test_what_a_step_under_way_computes_is_not_known_yet() -> None:
-    world = resident(World(secret=b"secret", max_tokens=32), "a")
+    world = resident(World(secret=b"secret", step_tokens=32), "a")
     world.add(SYSTEM, max_tokens=3)
     world.begin_step()
     early = world.add(SYSTEM, max_tokens=3)

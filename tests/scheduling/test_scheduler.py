@@ -34,7 +34,7 @@ def test_a_load_begins_when_a_model_first_shows_up() -> None:
 
 
 def test_a_long_prompt_is_computed_in_chunks_and_samples_once() -> None:
-    world = resident(World(max_tokens=4), "a")
+    world = resident(World(step_tokens=4), "a")
     sequence = world.add(10, max_tokens=2)
     seen = []
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_samples_once() -> None:
 
 
 def test_everything_is_computed_once_more_where_the_known_tokens_pass_a_limit() -> None:
-    world = resident(World(max_tokens=16, num_blocks=6), "a")
+    world = resident(World(step_tokens=16, num_blocks=6), "a")
     crossing = world.add(5, max_tokens=9, recompute_at=8)
     beyond = world.add(10, max_tokens=3, recompute_at=8)
     seen: list[tuple[str, int, int, int]] = []
@@ -63,7 +63,7 @@ def test_everything_is_computed_once_more_where_the_known_tokens_pass_a_limit() 
 
 
 def test_decodes_go_first_and_prompts_fill_what_is_left() -> None:
-    world = resident(World(max_tokens=8), "a")
+    world = resident(World(step_tokens=8), "a")
     early = world.add(7, max_tokens=9)
     world.step()
     late = world.add(20, max_tokens=1)
@@ -77,7 +77,7 @@ def test_decodes_go_first_and_prompts_fill_what_is_left() -> None:
 
 
 def test_a_prompt_without_an_answer_finishes_with_no_token() -> None:
-    world = resident(World(max_tokens=4), "a")
+    world = resident(World(step_tokens=4), "a")
     sequence = world.add(6, max_tokens=0, keep=True)
     chunks = [*world.begin_step().chunks]
     assert world.end_step() == []
@@ -148,16 +148,16 @@ def test_a_sequence_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("max_tokens", "max_sequences", "wait"), [(0, 1, 1), (1, 0, 1), (1, 1, -1)]
+    ("step_tokens", "max_sequences", "wait"), [(0, 1, 1), (1, 0, 1), (1, 1, -1)]
 )
 def test_a_scheduler_without_room_is_refused(
-    max_tokens: int, max_sequences: int, wait: float
+    step_tokens: int, max_sequences: int, wait: float
 ) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         Scheduler(
             BlockLedger(1, 1),
             PlaceLedger(1),
-            max_tokens=max_tokens,
+            step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=wait,
         )
@@ -182,7 +182,7 @@ def test_the_less_important_is_preempted_though_it_came_first() -> None:
 
 
 def test_a_prompt_takes_the_blocks_of_a_lower_rank_that_was_planned_already() -> None:
-    world = resident(World(num_blocks=10, block_size=1, max_tokens=2), "a")
+    world = resident(World(num_blocks=10, block_size=1, step_tokens=2), "a")
     decoding = world.add(1, max_tokens=9, priority=-1)
     world.step()
     prompt = world.add(8, max_tokens=1)
@@ -222,7 +222,7 @@ def test_nobody_is_admitted_in_a_step_that_is_short_of_blocks() -> None:
 
 
 def test_no_more_run_than_can_have_a_token_in_each_step() -> None:
-    world = resident(World(max_tokens=2, max_sequences=3), "a")
+    world = resident(World(step_tokens=2, max_sequences=3), "a")
     for _ in range(3):
         world.add(1, max_tokens=9)
     for _ in range(3):
@@ -232,7 +232,7 @@ def test_no_more_run_than_can_have_a_token_in_each_step() -> None:
 
 
 def test_prompt_logits_are_not_asked_for_again_after_a_preemption() -> None:
-    world = resident(World(num_blocks=6, block_size=2, max_tokens=4), "a")
+    world = resident(World(num_blocks=6, block_size=2, step_tokens=4), "a")
     world.add(5, max_tokens=7)
     late = world.add(5, max_tokens=6, keep=True)
     asked = []
