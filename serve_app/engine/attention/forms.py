@@ -13,6 +13,7 @@ from serve_app.engine.attention.gather import Gather
 from serve_app.engine.attention.native import native_form
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.attention.varlen import varlen_form
+from serve_app.engine.device.trial import attention_difference, first_equal
 from serve_app.engine.run.kept import AttentionNeeds
 from serve_app.engine.step.view import ViewBuilder
 from serve_app.scheduling.plan import Chunk
@@ -23,7 +24,6 @@ PROBE_CHUNKS = ((1, 40), (5, 5), (1, 90), (18, 33))
 PROBE_BLOCKS = 40
 PROBE_WINDOW = 24
 """Windows are cut to it: it is shorter than some of the sequences."""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 Makers = Sequence[tuple[str, Callable[[], AttentionForm]]]
 """Forms beside the plain one, the most welcome first; making one may raise where it cannot be."""
@@ -63,17 +63,14 @@ class FormChooser:
         return self._chosen[key]
 
     def _choose(self, shape: AttentionShape, window: int | None, sinks: bool) -> AttentionForm:
-        for name in self._makers:
-            form = self._make(name)
-            if form is None:
-                continue
-            found = self._difference(form, shape, window, sinks)
-            if found is None:
-                return form
+        def refused(form: AttentionForm, why: str) -> None:
             logger.warning(
-                "attention of %s: the form %r is not used, since %s", shape, form.name, found
+                "attention of %s: the form %r is not used, since %s", shape, form.name, why
             )
-        return self._plain
+
+        made = (form for form in map(self._make, self._makers) if form is not None)
+        tried = partial(self._difference, shape=shape, window=window, sinks=sinks)
+        return first_equal(made, tried, refused) or self._plain
 
     def _make(self, name: str) -> AttentionForm | None:
         if name not in self._made:
@@ -99,11 +96,9 @@ class FormChooser:
                 got = form.attend(call)
             except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
                 return f"it fails: {e}"
-            if got.shape != expected.shape:
-                return f"it gives {tuple(got.shape)}, not {tuple(expected.shape)}"
-            worst = float((got.float() - expected.float()).abs().max())
-            if not worst <= TOLERANCE[self._dtype]:
-                return f"it differs from {self._plain.name!r} by {worst:.3g} on random input"
+            found = attention_difference(got, expected, self._plain.name)
+            if found is not None:
+                return found
         return None
 
 

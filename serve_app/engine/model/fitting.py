@@ -13,6 +13,7 @@ from representation.architecture.tracing import TRACED_OUTPUTS, TRACED_TOKENS, A
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.rows import Rows
+from serve_app.engine.device.trial import first_equal, leaf_difference
 from serve_app.engine.model.leaves import (
     Leaf,
     Names,
@@ -31,7 +32,6 @@ MakeLeaf = Callable[..., Leaf]
 """Takes the running step, the stacks, names in them, and token axes."""
 PROBE_PLACES = [0, 0, 1, 1, 1]
 PROBE_SIZE = 64
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 class Fitter:
@@ -73,12 +73,13 @@ class Fitter:
         shapes = tuple((n, tuple(t.shape), t.dtype) for n, t in module.state_dict().items())
         key = (type(module), shapes, len(axes.shape), axes.inputs)
         if key not in self._found:
-            equal = (
-                index
-                for index, make in enumerate(forms)
-                if equals_original(module, axes, make, self._device)
+            self._found[key] = first_equal(
+                range(len(forms)),
+                lambda index: difference(module, axes, forms[index], self._device),
+                lambda index, why: logger.info(
+                    "%s, form %d: %s", type(module).__name__, index, why
+                ),
             )
-            self._found[key] = next(equal, None)
         return self._found[key]
 
 
@@ -111,8 +112,8 @@ def fast_forms(
     return [per_token]
 
 
-def equals_original(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.device) -> bool:
-    """Whether the fast form of two random sets of weights gives what the original code gives.
+def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.device) -> str | None:
+    """How the fast form of two random sets of weights differs from the original code; None: not.
 
     Matrices are cut to a few rows and columns: the form of the code is what is checked. Where more
     than one tensor comes out some may be choices, which rounding changes: those are checked in
@@ -144,8 +145,8 @@ def equals_original(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch
     with torch.no_grad(), step.running(view):
         try:
             got = tensors_in(leaf(x))
-        except (RuntimeError, TypeError, AttributeError):  # code of a form that the leaf is not for
-            return False
+        except (RuntimeError, TypeError, AttributeError) as error:
+            return f"it fails: {error}"  # code of a form that the leaf is not for
         parts = [
             tensors_in(
                 functional_call(
@@ -160,16 +161,9 @@ def equals_original(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch
         torch.cat(column, dim=axis or 0)
         for column, axis in zip(zip(*parts, strict=True), axes.results, strict=True)
     ]
-    return len(got) == len(wanted) and all(map(_alike, got, wanted))
-
-
-def _alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    if found.shape != wanted.shape:
-        return False
-    if not found.is_floating_point():
-        return torch.equal(found, wanted)
-    tolerance = TOLERANCE[found.dtype]
-    return torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 10)
+    if len(got) != len(wanted):
+        return f"it gives {len(got)} tensors, not {len(wanted)}"
+    return next(filter(None, map(leaf_difference, got, wanted)), None)
 
 
 def _small(module: nn.Module, axes: Axes) -> tuple[nn.Module, tuple[int, ...]]:

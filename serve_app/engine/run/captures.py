@@ -12,13 +12,12 @@ from typing import Protocol
 
 import torch
 
+from serve_app.engine.device.trial import logits_difference
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.run.kept import CaptureNeeds, Size, power_of_two
 from serve_app.engine.step.step import PagedOnHost, Paging, SequenceGroup, Spans, StepView
 
 logger = logging.getLogger(__name__)
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""How far a row of logits may be from the same step's not captured, by norm."""
 
 
 class Capture(Protocol):
@@ -132,15 +131,15 @@ class DecodeGraphs:
         except RuntimeError as error:
             logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)
             return expected
-        worst = _difference(found, expected)
-        if worst <= TOLERANCE[self._packed.dtype]:
+        differs = logits_difference(found, expected)
+        if differs is None:
             self._steps[size] = step
         else:
             logger.warning(
-                "decode steps of %d sequences are not captured: a row of logits differs by %.3g "
-                "of its norm from the same step's not captured",
+                "decode steps of %d sequences are not captured: %s from the same step's not "
+                "captured",
                 size[0],
-                worst,
+                differs,
             )
         return expected
 
@@ -262,17 +261,3 @@ class _CapturedStep:
             groups=(group,),
             paging=self._paging,
         )
-
-
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest distance of two rows, over the norm of the one expected. NaN is infinity.
-
-    found, expected: (n, V), -inf where a model has no such token
-    """
-    absent = torch.isneginf(expected)
-    if not torch.equal(absent, torch.isneginf(found)):
-        return float("inf")
-    wanted = expected.float().masked_fill(absent, 0)
-    norms = wanted.norm(dim=-1).clamp(min=1e-6)
-    distances = (found.float().masked_fill(absent, 0) - wanted).norm(dim=-1) / norms
-    return float(distances.nan_to_num(nan=float("inf")).max())

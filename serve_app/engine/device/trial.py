@@ -1,0 +1,85 @@
+"""Whether a fast way to compute something gives what the plain one gives: tolerances and measures.
+
+Knows nothing of what is computed. How near an answer must be to a release's golden prompts is the
+release's own matter, and stands there.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+
+TOLERANCES = {
+    "leaf": {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3},
+    "attention": {torch.float32: 1e-4, torch.bfloat16: 2e-2},
+    "captured step": {torch.float32: 1e-3, torch.bfloat16: 0.1},
+}
+"""By what is tried, and the dtype that it gives. Of a leaf: of an element, relative to it, and ten
+times that beside. Of attention: of an element. Of a captured step: of a row, relative to its norm.
+"""
+
+T = TypeVar("T")
+
+
+def first_equal(
+    forms: Iterable[T], difference: Callable[[T], str | None], refused: Callable[[T, str], None]
+) -> T | None:
+    """The first form that does not differ from the plain one; None where each does.
+
+    difference: how a form differs, in words; None: not at all.
+    refused: told each form that differs, and how.
+    """
+    for form in forms:
+        found = difference(form)
+        if found is None:
+            return form
+        refused(form, found)
+    return None
+
+
+def leaf_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    """How what a leaf gives differs. Whole numbers are choices, and must be the same."""
+    if found.shape != wanted.shape:
+        return _other_shape(found, wanted)
+    if not found.is_floating_point():
+        return None if torch.equal(found, wanted) else "it chooses otherwise"
+    tolerance = TOLERANCES["leaf"][found.dtype]
+    if torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 10):
+        return None
+    return f"it differs by {_worst(found, wanted):.3g}"
+
+
+def attention_difference(found: torch.Tensor, wanted: torch.Tensor, plain: str) -> str | None:
+    """How what a form of attention gives differs from the form named `plain`."""
+    if found.shape != wanted.shape:
+        return _other_shape(found, wanted)
+    worst = _worst(found, wanted)
+    if worst <= TOLERANCES["attention"][wanted.dtype]:
+        return None
+    return f"it differs from {plain!r} by {worst:.3g} on random input"
+
+
+def logits_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    """How the logits that a captured step gives differ.
+
+    found, wanted: (n, V), -inf where a model has no such token
+    """
+    absent = torch.isneginf(wanted)
+    if not torch.equal(absent, torch.isneginf(found)):
+        return "which tokens there are differs"
+    there = wanted.float().masked_fill(absent, 0)  # (n, V)
+    norms = there.norm(dim=-1).clamp(min=1e-6)  # (n,)
+    distances = (found.float().masked_fill(absent, 0) - there).norm(dim=-1) / norms  # (n,)
+    worst = float(distances.nan_to_num(nan=float("inf")).max())
+    if worst <= TOLERANCES["captured step"][wanted.dtype]:
+        return None
+    return f"a row of logits differs by {worst:.3g} of its norm"
+
+
+def _worst(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference of an element. NaN is NaN, which is within no tolerance."""
+    return float((found.float() - wanted.float()).abs().max())
+
+
+def _other_shape(found: torch.Tensor, wanted: torch.Tensor) -> str:
+    return f"it gives {tuple(found.shape)}, not {tuple(wanted.shape)}"
