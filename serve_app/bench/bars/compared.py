@@ -3,13 +3,14 @@
 import statistics
 from dataclasses import dataclass, replace
 
+from serve_app.bench.arms.answering import opened
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import arm_spec, usable_cores
 from serve_app.bench.arms.process import answer_all
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.compare.compare import Load, capacity, compare, opened
+from serve_app.bench.compare.compare import capacity, compare
 from serve_app.bench.requests.outcomes import numbers
-from serve_app.bench.requests.workload import Asked, Lengths
+from serve_app.bench.requests.workload import Asked, Lengths, Workload
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.memory import Limits
@@ -38,8 +39,9 @@ class Subject:
     tokens: int = TOKENS
 
     @property
-    def load(self) -> Load:
-        return Load(Lengths(self.tokens, self.tokens), Lengths(self.tokens, self.tokens), 0.0, 0)
+    def workload(self) -> Workload:
+        each = Lengths(self.tokens, self.tokens)
+        return Workload(each, each, skew=0.0, seed=0)
 
 
 def bars_subject() -> Subject:
@@ -69,9 +71,9 @@ def pool_over_isolated_turnaround(
 
     Raises: EngineError where a request is lost, for then neither mean is one.
     """
-    load, ground = subject.load, subject.ground
-    taken = capacity(ground, load, subject.asked, on_progress=on_progress)
-    jobs = load.jobs(load.arrivals(SHARE * taken, arrivals_s), subject.asked).jobs
+    workload, ground = subject.workload, subject.ground
+    taken = capacity(ground, workload, subject.asked, on_progress=on_progress)
+    jobs = workload.jobs(workload.arrivals(SHARE * taken, arrivals_s), subject.asked).jobs
     found = compare(("pool", "isolated"), ground, jobs, drain_s=DRAIN_S, on_progress=on_progress)
     rows = {one.name: one.to_json() for one in found}
     for name, row in rows.items():
@@ -106,8 +108,8 @@ def _rates(name: str, subject: Subject, rounds: int, on_progress: OnProgress) ->
     with opened(spec) as processes:
         for number in range(rounds + 1):
             on_progress(name, number, rounds + 1)
-            load = replace(subject.load, seed=number)
-            jobs = load.jobs(load.backlog(TOGETHER), only).jobs
+            workload = replace(subject.workload, seed=number)
+            jobs = workload.jobs(workload.backlog(TOGETHER), only).jobs
             (answered,) = answer_all(processes, jobs, drain_s=DRAIN_S)
             told = numbers(answered.run.outcomes)
             if told["lost"]:

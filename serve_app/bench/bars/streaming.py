@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from consolidation.release import Registry
+from serve_app.bench.arms.answering import opened
 from serve_app.bench.arms.arm_catalogue import ArmSpec, arm_spec, usable_cores
 from serve_app.bench.arms.endpoint import HttpSpec
 from serve_app.bench.arms.process import answer_all
 from serve_app.bench.arms.weight_specs import PublishedSpec
 from serve_app.bench.bars.compared import DRAIN_S, ROUNDS, TOGETHER, Subject
 from serve_app.bench.bars.publishing import publish
-from serve_app.bench.compare.compare import opened
 from serve_app.bench.requests.open_loop import Run
 from serve_app.bench.requests.outcomes import numbers
 from serve_app.bench.result.measured import Measured, OnProgress
@@ -70,8 +70,10 @@ def _rounds(spec: ArmSpec, subject: Subject, rounds: int, on_progress: OnProgres
     with opened(spec) as processes:
         for number in range(rounds + 1):
             on_progress(spec.name, number, rounds + 1)
-            load = replace(subject.load, seed=number)  # other prompts, so that none is cached
-            jobs = load.jobs(load.backlog(TOGETHER), subject.asked).jobs
+            workload = replace(
+                subject.workload, seed=number
+            )  # other prompts, so that none is cached
+            jobs = workload.jobs(workload.backlog(TOGETHER), subject.asked).jobs
             (answered,) = answer_all(processes, jobs, drain_s=DRAIN_S)
             lost = [outcome for outcome in answered.run.outcomes if outcome.is_lost]
             if lost:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice, takewhile
 from random import Random
@@ -59,7 +59,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class JobList:
     """Jobs in the order in which they are due. num_cut: how many were cut to fit the context."""
 
     jobs: tuple[Job, ...]
@@ -136,9 +136,9 @@ def popularity(num_models: int, skew: float) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def workload(
+def make_jobs(
     arrivals: Iterable[Arrival], models: Sequence[Asked], *, skew: float = 0.0, seed: int = 0
-) -> Workload:
+) -> JobList:
     """A job for each arrival: its model by chance, the first the most popular; its prompt random.
 
     Where prompt and answer exceed the model's context, the prompt is cut, at most to half of the
@@ -153,10 +153,33 @@ def workload(
         num_cut += (prompt, answer) != (arrival.prompt_tokens, arrival.answer_tokens)
         ids = tuple(tokens.randrange(FIRST_TOKEN, model.vocabulary) for _ in range(prompt))
         jobs.append(Job(arrival.at_s, model.name, ids, answer, seed + number))
-    return Workload(tuple(jobs), num_cut)
+    return JobList(tuple(jobs), num_cut)
 
 
 def _cut(prompt: int, answer: int, context: int) -> tuple[int, int]:
     """Lengths that fit a context of two tokens or more."""
     prompt = min(prompt, max(context - answer, context // 2))
     return prompt, min(answer, context - prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked: answers of `answer` tokens to prompts of `prompt`, models by popularity."""
+
+    prompt: Lengths
+    answer: Lengths
+    skew: float
+    seed: int
+
+    def arrivals(self, rate: float, duration_s: float) -> list[Arrival]:
+        return poisson(
+            rate, prompt=self.prompt, answer=self.answer, seed=self.seed, duration_s=duration_s
+        )
+
+    def backlog(self, num: int) -> list[Arrival]:
+        """So many, all due at once."""
+        found = poisson(1.0, prompt=self.prompt, answer=self.answer, seed=self.seed + 1, num=num)
+        return [replace(arrival, at_s=0.0) for arrival in found]
+
+    def jobs(self, arrivals: Sequence[Arrival], asked: Sequence[Asked]) -> JobList:
+        return make_jobs(arrivals, asked, skew=self.skew, seed=self.seed)

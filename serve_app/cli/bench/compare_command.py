@@ -38,9 +38,9 @@ from serve_app.cli.serving import Dtype
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from serve_app.bench.arms.answering import ArmResult
     from serve_app.bench.arms.arm import Ground
-    from serve_app.bench.compare.compare import ArmResult, Load
-    from serve_app.bench.requests.workload import Asked
+    from serve_app.bench.requests.workload import Asked, Workload
     from serve_app.bench.result.result import Result
 
 LOAD = 0.7
@@ -93,12 +93,12 @@ def compare(
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.arms.arm_catalogue import ARMS
-    from serve_app.bench.compare.compare import Load
+    from serve_app.bench.requests.workload import Workload
 
     chosen_arms = list(ARMS) if arms == ALL else parse_choices(arms, tuple(ARMS), hint="--arms")
     if rate is not None and load is not None:
         raise WrongUse("the rate is either --rate, or --load times what the pool can take")
-    asked_for = Load(
+    asked_for = Workload(
         asking.parse_lengths(prompt_tokens, hint="--prompt-tokens"),
         asking.parse_lengths(answer_tokens, hint="--answer-tokens"),
         skew,
@@ -141,7 +141,7 @@ class _Order:
 
 
 def _ground(
-    found: asking.Target, load: Load, device: str, dtype: str, sequences: int
+    found: asking.Target, load: Workload, device: str, dtype: str, sequences: int
 ) -> tuple[Ground, list[Asked]]:
     """What all arms stand on, and the models as they can be asked in each.
 
@@ -173,7 +173,7 @@ def _ground(
 
 
 def _measured(
-    ground: Ground, asked: Sequence[Asked], load: Load, order: _Order, settings: dict[str, Any]
+    ground: Ground, asked: Sequence[Asked], load: Workload, order: _Order, settings: dict[str, Any]
 ) -> Result:
     from consolidation.run.executor import Progress
     from serve_app.bench.compare.compare import capacity, compare

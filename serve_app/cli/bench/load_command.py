@@ -38,9 +38,9 @@ from serve_app.cli.serving import Dtype
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from serve_app.bench.arms.answering import ArmResult
     from serve_app.bench.arms.arm_catalogue import ArmSpec
-    from serve_app.bench.compare.compare import ArmResult
-    from serve_app.bench.requests.workload import Arrival, Asked, Workload
+    from serve_app.bench.requests.workload import Arrival, Asked, JobList
     from serve_app.bench.result.environment import Environment
     from serve_app.bench.result.result import Result
 
@@ -225,12 +225,12 @@ def _measured(
 ) -> Result:
     """What became of the arrivals. The endpoint itself, if one is asked, says who waited there."""
     from consolidation.run.executor import Progress
-    from serve_app.bench.compare.compare import run_arm
+    from serve_app.bench.arms.answering import run_arm
     from serve_app.bench.load import queue_waits
-    from serve_app.bench.requests.workload import workload
+    from serve_app.bench.requests.workload import make_jobs
     from serve_app.bench.result.environment import environment
 
-    made = workload(arrivals, asked, skew=settings["skew"], seed=settings["seed"])
+    made = make_jobs(arrivals, asked, skew=settings["skew"], seed=settings["seed"])
     found = environment(device)
     url, looks = settings.get("url"), []
     with output.progress() as show:
@@ -247,7 +247,7 @@ def _measured(
 
 def _result(
     answered: ArmResult,
-    made: Workload,
+    made: JobList,
     settings: dict[str, Any],
     found: Environment,
     waited: Mapping[str, dict[str, float] | None],

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from serve_app.bench.arms.answering import ArmResult
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import ArmSpec
 from serve_app.bench.arms.process import Answered
 from serve_app.bench.bars import compared
-from serve_app.bench.compare.compare import ArmResult
 from serve_app.bench.requests.open_loop import ClientLoad, Run
 from serve_app.bench.requests.outcomes import Outcome
 from serve_app.bench.requests.workload import Job

@@ -15,10 +15,10 @@ from serve_app.bench.arms.process import Broke, serve
 from serve_app.bench.arms.rationed import _Rationed
 from serve_app.bench.arms.served import ProcessSpec
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.compare.compare import Load, compare, rate_between, ratios
+from serve_app.bench.compare.compare import compare, rate_between, ratios
 from serve_app.bench.requests.open_loop import drive
 from serve_app.bench.requests.outcomes import Outcome, summary
-from serve_app.bench.requests.workload import Asked, Job, Lengths
+from serve_app.bench.requests.workload import Asked, Job, Lengths, Workload
 from serve_app.engine.engine import Engine
 from serve_app.engine.memory import Limits
 from serve_app.engine.request import Event, Failed
@@ -35,7 +35,7 @@ GROUND = Ground(
     limits=Limits(max_tokens=64, max_sequences=4),
 )
 ASKED = [Asked(name, 128, 320) for name in MODELS]
-LOAD = Load(Lengths(4, 20), Lengths(3, 9), skew=0.5, seed=0)
+LOAD = Workload(Lengths(4, 20), Lengths(3, 9), skew=0.5, seed=0)
 JOBS = LOAD.jobs(LOAD.arrivals(rate=40.0, duration_s=0.4), ASKED).jobs
 TO_ONE = [replace(job, model="m0") for job in JOBS]
 

@@ -10,10 +10,10 @@ from serve_app.bench.requests.workload import (
     Arrival,
     Asked,
     Lengths,
+    make_jobs,
     parse_trace,
     poisson,
     popularity,
-    workload,
 )
 from serve_app.errors import ConfigError
 
@@ -89,7 +89,7 @@ def test_shares_fall_by_rank_and_sum_to_one(num: int, skew: float) -> None:
 def test_models_are_asked_as_often_as_they_are_popular() -> None:
     models = [Asked(name, 99, 99) for name in ("a", "b", "c")]
     found = poisson(1.0, prompt=SHORT, answer=SHORT, seed=1, num=12_000)
-    jobs = workload(found, models, skew=1.0, seed=3).jobs
+    jobs = make_jobs(found, models, skew=1.0, seed=3).jobs
     for model, share in zip(models, popularity(3, 1.0), strict=True):
         own = sum(job.model == model.name for job in jobs)
         assert own / len(jobs) == pytest.approx(share, abs=0.02)
@@ -100,7 +100,7 @@ def test_models_are_asked_as_often_as_they_are_popular() -> None:
 def test_every_arrival_is_a_job_that_fits_its_model(
     found: list[Arrival], models: list[Asked], skew: float, seed: int
 ) -> None:
-    made = workload(found, models, skew=skew, seed=seed)
+    made = make_jobs(found, models, skew=skew, seed=seed)
     assert [job.at_s for job in made.jobs] == [arrival.at_s for arrival in found]
     contexts = {model.name: model.context for model in models}
     num_cut = 0
@@ -115,12 +115,12 @@ def test_every_arrival_is_a_job_that_fits_its_model(
         )
         num_cut += not is_whole
     assert made.num_cut == num_cut
-    assert made == workload(found, models, skew=skew, seed=seed)
+    assert made == make_jobs(found, models, skew=skew, seed=seed)
 
 
 def test_a_prompt_is_cut_before_the_answer_and_keeps_half_of_the_context() -> None:
     (model,) = [Asked("m", 100, 50)]
-    made = workload([Arrival(0, 300, 20), Arrival(0, 300, 400), Arrival(0, 80, 20)], [model])
+    made = make_jobs([Arrival(0, 300, 20), Arrival(0, 300, 400), Arrival(0, 80, 20)], [model])
     assert [(len(job.prompt), job.max_tokens) for job in made.jobs] == [
         (80, 20),
         (50, 50),
