@@ -35,7 +35,7 @@ from consolidation.release import (
 )
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.statistics.gather import StatisticsStore
+from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import (
     MAX_TOKENS,
     CalibrationFile,

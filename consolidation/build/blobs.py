@@ -21,7 +21,7 @@ from consolidation.checkpoints.contents import User
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
-from consolidation.statistics.gather import StatisticsStore
+from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE, ExpertShape, Format
 from representation.parts import dense_expert, encode_packed, encode_rank
 

@@ -31,7 +31,7 @@ from consolidation.compare.menu import (
     unit_of,
 )
 from consolidation.release import Part, Registry, read_expert
-from consolidation.statistics.gather import StatisticsStore
+from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE
 
 CACHED = 8

@@ -13,7 +13,7 @@ from consolidation.checkpoints.contents import Contents, User, contents_by_layer
 from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
 from consolidation.compare.groups import Group
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
-from consolidation.compare.menu import FileSizes
+from consolidation.compare.menu import GROUP, FileSizes
 from consolidation.errors import Refused
 from consolidation.plan.solver import Extended, LayerChoices, PlanTerms, fewest_bytes, make_plan
 from consolidation.plan.values import Plan
@@ -21,18 +21,16 @@ from consolidation.recipe import Recipe
 from consolidation.release import Manifest
 from consolidation.release.manifest import DTYPES, Dtype
 from consolidation.run.journal import Stages
-from consolidation.statistics.gather import (
-    Response,
-    StatisticsStore,
-    StatisticsTask,
-    gather,
-    responses,
-)
+from consolidation.statistics.gathering import StatisticsTask, gather
+from consolidation.statistics.responses import Response, responses
+from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import ModelWindows
-from representation.formats import ExpertShape
+from representation.formats import ExpertShape, packed
 
 SMALL_BYTES = 256 << 20
 """Experts of models that may be in memory several at a time."""
+PROBES = (packed(6, GROUP), packed(3, GROUP))
+"""Roundings, finest first, that predicted divergences are tried with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +187,7 @@ def _gather(
                 modules=tuple(family.modules),
                 windows=windows[name].statistics,
                 probes=windows[name].scored,
+                roundings=PROBES,
                 store=store,
             ),
         )

@@ -29,7 +29,7 @@ from consolidation.release import (
     Part,
     Source,
 )
-from consolidation.statistics.gather import Response
+from consolidation.statistics.responses import Response
 from representation.formats import DENSE, Format, low_rank, packed
 from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, point
 

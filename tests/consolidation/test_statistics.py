@@ -11,15 +11,12 @@ from safetensors.torch import load_file, save_file
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
-from consolidation.statistics.gather import (
-    Response,
-    StatisticsStore,
-    StatisticsTask,
-    gather,
-    responses,
-)
+from consolidation.statistics.gathering import StatisticsTask, gather
+from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.scoring import divergence, load_original, window_logits
+from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
+from representation.formats import packed
 from tests.support.checkpoints import write_checkpoint
 
 
@@ -36,6 +33,7 @@ def task_of(checkpoint: Checkpoint, store: StatisticsStore) -> StatisticsTask:
         modules=tuple(source.module for source in checkpoint.experts),
         windows=some_windows(8, 60),
         probes=some_windows(4, 60, seed=1),
+        roundings=(packed(6, 128), packed(3, 128)),
         store=store,
     )
 
