@@ -19,8 +19,9 @@ from consolidation.build.blobs import (
     build_layer,
 )
 from consolidation.checkpoints.contents import Expert, NeuronOrder, User
+from consolidation.checkpoints.family import Family
 from consolidation.errors import Refused
-from consolidation.plan.study import Family, Study
+from consolidation.plan.study import Study
 from consolidation.plan.values import Held, Member, Plan, PlannedLayer
 from consolidation.recipe import Recipe
 from consolidation.release import Blob, Layer, Part, Registry

@@ -1,13 +1,134 @@
-"""Whether models are of one family: what may differ between their configs, and what may not."""
+"""The models of one release, opened and checked to be of one family. Reads no weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from consolidation.checkpoints.checkpoint import Checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, open_checkpoint
 from consolidation.errors import Refused
-from consolidation.release import family_differences
+from consolidation.release import Manifest, Registry, family_differences
+from consolidation.release.manifest import Dtype
+from representation.formats import ExpertShape
 
 NAMED_AT_MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """New checkpoints by name, sorted; the release that they extend, and its models that stay.
+
+    `base` is what the new models were tuned from, where that is known.
+    """
+
+    checkpoints: Mapping[str, Checkpoint]
+    kept: tuple[str, ...]
+    extended: Manifest | None
+    base: Checkpoint | None = None
+
+    @property
+    def modules(self) -> list[str]:
+        """The experts modules, by layer."""
+        if self.extended is not None:
+            return [layer.module for layer in self.extended.layers]
+        return [layer.module for layer in self._first.experts]
+
+    @property
+    def architecture(self) -> str:
+        """The transformers class of all models."""
+        return self.extended.architecture if self.extended else self._first.architecture
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of all models' experts."""
+        return self.extended.dtype if self.extended else self._first.dtype
+
+    @property
+    def expert_bytes_one_model(self) -> int:
+        """Bytes of one model's expert tensors as stored."""
+        if self.extended is not None:
+            return self.extended.expert_bytes_one_model
+        return self._first.expert_bytes
+
+    @property
+    def _first(self) -> Checkpoint:
+        return next(iter(self.checkpoints.values()))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models of the release, sorted."""
+        return tuple(sorted([*self.checkpoints, *self.kept]))
+
+    def shape(self, layer: int) -> ExpertShape:
+        """The shape of an expert of one layer. Raises `Refused` where the release cannot tell."""
+        for checkpoint in self.checkpoints.values():
+            return checkpoint.experts[layer].shape
+        if self.extended is None or not self.extended.layers[layer].parameters:
+            raise Refused("the release has schema_version 1: it is extended only by adding a model")
+        return self.extended.layers[layer].shape
+
+    def source(self, model: str | None, layer: int) -> ExpertsSource:
+        """Where a new model's experts of one layer are read from; None is the base."""
+        if model is None:
+            assert self.base is not None
+            return self.base.experts[layer]
+        return self.checkpoints[model].experts[layer]
+
+
+def open_family(
+    registry: Registry,
+    models: Mapping[str, Path],
+    *,
+    base: Path | None,
+    extend: str | None,
+    remove: Sequence[str],
+    opened: Callable[[int], None],
+) -> Family:
+    """Open new models and their base, and check them against each other and the release.
+
+    Models of the release `extend` stay, except those in `remove` and those that are given anew.
+    `opened` is told how many of the new models are open. Raises `Refused`, `ReleaseError`.
+    """
+    extended = registry.read_manifest(extend) if extend is not None else None
+    checkpoints = {}
+    for done, name in enumerate(sorted(models)):
+        opened(done)
+        checkpoints[name] = open_checkpoint(models[name])
+    opened(len(models))
+    kept: tuple[str, ...] = ()
+    if extended is not None:
+        for name in remove:
+            if name not in extended.models:
+                raise Refused(f"release {extend} has no model {name!r} to remove")
+        gone = {*remove, *models}
+        kept = tuple(name for name in sorted(extended.models) if name not in gone)
+    if not kept and not checkpoints:
+        raise Refused("no model would be left")
+    family = Family(
+        checkpoints, kept, extended, open_checkpoint(base) if base is not None else None
+    )
+    _check(family, extend)
+    return family
+
+
+def _check(family: Family, extend: str | None) -> None:
+    """Raise `Refused` unless configs and experts are those of one family."""
+    together: dict[str, Checkpoint] = dict(family.checkpoints)
+    if family.base is not None:
+        together["(base)"] = family.base
+    configs = {name: found.config for name, found in together.items()}
+    extended = family.extended
+    if extended is not None:
+        one = sorted(extended.models)[0]
+        configs = {f"{one} of {extend}": extended.models[one].config, **configs}
+    check_family(configs)
+    if together:
+        check_layers(together)
+    if extended is not None:
+        modules = [layer.module for layer in extended.layers]
+        for name, found in family.checkpoints.items():
+            if [layer.module for layer in found.experts] != modules:
+                raise Refused(f"model {name!r} has its experts elsewhere than {extend}")
 
 
 def check_family(configs: Mapping[str, dict[str, Any]]) -> None:

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource
 from consolidation.checkpoints.contents import Contents, User, contents_by_layer
+from consolidation.checkpoints.family import Family
 from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
 from consolidation.compare.groups import Group
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
@@ -18,80 +18,18 @@ from consolidation.errors import Refused
 from consolidation.plan.solver import Extended, LayerChoices, PlanTerms, fewest_bytes, make_plan
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
-from consolidation.release import Manifest
-from consolidation.release.manifest import DTYPES, Dtype
+from consolidation.release.manifest import DTYPES
 from consolidation.run.journal import Stages
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import ModelWindows
-from representation.formats import ExpertShape, packed
+from representation.formats import packed
 
 SMALL_BYTES = 256 << 20
 """Experts of models that may be in memory several at a time."""
 PROBES = (packed(6, GROUP), packed(3, GROUP))
 """Roundings, finest first, that predicted divergences are tried with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """New checkpoints by name, sorted; and the release that is extended, with its models kept.
-
-    `base` is what they were tuned from, where that is known.
-    """
-
-    checkpoints: Mapping[str, Checkpoint]
-    kept: tuple[str, ...]
-    extended: Manifest | None
-    base: Checkpoint | None = None
-
-    @property
-    def modules(self) -> list[str]:
-        """The experts modules, by layer."""
-        if self.extended is not None:
-            return [layer.module for layer in self.extended.layers]
-        return [layer.module for layer in self._first.experts]
-
-    @property
-    def architecture(self) -> str:
-        """The transformers class of all models."""
-        return self.extended.architecture if self.extended else self._first.architecture
-
-    @property
-    def dtype(self) -> Dtype:
-        """The dtype of all models' experts."""
-        return self.extended.dtype if self.extended else self._first.dtype
-
-    @property
-    def expert_bytes_one_model(self) -> int:
-        """Bytes of one model's expert tensors as stored."""
-        if self.extended is not None:
-            return self.extended.expert_bytes_one_model
-        return self._first.expert_bytes
-
-    @property
-    def _first(self) -> Checkpoint:
-        return next(iter(self.checkpoints.values()))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """All models of the release, sorted."""
-        return tuple(sorted([*self.checkpoints, *self.kept]))
-
-    def shape(self, layer: int) -> ExpertShape:
-        """The shape of an expert of one layer. Raises `Refused` where the release cannot tell."""
-        for checkpoint in self.checkpoints.values():
-            return checkpoint.experts[layer].shape
-        if self.extended is None or not self.extended.layers[layer].parameters:
-            raise Refused("the release has schema_version 1: it is extended only by adding a model")
-        return self.extended.layers[layer].shape
-
-    def source(self, model: str | None, layer: int) -> ExpertsSource:
-        """Where a new model's experts of one layer are read from; None is the base."""
-        if model is None:
-            assert self.base is not None
-            return self.base.experts[layer]
-        return self.checkpoints[model].experts[layer]
 
 
 @dataclass(frozen=True, slots=True)

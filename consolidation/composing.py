@@ -1,0 +1,54 @@
+"""Composes the manifest of a release from what was built and measured. Writes nothing."""
+
+from collections.abc import Sequence
+
+from consolidation.build.writing import Written
+from consolidation.checkpoints.family import Family
+from consolidation.recipe import Recipe, provenance
+from consolidation.release import Manifest, Model, Quality, Source, expert_bytes
+from consolidation.statistics.text import CalibrationFile
+from consolidation.trials import Made
+
+
+def compose_manifest(
+    recipe: Recipe,
+    family: Family,
+    written: Written,
+    made: Made,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
+) -> Manifest:
+    """The manifest of what was made. Models that stay keep their entries, with new maps."""
+    models: dict[str, Model] = {}
+    quality: dict[str, Quality] = {}
+    plan = made.plan
+    for name in plan.models:
+        maps = {"expert_map": plan.expert_map[name], "residual_map": plan.residual_map[name]}
+        if name in family.checkpoints:
+            checkpoint = family.checkpoints[name]
+            found = made.validated[name]
+            predicted = (plan.predicted_kl or {}).get(name)
+            quality[name] = found.quality.model_copy(update={"predicted_kl": predicted})
+            models[name] = Model(
+                config=checkpoint.config,
+                generation_config=checkpoint.generation_config,
+                tokenizer_files=written.tokenizers[name],
+                backbone=written.backbones[name],
+                source=Source(name=checkpoint.name, digest=written.sources[name]),
+                golden=found.golden,
+                **maps,
+            )
+        elif family.extended is not None:
+            models[name] = family.extended.models[name].model_copy(update=maps)
+            quality[name] = family.extended.quality[name]
+    return Manifest(
+        family=recipe.family,
+        architecture=family.architecture,
+        dtype=family.dtype,
+        layers=made.layers,
+        models=models,
+        expert_bytes_before=plan.expert_bytes_before,
+        expert_bytes_after=expert_bytes(made.layers, models),
+        expert_bytes_one_model=plan.expert_bytes_one_model,
+        quality=quality,
+        provenance=provenance(recipe, family.base, calibration),
+    )

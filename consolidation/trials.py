@@ -1,0 +1,131 @@
+"""Builds and validates plans: one for a budget, several to reach a target divergence.
+
+Publishes nothing. How a search goes is in `plan/search.py`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from consolidation.build.writing import Written, write_experts
+from consolidation.checkpoints.family import Family
+from consolidation.evaluation.data import ModelData
+from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
+from consolidation.plan.search import fewest_bytes, first_trial
+from consolidation.plan.solver import budget_bytes
+from consolidation.plan.study import Study
+from consolidation.plan.values import Plan
+from consolidation.recipe import Recipe
+from consolidation.release import Layer, Registry
+from consolidation.run.journal import Stages
+from consolidation.statistics.text import ModelWindows
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A plan that was built and validated, not published yet."""
+
+    plan: Plan
+    layers: tuple[Layer, ...]
+    validated: Mapping[str, Validated]
+
+    @property
+    def mean_kl(self) -> float:
+        """The mean divergence over new models, in nats per token."""
+        found = [one.quality.kl for one in self.validated.values()]
+        return math.fsum(found) / max(1, len(found))
+
+
+def _allowed(recipe: Recipe, family: Family) -> int | None:
+    """Bytes that the experts may take; None merges only identical experts."""
+    if recipe.expert_bytes is not None:
+        return recipe.expert_bytes
+    one_model, num_models = family.expert_bytes_one_model, len(family.models)
+    return budget_bytes(recipe.expert_budget, one_model, num_models)
+
+
+def first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
+    """The plan to build; with a target divergence, the plan to try first."""
+    if recipe.target_kl is None or not family.checkpoints:
+        return studied.plan(_allowed(recipe, family))
+    return studied.plan(
+        first_trial(
+            recipe.target_kl * len(family.checkpoints),
+            studied.fewest_bytes(),
+            studied.plan(None).expert_bytes_after,
+            lambda allowed: studied.plan(allowed).error,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What building and validating a plan takes, beside the plan."""
+
+    recipe: Recipe
+    registry: Registry
+    family: Family
+    studied: Study
+    written: Written
+    windows: Mapping[str, ModelWindows]
+    data: Mapping[str, ModelData]
+    stages: Stages
+
+    def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> Made:
+        """Make the plan of the budget, or the plan of fewest bytes that reaches the target."""
+        if self.recipe.target_kl is None or not self.family.checkpoints:
+            on_plan(first)
+            return self._make(first)
+        found: dict[int, Made] = {}
+
+        def measure(allowed: int) -> float:
+            plan = self.studied.plan(allowed)
+            on_plan(plan)
+            found[allowed] = self._make(plan)
+            return found[allowed].mean_kl
+
+        lossless = self.studied.plan(None).expert_bytes_after
+        best = fewest_bytes(
+            self.recipe.target_kl,
+            self.studied.fewest_bytes(),
+            lossless,
+            lambda allowed: self.studied.plan(allowed).error / len(self.family.checkpoints),
+            measure,
+        )
+        if best not in found:
+            measure(best)
+        return found[best]
+
+    def _make(self, plan: Plan) -> Made:
+        layers = write_experts(
+            self.registry, self.recipe, self.family, self.studied, plan, self.stages
+        )
+        tasks = [
+            (f"{name} {plan.digest}", self._task(name, plan, layers))
+            for name in self.family.checkpoints
+        ]
+        # One model in memory at a time.
+        results = self.stages.run("validate", validate_model, tasks, in_flight=1)
+        names = list(self.family.checkpoints)
+        return Made(plan, layers, dict(zip(names, map(validated, results), strict=True)))
+
+    def _task(self, name: str, plan: Plan, layers: tuple[Layer, ...]) -> ModelTask:
+        checkpoint = self.family.checkpoints[name]
+        return ModelTask(
+            name=name,
+            directory=checkpoint.directory,
+            registry=self.registry.url,
+            family=self.registry.family,
+            modules=tuple(layer.module for layer in layers),
+            experts=tuple(
+                tuple(
+                    (layer.slots[slot], *(layer.residuals[r] for r in plan.residuals(name, i, e)))
+                    for e, slot in enumerate(plan.expert_map[name][i])
+                )
+                for i, layer in enumerate(layers)
+            ),
+            backbone=self.written.backbones[name],
+            merged=name in plan.approximated,
+            windows=self.windows[name].scored,
+            data=self.data.get(name),
+        )
