@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.weights import Weights
-from consolidation.checkpoints.architecture import Layout
+from representation.layout import Layout
 
 LAST = "down_proj"
 SKETCH = 48

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from consolidation.errors import Refused
 from representation.formats import ExpertShape
+from representation.layout import Layout
 
 EXPERTS_MARKS = frozenset({"has_gate", "has_bias", "is_transposed"})
 """Attributes that transformers' `use_experts_implementation` gives to each instance it wraps."""
@@ -28,11 +29,6 @@ CACHE_ARGUMENTS = frozenset({"past_key_values", "past_key_value", "cache_params"
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
 """Where a config came from, not what it says: left out of the release."""
-
-
-Layout = Literal["halves", "pairs", "single"]
-"""Where the rows of a hidden neuron are in the first matrix: gate and up in two halves, in pairs,
-or one row alone."""
 
 
 @dataclass(frozen=True, slots=True)

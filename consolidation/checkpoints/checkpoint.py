@@ -16,7 +16,6 @@ import torch
 from consolidation.checkpoints.accounting import account
 from consolidation.checkpoints.architecture import (
     Architecture,
-    Layout,
     plain_config,
     read_architecture,
     read_json,
@@ -26,6 +25,7 @@ from consolidation.checkpoints.tensor_file import read_headers
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 from representation.formats import ExpertShape
+from representation.layout import Layout
 
 DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENIZER_FILES = (

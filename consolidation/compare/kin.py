@@ -11,7 +11,7 @@ import torch
 
 from consolidation.arithmetic.alignment import fingerprint, match, reorder
 from consolidation.arithmetic.weights import Weights
-from consolidation.checkpoints.architecture import Layout
+from representation.layout import Layout
 
 RELATED = 0.5
 """Squares of the difference over squares of both: strangers have 1, copies 0."""

@@ -9,8 +9,8 @@ import torch
 from consolidation.arithmetic import alignment
 from consolidation.arithmetic.alignment import fingerprint, match, reorder, reorder_metric
 from consolidation.arithmetic.weights import Weights
-from consolidation.checkpoints.architecture import Layout
 from consolidation.compare.kin import Kin, find_kin, related
+from representation.layout import Layout
 from tests.consolidation.metrics import correlated_metric, random_matrix
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
