@@ -7,8 +7,8 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
-from tests.consolidation.deaths import dies, dies_once, refuses
 from tests.consolidation.families import write_family
+from tests.consolidation.run.deaths import dies, dies_once, refuses
 
 pytestmark = pytest.mark.ray
 
