@@ -1,4 +1,4 @@
-"""What can go wrong while serving, as one tree. Not HTTP: statuses are given in `serve_app.api`.
+"""What can go wrong while serving, as one tree. Not HTTP: `serve_app.api` knows the statuses.
 
 ServingError
 ├── EngineError            the engine refused or could not do it
@@ -6,7 +6,7 @@ ServingError
 │   ├── UnknownModel       the release has no such model
 │   ├── TooLong            prompt and answer do not fit the context or the KV store
 │   ├── DuplicateRequest   a request of that id is already in the engine
-│   ├── DoesNotFit         memory: says what is needed and what there is
+│   ├── DoesNotFit         not enough memory: says how much is needed and available
 │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
 │   ├── LoadFailed         a backbone or slot could not be read
 │   └── EngineStopped      the engine has been closed, or its loop died
@@ -45,7 +45,7 @@ class DuplicateRequest(EngineError):
 
 
 class DoesNotFit(EngineError):
-    """Memory does not suffice. Sizes are in bytes."""
+    """There is not enough memory. Sizes are in bytes."""
 
     def __init__(self, message: str, *, needed: int, available: int) -> None:
         super().__init__(message)

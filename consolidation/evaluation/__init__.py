@@ -1,1 +1,1 @@
-"""How good releases and other methods are, each model against its original. Builds none."""
+"""Measures releases and other methods, each model against its original. Builds no release."""

@@ -18,12 +18,12 @@ from consolidation.statistics.text import (
 NUM_ITEMS = 200
 NUM_WINDOWS = 16
 MAX_ANSWER = 3
-"""Tokens that a model may answer a task's prompt with."""
+"""At most this many tokens answer a task's prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question of a task: the prompt's tokens, and the word that is right."""
+    """One question of a task: the prompt's tokens, and the right word."""
 
     prompt: tuple[int, ...]
     word: str
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ModelData:
-    """All that one model is measured on, in its own tokens. At least one of `task` and `text`.
+    """Everything that one model is measured on, in its own tokens. Has a task, a text or both.
 
     `stops` are the tokens that end an answer. `directory` and `vocab_size` are for its tokenizer.
     """
@@ -45,19 +45,19 @@ class ModelData:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files given for models, read: everything that is wrong with one is told by then."""
+    """The contents of the files given for models, already checked."""
 
     tasks: Mapping[str, CalibrationFile]
     texts: Mapping[str, CalibrationFile]
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that are to be measured, sorted."""
+        """The models to measure, sorted."""
         return tuple(sorted({*self.tasks, *self.texts}))
 
 
 def read_files(tasks: Mapping[str, Path], texts: Mapping[str, Path]) -> Files:
-    """Read every file, whole. Raises `Refused` with the file, and the line where one is wrong."""
+    """Read every file whole. Raises `Refused` with the file, and the line if one is wrong."""
     read_tasks = {}
     for model, path in tasks.items():
         what = f"task of model {model!r}:"
@@ -65,7 +65,7 @@ def read_files(tasks: Mapping[str, Path], texts: Mapping[str, Path]) -> Files:
         file = read_tasks[model] = read_documents(path, what)
         for number, document in enumerate(file.documents, start=1):
             if not document.text.split():
-                raise Refused(f"{what} {path}, item {number}: its completion holds no word")
+                raise Refused(f"{what} {path}, item {number}: its completion contains no word")
     read_texts = {}
     for model, path in texts.items():
         what = f"text of model {model!r}:"
@@ -82,22 +82,24 @@ def _require_suffix(path: Path, suffix: str, what: str) -> None:
 def check_models(
     files: Files, originals: Collection[str], models: Collection[str], whose: str
 ) -> None:
-    """Raise `Refused` unless what is measured is of `models`, with its original. `whose` names
-    what the models are of.
+    """Raise `Refused` unless every measured model is one of `models` and has its original. `whose`
+    says in messages to what `models` belong.
     """
     for what, names in (("a task or text", files.models), ("an original", originals)):
         for name in names:
             if name not in models:
                 there = ", ".join(sorted(models))
-                raise Refused(f"{whose} has no model {name!r}, which {what} is given for: {there}")
+                raise Refused(
+                    f"{whose} has no model {name!r}, but {what} is given for it; it has {there}"
+                )
     for name in files.models:
         if name not in originals:
-            raise Refused(f"model {name!r} has a task or text, and its original is not given")
+            raise Refused(f"model {name!r} has a task or text, but its original is not given")
 
 
 def check_all_originals(originals: Collection[str], models: Collection[str], whose: str) -> None:
-    """Raise `Refused` unless every model of `models` has its original: methods whose bytes are
-    compared with a release's must hold as many models.
+    """Raise `Refused` unless every model of `models` has its original. Bytes can be compared with a
+    release's only if a method holds as many models.
     """
     missing = ", ".join(repr(name) for name in sorted(models) if name not in originals)
     if missing:
@@ -111,9 +113,9 @@ def encode(
     items: int = NUM_ITEMS,
     windows: int = NUM_WINDOWS,
 ) -> dict[str, ModelData]:
-    """The first `items` of each task and `windows` of each text, in the tokens of its own model.
+    """The first `items` of each task and `windows` of each text, in its own model's tokens.
 
-    Raises `Refused` when a tokenizer is missing or does not fit, and when a text is too short.
+    Raises `Refused` if a tokenizer is missing or does not fit, or if a text is too short.
     """
     return {
         name: _encode(name, files, checkpoints[name], items=items, windows=windows)
@@ -130,7 +132,7 @@ def _encode(
     if name in files.tasks:
         if not encoder.can_decode:
             raise Refused(
-                f"model {name!r} has a task, and no tokenizer in {checkpoint.directory} "
+                f"model {name!r} has a task, but there is no tokenizer in {checkpoint.directory} "
                 "to read its answers with"
             )
         task = _items(files.tasks[name], encoder, checkpoint.context_length, items)
@@ -138,14 +140,14 @@ def _encode(
         longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
         text = _windows(files.texts[name], encoder, longest, windows)
         if not text:
-            raise Refused(f"text of model {name!r}: {files.texts[name].name} is a single token")
+            raise Refused(f"text of model {name!r}: {files.texts[name].name} has only one token")
     return ModelData(checkpoint.directory, checkpoint.vocab_size, task, text, _stops(checkpoint))
 
 
 def _items(
     file: CalibrationFile, encoder: Encoder, context: int | None, limit: int
 ) -> tuple[Item, ...]:
-    """Prompts after the token that begins a text; of one that is too long, the end is kept."""
+    """Prompts after the beginning-of-text token; a prompt that is too long keeps its end."""
     begin = encoder.begin()
     found = []
     for document in file.documents[:limit]:
@@ -154,7 +156,9 @@ def _items(
             room = max(1, context - MAX_ANSWER - len(begin))
             tokens = tokens[max(0, len(tokens) - room) :]
         if not begin and not tokens:
-            raise Refused(f"{file.name}: a prompt without a token, and no token to begin with")
+            raise Refused(
+                f"{file.name}: a prompt has no tokens, and its tokenizer adds none at the beginning"
+            )
         found.append(Item((*begin, *tokens), document.text.split()[0]))
     return tuple(found)
 
@@ -162,7 +166,7 @@ def _items(
 def _windows(
     file: CalibrationFile, encoder: Encoder, length: int, limit: int
 ) -> tuple[Window, ...]:
-    """The first windows of the text itself, one after another: no token is put before them."""
+    """The first windows of the text itself, one after another, with no token before them."""
     (document,) = file.documents
     tokens = encoder.encode(document.text)
     cut = [tokens[start : start + length] for start in range(0, len(tokens), length)]

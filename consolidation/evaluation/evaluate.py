@@ -1,4 +1,4 @@
-"""Every method on every model's data. Keeps one model in memory, and prints nothing."""
+"""Runs every method on every model's data. Keeps one model in memory, and prints nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +20,11 @@ def evaluate(
     *,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[MethodScore, ...]:
-    """Scores of the methods, in their order, each over all models that have data, sorted.
+    """Scores of the methods, in the same order, each over all models with data, sorted.
 
-    A model is loaded once: it runs as it is, and then with each method's experts in place of its
-    own. Raises `Refused` for a model that cannot be loaded, `RunFailed` for a method that gives
-    something else than experts.
+    Each model is loaded once. It runs as it is, and then with each method's experts in place of
+    its own. Raises `Refused` for a model that cannot be loaded, `RunFailed` for a method that does
+    not return experts.
     """
     for name in sorted({method.name for method in methods}):
         if sum(method.name == name for method in methods) > 1:

@@ -1,4 +1,4 @@
-"""Limits of quality that a release must keep to be published. Measures nothing, stops nothing."""
+"""Quality limits that a release must meet to be published. Measures nothing, stops nothing."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from consolidation.evaluation.measures import ModelScore
 from consolidation.release import Quality
 
 ROUNDING = 1e-9
-"""What two equal shares may differ by as floats: 0.805 - 0.795 is more than 0.01."""
+"""Rounding error between equal shares as floats: 0.805 - 0.795 is more than 0.01."""
 
 
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
-    """The most that any model may lose; None is no limit.
+    """The most that any model may lose; None means no limit.
 
     max_kl: nats per token.   max_accuracy_drop: a share of all questions, 0.01 is one point.
     max_perplexity_rise: a share of the original's perplexity, 0.01 is one percent.
@@ -27,28 +27,28 @@ class QualityLimits:
 
 
 def check_limits(limits: QualityLimits, files: Files) -> None:
-    """Raise `Refused` for what is no limit, or is one on what nothing was given to measure with."""
+    """Raise `Refused` for a limit that is not a number, or that nothing given can measure."""
     given = {
         "divergence": limits.max_kl,
-        "drop of accuracy": limits.max_accuracy_drop,
-        "rise of perplexity": limits.max_perplexity_rise,
+        "accuracy drop": limits.max_accuracy_drop,
+        "perplexity rise": limits.max_perplexity_rise,
     }
     for what, value in given.items():
         if value is not None and math.isnan(value):
-            raise Refused(f"a largest {what} of {value} is not a number")
+            raise Refused(f"the largest {what} allowed is {value}, which is not a number")
     if limits.max_accuracy_drop is not None and not files.tasks:
-        raise Refused("a largest drop of accuracy needs a task of at least one model")
+        raise Refused("a limit on the accuracy drop needs a task for at least one model")
     if limits.max_perplexity_rise is not None and not files.texts:
-        raise Refused("a largest rise of perplexity needs a text of at least one model")
+        raise Refused("a limit on the perplexity rise needs a text for at least one model")
 
 
 def breaches(
     limits: QualityLimits, quality: Mapping[str, Quality], scores: Sequence[ModelScore]
 ) -> list[str]:
-    """One sentence for each limit that a model is above, by model; none when all is well.
+    """One sentence for each limit that a model exceeds, by model; empty if all is well.
 
-    `quality` is by calibration text, `scores` by the models' own tasks and texts: the divergence
-    is limited on both. A value that is not a number is above every limit.
+    `quality` was measured on calibration text, `scores` on the models' own tasks and texts; the
+    divergence is limited on both. A value that is not a number is above every limit.
     """
     found: list[str] = []
     for name in sorted(quality):
@@ -65,7 +65,7 @@ def _above(value: float, limit: float) -> bool:
 
 
 def _divergence(limits: QualityLimits, name: str, kl: float, where: str) -> Iterator[str]:
-    # No rounding here: a limit of 0 asks for models that are the same to the last bit.
+    # No rounding here: a limit of 0 requires models that are the same to the last bit.
     if limits.max_kl is not None and not kl <= limits.max_kl:
         yield (
             f"model {name!r} is {kl:.6g} nats per token from its original {where}, "
@@ -79,7 +79,7 @@ def _accuracy(limits: QualityLimits, score: ModelScore) -> Iterator[str]:
         return
     if _above(before - after, limit):
         yield (
-            f"model {score.model!r} is right in {after:.4f} of its task, its original in "
+            f"model {score.model!r} has accuracy {after:.4f} on its task, its original "
             f"{before:.4f}: a drop of {before - after:.4f}, more than the {limit:g} allowed"
         )
 

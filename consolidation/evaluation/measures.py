@@ -1,6 +1,6 @@
-"""How far models are from their originals, in numbers: values only, made by `reference`.
+"""How far models are from their originals. Only values; `reference` computes them.
 
-`docs/quality.md` defines every one of them.
+`docs/quality.md` defines each of them.
 """
 
 import math
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """One model under one method, beside its original. None: it has no text, or no task.
+    """One model under one method, compared with its original. None: it has no text, or no task.
 
-    `kl` is KL(original || method) in nats per token, over `tokens` positions: a text's every
-    token but each window's first, a task's answers' first; where there are both, `kl`, token and
-    router agreement are the mean of the two. `predicted_kl` is what the plan of a release expected.
+    `kl` is KL(original || method) in nats per token, over `tokens` positions: every token of a text
+    but the first of each window, and the first token of a task's answers. With both, `kl`, token
+    and router agreement are the mean of the two. `predicted_kl` is what a release's plan expected.
     """
 
     model: str
@@ -43,5 +43,5 @@ class MethodScore:
 
     @property
     def mean_kl(self) -> float:
-        """The mean over models, each counting the same."""
+        """The mean over models, with equal weights."""
         return math.fsum(one.kl for one in self.models) / len(self.models)

@@ -1,4 +1,4 @@
-"""A method gives every model its experts, at a number of bytes. Measures nothing."""
+"""A method: gives every model its experts, for some number of bytes. Measures nothing."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Method(Protocol):
 
     @property
     def expert_bytes(self) -> int:
-        """What has to be kept to give all models their experts."""
+        """Bytes that must be stored to give all models their experts."""
         ...
 
     def experts(self, model: str, layer: int) -> Mapping[str, torch.Tensor]:
@@ -32,7 +32,7 @@ class Method(Protocol):
 
 
 class ReleaseMethod:
-    """A published release, as it would be served."""
+    """A published release, as it is served."""
 
     def __init__(self, reader: ReleaseReader) -> None:
         self._reader = reader
@@ -46,7 +46,7 @@ class ReleaseMethod:
         return {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
 
     def predicted_kl(self, model: str) -> float | None:
-        """What the release's plan had expected of a model."""
+        """What the release's plan expected of a model."""
         quality = self._reader.manifest.quality.get(model)
         return None if quality is None else quality.predicted_kl
 
@@ -54,7 +54,7 @@ class ReleaseMethod:
 def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Raise `Refused` unless each checkpoint has the backbone of its model, bit for bit.
 
-    Experts are not compared: how far those of a release are from the original is the question.
+    Does not compare experts: how far those of a release are from the original is measured.
     """
     for name, checkpoint in checkpoints.items():
         blobs = manifest.models[name].backbone
@@ -74,8 +74,8 @@ def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -
 def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, name: str) -> None:
     """Put all of a method's experts into a transformers model, in place.
 
-    Raises `RunFailed` for one that is missing or has another shape; the model then holds experts
-    of two kinds and is of no use.
+    Raises `RunFailed` for one that is missing or has the wrong shape. The model then has a mix of
+    experts and must not be used.
     """
     for layer, source in enumerate(experts):
         module = model.get_submodule(source.module)
@@ -86,6 +86,6 @@ def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, n
                 shape = tuple(given[parameter].shape) if parameter in given else "nothing"
                 raise RunFailed(
                     f"{method.name}, model {name!r}: {source.module}.{parameter} is "
-                    f"{tuple(there.shape)}, given was {shape}"
+                    f"{tuple(there.shape)}, but the method gave {shape}"
                 )
             there.copy_(given[parameter])

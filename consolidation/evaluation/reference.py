@@ -1,7 +1,7 @@
-"""Runs an original on its data, and compares other models with it. Loads none of them.
+"""Runs an original on its data, and compares other models with it. Loads no model.
 
-Everything is computed as `consolidation.statistics.scoring` does it: float32, each window by one
-thread, so that results do not depend on how many there are.
+Computes everything like `consolidation.statistics.scoring`: in float32, each window by one thread,
+so that results do not depend on how many threads there are.
 """
 
 import math
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One window, or one question. `routed` are tokens of equal top-1 expert, by layer."""
+    """One window, or one question. `routed` counts tokens with the same top-1 expert, by layer."""
 
     divergence: float
     scored: int
@@ -43,7 +43,7 @@ class _Found:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the original did on the windows of one kind, in order; its logits are in `kept`."""
+    """What the original did on the windows of one kind, in order. Its logits are in `kept`."""
 
     windows: list[Window] = field(default_factory=list)
     routes: list[torch.Tensor] = field(default_factory=list)  # (layers, T) each
@@ -53,10 +53,10 @@ class _Seen:
 
 
 class Reference:
-    """What an original does on its data, and the comparison of others with it.
+    """Runs an original on its data, and compares others with it.
 
-    Runs `original` at once; `score` then runs any model of the same shape, which may be the same
-    object with other experts in it. `modules` are its experts modules, in order. To be closed.
+    Runs `original` at once. `score` then runs any model of the same shape, which may be the same
+    object with other experts in it. `modules` are its experts modules, in order. Must be closed.
     """
 
     def __init__(self, name: str, original: Any, modules: Sequence[str], data: ModelData) -> None:
@@ -99,7 +99,7 @@ class Reference:
             self._text.losses.append(loss(logits, window))
 
     def score(self, model: Any) -> ModelScore:
-        """Run `model` on the same data, and say how far it is from the original."""
+        """Run `model` on the same data, and measure how far it is from the original."""
         with RouterWatch(model, self._modules) as watch:
             task = self._each(model, self._task, lambda i: self._question(model, i, watch))
             text = self._each(model, self._text, lambda i: self._window(model, i, watch))
@@ -122,9 +122,9 @@ class Reference:
         return list(one_thread_each(model, run, indices)) if seen.windows else []
 
     def _question(self, model: Any, index: int, watch: RouterWatch) -> _Found:
-        """The answer's first token is scored; greedy tokens are compared along the original's."""
+        """Scores the answer's first token; compares greedy tokens along the original's answer."""
         if self._answers is None:
-            raise AssertionError("there are no questions without answers")
+            raise AssertionError("there is no question without an answer")
         item, window = self._data.task[index], self._task.windows[index]
         logits, routes = _run(model, window, watch)
         before = self._task.kept.read(index)
@@ -132,7 +132,7 @@ class Reference:
         same = 0
         while same < len(wanted) and wanted[same] == chosen[same]:
             same += 1
-        # Up to the first other token the answer is known; from there on it has to be generated.
+        # Up to the first token that differs, the answer is known; the rest must be generated.
         tokens = wanted if same == len(wanted) else (*wanted[:same], chosen[same])
         tokens = self._answers.greedy(model, item.prompt, tokens)
         return _Found(
@@ -181,10 +181,10 @@ class _Answers:
         self._stops = frozenset(stops)
 
     def greedy(self, model: Any, prompt: Sequence[int], begun: Sequence[int]) -> tuple[int, ...]:
-        """The answer that begins with `begun`; what ends it is part of it."""
+        """The answer that begins with `begun`, including the token that ends it."""
         tokens = list(begun)
         while len(tokens) < MAX_ANSWER and not (tokens and tokens[-1] in self._stops):
-            # One token more, of any kind, so that the logits before it are given.
+            # One more token, whichever, so that the logits before it are returned.
             logits = window_logits(model, Window((*prompt, *tokens, 0), len(prompt) + len(tokens)))
             tokens.append(int(logits[0].argmax()))
         return tuple(tokens)
@@ -214,7 +214,7 @@ def _routing(found: Sequence[_Found]) -> list[float]:
 def _share(found: Sequence[_Found], of: str, among: str) -> float:
     total: float = math.fsum(getattr(one, of) for one in found)
     num_among: int = sum(getattr(one, among) for one in found)
-    # Rounding can take a divergence of nothing below it; what is not a number stays so.
+    # Rounding can make a divergence of 0 negative; NaN stays NaN.
     return max(total, 0.0) / num_among
 
 

@@ -1,4 +1,4 @@
-"""Which expert each token prefers, seen while a model runs. Changes nothing about the run."""
+"""Records which expert each token prefers while a model runs. Does not change the run."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ import torch
 
 
 class RouterWatch:
-    """Sees, at the door of every experts module, the expert of the largest weight per token.
+    """Records, at the input of every experts module, the expert with the largest weight per token.
 
     Every mixture-of-experts model of transformers calls its experts with what its router chose:
     `experts(hidden (T, H), top_k_index (T, K), top_k_weights (T, K))`. Several threads may run the
-    model at a time; each sees its own tokens.
+    model at the same time; each sees its own tokens.
     """
 
     def __init__(self, model: Any, modules: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ class RouterWatch:
 
     @contextmanager
     def watching(self) -> Iterator[list[torch.Tensor]]:
-        """Filled, as this thread runs the model, with one (T,) tensor of experts per layer."""
+        """Filled with one (T,) tensor of experts per layer as this thread runs the model."""
         seen = self._here.seen = [torch.empty(0, dtype=torch.int32)] * self._num_layers
         try:
             yield seen

@@ -1,9 +1,9 @@
 """Validate: how far each model of a release is from its original. One task per model.
 
-The original is loaded by transformers, run on the calibration text, and then given the release's
-own tensors in place, read back from the registry; so one model is in memory at a time, and what
-was written is what is judged. Backbones must come back exactly. A model whose every tensor came
-back exactly is not run again: its divergence is 0 by identity.
+transformers loads the original, and it runs on the calibration text. Then it gets the release's own
+tensors in place, read back from the registry. So one model is in memory at a time, and the test is
+of what was really written. Backbones must come back exactly. If every tensor of a model came back
+exactly, it is not run again: its divergence is 0.
 """
 
 import math
@@ -33,11 +33,11 @@ from representation.formats import ExpertShape
 
 @dataclass(frozen=True, slots=True)
 class ModelTask:
-    """One model of a release that is not published yet.
+    """One model of a release that is not yet published.
 
     `experts[layer][index]` are the parts of expert `index`, its slot first; `merged` says whether
-    any of them gives something else than the original expert. `windows` is what both are scored
-    on; `data` is the model's own task and text, where limits of quality ask for them.
+    any of them differs from the original expert. Both are scored on `windows`; `data` is the
+    model's own task and text, if quality limits need them.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ModelTask:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What validating a model found. `score` is by its own task and text."""
+    """What validating a model found. `score` is on its own task and text."""
 
     quality: Quality
     golden: Golden
@@ -92,9 +92,9 @@ def validate_model(task: ModelTask) -> dict[str, Any]:
 
 
 def give_release(model: Any, task: ModelTask) -> bool:
-    """Put the release's tensors into the model, in place; whether any expert has changed.
+    """Put the release's tensors into the model, in place. -> whether any expert has changed
 
-    Raises `RunFailed` when a tensor of the backbone differs from the original.
+    Raises `RunFailed` if a tensor of the backbone differs from the original.
     """
     registry = Registry(task.registry, task.family)
     for blob in task.backbone:
@@ -115,7 +115,7 @@ def give_release(model: Any, task: ModelTask) -> bool:
 @torch.inference_mode()
 def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
     value = tensor.to(there.dtype)
-    # NaN, in a row that no token uses, say, is equal to itself here.
+    # NaN counts as equal to itself here: it may be in a row that no token uses.
     if torch.equal(there, value) or torch.allclose(there, value, rtol=0, atol=0, equal_nan=True):
         return False
     there.copy_(value)
@@ -123,12 +123,12 @@ def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
 
 
 def _quality(name: str, scores: ScoreSums) -> Quality:
-    # Rounding can take a divergence of nothing below it; what is not a number stays so.
+    # Rounding can make a divergence of 0 negative; NaN stays NaN.
     kl = max(scores.divergence / scores.tokens, 0.0)
     original = scores.loss_original / scores.tokens
     release = scores.loss_release / scores.tokens
     if not all(math.isfinite(value) and value < 700 for value in (kl, original, release)):
-        raise Refused(f"model {name!r} gives values on the calibration text that are not finite")
+        raise Refused(f"model {name!r} gives values that are not finite on the calibration text")
     return Quality(
         kl=kl,
         perplexity_original=math.exp(original),

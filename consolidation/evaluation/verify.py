@@ -1,4 +1,4 @@
-"""Verify: a release, read back and run. Every digest, and every golden prompt. Mends nothing."""
+"""Verify: reads a release back and runs every golden prompt. Repairs nothing."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,11 +26,11 @@ def verify(
     release: str,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[str]:
-    """All that is wrong with a release, as sentences; nothing when it is sound.
+    """Everything that is wrong with a release, as sentences; empty if it is sound.
 
-    Golden prompts are run on a transformers model put together from the release, one model at a
-    time, in float32. Raises `NotFound` when there is no such release, and `NewerSchema` for one
-    that this program cannot judge.
+    Runs golden prompts on a transformers model assembled from the release, one model at a time, in
+    float32. Raises `NotFound` if there is no such release, and `NewerSchema` for one that is too
+    new for this program.
     """
     try:
         reader = ReleaseReader(registry, release)
@@ -40,7 +40,7 @@ def verify(
         return [str(error)]
     findings = _digests(registry, reader, progress)
     if findings:
-        return findings  # Models cannot be put together from what is damaged.
+        return findings  # A model cannot be assembled from damaged files.
     names = sorted(reader.models)
     for done, name in enumerate(names):
         progress(Progress("golden", done, len(names)))
@@ -74,12 +74,12 @@ def _golden(reader: ReleaseReader, name: str) -> list[str]:
     try:
         model = assemble(reader, name)
     except (ValueError, KeyError, RuntimeError) as error:
-        return [f"cannot be put together: {error}"]
+        return [f"cannot be assembled: {error}"]
     return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
 
 
 def assemble(reader: ReleaseReader, name: str) -> Any:
-    """One model of a release as transformers' own class, in float32 on the CPU."""
+    """One model of a release in transformers' own class, in float32 on the CPU."""
     model = reader.models[name]
     config = CONFIG_MAPPING[model.config["model_type"]].from_dict(model.config)
     state = {key: tensor.float() for key, tensor in reader.read_backbone(name)}

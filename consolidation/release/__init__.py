@@ -1,4 +1,4 @@
-"""The release format: manifest, registry, channels, reader. All that serving needs."""
+"""The release format: manifest, registry, channels, reader. Serving needs nothing else."""
 
 from consolidation.release.channels import Channel
 from consolidation.release.differences import family_differences

@@ -13,7 +13,7 @@ DIRECTORY = "channels"
 
 
 class Channel(BaseModel):
-    """Where a channel points, where it pointed before, and since when."""
+    """Where a channel points, where it pointed before, and when it was moved."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +23,7 @@ class Channel(BaseModel):
 
 
 class Anything:
-    """What is expected of a channel when nothing is."""
+    """Nothing in particular is expected of the channel."""
 
 
 ANYTHING = Anything()
@@ -32,10 +32,10 @@ ANYTHING = Anything()
 class ChannelStore:
     """The channels of one family.
 
-    On a local directory a move is made under a lock file and by rename, so of two that start from
-    the same place one fails. Elsewhere the pointer is read, compared and written: two moves within
-    the time between reading and writing can both succeed, and the later one wins without noticing
-    the other. Readers never see half a pointer in either case.
+    In a local directory a move takes a lock file and renames, so of two moves that start from the
+    same release one fails. Elsewhere the pointer is read, compared and written: if two moves
+    overlap, both can succeed, and the later one wins without noticing the other. In both cases
+    readers never see half a pointer.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -57,9 +57,9 @@ class ChannelStore:
     def move(
         self, name: str, release: str, at: datetime, expected: str | Anything | None = ANYTHING
     ) -> Channel:
-        """Point the channel at a release; changes nothing when it already does.
+        """Point the channel at a release; does nothing if it already points there.
 
-        `expected` is the release it must point at now (None: it must not exist yet).
+        `expected` is the release that it must point at now (None: it must not exist yet).
         Raises `ChannelMoved` otherwise, with nothing changed.
         """
         with self._storage.lock(f"{DIRECTORY}/{name}.lock"):
@@ -78,7 +78,7 @@ class ChannelStore:
             return moved
 
     def names(self) -> list[str]:
-        """All channels' names, sorted."""
+        """The names of all channels, sorted."""
         found = self._storage.names(DIRECTORY)
         return [name.removesuffix(".json") for name in found if name.endswith(".json")]
 

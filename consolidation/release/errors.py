@@ -4,7 +4,7 @@ ReleaseError
 ├── NotFound        no such release or channel
 ├── Damaged         a file is truncated, altered, missing or unfinished; names it
 ├── NewerSchema     written by a newer version of this program
-├── ChannelMoved    someone else moved the channel meanwhile
+├── ChannelMoved    someone else has moved the channel
 └── StorageFailed   the storage refused to read or write; names the file
 """
 

@@ -1,13 +1,13 @@
-"""Golden prompts: what a model of a release must answer, and how near is near enough."""
+"""Golden prompts: what a model of a release must answer, and how close is close enough."""
 
 import torch
 
 from consolidation.release.manifest import Golden
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest difference of a logit, by the dtype that is computed in, relative to the largest golden
-logit or to 1, whichever is more. Another machine adds in another order; wrong weights are off by
-far more. The tolerance of the less precise of the two dtypes counts."""
+"""The largest allowed difference of a logit, by the dtype of the computation, relative to the
+largest golden logit or to 1, whichever is more. Another machine adds in another order; wrong
+weights are off by far more. The tolerance of the less precise of the two dtypes counts."""
 
 
 def golden_tolerance(golden: Golden, dtype: str) -> float:
@@ -17,10 +17,10 @@ def golden_tolerance(golden: Golden, dtype: str) -> float:
 
 
 def golden_findings(golden: Golden, logits: torch.Tensor, dtype: str) -> list[str]:
-    """What is wrong with logits computed in `dtype`; nothing when they are near enough.
+    """What is wrong with logits computed in `dtype`; empty if they are close enough.
 
-    logits: (len(golden.tokens), V), of the positions that give the golden tokens when the golden
-    prompt and tokens are fed. A token other than the golden one may be largest only within the
+    logits: (len(golden.tokens), V), at the positions that predict the golden tokens, with the
+    golden prompt and tokens as input. Another token may have the largest logit only within the
     tolerance.
     """
     tolerance = golden_tolerance(golden, dtype)
@@ -32,6 +32,6 @@ def golden_findings(golden: Golden, logits: torch.Tensor, dtype: str) -> list[st
         if not worst <= tolerance or not behind <= tolerance:
             findings.append(
                 f"golden token {position} ({token}): logits differ by up to {worst:.3g} and it is "
-                f"{behind:.3g} behind the largest; allowed is {tolerance:.3g}"
+                f"{behind:.3g} below the largest; at most {tolerance:.3g} is allowed"
             )
     return findings

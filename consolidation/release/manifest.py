@@ -1,4 +1,4 @@
-"""What a release's manifest says, and its exact bytes. Reads and writes no file."""
+"""What the manifest of a release says, and its exact bytes. Reads and writes no file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from representation.formats import ExpertShape, Format, num_bytes
 
 SCHEMA_VERSION = 2
 RELEASE_ID_LENGTH = 16
-"""Hexadecimal characters of the manifest's SHA-256 that name a release."""
+"""How many hexadecimal characters of the manifest's SHA-256 name a release."""
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """Names of families, models and channels: they become parts of paths and of URLs."""
@@ -60,8 +60,8 @@ class Part(Blob):
 class Layer(_Record):
     """One MoE layer's pool. `module` is the experts module's name in the transformers model.
 
-    `parameters` are the module's, with their shapes without the expert dimension; where it is
-    `transposed` its matrices have input features first. A manifest of schema 1 tells neither.
+    `parameters` are the module's, with their shapes without the expert dimension. If it is
+    `transposed`, its matrices have input features first. A manifest of schema 1 says neither.
     """
 
     module: str
@@ -82,11 +82,11 @@ class Layer(_Record):
 
     @property
     def shape(self) -> ExpertShape:
-        """Shapes of an expert here; without parameters where the manifest is of schema 1."""
+        """Shapes of an expert here; without parameters if the manifest has schema 1."""
         return ExpertShape(self.parameters, self.transposed)
 
     def device_bytes(self, dtype: Dtype) -> int:
-        """Bytes of the tensors of all distinct parts, as they are held on a device."""
+        """Bytes of the tensors of all distinct parts, as a device holds them."""
         found: dict[tuple[str, str], int] = {}
         for parts, residual in ((self.slots, False), (self.residuals, True)):
             for part in parts:
@@ -125,10 +125,10 @@ class Golden(_Record):
 
 
 class Model(_Record):
-    """What one model keeps for itself, and which parts its experts are made of.
+    """What one model keeps for itself, and the parts that its experts are made of.
 
     `expert_map[layer][index]` is the slot of expert `index`; layers are those of the manifest.
-    `residual_map[layer][index]` are the residuals added to it; empty where there are none at all.
+    `residual_map[layer][index]` are the residuals added to it; empty if the model has none.
     """
 
     config: dict[str, Any]
@@ -157,7 +157,7 @@ class Model(_Record):
 class Quality(_Record):
     """How far a model of the release is from its original. `kl` in nats per token.
 
-    Accuracies are shares of a task's answers, where a task was given.
+    Accuracies are shares of a task's answers, if a task was given.
     """
 
     kl: float
@@ -170,7 +170,7 @@ class Quality(_Record):
 
 
 class Manifest(_Record):
-    """One release. Holds no time and no path: the same recipe gives the same bytes."""
+    """One release. Contains no time and no path: the same recipe gives the same bytes."""
 
     schema_version: int = SCHEMA_VERSION
     family: str
@@ -194,7 +194,7 @@ class Manifest(_Record):
             if model.residual_map and [len(row) for row in model.residual_map] != [
                 len(row) for row in model.expert_map
             ]:
-                raise ValueError(f"model {name!r} maps residuals of other experts than it has")
+                raise ValueError(f"model {name!r} maps residuals of experts that it does not have")
             for layer, row in enumerate(model.expert_map):
                 pool = self.layers[layer]
                 where = f"model {name!r}, layer {layer}"
@@ -213,7 +213,7 @@ class Manifest(_Record):
 
     @property
     def expert_device_bytes(self) -> int | None:
-        """Bytes that the experts take on a device; None of schema 1, which tells no shapes."""
+        """Bytes that the experts take on a device; None with schema 1, which has no shapes."""
         if not all(layer.parameters for layer in self.layers):
             return None
         return sum(layer.device_bytes(self.dtype) for layer in self.layers)
@@ -242,12 +242,12 @@ def release_id(manifest_bytes: bytes) -> str:
 
 
 def expert_map_bytes(expert_map: Sequence[Sequence[int]]) -> int:
-    """What one model's expert map counts towards a release's expert bytes."""
+    """Bytes that one model's expert map adds to a release's expert bytes."""
     return len(canonical_json([list(slots) for slots in expert_map]))
 
 
 def residual_map_bytes(residual_map: Sequence[Sequence[Sequence[int]]]) -> int:
-    """What one model's residual map counts towards a release's expert bytes."""
+    """Bytes that one model's residual map adds to a release's expert bytes."""
     rows = [[list(residuals) for residuals in row] for row in residual_map]
     return len(canonical_json(rows)) if rows else 0
 

@@ -1,4 +1,4 @@
-"""One release, readable: what the engine and `verify` take tensors from. Writes no release."""
+"""Reads one release: the engine and `verify` get tensors from here. Writes no release."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from representation.parts import dense_expert
 
 
 class ReleaseReader:
-    """A published release and its tensors, every blob verified as it is read.
+    """A published release and its tensors. Every blob is verified as it is read.
 
     Raises `NotFound`, `Damaged` or `NewerSchema` when the manifest cannot be read.
     """
@@ -45,7 +45,7 @@ class ReleaseReader:
         return self.manifest.models
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
-        """A slot's tensors as they are stored: what its format says, without expert dimension."""
+        """A slot's tensors as they are stored in its format, without the expert dimension."""
         return self._registry.read_tensors(self.layers[layer].slots[slot])
 
     def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
@@ -53,7 +53,7 @@ class ReleaseReader:
         return self._registry.read_tensors(self.layers[layer].residuals[residual])
 
     def expert(self, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
-        """One expert of a model, its parts added up, as its module has it. float32"""
+        """One expert of a model: the sum of its parts, as its module has it. float32"""
         pool, found = self.layers[layer], self._model(model)
         slot = pool.slots[found.expert_map[layer][index]]
         residuals = (pool.residuals[i] for i in found.residuals(layer, index))
@@ -62,13 +62,13 @@ class ReleaseReader:
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, each blob verified before its first tensor.
 
-        Of a local registry they are views of mapped files; else one blob is in memory at a time.
+        In a local registry they are views of mapped files; else one blob at a time is in memory.
         """
         for blob in self._model(model).backbone:
             yield from self._registry.map_tensors(blob).items()
 
     def write_tokenizer(self, model: str, directory: Path) -> None:
-        """Write what `AutoTokenizer.from_pretrained(directory)` needs, the config included."""
+        """Write what `AutoTokenizer.from_pretrained(directory)` needs, including the config."""
         found = self._model(model)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(found.config), encoding="utf-8")
@@ -88,7 +88,7 @@ def read_expert(
 ) -> dict[str, torch.Tensor]:
     """The sum of a slot and its residuals as their module has it, in float32. Raises `Damaged`.
 
-    A dense slot alone needs no shape, so experts of schema 1 are read as well.
+    A dense slot alone needs no shape, so experts of schema 1 can be read too.
     """
     read = [(part.parsed, registry.read_tensors(part)) for part in parts]
     if not shape.parameters:

@@ -29,7 +29,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSummary:
-    """A line of the list of releases. `problem` tells why a release cannot be read."""
+    """A line in the list of releases. `problem` says why a release cannot be read."""
 
     id: str
     at: datetime | None
@@ -43,8 +43,8 @@ class ReleaseSummary:
 class Registry:
     """The releases of one family under a local path or an fsspec address.
 
-    Everything read is verified against its digest. Whatever fails raises a `ReleaseError` that
-    names the file, and has changed nothing.
+    Everything is verified against its digest when it is read. A failure raises a `ReleaseError`
+    that names the file, and changes nothing.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Registry:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if not valid_name(family):
-            raise ReleaseError(f"family {family!r}: letters, digits and . _ : - only")
+            raise ReleaseError(f"family {family!r}: only letters, digits and . _ : - are allowed")
         self.url = url
         self.family = family
         self.storage_url = f"{url}{'' if url.endswith('/') else '/'}{family}"
@@ -66,7 +66,7 @@ class Registry:
     # Blobs
 
     def write_blob(self, data: bytes, *, suffix: str = "safetensors") -> Blob:
-        """Store content under its digest. Content that is there and intact is not written again."""
+        """Store content under its digest. Writes nothing if it is already there and intact."""
         blob = Blob(digest=hashlib.sha256(data).hexdigest(), bytes=len(data))
         path = blob_path(blob, suffix)
         if self.storage.size(path) != blob.bytes or self.storage.read(path) != data:
@@ -74,7 +74,7 @@ class Registry:
         return blob
 
     def has_blob(self, blob: Blob, *, suffix: str = "safetensors") -> bool:
-        """Whether a file of that name and size is there. Does not read it."""
+        """Whether a file with that name and size exists. Does not read it."""
         return self.storage.size(blob_path(blob, suffix)) == blob.bytes
 
     def read_bytes(self, blob: Blob, *, suffix: str = "bin") -> bytes:
@@ -96,10 +96,10 @@ class Registry:
             raise Damaged(f"{name}: {error}") from error
 
     def map_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
-        """A blob's tensors, on the CPU; of a local registry as views of the mapped file.
+        """A blob's tensors, on the CPU; in a local registry as views of the mapped file.
 
-        The file is verified now; blobs are never changed in place. Its pages take no memory of
-        the process's own; what writes to a tensor gets copies of them. Raises `Damaged`.
+        The file is verified now, and blobs are never changed in place. The mapping takes no memory
+        of the process itself; writing to a tensor copies its pages. Raises `Damaged`.
         """
         path = blob_path(blob, "safetensors")
         file, size = self.storage.file(path), self.storage.size(path)
@@ -121,9 +121,9 @@ class Registry:
     # Releases
 
     def publish(self, manifest: Manifest, report: str | None = None) -> str:
-        """Make a release visible; its blobs must be there. Returns its id.
+        """Make a release visible. Its blobs must be there already. Returns its id.
 
-        `report` is a page about it, for people: `report_name` says where it lies. The manifest is
+        `report` is a page about it, for people; `report_name` says where it is. The manifest is
         written last, so a run that dies before that leaves nothing visible.
         Publishing the same manifest again changes nothing.
         """
@@ -132,7 +132,7 @@ class Registry:
         for blob, suffix in manifest_blobs(manifest):
             if not self.has_blob(blob, suffix=suffix):
                 name = self.storage.name(blob_path(blob, suffix))
-                raise Damaged(f"{name} is missing or has another size than {blob.bytes}")
+                raise Damaged(f"{name} is missing, or its size is not {blob.bytes} bytes")
         if self.storage.read(f"releases/{release}/manifest.json") != data:
             at = canonical_json({"at": self._now().isoformat()})
             self.storage.write(f"releases/{release}/published.json", at)
@@ -142,7 +142,7 @@ class Registry:
         return release
 
     def report_name(self, release: str) -> str | None:
-        """The full name of the page about a release; None where there is none."""
+        """The full name of the page about a release; None if there is none."""
         path = f"releases/{release}/{REPORT}"
         return self.storage.name(path) if self.storage.size(path) is not None else None
 
@@ -201,7 +201,7 @@ class Registry:
         )
 
     def published_at(self, release: str) -> datetime | None:
-        """When a release was published; None where that is not (readably) recorded."""
+        """When a release was published; None if there is no readable record."""
         data = self.storage.read(f"releases/{release}/published.json")
         try:
             return datetime.fromisoformat(json.loads(data or b"")["at"])
@@ -228,7 +228,7 @@ class Registry:
 
 
 def blob_path(blob: Blob, suffix: str) -> str:
-    """Where a blob lies, relative to the family."""
+    """The path of a blob, relative to the family."""
     return f"blobs/{blob.digest}.{suffix}"
 
 
@@ -250,7 +250,7 @@ def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
 
 def _checked(name: str) -> str:
     if not valid_name(name):
-        raise ReleaseError(f"channel {name!r}: letters, digits and . _ : - only")
+        raise ReleaseError(f"channel {name!r}: only letters, digits and . _ : - are allowed")
     return name
 
 

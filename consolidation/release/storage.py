@@ -1,7 +1,7 @@
-"""Where a registry's files lie: a local directory, or any fsspec address. Knows no release.
+"""Where a registry's files are: a local directory, or any fsspec address. Knows no releases.
 
-Paths are relative, with forward slashes. Writing replaces the whole file: on a local directory
-atomically (a temporary file beside it, then a rename), elsewhere as one put, which object stores
+Paths are relative, with forward slashes. Writing replaces the whole file: in a local directory
+atomically (a temporary file next to it, then a rename), elsewhere as one put, which object stores
 make visible only when it is complete.
 """
 
@@ -21,22 +21,22 @@ from consolidation.release.errors import StorageFailed
 
 
 class Storage(Protocol):
-    """Whole files by relative path. Every method raises `StorageFailed` on trouble."""
+    """Whole files by relative path. Every method raises `StorageFailed` if it fails."""
 
     def name(self, path: str) -> str:
         """The file's full name, for people."""
         ...
 
     def read(self, path: str) -> bytes | None:
-        """The file's content; None when there is none."""
+        """The file's content; None if there is no file."""
         ...
 
     def size(self, path: str) -> int | None:
-        """The file's size in bytes; None when there is none."""
+        """The file's size in bytes; None if there is no file."""
         ...
 
     def file(self, path: str) -> Path | None:
-        """The file where this machine has it, to be mapped; None where it has to be read."""
+        """The path of the file on this machine, to be mapped; None if it must be read instead."""
         ...
 
     def write(self, path: str, data: bytes) -> None:
@@ -44,20 +44,20 @@ class Storage(Protocol):
         ...
 
     def names(self, path: str) -> list[str]:
-        """Names of what lies in a directory, sorted; none when there is no such directory."""
+        """Names of what is in a directory, sorted; empty if there is no such directory."""
         ...
 
     def remove(self, path: str) -> None:
-        """Remove a directory and all in it; nothing happens when there is none."""
+        """Remove a directory and everything in it; does nothing if there is none."""
         ...
 
     def lock(self, path: str) -> AbstractContextManager[None]:
-        """Keep other processes out, where the storage can do that; else do nothing."""
+        """Keep other processes out if the storage can do that; else do nothing."""
         ...
 
 
 class LocalStorage:
-    """Files under one directory of this machine."""
+    """Files in one directory of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -125,7 +125,7 @@ class LocalStorage:
 
 
 class RemoteStorage:
-    """Files under one fsspec address. Has no locks."""
+    """Files at one fsspec address. Has no locks."""
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self.filesystem = filesystem
@@ -144,7 +144,7 @@ class RemoteStorage:
 
     def size(self, path: str) -> int | None:
         with self._trouble("read", path):
-            # Listings may be cached by the file system; another process may have written since.
+            # The file system may cache listings; another process may have written since.
             self.filesystem.invalidate_cache()
             try:
                 return int(self.filesystem.info(self._full(path))["size"])
@@ -185,7 +185,7 @@ class RemoteStorage:
             yield
         except StorageFailed:
             raise
-        except Exception as error:  # every protocol raises classes of its own
+        except Exception as error:  # every protocol raises its own classes
             reason = f"{type(error).__name__}: {error}"
             raise StorageFailed(f"cannot {verb} {self.name(path)}: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a blob and back. The same tensors always give the same bytes."""
+"""Tensors to the bytes of a blob and back. The same tensors always give the same bytes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import torch
 
 
 def encode_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """The safetensors file that holds these tensors, in any order of the mapping."""
+    """The safetensors file of these tensors; the order of the mapping makes no difference."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     return safetensors.torch.save(ready)
 
 
 def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises `ValueError` when it is not one."""
+    """The tensors of a safetensors file. Raises `ValueError` if it is not one."""
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
@@ -32,6 +32,6 @@ def map_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def file_digest(file: Path) -> str:
-    """Of the file's content, as in the names of blobs."""
+    """The digest of the file's content, as in the names of blobs."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

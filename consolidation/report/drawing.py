@@ -1,8 +1,8 @@
-"""Figures as SVG text that stands inside a page, in one look. Knows nothing of what is drawn.
+"""Figures as SVG text inside a page, all in one style. Knows nothing about what is drawn.
 
-Without pyplot: no window, no global state but the style, which is put back. The same figure gives
-the same text. Colours are those of Okabe and Ito ("Color universal design", 2008), which people
-with any common kind of colour blindness can tell apart; markers differ as well.
+Does not use pyplot: no window, and no global state but the style, which is restored. The same
+figure gives the same text. Colours are those of Okabe and Ito ("Color universal design", 2008),
+which people with any common kind of colour blindness can tell apart; markers differ as well.
 """
 
 import io
@@ -22,7 +22,7 @@ COLOURS = (ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 NEGLIGIBLE = 1e-6
-"""Divergences below it are rounding: they need no room of their own."""
+"""Smaller divergences are rounding errors, and get no room of their own."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -52,7 +52,7 @@ STYLE: Any = {
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure, inches wide and high, inside which the style holds."""
+    """An empty figure, sizes in inches. The style applies inside the context."""
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -63,13 +63,13 @@ def svg(drawn: Figure, title: str) -> str:
     drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     element = text.getvalue()[text.getvalue().index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    # Groups are numbered anew in each figure; nothing refers to them, and ids are a page's own.
+    # Each figure numbers its groups from 1. Nothing refers to them, and a page needs unique ids.
     element = re.sub(r'<g id="[^"]*"', "<g", element)
     return element.replace("<svg ", '<svg role="img" ', 1)
 
 
 def looks(number: int) -> Sequence[tuple[str, str]]:
-    """Colours and markers for so many series: no pair twice before 54 of them."""
+    """Colours and markers for `number` series: no pair repeats before 54 of them."""
     return [
         (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
         for i in range(number)
@@ -77,7 +77,7 @@ def looks(number: int) -> Sequence[tuple[str, str]]:
 
 
 def log_with_zero(values: Iterable[float]) -> dict[str, Any]:
-    """A scale for divergences: logarithmic, and linear below the least, so that 0 has a place."""
+    """A scale for divergences: logarithmic, but linear near 0, so that 0 has a place."""
     positive = [value for value in values if NEGLIGIBLE < value < math.inf]
     least = 10.0 ** math.floor(math.log10(min(positive, default=NEGLIGIBLE)))
     return {"value": "symlog", "linthresh": least, "linscale": 0.3}

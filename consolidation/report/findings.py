@@ -1,4 +1,4 @@
-"""What a report is made of, wherever it was measured. Values only; draws nothing."""
+"""The values that a report shows, wherever they were measured. Draws nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from consolidation.release import Manifest, Quality
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """One model under one method. Pairs are (original, method); None where not measured."""
+    """One model under one method. Pairs are (original, method); None if not measured."""
 
     model: str
     kl: float
@@ -22,13 +22,13 @@ class ModelResult:
 
     @property
     def mean_router_agreement(self) -> float | None:
-        """Over layers."""
+        """The mean over layers."""
         layers = self.router_agreement
         return math.fsum(layers) / len(layers) if layers else None
 
     @property
     def least_router_agreement(self) -> float | None:
-        """Of the layer whose router agrees least."""
+        """That of the layer whose router agrees least."""
         return min(self.router_agreement, default=None)
 
 
@@ -47,11 +47,11 @@ class MethodResult:
 
     @property
     def mean_kl(self) -> float | None:
-        """The mean over models, each counting the same; None where none was measured."""
+        """The mean over models with equal weights; None if none was measured."""
         return math.fsum(one.kl for one in self.models) / len(self.models) if self.models else None
 
     def kl(self, model: str) -> float | None:
-        """Of one model, None where the method was not measured on it."""
+        """That of one model; None if the method was not measured on it."""
         return next((one.kl for one in self.models if one.model == model), None)
 
 
@@ -65,7 +65,7 @@ class Findings:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """All models that anything was measured on, sorted."""
+        """All models for which anything was measured, sorted."""
         results = (*self.releases, *self.others)
         return tuple(sorted({one.model for result in results for one in result.models}))
 
@@ -73,7 +73,7 @@ class Findings:
 def findings(
     releases: Sequence[tuple[Manifest, MethodScore | None]], others: Sequence[MethodScore]
 ) -> Findings:
-    """Releases with their scores; without one, what was measured when the release was made."""
+    """Releases with their scores, or else with what was measured when the release was made."""
     return Findings(
         manifests=tuple(manifest for manifest, _ in releases),
         releases=tuple(_of_release(manifest, score) for manifest, score in releases),

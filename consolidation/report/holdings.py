@@ -1,4 +1,4 @@
-"""What a release holds each expert as, and how many bytes go where. Reads the manifest alone."""
+"""How a release stores each expert, and where the bytes go. Reads only the manifest."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ SLOTS, RESIDUALS = "slots", "residuals"
 
 
 class Kind(StrEnum):
-    """How an expert is held, in a few words. A slot is shared when several experts are made of it;
-    kinds with a residual say nothing of their slot.
+    """How an expert is stored, in a few words. A slot is shared if several experts are made of it;
+    kinds with a residual say nothing about their slot.
     """
 
     SHARED = "shared slot"
     SHARED_PACKED = "shared slot, packed"
-    OWN = "slot of its own"
-    OWN_PACKED = "slot of its own, packed"
+    OWN = "own slot"
+    OWN_PACKED = "own slot, packed"
     LOW_RANK = "slot + low rank"
     DIFFERENCE = "slot + k-bit difference"
     BOTH = "slot + low rank and k bits"
@@ -36,7 +36,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class ByteRow:
-    """Bytes of one kind of file. `count` is of distinct files; of maps, one for each model."""
+    """Bytes of one kind of file. `count` counts distinct files, or one map per model."""
 
     what: str
     count: int
@@ -108,7 +108,7 @@ def _order(kind: tuple[str, Format]) -> tuple[bool, Format]:
 
 
 def _parts(manifest: Manifest) -> Iterator[tuple[str, Part]]:
-    """Slots of all layers before residuals, so that a file that is both counts as a slot."""
+    """Slots of all layers come before residuals, so a file that is both counts as a slot."""
     for layer in manifest.layers:
         yield from ((SLOTS, part) for part in layer.slots)
     for layer in manifest.layers:

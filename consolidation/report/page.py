@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no network. Puts together what the others made."""
+"""The report: one HTML file that needs no network. Assembles what the other modules make."""
 
 import importlib.resources
 import math
@@ -22,10 +22,10 @@ def render_report(
     releases: Sequence[tuple[Manifest, MethodScore | None]],
     others: Sequence[MethodScore] = (),
 ) -> str:
-    """The page about releases, each with its score, and other methods measured beside them.
+    """The page about releases, each with its score, and about other methods for comparison.
 
-    A release without a score is shown with what was measured when it was made. The same input
-    gives the same page.
+    A release without a score shows what was measured when it was made. The same input gives the
+    same page.
     """
     shown = findings(releases, others)
     environment = Environment(
@@ -73,7 +73,7 @@ def _mib(num_bytes: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, as short as can be; a dash for what was not measured."""
+    """Three digits, as short as possible; a dash if it was not measured."""
     if value is None:
         return "–"
     return "0" if value == 0 else f"{value:.3g}" if math.isfinite(value) else str(value)

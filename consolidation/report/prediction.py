@@ -1,4 +1,4 @@
-"""What a plan expected against what was measured, a point for each model of each release."""
+"""Plots predicted against measured divergence, a point for each model of each release."""
 
 import math
 
@@ -6,11 +6,11 @@ from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with
 from consolidation.report.findings import Findings
 
 MIN_FOR_RANKS = 3
-"""Fewest points for which a correlation of ranks says anything."""
+"""With fewer points, a rank correlation says nothing."""
 
 
 def predictions(findings: Findings) -> list[tuple[str, float, float]]:
-    """(model, predicted, measured), where both are known numbers."""
+    """(model, predicted, measured), if both are known numbers."""
     return [
         (one.model, one.predicted_kl, one.kl)
         for release in findings.releases
@@ -20,7 +20,7 @@ def predictions(findings: Findings) -> list[tuple[str, float, float]]:
 
 
 def rank_correlation(points: list[tuple[str, float, float]]) -> float | None:
-    """Spearman's, between predicted and measured; None for too few points, or all alike."""
+    """Spearman's, between predicted and measured; None if there are too few points or all equal."""
     from scipy.stats import spearmanr
 
     predicted = [before for _, before, _ in points]
@@ -31,7 +31,7 @@ def rank_correlation(points: list[tuple[str, float, float]]) -> float | None:
 
 
 def prediction_plot(findings: Findings) -> str | None:
-    """The points, and the line where both are equal; None where nothing was predicted."""
+    """The points, and the line where both are equal; None if nothing was predicted."""
     points = predictions(findings)
     if not points:
         return None

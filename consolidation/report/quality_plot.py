@@ -1,4 +1,4 @@
-"""Quality against bytes: every method as a point, releases as a line. Draws; computes nothing."""
+"""Plots quality against bytes: a point per method, a line through releases. Computes nothing."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from consolidation.report.findings import Findings, MethodResult
 KlOf = Callable[[MethodResult], float | None]
 OURS: dict[str, Any] = {"color": BLUE, "marker": "o", "lw": 2.4, "ms": 7, "mec": EDGE, "zorder": 3}
 OTHERS: dict[str, Any] = {"ls": ":", "mfc": "none", "mew": 1.4}
-"""Hollow, so that of methods which are close none hides another."""
+"""Hollow, so that no method hides another one close to it."""
 BYTES = "expert bytes ÷ those of one model"
 KL = "KL to the original (nats per token)"
 
@@ -50,7 +50,7 @@ def model_frontiers(findings: Findings) -> str:
 
 
 def _draw(panels: Sequence[tuple[Axes, KlOf]], findings: Findings) -> None:
-    """Points and lines in each panel, on scales that hold the points of all."""
+    """Points and lines in each panel, on scales that fit the points of all panels."""
     points: list[tuple[float, float]] = []
     for axes, kl_of in panels:
         for (_, results), (colour, marker) in _series(findings):
@@ -76,9 +76,9 @@ def _points(results: Sequence[MethodResult], kl_of: KlOf) -> list[tuple[float, f
 
 
 def _series(findings: Findings) -> list[tuple[tuple[str, list[MethodResult]], tuple[str, str]]]:
-    """Methods whose names differ in a number only are one series; each has its look.
+    """Methods whose names differ only in a number are one series, with its own colour and marker.
 
-    The worst comes first, so that the legend reads as the plot does, from above.
+    The worst comes first, so that the legend is in the order of the plot, from the top.
     """
     found: dict[str, list[MethodResult]] = {}
     for result in sorted(findings.others, key=_badness, reverse=True):

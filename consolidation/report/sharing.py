@@ -1,4 +1,4 @@
-"""Which representation each expert got: a map of layers and experts for every model."""
+"""Plots how each expert is stored: a map of layers and experts for every model."""
 
 import math
 
@@ -32,18 +32,18 @@ COLOURS = {
     Kind.BOTH: PURPLE,
 }
 DARK = frozenset({Kind.SHARED, Kind.OWN, Kind.LOW_RANK})
-"""Kinds on whose colour text is white."""
+"""Kinds whose colour needs white text."""
 MAX_LABELLED = 16
-"""Experts in a row that leave room for text in each."""
+"""Up to this many experts in a row, there is room for text in each."""
 MAX_DRAWN = 1024
-"""Cells of a panel above which they are an image inside it."""
+"""Panels with more cells draw them as an image."""
 LONG = 6
-"""Characters of a label from which on its letters are smaller."""
+"""Labels with at least this many characters have smaller letters."""
 PANEL_WIDTH = 4.4
 
 
 def sharing_map(manifest: Manifest) -> str:
-    """A panel for each model: layers down, experts across."""
+    """A panel for each model: a row per layer, a column per expert."""
     names = sorted(manifest.models)
     maps = [holdings(manifest, name) for name in names]
     num_columns = min(2, len(names))
@@ -59,18 +59,18 @@ def sharing_map(manifest: Manifest) -> str:
         used = {held.kind for one in maps for row in one for held in row}
         handles = [Patch(color=COLOURS[kind], label=kind) for kind in Kind if kind in used]
         drawn.legend(handles=handles, loc="outside lower left", ncols=4)
-        return svg(drawn, "What each expert is held as")
+        return svg(drawn, "How each expert is stored")
 
 
 def _draw(axes: Axes, name: str, rows: list[list[Holding]]) -> None:
     width = max(len(row) for row in rows)
     kinds = list(Kind)
-    # Layers may differ in how many experts they have: what is not there stays empty.
+    # Layers may have different numbers of experts; what is not there stays empty.
     cells = [
         [kinds.index(held.kind) for held in row] + [math.nan] * (width - len(row)) for row in rows
     ]
     colours = ListedColormap([COLOURS[kind] for kind in kinds])
-    # One path for each of thousands of cells would be a page of many megabytes.
+    # One path for each of thousands of cells would make a page of many megabytes.
     is_large = len(rows) * width > MAX_DRAWN
     axes.pcolormesh(
         cells,

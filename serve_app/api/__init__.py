@@ -1,1 +1,1 @@
-"""OpenAI's HTTP surface. Without torch, Ray or tokenizers: an `EngineClient` is asked."""
+"""OpenAI's HTTP surface. No torch, Ray or tokenizers: it asks an `EngineClient`."""

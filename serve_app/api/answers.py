@@ -1,4 +1,4 @@
-"""The shapes of answers, whole and in chunks: completions and chats. No I/O."""
+"""The shapes of answers to completions and chats, whole and in chunks. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Choice:
 
 
 class Usage:
-    """Tokens of a request: each prompt once, all choices."""
+    """Tokens of a request: each prompt counts once, every choice counts."""
 
     def __init__(self, prompt_tokens: Sequence[int]) -> None:
         self._prompt = sum(prompt_tokens)
@@ -47,7 +47,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every answer and chunk of one request begins with. `created`: Unix seconds."""
+    """The fields at the start of every answer and chunk of one request. `created`: Unix seconds."""
 
     id: str
     created: int
@@ -157,7 +157,7 @@ def _delta(
 
 
 def legacy_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
-    """Parallel lists, one entry a token. `top_logprobs` always holds the token itself as well."""
+    """Parallel lists, one entry per token. `top_logprobs` always includes the token itself."""
     return {
         "tokens": [token["text"] for token in tokens],
         "token_logprobs": [_finite(token["logprob"]) for token in tokens],
@@ -167,7 +167,7 @@ def legacy_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
 
 
 def _legacy_top(token: TokenItem) -> dict[str, float] | None:
-    """Keyed by text: of tokens with the same text the likeliest is kept."""
+    """Keyed by text: of several tokens with the same text, the likeliest is kept."""
     if token["logprob"] is None or token["top"] is None:
         return None
     top: dict[str, float] = {}

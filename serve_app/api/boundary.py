@@ -1,4 +1,4 @@
-"""The outermost ASGI layer: request ids in and out, and no exception without an OpenAI answer."""
+"""The outermost ASGI layer: request ids in and out, and an OpenAI answer to every exception."""
 
 import logging
 import re
@@ -15,15 +15,15 @@ _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def request_id(headers: Headers) -> str:
-    """The client's own id where it is printable and not too long, else a new one."""
+    """The client's own id if it is printable and not too long, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 class Boundary:
-    """Wraps the application. Exceptions that nobody expected are logged and answered 500.
+    """Wraps the application. Unexpected exceptions are logged and answered with 500.
 
-    names_answers: whether the request's id is put on the answer; a proxy may do so already.
+    names_answers: whether the answer carries the request's id; a proxy may add it already.
     """
 
     def __init__(self, app: ASGIApp, *, names_answers: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The fields of each request, their types and ranges. Caps an operator sets are in `jobs`."""
+"""The fields of each request, their types and ranges. The operator's caps are in `jobs`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -21,7 +21,7 @@ def _stops(value: object) -> object:
 
 
 def _biases(value: object) -> object:
-    """JSON has string keys only; they are token ids. {"50256": -100} -> {50256: -100}"""
+    """JSON keys are always strings; these are token ids. {"50256": -100} -> {50256: -100}"""
     if not isinstance(value, Mapping):
         return value
     biases: dict[object, object] = {}
@@ -37,7 +37,7 @@ def _prompts(value: object) -> list[str | list[int]]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
-        raise ValueError("must be a string, or a list, not empty, of strings or of token ids")
+        raise ValueError("must be a string, or a non-empty list of strings or of token ids")
     if all(isinstance(item, str) for item in value):
         return list(value)
     if _are_tokens(value):
@@ -94,7 +94,7 @@ def _content(value: object, where: str) -> str:
 
 def _messages(value: object) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
-        raise ValueError("must be a list of messages, not empty")
+        raise ValueError("must be a non-empty list of messages")
     return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
 
 
@@ -113,7 +113,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
-    """Accepted; nothing is padded."""
+    """Accepted for compatibility; nothing is padded."""
 
 
 class GenerationFields(_Fields):
@@ -142,7 +142,7 @@ class GenerationFields(_Fields):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
 
-    # Accepted, and of no consequence here: who the user is, and what OpenAI would keep or bill.
+    # Accepted but without effect: who the user is, and what OpenAI would keep or bill.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None

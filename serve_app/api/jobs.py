@@ -1,4 +1,4 @@
-"""Checked fields to a `Job`, within the operator's caps. Knows no model: defaults come later."""
+"""Turns checked fields into a `Job`, within the operator's caps. Models' defaults come later."""
 
 from serve_app.api.fields import (
     ChatFields,

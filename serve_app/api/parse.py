@@ -1,4 +1,4 @@
-"""A request body to a checked value, or the one 400 that says what is wrong with it."""
+"""Turns a request body into a checked value, or into one 400 that says what is wrong with it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Fields that are not supported, with values (beside nothing) that ask for nothing special."""
+"""Unsupported fields, and the values (besides null) that ask for nothing special."""
 
 
 def parse(body: bytes, schema: type[_Schema]) -> _Schema:
@@ -70,9 +70,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Drops what is not supported and not asked for either; refuses the rest by name.
+    """Drops unsupported fields that ask for nothing; refuses the rest by name.
 
-    An unknown field is refused too: a misspelt one would otherwise silently change the answer.
+    Unknown fields are refused too: a misspelt one would silently change the answer.
     """
     kept: dict[str, Any] = {}
     for name, value in fields.items():
@@ -86,7 +86,7 @@ def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[st
 
 
 def _same(value: object, neutral: object) -> bool:
-    """Equal and of one type: 0 is not False here."""
+    """Equal and of the same type: 0 is not False here."""
     return type(value) is type(neutral) and value == neutral
 
 

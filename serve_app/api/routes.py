@@ -1,4 +1,4 @@
-"""The routes. Each reads a body, asks the `EngineClient`, and shapes the answer; nothing more."""
+"""The routes. Each reads a body, asks the `EngineClient` and formats the answer; nothing more."""
 
 import asyncio
 import time
@@ -37,14 +37,14 @@ from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, St
 
 _STATUS_TIMEOUT_S = 3.0
 _GONE = 499
-"""What nginx logs for a client that has left; nobody reads it."""
+"""What nginx logs for a client that has left; nobody receives it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
     """What the routes need. `clock` gives Unix seconds.
 
-    names_answers: put `x-request-id` on answers. Ray Serve's proxy does that by itself.
+    names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     """
 
     client: EngineClient
@@ -171,7 +171,7 @@ def _operations(api: Api) -> APIRouter:
 async def _answer(
     api: Api, request: Request, job: Job, form: AnswerFormat, *, stream: bool, usage: bool
 ) -> Response:
-    """Nothing is sent before the engine has accepted the job: a refusal has its status code."""
+    """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
     items = api.client.generate(job)
     try:
         opened = await unless_gone(request.receive, OpenJob.open(items))
@@ -182,7 +182,7 @@ async def _answer(
             return EventStream(source, items)
         body = await unless_gone(request.receive, collect(opened, form, head, choices))
     except BaseException:
-        await items.aclose()  # whatever ended it, cancellation too: nothing stays in the engine
+        await items.aclose()  # whatever ended it, even cancellation: nothing stays in the engine
         raise
     return JSONResponse(body)
 
@@ -204,7 +204,7 @@ async def _models(api: Api) -> Models:
 
 
 async def _status(api: Api) -> Status:
-    """A client that does not answer in time is an unhealthy engine, not a failed request."""
+    """An engine that does not answer in time is unhealthy; the request itself does not fail."""
     try:
         async with asyncio.timeout(_STATUS_TIMEOUT_S):
             return await api.client.status()

@@ -49,7 +49,7 @@ def error_response(error: ProtocolError) -> JSONResponse:
 def routing_response(
     status: Status, message: str, headers: Mapping[str, str] | None
 ) -> JSONResponse:
-    """What is answered where no route takes the request."""
+    """The answer to a request that no route takes."""
     return JSONResponse(_body(status, message, None), status.number, headers)
 
 

@@ -1,6 +1,6 @@
-"""From a job's items to one JSON answer or to server-sent events; and giving up when a client goes.
+"""Turns a job's items into one JSON answer or server-sent events; gives up when the client leaves.
 
-Nothing is formatted here: that is `answers`.
+Formats nothing: that is `answers`.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from serve_app.protocol.messages import Accepted, Item, Piece
 
 _T = TypeVar("_T")
 _END = b"]}\n\n"
-"""Of a chunk: what is before its one choice is the same in all of a request, encoded once."""
+"""The part of a chunk before its one choice: the same for a whole request, so encoded once."""
 
 
 class ClientGone(Exception):
-    """The client has closed its connection; there is nobody to answer."""
+    """The client has closed its connection; nobody is left to answer."""
 
 
 class OpenJob:
-    """A job that was accepted: `accepted` says by which release, `pieces` are what follows."""
+    """An accepted job: `accepted` says by which release, `pieces` are what follows."""
 
     def __init__(self, accepted: Accepted, items: AsyncGenerator[list[Item], None]) -> None:
         self.accepted = accepted
@@ -45,7 +45,7 @@ class OpenJob:
         raise internal()
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """As many at a time as have come. Raises ProtocolError when the engine fails midway."""
+        """Yields all that have arrived. Raises ProtocolError when the engine fails midway."""
         async for batch in self._items:
             pieces: list[Piece] = []
             for item in batch:
@@ -76,10 +76,10 @@ async def collect(opened: OpenJob, form: AnswerFormat, head: Head, choices: int)
 async def events(
     opened: OpenJob, form: AnswerFormat, head: Head, choices: int, *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, `[DONE]` last; after an error in the middle, that error last.
+    """Server-sent events. `[DONE]` is the last, or the error if one happens midway.
 
-    What is there at the same time is yielded together: each is one write, and a write costs more
-    than an event.
+    Events that are there at the same time are yielded together, because each yield is one write,
+    and a write costs more than an event.
     """
     usage = Usage(opened.accepted["prompt_tokens"])
     base = head.body(form.chunk_kind)
@@ -118,15 +118,15 @@ def _event(body: dict[str, Any]) -> bytes:
 
 
 def encoded(body: object) -> bytes:
-    """Compact JSON in ASCII: some clients take U+2028 and the like for ends of lines."""
+    """Compact JSON in ASCII: some clients take U+2028 and similar characters for line ends."""
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
 
 class EventStream(Response):
     """A response of server-sent events.
 
-    However it ends, `items` are closed, the job given up: `source`, which reads them, would not
-    do that where it has never been started.
+    However it ends, `items` are closed and the job is given up. `source`, which reads them, would
+    not do that if it had never been started.
     """
 
     media_type = "text/event-stream"
@@ -159,9 +159,9 @@ class EventStream(Response):
 
 
 async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
-    """The result of `work`, which is cancelled when the client goes: ClientGone is raised then.
+    """The result of `work`. If the client leaves, `work` is cancelled and ClientGone is raised.
 
-    The body of the request must have been read.
+    The body of the request must have been read already.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))

@@ -1,4 +1,4 @@
-"""Whose request it is. The one place that says so; there are no keys yet, so it is `default`."""
+"""Whose request it is. The only place that decides this; without keys, it is always `default`."""
 
 from dataclasses import dataclass
 

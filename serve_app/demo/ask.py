@@ -1,4 +1,4 @@
-"""Questions to models: to the endpoint, by HTTP, and to an original, by generate(). Judges none."""
+"""Asks models: the endpoint over HTTP, an original with generate(). Does not judge answers."""
 
 import json
 import time
@@ -27,7 +27,7 @@ class NotAnswered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A word put to a model."""
+    """A word that a model is asked about."""
 
     model: str
     word: str
@@ -51,7 +51,7 @@ def body(question: Question) -> dict[str, Any]:
 
 
 def ask_endpoint(address: str, questions: Sequence[Question]) -> dict[Question, str]:
-    """Every question in a request of its own, all at the same time. Raises NotAnswered."""
+    """Asks every question in its own request, all at the same time. Raises NotAnswered."""
 
     def ask(question: Question) -> str:
         answer = _request(f"{address}/v1/completions", body(question))
@@ -62,7 +62,7 @@ def ask_endpoint(address: str, questions: Sequence[Question]) -> dict[Question, 
 
 
 def wait_until_ready(address: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Returns when a release serves. Raises NotAnswered after `timeout_s` seconds."""
+    """Returns when a release is served. Raises NotAnswered after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -75,7 +75,7 @@ def wait_until_ready(address: str, timeout_s: float = TIMEOUT_S) -> None:
 
 
 def gauge(address: str, name: str) -> float:
-    """One number of `/metrics`. Raises NotAnswered when it is not there."""
+    """One number of `/metrics`. Raises NotAnswered if it is not there."""
     for line in _request(f"{address}/metrics").splitlines():
         if line.split("{")[0].split(" ")[0] == name:
             return float(line.split()[-1])

@@ -1,4 +1,4 @@
-"""The demo's checkpoints in the cache: whole or not there. How they are trained is elsewhere."""
+"""The demo's checkpoints in the cache, complete or not at all. Does not train them."""
 
 import fcntl
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import serve_app.demo
 
 SOURCES = ("making.py", "skills.py", "byte_tokenizer.py", "training.py")
-"""What the checkpoints follow from: a change in one of these files makes a new family."""
+"""The code that determines the checkpoints: a change in one of these files makes a new family."""
 INDEX = "family.json"
 
 Make = Callable[[Path], None]
@@ -22,7 +22,7 @@ Make = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True)
 class DemoFamily:
-    """The checkpoints by model, how each was made, and whether that was in this run."""
+    """The checkpoints by model, how each was made, and whether this run made them."""
 
     directory: Path
     models: dict[str, Path]
@@ -45,10 +45,10 @@ def version_digest() -> str:
 
 
 def cached_family(root: Path, make: Make, *, version: str | None = None) -> DemoFamily:
-    """The family in the cache; made by `make(directory)` where it is not there, or not whole.
+    """The family in the cache; `make(directory)` makes it if it is missing or incomplete.
 
-    A directory gets its name when all of it is written, so a run that dies leaves nothing that
-    counts. Two runs at the same time make it once.
+    A directory gets its name only when it is complete, so a run that dies leaves nothing that
+    counts. Two runs at the same time make it only once.
     """
     directory = root / f"demo-{version or version_digest()}"
     root.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def cached_family(root: Path, make: Make, *, version: str | None = None) -> Demo
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether every file is there with the content it was written with, and no other."""
+    """Whether exactly the files that were written are there, unchanged."""
     try:
         files = json.loads((directory / INDEX).read_text())["files"]
         return bool(files) and files == _digests(directory)
@@ -87,7 +87,7 @@ def _write_index(directory: Path) -> None:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file below, except the index, by path."""
+    """SHA-256 of every file in the directory except the index, by path."""
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
@@ -97,7 +97,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; freed when the process ends, however it ends."""
+    """One process at a time; the lock is freed when the process ends, however it ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

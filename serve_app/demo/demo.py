@@ -1,4 +1,4 @@
-"""`expertpool demo`: the main job on a small family made on the spot. Orders; each part is a file.
+"""`expertpool demo`: the whole job on a small family made on the spot. Each part is another file.
 
 make the family → consolidate → serve → ask → compare.
 """
@@ -34,8 +34,8 @@ BUDGET = 0.5
 
 
 def run(once: bool) -> int:
-    """The whole demo. Returns 0, or 1 when an answer of the release is not the original's, or
-    not right; without `once`, serves until it is told to end before it returns."""
+    """The whole demo. Returns 0, or 1 if an answer of the release differs from the original's or is
+    wrong. Without `once`, serves until it is stopped."""
     began = time.monotonic()
     console, status = Console(highlight=False), Console(stderr=True, highlight=False)
     transformers_logging.disable_progress_bar()
@@ -47,7 +47,7 @@ def run(once: bool) -> int:
         show.close()
         manifest = outcome.manifest
         assert manifest is not None
-        status.print("starting the endpoint and asking …")
+        status.print("starting the endpoint and asking every model …")
         config = ServeConfig(registry=str(Path(place) / "registry"), family=FAMILY)
         with endpoint(config, UserConfig(channel=CHANNEL), free_port(PORT)) as address:
             ask.wait_until_ready(address)
@@ -58,7 +58,7 @@ def run(once: bool) -> int:
             status.print(f"release {outcome.release}, {time.monotonic() - began:.0f} s in all")
             is_kept = all(found.is_same and found.is_right for found in answers)
             if not is_kept:
-                status.print("[bold red]the release does not answer as the originals do")
+                status.print("[bold red]the release does not answer like the originals")
             if once or not is_kept:
                 return 0 if is_kept else 1
             _keep_serving(console, address, answers[-1].question)
@@ -66,7 +66,7 @@ def run(once: bool) -> int:
 
 
 def _answers(family: DemoFamily, address: str) -> list[table.Answers]:
-    """Every model asked for every word: the release by HTTP, the originals by generate()."""
+    """Asks every model about every word: the release over HTTP, the originals by generate()."""
     names = [skill.name for skill in skills.SKILLS]
     questions = [ask.Question(name, word) for name in names for word in skills.HELD_OUT]
     released = ask.ask_endpoint(address, questions)
@@ -79,7 +79,7 @@ def _answers(family: DemoFamily, address: str) -> list[table.Answers]:
 
 
 def _consolidate(family: DemoFamily, place: Path, show: "_Shown") -> Consolidated:
-    """The release, built by Ray tasks as `expertpool consolidate` does, and on the channel."""
+    """Builds the release with Ray tasks, like `expertpool consolidate`, and moves the channel."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     from consolidation.run.ray_tasks import RayExecutor
@@ -102,7 +102,7 @@ def _consolidate(family: DemoFamily, place: Path, show: "_Shown") -> Consolidate
 
 
 def _calibration(place: Path) -> tuple[tuple[str, Path], ...]:
-    """Each skill's answers to words that are not asked later, for its model."""
+    """For each model, its skill's answers to words that are not asked later."""
     files = []
     for skill in skills.SKILLS:
         lines = [
@@ -116,14 +116,14 @@ def _calibration(place: Path) -> tuple[tuple[str, Path], ...]:
 
 
 def _sizes(manifest: Manifest, address: str) -> table.ExpertBytes:
-    """As files from the manifest; as allocated from the engine's own count."""
+    """Sizes of files from the manifest, and of the pool from the engine's own metric."""
     pool = round(ask.gauge(address, "expertpool_pool_bytes"))
     before, after = manifest.expert_bytes_before, manifest.expert_bytes_after
     return table.ExpertBytes(
         num_models=len(manifest.models),
         before=before,
         after=after,
-        # An engine that has to compute in float32 holds each stored byte twice.
+        # An engine that must compute in float32 holds each stored byte twice.
         pool_before=before * max(1, round(pool / after)),
         pool=pool,
         budget=BUDGET,
@@ -156,7 +156,7 @@ def _print_made(family: DemoFamily, status: Console) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Gives SIGTERM and Ctrl-C back to whoever had them: Ray takes them for itself."""
+    """Restores the handlers of SIGTERM and Ctrl-C, which Ray replaces."""
     before: Mapping[int, Any] = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
     }
@@ -168,7 +168,7 @@ def _own_signals() -> Iterator[None]:
 
 
 class _Shown:
-    """Progress bars, one for each thing that takes time. To be called with its share done."""
+    """Progress bars, one for each stage. Call it with the share that is done."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

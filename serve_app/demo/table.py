@@ -1,4 +1,4 @@
-"""What the demo prints at its end: answers, bytes, the curl line. Asks and measures nothing."""
+"""What the demo prints at the end: answers, bytes, the curl command. Asks and measures nothing."""
 
 import json
 import shlex
@@ -34,9 +34,9 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class ExpertBytes:
-    """Expert bytes: of all models' files, of the release's, and of the engine's pool.
+    """Expert bytes: in all models' files, in the release's files, and in the engine's pool.
 
-    `pool_before` is what engines of the same dtype would take for the models' own experts.
+    `pool_before` is what engines of the same dtype would need for the models' own experts.
     """
 
     num_models: int
@@ -50,8 +50,8 @@ class ExpertBytes:
 def answers_table(
     answers: Sequence[Answers], divergences: Mapping[str, float], made: Mapping[str, str]
 ) -> Table:
-    """One row a question; beside a model's rows its name, its skill, how it was made, its KL."""
-    table = _table("The same prompts, another answer from each model")
+    """One row per question; next to them the model's name, its skill, how it was made, its KL."""
+    table = _table("The same prompts, and a different answer from each model")
     for column in ("model", "prompt", "answer", "original", "release"):
         table.add_column(column, no_wrap=True)
     table.add_column("KL", justify="right", no_wrap=True)
@@ -105,26 +105,26 @@ def report(
     return Group(
         answers_table(answers, divergences, made),
         Text(
-            f"{same} of {len(answers)} answers are the originals', {right} are right. "
-            "KL: release from original in nats per token, on its own answers to other words."
+            f"{same} of {len(answers)} answers are the same as the originals', {right} are right. "
+            "KL: of the release to the original, in nats per token, on answers to other words."
         ),
         Text(""),
         sizes_table(sizes),
         Text(
-            f"Expert budget {sizes.budget:g}: all {sizes.num_models} models' experts in "
-            f"{sizes.budget:g} times the bytes of one's."
+            f"Expert budget {sizes.budget:g}: the experts of all {sizes.num_models} models in "
+            f"{sizes.budget:g} times the bytes of one model's."
         ),
     )
 
 
 def curl_line(address: str, question: Question) -> str:
-    """A command that asks the endpoint a question."""
+    """A curl command that asks the endpoint a question."""
     content = shlex.quote(json.dumps(body(question)))
     return f"curl -s {address}/v1/completions -H 'content-type: application/json' -d {content}"
 
 
 def print_plain(console: Console, line: str) -> None:
-    """A line as it is, whatever the width: it is to be copied."""
+    """A line as it is, at any width, so that it can be copied."""
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

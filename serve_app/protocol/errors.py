@@ -21,7 +21,7 @@ _LONGEST_PARAM = 200
 
 
 def _printable(text: str, longest: int) -> str:
-    """What a client sent comes back in messages: not too much of it, and valid Unicode."""
+    """Quotes what a client sent: not too much of it, and always valid Unicode."""
     whole = text.encode(errors="replace").decode()
     return whole if len(whole) <= longest else whole[: longest - 1] + "…"
 
@@ -40,12 +40,12 @@ class ProtocolError(Exception):
         return self.code in FAULTS
 
     def to_item(self) -> ErrorItem:
-        """Plain, so that it may cross from the engine's process to the ingress'."""
+        """A plain dict, so that it can go from the engine's process to the ingress."""
         return {"type": "error", "code": self.code, "message": self.message, "param": self.param}
 
     @classmethod
     def of_item(cls, item: ErrorItem) -> "ProtocolError":
-        """A code that this version does not know is an internal error."""
+        """A code that this version does not know becomes an internal error."""
         known: ErrorCode = next((code for code in CODES if code == item["code"]), "internal_error")
         return cls(known, item["message"], item["param"])
 

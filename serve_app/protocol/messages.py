@@ -1,12 +1,12 @@
-"""What passes between the HTTP side and the engine side: plain dicts, described. No behaviour."""
+"""The messages between the HTTP side and the engine side: typed plain dicts. No behaviour."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, Protocol, TypedDict
 
 
 class Wishes(TypedDict):
-    """What both kinds of request may ask for. `sampling` holds only what the client named; the
-    rest is the model's own default.
+    """What both kinds of request may ask for. `sampling` holds only what the client set;
+    the model's own defaults supply the rest.
     """
 
     model: str
@@ -61,7 +61,7 @@ class TokenItem(TypedDict):
 
 
 class Accepted(TypedDict):
-    """First item of a job that is going to be answered."""
+    """The first item of a job that will be answered."""
 
     type: Literal["accepted"]
     release: str
@@ -70,7 +70,7 @@ class Accepted(TypedDict):
 
 class Piece(TypedDict):
     """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage;
-    `num_cached`: tokens of the prompt that were found computed, in one piece of one of its choices.
+    `num_cached`: tokens of the prompt that were already computed, in one piece of one choice.
     """
 
     type: Literal["piece"]
@@ -83,7 +83,7 @@ class Piece(TypedDict):
 
 
 class ErrorItem(TypedDict):
-    """Instead of the first item, or in the middle; nothing follows."""
+    """Comes instead of the first item, or midway; nothing follows."""
 
     type: Literal["error"]
     code: str
@@ -132,7 +132,7 @@ class Text(TypedDict):
 
 
 class Status(TypedDict):
-    """`healthy`: the engine steps. `release`: what new requests are answered by, if anything."""
+    """`healthy`: the engine steps. `release`: the one that answers new requests, if any."""
 
     healthy: bool
     release: str | None
@@ -143,7 +143,7 @@ class EngineClient(Protocol):
     """The engine as the HTTP side sees it: through a Ray handle, or in the same process.
 
     `generate` yields lists of items, the first of them one `Accepted` or `ErrorItem` alone;
-    closing it gives the job up. Nothing is raised for what a client did wrong.
+    closing it gives the job up. A client's mistake raises nothing.
     """
 
     def generate(self, job: Job) -> AsyncGenerator[list[Item], None]: ...

@@ -1,24 +1,24 @@
-"""Tokens to text, one at a time, whole characters only. Knows no vocabulary: decoding is given."""
+"""Turns tokens into text, one at a time, in whole characters. The caller supplies the decoder."""
 
 from collections.abc import Callable, Sequence
 
 _UNKNOWN = "\ufffd"
 _CONTEXT = 8
-"""Tokens kept before the new ones: what a token's text depends on (spaces, unfinished bytes)."""
+"""Tokens kept before the new ones, because a token's text depends on them (spaces, bytes)."""
 _WINDOW = 24
-"""Beyond so many tokens the window is cut, so that a push costs the same at every length."""
+"""A window of more tokens is cut, so that a push costs the same at every length."""
 _UNSURE = 16
-"""A character that is still unfinished after so many tokens is not going to be finished."""
+"""A character that is unfinished after this many tokens will never be finished."""
 _LONGEST_PART = 3
 """Bytes of a character without its last one."""
 
 
 class Detokenizer:
-    """Decodes a growing list of tokens; what it has returned so far is the text so far.
+    """Decodes a growing list of tokens piece by piece; the pieces together are the text so far.
 
     A character whose bytes are not all there yet decodes to U+FFFD and is held back. `context`
-    are the tokens before (the end of the prompt): the text of the first token depends on them,
-    a sentencepiece tokenizer drops the space of a word that begins a text.
+    are the tokens before (the end of the prompt). The text of the first token depends on them: a
+    sentencepiece tokenizer drops the space in front of a word that begins a text.
 
     For tokens whose bytes are valid UTF-8 the pieces joined are
     `decode(context + tokens)[len(decode(context)):]`.
@@ -46,7 +46,7 @@ class Detokenizer:
         if not held:
             self._pending = 0
         if before >= _WINDOW and not piece and not held:
-            self._window.pop()  # says nothing (a special token that is skipped)
+            self._window.pop()  # has no text (a special token that is skipped)
             return ""
         self._shown = end
         if before >= _WINDOW:
@@ -54,14 +54,14 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """The tokens have ended: what is still held back, unfinished as it is."""
+        """After the last token: whatever is still held back, even if it is unfinished."""
         text = self._decode(self._window) if self._window else ""
         piece = text[self._shown :]
         self._shown = max(self._shown, len(text))
         return piece
 
     def _cut(self, text: str) -> None:
-        """Forgets old tokens where that provably changes nothing of what the rest decodes to."""
+        """Forgets old tokens if that provably does not change what the rest decodes to."""
         unshown = max(0, len(text) - self._shown)
         must = len(self._window) > 4 * _WINDOW
         for keep in range(_CONTEXT, _CONTEXT + 5):

@@ -1,4 +1,4 @@
-"""The bytes that one token stands for. Not text: a character may be spread over several tokens."""
+"""The bytes that one token stands for. Not text: a character may take several tokens."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 class Pieces:
-    """What the tokens of one vocabulary stand for, read off its decoder.
+    """What the tokens of one vocabulary stand for, according to its decoder.
 
     `decoder` is the decoder part of a `tokenizer.json`, `added` the ids whose text is verbatim.
     """
@@ -64,7 +64,7 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def readable(piece: bytes) -> str:
-    """A token as OpenAI writes it in logprobs: its text, or its bytes where they are not text."""
+    """A token as OpenAI writes it in logprobs: its text, or its bytes if they are not text."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

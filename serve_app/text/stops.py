@@ -1,4 +1,4 @@
-"""Where a text ends because of a stop string. Works on text alone: stop tokens are the engine's."""
+"""Where a stop string ends a text. Works only on text: the engine handles stop tokens."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 class StopMatcher:
     """Lets text through until a stop string, and never shows a part of one.
 
-    What could be the beginning of a stop string is held back until it is known. The stop string
-    that is complete first wins, and of two complete at the same character the longer one, so the
-    result does not depend on how the text was cut into pieces.
+    What may be the beginning of a stop string is held back until this is clear. The stop string
+    that is complete first wins. If two are complete at the same character, the longer one wins. So
+    the result does not depend on how the text was cut into pieces.
     """
 
     __slots__ = ("_held", "_stops", "matched")
@@ -21,7 +21,7 @@ class StopMatcher:
         self.matched: str | None = None
 
     def push(self, text: str) -> str:
-        """Returns what may be shown now. After a match: nothing any more, `matched` says which."""
+        """Returns what may be shown now. After a match `matched` is set, and nothing is shown."""
         if self.matched is not None:
             return ""
         if not self._stops or not text:
@@ -38,7 +38,7 @@ class StopMatcher:
         return text[:cut]
 
     def flush(self) -> str:
-        """The text has ended without a stop string: what was held back is shown after all."""
+        """If the text ended without a stop string: what was held back, to be shown after all."""
         held, self._held = self._held, ""
         return held
 

@@ -1,4 +1,4 @@
-"""One model's own tokenizer, with the few things that serving asks of it. No tensors."""
+"""One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,11 +42,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Reads the files of one model. Raises TextError when they are no tokenizer."""
+        """Reads the files of one model. Raises TextError if they are not a tokenizer."""
         try:
             return cls(AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise TextError(f"no tokenizer can be read from {directory.name}: {error}") from error
+            raise TextError(f"cannot read a tokenizer from {directory.name}: {error}") from error
 
     @property
     def eos_token_id(self) -> int | None:
@@ -61,7 +61,7 @@ class Tokenizer:
         return cast("list[int]", ids)
 
     def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
-        """Never tidies spaces: what the tokens say is what is returned."""
+        """Returns the text of the tokens as it is, without tidying spaces."""
         text = self._tokenizer.decode(
             list(tokens), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
         )
@@ -70,14 +70,14 @@ class Tokenizer:
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
     ) -> list[int]:
-        """The tokens of a conversation, up to where the answer begins.
+        """The tokens of a conversation, up to the beginning of the answer.
 
-        `variables` are what a client gives the template. Raises NoChatTemplate, BadVariable, and
-        TextError for what the template refuses.
+        `variables` are those that the client passes to the template. Raises NoChatTemplate,
+        BadVariable, and TextError for what the template refuses.
         """
         for name in sorted(variables):
             if name in _NOT_FOR_TEMPLATES:
-                raise BadVariable(f"chat_template_kwargs must not hold '{name}'")
+                raise BadVariable(f"chat_template_kwargs must not contain '{name}'")
         if self._tokenizer.chat_template is None:
             raise NoChatTemplate("the model has no chat template; use /v1/completions")
         options = {"add_generation_prompt": True, **variables}

@@ -159,7 +159,7 @@ def test_every_wrong_input_is_named_before_anything_is_loaded(
         ([*both], "nothing to measure"),
         ([f"--text=three={files['text']}", *both], f"release {exact} has no model 'three'"),
         ([text, *both, f"--original=three={directories['two']}"], "no model 'three'"),
-        ([text, *originals(directories, "two")], "model 'one' has a task or text, and its orig"),
+        ([text, *originals(directories, "two")], "model 'one' has a task or text, but its orig"),
         ([f"--task=one={empty}", *both], f"{empty} is empty"),
         ([f"--task=one={broken}", *both], f"{broken}, line 2: not an object"),
         ([f"--task=one={files['text']}", *both], "is not a .jsonl file"),

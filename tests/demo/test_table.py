@@ -24,7 +24,7 @@ def printed(*answers: Answers) -> str:
 def test_a_wrong_answer_of_the_release_is_seen() -> None:
     question = Question("shout", "fox")
     text = printed(Answers(question, "FOX", "FOX"), Answers(question, "FOX", "FIX"))
-    assert "1 of 2 answers are the originals', 1 are right" in text
+    assert "1 of 2 answers are the same as the originals', 1 are right" in text
     assert text.count("WRONG") == 1
     assert "0.013" in text
 

@@ -1,1 +1,1 @@
-"""Methods of the field, to be measured beside releases. None of them is used to make a release."""
+"""Published methods, to be compared with releases. None of them is used to make a release."""

@@ -1,7 +1,7 @@
-"""What reaches a layer's experts as a model runs, and what they make of it. Keeps few tokens.
+"""The inputs and outputs of a layer's experts while a model runs. Keeps only a few tokens.
 
-Both through transformers' experts interface, `experts(hidden, top_k_index, top_k_weights)`, which
-every mixture-of-experts model has.
+Both come through transformers' experts interface, which every mixture-of-experts model has:
+`experts(hidden, top_k_index, top_k_weights)`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from consolidation.statistics.text import Window
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """At one layer. hidden: (T, H), what some tokens look like; uses: (E,), of each expert."""
+    """At one layer. hidden: (T, H), of some tokens; uses: (E,), how often each expert is used."""
 
     hidden: torch.Tensor
     uses: torch.Tensor
@@ -24,7 +24,7 @@ class Seen:
 def see(
     model: Any, modules: Sequence[str], windows: Sequence[Window], *, num_tokens: int
 ) -> list[Seen]:
-    """Run a model on windows. `num_tokens`, evenly spread over them, are kept at each layer."""
+    """Run a model on windows. Keeps `num_tokens` at each layer, spread evenly over the windows."""
     seen: list[list[Seen]] = [[] for _ in modules]
     stride = max(1, sum(len(window.tokens) for window in windows) // num_tokens)
 
@@ -58,7 +58,7 @@ def see(
 
 @torch.inference_mode()
 def mean_outputs(module: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Each expert's output, the mean over all tokens. hidden: (T, H) -> (E, H)"""
+    """The mean output of each expert over all tokens. hidden: (T, H) -> (E, H)"""
     weights = torch.ones(len(hidden), 1)
     return torch.stack(
         [

@@ -10,7 +10,7 @@ from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """Every parameter is its mean over the models."""
+    """Every parameter is the mean over the models."""
 
     subjects: Subjects
     name: str = "average"

@@ -1,4 +1,4 @@
-"""The base's experts for every model: what is left when nothing that was tuned is kept.
+"""The base's experts for every model: what is left if nothing that was tuned is kept.
 
 Exact for a fine-tune that froze its experts. Bytes: one model's experts, in their own dtype.
 """
@@ -10,7 +10,7 @@ from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 
 @dataclass(frozen=True, slots=True)
 class BaseExperts:
-    """Experts of the base, with each model's own backbone around them."""
+    """The base's experts inside each model's own backbone."""
 
     subjects: Subjects
     name: str = "base-experts"

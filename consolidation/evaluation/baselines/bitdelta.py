@@ -1,7 +1,7 @@
-"""Signs alone (BitDelta: Liu et al., "Your fine-tune may only be worth one bit", 2024, section 3).
+"""Only signs (BitDelta: Liu et al., "Your fine-tune may only be worth one bit", 2024, section 3).
 
-A model's difference to the base is its signs, times the mean absolute value of each matrix: the
-best factor by squared error. The paper then tunes the factors on text; this does not.
+A model's difference from the base becomes its signs times the mean absolute value of each matrix,
+the best factor by squared error. The paper then tunes the factors on text; this does not.
 
 Bytes: the base's experts; for each model one bit per weight and 4 bytes per matrix, and its own
 vectors (biases) as they are.
@@ -19,7 +19,7 @@ FACTOR_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class BitDelta:
-    """The base, and the signs of a model's difference to it."""
+    """The base, and the signs of a model's difference from it."""
 
     subjects: Subjects
     name: str = "bitdelta"
@@ -49,6 +49,6 @@ class BitDelta:
 
 
 def _signs(differences: torch.Tensor) -> torch.Tensor:
-    """(E, …) -> (E, …). A bit has no zero: what is equal to the base takes a sign too."""
+    """(E, …) -> (E, …). A bit has no zero: a weight that equals the base gets a sign too."""
     factors = differences.abs().mean((1, 2), keepdim=True)
     return torch.where(differences >= 0, factors, -factors)

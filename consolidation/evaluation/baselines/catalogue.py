@@ -1,4 +1,4 @@
-"""Which baselines there are, by name. `docs/quality.md` lists them with their settings."""
+"""The baselines by name. `docs/quality.md` lists them with their settings."""
 
 from collections.abc import Callable, Sequence
 
@@ -59,10 +59,10 @@ NAMES = tuple(sorted({**WITHOUT_BASE, **WITH_BASE}))
 
 
 def check_names(names: Sequence[str], *, has_base: bool) -> None:
-    """Raise `Refused` for a name that is no baseline's, and for one that lacks its base."""
+    """Raise `Refused` for an unknown name, and for a baseline that needs a base but has none."""
     for name in names:
         if name not in NAMES:
-            raise Refused(f"no baseline {name!r}; there are {', '.join(NAMES)}")
+            raise Refused(f"no baseline {name!r}; choose from {', '.join(NAMES)}")
         if name in WITH_BASE and not has_base:
             raise Refused(
                 f"baseline {name!r} needs the checkpoint that the models were fine-tuned from"
@@ -77,7 +77,7 @@ def possible_names(*, has_base: bool) -> tuple[str, ...]:
 def make_baselines(
     names: Sequence[str], subjects: Subjects, calibration: Calibration
 ) -> tuple[Method, ...]:
-    """The baselines of these names, each once. Calibration text is read by `hc-smoe` alone.
+    """The baselines with these names, each once. Only `hc-smoe` reads calibration text.
 
     Raises `Refused` as `check_names` does.
     """

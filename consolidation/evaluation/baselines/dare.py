@@ -1,8 +1,8 @@
 """DARE (Yu et al., "Language models are super Mario", 2024, section 3.2), with task arithmetic.
 
-Of each task vector's weights a share is dropped by chance, and the rest divided by what is kept,
-which leaves the expectation as it was; then they are added up as task arithmetic does. Bytes: see
-`task_vectors`.
+A random share of each task vector's weights is dropped, and the rest is divided by the share that
+is kept, so the expectation stays the same. Then the vectors are added as in task arithmetic.
+Bytes: see `task_vectors`.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """EMR-Merging (Huang et al., "Elect, mask and rescale", 2024, section 3).
 
-Elect: a unified task vector has the sign of the sum and the largest value that any model has of
-that sign. Mask: each model takes the weights where its own sign is the same. Rescale: so that the
-mean absolute value is its own; one factor per parameter tensor and layer.
+Elect: a unified task vector has the sign of the sum, and the largest value with that sign among the
+models. Mask: each model takes the weights for which its own sign is the same. Rescale: so that the
+mean absolute value is the model's own, by one factor per parameter tensor and layer.
 
 Bytes: the base and the unified task vector in their own dtype; for each model one bit per weight,
 and 4 bytes for every factor.
@@ -20,7 +20,7 @@ FACTOR_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Emr:
-    """The base, and what a model's mask takes from the unified task vector."""
+    """The base, plus what a model's mask takes from the unified task vector."""
 
     subjects: Subjects
     name: str = "emr"

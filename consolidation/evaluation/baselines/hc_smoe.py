@@ -1,12 +1,12 @@
 """Agglomerative clustering on expert outputs (HC-SMoE: Chen et al., arXiv 2410.08589, section 3).
 
-An expert is described by its mean output over calibration tokens. Descriptions are clustered by
-average linkage on Euclidean distance, and a cluster's expert is the mean of its members, weighted
-by how often their routers choose them. The paper does this within a model; here the experts of
-all models at a layer are clustered together, to as many as one model has, on the same tokens: an
-equal part of what each model's own calibration text gives at that layer.
+The description of an expert is its mean output over calibration tokens. Descriptions are clustered
+by average linkage on Euclidean distance, and the expert of a cluster is the mean of its members,
+weighted by how often their routers choose them. The paper does this within one model. Here the
+experts of all models at a layer are clustered together, into as many clusters as one model has
+experts, on the same tokens: an equal part from each model's own calibration text at that layer.
 
-Bytes: one model's experts, in their own dtype, and 2 bytes for each expert's place among them.
+Bytes: one model's experts, in their own dtype, and 2 bytes per expert for its cluster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from consolidation.statistics.text import Window
 
 PLACE_BYTES = 2
 NUM_TOKENS = 1024
-"""Tokens, of all models together, that every expert of a layer is run on."""
+"""How many tokens, of all models together, every expert of a layer runs on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """One layer's. labels: (M, E), each expert's cluster; shares: (clusters, M, E), of members."""
+    """One layer's clusters. labels: (M, E), of experts; shares: (clusters, M, E), of members."""
 
     labels: torch.Tensor
     shares: torch.Tensor
@@ -100,7 +100,7 @@ def _clusters(outputs: torch.Tensor, uses: torch.Tensor) -> Clusters:
     labels = torch.from_numpy(clustering.fit_predict(outputs.flatten(0, 1).double().numpy()))
     members = torch.nn.functional.one_hot(labels, num_clusters).T.float()  # (clusters, M * E)
     weights = members * uses.flatten()
-    # Experts that no token was sent to count the same.
+    # Experts that no token was sent to have equal weights.
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, members)
     shares = weights / weights.sum(1, keepdim=True)
     return Clusters(labels.view(uses.shape), shares.view(-1, *uses.shape))

@@ -1,9 +1,10 @@
-"""Every model's own experts, rounded to k bits: no sharing at all.
+"""Every model's own experts, rounded to k bits. Nothing is shared.
 
-Round to nearest in groups of 32 input features of an output row, one bfloat16 scale each, at
-symmetric half-step levels; of three largest levels (1, 0.9 and 0.8 of a group's largest value)
-the one with the least squared error (the clipping search of MSE-calibrated quantisers, e.g.
-Nagel et al., "A white paper on neural network quantization", 2021, section 3.1).
+Rounds to the nearest level in groups of 32 input features of an output row, with one bfloat16 scale
+per group and symmetric half-step levels. Of three largest levels (1, 0.9 and 0.8 of a group's
+largest value) it takes the one with the smallest squared error (the clipping search of
+MSE-calibrated quantisers, e.g. Nagel et al., "A white paper on neural network quantization", 2021,
+section 3.1).
 
 Bytes: for each model the codes and scales of its matrices, and its vectors (biases) as they are.
 """
@@ -21,7 +22,7 @@ CLIPPINGS = (1.0, 0.9, 0.8)
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """Experts of each model by themselves, at `bits` bits a weight."""
+    """Each model's own experts, at `bits` bits per weight."""
 
     subjects: Subjects
     bits: int

@@ -1,7 +1,7 @@
-"""Low rank alone: a model's difference to the base as two factors, cut off at one rank.
+"""Only low rank: a model's difference from the base as two factors, cut off at one rank.
 
-The truncated singular value decomposition, the nearest matrix of its rank (Eckart & Young, 1936),
-as the baseline of Delta-CoMe (Ping et al., 2024) and of D-QRELO has it.
+The truncated singular value decomposition gives the nearest matrix of its rank (Eckart & Young,
+1936). It is also the baseline of Delta-CoMe (Ping et al., 2024) and of D-QRELO.
 
 Bytes: the base's experts; for each model two factors per matrix in the experts' own dtype, and
 its own vectors (biases), as differences in float32.
@@ -19,7 +19,7 @@ from representation.formats import low_rank, num_bytes
 
 @dataclass(frozen=True, slots=True)
 class RankAlone:
-    """The base, and the largest singular directions of a model's difference to it."""
+    """The base, and the largest singular directions of a model's difference from it."""
 
     subjects: Subjects
     rank: int

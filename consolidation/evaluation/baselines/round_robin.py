@@ -1,9 +1,9 @@
 """Selection by distance, round-robin (Imani et al., arXiv 2505.06481, section 3.1).
 
-How alike the experts at a position (layer, index) are is the sum, over pairs of models, of the L2
-distances of their flattened weights. Positions are sorted, the most alike first, and each is
-filled with one model's own expert, models taking turns in the order of their names. This is with
-every position shared. Bytes: one model's experts, in their own dtype.
+The distance at a position (layer, index) is the sum, over pairs of models, of the L2 distances of
+their flattened weights. Positions are sorted by it, the smallest first, and each is filled with
+one model's own expert. Models take turns in the order of their names. Here every position is
+shared. Bytes: one model's experts, in their own dtype.
 """
 
 from itertools import combinations
@@ -14,7 +14,7 @@ from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 
 
 class RoundRobin:
-    """One model's own expert at every position. Reads all experts once, to sort positions."""
+    """One model's own expert at every position. Reads all experts once to sort the positions."""
 
     def __init__(self, subjects: Subjects) -> None:
         self.name = "round-robin"
@@ -42,7 +42,7 @@ class RoundRobin:
 
 
 def _distances(subjects: Subjects, layer: int) -> list[float]:
-    """Of each position in a layer, the sum of distances between models."""
+    """For each position in a layer, the sum of distances between models."""
     total = torch.zeros(subjects.num_experts(layer), dtype=torch.float64)
     stacks = subjects.all_models(layer).values()
     for one, other in combinations(range(len(subjects.names)), 2):

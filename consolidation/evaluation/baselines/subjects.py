@@ -1,4 +1,4 @@
-"""What every baseline works from: the checkpoints, read a layer at a time. Holds no tensor."""
+"""The checkpoints that every baseline works on, read a layer at a time. Holds no tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Tensors = dict[str, torch.Tensor]
 class Subjects:
     """Models of one family by name, and the checkpoint that they were all fine-tuned from.
 
-    Raises `Refused` where one of them, the base included, is of another family.
+    Raises `Refused` if one of them, including the base, is of another family.
     """
 
     models: Mapping[str, Checkpoint]
@@ -27,14 +27,14 @@ class Subjects:
     def __post_init__(self) -> None:
         together = {name: self.models[name] for name in self.names}
         if self.base is not None:
-            # A model's name holds no space.
+            # No model's name contains a space.
             together[f"base {self.base.name}"] = self.base
         check_family({name: checkpoint.config for name, checkpoint in together.items()})
         check_layers(together)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models, sorted: the order in which every method takes them."""
+        """The models, sorted. Every method takes them in this order."""
         return tuple(sorted(self.models))
 
     @property
@@ -49,12 +49,12 @@ class Subjects:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which experts are stored."""
+        """The dtype in which experts are stored."""
         return DTYPES[self._first.dtype]
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Names of the experts modules in the transformers model, a layer each."""
+        """Names of the experts modules in the transformers model, one per layer."""
         return tuple(source.module for source in self._first.experts)
 
     def num_experts(self, layer: int) -> int:
@@ -66,11 +66,11 @@ class Subjects:
         return self._first.experts[layer].shape
 
     def model(self, name: str, layer: int) -> Tensors:
-        """One model's experts, as stored but in float32. (E, …)"""
+        """One model's experts as stored, converted to float32. (E, …)"""
         return _stacked(self.models[name], layer)
 
     def expert(self, name: str, layer: int, index: int) -> Tensors:
-        """One expert of a model, as stored but in float32."""
+        """One expert of a model as stored, converted to float32."""
         read = self.models[name].experts[layer].read(index)
         return {key: tensor.float() for key, tensor in read.items()}
 
@@ -80,12 +80,12 @@ class Subjects:
         return {name: torch.stack([one[name] for one in read]) for name in read[0]}
 
     def base_experts(self, layer: int) -> Tensors:
-        """The base's experts. (E, …) float32. Only for methods that are made with a base."""
+        """The base's experts. (E, …) float32. Only for methods that have a base."""
         assert self.base is not None
         return _stacked(self.base, layer)
 
     def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
-        """As it comes back when it is stored in the dtype of the experts. float32"""
+        """What comes back after storing it in the dtype of the experts. float32"""
         return tensor.to(self.dtype).float()
 
     @property

@@ -1,7 +1,7 @@
 """Task arithmetic (Ilharco et al., "Editing models with task arithmetic", 2023).
 
-The sum of all task vectors, scaled: 0.4 is what TIES-Merging (Yadav et al., 2023, section 6)
-takes for it where there is no validation data to choose by. Bytes: see `task_vectors`.
+The sum of all task vectors, scaled by 0.4, which is what TIES-Merging (Yadav et al., 2023,
+section 6) uses for it if there is no validation data to choose by. Bytes: see `task_vectors`.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""Methods that merge what fine-tuning added to the base into one, for all models alike.
+"""Methods that merge what fine-tuning added to the base, into one set of experts for all.
 
-The differences of models to their base are *task vectors* (Ilharco et al., 2023); methods differ
-in the rule that makes one of several. Bytes: one model's experts, in their own dtype.
+The differences of models from their base are *task vectors* (Ilharco et al., 2023). Methods differ
+in the rule that merges several into one. Bytes: one model's experts, in their own dtype.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import torch
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 
 Rule = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-"""A parameter's task vectors (M, E, …), a source of chance -> the one that is added, (E, …)"""
+"""A parameter's task vectors (M, E, …), a random generator -> the vector to add, (E, …)"""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskVectors:
-    """The base's experts and a merged task vector. Chance begins anew in every layer."""
+    """The base's experts plus a merged task vector. Every layer seeds the generator again."""
 
     name: str
     subjects: Subjects

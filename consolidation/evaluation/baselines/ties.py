@@ -1,8 +1,8 @@
 """TIES-Merging (Yadav et al., "Resolving interference when merging models", 2023, section 4).
 
-Trim: of each task vector the largest fifth is kept. Elect: a weight's sign is that of the sum.
-Merge: the mean of what has this sign, times 1. The paper's own settings; trimming is by
-parameter tensor, as experts are merged a layer at a time. Bytes: see `task_vectors`.
+Trim: keep the largest fifth of each task vector. Elect: a weight's sign is that of the sum.
+Merge: the mean of the values with this sign, times 1. These are the paper's own settings. Trimming
+is per parameter tensor, because experts are merged a layer at a time. Bytes: see `task_vectors`.
 """
 
 import torch

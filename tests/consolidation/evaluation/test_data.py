@@ -75,7 +75,7 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_kept(
         ('{"prompt": "a"}', "line 1: not an object with prompt and completion"),
         ('{"prompt": "a", "completion": "b"}\nrubbish', "line 2: not an object"),
         ('{"prompt": "a", "completion": ""}', "line 1: prompt and completion must be text"),
-        ('{"prompt": "a", "completion": "  "}', "item 1: its completion holds no word"),
+        ('{"prompt": "a", "completion": "  "}', "item 1: its completion contains no word"),
         ("", "is empty"),
         ("\n\n", "is empty"),
     ],
@@ -108,23 +108,23 @@ def files_for(model: str, tmp_path: Path) -> Files:
 
 def test_a_text_of_an_unknown_model_is_refused_with_the_models_there_are(tmp_path: Path) -> None:
     files = files_for("three", tmp_path)
-    with pytest.raises(Refused, match=r"release abc has no model 'three', .*: one, two"):
+    with pytest.raises(Refused, match=r"release abc has no model 'three', .*; it has one, two"):
         check_models(files, {"three": tmp_path}, {"two": 0, "one": 0}, "release abc")
 
 
 def test_an_original_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
     files = files_for("one", tmp_path)
-    with pytest.raises(Refused, match="no model 'three', which an original is given for"):
+    with pytest.raises(Refused, match="no model 'three', but an original is given for it"):
         check_models(files, {"one": tmp_path, "three": tmp_path}, {"one": 0}, "release abc")
 
 
 def test_a_model_without_its_original_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="model 'one' has a task or text, and its original is not"):
+    with pytest.raises(Refused, match="model 'one' has a task or text, but its original is not"):
         check_models(files_for("one", tmp_path), {}, {"one": 0}, "release abc")
 
 
 def test_a_task_needs_a_tokenizer(tmp_path: Path) -> None:
     bare = write_checkpoint(tmp_path / "bare", "mixtral", tokenizer=False)
     files = read_files({"one": task_of(tmp_path / "task.jsonl", ("a", "b"))}, {})
-    with pytest.raises(Refused, match="model 'one' has a task, and no tokenizer"):
+    with pytest.raises(Refused, match="model 'one' has a task, but there is no tokenizer"):
         encode(files, {"one": open_checkpoint(bare)})

@@ -42,7 +42,7 @@ def test_every_model_above_a_limit_is_named_with_its_value_and_the_limit() -> No
         "more than the 0.01 allowed",
         "model 'a' is 0.03 nats per token from its original on its own data, "
         "more than the 0.01 allowed",
-        "model 'a' is right in 0.7500 of its task, its original in 0.8000: "
+        "model 'a' has accuracy 0.7500 on its task, its original 0.8000: "
         "a drop of 0.0500, more than the 0.01 allowed",
         "model 'b' has perplexity 101.5000 on its text, its original 100.0000: "
         "a rise of 1.500 %, more than the 1 % allowed",
@@ -78,7 +78,7 @@ def test_a_limit_needs_something_to_measure_it_with() -> None:
     check_limits(QualityLimits(max_accuracy_drop=0.1), task)
     check_limits(QualityLimits(max_perplexity_rise=0.1), text)
     check_limits(QualityLimits(max_kl=0.1), Files({}, {}))
-    with pytest.raises(Refused, match="drop of accuracy needs a task"):
+    with pytest.raises(Refused, match="accuracy drop needs a task"):
         check_limits(QualityLimits(max_accuracy_drop=0.1), text)
-    with pytest.raises(Refused, match="rise of perplexity needs a text"):
+    with pytest.raises(Refused, match="perplexity rise needs a text"):
         check_limits(QualityLimits(max_perplexity_rise=0.1), task)

@@ -49,7 +49,7 @@ def test_every_plot_is_well_formed_and_says_what_it_shows(release: Manifest) -> 
         "Mean divergence against bytes, every method",
         "Divergence against bytes, for each model",
         "Predicted against measured divergence",
-        "What each expert is held as",
+        "How each expert is stored",
     ]
 
 

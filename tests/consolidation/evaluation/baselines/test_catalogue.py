@@ -27,7 +27,7 @@ def test_a_baseline_named_twice_is_made_once(subjects: Subjects) -> None:
 
 
 def test_an_unknown_baseline_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Refused, match=r"no baseline 'tyes'; there are average, base-experts, "):
+    with pytest.raises(Refused, match=r"no baseline 'tyes'; choose from average, base-experts, "):
         check_names(["average", "tyes"], has_base=True)
 
 
