@@ -7,25 +7,25 @@ from consolidation.checkpoints.family import Family
 from consolidation.recipe import Recipe, provenance
 from consolidation.release import Manifest, Model, Quality, Source, expert_bytes
 from consolidation.statistics.text import CalibrationFile
-from consolidation.trials import Made
+from consolidation.trials import Trial
 
 
 def compose_manifest(
     recipe: Recipe,
     family: Family,
     written: Written,
-    made: Made,
+    trial: Trial,
     calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> Manifest:
-    """The manifest of what was made. Models that stay keep their entries, with new maps."""
+    """The manifest of a trial. Models that stay keep their entries, with new maps."""
     models: dict[str, Model] = {}
     quality: dict[str, Quality] = {}
-    plan = made.plan
+    plan = trial.plan
     for name in plan.models:
         maps = {"expert_map": plan.expert_map[name], "residual_map": plan.residual_map[name]}
         if name in family.checkpoints:
             checkpoint = family.checkpoints[name]
-            found = made.validated[name]
+            found = trial.validated[name]
             predicted = (plan.predicted_kl or {}).get(name)
             quality[name] = found.quality.model_copy(update={"predicted_kl": predicted})
             models[name] = Model(
@@ -44,10 +44,10 @@ def compose_manifest(
         family=recipe.family,
         architecture=family.architecture,
         dtype=family.dtype,
-        layers=made.layers,
+        layers=trial.layers,
         models=models,
         expert_bytes_before=plan.expert_bytes_before,
-        expert_bytes_after=expert_bytes(made.layers, models),
+        expert_bytes_after=expert_bytes(trial.layers, models),
         expert_bytes_one_model=plan.expert_bytes_one_model,
         quality=quality,
         provenance=provenance(recipe, family.base, calibration),

@@ -31,7 +31,7 @@ from consolidation.statistics.text import (
     parted,
     read_calibration,
 )
-from consolidation.trials import Made, Trials, first_plan
+from consolidation.trials import Trial, Trials, first_plan
 
 __all__ = ["Consolidated", "Progress", "Recipe", "consolidate"]
 
@@ -84,15 +84,15 @@ def consolidate(
             return Consolidated(plan)
         written = write_backbones(registry, family, studied, stages)
         trials = Trials(recipe, registry, family, studied, written, windows, data, stages)
-        made = trials.run(plan, on_plan)
-        manifest = compose_manifest(recipe, family, written, made, given.calibration)
-        _check_quality(recipe, manifest, made)
+        trial = trials.run(plan, on_plan)
+        manifest = compose_manifest(recipe, family, written, trial, given.calibration)
+        _check_quality(recipe, manifest, trial)
         progress(Progress("publish", 0, 1))
         release = registry.publish(manifest, _report(manifest))
         _move_channel(recipe, registry, channel, release)
         journal.close()
         progress(Progress("publish", 1, 1))
-        return Consolidated(made.plan, release, manifest)
+        return Consolidated(trial.plan, release, manifest)
 
 
 def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], None]) -> Family:
@@ -142,8 +142,8 @@ def _report(manifest: Manifest) -> str:
     return render_report([(manifest, None)])
 
 
-def _check_quality(recipe: Recipe, manifest: Manifest, made: Made) -> None:
-    scores = [one.score for one in made.validated.values() if one.score is not None]
+def _check_quality(recipe: Recipe, manifest: Manifest, trial: Trial) -> None:
+    scores = [one.score for one in trial.validated.values() if one.score is not None]
     above = breaches(recipe.limits, manifest.quality, scores)
     if above:
         raise Refused("\n".join([*above, "nothing was published"]))

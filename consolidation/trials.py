@@ -22,7 +22,7 @@ from consolidation.statistics.text import ModelWindows
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Trial:
     """A plan that was built and validated, not published yet."""
 
     plan: Plan
@@ -71,12 +71,12 @@ class Trials:
     data: Mapping[str, ModelData]
     stages: Stages
 
-    def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> Made:
+    def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> Trial:
         """Make the plan of the budget, or the plan of fewest bytes that reaches the target."""
         if self.recipe.target_kl is None or not self.family.checkpoints:
             on_plan(first)
             return self._make(first)
-        found: dict[int, Made] = {}
+        found: dict[int, Trial] = {}
 
         def measure(allowed: int) -> float:
             plan = self.studied.plan(allowed)
@@ -96,7 +96,7 @@ class Trials:
             measure(best)
         return found[best]
 
-    def _make(self, plan: Plan) -> Made:
+    def _make(self, plan: Plan) -> Trial:
         layers = write_experts(
             self.registry, self.recipe, self.family, self.studied, plan, self.stages
         )
@@ -107,7 +107,7 @@ class Trials:
         # One model in memory at a time.
         results = self.stages.run("validate", validate_model, tasks, in_flight=1)
         names = list(self.family.checkpoints)
-        return Made(plan, layers, dict(zip(names, map(validated, results), strict=True)))
+        return Trial(plan, layers, dict(zip(names, map(validated, results), strict=True)))
 
     def _task(self, name: str, plan: Plan, layers: tuple[Layer, ...]) -> ModelTask:
         checkpoint = self.family.checkpoints[name]

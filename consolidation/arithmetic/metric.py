@@ -1,4 +1,4 @@
-"""What an error in an expert's matrix costs. Measures nothing: statistics.py gathers the numbers.
+"""What an error in an expert's matrix costs. Gathers nothing itself.
 
 The divergence that a change E of one matrix causes is, to second order, the mean over tokens of
 (gᵀ E x)² / 2, where x is what the matrix is applied to and g the gradient of the log-probability
@@ -6,8 +6,8 @@ of a token drawn from the model itself (the Fisher information: Amari, 1998). Wi
 factorisation into a second moment of x and one of g (K-FAC, Martens & Grosse, 2015), the latter
 kept on its diagonal and the former in blocks of neighbouring features, it is Σ_o gain_o e_oᵀ M e_o.
 
-That is right for errors of rounding, which have nothing to do with x or g. What is left of a
-difference between two models has: such an error is put to a sample of the tokens themselves.
+That holds for errors of rounding, which are independent of x and g. What is left of a difference
+between two models is not: such an error is tried on a sample of the tokens themselves.
 """
 
 import math
@@ -17,14 +17,16 @@ from dataclasses import dataclass, replace
 import torch
 
 BLOCK = 256
-"""Input features whose second moments are kept together: memory stays linear in the weights."""
+"""Input features whose second moments are kept together; memory stays linear in the weights."""
 DAMPING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Tokens that stand for all that were seen. inputs: (n, I)   gradients: (n, O), weighed so
-    that the sum of (gᵀ E x)² is `trust` of the cost; they were too few to tell the rest.
+    """A sample of the tokens seen. inputs: (n, I)   gradients: (n, O)
+
+    Gradients are weighted so that the sum of (gᵀ E x)² is the share `trust` of the cost; the
+    expert saw too few tokens to tell the rest.
     """
 
     inputs: torch.Tensor

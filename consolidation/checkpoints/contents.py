@@ -1,4 +1,4 @@
-"""Distinct experts of a layer, by content: what a plan is made of. Pure."""
+"""The distinct experts of a layer, by digest. Reads no weights and decides nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class NeuronOrder:
-    """An order of neurons: that of `reference`, told by the match of `via` with it."""
+    """The neuron order of `reference`, found by matching `via` with it."""
 
     via: Expert
     reference: Expert
@@ -35,7 +35,7 @@ class NeuronOrder:
 class Contents:
     """Distinct experts of one layer, in order of first appearance, and who has them.
 
-    `kept` are slots of the release that is extended which hold such a content, by digest.
+    `kept` maps digests to the slots of an extended release that hold the same expert.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""Scan: what each expert is, by content. One task per (model, layer); one expert in memory."""
+"""Scan: the digest and norm of every expert. One task per (model, layer), one expert in memory."""
 
 import hashlib
 import math
@@ -43,6 +43,6 @@ def layer_scan(result: dict[str, Any]) -> LayerScan:
 
 
 def _square_norm(tensor: torch.Tensor) -> float:
-    """Sum of squares in float64, a bounded part of the tensor at a time."""
+    """Sum of squares in float64, computed a part at a time to bound memory."""
     parts = torch.split(tensor.reshape(-1), 1 << 22)
     return math.fsum(float(part.double().square().sum()) for part in parts)

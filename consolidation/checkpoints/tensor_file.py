@@ -1,7 +1,7 @@
-"""Tensors of a safetensors file, read one at a time by offset. Holds no file open, maps no memory.
+"""Tensors of a safetensors file, read one at a time by offset. Keeps no file open or mapped.
 
-Reading by offset instead of mapping keeps a process's memory at what it asked for: pages of a
-mapped file count as its own for as long as the mapping lives.
+Reading by offset keeps a process's memory at what it asked for: pages of a mapped file count as
+its own as long as the mapping lives.
 Format: https://huggingface.co/docs/safetensors (an 8-byte length, a JSON header, the data).
 """
 
@@ -24,7 +24,7 @@ DTYPES: dict[str, torch.dtype] = {
     "I32": torch.int32,
     "BOOL": torch.bool,
 }
-"""What can be read at all. What may be used is decided where tensors are accounted for."""
+"""Dtypes that can be read. Which may be used is decided where tensors are accounted for."""
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
@@ -32,7 +32,7 @@ LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where one tensor of a checkpoint lies. `dtype` is the file format's word for it."""
+    """Where one tensor of a checkpoint lies. `dtype` is in the terms of the file format."""
 
     file: Path
     key: str
@@ -78,7 +78,7 @@ def _fill(file: object, view: memoryview) -> None:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file holds, by key. Raises `Refused` for a truncated or damaged file."""
+    """Tensors of a safetensors file, by key. Raises `Refused` for a truncated or damaged file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

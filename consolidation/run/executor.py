@@ -1,7 +1,7 @@
 """How tasks are run: here, one after another; by Ray in `consolidation/run/ray_tasks.py`.
 
 A task is a function of one picklable value that returns plain JSON values: numbers, digests,
-names; never tensors. It may be run again after it was cut short, so it must be idempotent.
+names, never tensors. A task that was cut short is run again, so it must be idempotent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,8 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index of the task, its result) as tasks end, in any order.
 
-        At most `in_flight` run at once, or as many as the executor has room for. What a task
-        raises on purpose is raised here; a worker that dies is replaced and its task run again.
+        At most `in_flight` run at once, or as many as the executor has room for. An exception of a
+        task is raised here. A worker that dies is replaced and its task is run again.
         """
         ...
 

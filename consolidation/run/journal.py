@@ -1,4 +1,4 @@
-"""Results of finished tasks, kept so that a killed run is taken up where it stopped.
+"""Results of finished tasks, kept so that a killed run can continue where it stopped.
 
 Kept in `<registry>/<family>/work/<recipe digest>/`, one small JSON file a task, and removed once
 the release is published. Holds facts about blobs, never blobs.
@@ -73,7 +73,7 @@ class StoredJournal:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Runs stages: each task once, results from the journal where there are any."""
+    """Runs stages: each task once. Results come from the journal where it has them."""
 
     executor: Executor
     journal: Journal
@@ -90,7 +90,7 @@ class Stages:
     ) -> list[Any]:
         """Results of (key, task) pairs, in their order. Keys are unique within the stage.
 
-        A kept result that is not `still_good` is made again.
+        A task whose kept result is not `still_good` is run again.
         """
         results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
         pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]

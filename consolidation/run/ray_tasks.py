@@ -13,14 +13,14 @@ from consolidation.errors import RunFailed
 
 Task = TypeVar("Task")
 RETRIES = 3
-"""How often a task is run again when the worker that ran it has died."""
+"""How often a task is run again after its worker died."""
 
 
 class RayExecutor:
     """Runs tasks on a Ray cluster: the one already joined, the one at `address`, or one of its own.
 
-    A cluster that it starts is stopped by `close`, or at the end of a `with`. `num_cpus` is what
-    each task reserves; with 0, tasks run beside whatever has reserved all CPUs.
+    `close`, or the end of a `with`, stops a cluster that it started. `num_cpus` is what each task
+    reserves; with 0, tasks run even while other work has reserved all CPUs.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RayExecutor:
         self.close()
 
     def _threads(self, limit: int) -> int:
-        """Threads for each task, so that `limit` of them together use the machine once."""
+        """Threads of each task, so that `limit` tasks together use every core once."""
         return max(1, (os.cpu_count() or 1) // limit)
 
 

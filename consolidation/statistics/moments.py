@@ -7,9 +7,9 @@ import torch
 from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
 
 SAMPLES = 256
-"""Tokens of each expert that stand for all that it saw."""
+"""Tokens of each expert that are kept as a sample of all that it saw."""
 PRIOR_TOKENS = 64
-"""An expert's moments count as if it had seen so many tokens more, of its layer's average."""
+"""An expert's moments count as if it had seen as many more tokens, of its layer's average."""
 
 
 class Record:
@@ -23,7 +23,7 @@ class Record:
     def watch(
         self, name: str, expert: int, tokens: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> None:
-        """Count a product of some tokens when its gradient comes. x: (n, I)   y: (n, O)"""
+        """Add a product to the sums once its gradient is known. x: (n, I)   y: (n, O)"""
         if y.requires_grad:
             real = self.real[tokens]
             x = x.detach()[real]
@@ -38,7 +38,7 @@ class Record:
     def metrics(self, num_scored: int) -> dict[str, list[Metric]]:
         """The metrics of all experts, by matrix; cost is in nats per scored token.
 
-        To be called once: the sums are gone then.
+        Call it once: it uses up the sums.
         """
         found = {}
         for name in sorted(self._sums):
@@ -51,7 +51,7 @@ class Record:
 
 
 class Sums:
-    """Sums over tokens of one matrix: moments of inputs, plainly and by gradient; gradients."""
+    """Sums over tokens for one matrix: moments of inputs, plain and weighted, and gradients."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -84,11 +84,11 @@ class Sums:
         self._squares += other._squares
 
     def metric(self, layer: "Sums", num_scored: int) -> Metric:
-        """The metric of one expert; what it has seen little of is taken from its layer.
+        """The metric of one expert, filled up from its layer where the expert saw few tokens.
 
-        Inputs count by the gradients that they met, as far as there were more of those than
-        there are features; the rest of the way plainly. Else rounding would hide its errors in
-        directions that merely have not been seen. Rows are drawn to their mean likewise.
+        Inputs are weighted by their gradients to the degree that tokens with a gradient outnumber
+        features, and count alike for the rest. Otherwise rounding would hide its errors in
+        directions that were merely never seen. Gains of rows shrink towards their mean likewise.
         """
         plain = _mean(self.plain, self.tokens, layer.plain, layer.tokens, PRIOR_TOKENS)
         mean_gain = layer.gain / max(1, layer.tokens)
@@ -109,14 +109,14 @@ class Sums:
         return Metric(gain / (2 * num_scored), moments, self.shape[1], samples)
 
     def _seen(self) -> float:
-        """Tokens whose gradients count, if each of them counted the same (Kish, 1965)."""
+        """The effective number of tokens with a gradient (Kish, 1965)."""
         return float(self.gain.sum()) ** 2 / self._squares if self._squares else 0.0
 
 
 class Sample:
-    """Tokens drawn from all that are shown, those that matter most the likeliest.
+    """A sample of the tokens that `add` sees; those that matter most are the likeliest to be in it.
 
-    Priority sampling (Duffield, Lund & Thorup, 2007): sums over it are right in the mean.
+    Priority sampling (Duffield, Lund & Thorup, 2007): sums over the sample are unbiased.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -131,7 +131,7 @@ class Sample:
         weights = x.square().sum(1) * gradient.square().sum(1)
         draws = torch.rand(len(x), generator=self._generator).clamp_min(1e-6)
         self._priorities = torch.cat([self._priorities, weights / draws])
-        # One more than is used: its priority is the threshold.
+        # Keep one more than is used: its priority is the threshold.
         best = self._priorities.topk(min(SAMPLES + 1, len(self._priorities))).indices
         self._priorities = self._priorities[best]
         self._weights = torch.cat([self._weights, weights])[best]
@@ -139,7 +139,7 @@ class Sample:
         self._gradients = torch.cat([self._gradients, gradient])[best]
 
     def samples(self, trust: float, num_tokens: int) -> Samples:
-        """The sample, weighed for a mean over so many tokens."""
+        """The sample, weighted for a mean over `num_tokens`."""
         threshold = self._priorities[SAMPLES] if len(self._priorities) > SAMPLES else 0.0
         used = self._weights[:SAMPLES] > 0
         weights = self._weights[:SAMPLES][used]

@@ -1,9 +1,9 @@
-"""Running transformers models on windows of tokens: logits, divergence, perplexity, golden prompts.
+"""Runs transformers models on windows of tokens: logits, divergence, perplexity, golden prompts.
 
-Everything is computed in float32 on the CPU, whatever dtype is stored: rounding of a narrower
-dtype would add noise of its own to the comparison. Each window is computed by one thread, several
-windows at a time: sums then have one order, and results do not depend on how many threads there
-are, which matters as they are part of a release's digest.
+Everything is computed in float32 on the CPU, whatever dtype is stored: rounding to a narrower
+dtype would add its own noise to the comparison. One thread computes a window, several windows at a
+time, so that sums have one order: results are part of a release's digest and must not depend on
+the number of threads.
 """
 
 import gc
@@ -32,12 +32,12 @@ GOLDEN_TOKENS = 16
 GOLDEN_TOP = 20
 COMPUTE_DTYPE = "float32"
 STATEFUL_ROPE = frozenset({"dynamic", "longrope"})
-"""Kinds of rope whose module changes with the length it sees: one window at a time."""
+"""Kinds of rope whose module keeps state by length: with these, one window at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PART = 64
-"""Positions that are compared at once: a bound on memory for large vocabularies."""
+"""Positions compared at once, which bounds memory for large vocabularies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class ScoreSums:
 
 
 class KeptLogits:
-    """Logits of an original's windows, by window, in a temporary file: more than memory may hold.
+    """Logits of an original, by window, in a temporary file: they may not fit into memory.
 
-    Several threads may read at a time; one at a time may keep.
+    Several threads may read at a time, one may write.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class KeptLogits:
         self._places: list[tuple[int, torch.Size]] = []
 
     def keep(self, logits: torch.Tensor) -> None:
-        """Keep the next window's logits, float32."""
+        """Keep the logits of the next window, float32."""
         self._places.append((self._file.tell(), logits.shape))
         self._file.write(logits.contiguous().numpy().tobytes())
         self._file.flush()
 
     def read(self, window: int) -> torch.Tensor:
-        """What was kept of a window."""
+        """The logits of a window."""
         start, shape = self._places[window]
         data = os.pread(self._file.fileno(), 4 * shape.numel(), start)
         return torch.frombuffer(bytearray(data), dtype=torch.float32).view(shape)
@@ -86,7 +86,7 @@ class KeptLogits:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars and remarks of transformers' own; ours say what is going on."""
+    """Silence transformers' own log lines and progress bars."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -101,7 +101,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def _one_tensor_at_a_time() -> Iterator[None]:
-    """transformers reads a whole checkpoint ahead in threads, unless the environment says no."""
+    """Stop transformers from reading a whole checkpoint ahead in threads."""
     before = os.environ.get(NO_READING_AHEAD)
     os.environ[NO_READING_AHEAD] = "1"
     try:
@@ -114,7 +114,7 @@ def _one_tensor_at_a_time() -> Iterator[None]:
 
 
 def load_original(directory: Path) -> Any:
-    """The model of a checkpoint as transformers loads it, in float32. Raises `Refused`."""
+    """Load a checkpoint with transformers, in float32. Raises `Refused`."""
     gc.collect()  # a model validated before is held by cycles of its own
     try:
         with quiet_transformers(), _one_tensor_at_a_time():
@@ -127,14 +127,14 @@ def load_original(directory: Path) -> Any:
 
 
 def max_window(config: Any, limit: int) -> int:
-    """Tokens a window may have: the limit, or the context length where that is less."""
+    """The most tokens of a window: the limit, or the context length where that is less."""
     return int(min(limit, getattr(config, "max_position_embeddings", None) or limit))
 
 
 def one_thread_each(
     model: Any, function: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[Result]:
-    """`function` of each item, in order; each computed by one thread, a few at a time."""
+    """Yield `function` of each item, in order; one thread an item, several items at a time."""
     kinds = {getattr(module, "rope_type", None) for module in model.modules()}
     num_workers = 1 if kinds & STATEFUL_ROPE else min(os.cpu_count() or 1, len(items))
     before = torch.get_num_threads()
@@ -172,14 +172,14 @@ def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
     for one, other in zip(original.split(PART), release.split(PART), strict=True):
         log_p = functional.log_softmax(one.double(), -1)
         log_q = functional.log_softmax(other.double(), -1)
-        # A token that the original rules out counts nothing, also where the release does so too.
+        # A token that the original rules out adds nothing, even if the release rules it out too.
         terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
         total.append(float(terms.sum()))
     return math.fsum(total)
 
 
 def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> ScoreSums:
-    """A model against itself; its logits are kept where there is something to keep them in."""
+    """Score a model against itself, and keep its logits where `kept` is given."""
 
     def run(window: Window) -> tuple[torch.Tensor | None, float]:
         logits = window_logits(model, window)
@@ -198,7 +198,7 @@ def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | Non
 def score_release(
     model: Any, windows: Sequence[Window], kept: KeptLogits, original: ScoreSums
 ) -> ScoreSums:
-    """The release's model against the logits that were kept of the original."""
+    """Score the model of the release against the kept logits of the original."""
 
     def run(item: tuple[int, Window]) -> tuple[float, float]:
         index, window = item
@@ -213,7 +213,7 @@ def score_release(
 
 
 def golden_of(model: Any, window: Window) -> Golden:
-    """What a model answers to the first tokens of a window, without stopping at any token."""
+    """What a model generates after the first tokens of a window; no token stops it."""
     return next(one_thread_each(model, lambda first: _golden_of(model, first), [window]))
 
 
@@ -234,7 +234,7 @@ def _golden_of(model: Any, window: Window) -> Golden:
 
 @torch.inference_mode()
 def golden_logits(model: Any, golden: Golden) -> torch.Tensor:
-    """Logits at the positions that give the golden tokens. -> (tokens, V)"""
+    """Logits at the positions that predict the golden tokens. -> (tokens, V)"""
     fed = torch.tensor([[*golden.prompt, *golden.tokens]])
     logits: torch.Tensor = model(input_ids=fed, use_cache=False).logits[0]
     return logits[len(golden.prompt) - 1 : -1].float()

@@ -1,9 +1,9 @@
 """Calibration text: read, and cut into windows of tokens. Runs no model.
 
-A `.txt` file is one running text; a `.jsonl` file has an object with `prompt` and `completion` on
-each line, of which the completion is scored. Without any file a small text of this package is
-used. A checkpoint without a tokenizer (a generated one, say) gets the text's UTF-8 bytes as token
-ids, modulo its vocabulary: arbitrary for the model, but the same on both sides of a comparison.
+A `.txt` file is one running text. A `.jsonl` file has an object with `prompt` and `completion` on
+each line; the completion is scored. Without any file, a small text in this package is used. A
+checkpoint without a tokenizer (a generated one, say) gets the text's UTF-8 bytes as token ids,
+modulo its vocabulary: arbitrary for the model, but the same on both sides of a comparison.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 
 ENCODING = "utf-8-sig"
-"""UTF-8, with or without the mark that some editors put before it."""
+"""UTF-8, with or without a byte order mark."""
 MAX_WINDOW = 512
 MAX_TOKENS = 4096
 PROMPT_SHARE = 16
-"""A window counts at most as so many tokens for each that is scored: long prompts are not what
-a limit is for.
+"""Tokens that a window may cost of the limit for each of its scored tokens: long prompts must not
+use it up.
 """
 TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is scored (`text`), after what it follows (`prompt`). Running text has no prompt."""
+    """A scored text and the prompt before it. Running text has no prompt."""
 
     prompt: str
     text: str
@@ -41,7 +41,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """One file's documents, and its name and digest for the manifest."""
+    """The documents of one file, with its name and digest for the manifest."""
 
     name: str
     digest: str
@@ -57,7 +57,7 @@ class Window:
 
 
 def read_calibration(paths: Sequence[Path]) -> tuple[CalibrationFile, ...]:
-    """The files, or the text of this package when there are none. Raises `Refused`."""
+    """Read the files; without any, the text in this package. Raises `Refused`."""
     if not paths:
         default = importlib.resources.files(__package__) / "data" / "calibration.txt"
         return (_text_file("default", default.read_bytes(), "the calibration text"),)
@@ -65,7 +65,7 @@ def read_calibration(paths: Sequence[Path]) -> tuple[CalibrationFile, ...]:
 
 
 def read_documents(path: Path, what: str) -> CalibrationFile:
-    """One `.txt` or `.jsonl` file. Raises `Refused` with `what` it is, its path, and the line."""
+    """Read a `.txt` or `.jsonl` file. `Refused` names `what` it is, its path, and the line."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -91,7 +91,7 @@ def _text_file(name: str, data: bytes, what: str) -> CalibrationFile:
 
 
 def _pairs(path: Path, text: str) -> Iterator[Document]:
-    # Not `splitlines`: JSON strings may hold what else it takes for the end of a line.
+    # Not `splitlines`: it also splits at characters that JSON strings may hold.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -121,7 +121,7 @@ class Encoder:
                 raise Refused(f"{directory}: the tokenizer cannot be read: {error}") from error
 
     def begin(self) -> list[int]:
-        """The token that begins a text, if the tokenizer has one."""
+        """The tokenizer's beginning-of-text token, if it has one."""
         token = getattr(self._tokenizer, "bos_token_id", None)
         return [] if token is None else [int(token)]
 
@@ -129,7 +129,7 @@ class Encoder:
         """Token ids of a text. Raises `Refused` for ids the model does not have."""
         if self._tokenizer is None:
             return [byte % self._vocab_size for byte in text.encode()]
-        # Long texts are cut into windows here; the tokenizer's warning about length is moot.
+        # Long texts are cut into windows later, so the tokenizer need not warn about length.
         tokens = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if tokens and max(tokens) >= self._vocab_size:
             raise Refused(
@@ -140,18 +140,18 @@ class Encoder:
 
     @property
     def can_decode(self) -> bool:
-        """Whether tokens are turned into text again: bytes modulo a vocabulary are not."""
+        """Whether tokens can be decoded: bytes modulo a vocabulary cannot."""
         return self._tokenizer is not None
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones; only where `can_decode`."""
+        """Decode tokens, skipping special ones; only where `can_decode`."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def model_windows(
     files: Sequence[CalibrationFile], checkpoint: Checkpoint, *, max_tokens: int = MAX_TOKENS
 ) -> list[Window]:
-    """Windows of the files' text for one model, by its tokenizer and context length.
+    """Windows for one model, by its tokenizer and context length.
 
     Raises `Refused` when the tokenizer cannot be read or does not fit the model.
     """
@@ -162,15 +162,15 @@ def model_windows(
 
 @dataclass(frozen=True, slots=True)
 class ModelWindows:
-    """One model's windows: those that statistics are gathered on, and those that are scored."""
+    """One model's windows: those for statistics, and those to score."""
 
     statistics: tuple[Window, ...]
     scored: tuple[Window, ...]
 
 
 def parted(found: Sequence[Window]) -> ModelWindows:
-    """Every third window is scored, the others are for statistics: what is measured was not
-    tuned to. Of fewer than three all are for both.
+    """Score every third window and use the others for statistics, so that nothing is tuned to what
+    is measured. Fewer than three windows are all used for both.
     """
     if len(found) < 3:
         return ModelWindows(tuple(found), tuple(found))
@@ -185,10 +185,10 @@ def windows(
     max_window: int = MAX_WINDOW,
     max_tokens: int = MAX_TOKENS,
 ) -> list[Window]:
-    """Windows of at most `max_window` tokens, each file getting an equal part of `max_tokens`.
+    """Windows of at most `max_window` tokens; each file gets an equal part of `max_tokens`.
 
-    Every window begins with the tokenizer's beginning-of-text token, if there is one. Of a pair
-    that is too long, the beginning of the prompt is left out, and then the end of the completion.
+    Every window begins with the tokenizer's beginning-of-text token, if there is one. A pair that
+    is too long loses the beginning of its prompt, then the end of its completion.
     """
     found = []
     begin = encoder.begin()
