@@ -1,4 +1,4 @@
-"""What is to be consolidated, as asked. Checks what can be checked without opening a file."""
+"""What to consolidate, and how. Checks what can be checked without opening a file."""
 
 import hashlib
 import importlib.metadata
@@ -26,14 +26,14 @@ class Recipe:
     models are kept, except those in `remove` and those given anew in `models`. `base` is the
     checkpoint that the models were tuned from: slots may hold its experts.
 
-    At most one of three says how much the release may take; without any, only what is identical
-    is merged. `expert_budget` is expert bytes of the release over those of one model,
-    `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes whose mean divergence
-    over all new models is no more, in nats per token.
+    At most one of three settings says how much the release may take; without any, only identical
+    experts are merged. `expert_budget` is the expert bytes of the release over those of one model,
+    `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes with at most this mean
+    divergence over all new models, in nats per token.
 
-    `weights` tell how much models count (1 where nothing is said), `exact` which must be served
-    just as they are. `calibration` are files with the model that each is for, or None for all.
-    `tasks` and `texts` are what limits other than that of divergence are measured on, by model.
+    `weights` says how much each model counts (1 by default), `exact` which models must be served
+    bit for bit. `calibration` has files, each with the model it is for, or None for all.
+    `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
     """
 
     family: str
@@ -55,12 +55,12 @@ class Recipe:
 
     @property
     def is_lossy(self) -> bool:
-        """Whether more may be merged than what is identical."""
+        """Whether experts that are not identical may be merged."""
         return (self.expert_budget, self.expert_bytes, self.target_kl) != (None, None, None)
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise `Refused` for what can never be right."""
+    """Raise `Refused` for a recipe that can never be carried out."""
     names = [("family", recipe.family), *(("model", name) for name in recipe.models)]
     if recipe.channel is not None:
         names.append(("channel", recipe.channel))
@@ -110,7 +110,7 @@ def _check_numbers(recipe: Recipe) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What the release was made with."""
+    """Versions of the software that makes the release."""
     try:
         own = importlib.metadata.version("expertpool")
     except importlib.metadata.PackageNotFoundError:
@@ -128,9 +128,9 @@ def recipe_digest(
     base: Checkpoint | None,
     calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> str:
-    """What results of tasks may be used again for: the same files, asked for the same release.
+    """Results of tasks may be reused under the same digest: same files, same wishes.
 
-    Channel and limits of quality are left out: they change what is done with the results.
+    Channel and limits of quality are left out: they change only what is done with the results.
     """
     content: dict[str, Any] = {
         "family": recipe.family,
@@ -152,7 +152,7 @@ def provenance(
     base: Checkpoint | None,
     calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> dict[str, Any]:
-    """What the manifest says of how a release was made. No paths, no times."""
+    """How the release was made, for its manifest. No paths, no times."""
     return {
         **versions(),
         **_wishes(recipe),
