@@ -1,6 +1,6 @@
-"""Attention by FlashInfer's paged kernels, where the optional package is there.
+"""Attention by FlashInfer's paged kernels, if the optional package is installed.
 
-They are planned on the host: once a step for all layers alike, not once a layer.
+They are planned on the host, once per step for all layers that are alike.
 """
 
 import math
@@ -20,16 +20,16 @@ WORKSPACE_BYTES = 128 << 20
 PLAN_BYTES = (8 << 20) + (1 << 18)
 """What the library keeps for one plan: integers, and lengths of sequences."""
 CONVERTED_BYTES = 64 << 20
-"""What it keeps beside that where it may choose kernels for Hopper: tables of another form."""
+"""What it keeps on top of that if it may choose kernels for Hopper: tables in another form."""
 CAPTURED_BACKEND = "fa2"
-"""Kernels for captured steps. Those for Hopper gain nothing on single tokens, which wait for
+"""Kernels for captured steps. Those for Hopper are no faster for single tokens, which wait for
 memory, and would keep `CONVERTED_BYTES` for each size."""
 
 
 def flashinfer_needs() -> AttentionNeeds:
-    """What the form keeps at most; nothing where the package is not installed.
+    """The most that the form keeps; nothing if the package is not installed.
 
-    Of each kind of layer there are two plans: that of the trial stays.
+    There are two plans for each kind of layer, because that of the trial stays.
     """
     if find_spec("flashinfer") is None:
         return AttentionNeeds()
@@ -37,7 +37,7 @@ def flashinfer_needs() -> AttentionNeeds:
 
 
 def flashinfer_form(device: torch.device) -> "FlashInfer":
-    """Raises: ImportError where the package is not installed."""
+    """Raises: ImportError if the package is not installed."""
     import flashinfer
 
     return FlashInfer(flashinfer.BatchPrefillWithPagedKVCacheWrapper, device)
@@ -45,7 +45,7 @@ def flashinfer_form(device: torch.device) -> "FlashInfer":
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """Layers that one plan serves."""
+    """The layers that share one plan."""
 
     query_heads: int
     kv_heads: int
@@ -61,8 +61,8 @@ class _Variant:
 class _Planned:
     """A wrapper of the library, and the sequences that it was planned for.
 
-    copied: when the device has what was planned. The library copies it from memory of its own on
-    the host, which it writes anew with each plan; and the step before may still be under way.
+    copied: when the plan has reached the device. The library copies it from its own host memory,
+    which it overwrites with each plan, while the step before may still be running.
     """
 
     wrapper: Any
@@ -71,7 +71,7 @@ class _Planned:
 
 
 class FlashInfer:
-    """All sequences in one call; single tokens too, as prompts of one."""
+    """All sequences in one call; single tokens too, as prompts of one token."""
 
     name = "flashinfer"
     takes_groups = False
@@ -86,7 +86,7 @@ class FlashInfer:
 
     @property
     def num_bytes(self) -> int:
-        """What is held on the device: the workspace, and what the library holds for each plan."""
+        """Bytes on the device: the workspace, and what the library holds for each plan."""
         held = [self._workspace]
         for planned in self._planned.values():
             values = vars(planned.wrapper).values()
@@ -120,13 +120,13 @@ class FlashInfer:
         return with_sinks(out, log2_total * math.log(2), call.sinks)
 
     def prepare(self, paging: Paging) -> None:
-        """Plan anew what a captured step runs, for the sequences that it is to run with now."""
+        """Plan again what a captured step runs, for the sequences of its next run."""
         for (variant, captured), planned in self._planned.items():
             if captured == paging.captured and planned.paging is not paging:
                 _plan(planned, variant, paging)
 
     def _new_wrapper(self, paging: Paging) -> Any:
-        """A captured step's reads what was planned from tensors of its own."""
+        """A wrapper for a captured step reads its plan from its own tensors."""
         if paging.captured is None:
             return self._wrapper(self._workspace, "NHD")
 

@@ -1,4 +1,4 @@
-"""What a layer asks of attention, and what a form of it must give. Computes nothing."""
+"""What a layer asks of attention, and what a form of attention must return. Computes nothing."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,12 +11,12 @@ from serve_app.engine.step.step import Paging, StepView
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One layer's attention in one step, whose keys and values are stored.
+    """One layer's attention in one step. Its keys and values are stored already.
 
-    query: (T, Hq, Dk)   window: how many of the last tokens each token sees, itself among them;
+    query: (T, Hq, Dk)   window: how many of the last tokens each token sees, including itself;
     None: all.   scaling: of the scores.   softcap: the scores are capped at ± that.
-    sinks: (T, Hq), for each query one more score, which takes its share of the probability and
-    carries no value (GPT-OSS model card, 2025).
+    sinks: (T, Hq), for each query one more score, which takes a share of the probability and
+    has no value (GPT-OSS model card, 2025).
     """
 
     query: torch.Tensor
@@ -31,7 +31,7 @@ class Call:
 class AttentionForm(Protocol):
     """One way to attend.
 
-    name: for people.   takes_groups, takes_paging: the shape in which it wants the sequences.
+    name: for people.   takes_groups, takes_paging: the shape in which it needs the sequences.
     num_bytes: what it keeps on the device between steps.
     """
 
@@ -43,21 +43,21 @@ class AttentionForm(Protocol):
     def num_bytes(self) -> int: ...
 
     def attend(self, call: Call) -> torch.Tensor:
-        """Each token over its own sequence. ->  (T, Hq, Dv)"""
+        """Each token attends to its own sequence. ->  (T, Hq, Dv)"""
 
     def prepare(self, paging: Paging) -> None:
-        """Do what the host must do before a captured step runs with these sequences."""
+        """Do the host's part before a captured step runs with these sequences."""
 
 
 def with_sinks(
     out: torch.Tensor, log_total: torch.Tensor, sinks: torch.Tensor | None
 ) -> torch.Tensor:
-    """Give sinks their share of the probability, after the fact.
+    """Give sinks their share of the probability afterwards.
 
     out: (T, Hq, Dv)   log_total: (T, Hq), log of the sum of exponentials of the scores
     sinks: (T, Hq)  ->  (T, Hq, Dv)
     Without a sink s the weights are exp(score) / Z, with it exp(score) / (Z + exp(s)): so all are
-    smaller by the factor Z / (Z + exp(s)), which is sigmoid(log Z - s).
+    multiplied by the factor Z / (Z + exp(s)), which is sigmoid(log Z - s).
     """
     if sinks is None:
         return out

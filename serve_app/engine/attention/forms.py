@@ -20,29 +20,29 @@ from serve_app.scheduling.plan import Chunk
 
 logger = logging.getLogger(__name__)
 PROBE_CHUNKS = ((1, 40), (5, 5), (1, 90), (18, 33))
-"""Tokens in the step, and in all, of the sequences that forms are tried on."""
+"""For each sequence of the trial: its tokens in the step, and in all."""
 PROBE_BLOCKS = 40
 PROBE_WINDOW = 24
-"""Windows are cut to it: it is shorter than some of the sequences."""
+"""Windows are cut to this length, which is shorter than some of the sequences."""
 
 Makers = Sequence[tuple[str, Callable[[], AttentionForm]]]
-"""Forms beside the plain one, the most welcome first; making one may raise where it cannot be."""
+"""Forms other than the plain one, the preferred first. Making one raises if it cannot work."""
 
 
 def makers(device: torch.device) -> Makers:
-    """What there is for a device."""
+    """The forms for a device."""
     if device.type == "cpu":
         return (("native", native_form),)
     return ("flashinfer", partial(flashinfer_form, device)), ("varlen", varlen_form)
 
 
 def attention_needs(device: torch.device) -> AttentionNeeds:
-    """What the forms that may be chosen on a device keep there, at most."""
+    """The most bytes that the forms for a device may keep there."""
     return flashinfer_needs() if device.type == "cuda" else AttentionNeeds()
 
 
 class FormChooser:
-    """Chooses once for layers that are alike."""
+    """Chooses once for all layers that are alike."""
 
     def __init__(
         self, makers: Makers, *, block_size: int, dtype: torch.dtype, device: torch.device
@@ -56,7 +56,7 @@ class FormChooser:
         self._chosen: dict[tuple[AttentionShape, int | None, bool], AttentionForm] = {}
 
     def form(self, shape: AttentionShape, window: int | None, *, sinks: bool) -> AttentionForm:
-        """The form for a layer; the plain one, with a warning, where the others differ from it."""
+        """The form for a layer. Warns of each that differs from the plain one."""
         key = (shape, window, sinks)
         if key not in self._chosen:
             self._chosen[key] = self._choose(shape, window, sinks)
@@ -77,14 +77,14 @@ class FormChooser:
             try:
                 self._made[name] = self._makers[name]()
             except (ImportError, ValueError, RuntimeError) as error:
-                logger.info("attention: the form %r is not at hand: %s", name, error)
+                logger.info("attention: the form %r is not available: %s", name, error)
                 self._made[name] = None
         return self._made[name]
 
     def _difference(
         self, form: AttentionForm, shape: AttentionShape, window: int | None, sinks: bool
     ) -> str | None:
-        """How the form differs from the plain one on random input, in words; None: not at all."""
+        """How the form differs from the plain one on random input; None if it does not."""
         if window is not None:
             window = min(window, PROBE_WINDOW)
         for chunks in (PROBE_CHUNKS, tuple((1, total) for _, total in PROBE_CHUNKS)):
@@ -112,7 +112,7 @@ def probe(
     *,
     sinks: bool,
 ) -> Call:
-    """A layer's attention on random numbers: of sequences by (tokens in the step, in all)."""
+    """A layer's attention on random numbers. sequences: (tokens in the step, in all) of each."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:

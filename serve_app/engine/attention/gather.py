@@ -1,6 +1,6 @@
 """The plain form of attention: gather the blocks, then `scaled_dot_product_attention`.
 
-It is right on every device and for every layer; the others are measured against it.
+It is right on every device and for every layer; other forms are compared with it.
 """
 
 import torch
@@ -11,7 +11,7 @@ from serve_app.engine.step.step import Paging, SequenceGroup
 
 
 class Gather:
-    """Groups of sequences, one call each."""
+    """One call for each group of sequences."""
 
     name = "gather"
     takes_groups = True
@@ -28,14 +28,14 @@ class Gather:
         return torch.empty_like(out).index_copy_(0, order, out)
 
     def prepare(self, paging: Paging) -> None:
-        """Nothing: what it is given is on the device."""
+        """Does nothing: its inputs are on the device already."""
 
 
 def _attend(call: Call, group: SequenceGroup) -> torch.Tensor:
     """->  (S*n, Hq, Dv), the group's tokens
 
-    Queries that share a head of keys stand side by side, as if they were so many tokens: then no
-    key is copied for each of them.
+    Queries that share a head of keys are side by side, as if each were a token, so that no key has
+    to be copied for each of them.
     """
     reach = group.reach(call.window, call.query.dtype)
     keys, values = call.store.read(reach.tables)  # (S, H, L, D)
@@ -70,7 +70,7 @@ def _by_products(
     sinks: torch.Tensor | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention with sinks in the softmax, or capped scores, in float32.
+    """Attention in float32 with sinks in the softmax, or with capped scores.
 
     query: (S, H, n, D)   keys, values: (S, H, L, D)   mask: (S, 1, n, L)   sinks: (S, H, n)
     ->  (S, H, n, Dv)

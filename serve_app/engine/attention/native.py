@@ -1,4 +1,4 @@
-"""Attention by compiled code that reads the paged store where it lies, on x86 CPUs with AVX2."""
+"""Attention by compiled code that reads the paged store in place, on x86 CPUs with AVX2."""
 
 import ctypes
 
@@ -43,7 +43,7 @@ class _Call(ctypes.Structure):
 
 
 class CompiledAttention:
-    """The code of `attention.c`. Not for several threads at once: it has one scratch."""
+    """The code of `attention.c`. Not for several threads at once: it has one scratch buffer."""
 
     def __init__(self, native: Native) -> None:
         self._num_threads = native.num_threads
@@ -63,11 +63,11 @@ class CompiledAttention:
         sinks: torch.Tensor | None,
         softcap: float | None,
     ) -> torch.Tensor:
-        """As a form of attention; in float32, and rounded once.
+        """Attend as a form does, in float32, and round once.
 
         query: (T, Hq, Dk), of the store's dtype, bfloat16 or float32   sinks: (T, Hq) float32,
         contiguous  ->  (T, Hq, Dv)
-        A sequence's numbers do not depend on what other sequences there are, nor on the threads.
+        The numbers of a sequence depend neither on other sequences nor on the threads.
         """
         num_tokens, query_heads, key_dim = query.shape
         kv_heads, value_dim = store.values.shape[2:]
@@ -107,7 +107,7 @@ class CompiledAttention:
 
 
 def native_form() -> "PagedNative":
-    """Raises: RuntimeError where nothing was compiled, or the CPU cannot run it."""
+    """Raises: RuntimeError if nothing was compiled, or the CPU cannot run it."""
     code = native()
     if code is None:
         raise RuntimeError("there is no compiled code for this CPU")
@@ -120,7 +120,7 @@ class PagedNative:
     name = "native"
     takes_groups = False
     takes_paging = True
-    num_bytes = 0  # its scratch is far smaller than the copies that a step's workspace has room for
+    num_bytes = 0  # its scratch buffer is far smaller than the copies a step's workspace allows for
 
     def __init__(self, attention: CompiledAttention) -> None:
         self._attention = attention
@@ -134,4 +134,4 @@ class PagedNative:
         )
 
     def prepare(self, paging: Paging) -> None:
-        """Nothing: what it is given is where it looks for it."""
+        """Does nothing: it reads its inputs in place."""

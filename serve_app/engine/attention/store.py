@@ -1,6 +1,6 @@
-"""Where keys and values are kept: paged, one pair of tensors per attention layer. Counts nothing.
+"""The keys and values: paged, one pair of tensors per attention layer. Counts nothing.
 
-Which blocks are free is counted by `scheduling.blocks`.
+`scheduling.blocks` counts which blocks are free.
 """
 
 import torch
@@ -45,7 +45,7 @@ class KVLayer:
 def _blocks(stored: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     """stored: (B, N, H, D)   tables: (S, n)  ->  (S, H, n*N, D)
 
-    Whole blocks are copied: on the CPU that takes a fifth of the time of indexing.
+    Copies whole blocks: on the CPU, this takes a fifth of the time of indexing.
     """
     num_blocks, size, heads, width = stored.shape
     found = stored.view(num_blocks, -1).index_select(0, tables.flatten())

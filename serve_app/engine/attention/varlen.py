@@ -1,6 +1,6 @@
 """Attention by torch's own paged kernel: `varlen_attn` over block tables.
 
-In torch 2.13 block tables are read by FlashAttention 3 alone, which is a package of its own
+In torch 2.13 only FlashAttention 3 reads block tables. It is a separate package
 (`flash_attn_interface`, for Hopper) that must be activated.
 """
 
@@ -15,9 +15,9 @@ IMPLEMENTATION = "FA3"
 
 
 def varlen_form() -> "Varlen":
-    """Activates the kernel, for the whole process: torch knows no other way.
+    """Activates the kernel for the whole process; torch has no other way.
 
-    Raises: ImportError where it is not installed; ValueError where torch knows none such.
+    Raises: ImportError if it is not installed; ValueError if torch does not know it.
     """
     if attention.current_flash_attention_impl() != IMPLEMENTATION:
         attention.activate_flash_attention_impl(IMPLEMENTATION)
@@ -33,7 +33,7 @@ class Varlen:
     num_bytes = 0
 
     def attend(self, call: Call) -> torch.Tensor:
-        assert call.softcap is None, "varlen_attn caps no scores"
+        assert call.softcap is None, "varlen_attn cannot cap scores"
         paging = call.view.paging
         assert paging is not None
         out, log_total = varlen.varlen_attn(
@@ -54,4 +54,4 @@ class Varlen:
         return with_sinks(out, log_total.t(), call.sinks)
 
     def prepare(self, paging: Paging) -> None:
-        """Nothing: what it is given is on the device."""
+        """Does nothing: its inputs are on the device already."""

@@ -1,1 +1,1 @@
-"""How a device computes: products, cores, pages, compiled code. Knows nothing else of ours."""
+"""How a device computes: products, cores, pages, compiled code. Imports nothing else of ours."""

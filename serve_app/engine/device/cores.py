@@ -1,7 +1,7 @@
-"""How many cores torch's operations use, in the thread that calls. Decides nothing.
+"""How many cores torch's operations use in the calling thread. Decides nothing.
 
-An operation on two cores waits until both have come: for a small one that takes ten times as long
-as to do it alone (75 µs instead of 5 where OpenMP's helper has gone to sleep).
+An operation on two cores waits until both have arrived. A small one takes ten times as long as on
+one core (75 µs instead of 5 if OpenMP's helper is asleep).
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def on_cores(num: int) -> Iterator[None]:
-    """Operations use so many for as long as it lasts."""
+    """Operations use this many cores inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(num)
     try:

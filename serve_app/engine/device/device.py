@@ -1,8 +1,8 @@
-"""On which device engines run where nobody says it."""
+"""The device on which engines run by default."""
 
 import torch
 
 
 def default_device() -> str:
-    """CUDA where there is one, else the CPU."""
+    """CUDA if there is a device, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Which rows go with which matrix. Multiplies nothing: `matmul.py` does."""
+"""Which rows go with which matrix. `matmul.py` multiplies them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 
 Run = tuple[int, int, int]
-"""Matrix, and the first and past the last of the rows that go with it."""
+"""A matrix, the first row that goes with it, and the row after the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Rows, sorted by the matrix that each goes with. One of the two is given.
+    """Rows, sorted by the matrix that each goes with. Exactly one of the two is set.
 
-    runs: of the matrices that have rows, in order, known to the host.
-    ends: (G,) int32, where the rows of each of G matrices end, known to the device alone; there
-    may be rows behind the last.
+    runs: for the matrices that have rows, in order; known to the host.
+    ends: (G,) int32, where the rows of each of G matrices end; known only to the device. There may
+    be rows after the last end.
     """
 
     runs: tuple[Run, ...] | None = None
@@ -23,7 +23,7 @@ class Groups:
 
     @classmethod
     def counted(cls, counts: Iterable[int]) -> "Groups":
-        """counts: rows of each matrix"""
+        """counts: the number of rows of each matrix"""
         runs: list[Run] = []
         start = 0
         for matrix, count in enumerate(counts):

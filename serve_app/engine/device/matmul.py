@@ -1,4 +1,4 @@
-"""How matrices are multiplied on a device: the one place that knows which way is fast there."""
+"""How matrices are multiplied on a device: the only place that knows which way is fast there."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,17 +13,17 @@ from serve_app.engine.device.native.products import Products
 
 ALIGNMENT_BYTES = 16
 SCRATCH_VALUES = 1 << 20
-"""Values of a matrix that are widened at a time: 4 MiB in float32."""
+"""How many values of a matrix are widened at a time: 4 MiB in float32."""
 SCRATCH_BYTES = 4 * SCRATCH_VALUES
 FEW_ROWS = 5
-"""Rows from which widening pays. With fewer, torch computes each number as one dot product."""
+"""From this many rows on, widening pays. With fewer, torch computes dot products, one by one."""
 NUM_CHUNKS = 4
-"""Products that a product on the CPU is cut into. Cores share those out well; of a single product
-with few rows they share out the packing of operands, and wait for each other (MKL 2024)."""
+"""Pieces that a product on the CPU is cut into. Cores share pieces well. In a product with few
+rows they share the packing of its operands instead, and wait for each other (MKL 2024)."""
 
 
 def widens_on(device: torch.device) -> bool:
-    """Whether products of bfloat16 are faster in float32: on x86 CPUs without AVX-512."""
+    """Whether bfloat16 products are faster in float32: on x86 CPUs without AVX-512."""
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_bw")
 
@@ -31,9 +31,9 @@ def widens_on(device: torch.device) -> bool:
 class Multiplier:
     """Multiplies rows by matrices on one device. Not for several threads at once.
 
-    widens: copy bfloat16 matrices to float32 a block at a time, multiply there, and round what
-    comes out; else what the device itself makes of bfloat16.   native: used instead of widening,
-    where it is there, for matrices whose lines are contiguous.
+    widens: copy bfloat16 matrices to float32 block by block, multiply there, and round the result;
+    else let the device multiply bfloat16.   native: if set, used instead of widening for matrices
+    with contiguous lines.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Multiplier:
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
 
     def all_cores(self) -> AbstractContextManager[None]:
-        """Have torch's operations use as many cores as when this was made, for large ones."""
+        """Let torch's operations use as many cores as when this was made: for large operations."""
         return on_cores(self._num_threads)
 
     def linear(
@@ -77,8 +77,8 @@ class Multiplier:
         """Each group of rows times its own matrix.
 
         x: (n, I), rows sorted by group   weight: (G, O, I), or (G, I, O) where `transposed`
-        bias: (G, O), where the host knows the groups  ->  (n, O); whatever was there in rows
-        behind the last group
+        bias: (G, O), only if the host knows the groups  ->  (n, O); rows after the last group are
+        undefined
         """
         matrices = weight.transpose(-2, -1) if transposed else weight  # (G, O, I)
         if groups.runs is None:
@@ -130,7 +130,7 @@ class Multiplier:
         bias: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
-        """As `_multiply`. Sums are rounded once, with the bias."""
+        """Like `_multiply`. Rounds each sum once, after adding the bias."""
         wide = x.float()
         num_columns, num_outputs = matrix.shape
         at_once = max(1, SCRATCH_VALUES // num_columns)
@@ -141,7 +141,7 @@ class Multiplier:
             _chunked(wide, block, own, out[:, part])
 
     def _widen(self, block: torch.Tensor) -> torch.Tensor:
-        """The block in float32, in the scratch, in the order in which it lies.   (I, O)"""
+        """The block in float32, in the scratch buffer, in its own order.   (I, O)"""
         lines = block.t() if block.stride(0) == 1 else block
         room = self._scratch[: lines.numel()].view(lines.shape)
         room.copy_(lines)
@@ -175,7 +175,7 @@ def _grouped_on_device(x: torch.Tensor, matrices: torch.Tensor, ends: torch.Tens
 
 
 def aligned(matrices: torch.Tensor) -> bool:
-    """Whether the grouped kernel takes these: it wants strides of 16 bytes.
+    """Whether the grouped kernel accepts these: it needs strides of 16 bytes.
 
     matrices: (…, A, B), contiguous in one of the two
     """

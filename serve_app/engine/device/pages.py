@@ -1,6 +1,6 @@
-"""Room for tensors that steps read whole: in large pages, where a Linux host has them on request.
+"""Memory for tensors that steps read whole: in large pages if a Linux host offers them.
 
-Reading matrices here and there in pages of 4 KiB, a core waits for the translation of addresses.
+With pages of 4 KiB, a core that reads scattered matrices waits for address translation.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ MADV_HUGEPAGE = 14
 
 
 def zeros(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """As `torch.zeros`. Whole large pages of it are asked for before they are first touched."""
+    """Like `torch.zeros`. Asks for large pages before the memory is first touched."""
     tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
     if device.type == "cpu" and sys.platform == "linux":
         start = -(-tensor.data_ptr() // PAGE_BYTES) * PAGE_BYTES
         end = (tensor.data_ptr() + tensor.nbytes) // PAGE_BYTES * PAGE_BYTES
-        if end > start:  # only advice: a host without large pages refuses, and nothing is lost
+        if end > start:  # only advice: a host without large pages refuses, which does no harm
             ctypes.CDLL(None).madvise(
                 ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_HUGEPAGE
             )

@@ -1,7 +1,7 @@
-"""Whether a fast way to compute something gives what the plain one gives: tolerances and measures.
+"""Whether a fast way to compute something gives the same as the plain way, within tolerances.
 
-Knows nothing of what is computed. How near an answer must be to a release's golden prompts is the
-release's own matter, and stands there.
+Knows nothing about what is computed. How close answers must be to a release's golden prompts is
+part of the release, and defined there.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,8 +14,8 @@ TOLERANCES = {
     "attention": {torch.float32: 1e-4, torch.bfloat16: 2e-2},
     "captured step": {torch.float32: 1e-3, torch.bfloat16: 0.1},
 }
-"""By what is tried, and the dtype that it gives. Of a leaf: of an element, relative to it, and ten
-times that beside. Of attention: of an element. Of a captured step: of a row, relative to its norm.
+"""By what is tried and the dtype of its result. For a leaf: relative to an element, plus ten times
+as much. For attention: of an element. For a captured step: of a row, relative to its norm.
 """
 
 T = TypeVar("T")
@@ -24,10 +24,10 @@ T = TypeVar("T")
 def first_equal(
     forms: Iterable[T], difference: Callable[[T], str | None], refused: Callable[[T, str], None]
 ) -> T | None:
-    """The first form that does not differ from the plain one; None where each does.
+    """The first form that does not differ from the plain one; None if all do.
 
-    difference: how a form differs, in words; None: not at all.
-    refused: told each form that differs, and how.
+    difference: how a form differs, in words; None if it does not.
+    refused: called with each form that differs, and how.
     """
     for form in forms:
         found = difference(form)
@@ -38,11 +38,11 @@ def first_equal(
 
 
 def leaf_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
-    """How what a leaf gives differs. Whole numbers are choices, and must be the same."""
+    """How the output of a leaf differs. Whole numbers are choices, and must be equal."""
     if found.shape != wanted.shape:
         return _other_shape(found, wanted)
     if not found.is_floating_point():
-        return None if torch.equal(found, wanted) else "it chooses otherwise"
+        return None if torch.equal(found, wanted) else "it makes different choices"
     tolerance = TOLERANCES["leaf"][found.dtype]
     if torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 10):
         return None
@@ -50,7 +50,7 @@ def leaf_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
 
 
 def attention_difference(found: torch.Tensor, wanted: torch.Tensor, plain: str) -> str | None:
-    """How what a form of attention gives differs from the form named `plain`."""
+    """How the output of a form of attention differs from that of the form named `plain`."""
     if found.shape != wanted.shape:
         return _other_shape(found, wanted)
     worst = _worst(found, wanted)
@@ -60,13 +60,13 @@ def attention_difference(found: torch.Tensor, wanted: torch.Tensor, plain: str) 
 
 
 def logits_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
-    """How the logits that a captured step gives differ.
+    """How the logits of a captured step differ.
 
-    found, wanted: (n, V), -inf where a model has no such token
+    found, wanted: (n, V), -inf for tokens that a model does not have
     """
     absent = torch.isneginf(wanted)
     if not torch.equal(absent, torch.isneginf(found)):
-        return "which tokens there are differs"
+        return "it has different tokens"
     there = wanted.float().masked_fill(absent, 0)  # (n, V)
     norms = there.norm(dim=-1).clamp(min=1e-6)  # (n,)
     distances = (found.float().masked_fill(absent, 0) - there).norm(dim=-1) / norms  # (n,)
@@ -77,7 +77,7 @@ def logits_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
 
 
 def _worst(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference of an element. NaN is NaN, which is within no tolerance."""
+    """The largest difference of an element. NaN gives NaN, which is within no tolerance."""
     return float((found.float() - wanted.float()).abs().max())
 
 

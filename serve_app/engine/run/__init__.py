@@ -1,1 +1,1 @@
-"""Carrying out step plans: the forward, sampling, captured steps. Plans nothing."""
+"""Carries out step plans: forward pass, sampling, captured steps. Plans nothing."""

@@ -1,9 +1,9 @@
-"""Decode steps that are recorded once and run again for any mix of models. Samples nothing.
+"""Decode steps that are recorded once and replayed for any mix of models. Samples nothing.
 
-A step of single tokens launches some thousand kernels, and most of its time can go into launching
-them. A captured step is launched as one. It reads everything that differs between steps (tokens,
-places, map rows, tables, lengths) from tensors that are rewritten before each run, so it is valid
-for every mix of models; it is captured for a few sizes, and smaller steps are padded.
+A step of single tokens launches about a thousand kernels, and launching can take most of its time.
+A captured step is launched as one. It reads everything that differs between steps (tokens, places,
+map rows, tables, lengths) from tensors that are rewritten before each run, so it is valid for every
+mix of models. It is captured for a few sizes, and smaller steps are padded.
 """
 
 import logging
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class Capture(Protocol):
-    """Operations that were recorded. logits: where they put what they give."""
+    """Recorded operations. logits: where they write their result."""
 
     logits: torch.Tensor
 
     def replay(self) -> None:
-        """Carry them out again, on what is now in the tensors that they read."""
+        """Run them again on the current contents of the tensors that they read."""
 
 
 class GraphBackend(Protocol):
@@ -34,20 +34,20 @@ class GraphBackend(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that everything recorded so far keeps."""
+        """Bytes that everything recorded so far keeps."""
 
     def capture(self, run: Callable[[], torch.Tensor]) -> Capture:
-        """Record what `run` does, having let it run.
+        """Run `run` once, and record what it does.
 
-        Raises: RuntimeError where it does what cannot be recorded.
+        Raises: RuntimeError if it does something that cannot be recorded.
         """
 
     def drop(self) -> None:
-        """Forget all that was recorded, once none of it is under way."""
+        """Forget everything recorded, as soon as none of it is running."""
 
 
 class DecodeGraphs:
-    """Runs steps of a packed model, those of single tokens from captures."""
+    """Runs steps of a packed model; steps of single tokens run from captures."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class DecodeGraphs:
         needs: CaptureNeeds,
         max_bytes: int | None,
     ) -> None:
-        """max_bytes: the most that attention and captures may keep; None: as much as they take."""
+        """max_bytes: the most that attention and captures may keep; None: no limit."""
         self._packed = packed
         self._backend = backend
         self._needs = needs
@@ -70,16 +70,16 @@ class DecodeGraphs:
 
     @property
     def num_captured(self) -> int:
-        """Sizes of which there is a capture."""
+        """The sizes that have a capture."""
         return sum(step is not None for step in self._steps.values())
 
     @property
     def num_bytes(self) -> int:
-        """What captures keep, beside what attention keeps for them."""
+        """Bytes that captures keep, without what attention keeps for them."""
         return self._backend.num_bytes
 
     def forward(self, view: StepView) -> torch.Tensor:
-        """As `PackedModel.forward`. What it gives is overwritten by the next step of its size."""
+        """Like `PackedModel.forward`. The next step of the same size overwrites the result."""
         if self._packed.step.revision != self._revision:
             self._look()
         size = self._size(view)
@@ -94,7 +94,7 @@ class DecodeGraphs:
         return step.replay()[: view.tokens.count]
 
     def _look(self) -> None:
-        """Begin anew with what is loaded now."""
+        """Start over with what is loaded now."""
         if self._steps:
             self._backend.drop()
         self._steps = {}
@@ -104,7 +104,7 @@ class DecodeGraphs:
             logger.info("decode steps are not captured: %s", self._reason)
 
     def _size(self, view: StepView) -> Size | None:
-        """The size of capture that serves a step; None where none can."""
+        """The size of capture that can serve a step; None if none can."""
         paging, count = view.paging, view.tokens.count
         if paging is None or paging.most_tokens > 1 or view.outputs.count != count:
             return None
@@ -115,9 +115,9 @@ class DecodeGraphs:
         return power_of_two(count), power_of_two(paging.tables.shape[1])
 
     def _capture(self, size: Size, view: StepView) -> torch.Tensor:
-        """Run a step as it is, and record it for the next ones of its size.
+        """Run a step as it is, and record it for later steps of its size.
 
-        The recording is used if it gives what the step gave.
+        The recording is used if it gives the same result as the step.
         """
         expected = self._packed.forward(view)
         self._steps[size] = None
@@ -144,7 +144,7 @@ class DecodeGraphs:
         return expected
 
     def _has_room(self, size: Size) -> bool:
-        """Whether one more capture stays within what was planned for all."""
+        """Whether one more capture fits into what was planned for all."""
         if self._max_bytes is None:
             return True
         kept = self.num_bytes + self._packed.attention_bytes
@@ -164,9 +164,9 @@ class DecodeGraphs:
 
 
 class _CapturedStep:
-    """The tensors that a captured step reads, and how they are filled.
+    """The tensors that a captured step reads. Fills them.
 
-    integers: (5, n) int64, of each token its id, position, place of writing, place, map row.
+    integers: (5, n) int64, for each token its id, position, index in the store, place, map row.
     """
 
     def __init__(self, packed: PackedModel, size: Size) -> None:
@@ -190,9 +190,9 @@ class _CapturedStep:
         self._capture: Capture | None = None
 
     def fill(self, view: StepView) -> None:
-        """Make the next run be of this step.
+        """Fill in this step for the next run.
 
-        Rows beyond its own are of the last one's place and model, at the first position of a
+        The padding rows have the place and model of the last row, at the first position of a
         sequence in a block that no sequence has.
         """
         paging, count, room = view.paging, view.tokens.count, self.size[0]
@@ -229,7 +229,7 @@ class _CapturedStep:
         )
 
     def record(self, backend: GraphBackend) -> None:
-        """Raises: RuntimeError where the step does what cannot be recorded."""
+        """Raises: RuntimeError if the step does something that cannot be recorded."""
         self._capture = backend.capture(lambda: self._packed.forward(self._view()))
 
     def replay(self) -> torch.Tensor:
@@ -242,7 +242,7 @@ class _CapturedStep:
         return self._capture.logits
 
     def _view(self) -> StepView:
-        """The step as the packed model sees it. Made for one run: groups keep what they compute."""
+        """The step as the packed model sees it. Made for one run, because groups cache results."""
         ids, positions, kv_index, places, rows = self._integers
         spans = Spans(self.size[0], (), places, rows, self._ends, anywhere=True)
         group = SequenceGroup(

@@ -1,4 +1,4 @@
-"""Records operations as CUDA graphs. Knows no steps."""
+"""Records operations as CUDA graphs. Knows nothing about steps."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ import torch
 from serve_app.engine.run.captures import Capture, GraphBackend
 
 NUM_WARMUPS = 2
-"""Runs before a capture: libraries set themselves up, and kernels are compiled and chosen."""
+"""Runs before a capture, in which libraries initialise, and compile and choose kernels."""
 
 
 class _CudaCapture:
-    """One graph, and where it puts what it gives."""
+    """One graph, and where it writes its result."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, logits: torch.Tensor) -> None:
         self._graph = graph
@@ -22,7 +22,7 @@ class _CudaCapture:
 
 
 class CudaGraphs:
-    """Graphs that share one pool of memory: only one of them runs at a time."""
+    """Graphs that share one pool of memory, because only one of them runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -35,7 +35,7 @@ class CudaGraphs:
         return self._num_bytes
 
     def capture(self, run: Callable[[], torch.Tensor]) -> Capture:
-        """Other threads may go on copying to the device meanwhile: only this one is watched."""
+        """Other threads may copy to the device meanwhile; only this thread is recorded."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -43,7 +43,7 @@ class CudaGraphs:
                 run()
         current.wait_stream(self._stream)
         torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()  # so that what is reserved beyond it is the graph's
+        torch.cuda.empty_cache()  # so that everything reserved beyond this belongs to the graph
         before = torch.cuda.memory_reserved(self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(
@@ -60,5 +60,5 @@ class CudaGraphs:
 
 
 def graph_backend(device: torch.device) -> GraphBackend | None:
-    """What records decode steps on a device; None where nothing can."""
+    """Records decode steps on a device; None if the device cannot."""
     return CudaGraphs(device) if device.type == "cuda" else None

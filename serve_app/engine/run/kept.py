@@ -1,22 +1,22 @@
-"""What attention and captured steps keep on a device, at most. Reckons only: allocates nothing."""
+"""The most that attention and captured steps keep on a device. Computes; allocates nothing."""
 
 import math
 from dataclasses import dataclass
 
 Size = tuple[int, int]
-"""Of captured steps: sequences, and blocks of the longest of them; each a power of two."""
+"""A size of captured steps: sequences, and blocks of the longest; both are powers of two."""
 
 SEGMENTS_BYTES = 22 << 20
-"""torch takes memory for small tensors by 2 MiB, and for those of 1 MiB on by 20."""
+"""torch allocates 2 MiB at a time for small tensors, and 20 MiB for tensors of 1 MiB and more."""
 CAPTURES_SHARE = 0.1
-"""Of what is left after the least of everything, the most that is reserved for captures; sizes that
-find no room are not captured."""
+"""The largest share of what is left after the minimum of everything that is reserved for captures.
+Sizes without room are not captured."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionNeeds:
-    """Bytes that forms of attention keep: at all, for each kind of layer, and for each kind and
-    size that is captured.
+    """Bytes that forms of attention keep: once, for each kind of layer, and for each kind of layer
+    and size that is captured.
     """
 
     once: int = 0
@@ -39,16 +39,16 @@ class CaptureNeeds:
     once: int
 
     def of_one(self, size: Size, *, copies: bool) -> int:
-        """The most that one more capture takes. copies: whether attention copies what it reads."""
+        """The most that one more capture needs. copies: whether attention copies what it reads."""
         count, num_blocks = size
         block = self.block if copies else 0
         return SEGMENTS_BYTES + self.once + count * (self.sequence + math.ceil(num_blocks * block))
 
     def of_all(self, max_sequences: int, max_blocks: int) -> int:
-        """What there must be for captures of all sizes, in any order, attention copying nothing.
+        """What captures of all sizes need, in any order, if attention copies nothing.
 
-        Of what they need while they run, twice the largest's may have been taken by one after
-        another, each a little larger; and once more must be there for the next to be allowed.
+        Captures made one after another, each a little larger, may together take twice what the
+        largest needs while it runs. That much once more must be free to allow the next.
         """
         largest = power_of_two(max_sequences)
         counts, widths = largest.bit_length(), power_of_two(max_blocks).bit_length()
@@ -57,5 +57,5 @@ class CaptureNeeds:
 
 
 def power_of_two(number: int) -> int:
-    """The least one that is no smaller."""
+    """The smallest power of two that is not smaller."""
     return 1 << (number - 1).bit_length()

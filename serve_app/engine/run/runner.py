@@ -1,8 +1,8 @@
-"""Carries out step plans: one packed forward, then the next tokens. Decides nothing.
+"""Carries out step plans: one packed forward pass, then the next tokens. Decides nothing.
 
-A step is launched, and collected when what it gave is needed. Meanwhile the next may be launched:
-steps run in the order in which they were launched, and a token that one samples goes into the
-next without the host knowing it.
+A step is launched, and collected when its results are needed. Meanwhile the next may be launched:
+steps run in the order in which they were launched, and a token that one samples goes into the next
+without the host seeing it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +21,9 @@ from serve_app.scheduling.plan import Chunk, StepPlan
 
 @dataclass(frozen=True, slots=True)
 class RunningRequest:
-    """What the runner must know of a sequence beside its chunk.
+    """What the runner must know about a sequence besides its chunk.
 
-    row: of its model in the expert maps.   tokens: all that are known, prompt first.
+    row: of its model in the expert maps.   tokens: all known tokens, prompt first.
     """
 
     request: Request
@@ -35,9 +35,9 @@ class RunningRequest:
 class StepResult:
     """What a step computed, by sequence.
 
-    sampled: the next token.   logprobs: of that token, where asked for.
-    prompt_logprobs: position -> of the prompt token there, where asked for.
-    forward_s: seconds in the packed forward; on CUDA, until it was launched.
+    sampled: the next token.   logprobs: of that token, if requested.
+    prompt_logprobs: position -> of the prompt token there, if requested.
+    forward_s: seconds in the packed forward pass; on CUDA, until it was launched.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A row of logits of which log-probabilities are wanted.
+    """A row of logits for which log-probabilities are requested.
 
     row: of the logits.   token: that follows; None: the one that is sampled.   top: how many of
     the likeliest.
@@ -61,7 +61,7 @@ class _Scored:
 
 
 class LaunchedStep:
-    """A step that the device carries out, or has carried out.
+    """A step that the device is running or has run.
 
     tokens: (m,) int64 on the device, what was sampled.   rows: sequence -> its row of them.
     """
@@ -81,7 +81,7 @@ class LaunchedStep:
         self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
 
     def collect(self) -> StepResult:
-        """Wait for what the step gives."""
+        """Wait for the results of the step."""
         tokens, *scores = self._copies.wait()
         result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)))
         result.forward_s = self._forward_s
@@ -108,7 +108,7 @@ class Runner:
         graphs: DecodeGraphs | None = None,
         clock: Callable[[], float],
     ) -> None:
-        """graphs: run the steps that they can."""
+        """graphs: run the steps that they can run."""
         self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
         self._clock = clock
         self._device = packed.device
@@ -128,10 +128,10 @@ class Runner:
         running: Mapping[str, RunningRequest],
         after: LaunchedStep | None = None,
     ) -> LaunchedStep:
-        """Begin one forward over the plan's chunks, sampling where they reach their last token.
+        """Start a forward pass over the plan's chunks; sample where they reach their last token.
 
-        after: the step before, of which pending chunks take their token. Done when it returns on
-        the CPU; on CUDA the device may have hardly begun.
+        after: the step before, from which pending chunks take their token. On the CPU the step is
+        done when this returns; on CUDA the device may have hardly begun.
         """
         rows = [running[chunk.sequence].row for chunk in plan.chunks]
         outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
@@ -153,7 +153,7 @@ class Runner:
     def _fill_pending(
         self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None
     ) -> None:
-        """Put the tokens that the step before samples where they go on.   ids: (T,)"""
+        """Fill in the tokens that the step before samples.   ids: (T,)"""
         targets, sources, start = [], [], 0
         for chunk in chunks:
             if chunk.pending:
@@ -186,7 +186,7 @@ class Runner:
 
 
 def _scored(outputs: Sequence[Output], running: Mapping[str, RunningRequest]) -> Iterator[_Scored]:
-    """The log-probabilities that were asked for, of prompts and of what is sampled."""
+    """The requested log-probabilities of prompts and of sampled tokens."""
     for row, output in enumerate(outputs):
         request = running[output.chunk.sequence].request
         following = output.position + 1

@@ -1,8 +1,8 @@
-"""The next token of each sequence, from its logits. On the device; knows no scheduler.
+"""Samples the next token of each sequence from its logits, on the device. Schedules nothing.
 
-A row's choice depends on its own logits, settings and random number alone, and the random number
-on (seed, position) alone: so a seed gives the same text alone and in a full batch. Nothing here
-waits for the device: neither the choice nor the token before it need be known to the host.
+A row's choice depends only on its own logits, settings and random number, and the random number
+only on (seed, position). So a seed gives the same text alone and in a full batch. Nothing here
+waits for the device: the host need not know the choice, nor the token before it.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from serve_app.engine.request import Logprob, Sampling
 from serve_app.engine.step.transfer import to_device
 
 LEAST_TEMPERATURE = 1e-5
-"""Below it a row is greedy: logits divided by less leave the range of float32."""
+"""Below this a row is greedy: logits divided by less would leave the range of float32."""
 
 
 STRETCH = 128
-"""Tokens of the vocabulary whose probabilities are summed before it is known in which one is."""
+"""How many probabilities are summed together to find the stretch of the vocabulary to look in."""
 FEW = 512
-"""Tokens among which those that top-p keeps mostly are."""
+"""The likeliest tokens, among which top-p usually finds all that it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class SamplingRow:
 
     tokens: all known tokens, of which the first `prompt_length` are the prompt.
     banned: tokens that may not be chosen (stop tokens before `min_tokens`).
-    pending: the row that the step before sampled for the sequence, where its token follows the
-    known ones and is not known yet.
+    pending: the row that the step before sampled for the sequence, if that token follows the known
+    ones and the host does not know it yet.
     """
 
     sampling: Sampling
@@ -44,7 +44,7 @@ class SamplingRow:
 
     @property
     def position(self) -> int:
-        """Of the token to sample."""
+        """The position of the token to sample."""
         return len(self.tokens) + (self.pending is not None)
 
     @property
@@ -53,7 +53,7 @@ class SamplingRow:
 
     @property
     def is_repetitive(self) -> bool:
-        """Whether tokens of prompt and answer are penalized."""
+        """Whether tokens of the prompt and the answer are penalized."""
         return self.sampling.repetition_penalty != 1.0
 
     @property
@@ -79,7 +79,7 @@ class Scores:
         return self.tokens, self.chosen, self.best, self.values
 
     def logprobs(self, top: Sequence[int]) -> list[Logprob]:
-        """Of scores that are on the host. top: how many of the likeliest, for each row"""
+        """From scores on the host. top: how many of the likeliest, for each row"""
         columns = (tensor.tolist() for tensor in self.tensors)
         return [
             Logprob(token, logprob, tuple(zip(ids[:count], values[:count], strict=True)))
@@ -88,7 +88,7 @@ class Scores:
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on the two arguments alone, the same on every device."""
+    """A number in [0, 1) that depends only on the two arguments, the same on every device."""
     digest = hashlib.blake2b(struct.pack("<QQ", seed % 2**64, position), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
@@ -98,8 +98,8 @@ def sample(
 ) -> torch.Tensor:
     """Choose a token for each row.
 
-    logits: (n, V), -inf where a model has no such token; left as it is
-    before: (m,) int64, what the step before sampled; None where no row has a pending token
+    logits: (n, V), -inf for tokens that a model does not have; not changed
+    before: (m,) int64, what the step before sampled; None if no row has a pending token
     ->  (n,) int64
     """
     adjusted = _adjusted(logits.float(), rows, before)
@@ -114,7 +114,7 @@ def sample(
 
 
 def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:
-    """Log-probabilities of given tokens, and the likeliest at each row.
+    """Log-probabilities of given tokens, and of the likeliest at each row.
 
     logits: (n, V)   tokens: (n,) int64   num_best: how many of the likeliest, at most
     """
@@ -126,7 +126,7 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:
 def _adjusted(
     logits: torch.Tensor, rows: Sequence[SamplingRow], before: torch.Tensor | None
 ) -> torch.Tensor:
-    """Apply penalties, then biases, then bans.   logits: (n, V), left as it is  ->  (n, V)"""
+    """Apply penalties, then biases, then bans.   logits: (n, V), not changed  ->  (n, V)"""
     settings = [row.sampling for row in rows]
     if any(row.is_repetitive for row in rows):
         penalty = _column([s.repetition_penalty for s in settings], logits.device)
@@ -144,7 +144,7 @@ def _adjusted(
 
 
 def _biased(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Apply biases, then bans.   logits: (n, V), left as it is  ->  (n, V)"""
+    """Apply biases, then bans.   logits: (n, V), not changed  ->  (n, V)"""
     size = logits.shape[1]
     biases: dict[int, float] = {}
     banned: list[int] = []
@@ -170,9 +170,9 @@ def _counts(
     before: torch.Tensor | None,
     known: Callable[[SamplingRow], Iterable[int] | None],
 ) -> torch.Tensor:
-    """How often each token is among some of a row's: those that are known, and the pending one.
+    """How often each token occurs in a row's tokens: the known ones, and the pending one.
 
-    logits: (n, V)   known: None for a row of which nothing is counted  ->  (n, V)
+    logits: (n, V)   known: None for a row that is not counted  ->  (n, V)
     """
     size = logits.shape[1]
     counted = [(at, row, known(row)) for at, row in enumerate(rows)]
@@ -206,11 +206,11 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
 
 
 def _inverted(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """The tokens at which the sums of probabilities come to exceed these shares of the whole.
+    """The tokens at which the running sums of probabilities first exceed these shares of the total.
 
-    probabilities: (n, V)   numbers: (n, 1) float64 in [0, 1)  ->  (n,). Vocabulary order, not
-    order of probability, so that rounding which swaps two near-equal tokens does not move the
-    others. First the stretch of the vocabulary is found, then the token in it.
+    probabilities: (n, V)   numbers: (n, 1) float64 in [0, 1)  ->  (n,). In vocabulary
+    order, not in order of probability, so that rounding which swaps two nearly equal tokens does
+    not move the others. Finds the stretch of the vocabulary first, then the token in it.
     """
     size = probabilities.shape[1]
     stretches = F.pad(probabilities, (0, -size % STRETCH)).unflatten(1, (-1, STRETCH))
@@ -236,9 +236,9 @@ def _column(values: list[float], device: torch.device) -> torch.Tensor:
 
 
 def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Zero what top-k, then top-p, then min-p leave out.   probabilities: (n, V)  ->  (n, V)
+    """Zero what top-k, then top-p, then min-p exclude.   probabilities: (n, V)  ->  (n, V)
 
-    Tokens as likely as the last that is kept are kept too.
+    Tokens as likely as the last one kept are kept too.
     """
     device, size = probabilities.device, probabilities.shape[1]
     settings = [row.sampling for row in rows]
@@ -248,7 +248,7 @@ def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch
     counts = [
         (count or size) if limited else 1 for count, limited in zip(most, is_limited, strict=True)
     ]
-    likeliest = _likeliest(probabilities, counts, shares)  # (n, c), falling
+    likeliest = _likeliest(probabilities, counts, shares)  # (n, c), descending
     sums = likeliest.cumsum(dim=-1)
     ranks = to_device([min(n, likeliest.shape[1]) for n in counts], torch.int64, device)
     ranks = ranks.unsqueeze(1)
@@ -266,10 +266,10 @@ def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch
 def _likeliest(
     probabilities: torch.Tensor, counts: Sequence[int], shares: torch.Tensor
 ) -> torch.Tensor:
-    """The largest probabilities of each row, falling: so many, or all that top-p can keep.
+    """The largest probabilities of each row, descending: `counts` of them, or all that top-p keeps.
 
-    probabilities: (n, V)   shares: (n, 1), top-p  ->  (n, c). A count of V is no limit. Sorting
-    everything is slow on a CPU, and there asking whether a few are enough is not.
+    probabilities: (n, V)   shares: (n, 1), top-p  ->  (n, c). A count of V is no limit. On a
+    CPU, sorting everything is slow, but asking whether a few are enough is not.
     """
     size = probabilities.shape[1]
     limits = [count for count in counts if count < size]

@@ -1,1 +1,1 @@
-"""What a running step is made of, as values and tensors of indices. Computes nothing."""
+"""The parts of a running step, as values and tensors of indices. Computes nothing."""

@@ -1,4 +1,4 @@
-"""Integers that the host decides on, moved to the device in one copy. Knows not what they mean."""
+"""Moves integers from the host to the device in one copy. Does not interpret them."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ ALIGNMENT_BYTES = 16
 
 
 class Integers:
-    """Collects tensors of integers, and moves them together.
+    """Collects tensors of integers and moves them together.
 
-    On the CPU a tensor is what was put. Elsewhere it is a part of a buffer on the device, which
-    holds nothing before `send`: one asynchronous copy from page-locked memory, for which the host
-    does not wait. Buffers are never used again, so a copy that is still under way is safe.
+    On the CPU a tensor is the one that was put. Elsewhere it is a part of a buffer on the device,
+    which is filled by `send`: one asynchronous copy from page-locked memory, for which the host
+    does not wait. Buffers are never reused, so a copy that is still running is safe.
     """
 
     def __init__(self, device: torch.device, *, stages: bool | None = None) -> None:
@@ -34,7 +34,7 @@ class Integers:
         return self._chunks[-1].put(tensor)
 
     def send(self) -> None:
-        """Move all that was put since the last time."""
+        """Move everything that was put since the last time."""
         for chunk in self._chunks:
             chunk.send()
         self._chunks = []

@@ -1,4 +1,4 @@
-"""What the parts of the packed model may know of the step that is running. Values only."""
+"""What the parts of the packed model may know about the running step. Only values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from serve_app.engine.step.integers import Integers
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows [start, end) of a packed tensor, all of the backbone in `place`.
+    """Rows [start, end) of a packed tensor, all from the backbone in `place`.
 
-    models: map rows of the models that they are of.
+    models: map rows of the models that the rows belong to.
     """
 
     place: int
@@ -29,11 +29,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Whose the rows of a packed tensor are. Rows are sorted by place.
+    """To which models the rows of a packed tensor belong. Rows are sorted by place.
 
     count: number of rows, n.   segments: one per place that is present, in order.
-    anywhere: whether the host does not know whose the rows are, since the same operations are to
-    serve whatever the tensors will say later; then there are no segments.
+    anywhere: whether the host does not know this, because the same operations must work for
+    whatever the tensors say later; then there are no segments.
     places: (n,) int64, place of each row.   rows: (n,) int64, row of each in the expert maps.
     ends: (S,) int32, where each place's rows end; S = number of places.
     """
@@ -47,7 +47,7 @@ class Spans:
 
     @classmethod
     def of(cls, places: list[int], rows: list[int], num_places: int, integers: Integers) -> "Spans":
-        """Spans of rows whose places (sorted) and map rows are given one by one."""
+        """Spans of rows, given the place (sorted) and the map row of each."""
         segments: list[Segment] = []
         start = 0
         for place, group in groupby(places):
@@ -69,14 +69,14 @@ class Spans:
 
     @property
     def sole_place(self) -> int | None:
-        """The place of all rows; None where they are, or may be, of several. Any, of no rows."""
+        """The place of all rows; None if there may be several. Any place if there are no rows."""
         if self.anywhere or len(self.segments) > 1:
             return None
         return self.segments[0].place if self.segments else 0
 
     @property
     def models(self) -> frozenset[int] | None:
-        """Map rows of the models that are present, as far as the host knows; None: any may be."""
+        """Map rows of the models in the step, if the host knows them; None: any may be."""
         if self.anywhere:
             return None
         return frozenset().union(*(segment.models for segment in self.segments))
@@ -97,10 +97,10 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What of its sequences a group's tokens may see.
+    """What the tokens of a group may see of their sequences.
 
     tables: (S, b) int64, the blocks that hold it.
-    mask: (S, 1, n, b * N), to be added to scores: 0 where a token sees, -inf where not.
+    mask: (S, 1, n, b * N), added to scores: 0 where a token sees, else -inf.
     """
 
     tables: torch.Tensor
@@ -125,9 +125,9 @@ class SequenceGroup:
     )
 
     def reach(self, window: int | None, dtype: torch.dtype) -> Reach:
-        """A token sees itself and what is before it; with a window, of those the last `window`.
+        """A token sees itself and all before it; with a window, only the last `window` tokens.
 
-        Every layer of the step asks, so each answer is kept.
+        Every layer of the step asks, so answers are cached.
         """
         key = (window, dtype)
         if key not in self._reaches:
@@ -151,7 +151,7 @@ class SequenceGroup:
 
 @dataclass(frozen=True, slots=True)
 class PagedOnHost:
-    """Numbers of `Paging` as the host knows them, for kernels that are planned there."""
+    """The numbers of `Paging` on the host, for kernels that are planned there."""
 
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -160,14 +160,14 @@ class PagedOnHost:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """A step's sequences as paged kernels take them: S sequences, in the order of their tokens.
+    """A step's sequences in the form for paged kernels: S sequences, in the order of their tokens.
 
-    starts: (S + 1,) int32, where each one's tokens begin among the step's; and where the last end.
-    lengths: (S,) int32, positions that each has once the step's keys and values are written.
+    starts: (S + 1,) int32, where the tokens of each begin in the step, and where the last ones end.
+    lengths: (S,) int32, positions of each once the step's keys and values are written.
     tables: (S, b) int32, blocks of `block_size` tokens, padded with block 0.
     most_tokens, most_positions: no sequence has more in this step, or in all.
-    captured: of which captured step these tensors are the inputs, rewritten in place; None: of
-    none.
+    captured: the captured step whose inputs these tensors are, rewritten in place; None if there
+    is none.
     """
 
     starts: torch.Tensor
@@ -184,8 +184,8 @@ class Paging:
 class RopeSpan:
     """Tokens [start, end) whose angles are computed together.
 
-    row: map row of (one of) their model(s).   length: of the sequence at the forward in which
-    `generate()` would compute them, for rope variants that look at it.
+    row: map row of their model, or of one of them.   length: of the sequence in the forward pass in
+    which `generate()` would compute them, for rope variants that look at it.
     """
 
     start: int
@@ -196,11 +196,11 @@ class RopeSpan:
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """One step. T tokens of all sequences, of which n want logits.
+    """One step: T tokens of all sequences, of which n need logits.
 
     ids, positions, kv_index: (T,) int64; kv_index is where in the KV store a token is written.
-    output_index: (n,) int64, which tokens want logits; ascending, so outputs are sorted too.
-    groups, paging: the sequences, in the shapes in which the forms of attention want them.
+    output_index: (n,) int64, which tokens need logits; ascending, so outputs are sorted too.
+    groups, paging: the sequences, in the shapes that the forms of attention need.
     """
 
     tokens: Spans
@@ -215,25 +215,25 @@ class StepView:
 
 
 class CurrentStep:
-    """Holds the step that is running, for the leaves that were put into a stock model.
+    """Holds the running step, for the leaves that were put into a stock model.
 
-    Leaves are called by the stock model's own code, which passes them nothing but activations;
-    so each is given this holder when it is built. One per packed model, never shared.
+    The stock model's own code calls the leaves and passes them only activations, so each leaf gets
+    this holder when it is built. There is one per packed model, never shared.
     """
 
     def __init__(self) -> None:
         self._view: StepView | None = None
         self.revision = 0
-        """Changes with whatever a step that may be of any models takes for granted: which tensors
-        there are, and which of them are needed."""
+        """Changes with all that captured steps rely on: which tensors there are, and which of
+        them are needed."""
 
     def revise(self) -> None:
-        """Say that something changed which captured steps take for granted."""
+        """Say that something changed on which captured steps rely."""
         self.revision += 1
 
     @property
     def is_running(self) -> bool:
-        """Whether a forward is under way; may be asked by any thread."""
+        """Whether a forward pass is running. Any thread may ask."""
         return self._view is not None
 
     @property
@@ -251,5 +251,5 @@ class CurrentStep:
             self._view = before
 
     def only(self, segment: Segment) -> "StepView":
-        """The running step as parts inside one segment's slow form see it."""
+        """The running step as the parts inside one segment's slow form see it."""
         return replace(self.view, tokens=self.view.tokens.only(segment))

@@ -1,4 +1,4 @@
-"""Numbers on their way between host and device, without either waiting for the other."""
+"""Copies between host and device for which neither waits."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ def to_device(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """A tensor of these values. From pinned memory, where a copy does not stop the host."""
+    """A tensor of these values, copied from pinned memory if that lets the host go on."""
     pinned = device.type == "cuda"
     return torch.tensor(values, dtype=dtype, pin_memory=pinned).to(device, non_blocking=True)
 
 
 class Milestone:
-    """A point in what a device was told to do. On the CPU all before it is done when it is made."""
+    """A point in a device's queue of work. On the CPU, everything before it is already done."""
 
     def __init__(self, device: torch.device) -> None:
         self._event = torch.cuda.Event() if device.type == "cuda" else None
@@ -24,15 +24,15 @@ class Milestone:
             self._event.record()
 
     def wait(self) -> None:
-        """Return when the device has come past it."""
+        """Return when the device has reached it."""
         if self._event is not None:
             self._event.synchronize()
 
 
 class HostCopies:
-    """Copies of tensors of one device for the host, to be waited for when they are needed.
+    """Copies of one device's tensors for the host. Whoever needs them waits.
 
-    What is launched afterwards does not delay them.
+    Work that is launched later does not delay them.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:

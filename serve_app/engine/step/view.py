@@ -1,4 +1,4 @@
-"""Turns the chunks of a plan into the view of the step that leaves see. Decides nothing."""
+"""Turns the chunks of a plan into the step as leaves see it. Decides nothing."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, SequenceGr
 from serve_app.scheduling.plan import Chunk
 
 PIECE_TOKENS = 128
-"""Most tokens of a prompt that attend at once: the scores of more would not stay in cache, and the
-first of them need not look at the blocks of the last."""
+"""At most this many tokens of a prompt attend at once. The scores of more would not stay in cache,
+and the first tokens need not read the blocks of the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One row of logits: which chunk's, at which position, and whether to sample from it."""
+    """One row of logits: its chunk, its position, and whether to sample from it."""
 
     chunk: Chunk
     position: int
@@ -26,7 +26,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Tokens of a chunk at positions [start, end), the first in `row`; blocks up to their end."""
+    """Tokens of a chunk at positions [start, end), the first in `row`, with blocks up to `end`."""
 
     row: int
     start: int
@@ -35,7 +35,7 @@ class _Piece:
 
 
 def outputs_of(chunk: Chunk) -> list[Output]:
-    """The rows of logits that a chunk wants, by position."""
+    """The rows of logits that a chunk needs, by position."""
     last = chunk.end - 1
     wanted: set[int] = set()
     if chunk.keep_prompt_logits:
@@ -46,10 +46,10 @@ def outputs_of(chunk: Chunk) -> list[Output]:
 
 
 class ViewBuilder:
-    """Makes the tensors that say what a step computes.
+    """Makes the tensors that describe what a step computes.
 
     num_places: backbones on the device.   block_size: tokens in a KV block.
-    groups, paging: the shapes in which the sequences are wanted.
+    groups, paging: whether the sequences are needed in these shapes.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ViewBuilder:
     def _groups(
         self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
     ) -> tuple[SequenceGroup, ...]:
-        """Pieces of as many tokens attend together where their tables are of like length."""
+        """Pieces of equal length attend together if their tables are of similar length."""
         groups: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
         for chunk, start in zip(chunks, starts, strict=True):
             for first in range(chunk.start, chunk.end, PIECE_TOKENS):
@@ -155,7 +155,7 @@ def _padded(tables: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _rope_spans(chunk: Chunk, start: int, row: int) -> list[RopeSpan]:
-    """Of the tokens computed in one forward by `generate()`, and of each later one by itself."""
+    """One for the tokens that `generate()` computes in one forward, then one per later token."""
     together = max(0, min(chunk.end, chunk.forward_len) - chunk.start)
     spans = [RopeSpan(start, start + together, row, chunk.forward_len)] if together else []
     for offset in range(together, len(chunk.tokens)):

@@ -1,4 +1,4 @@
-"""Compiled code for x86 CPUs with AVX2: what torch is slow at there. Optional, and decides nothing.
+"""Compiled code for x86 CPUs with AVX2, where torch is slow. Optional; decides nothing.
 
-The C files are compiled when the package is installed, where there is a compiler.
+The C files are compiled when the package is installed, if there is a compiler.
 """

@@ -1,4 +1,4 @@
-"""Finds the compiled code. Its functions are called with addresses, so it knows no Python."""
+"""Finds the compiled code. Its functions take addresses, so they know nothing of Python."""
 
 import ctypes
 import importlib.util
@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 NAME = "serve_app.engine.device.native._compiled"
 NEEDS = ("avx2", "fma3")
 INTERFACE = 1
-"""Of the functions: see crew.h. Code that was compiled for another would read what is not there."""
+"""Version of the functions, see crew.h. Code of another version would read what is not there."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None where it was not compiled or this CPU cannot run it.
+    """The compiled code; None if it was not compiled or this CPU cannot run it.
 
-    Nor is it used, with a warning, where it was compiled from other sources than are here.
+    Also None, with a warning, if it was compiled from other sources than those that are here.
     """
     capabilities = torch.cpu.get_capabilities()
     found = importlib.util.find_spec(NAME)
@@ -34,13 +34,13 @@ def library() -> ctypes.CDLL | None:
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The compiled code, and how many threads may work on a call of it."""
+    """The compiled code, and how many threads may work on one call."""
 
     library: ctypes.CDLL
     num_threads: int
 
 
 def native() -> Native | None:
-    """The compiled code, if it can be had, for as many threads as the caller's operations have."""
+    """The compiled code if available, for as many threads as the caller's operations have."""
     code = library()
     return None if code is None else Native(code, torch.get_num_threads())

@@ -11,7 +11,7 @@ from serve_app.engine.device.native.library import Native
 
 
 class Products:
-    """The code of `products.c`. For any threads at once."""
+    """The code of `products.c`. Several threads may call it at once."""
 
     def __init__(self, native: Native) -> None:
         self._num_threads = native.num_threads
@@ -29,12 +29,12 @@ class Products:
         bias: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
-        """Runs of rows, each times its own matrix; summed in float32 and rounded once.
+        """Multiplies runs of rows, each by its own matrix. Sums in float32 and rounds once.
 
         x: (n, I) bfloat16   matrices: (G, O, I) bfloat16, lines contiguous
         runs: group, first row and end of each   bias: (G, O), lines contiguous
         out: (n, O) bfloat16, contiguous; rows of runs are filled
-        A row's numbers do not depend on what other rows there are.
+        The numbers of a row do not depend on the other rows.
         """
         rows = x if x.stride(1) == 1 else x.contiguous()
         bounds = array("q", chain.from_iterable(runs))

@@ -1,4 +1,4 @@
-"""What is done to each row by itself, by compiled code."""
+"""Operations on each row by itself, by compiled code."""
 
 import ctypes
 
@@ -8,7 +8,7 @@ from serve_app.engine.device.native.library import Native
 
 
 class Rows:
-    """The code of `rows.c`. For any threads at once."""
+    """The code of `rows.c`. Several threads may call it at once."""
 
     def __init__(self, native: Native) -> None:
         self._num_threads = native.num_threads
@@ -21,7 +21,7 @@ class Rows:
     def rms_norm(
         self, x: torch.Tensor, weights: torch.Tensor, places: torch.Tensor, eps: float
     ) -> torch.Tensor:
-        """Each row over the root of its mean square, rounded, times its token's weights.
+        """Divides each row by its root mean square, rounds, and multiplies by its token's weights.
 
         x: (…, W) bfloat16, contiguous, its n tokens in order with as many rows each
         weights: (S, W) bfloat16, contiguous   places: (n,) int64  ->  (…, W)
