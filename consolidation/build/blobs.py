@@ -108,8 +108,7 @@ def build_layer(task: BuildTask) -> list[dict[str, Any]]:
 
 def build_backbone(task: BackboneTask) -> dict[str, Any]:
     """Write one blob of a backbone."""
-    data = encode_tensors(task.source.read())
-    return Registry(task.registry, task.family).write_blob(data).model_dump()
+    return Registry(task.registry, task.family).write_backbone(task.source.read()).model_dump()
 
 
 class _Builder:

@@ -24,7 +24,7 @@ from consolidation.errors import Refused
 from consolidation.plan.study import Study
 from consolidation.plan.values import Held, Member, Plan, PlannedLayer
 from consolidation.recipe import Recipe
-from consolidation.release import Blob, Layer, Part, Registry
+from consolidation.release import BackboneBlob, Blob, Layer, Part, Registry
 from consolidation.release.manifest import DTYPES, canonical_json
 from consolidation.run.journal import Stages
 
@@ -153,7 +153,7 @@ def _parts(found: Sequence[Mapping[str, Any]]) -> list[Part]:
 class Written:
     """What new models keep for themselves, by name: blobs, and digests of all they came from."""
 
-    backbones: Mapping[str, tuple[Blob, ...]]
+    backbones: Mapping[str, tuple[BackboneBlob, ...]]
     tokenizers: Mapping[str, dict[str, Blob]]
     sources: Mapping[str, str]
 
@@ -171,7 +171,7 @@ def write_backbones(registry: Registry, family: Family, study: Study, stages: St
 
 def _write_backbones(
     registry: Registry, family: Family, stages: Stages
-) -> dict[str, tuple[Blob, ...]]:
+) -> dict[str, tuple[BackboneBlob, ...]]:
     tasks = [
         (f"{name} {part.name}", BackboneTask(registry.url, registry.family, part))
         for name, checkpoint in family.checkpoints.items()
@@ -181,9 +181,9 @@ def _write_backbones(
         "backbone",
         build_backbone,
         tasks,
-        still_good=lambda blob: registry.has_blob(Blob.model_validate(blob)),
+        still_good=lambda blob: registry.has_blob(BackboneBlob.model_validate(blob)),
     )
-    blobs = iter([Blob.model_validate(result) for result in results])
+    blobs = iter([BackboneBlob.model_validate(result) for result in results])
     return {
         name: tuple(next(blobs) for _ in checkpoint.backbone)
         for name, checkpoint in family.checkpoints.items()
@@ -203,7 +203,7 @@ def _write_tokenizer(registry: Registry, family: Family, name: str) -> dict[str,
 
 def _source_digest(
     study: Study,
-    backbones: Mapping[str, tuple[Blob, ...]],
+    backbones: Mapping[str, tuple[BackboneBlob, ...]],
     tokenizers: Mapping[str, dict[str, Blob]],
     family: Family,
     name: str,

@@ -1,6 +1,6 @@
 """Verify: reads a release back and runs every golden prompt. Repairs nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -8,6 +8,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from consolidation.release import (
+    BackboneBlob,
     Damaged,
     NewerSchema,
     NotFound,
@@ -17,6 +18,7 @@ from consolidation.release import (
     golden_findings,
 )
 from consolidation.release.registry import manifest_blobs
+from consolidation.release.tensors import tensor_digest
 from consolidation.run.executor import Progress
 from consolidation.statistics.scoring import COMPUTE_DTYPE, golden_logits, quiet_transformers
 
@@ -57,7 +59,9 @@ def _digests(
     for done, (blob, suffix) in enumerate(blobs):
         progress(Progress("digests", done, len(blobs)))
         try:
-            if suffix == "safetensors":
+            if isinstance(blob, BackboneBlob):
+                findings += _tensor_findings(blob, registry.read_tensors(blob))
+            elif suffix == "safetensors":
                 registry.read_tensors(blob)
             else:
                 registry.read_bytes(blob, suffix=suffix)
@@ -65,6 +69,19 @@ def _digests(
             findings.append(str(error))
     progress(Progress("digests", len(blobs), len(blobs)))
     return findings
+
+
+def _tensor_findings(blob: BackboneBlob, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """What the manifest says wrongly of a backbone's tensors: equal ones are served as one."""
+    if not blob.tensors:  # it says nothing
+        return []
+    found = {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+    names = sorted(found.keys() | blob.tensors.keys())
+    return [
+        f"blob {blob.digest}: {name} is not what the manifest says"
+        for name in names
+        if found.get(name) != blob.tensors.get(name)
+    ]
 
 
 def _golden(reader: ReleaseReader, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from consolidation.release.errors import (
 from consolidation.release.golden import TOLERANCES, golden_findings
 from consolidation.release.manifest import (
     SCHEMA_VERSION,
+    BackboneBlob,
     Blob,
     Golden,
     Layer,
@@ -31,6 +32,7 @@ from consolidation.release.registry import Registry, ReleaseSummary
 __all__ = [
     "SCHEMA_VERSION",
     "TOLERANCES",
+    "BackboneBlob",
     "Blob",
     "Channel",
     "ChannelMoved",

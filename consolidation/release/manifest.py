@@ -41,6 +41,16 @@ class Blob(_Record):
     bytes: NotNegative
 
 
+class BackboneBlob(Blob):
+    """One file of a backbone: a decoder layer, or a tensor outside of them.
+
+    tensors: digests of its tensors by name, equal where dtype, shape and values are; empty where
+    that is not known, as in manifests of schema 2.
+    """
+
+    tensors: dict[str, Digest] = {}
+
+
 class Part(Blob):
     """One part of an expert: a blob, and the label of the format that its tensors are in."""
 
@@ -134,7 +144,7 @@ class Model(_Record):
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tokenizer_files: dict[str, Blob]
-    backbone: tuple[Blob, ...]
+    backbone: tuple[BackboneBlob, ...]
     expert_map: tuple[tuple[NotNegative, ...], ...]
     residual_map: tuple[tuple[tuple[NotNegative, ...], ...], ...] = ()
     source: Source

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from consolidation.release.errors import Damaged, NewerSchema, NotFound, Release
 from consolidation.release.manifest import (
     RELEASE_ID_LENGTH,
     SCHEMA_VERSION,
+    BackboneBlob,
     Blob,
     Manifest,
     canonical_json,
@@ -22,7 +23,13 @@ from consolidation.release.manifest import (
     valid_name,
 )
 from consolidation.release.storage import Storage, open_storage
-from consolidation.release.tensors import decode_tensors, file_digest, map_tensors
+from consolidation.release.tensors import (
+    decode_tensors,
+    encode_tensors,
+    file_digest,
+    map_tensors,
+    tensor_digest,
+)
 
 REPORT = "report.html"
 
@@ -72,6 +79,12 @@ class Registry:
         if self.storage.size(path) != blob.bytes or self.storage.read(path) != data:
             self.storage.write(path, data)
         return blob
+
+    def write_backbone(self, tensors: Mapping[str, torch.Tensor]) -> BackboneBlob:
+        """Store tensors of a backbone in one file, as `write_blob` does."""
+        blob = self.write_blob(encode_tensors(tensors))
+        digests = {name: tensor_digest(tensors[name]) for name in sorted(tensors)}
+        return BackboneBlob(digest=blob.digest, bytes=blob.bytes, tensors=digests)
 
     def has_blob(self, blob: Blob, *, suffix: str = "safetensors") -> bool:
         """Whether a file with that name and size exists. Does not read it."""
@@ -243,8 +256,8 @@ def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
         for blob in model.backbone:
             found.setdefault((blob.digest, "safetensors"), (blob, "safetensors"))
         for file in sorted(model.tokenizer_files):
-            blob = model.tokenizer_files[file]
-            found.setdefault((blob.digest, "bin"), (blob, "bin"))
+            own = model.tokenizer_files[file]
+            found.setdefault((own.digest, "bin"), (own, "bin"))
     return list(found.values())
 
 

@@ -31,6 +31,13 @@ def map_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"not a safetensors file: {error}") from error
 
 
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Equal for tensors whose dtype, shape and values are, to the bit."""
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    found.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def file_digest(file: Path) -> str:
     """The digest of the file's content, as in the names of blobs."""
     with file.open("rb") as opened:

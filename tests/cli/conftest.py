@@ -43,7 +43,7 @@ def publish(registry: Registry) -> Callable[[str], str]:
             config={},
             generation_config={},
             tokenizer_files={},
-            backbone=(slot,),
+            backbone=(registry.write_backbone({}),),
             expert_map=((0, 0),),
             source=Source(name=name, digest="0" * 64),
         )

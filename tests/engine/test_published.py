@@ -53,7 +53,7 @@ def published(registry: Registry, source: MixedSource, model: torch.nn.Module) -
             config=fake_model.config,
             generation_config={},
             tokenizer_files={},
-            backbone=(blob(dict(source.read_backbone(name))),),
+            backbone=(registry.write_backbone(dict(source.read_backbone(name))),),
             expert_map=tuple(map(tuple, fake_model.expert_map)),
             residual_map=tuple(map(tuple, fake_model.residual_map)),
             source=Source(name=name, digest="0" * 64),

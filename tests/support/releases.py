@@ -69,9 +69,7 @@ def _model(registry: Registry, checkpoint: Checkpoint, place: int) -> Model:
         config=checkpoint.config,
         generation_config=checkpoint.generation_config,
         tokenizer_files={},
-        backbone=tuple(
-            registry.write_blob(encode_tensors(part.read())) for part in checkpoint.backbone
-        ),
+        backbone=tuple(registry.write_backbone(part.read()) for part in checkpoint.backbone),
         expert_map=tuple(rows),
         source=Source(name=checkpoint.name, digest="0" * 64),
     )

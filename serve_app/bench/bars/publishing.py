@@ -66,7 +66,7 @@ def _layer(source: ReleaseSource, registry: Registry, number: int) -> Layer:
 
 def _model(source: ReleaseSource, registry: Registry, name: str) -> Model:
     model = source.models[name]
-    backbone = registry.write_blob(encode_tensors(dict(source.read_backbone(name))))
+    backbone = registry.write_backbone(dict(source.read_backbone(name)))
     return Model(
         config=dict(model.config),
         generation_config={"do_sample": False},

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from consolidation.evaluation.verify import verify
 from consolidation.release import (
     Blob,
     ChannelMoved,
@@ -37,7 +38,7 @@ def make_release(registry: Registry, value: float = 1.0) -> Manifest:
         registry.write_blob(encode_tensors({"up": torch.full((2, 3), value + i)})) for i in range(2)
     ]
     slots = tuple(Part(digest=blob.digest, bytes=blob.bytes) for blob in blobs)
-    backbone = registry.write_blob(encode_tensors({"embed": torch.ones(4, 3) * value}))
+    backbone = registry.write_backbone({"embed": torch.ones(4, 3) * value})
     tokenizer = registry.write_blob(b"{}", suffix="bin")
     model = Model(
         config={"model_type": "x"},
@@ -289,3 +290,27 @@ def test_of_many_moves_from_one_place_exactly_one_succeeds(tmp_path: Path) -> No
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         jobs = [(str(tmp_path), release, releases[0]) for release in releases[1:]]
         assert sum(pool.starmap(_move, jobs)) == 1
+
+
+def test_a_backbone_s_file_tells_which_of_its_tensors_are_equal_to_others(
+    registry: Registry,
+) -> None:
+    def digests(**tensors: torch.Tensor) -> dict[str, str]:
+        return registry.write_backbone(tensors).tensors
+
+    ones = digests(a=torch.ones(2, 3), b=torch.ones(2, 3), c=torch.zeros(2, 3))
+    assert ones["a"] == ones["b"] != ones["c"]
+    assert digests(d=torch.ones(3, 2).t())["d"] == ones["a"], "however it lies in memory"
+    others = (torch.ones(3, 2), torch.ones(6), torch.ones(2, 3, dtype=torch.bfloat16))
+    assert all(digests(a=other)["a"] != ones["a"] for other in others)
+    assert len(digests(a=torch.tensor(1.0))["a"]) == 64
+    assert digests(a=-torch.zeros(2, 3))["a"] != ones["c"], "to the bit"
+
+
+def test_verify_finds_a_tensor_that_is_not_what_the_manifest_says(registry: Registry) -> None:
+    manifest = make_release(registry)
+    (blob,) = manifest.models["a"].backbone
+    lying = blob.model_copy(update={"tensors": {"embed": "0" * 64}})
+    model = manifest.models["a"].model_copy(update={"backbone": (lying,)})
+    release = registry.publish(manifest.model_copy(update={"models": {"a": model}}))
+    assert verify(registry, release) == [f"blob {blob.digest}: embed is not what the manifest says"]
