@@ -1,6 +1,8 @@
 """The way over Ray's handle: what it does when the other side is full, gone, or breaks."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -14,6 +16,7 @@ from serve_app.protocol.messages import Item
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.transport import client as client_module
 from serve_app.serving.transport.client import HandleClient
+from serve_app.serving.transport.inbox import Inbox
 from tests.api.fakes import ACCEPTED, piece
 from tests.serving.running import until
 
@@ -203,6 +206,29 @@ def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyP
     handle.streams["a"].give(opening(), None)
     items = _run(handle, lambda client: _take(client, "a"))
     assert [item["type"] for item in items] == ["accepted", "error"]
+
+
+def test_a_job_that_has_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Inbox]] = []
+
+    def inbox() -> Inbox:
+        new = Inbox()
+        made.append(weakref.ref(new))
+        return new
+
+    async def test(client: HandleClient) -> list[bool]:
+        handle.streams["a"].give(opening(), [("a", [piece("x", "stop")]), ("a", None)], None)
+        await _take(client, "a")
+        left = asyncio.create_task(_take(client, "b", num=1))
+        handle.streams["b"].give(opening(), None)
+        await left
+        await asyncio.sleep(0.01)
+        gc.collect()
+        return [one() is None for one in made]
+
+    monkeypatch.setattr(client_module, "Inbox", inbox)
+    handle = FakeHandle("a", "b")
+    assert _run(handle, test) == [True, True]
 
 
 def test_questions_are_passed_on() -> None:

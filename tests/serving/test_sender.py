@@ -123,6 +123,40 @@ def test_each_ingress_has_a_stream_that_carries() -> None:
     asyncio.run(run())
 
 
+def test_an_ingress_that_has_no_open_job_is_forgotten() -> None:
+    async def run() -> None:
+        made = world()
+        async with replica_of(made) as replica:
+            await serves(replica, "r1")
+            for name in ("x", "y"):
+                await Reader(replica, job(name), ingress=name).reading
+            left = Reader(replica, job("z", max_tokens=50), ingress="z")
+            await until(lambda: bool(left.messages))
+            left.reading.cancel()
+            await asyncio.wait({left.reading})
+            assert replica._sender._carriers == {}
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_closed_before_it_is_read_carries_nothing() -> None:
+    async def run() -> None:
+        made = world(manual=True)
+        async with replica_of(made) as replica:
+            await serves(replica, "r1")
+            stream = replica.send(job("x"), "i")
+            opening: Any = await anext(stream)
+            assert opening["carries"]
+            await stream.aclose()
+            second = Reader(replica, job("y", max_tokens=1))
+            await until(lambda: bool(second.messages))
+            assert second.messages[0]["carries"]
+            await _step(made.loop)
+            await second.reading
+
+    asyncio.run(run())
+
+
 def test_a_refusal_opens_and_ends_the_stream() -> None:
     async def run() -> None:
         async with replica_of(world()) as replica:
@@ -188,5 +222,6 @@ def test_a_stream_that_is_closed_at_any_moment_leaves_nothing_behind(turns: int)
             assert made.loop.pages == 64
             assert replica._open_choices == 0
             assert replica._sender._jobs == {}
+            assert replica._sender._carriers == {}
 
     asyncio.run(run())

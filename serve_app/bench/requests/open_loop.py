@@ -30,13 +30,11 @@ class _Note:
     queued_s: float | None = None
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
+    noting_s: float = 0.0
 
 
 class Notes:
-    """What is known of each job of a run, by index. Written from any thread, one job from one.
-
-    noting_s: what the noting itself took so far, which is the client's work and not the target's.
-    """
+    """What is known of each job of a run, by index. Written from any thread, one job from one."""
 
     def __init__(
         self, jobs: Sequence[Job], start: float, clock: Callable[[], float] = time.monotonic
@@ -46,7 +44,6 @@ class Notes:
         self._start = start
         self._clock = clock
         self._notes = [_Note() for _ in jobs]
-        self.noting_s = 0.0
         self._num_open = len(jobs)
         self._lock = threading.Lock()
         self._all_ended = threading.Event()
@@ -70,7 +67,7 @@ class Notes:
         note.num_tokens += 1
         if token is not None:
             note.tokens.append(token)
-        self.noting_s += self._clock() - now
+        note.noting_s += self._clock() - now
 
     def answered(self, index: int, *, first: float, last: float, tokens: Sequence[int]) -> None:
         """The whole answer at once, and when its first and last token came, by the clock."""
@@ -92,6 +89,11 @@ class Notes:
             self._num_open -= 1
             if not self._num_open:
                 self._all_ended.set()
+
+    @property
+    def noting_s(self) -> float:
+        """What the noting itself took so far, which is the client's work and not the target's."""
+        return sum(note.noting_s for note in self._notes)
 
     @property
     def num_ended(self) -> int:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 from serve_app.engine.request import Event
+from serve_app.serving.transport.pending import Pending
 
 
 class Post:
@@ -42,20 +43,15 @@ class Mailbox:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._events: list[Event] = []
-        self._filled = asyncio.Event()
+        self._events = Pending[Event]()
 
     def put(self, event: Event) -> None:
         self._post.send(self, event)
 
     def receive(self, event: Event) -> None:
         """On the loop; `Post` calls it."""
-        self._events.append(event)
-        self._filled.set()
+        self._events.put([event])
 
     async def take(self) -> list[Event]:
         """Everything that has come; waits for something."""
-        await self._filled.wait()
-        self._filled.clear()
-        taken, self._events = self._events, []
-        return taken
+        return await self._events.take()

@@ -4,14 +4,16 @@ A message between processes costs far more than what is in it. So what jobs yiel
 of the event loop, which is what one step of the engine has made, travels as one parcel.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypedDict
 
 from serve_app.protocol.messages import Item
+from serve_app.serving.transport.pending import Pending
 
-Parcel = list[tuple[str, Sequence[Item] | None]]
-"""Items by job, in the order they were made; None behind the last ones of a job."""
+Delivery = tuple[str, Sequence[Item] | None]
+"""A job, and more of its items; None behind the last of them."""
+Parcel = list[Delivery]
+"""Items of many jobs, in the order they were made."""
 
 
 class Opening(TypedDict):
@@ -29,8 +31,7 @@ class Carrier:
     """Collects the items of the jobs of one ingress, and yields them as parcels."""
 
     def __init__(self) -> None:
-        self._parcel: Parcel = []
-        self._filled = asyncio.Event()
+        self._pending = Pending[Delivery]()
         self._open: set[str] = set()
         self.is_gone = False
 
@@ -42,23 +43,18 @@ class Carrier:
         """Raises CarrierGone when nobody reads any more."""
         if self.is_gone:
             raise CarrierGone(f"job {job}: the stream that carries it was closed")
-        self._parcel.append((job, items))
-        self._filled.set()
+        self._pending.put([(job, items)])
 
     def end(self, job: str) -> None:
         """Nothing follows of this job."""
         self._open.discard(job)
-        self._parcel.append((job, None))
-        self._filled.set()
+        self._pending.put([(job, None)])
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self.is_gone = True
 
     async def parcels(self) -> AsyncGenerator[Parcel, None]:
-        """Until no job is open; then, or when closed before, the carrier is gone."""
-        try:
-            while self._open or self._parcel:
-                await self._filled.wait()
-                self._filled.clear()
-                parcel, self._parcel = self._parcel, []
-                if parcel:
-                    yield parcel
-        finally:
-            self.is_gone = True
+        """Until no job is open."""
+        while self._open or self._pending:
+            yield await self._pending.take()

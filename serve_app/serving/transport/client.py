@@ -58,6 +58,7 @@ class HandleClient:
             del self._inboxes[job["id"]]
             if not inbox.has_ended:
                 self._begin(self._abort(job["id"]))
+            inbox.close()
 
     async def _read(self, job: Job, inbox: Inbox) -> None:
         """All of a job's stream: its opening, and parcels with any job's items."""
@@ -72,8 +73,9 @@ class HandleClient:
         except (RayError, RayServeException) as error:
             _log.warning("job %s: %s", job["id"], error)
             inbox.fail(internal() if inbox.is_open else _unreachable(error))
-        else:
-            asyncio.get_running_loop().call_later(_LATE_S, inbox.fail, internal())
+            return
+        if not inbox.has_ended and not await inbox.ended(_LATE_S):
+            inbox.fail(internal())
 
     def _hand_out(self, parcel: Parcel) -> None:
         for job, items in parcel:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Item
+from serve_app.serving.transport.pending import Pending
 
 
 class Inbox:
@@ -12,23 +13,37 @@ class Inbox:
 
     def __init__(self) -> None:
         self._first: list[Item] = []
-        self._items: list[Item] = []
-        self._come = asyncio.Event()
+        self._items = Pending[Item]()
+        self._ended = asyncio.Event()
         self.is_open = False
-        self.has_ended = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing follows."""
+        return self._ended.is_set()
+
+    async def ended(self, within_s: float) -> bool:
+        """Wait until nothing follows; False if that takes longer."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def open(self, items: list[Item]) -> None:
         """The first items. An error ends the job."""
         self._first = items
         self.is_open = True
-        self.has_ended |= items[0]["type"] == "error"
-        self._come.set()
+        if items[0]["type"] == "error":
+            self._ended.set()
+        self._items.put()
 
     def put(self, items: Sequence[Item] | None) -> None:
         """Further items; None behind the last of them."""
-        self._items += items or ()
-        self.has_ended |= items is None
-        self._come.set()
+        if items is None:
+            self._ended.set()
+        self._items.put(items or ())
 
     def fail(self, error: ProtocolError) -> None:
         """The job cannot go on: the error is its last item, unless it has ended."""
@@ -38,18 +53,19 @@ class Inbox:
             self.put([error.to_item()])
             self.put(None)
 
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._ended.set()
+
     async def batches(self) -> AsyncGenerator[list[Item], None]:
         """The first items alone, then what has come each time. For one reader."""
+        early: list[Item] = []
         while not self.is_open:
-            await self._wait()
+            early += await self._items.take()
         yield self._first
+        if early:
+            yield early
         while self._items or not self.has_ended:
-            while not self._items and not self.has_ended:
-                await self._wait()
-            if self._items:
-                taken, self._items = self._items, []
+            taken = await self._items.take()
+            if taken:
                 yield taken
-
-    async def _wait(self) -> None:
-        await self._come.wait()
-        self._come.clear()

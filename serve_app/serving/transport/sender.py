@@ -52,11 +52,14 @@ class Sender:
                     async with aclosing(first.carrier.parcels()) as parcels:
                         async for parcel in parcels:
                             yield parcel
+                    self._close(ingress, first)
             await asyncio.wait({task})
             if not task.cancelled():
                 task.result()
         finally:
             del self._jobs[job["id"]]
+            if begun.done():
+                self._close(ingress, begun.result())
             task.cancel()
             await asyncio.wait({task})
 
@@ -67,16 +70,20 @@ class Sender:
         if job in self._jobs:
             self._jobs[job].cancel()
 
+    def _close(self, ingress: str, begun: _Begun) -> None:
+        """If the stream of this job carries for its ingress, another must from now on."""
+        if begun.carrier is not None and begun.carries and not begun.carrier.is_gone:
+            begun.carrier.close()
+            del self._carriers[ingress]
+
     async def _do(self, job: Job, ingress: str, begun: "asyncio.Future[_Begun]") -> None:
         async with aclosing(self._generate(job)) as batches:
             first = await anext(batches)
             if first[0]["type"] == "error":
                 begun.set_result(_Begun(first, None, False))
                 return
-            carrier = self._carriers.get(ingress)
-            carries = carrier is None or carrier.is_gone
-            if carrier is None or carries:
-                carrier = self._carriers[ingress] = Carrier()
+            carries = ingress not in self._carriers
+            carrier = self._carriers.setdefault(ingress, Carrier())
             carrier.begin(job["id"])
             begun.set_result(_Begun(first, carrier, carries))
             try:

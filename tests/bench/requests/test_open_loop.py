@@ -120,6 +120,22 @@ def test_notes_come_from_many_threads() -> None:
     assert notes.num_ended == len(JOBS)
 
 
+def test_the_time_that_noting_takes_is_summed_over_threads_that_note_at_once() -> None:
+    looks = iter(range(100))
+    notes = Notes(JOBS[:2], 0.0, lambda: look())
+
+    def look() -> float:
+        now = next(looks)
+        if now == 1:  # in the midst of noting one job, another thread notes the other
+            other = threading.Thread(target=notes.progressed, args=(1,))
+            other.start()
+            other.join()
+        return float(now)
+
+    notes.progressed(0)
+    assert notes.noting_s == 1 + 1
+
+
 def test_a_run_without_jobs_ends_at_once() -> None:
     run = drive(Answering(lambda _: []), [], start=0.0, drain_s=10.0)
     assert run.outcomes == []
