@@ -15,31 +15,28 @@ from consolidation.release.tensors import encode_tensors
 class LayerScan:
     """Experts of one model at one layer, by index.
 
-    `digests` are those of the blobs that would hold them unmerged, of `file_bytes` each;
-    `square_norms` are sums of squares of all weights and biases, None where not finite.
+    `digests` are those of the blobs that would hold them unmerged; `square_norms` are sums of
+    squares of all weights and biases, None where not finite.
     """
 
     digests: tuple[str, ...]
-    file_bytes: int
     square_norms: tuple[float | None, ...]
 
 
 def scan_layer(source: ExpertsSource) -> dict[str, Any]:
     """The fields of a `LayerScan`. Raises `Refused` when the checkpoint cannot be read."""
-    digests, norms, size = [], [], 0
+    digests, norms = [], []
     for index in range(source.num_experts):
         tensors = source.read(index)
-        data = encode_tensors(tensors)
-        digests.append(hashlib.sha256(data).hexdigest())
+        digests.append(hashlib.sha256(encode_tensors(tensors)).hexdigest())
         norm = math.fsum(_square_norm(tensor) for tensor in tensors.values())
         norms.append(norm if math.isfinite(norm) else None)
-        size = len(data)
-    return {"digests": digests, "file_bytes": size, "square_norms": norms}
+    return {"digests": digests, "square_norms": norms}
 
 
 def layer_scan(result: dict[str, Any]) -> LayerScan:
     """A task's result as a value."""
-    return LayerScan(tuple(result["digests"]), result["file_bytes"], tuple(result["square_norms"]))
+    return LayerScan(tuple(result["digests"]), tuple(result["square_norms"]))
 
 
 def _square_norm(tensor: torch.Tensor) -> float:

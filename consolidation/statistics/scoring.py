@@ -58,17 +58,17 @@ class KeptLogits:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this object is
-        self._places: list[tuple[int, torch.Size]] = []
+        self._spans: list[tuple[int, torch.Size]] = []
 
     def keep(self, logits: torch.Tensor) -> None:
         """Keep the logits of the next window, float32."""
-        self._places.append((self._file.tell(), logits.shape))
+        self._spans.append((self._file.tell(), logits.shape))
         self._file.write(logits.contiguous().numpy().tobytes())
         self._file.flush()
 
     def read(self, window: int) -> torch.Tensor:
         """The logits of a window."""
-        start, shape = self._places[window]
+        start, shape = self._spans[window]
         data = os.pread(self._file.fileno(), 4 * shape.numel(), start)
         return torch.frombuffer(bytearray(data), dtype=torch.float32).view(shape)
 
