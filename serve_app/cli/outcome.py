@@ -56,7 +56,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     if plan.predicted_kl:
         grid = output.table("model", "expected KL (nats/token)")
         for name, kl in sorted(plan.predicted_kl.items()):
-            grid.add_row(name, output.divergence(kl))
+            grid.add_row(name, output.nats(kl))
         console.print()
         console.print(grid)
 
@@ -68,7 +68,7 @@ def print_trial(plan: Plan, console: Console) -> None:
     words = f"trying {output.size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
     if expected:
         mean = sum(expected.values()) / len(expected)
-        words += f", expected KL {output.divergence(mean)}"
+        words += f", expected KL {output.nats(mean)}"
     console.print(words, markup=False)
 
 
@@ -116,7 +116,7 @@ def _cells(quality: Quality) -> dict[str, str | None]:
         accuracy = f"{quality.accuracy_original:.3f} → {quality.accuracy_release:.3f}"
     values = (
         divergence,
-        None if expected is None else output.divergence(expected),
+        None if expected is None else output.nats(expected),
         perplexity,
         accuracy,
         str(quality.tokens),

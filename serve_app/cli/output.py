@@ -158,9 +158,9 @@ def quality_cells(quality: dict[str, Any] | None) -> tuple[str, str]:
     if quality is None:
         return "not measured", "not measured"
     original, release = quality["perplexity_original"], quality["perplexity_release"]
-    return divergence(quality["kl"]), f"{original:.3f} → {release:.3f}"
+    return nats(quality["kl"]), f"{original:.3f} → {release:.3f}"
 
 
-def divergence(kl: float) -> str:
+def nats(kl: float) -> str:
     """Nats per token, whatever their size: `0.0125`, `3.1e-06`, `0`."""
     return f"{kl:.3g}"

@@ -4,15 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.statistics.gathering import StatisticsTask, gather
-from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.scoring import divergence, load_original, window_logits
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
@@ -155,33 +152,3 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Refused, match="not finite"):
         gathered(open_checkpoint(path), tmp_path)
-
-
-positive = st.floats(1e-9, 1e3)
-
-
-@given(positive, st.floats(1.5, 1e4), positive, st.floats(1.01, 1e4))
-def test_a_response_gives_what_coarse_rounding_did_and_never_falls(
-    cost: float, more: float, found: float, rise: float
-) -> None:
-    coarse = (cost * more, found * rise)
-    response = responses({"a": [(cost, found), coarse]})["a"]
-    assert response.linear >= 0
-    assert response.root >= 0
-    assert response(0.0) == 0
-    assert response(coarse[0]) == pytest.approx(coarse[1], rel=1e-3) or response.linear == 0
-    values = [response(cost * step) for step in (0.0, 0.5, 1.0, 2.0, 100.0)]
-    assert values == sorted(values)
-
-
-def test_models_share_how_often_their_routers_tip() -> None:
-    tips = [(1e-4, 1e-2), (1e-2, 1e-1)]  # a root, and nothing else
-    found = responses({"a": tips, "b": tips, "c": [(1e-4, 1e-4), (1e-2, 1e-2)]})
-    assert [one.root for one in found.values()] == [pytest.approx(1.0)] * 3
-    assert found["c"](1e-4) > 1e-4
-
-
-def test_a_response_is_the_cost_itself_where_nothing_is_known() -> None:
-    assert Response()(0.25) == 0.25
-    assert Response(2.0, 1.0)(0.25) == 1.0
-    assert Response(2.0, 1.0)(-1e-20) == pytest.approx(0.0)
