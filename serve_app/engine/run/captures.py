@@ -69,11 +69,6 @@ class DecodeGraphs:
         self._look()
 
     @property
-    def num_captured(self) -> int:
-        """The sizes that have a capture."""
-        return sum(step is not None for step in self._steps.values())
-
-    @property
     def num_bytes(self) -> int:
         """Bytes that captures keep, without what attention keeps for them."""
         return self._backend.num_bytes
