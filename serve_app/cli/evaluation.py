@@ -23,6 +23,7 @@ from serve_app.cli.options import (
     parse_models,
 )
 from serve_app.cli.releases import open_registry, resolve
+from serve_app.units import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -206,7 +207,7 @@ def _facts(score: MethodScore) -> dict[str, Any]:
 def _print_scores(scores: Sequence[MethodScore], num_releases: int, console: Console) -> None:
     for score in scores[:num_releases]:
         console.print(
-            f"{score.method}: {output.size(score.expert_bytes)}, {score.bytes_of_one_model:.3f} × "
+            f"{score.method}: {size(score.expert_bytes)}, {score.bytes_of_one_model:.3f} × "
             f"one model's experts, mean KL {_kl(score.mean_kl)} nats per token",
             soft_wrap=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli import output
+from serve_app.units import size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +66,7 @@ def print_trial(plan: Plan, console: Console) -> None:
     """One line on a plan that is tried for what it reaches."""
     ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
     expected = plan.predicted_kl or {}
-    words = f"trying {output.size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
+    words = f"trying {size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
     if expected:
         mean = sum(expected.values()) / len(expected)
         words += f", expected KL {output.nats(mean)}"

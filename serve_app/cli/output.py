@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from serve_app.units import size
+
 if TYPE_CHECKING:
     from rich import progress as bars
 
     from consolidation.run.executor import Progress
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def out() -> Console:
@@ -70,16 +70,6 @@ def table(*columns: str, left: int = 1, title: str | None = None) -> Table:
             header_style="dim",
         )
     return grid
-
-
-def size(num_bytes: int) -> str:
-    """A number of bytes for people: `1.50 GiB`."""
-    value = float(num_bytes)
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{num_bytes} B" if unit == "B" else f"{value:.2f} {unit}"
 
 
 def age(at: str | datetime, now: datetime) -> str:

@@ -16,6 +16,7 @@ from serve_app.cli.options import (
     Release,
     RequiredRelease,
 )
+from serve_app.units import size
 
 if TYPE_CHECKING:
     from consolidation.release import Manifest, Registry, ReleaseSummary
@@ -214,7 +215,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         grid.add_row(
             name,
             str(model["slots"]),
-            output.size(model["backbone_bytes"]),
+            size(model["backbone_bytes"]),
             *output.quality_cells(model["quality"]),
         )
     out.print()

@@ -18,6 +18,7 @@ from serve_app.cli.options import (
     parse_port,
 )
 from serve_app.cli.releases import open_registry, resolve
+from serve_app.units import size
 
 if TYPE_CHECKING:
     from serve_app.engine.memory import MemoryPlan
@@ -92,7 +93,7 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         (
             "backbones",
             plan.backbones_bytes,
-            f"places for {of}, {output.size(plan.place_bytes)} each",
+            f"places for {of}, {size(plan.place_bytes)} each",
         ),
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
         *(
@@ -109,16 +110,16 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     grid = output.table("", "bytes", "", "")
     grid.columns[3].justify = "left"
     for name, num_bytes, words in rows:
-        grid.add_row(name, str(num_bytes), output.size(num_bytes), words)
+        grid.add_row(name, str(num_bytes), size(num_bytes), words)
     if plan.device_memory is not None:
-        grid.add_row("spare", str(plan.spare_bytes), output.size(plan.spare_bytes), "left free")
-        memory = output.size(plan.device_memory)
+        grid.add_row("spare", str(plan.spare_bytes), size(plan.spare_bytes), "left free")
+        memory = size(plan.device_memory)
         grid.add_row("device", str(plan.device_memory), memory, "what there is")
     if plan.host_bytes:
-        size = output.size(plan.host_bytes)
+        host = size(plan.host_bytes)
         of = f"{plan.num_copies} of {plan.num_backbones}"
         words = f"copies of {of} backbones; on the CPU mapped from a local registry"
-        grid.add_row("host", str(plan.host_bytes), size, words)
+        grid.add_row("host", str(plan.host_bytes), host, words)
     out = output.out()
     out.print(f"release {release}")
     out.print(grid)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.bench.bars import compared, decoding, scaling, streaming
+from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import Measured, OnProgress
+from serve_app.bench.result.result import Result
 from serve_app.bench.step import cold
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.bench.weights.shapes import SHAPES
@@ -151,6 +153,21 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("scaling",): _scaling,
 }
 """Names of bars, and what measures them together."""
+
+
+def bars_result(names: Sequence[str], on_progress: OnProgress = lambda *_: None) -> Result:
+    """All of `bench bars`: the bars of these names, in the order in which they are shown."""
+    chosen = [name for name in BARS if name in names]
+    here = environment("cpu")
+    rows, facts = measure_bars(chosen, MEASURES, on_progress)
+    settings = {
+        "shape": "mixtral-115m",
+        "models": NUM_MODELS,
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "only": chosen,
+    }
+    return Result("bars", here, settings, rows, {"measures": facts}, noun="bars")
 
 
 def measure_bars(

@@ -1,23 +1,27 @@
 """The same jobs through several arms, one after another, and what each made of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from serve_app.bench.arms.answering import ArmResult, opened, run_arm
 from serve_app.bench.arms.arm import Ground
-from serve_app.bench.arms.arm_catalogue import arm_spec, usable_cores
+from serve_app.bench.arms.arm_catalogue import ARMS, arm_spec, has_mps, usable_cores
 from serve_app.bench.arms.process import answer_all
+from serve_app.bench.compare import ratios
 from serve_app.bench.requests.outcomes import Outcome, answered
 from serve_app.bench.requests.workload import (
     Asked,
     Job,
     Workload,
 )
+from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import OnProgress
-from serve_app.errors import EngineError
+from serve_app.bench.result.result import Result
+from serve_app.errors import ConfigError, EngineError
 
-RATIOS_TO = ("single", "isolated")
-"""Arms that the others are held against, where they took part."""
+LONG_S = 60.0
+"""Arrivals over less than this say little of waiting."""
 BATCHES = 3
 """How many times as many jobs as may run at once measure what an arm can take."""
 
@@ -69,29 +73,47 @@ def compare(
     ]
 
 
-def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Of every arm's numbers to those of `single` and `isolated`, where there are such numbers."""
-    by_name = {row["arm"]: _held_against(row) for row in rows}
-    return {
-        other: {
-            name: {
-                measure: value / by_name[other][measure]
-                for measure, value in own.items()
-                if by_name[other].get(measure)
-            }
-            for name, own in by_name.items()
-        }
-        for other in RATIOS_TO
-        if other in by_name
-    }
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What is done. rate: requests a second; None for `share` times what the pool can take."""
+
+    arms: Sequence[str]
+    rate: float | None
+    share: float
+    duration_s: float
+    drain_s: float
 
 
-def _held_against(row: Mapping[str, Any]) -> dict[str, float]:
-    numbers = row["all"]
-    found = {"device_bytes": float(row["device_bytes"])}
-    for measure in ("turnaround_s", "queue_s", "ttft_s", "tpot_s"):
-        if numbers[measure] is not None:
-            found |= {f"{measure}_{which}": value for which, value in numbers[measure].items()}
-    if numbers["answer_tokens_per_s"] is not None:
-        found["answer_tokens_per_s"] = numbers["answer_tokens_per_s"]
-    return found
+def measure_arms(
+    ground: Ground,
+    asked: Sequence[Asked],
+    workload: Workload,
+    turns: Turns,
+    settings: Mapping[str, Any],
+    on_progress: OnProgress,
+) -> Result:
+    """All of `bench compare`: the rate, then the same jobs through every arm in turn.
+
+    settings: as they are recorded.
+    Raises: ConfigError where no request arrives; EngineError where an arm cannot be opened.
+    """
+    here = environment(ground.device)
+    facts: dict[str, Any] = {}
+    rate = turns.rate
+    if rate is None:
+        facts["capacity"] = capacity(ground, workload, asked, on_progress=on_progress)
+        facts["load"] = turns.share
+        rate = turns.share * facts["capacity"]
+    made = workload.jobs(workload.arrivals(rate, turns.duration_s), asked)
+    if not made.jobs:
+        raise ConfigError(f"no request arrives in {turns.duration_s:g} s at {rate:.3g} a second")
+    answered = compare(
+        turns.arms, ground, made.jobs, drain_s=turns.drain_s, on_progress=on_progress
+    )
+    facts |= {"rate": rate, "requests": len(made.jobs), "num_cut": made.num_cut}
+    rows = [one.to_json() | {"what": ARMS[one.name]} for one in answered]
+    facts["ratios"] = ratios.ratios(rows)
+    if here.cuda is not None:
+        facts["multiprocessors_divided"] = has_mps()
+    facts["arrivals_are_short"] = turns.duration_s < LONG_S
+    return Result("compare", here, settings, rows, facts, noun="arms")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consolidation.report import drawing
+from serve_app.bench.compare import ratios
 from serve_app.bench.load.load_page import draw_shares
 from serve_app.bench.requests import waits
 from serve_app.bench.result.result import Result
@@ -38,15 +39,12 @@ def sections(result: Result) -> list[Section]:
     columns = ["arm", "", "lost", "answers, tokens/s", "Jain", "device, MiB"]
     tables = [
         Table("", columns, counts, left=2),
-        Table("", ["", "arm", *waits.STATISTICS], waits.cells(by_arm), left=2),
+        waits.table("arm", by_arm),
     ]
     found = [Section("The same requests in turn", f"{rate}. {waits.WORDS}", plots, tables)]
-    ratios = [
-        Table(f"Over {other}'s", ["arm", *waits.RATIOS], waits.ratio_cells(own))
-        for other, own in facts["ratios"].items()
-    ]
-    if ratios:
-        found.append(Section("Ratios", tables=ratios))
+    over = [ratios.table(f"Over {other}'s", "arm", own) for other, own in facts["ratios"].items()]
+    if over:
+        found.append(Section("Ratios", tables=over))
     return [*found, _clients(arms)]
 
 

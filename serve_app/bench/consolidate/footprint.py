@@ -8,11 +8,12 @@ can be dropped by the kernel at any time, and are told apart.
 import ctypes
 import gc
 import multiprocessing
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ class Stage:
     processor_s: float = 0.0
     anonymous_bytes: int = 0
     mapped_bytes: int = 0
+
+
+def footprint(shape: FamilyShape, budget: float) -> dict[str, Any]:
+    """All of `bench consolidate`, in a temporary directory: bytes, and every stage as plain values.
+
+    budget: expert bytes over one model's.   Raises: RunFailed when the run does not end well.
+    """
+    with tempfile.TemporaryDirectory(prefix="expertpool-bench-") as directory:
+        paths = write_checkpoints(Path(directory), shape)
+        files = [file for path in paths.values() for file in path.glob("*.safetensors")]
+        total = sum(file.stat().st_size for file in files)
+        stages = measure(paths, Path(directory) / "registry", budget)
+    return {
+        "checkpoint_bytes": total,
+        "model_bytes": total // shape.num_models,
+        "layer_bytes": shape.layer_bytes,
+        "stages": [asdict(stage) for stage in stages],
+    }
 
 
 def write_checkpoints(directory: Path, shape: FamilyShape) -> dict[str, Path]:

@@ -27,7 +27,7 @@ def sections(result: Result) -> list[Section]:
     words += "".join(f" {one}." for one in facts["warnings"])
     tables = [
         Table("", ["model", "requests", "lost", "answers, tokens/s"], counts),
-        Table("", ["", "model", *waits.STATISTICS], waits.cells(by_model), left=2),
+        waits.table("model", by_model),
     ]
     plots = [
         Plot(_shares(requests), "Share of the requests that had waited no longer."),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.bench.result.sections import Table
+
 MEASURES = {
     "turnaround, s": ("turnaround_s", 1.0),
     "queue wait, s": ("queue_s", 1.0),
@@ -14,11 +16,12 @@ STATISTICS = ("mean", "p50", "p90", "p99")
 WORDS = "Waits are counted from a request's arrival."
 
 
-def cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Of every measure of every row: measure, row, statistics.
+def table(noun: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every measure of every row. found: by the row's name, as `outcomes.numbers` gives them."""
+    return Table("", ["", noun, *STATISTICS], _cells(found), left=2)
 
-    found: by the row's name, as `outcomes.numbers` gives them.
-    """
+
+def _cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     rows = []
     for words, (name, scale) in MEASURES.items():
         for position, (row, numbers) in enumerate(found.items()):
@@ -39,25 +42,3 @@ def client_words(client: Mapping[str, Any]) -> str:
     late = client["lateness_s"]
     sent = "" if late is None else f"1 % sent {late['p99'] * 1e3:.1f} ms late or later, "
     return f"client: {sent}{client['processor_share']:.1%} of a core"
-
-
-RATIOS = {
-    "tokens/s": "answer_tokens_per_s",
-    "turnaround": "turnaround_s_mean",
-    "its p99": "turnaround_s_p99",
-    "first token": "ttft_s_mean",
-    "per token": "tpot_s_mean",
-    "bytes": "device_bytes",
-}
-"""What is shown of an arm's numbers over another's; there are more in the JSON."""
-
-
-def ratio_cells(by_arm: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """An arm and its ratios to another one, a row each."""
-    return [
-        [
-            name,
-            *(f"{own[measure]:.2f}" if measure in own else "–" for measure in RATIOS.values()),
-        ]
-        for name, own in by_arm.items()
-    ]

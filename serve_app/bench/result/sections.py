@@ -1,4 +1,4 @@
-"""What a page about a benchmark consists of. Values; draws nothing."""
+"""What a page about a benchmark and the terminal show. Values; prints and draws nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,3 +34,14 @@ class Section:
     words: str = ""
     plots: Sequence[Plot] = field(default_factory=tuple)
     tables: Sequence[Table] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is to be doubted, or was lost. It is said beside the result."""
+
+    words: str
+
+
+TerminalPart = str | Table | Trouble
+"""What the terminal shows, one below the other; words may be empty."""

@@ -1,1 +1,1 @@
-"""The `bench` commands: what is asked for, and how what was found is shown."""
+"""The `bench` commands: options in, one call, print. What is measured and said is in `bench`."""

@@ -1,4 +1,4 @@
-"""`bench load`: what is asked for, and what is shown."""
+"""`bench load`: what is asked for. Measures nothing, words no result."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.bench.requests import waits
-from serve_app.cli import output
-from serve_app.cli.bench import asking, files, release_choice, shown
+from serve_app.cli.bench import asking, files, release_choice
 from serve_app.cli.bench.asking import (
     AnswerTokens,
     Drain,
@@ -20,6 +18,7 @@ from serve_app.cli.bench.asking import (
     Skew,
 )
 from serve_app.cli.bench.files import HtmlFile, JsonFile
+from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
     ComputeDtype,
     MaybeDevice,
@@ -36,13 +35,8 @@ from serve_app.cli.options import parse_positive
 from serve_app.cli.serving import Dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from serve_app.bench.arms.answering import ArmResult
     from serve_app.bench.arms.arm_catalogue import ArmSpec
-    from serve_app.bench.requests.workload import Arrival, Asked, JobList
-    from serve_app.bench.result.environment import Environment
-    from serve_app.bench.result.result import Result
+    from serve_app.bench.requests.workload import Asked
 
 DURATION_S = 60.0
 """Of the arrivals, unless something else bounds them."""
@@ -116,6 +110,9 @@ def load(
     request's arrival, however late it was sent; how late that was is shown.
     """
     files.require_writable(json_file, html_file)
+    from serve_app.bench.load.load import measure_load
+    from serve_app.bench.load.load_terminal import terminal
+
     if requests is None and duration is None:
         duration = DURATION_S
     _require_one_kind_of_arrivals(rate, trace, speed)
@@ -152,8 +149,9 @@ def load(
             subject, shape=shape, layers=layers, models=models, dtype=dtype.value, device=chosen
         )
         spec, asked, of_target = _engine(found, wanted, chosen, dtype.value, merged=not unmerged)
-    result = _measured(spec, asked, arrivals, of_target | settings, chosen)
-    _print(result)
+    with stages() as on_progress:
+        result = measure_load(spec, asked, arrivals, of_target | settings, chosen, on_progress)
+    show(terminal(result))
     files.write(result, json_file, html_file)
 
 
@@ -214,86 +212,3 @@ def _engine(
         "dtype": plan.dtype,
     }
     return spec, asked.asked(plan.kv_tokens), settings
-
-
-def _measured(
-    spec: ArmSpec,
-    asked: Sequence[Asked],
-    arrivals: Sequence[Arrival],
-    settings: dict[str, Any],
-    device: str,
-) -> Result:
-    """What became of the arrivals. The endpoint itself, if one is asked, says who waited there."""
-    from consolidation.run.executor import Progress
-    from serve_app.bench.arms.answering import run_arm
-    from serve_app.bench.load import queue_waits
-    from serve_app.bench.requests.workload import make_jobs
-    from serve_app.bench.result.environment import environment
-
-    made = make_jobs(arrivals, asked, skew=settings["skew"], seed=settings["seed"])
-    found = environment(device)
-    url, looks = settings.get("url"), []
-    with output.progress() as show:
-        answered = run_arm(
-            spec,
-            made.jobs,
-            drain_s=settings["drain_s"],
-            on_progress=lambda stage, done, total: show(Progress(stage, done, total)),
-            on_ready=lambda: looks.append(queue_waits.read(url) if url else None),
-        )
-    waited = queue_waits.between(looks[0], queue_waits.read(url)) if url and looks else {}
-    return _result(answered, made, settings, found, waited)
-
-
-def _result(
-    answered: ArmResult,
-    made: JobList,
-    settings: dict[str, Any],
-    found: Environment,
-    waited: Mapping[str, dict[str, float] | None],
-) -> Result:
-    """waited: in an endpoint's queue, by model and of all, as far as it says."""
-    from serve_app.bench.result.result import Result
-
-    row = answered.to_json()
-    by_model = row["models"] | {"all": row["all"]}
-    rows = [{"model": name, **numbers} for name, numbers in by_model.items()]
-    for one in rows:
-        one["queue_s"] = one["queue_s"] or waited.get(one["model"])
-    facts = {name: row[name] for name in ("jain", "jain_of", "device_bytes", "errors", "client")}
-    facts |= {"warnings": row["warnings"], "num_cut": made.num_cut, "lost": row["all"]["lost"]}
-    facts["arrivals_s"] = made.jobs[-1].at_s
-    facts["requests"] = [
-        {
-            "at_s": one.job.at_s,
-            "model": one.job.model,
-            "prompt_tokens": len(one.job.prompt),
-            "answer_tokens": one.num_tokens,
-            "submitted_s": one.submitted_s,
-            "first_s": one.first_s,
-            "finished_s": one.finished_s,
-            "error": one.error,
-        }
-        for one in answered.outcomes
-    ]
-    return Result("load", found, settings, rows, facts)
-
-
-def _print(result: Result) -> None:
-    facts, out = result.facts, output.out()
-    by_model = {row["model"]: row for row in result.rows}
-    grid = output.table("model", "requests", "lost", "answers, tokens/s")
-    for name, row in by_model.items():
-        grid.add_row(name, str(row["requests"]), str(row["lost"]), waits.rate(row))
-    out.print(grid)
-    out.print()
-    out.print(shown.waits_table("model", by_model))
-    out.print(waits.WORDS)
-    if facts["jain"] is not None:
-        out.print(f"Jain index {facts['jain']:.3f} of {facts['jain_of']}")
-    if facts["num_cut"]:
-        out.print(f"{facts['num_cut']} requests were cut to fit a model's context")
-    out.print(waits.client_words(facts["client"]))
-    for error in facts["errors"]:
-        output.err().print(f"lost: {error}", markup=False, soft_wrap=True)
-    shown.print_warnings(facts["warnings"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,20 +12,6 @@ from serve_app.cli.errors import WrongUse
 
 if TYPE_CHECKING:
     from serve_app.engine.source import ReleaseSource
-
-
-class Subject(Protocol):
-    """What is measured."""
-
-    def open(
-        self, num_models: int, parts: str = "dense", residuals: tuple[str, ...] = ()
-    ) -> ReleaseSource:
-        """A release of it; a published one has the models and the parts that it has."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """What it is, for the record."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,37 @@
-"""How what requests waited for is shown on the terminal. Measures nothing."""
+"""Prints what a benchmark has to say: words, tables, and its troubles on stderr. Words nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from serve_app.bench.requests import waits
+from serve_app.bench.result.sections import Table, Trouble
 from serve_app.cli import output
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from serve_app.bench.result.measured import OnProgress
+    from serve_app.bench.result.sections import TerminalPart
 
 
-def waits_table(noun: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every measure of every row. found: by the row's name, as `outcomes.numbers` gives them."""
-    grid = output.table("", noun, *waits.STATISTICS, left=2)
-    for cells in waits.cells(found):
-        grid.add_row(*cells)
-    return grid
+def show(parts: Sequence[TerminalPart]) -> None:
+    """Print the parts one below the other."""
+    for part in parts:
+        if isinstance(part, Trouble):
+            output.err().print(part.words, markup=False, soft_wrap=True)
+        elif isinstance(part, Table):
+            grid = output.table(*part.columns, left=part.left, title=part.caption or None)
+            for row in part.rows:
+                grid.add_row(*row)
+            output.out().print(grid)
+        else:
+            output.out().print(part, markup=False, soft_wrap=True)
 
 
-def print_warnings(warnings: list[str]) -> None:
-    for words in warnings:
-        output.err().print(f"warning: {words}", markup=False, soft_wrap=True)
+@contextmanager
+def stages() -> Iterator[OnProgress]:
+    """Progress bars for as long as the block lasts, one for each stage of a benchmark."""
+    from consolidation.run.executor import Progress
+
+    with output.progress() as bars:
+        yield lambda stage, done, total: bars(Progress(stage, done, total))

@@ -1,15 +1,13 @@
-"""`bench step`: what is asked for, and what is shown. Runs without pydantic, HTTP and Ray."""
+"""`bench step`: what is asked for. Measures nothing. Runs without pydantic, HTTP and Ray."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli import output
 from serve_app.cli.bench import files, release_choice
 from serve_app.cli.bench.axes import (
     NOTHING,
@@ -19,6 +17,7 @@ from serve_app.cli.bench.axes import (
     parse_residuals,
 )
 from serve_app.cli.bench.files import HtmlFile, JsonFile
+from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
     ComputeDtype,
     MaybeDevice,
@@ -30,18 +29,13 @@ from serve_app.cli.bench.subject_options import (
     Unmerged,
     choose_device,
 )
-from serve_app.cli.errors import WrongUse
 from serve_app.cli.serving import Dtype
 
 if TYPE_CHECKING:
-    from serve_app.bench.result.result import Result
-    from serve_app.bench.step.grid import Grid
-    from serve_app.bench.step.timing import Setting
-    from serve_app.engine.source import ReleaseSource
+    from serve_app.bench.step.step_benchmark import MeasuredRelease
 
 MODELS = (1, 2, 4, 8)
 DENSE = "dense"
-AXES = ("models", "sequences", "context", "places", "parts", "residuals")
 
 
 def step(
@@ -104,6 +98,8 @@ def step(
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.step.grid import PHASES, Grid
+    from serve_app.bench.step.step_benchmark import measure_steps
+    from serve_app.bench.step.step_terminal import terminal
     from serve_app.bench.step.timing import Setting
 
     grid = Grid(
@@ -116,7 +112,7 @@ def step(
     slots = parse_formats(parts, ("dense", "packed"), hint="--parts")
     added = parse_residuals(residual, hint="--residual")
     setting = Setting(choose_device(device), dtype.value, steps, step_tokens)
-    subject: release_choice.Subject | None = release_choice.published(
+    subject: MeasuredRelease | None = release_choice.published(
         registry,
         family,
         release,
@@ -135,127 +131,9 @@ def step(
         there = len(subject.open(0).models)
         grid = replace(grid, models=[number for number in MODELS if number <= there])
     formats = list(itertools.product(slots, added))
-    result = _measured(subject, grid, rooms, formats, setting, cold=cold)
-    _print(result)
+    with stages() as on_progress:
+        result = measure_steps(
+            subject, grid, rooms, formats, setting, cold=cold, on_progress=on_progress
+        )
+    show(terminal(result))
     files.write(result, json_file, html_file)
-
-
-def _measured(
-    subject: release_choice.Subject,
-    grid: Grid,
-    rooms: Sequence[int] | None,
-    formats: Sequence[tuple[str, tuple[str, ...]]],
-    setting: Setting,
-    *,
-    cold: bool,
-) -> Result:
-    """rooms: places for backbones; None: as many as models in the largest step.
-
-    Raises: ConfigError, before anything is built, for what cannot be measured.
-    """
-    from consolidation.run.executor import Progress
-    from serve_app.bench.result.environment import environment
-    from serve_app.bench.result.result import Result
-    from serve_app.bench.step.grid import Variant, require_places
-    from serve_app.bench.step.rates import measure_rates
-    from serve_app.bench.step.timing import dtype_of, limit_of, measure
-
-    rooms = rooms or [max(grid.models)]
-    num_models = max(*rooms, *grid.models)
-    source = subject.open(num_models)
-    limit = limit_of(source, setting)
-    points = grid.points(limit)
-    require_places(rooms, grid.models, limit.models)
-    if cold and limit.models < 2:
-        raise WrongUse("--cold: a model that is alone is never cold")
-    variants = [Variant(number, *held) for number, held in itertools.product(rooms, formats)]
-    found = environment(setting.device)
-    total = len(variants) * len(points)
-    with output.progress() as show:
-        show(Progress("rates", 0, 1))
-        rates = measure_rates(setting.device, dtype_of(setting, source))
-        show(Progress("rates", 1, 1))
-        show(Progress("steps", 0, total))
-        rows = measure(
-            lambda variant: subject.open(num_models, variant.parts, variant.residuals),
-            variants,
-            points,
-            setting,
-            rates,
-            lambda done: show(Progress("steps", done, total)),
-        )
-        facts: dict[str, Any] = {"rates": asdict(rates)}
-        if cold:
-            facts["cold"] = _loads(source, setting, show)
-    settings = subject.settings() | asdict(grid) | asdict(setting) | {"places": list(rooms)}
-    return Result("step", found, settings, rows, facts)
-
-
-def _loads(source: ReleaseSource, setting: Setting, show: output.Bars) -> dict[str, Any]:
-    """What backbones that are not resident cost on an engine that does nothing else."""
-    from consolidation.run.executor import Progress
-    from serve_app.bench.step.cold import Cold, cold_over_resident_ttft
-
-    found = cold_over_resident_ttft(
-        source,
-        Cold(places=min(2, len(source.models) - 1)),
-        lambda stage, done, total: show(Progress(stage, done, total)),
-        device=setting.device,
-        dtype=setting.dtype,
-    )
-    return {"cold_over_resident": found.value, **found.facts}
-
-
-def _print(result: Result) -> None:
-    """The rates, and a line for each point; of axes with one value nothing is said in it."""
-    rates = result.facts["rates"]
-    out = output.out()
-    products = ", ".join(
-        f"{name} {rate / 1e9:,.0f}" for name, rate in rates["matrix_ops_s"].items()
-    )
-    out.print(
-        f"copying {rates['copy_bytes_s'] / 1e9:,.1f} GB/s; matrix products, Gop/s: {products}"
-    )
-    axes = [axis for axis in AXES if len({str(row[axis]) for row in result.rows}) > 1]
-    for phase in result.settings["phases"]:
-        grid = output.table(
-            *axes,
-            *("step ms", "tokens/s", "floor ms", "of", "reached", "÷ one", "bytes"),
-            left=0,
-            title=phase,
-        )
-        for row in result.rows:
-            if row["phase"] == phase:
-                grid.add_row(*(_word(row[axis]) for axis in axes), *_cells(row))
-        out.print(grid)
-    if "cold" in result.facts:
-        _print_loads(result.facts["cold"])
-
-
-def _print_loads(cold: Mapping[str, Any]) -> None:
-    share = cold["load_bytes_s"] / cold["host_to_device_bytes_s"]
-    output.out().print(
-        f"cold backbones of {output.size(cold['backbone_bytes'])}: {share:.0%} of the rate of "
-        f"copying from the host, {cold['host_to_device_bytes_s'] / 1e9:,.1f} GB/s; first token "
-        f"{cold['cold_s'] * 1e3:.1f} ms, resident {cold['resident_s'] * 1e3:.1f} ms",
-        soft_wrap=True,
-    )
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    """Times, the floor, and what several models take over one: time, then bytes."""
-    over = [row.get(f"{what}_over_one_model") for what in ("time", "bytes")]
-    return [
-        f"{row['step_s'] * 1e3:.2f}",
-        f"{row['tokens_s']:,.0f}",
-        f"{row['floor_s'] * 1e3:.2f}",
-        "ops" if row["limit"] == "operations" else row["limit"],
-        f"{row['reached']:.0%}",
-        *("" if ratio is None else f"{ratio:.2f}" for ratio in over),
-    ]
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return "+".join(value) or NOTHING
-    return str(value)

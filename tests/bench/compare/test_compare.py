@@ -15,7 +15,8 @@ from serve_app.bench.arms.process import Broke, serve
 from serve_app.bench.arms.rationed import _Rationed
 from serve_app.bench.arms.served import ProcessSpec
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.compare.compare import compare, rate_between, ratios
+from serve_app.bench.compare.compare import compare, rate_between
+from serve_app.bench.compare.ratios import ratios
 from serve_app.bench.requests.open_loop import drive
 from serve_app.bench.requests.outcomes import Outcome, summary
 from serve_app.bench.requests.workload import Asked, Job, Lengths, Workload

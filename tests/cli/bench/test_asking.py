@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from serve_app.bench.arms import answering, endpoint
+from serve_app.bench.arms import endpoint
 from serve_app.bench.arms.answering import ArmResult
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import ARMS, ArmSpec
 from serve_app.bench.compare import compare
-from serve_app.bench.load import queue_waits
+from serve_app.bench.load import load, queue_waits
 from serve_app.bench.load.queue_waits import Waits
 from serve_app.bench.requests.open_loop import ClientLoad
 from serve_app.bench.requests.outcomes import Outcome
@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found["ground"] = ground
         return 10.0
 
-    monkeypatch.setattr(answering, "run_arm", run_arm)
+    monkeypatch.setattr(load, "run_arm", run_arm)
     monkeypatch.setattr(compare, "run_arm", run_arm)
     monkeypatch.setattr(compare, "capacity", capacity)
     return found

@@ -1,0 +1,59 @@
+"""What the terminal shows of the same requests through several arms. Prints nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve_app.bench.compare import ratios
+from serve_app.bench.compare.compare import LONG_S
+from serve_app.bench.requests import waits
+from serve_app.bench.result.result import Result
+from serve_app.bench.result.sections import Table, TerminalPart, Trouble
+from serve_app.units import size
+
+
+def terminal(result: Result) -> list[TerminalPart]:
+    """What was asked, each arm's numbers and ratios, how the clients did, then troubles."""
+    rows, facts = result.rows, result.facts
+    found: list[TerminalPart] = [
+        *_asked(facts, result.settings["duration_s"]),
+        _arms(rows),
+        "",
+        waits.table("arm", {row["arm"]: row["all"] for row in rows}),
+        waits.WORDS,
+    ]
+    for other, by_arm in facts["ratios"].items():
+        found += ["", ratios.table("", f"÷ {other}", by_arm)]
+    found.append("")
+    for row in rows:
+        own = "".join(f", {name} {value:.3g}" for name, value in row["facts"].items())
+        found.append(f"{row['arm']}: {waits.client_words(row['client'])}{own}")
+    for row in rows:
+        found += [Trouble(f"warning: {row['arm']}: {words}") for words in row["warnings"]]
+        found += [Trouble(f"{row['arm']} lost: {error}") for error in row["errors"]]
+    return found
+
+
+def _asked(facts: Mapping[str, Any], duration_s: float) -> list[str]:
+    words = f"{facts['requests']} requests over {duration_s:g} s, {facts['rate']:.2f} a second"
+    if "capacity" in facts:
+        words += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can take"
+    found = [words]
+    if facts["arrivals_are_short"]:
+        found.append(f"arrivals over less than {LONG_S:g} s say little of waiting")
+    if facts["num_cut"]:
+        found.append(f"{facts['num_cut']} requests were cut to fit a context")
+    return found
+
+
+def _arms(rows: Sequence[Mapping[str, Any]]) -> Table:
+    cells = [
+        [
+            row["arm"],
+            str(row["all"]["lost"]),
+            waits.rate(row["all"]),
+            "–" if row["jain"] is None else f"{row['jain']:.3f}",
+            size(row["device_bytes"]),
+        ]
+        for row in rows
+    ]
+    return Table("", ["arm", "lost", "tokens/s", "Jain", "device"], cells)

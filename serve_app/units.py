@@ -1,0 +1,13 @@
+"""Numbers of bytes as people read them. Reads none: that is for whoever takes a setting."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes for people: `1.50 GiB`."""
+    value = float(num_bytes)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{num_bytes} B" if unit == "B" else f"{value:.2f} {unit}"
