@@ -1,10 +1,12 @@
 """Wrong use, and what the command says about it."""
 
-import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -14,35 +16,83 @@ from serve_app.cli.main import app, run
 from serve_app.cli.options import parse_models, parse_name, parse_size
 from serve_app.config import ServeConfig
 
-COMMANDS = {
-    "consolidate": "base calibration channel device-memory dry-run exact expert-budget extend "
-    "family json max-accuracy-drop max-kl max-perplexity-rise model registry remove target-kl "
-    "task text weight",
-    "releases": "family json registry",
-    "inspect": "family json registry",
-    "verify": "family registry",
-    "evaluate": "base baseline baselines calibration family items json original registry report "
-    "task text windows",
-    "promote": "channel family registry",
-    "rollback": "channel family registry",
-    "plan-memory": "device-memory family host-memory no-cuda-graphs registry",
-    "serve": "channel device device-memory dtype family host-memory no-cuda-graphs "
-    "no-prefix-cache port registry",
-    "demo": "once",
-    "bench step": "cold context device dtype family html json layers models parts phase places "
-    "registry release residual sequences shape step-tokens steps unmerged",
-    "bench bars": "html json only",
-    "bench consolidate": "expert-budget experts hidden intermediate json layers models",
-}
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below `command` and the words that call it, groups of commands left out."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
 
 
-def test_the_commands_and_their_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
-    found = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    assert found - {"bench"} == {command for command in COMMANDS if " " not in command}
-    for command, options in COMMANDS.items():
-        assert run([*command.split(), "--help"]) == 0
-        shown = set(re.findall(r"^│ \*? *--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
-        assert shown - {"help"} == set(options.split()), command
+TREE = dict(commands(typer.main.get_command(app)))
+NUMBERS = [
+    (path, parameter)
+    for path, command in TREE.items()
+    for parameter in command.params
+    if parameter.min is not None
+]
+
+
+def test_the_walk_finds_commands_at_every_depth() -> None:
+    nested = SimpleNamespace(commands={"b": SimpleNamespace(params=[])})
+    top = SimpleNamespace(commands={"a": SimpleNamespace(params=[]), "group": nested})
+    assert [path for path, _ in commands(top)] == [("a",), ("group", "b")]
+    assert {("consolidate",), ("bench", "load"), ("bench", "compare")} <= set(TREE)
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_a_command_says_what_it_does_and_what_each_option_means(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = TREE[path]
+    assert run([*path, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: expertpool {' '.join(path)} " in shown
+    first_words = command.help.split()[:3]
+    assert " ".join(first_words) in shown
+    for parameter in command.params:
+        assert parameter.help, f"{' '.join(path)}: {parameter.name} has no help"
+        for option in parameter.opts:
+            assert option in shown or option.upper() in shown
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_a_command_refuses_an_option_that_it_does_not_have(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*path, "--no-such-option"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--no-such-option" in captured.err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path, command in TREE.items() if any(p.required for p in command.params)],
+    ids=" ".join,
+)
+def test_a_command_names_what_it_must_be_told(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(path) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    needed = [p.opts[0] for p in TREE[path].params if p.required]
+    assert any(name in captured.err or name.upper() in captured.err for name in needed)
+
+
+@pytest.mark.parametrize(
+    ("path", "option"), NUMBERS, ids=lambda one: getattr(one, "name", None) or " ".join(one)
+)
+def test_a_number_below_its_least_is_refused_by_name(
+    path: tuple[str, ...], option: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*path, option.opts[0], str(option.min - 1)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert option.opts[0] in captured.err
+    assert str(option.min) in captured.err
 
 
 @pytest.mark.parametrize(
