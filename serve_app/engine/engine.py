@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.counters import Counters
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.supply import Supply
 from serve_app.engine.memory import Limits, MemoryPlan, plan_memory
@@ -23,7 +24,7 @@ from serve_app.engine.run.captures import DecodeGraphs, GraphBackend
 from serve_app.engine.run.cuda_graphs import graph_backend
 from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.stats import Counters, Stats, look
+from serve_app.engine.stats import Stats, look
 from serve_app.errors import (
     DuplicateRequest,
     EngineError,
@@ -294,7 +295,6 @@ class Engine:
             self._scheduler,
             self._releases,
             self._packed,
-            self.memory,
             self.counters,
             0 if self._graphs is None else self._graphs.num_bytes,
             self._supply.host_bytes,

@@ -1,44 +1,13 @@
 """What an engine has done and holds, as values for metrics and tests."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from serve_app.engine.counters import Counters
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the engine was made. Seconds are of the engine's clock.
-
-    forward_seconds: those of the steps' seconds that went into the packed forward; on CUDA, until
-    it was launched.   prefix_tokens: of prompts, when they began, in which known beginnings were
-    looked for.   prefix_hit_tokens: those that were found, and need not be computed.
-    """
-
-    num_steps: int = 0
-    step_seconds: float = 0.0
-    forward_seconds: float = 0.0
-    backbone_loads: int = 0
-    backbone_load_seconds: float = 0.0
-    backbone_load_failures: int = 0
-    staging_seconds: float = 0.0
-    prefix_tokens: int = 0
-    prefix_hit_tokens: int = 0
-
-    def note_step(self, seconds: float, forward_s: float) -> None:
-        self.num_steps += 1
-        self.step_seconds += seconds
-        self.forward_seconds += forward_s
-
-    def note_prefix(self, num_tokens: int, num_found: int | None) -> None:
-        """num_found: None where nothing was looked for."""
-        if num_found is not None:
-            self.prefix_tokens += num_tokens
-            self.prefix_hit_tokens += num_found
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +41,7 @@ class Stats:
     attention_bytes: int
     captures_bytes: int
     host_bytes: int
-    memory: MemoryPlan
-    counters: Counters = field(default_factory=Counters)
+    counters: Counters
 
     @property
     def allocated_bytes(self) -> int:
@@ -85,7 +53,6 @@ def look(
     scheduler: Scheduler,
     releases: PooledReleases,
     packed: PackedModel,
-    memory: MemoryPlan,
     counters: Counters,
     captures_bytes: int,
     host_bytes: int,
@@ -115,6 +82,5 @@ def look(
         attention_bytes=packed.attention_bytes,
         captures_bytes=captures_bytes,
         host_bytes=host_bytes,
-        memory=memory,
         counters=replace(counters),
     )

@@ -15,10 +15,7 @@ from serve_app.engine.device.device import default_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.memory import Limits
-from serve_app.engine.stats import Stats
-from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
-from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 
 
@@ -29,7 +26,6 @@ def real_parts(config: ServeConfig) -> Parts:
         channel=lambda name: _channel(registry, name),
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config, source),
-        load=lambda loop: load_of(cast(EngineLoop, loop).stats()),
     )
 
 
@@ -91,51 +87,3 @@ def _open_engine(config: ServeConfig, source: ReplicaSource) -> Loop:
 
 def _num_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-
-
-def load_of(stats: Stats) -> Load:
-    """The engine's own numbers under the names of the metrics."""
-    counters = stats.counters
-    return Load(
-        heartbeat=stats.heartbeat,
-        running=_by_name(stats.num_running_by_model),
-        waiting=_by_name(stats.num_waiting_by_model),
-        gauges={
-            "kv_cache_usage_perc": stats.kv_blocks_used / max(1, stats.kv_blocks),
-            "kv_blocks_used": stats.kv_blocks_used,
-            "pool_bytes": stats.pool_bytes,
-            "backbone_bytes": stats.backbones_bytes,
-            "kv_bytes": stats.kv_bytes,
-            "attention_bytes": stats.attention_bytes,
-            "captures_bytes": stats.captures_bytes,
-            "host_bytes": stats.host_bytes,
-            "resident_models": len(stats.resident),
-            "loaded_releases": len(stats.releases),
-            "unique_experts": stats.unique_experts,
-            "logical_experts": stats.logical_experts,
-        },
-        totals={
-            "num_preemptions_total": stats.num_preemptions,
-            "backbone_hits_total": stats.backbone_hits,
-            "backbone_misses_total": stats.backbone_misses,
-            "backbone_evictions_total": stats.backbone_evictions,
-            "backbone_loads_total": counters.backbone_loads,
-            "backbone_load_failures_total": counters.backbone_load_failures,
-            "backbone_load_seconds_total": counters.backbone_load_seconds,
-            "engine_steps_total": counters.num_steps,
-            "engine_step_seconds_total": counters.step_seconds,
-            "engine_forward_seconds_total": counters.forward_seconds,
-            "staging_seconds_total": counters.staging_seconds,
-            "prefix_tokens_total": counters.prefix_tokens,
-            "prefix_hit_tokens_total": counters.prefix_hit_tokens,
-        },
-    )
-
-
-def _by_name(numbers: Any) -> dict[str, int]:
-    """Sequences by model, of all releases together."""
-    by_name: dict[str, int] = {}
-    for key, number in numbers.items():
-        name = cast(ModelKey, key)[1]
-        by_name[name] = by_name.get(name, 0) + number
-    return by_name

@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.config import ServeConfig
+from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.stats import Stats
 from serve_app.errors import (
     DoesNotFit,
     DuplicateRequest,
@@ -19,7 +21,6 @@ from serve_app.errors import (
     UnknownRelease,
 )
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
-from serve_app.serving.replica.snapshot import Load
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.tokenizers import byte_level
 
@@ -175,13 +176,32 @@ class FakeLoop:
         self._closed = True
         self._wake.set()
 
-    def load(self) -> Load:
+    def stats(self) -> Stats:
         with self._lock:
-            running: dict[str, int] = {}
-            for each in self._running.values():
-                running[each.request.model] = running.get(each.request.model, 0) + 1
-            return Load(
-                time.monotonic(), running, {}, {"free_pages": self.pages}, {"turns_total": 3}
+            keys = [(r.request.release, r.request.model) for r in self._running.values()]
+            return Stats(
+                heartbeat=time.monotonic(),
+                num_running=len(keys),
+                num_waiting=0,
+                num_running_by_model=Counter(keys),
+                num_waiting_by_model={},
+                releases=tuple(self._releases),
+                resident=(),
+                kv_blocks=64,
+                kv_blocks_used=64 - self.pages,
+                num_preemptions=0,
+                backbone_hits=0,
+                backbone_misses=0,
+                backbone_evictions=0,
+                unique_experts=0,
+                logical_experts=0,
+                pool_bytes=5000,
+                backbones_bytes=0,
+                kv_bytes=0,
+                attention_bytes=0,
+                captures_bytes=0,
+                host_bytes=0,
+                counters=Counters(num_steps=3),
             )
 
     def step(self) -> None:
@@ -293,18 +313,13 @@ class World:
         return self.loops[-1]
 
     def parts(self) -> Parts:
-        return Parts(self.registry.channel, self.registry.open, self._open, self._load)
+        return Parts(self.registry.channel, self.registry.open, self._open)
 
     def _open(self, first: ReplicaSource) -> Loop:
         assert isinstance(first, FakeSource)
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
         self.loops.append(loop)
         return loop
-
-    @staticmethod
-    def _load(loop: Loop) -> Load:
-        assert isinstance(loop, FakeLoop)
-        return loop.load()
 
 
 def world(*models: str, answers: dict[str, list[int]] | None = None, **options: Any) -> World:

@@ -1,13 +1,19 @@
 """Tokens, models, readiness and metrics over HTTP, by a replica on a fake engine."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from serve_app.serving.replica.follow import FollowState
+from serve_app.serving.replica.metrics import METRICS
+from serve_app.serving.replica.snapshot import Snapshot
 from tests.serving.asking import CHAT, HELLO, ask, chatty, refused
-from tests.serving.fakes import CONTEXT, TOKENIZER, world
+from tests.serving.fakes import CONTEXT, TOKENIZER, FakeLoop, source, world
 from tests.serving.running import client_of, replica_of, serves
+
+RUNNING = {("r1", "a"): 2, ("r2", "a"): 3, ("r1", "old"): 1}
 
 
 def test_tokenize_and_detokenize_are_inverse() -> None:
@@ -92,7 +98,27 @@ def test_metrics_count_what_happened() -> None:
     for stage in ("queue", "prefill", "decode"):
         assert f"expertpool_request_{stage}_time_seconds_count{{{labels}}} 1.0" in text
     assert 'expertpool_request_success_total{finished_reason="length",' in text
-    assert 'expertpool_request_errors_total{status="404"} 1.0' in text
+    assert 'expertpool_request_errors_total{code="model_not_found"} 1.0' in text
     assert 'expertpool_release_info{release="r1"} 1.0' in text
-    assert "expertpool_turns_total 3.0" in text
-    assert "expertpool_free_pages 64.0" in text
+    assert "expertpool_engine_steps_total 3.0" in text
+    assert "expertpool_pool_bytes 5000.0" in text
+    names = {line.split()[2].removesuffix("_total") for line in text.splitlines() if "# T" in line}
+    table = {f"expertpool_{metric.name}".removesuffix("_total") for metric in METRICS}
+    assert {name.removesuffix("_created") for name in names} == table
+
+
+def test_what_is_counted_or_read_is_in_the_table_once() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert metric.help, metric.name
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert bool(metric.buckets) == (metric.kind == "histogram"), metric.name
+
+
+def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none() -> None:
+    stats = replace(FakeLoop(source("r1"), manual=True).stats(), num_running_by_model=RUNNING)
+    look = Snapshot(stats, FollowState(), "r2", ("a", "idle"))
+    [running] = [metric.get for metric in METRICS if metric.name == "num_requests_running"]
+    assert running is not None
+    assert running(look) == {("a",): 5, ("old",): 1, ("idle",): 0}
+    assert running(replace(look, engine=None)) == {}

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from serve_app.engine.counters import Counters
 from serve_app.engine.loading.backbones import HostBackbone, copy_bytes
 from serve_app.engine.loading.loader import (
     BackboneChecked,
@@ -24,7 +25,6 @@ from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.stats import Counters
 from serve_app.errors import EngineError, LoadFailed
 from serve_app.scheduling.host import HostLedger
 from serve_app.scheduling.plan import BackboneCopy

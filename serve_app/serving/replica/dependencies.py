@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serve_app.engine.request import Event, Request
-from serve_app.serving.replica.snapshot import Load
+from serve_app.engine.stats import Stats
 from serve_app.text.tokenizer import Tokenizer
 
 
@@ -49,6 +49,10 @@ class Loop(Protocol):
 
     def retire(self, release: str) -> "Future[None]": ...
 
+    def stats(self) -> Stats:
+        """Of a recent turn; does not wait."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -71,10 +75,8 @@ class Parts:
     channel: name -> release id, or None where there is no such channel.
     open_release: release id -> the release; raises ReleaseError or TextError.
     open_engine: the first release -> a running engine that has it.
-    load: numbers of the engine, for health and metrics; this one does not block.
     """
 
     channel: Callable[[str], str | None]
     open_release: Callable[[str], OpenedRelease]
     open_engine: Callable[[ReplicaSource], Loop]
-    load: Callable[[Loop], Load]

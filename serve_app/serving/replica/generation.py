@@ -8,10 +8,10 @@ from serve_app.errors import EngineError, EngineStopped, TooLong, UnknownModel
 from serve_app.protocol.errors import ProtocolError, internal, loading, no_such_model
 from serve_app.protocol.messages import Item, Job, Piece
 from serve_app.serving.replica.choice import ChoiceText, Wanted
+from serve_app.serving.replica.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.mailbox import Mailbox, Post
-from serve_app.serving.replica.metrics import RequestMetrics
 from serve_app.serving.replica.prepare import ServedModel, context_exceeded
 
 

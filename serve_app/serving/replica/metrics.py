@@ -1,163 +1,210 @@
-"""Prometheus numbers of one replica. Times are seconds; measures nothing by itself."""
+"""Every metric of a replica: its name, help, kind, labels and where its value comes from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
+from serve_app.engine.stats import Stats
+from serve_app.scheduling.sequence import ModelKey
+from serve_app.serving.replica.snapshot import Snapshot
 
-from serve_app.protocol.errors import ErrorCode
-from serve_app.serving.replica.follow import FollowState
-from serve_app.serving.replica.snapshot import Load
+Values = Mapping[tuple[str, ...], float]
+"""Values by the labels that they have."""
+Getter = Callable[[Snapshot], Values]
 
-_LABELS = ("model_name", "tenant", "release")
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """name: without the prefix; a counter's ends in `_total`.
+
+    get: reads the values when they are asked for; None: they are counted as requests pass.
+    buckets: of a histogram, their upper ends.
+    """
+
+    name: str
+    help: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...] = ()
+    get: Getter | None = None
+    buckets: tuple[float, ...] = ()
+
+
+PREFIX = "expertpool_"
+_REQUEST = ("model_name", "tenant", "release")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Metrics:
-    """What is counted as requests pass, plus what is read from the engine when asked."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._first = self._histogram("time_to_first_token_seconds", "To the first token", _SECONDS)
-        self._between = self._histogram(
-            "inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS
-        )
-        self._queue = self._histogram(
-            "request_queue_time_seconds", "From submission to the first step of a choice", _SECONDS
-        )
-        self._prefill = self._histogram(
-            "request_prefill_time_seconds", "From the first step to the first token", _SECONDS
-        )
-        self._decode = self._histogram(
-            "request_decode_time_seconds", "From the first token to the last of a choice", _SECONDS
-        )
-        self._whole = self._histogram(
-            "e2e_request_latency_seconds", "From arrival to the end of a request", _SECONDS
-        )
-        self._prompt = self._counter("prompt_tokens", "Prompt tokens of accepted requests")
-        self._generated = self._counter("generation_tokens", "Generated tokens")
-        self._success = Counter(
-            "expertpool_request_success",
-            "Choices that were finished",
-            (*_LABELS, "finished_reason"),
-            registry=self._registry,
-        )
-        self._refused = Counter(
-            "expertpool_request_errors",
-            "Requests that were refused or failed, by code",
-            ("code",),
-            registry=self._registry,
-        )
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"expertpool_{name}", text, _LABELS, registry=self._registry, buckets=buckets
-        )
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"expertpool_{name}", text, _LABELS, registry=self._registry)
-
-    def refused(self, code: ErrorCode) -> None:
-        self._refused.labels(code).inc()
-
-    def request(self, model: str, tenant: str, release: str) -> "RequestMetrics":
-        return RequestMetrics(self, (model, tenant, release))
-
-    def render(self, load: Load | None, follow: FollowState, serving: str | None) -> str:
-        """The text that Prometheus reads."""
-        now = CollectorRegistry()
-        now.register(_Snapshot(load, follow, serving))
-        return generate_latest(self._registry).decode() + generate_latest(now).decode()
+def _histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Metric:
+    """A distribution over requests. In seconds."""
+    return Metric(name, text, "histogram", _REQUEST, buckets=buckets)
 
 
-class RequestMetrics:
-    """The numbers of one request; all moments are on one clock, in seconds.
-
-    What is counted with every token is looked up once: a lookup costs more than counting.
-    """
-
-    def __init__(self, metrics: Metrics, labels: tuple[str, str, str]) -> None:
-        self._metrics = metrics
-        self._labels = labels
-        self._between = metrics._between.labels(*labels)
-        self._generated = metrics._generated.labels(*labels)
-        self._first: dict[int, float] = {}
-        self._last: dict[int, float] = {}
-
-    def accepted(self, prompt_tokens: int) -> None:
-        self._metrics._prompt.labels(*self._labels).inc(prompt_tokens)
-
-    def token(self, choice: int, begun: float, now: float, queued_s: float | None) -> None:
-        """queued_s: with the first token, how long the choice waited for its first step."""
-        if choice in self._last:
-            self._between.observe(now - self._last[choice])
-        else:
-            self._first[choice] = now
-            self._metrics._first.labels(*self._labels).observe(now - begun)
-            if queued_s is not None:
-                self._metrics._queue.labels(*self._labels).observe(queued_s)
-                prefill = max(0.0, now - begun - queued_s)
-                self._metrics._prefill.labels(*self._labels).observe(prefill)
-        self._last[choice] = now
-        self._generated.inc()
-
-    def finished(self, choice: int, reason: str) -> None:
-        if choice in self._first:
-            decode = self._last[choice] - self._first[choice]
-            self._metrics._decode.labels(*self._labels).observe(decode)
-        self._metrics._success.labels(*self._labels, reason).inc()
-
-    def ended(self, begun: float, now: float) -> None:
-        self._metrics._whole.labels(*self._labels).observe(now - begun)
+def _of_engine(get: Callable[[Stats], float]) -> Getter:
+    return lambda look: {} if look.engine is None else {(): get(look.engine)}
 
 
-class _Snapshot:
-    """The engine and the releases as they are now, in Prometheus' terms."""
-
-    def __init__(self, load: Load | None, follow: FollowState, serving: str | None) -> None:
-        self._load = load
-        self._follow = follow
-        self._serving = serving
-
-    def collect(self) -> Iterator[Metric]:
-        if self._serving is not None:
-            info = GaugeMetricFamily(
-                "expertpool_release_info", "The release that is served", labels=["release"]
-            )
-            info.add_metric([self._serving], 1)
-            yield info
-        follow = self._follow
-        yield GaugeMetricFamily(
-            "expertpool_release_staging_seconds",
-            "How long taking up the last release took",
-            value=follow.last_staging_s,
-        )
-        yield CounterMetricFamily(
-            "expertpool_release_switches", "Releases taken up", value=follow.num_switches
-        )
-        yield CounterMetricFamily(
-            "expertpool_release_failures",
-            "Times a release could not be taken up",
-            value=follow.num_failures,
-        )
-        if self._load is not None:
-            yield from _of_load(self._load)
+def _gauge(name: str, text: str, get: Callable[[Stats], float]) -> Metric:
+    return Metric(name, text, "gauge", get=_of_engine(get))
 
 
-def _of_load(load: Load) -> Iterator[Metric]:
-    yield _by_model("num_requests_running", "Sequences that run", load.running)
-    yield _by_model("num_requests_waiting", "Sequences that wait", load.waiting)
-    for name, value in sorted(load.gauges.items()):
-        yield GaugeMetricFamily(f"expertpool_{name}", name.replace("_", " "), value=value)
-    for name, value in sorted(load.totals.items()):
-        short = name.removesuffix("_total")
-        yield CounterMetricFamily(f"expertpool_{short}", short.replace("_", " "), value=value)
+def _total(name: str, text: str, get: Callable[[Stats], float]) -> Metric:
+    return Metric(name, text, "counter", get=_of_engine(get))
 
 
-def _by_model(name: str, text: str, numbers: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(f"expertpool_{name}", text, labels=["model_name"])
-    for model, number in sorted(numbers.items()):
-        family.add_metric([model], number)
-    return family
+def _by_model(get: Callable[[Stats], Mapping[ModelKey, int]]) -> Getter:
+    """Sequences by model, of all releases together. A model that is served and idle has 0."""
+
+    def values(look: Snapshot) -> Values:
+        if look.engine is None:
+            return {}
+        found: dict[tuple[str, ...], float] = {(name,): 0 for name in look.models}
+        for (_, name), number in get(look.engine).items():
+            found[(name,)] = found.get((name,), 0) + number
+        return found
+
+    return values
+
+
+REQUESTS = (
+    _histogram("time_to_first_token_seconds", "To the first token"),
+    _histogram("inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS),
+    _histogram("request_queue_time_seconds", "From submission to the first step of a choice"),
+    _histogram("request_prefill_time_seconds", "From the first step to the first token"),
+    _histogram("request_decode_time_seconds", "From the first token to the last of a choice"),
+    _histogram("e2e_request_latency_seconds", "From arrival to the end of a request"),
+    Metric("prompt_tokens_total", "Prompt tokens of accepted requests", "counter", _REQUEST),
+    Metric("generation_tokens_total", "Generated tokens", "counter", _REQUEST),
+    Metric(
+        "request_success_total",
+        "Choices that were finished",
+        "counter",
+        (*_REQUEST, "finished_reason"),
+    ),
+    Metric(
+        "request_errors_total",
+        "Requests that were refused or failed, by code",
+        "counter",
+        ("code",),
+    ),
+)
+"""Counted as requests pass."""
+
+RELEASES = (
+    Metric(
+        "release_info",
+        "The release that is served",
+        "gauge",
+        ("release",),
+        lambda look: {} if look.serving is None else {(look.serving,): 1},
+    ),
+    Metric(
+        "release_staging_seconds",
+        "How long taking up the last release took",
+        "gauge",
+        get=lambda look: {(): look.follow.last_staging_s},
+    ),
+    Metric(
+        "release_switches_total",
+        "Releases taken up",
+        "counter",
+        get=lambda look: {(): look.follow.num_switches},
+    ),
+    Metric(
+        "release_failures_total",
+        "Times a release could not be taken up",
+        "counter",
+        get=lambda look: {(): look.follow.num_failures},
+    ),
+    Metric(
+        "num_requests_running",
+        "Sequences that run",
+        "gauge",
+        ("model_name",),
+        _by_model(lambda e: e.num_running_by_model),
+    ),
+    Metric(
+        "num_requests_waiting",
+        "Sequences that wait",
+        "gauge",
+        ("model_name",),
+        _by_model(lambda e: e.num_waiting_by_model),
+    ),
+)
+"""Of releases and their models."""
+
+ENGINE = (
+    _gauge(
+        "kv_cache_usage_perc",
+        "KV blocks in use, as a share of all",
+        lambda e: e.kv_blocks_used / max(1, e.kv_blocks),
+    ),
+    _gauge("kv_blocks_used", "KV blocks in use", lambda e: e.kv_blocks_used),
+    _gauge("pool_bytes", "Bytes of the pool of experts", lambda e: e.pool_bytes),
+    _gauge("backbone_bytes", "Bytes of the places for backbones", lambda e: e.backbones_bytes),
+    _gauge("kv_bytes", "Bytes of the KV store", lambda e: e.kv_bytes),
+    _gauge("attention_bytes", "Bytes that attention kernels keep", lambda e: e.attention_bytes),
+    _gauge("captures_bytes", "Bytes that captured steps keep", lambda e: e.captures_bytes),
+    _gauge("host_bytes", "Bytes of backbones held in host memory", lambda e: e.host_bytes),
+    _gauge(
+        "resident_models",
+        "Models whose backbone is on the device",
+        lambda e: len(e.resident),
+    ),
+    _gauge("loaded_releases", "Releases that are loaded", lambda e: len(e.releases)),
+    _gauge("unique_experts", "Slots that are held", lambda e: e.unique_experts),
+    _gauge("logical_experts", "Experts that models have together", lambda e: e.logical_experts),
+    _total("num_preemptions_total", "Sequences preempted", lambda e: e.num_preemptions),
+    _total(
+        "backbone_hits_total",
+        "Requests whose backbone was on the device when they came",
+        lambda e: e.backbone_hits,
+    ),
+    _total(
+        "backbone_misses_total",
+        "Requests whose backbone was not on the device when they came",
+        lambda e: e.backbone_misses,
+    ),
+    _total("backbone_evictions_total", "Backbones evicted", lambda e: e.backbone_evictions),
+    _total("backbone_loads_total", "Backbones loaded", lambda e: e.counters.backbone_loads),
+    _total(
+        "backbone_load_failures_total",
+        "Backbones that could not be loaded",
+        lambda e: e.counters.backbone_load_failures,
+    ),
+    _total(
+        "backbone_load_seconds_total",
+        "Seconds in loads of backbones",
+        lambda e: e.counters.backbone_load_seconds,
+    ),
+    _total("engine_steps_total", "Steps", lambda e: e.counters.num_steps),
+    _total("engine_step_seconds_total", "Seconds in steps", lambda e: e.counters.step_seconds),
+    _total(
+        "engine_forward_seconds_total",
+        "Seconds of the steps that went into the forward",
+        lambda e: e.counters.forward_seconds,
+    ),
+    _total(
+        "staging_seconds_total",
+        "Seconds in loads of experts",
+        lambda e: e.counters.staging_seconds,
+    ),
+    _total(
+        "prefix_tokens_total",
+        "Prompt tokens for which computed ones were looked for",
+        lambda e: e.counters.prefix_tokens,
+    ),
+    _total(
+        "prefix_hit_tokens_total",
+        "Prompt tokens that were found computed",
+        lambda e: e.counters.prefix_hit_tokens,
+    ),
+)
+"""The engine's own figures."""
+
+METRICS = (*REQUESTS, *RELEASES, *ENGINE)
+
+
+def engine_figures(look: Snapshot) -> dict[str, float]:
+    """The engine's own figures by name, as `/health` shows them; none before there is one."""
+    return {m.name: value for m in ENGINE if m.get for value in m.get(look).values()}

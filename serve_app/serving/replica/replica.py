@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from serve_app.config import ServeConfig, UserConfig
@@ -33,14 +32,15 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.serving.replica.dependencies import Loop, Parts
+from serve_app.serving.replica.counting import Metrics
+from serve_app.serving.replica.dependencies import Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.generation import Generation
 from serve_app.serving.replica.mailbox import Post
-from serve_app.serving.replica.metrics import Metrics
+from serve_app.serving.replica.metrics import engine_figures
 from serve_app.serving.replica.prepare import ServedModel, encode_prompts, requests_of
 from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
-from serve_app.serving.replica.snapshot import Load
+from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
 from serve_app.text.errors import BadVariable, TextError
@@ -216,11 +216,11 @@ class EngineReplica:
         return {"release": current.id, "models": cards}
 
     async def status(self) -> Status:
-        load = self._load()
-        state = self._follower.state
-        target = state.target
+        look = self._look()
+        state, stats, target = look.follow, look.engine, look.follow.target
+        trouble = self._trouble()
         return {
-            "healthy": self._trouble(load) is None,
+            "healthy": trouble is None,
             "release": self._releases.serving,
             "detail": {
                 "target": None if target is None else target.model_dump(exclude_none=True),
@@ -229,23 +229,19 @@ class EngineReplica:
                 "failed_release": None if state.failure is None else state.failure.release,
                 "error": None if state.failure is None else state.failure.reason,
                 "channel_error": state.trouble,
-                "engine_error": self._trouble(load),
-                "num_running": 0 if load is None else sum(load.running.values()),
-                "num_waiting": 0 if load is None else sum(load.waiting.values()),
-                **({} if load is None else {"engine": {**load.gauges, **load.totals}}),
+                "engine_error": trouble,
+                "num_running": 0 if stats is None else stats.num_running,
+                "num_waiting": 0 if stats is None else stats.num_waiting,
+                **({} if stats is None else {"engine": engine_figures(look)}),
             },
         }
 
     async def metrics(self) -> str:
-        load = self._load()
-        if load is not None and self._releases.current is not None:
-            idle = dict.fromkeys(self._releases.current.models, 0)  # an idle model's number is 0
-            load = replace(load, running={**idle, **load.running}, waiting={**idle, **load.waiting})
-        return self._metrics.render(load, self._follower.state, self._releases.serving)
+        return self._metrics.page(self._look())
 
     async def check_health(self) -> None:
         """Raises when the engine has stopped stepping. A release that loads is no illness."""
-        trouble = self._trouble(self._load())
+        trouble = self._trouble()
         if trouble is not None:
             raise EngineError(trouble)
 
@@ -261,14 +257,21 @@ class EngineReplica:
             raise loading("no release is being served yet")
         return _model(self._releases.current, name)
 
-    def _load(self) -> Load | None:
-        loop: Loop | None = self._releases.loop
-        return None if loop is None else self._parts.load(loop)
+    def _look(self) -> Snapshot:
+        loop, current = self._releases.loop, self._releases.current
+        return Snapshot(
+            engine=None if loop is None else loop.stats(),
+            follow=self._follower.state,
+            serving=self._releases.serving,
+            models=() if current is None else tuple(current.models),
+        )
 
-    def _trouble(self, load: Load | None) -> str | None:
-        if self._stopped or load is None:
+    def _trouble(self) -> str | None:
+        """Why the engine is unhealthy, if it is."""
+        loop = self._releases.loop
+        if self._stopped or loop is None:
             return "the engine has stopped" if self._stopped else None
-        age = time.monotonic() - load.heartbeat
+        age = time.monotonic() - loop.stats().heartbeat
         if age <= self._config.stall_s:
             return None
         return f"the engine has not stepped for {age:.0f} s"

@@ -1,19 +1,17 @@
-"""Numbers of the running engine, as health and metrics need them. A value; measures nothing."""
+"""One look at a replica, as health and metrics need it. A value; measures nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from serve_app.engine.stats import Stats
+from serve_app.serving.replica.follow import FollowState
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """heartbeat: monotonic seconds of the engine's last turn. Totals count from the start.
+class Snapshot:
+    """engine: its figures, None before there is one.   serving, models: what new requests get."""
 
-    running, waiting: sequences by model name. gauges, totals: further numbers by metric name,
-    without prefix; a total's name ends in `_total`.
-    """
-
-    heartbeat: float
-    running: Mapping[str, int] = field(default_factory=dict)
-    waiting: Mapping[str, int] = field(default_factory=dict)
-    gauges: Mapping[str, float] = field(default_factory=dict)
-    totals: Mapping[str, float] = field(default_factory=dict)
+    engine: Stats | None
+    follow: FollowState
+    serving: str | None
+    models: Collection[str]

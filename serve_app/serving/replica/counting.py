@@ -1,0 +1,106 @@
+"""Counts what the table of metrics names as requests pass, and writes the page of all metrics."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+
+from serve_app.protocol.errors import ErrorCode
+from serve_app.serving.replica.metrics import METRICS, PREFIX, Metric
+from serve_app.serving.replica.snapshot import Snapshot
+
+
+class Metrics:
+    """The metrics of one replica. All moments are on one clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        counted = [metric for metric in METRICS if metric.get is None]
+        self.histograms = {
+            m.name: Histogram(
+                PREFIX + m.name, m.help, m.labels, registry=self._registry, buckets=m.buckets
+            )
+            for m in counted
+            if m.kind == "histogram"
+        }
+        self.counters = {
+            m.name: Counter(PREFIX + m.name, m.help, m.labels, registry=self._registry)
+            for m in counted
+            if m.kind == "counter"
+        }
+
+    def refused(self, code: ErrorCode) -> None:
+        self.counters["request_errors_total"].labels(code).inc()
+
+    def request(self, model: str, tenant: str, release: str) -> "RequestMetrics":
+        return RequestMetrics(self, (model, tenant, release))
+
+    def page(self, look: Snapshot) -> str:
+        """The text that Prometheus reads."""
+        now = CollectorRegistry()
+        now.register(_Collector(look))
+        return generate_latest(self._registry).decode() + generate_latest(now).decode()
+
+
+class RequestMetrics:
+    """The numbers of one request.
+
+    What is counted with every token is looked up once: a lookup costs more than counting.
+    """
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, str, str]) -> None:
+        self._metrics = metrics
+        self._labels = labels
+        self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)
+        self._generated = metrics.counters["generation_tokens_total"].labels(*labels)
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+
+    def accepted(self, prompt_tokens: int) -> None:
+        self._metrics.counters["prompt_tokens_total"].labels(*self._labels).inc(prompt_tokens)
+
+    def token(self, choice: int, begun: float, now: float, queued_s: float | None) -> None:
+        """queued_s: with the first token, how long the choice waited for its first step."""
+        if choice in self._last:
+            self._between.observe(now - self._last[choice])
+        else:
+            self._first[choice] = now
+            self._observe("time_to_first_token_seconds", now - begun)
+            if queued_s is not None:
+                self._observe("request_queue_time_seconds", queued_s)
+                self._observe("request_prefill_time_seconds", max(0.0, now - begun - queued_s))
+        self._last[choice] = now
+        self._generated.inc()
+
+    def finished(self, choice: int, reason: str) -> None:
+        if choice in self._first:
+            self._observe("request_decode_time_seconds", self._last[choice] - self._first[choice])
+        self._metrics.counters["request_success_total"].labels(*self._labels, reason).inc()
+
+    def ended(self, begun: float, now: float) -> None:
+        self._observe("e2e_request_latency_seconds", now - begun)
+
+    def _observe(self, name: str, seconds: float) -> None:
+        self._metrics.histograms[name].labels(*self._labels).observe(seconds)
+
+
+class _Collector:
+    """The metrics whose values are read when they are asked for."""
+
+    def __init__(self, look: Snapshot) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Family]:
+        for metric in METRICS:
+            values = metric.get(self._look) if metric.get else {}
+            if values:
+                family = _family(metric)
+                for labels, value in sorted(values.items()):
+                    family.add_metric(labels, value)
+                yield family
+
+
+def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    made = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return made(PREFIX + metric.name, metric.help, labels=metric.labels)
