@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from consolidation.arithmetic.metric import DAMPING, Metric, from_blocks, in_blocks
-from representation.formats import SCALE_DTYPE, Format
+from representation.formats import SCALE_DTYPE, Packed
 
 CLIPPINGS = tuple(1 - step / 20 for step in range(13))
 """Largest levels that are tried, as parts of a group's largest value."""
@@ -27,7 +27,7 @@ class Rounded:
     values: torch.Tensor
 
 
-def round_matrix(matrix: torch.Tensor, fmt: Format, metric: Metric) -> Rounded:
+def round_matrix(matrix: torch.Tensor, fmt: Packed, metric: Metric) -> Rounded:
     """The codes of a packed format whose values are nearest to a matrix. (O, I) float32"""
     tried = [_round(matrix, fmt, metric, damping) for damping in DAMPINGS.get(fmt.bits, (DAMPING,))]
     if len(tried) == 1:
@@ -35,7 +35,7 @@ def round_matrix(matrix: torch.Tensor, fmt: Format, metric: Metric) -> Rounded:
     return min(tried, key=lambda found: metric.noise_cost(found.values - matrix))
 
 
-def _round(matrix: torch.Tensor, fmt: Format, metric: Metric, damping: float) -> Rounded:
+def _round(matrix: torch.Tensor, fmt: Packed, metric: Metric, damping: float) -> Rounded:
     left = in_blocks(matrix, metric.num_columns).clone()  # (B, O, b)
     roots = metric.inverse_roots(damping)  # (B, b, b)
     spreads = roots.diagonal(dim1=1, dim2=2).square().reciprocal()  # (B, b)

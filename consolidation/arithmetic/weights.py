@@ -54,16 +54,6 @@ def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weigh
     )
 
 
-def module_tensors(
-    weights: Weights, shape: ExpertShape, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """The inverse of `weights_of`, rounded to a dtype."""
-    found = {}
-    for name, tensor in weights.matrices.items():
-        found[name] = (tensor.T if shape.transposed else tensor).to(dtype).contiguous()
-    return found | {name: tensor.to(dtype) for name, tensor in weights.vectors.items()}
-
-
 def mean_weights(experts: Sequence[Weights], counts: Sequence[int]) -> Weights:
     """The mean of experts, each counted so many times."""
     total = sum(counts)

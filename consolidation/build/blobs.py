@@ -5,25 +5,24 @@ rounded to its format; a residual is then made of the difference to what the slo
 that it makes up for the slot's rounding too.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
-from consolidation.arithmetic.low_rank import decompose
 from consolidation.arithmetic.metric import Metric, together, weight_metric
-from consolidation.arithmetic.rounding import round_matrix
-from consolidation.arithmetic.weights import Weights, mean_weights, module_tensors, weights_of
+from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
+from consolidation.compare.costs import cost_of
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
 from consolidation.statistics.stored import StatisticsStore
-from representation.formats import DENSE, ExpertShape, Format
-from representation.parts import dense_expert, encode_packed, encode_rank
+from representation.formats import ExpertShape, Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +156,22 @@ class _Builder:
     def _slot_part(self, request: SlotRequest, content: Weights, shape: ExpertShape) -> Part:
         if request.digest is not None:
             return self._exact(request)
-        if request.format == DENSE:
-            return self._write(module_tensors(content, shape, self._task.dtype), DENSE)
         # Those without residuals feel every error of the slot, others only what is not made up.
         alone = [m for m in request.members if not m.residuals] or list(request.members)
-        ordered = [(member, member.origin.order()) for member in alone]
-        users = [(member, order, user) for member, order in ordered for user in member.users]
-        matrices = {}
-        for name, matrix in content.matrices.items():
-            metrics = [self._metric(m, order, u, name, matrix) for m, order, u in users]
-            metric = together(metrics, [user.weight for _, _, user in users])
-            rounded = round_matrix(matrix, request.format, metric)
-            matrices[name] = rounded.codes, rounded.scales
+
+        @functools.cache
+        def users() -> list[tuple[MemberRequest, torch.Tensor | None, User]]:
+            ordered = [(member, member.origin.order()) for member in alone]
+            return [(member, order, user) for member, order in ordered for user in member.users]
+
+        def metric(name: str) -> Metric:
+            matrix = content.matrices[name]
+            metrics = [self._metric(m, order, u, name, matrix) for m, order, u in users()]
+            return together(metrics, [user.weight for _, _, user in users()])
+
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
-        return self._write(encode_packed(matrices, vectors, request.format, shape), request.format)
+        wanted = Weights(content.matrices, vectors)
+        return self._write(self._fit(request.format, wanted, metric, shape), request.format)
 
     def _residuals(self, member: MemberRequest, given: Weights, shape: ExpertShape) -> list[Part]:
         """Parts that add up to what a member has beyond the slot; of their orders the better."""
@@ -199,17 +200,19 @@ class _Builder:
         rest = dict(left.matrices)
         for number, fmt in enumerate(formats):
             vectors = left.vectors if number == 0 else _zeros(left.vectors)
-            if fmt.kind == "rank":
-                found = {n: decompose(m, metrics[n], fmt.rank) for n, m in rest.items()}
-                factors = {n: (d.left, d.right) for n, d in found.items()}
-                parts[fmt] = encode_rank(factors, vectors, self._task.dtype)
-            else:
-                rounded = {n: round_matrix(m, fmt, metrics[n]) for n, m in rest.items()}
-                codes = {n: (r.codes, r.scales) for n, r in rounded.items()}
-                parts[fmt] = encode_packed(codes, vectors, fmt, shape)
-            given = weights_of(dense_expert([(fmt, parts[fmt])], shape), shape)
-            rest = {name: matrix - given.matrices[name] for name, matrix in rest.items()}
+            parts[fmt] = self._fit(fmt, Weights(rest, vectors), metrics.__getitem__, shape)
+            given = {name: fmt.decode(parts[fmt], name, shape) for name in rest}
+            rest = {name: matrix - given[name] for name, matrix in rest.items()}
         return sum(metrics[name].cost(error) for name, error in rest.items()), parts
+
+    def _fit(
+        self,
+        fmt: Format,
+        wanted: Weights,
+        metric: Callable[[str], Metric],
+        shape: ExpertShape,
+    ) -> dict[str, torch.Tensor]:
+        return cost_of(fmt.kind).fit(fmt, wanted, metric, shape, self._task.dtype)
 
     def _metric(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consolidation.arithmetic.frontier import Point
-from representation.formats import DENSE, Format
+from representation.formats import DENSE, Format, format_of
 
 EXPERTS, BASE, KEPT = "experts", "base", "kept"
 
@@ -116,9 +116,9 @@ def _slot_from_json(value: list[Any]) -> SlotChoice:
     kind, positions, fmt, uses = value
     return SlotChoice(
         Content(kind, tuple(positions)),
-        Format.parse(fmt),
+        format_of(fmt),
         tuple(
-            Use(expert, tuple(Format.parse(label) for label in labels), error)
+            Use(expert, tuple(format_of(label) for label in labels), error)
             for expert, labels, error in uses
         ),
     )

@@ -21,15 +21,8 @@ from consolidation.checkpoints.checkpoint import ExpertsSource
 from consolidation.checkpoints.contents import User
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Content, Group, SlotChoice, Use
 from consolidation.compare.kin import Kin, find_kin, related
-from consolidation.compare.menu import (
-    SLOT_FORMATS,
-    FileSizes,
-    Noise,
-    Pair,
-    Unit,
-    measure_noise,
-    unit_of,
-)
+from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
+from consolidation.compare.noise import Noise, Unit, measure_noise, unit_of
 from consolidation.release import Part, Registry, read_expert
 from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE

@@ -13,7 +13,8 @@ from consolidation.checkpoints.family import Family
 from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
 from consolidation.compare.groups import Group
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
-from consolidation.compare.menu import GROUP, FileSizes
+from consolidation.compare.menu import FileSizes
+from consolidation.compare.noise import GROUP
 from consolidation.errors import Refused
 from consolidation.plan.solver import Extended, LayerChoices, PlanTerms, fewest_bytes, make_plan
 from consolidation.plan.values import Plan
@@ -24,11 +25,11 @@ from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import ModelWindows
-from representation.formats import packed
+from representation.formats import Packed
 
 SMALL_BYTES = 256 << 20
 """Experts of models that may be in memory several at a time."""
-PROBES = (packed(6, GROUP), packed(3, GROUP))
+PROBES = (Packed(6, GROUP), Packed(3, GROUP))
 """Roundings, finest first, that predicted divergences are tried with."""
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from representation.formats import ExpertShape, Format, num_bytes
+from representation.formats import ExpertShape, Format, format_of
 
 SCHEMA_VERSION = 2
 RELEASE_ID_LENGTH = 16
@@ -59,12 +59,12 @@ class Part(Blob):
     @field_validator("format")
     @classmethod
     def _is_a_format(cls, label: str) -> str:
-        return str(Format.parse(label))
+        return str(format_of(label))
 
     @property
     def parsed(self) -> Format:
         """The format that the label names."""
-        return Format.parse(self.format)
+        return format_of(self.format)
 
 
 class Layer(_Record):
@@ -82,11 +82,11 @@ class Layer(_Record):
 
     @model_validator(mode="after")
     def _formats_have_their_place(self) -> Self:
-        places = (("slot", self.slots, "rank"), ("residual", self.residuals, "dense"))
-        for place, parts, never in places:
+        for residual, parts in ((False, self.slots), (True, self.residuals)):
             for index, part in enumerate(parts):
-                if part.parsed.kind == never:
-                    raise ValueError(f"{self.module}: {place} {index} cannot be {part.format}")
+                if not part.parsed.stands_as(residual=residual):
+                    noun = "residual" if residual else "slot"
+                    raise ValueError(f"{self.module}: {noun} {index} cannot be {part.format}")
         _ = self.shape
         return self
 
@@ -100,8 +100,8 @@ class Layer(_Record):
         found: dict[tuple[str, str], int] = {}
         for parts, residual in ((self.slots, False), (self.residuals, True)):
             for part in parts:
-                found[part.digest, part.format] = num_bytes(
-                    self.shape, part.parsed, DTYPES[dtype], residual=residual
+                found[part.digest, part.format] = part.parsed.num_bytes(
+                    self.shape, DTYPES[dtype], residual=residual
                 )
         return sum(found.values())
 

@@ -9,8 +9,7 @@ import torch
 from consolidation.release.errors import NotFound
 from consolidation.release.manifest import Layer, Manifest, Model, Part
 from consolidation.release.registry import Registry
-from representation.formats import ExpertShape
-from representation.parts import dense_expert
+from representation.formats import ExpertShape, dense_expert
 
 
 class ReleaseReader:

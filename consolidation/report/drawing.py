@@ -17,6 +17,17 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#8A8F98"
+PALETTE = {
+    "blue": BLUE,
+    "sky": SKY,
+    "vermillion": VERMILLION,
+    "orange": ORANGE,
+    "green": GREEN,
+    "yellow": YELLOW,
+    "grey": GREY,
+    "purple": PURPLE,
+}
+"""The colours that formats name, in the order of a legend."""
 INK, FAINT, EDGE = "#1D2430", "#E3E6EB", "#FFFFFF"
 COLOURS = (ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY)
 MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h")

@@ -3,34 +3,27 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from consolidation.release import Manifest, Part
 from consolidation.release.manifest import DTYPES, expert_map_bytes, residual_map_bytes
-from representation.formats import Format
+from representation.formats import Colour, Format, Look
 
 SLOTS, RESIDUALS = "slots", "residuals"
 
 
-class Kind(StrEnum):
-    """How an expert is stored, in a few words. A slot is shared if several experts are made of it;
-    kinds with a residual say nothing about their slot.
-    """
-
-    SHARED = "shared slot"
-    SHARED_PACKED = "shared slot, packed"
-    OWN = "own slot"
-    OWN_PACKED = "own slot, packed"
-    LOW_RANK = "slot + low rank"
-    DIFFERENCE = "slot + k-bit difference"
-    BOTH = "slot + low rank and k bits"
+MIXED: Colour = "purple"
+"""Of experts with residuals that differ in kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One expert. `label` has the slot's bits per weight, then its residuals': `4+r8+2`."""
+    """One expert. `label` has the slot's bits per weight, then its residuals': `4+r8+2`.
 
-    kind: Kind
+    A slot is shared when several experts are made of it; the look of an expert with a residual says
+    nothing of its slot.
+    """
+
+    look: Look
     label: str
 
 
@@ -53,36 +46,22 @@ def holdings(manifest: Manifest, model: str) -> list[list[Holding]]:
         for index, slot in enumerate(mine.expert_map[layer]):
             residuals = [pool.residuals[i].parsed for i in mine.residuals(layer, index)]
             fmt = pool.slots[slot].parsed
-            label = "+".join(_label(manifest, one) for one in (fmt, *residuals))
-            row.append(Holding(_kind(fmt, residuals, shared=users[slot] > 1), label))
+            label = "+".join(one.short(DTYPES[manifest.dtype]) for one in (fmt, *residuals))
+            row.append(Holding(_look(fmt, residuals, shared=users[slot] > 1), label))
         found.append(row)
     return found
 
 
-def _kind(slot: Format, residuals: list[Format], *, shared: bool) -> Kind:
-    kinds = {residual.kind for residual in residuals}
-    if kinds:
-        if len(kinds) > 1:
-            return Kind.BOTH
-        return Kind.LOW_RANK if "rank" in kinds else Kind.DIFFERENCE
-    if slot.kind == "dense":
-        return Kind.SHARED if shared else Kind.OWN
-    return Kind.SHARED_PACKED if shared else Kind.OWN_PACKED
-
-
-def _label(manifest: Manifest, fmt: Format) -> str:
-    if fmt.kind == "rank":
-        return f"r{fmt.rank}"
-    return str(fmt.bits if fmt.kind == "packed" else 8 * DTYPES[manifest.dtype].itemsize)
-
-
-def _words(manifest: Manifest, fmt: Format) -> str:
-    if fmt.kind == "rank":
-        return f"rank {fmt.rank}"
-    if fmt.kind == "dense":
-        return manifest.dtype
-    bits = "signs" if fmt.bits == 1 else f"{fmt.bits} bits"
-    return f"{bits} in groups of {fmt.group}"
+def _look(slot: Format, residuals: list[Format], *, shared: bool) -> Look:
+    looks = list(dict.fromkeys(residual.residual for residual in residuals))
+    if not looks:
+        found = slot.shared_slot if shared else slot.own_slot
+        assert found is not None, f"a slot in format {slot}"
+        return found
+    names = " and ".join(look.name for look in looks if look is not None)
+    first = looks[0]
+    assert first is not None, f"a residual in format {residuals[0]}"
+    return Look(f"slot + {names}", first.colour if len(looks) == 1 else MIXED)
 
 
 def byte_rows(manifest: Manifest) -> list[ByteRow]:
@@ -93,7 +72,7 @@ def byte_rows(manifest: Manifest) -> list[ByteRow]:
     rows = []
     for what, fmt in sorted({(what, fmt) for what, fmt, _ in files.values()}, key=_order):
         sizes = [size for *kind, size in files.values() if kind == [what, fmt]]
-        rows.append(ByteRow(f"{what}, {_words(manifest, fmt)}", len(sizes), sum(sizes)))
+        rows.append(ByteRow(f"{what}, {fmt.words(DTYPES[manifest.dtype])}", len(sizes), sum(sizes)))
     models = manifest.models.values()
     maps = sum(
         expert_map_bytes(model.expert_map) + residual_map_bytes(model.residual_map)

@@ -7,32 +7,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from consolidation.release import Manifest
-from consolidation.report.drawing import (
-    BLUE,
-    EDGE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    YELLOW,
-    figure,
-    svg,
-)
-from consolidation.report.holdings import Holding, Kind, holdings
+from consolidation.report.drawing import EDGE, INK, PALETTE, figure, svg
+from consolidation.report.holdings import Holding, holdings
 
-COLOURS = {
-    Kind.SHARED: BLUE,
-    Kind.SHARED_PACKED: SKY,
-    Kind.OWN: VERMILLION,
-    Kind.OWN_PACKED: ORANGE,
-    Kind.LOW_RANK: GREEN,
-    Kind.DIFFERENCE: YELLOW,
-    Kind.BOTH: PURPLE,
-}
-DARK = frozenset({Kind.SHARED, Kind.OWN, Kind.LOW_RANK})
-"""Kinds whose colour needs white text."""
+DARK = frozenset({"blue", "green", "grey", "vermillion"})
+"""Colours on which text is white."""
 MAX_LABELLED = 16
 """Up to this many experts in a row, there is room for text in each."""
 MAX_DRAWN = 1024
@@ -56,27 +35,28 @@ def sharing_map(manifest: Manifest) -> str:
                 _draw(axes, names[place], maps[place])
             else:
                 axes.set_visible(False)
-        used = {held.kind for one in maps for row in one for held in row}
-        handles = [Patch(color=COLOURS[kind], label=kind) for kind in Kind if kind in used]
+        used = {held.look for one in maps for row in one for held in row}
+        looks = sorted(used, key=lambda look: (list(PALETTE).index(look.colour), look.name))
+        handles = [Patch(color=PALETTE[look.colour], label=look.name) for look in looks]
         drawn.legend(handles=handles, loc="outside lower left", ncols=4)
         return svg(drawn, "How each expert is stored")
 
 
 def _draw(axes: Axes, name: str, rows: list[list[Holding]]) -> None:
     width = max(len(row) for row in rows)
-    kinds = list(Kind)
-    # Layers may have different numbers of experts; what is not there stays empty.
+    colours = list(PALETTE)
+    # Layers may differ in how many experts they have: what is not there stays empty.
     cells = [
-        [kinds.index(held.kind) for held in row] + [math.nan] * (width - len(row)) for row in rows
+        [colours.index(held.look.colour) for held in row] + [math.nan] * (width - len(row))
+        for row in rows
     ]
-    colours = ListedColormap([COLOURS[kind] for kind in kinds])
-    # One path for each of thousands of cells would make a page of many megabytes.
+    # One path for each of thousands of cells would be a page of many megabytes.
     is_large = len(rows) * width > MAX_DRAWN
     axes.pcolormesh(
         cells,
-        cmap=colours,
+        cmap=ListedColormap(list(PALETTE.values())),
         vmin=0,
-        vmax=len(kinds),
+        vmax=len(colours),
         edgecolors="none" if is_large else EDGE,
         linewidth=0.8,
         rasterized=is_large,
@@ -103,6 +83,6 @@ def _label(axes: Axes, rows: list[list[Holding]]) -> None:
     size = 7 if longest <= LONG else 5.5
     for layer, row in enumerate(rows):
         for index, held in enumerate(row):
-            colour = EDGE if held.kind in DARK else INK
+            colour = EDGE if held.look.colour in DARK else INK
             place = (index + 0.5, layer + 0.5)
             axes.annotate(held.label, place, color=colour, ha="center", va="center", size=size)

@@ -24,7 +24,7 @@ from consolidation.statistics.moments import Record
 from consolidation.statistics.scoring import divergence, load_original, window_logits
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
-from representation.formats import Format
+from representation.formats import Packed
 
 BATCH_TOKENS = 512
 PROBE_TOKENS = 8192
@@ -44,7 +44,7 @@ class StatisticsTask:
     modules: tuple[str, ...]
     windows: tuple[Window, ...]
     probes: tuple[Window, ...]
-    roundings: tuple[Format, ...]
+    roundings: tuple[Packed, ...]
     store: StatisticsStore
 
 
@@ -146,7 +146,7 @@ def _probe(
 
 
 def _round_experts(
-    model: Any, modules: Sequence[str], metrics: Sequence[dict[str, list[Metric]]], fmt: Format
+    model: Any, modules: Sequence[str], metrics: Sequence[dict[str, list[Metric]]], fmt: Packed
 ) -> float:
     """Round all experts of a model, in place. -> the predicted cost"""
     cost = 0.0

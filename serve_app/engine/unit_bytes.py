@@ -9,7 +9,7 @@ import torch
 from representation.architecture.anatomy import Anatomy
 from serve_app.engine.attention.forms import attention_needs
 from serve_app.engine.device.matmul import SCRATCH_BYTES
-from serve_app.engine.experts.packed_linear import WORKSPACE_BYTES
+from serve_app.engine.experts.runs import WORKSPACE_BYTES
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.loading.backbones import copy_bytes
 from serve_app.engine.model.stacks import unique_tensors

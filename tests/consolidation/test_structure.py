@@ -9,7 +9,7 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.verify import verify
 from consolidation.pipeline import Consolidated
 from consolidation.release import Registry
-from representation.formats import DENSE, ExpertShape, Format, file_bytes, low_rank
+from representation.formats import DENSE, ExpertShape, LowRank, format_of
 from tests.consolidation.planting import SIZES, Planted, Same, Tuned, Unrelated, plant
 from tests.consolidation.running import manifest_of, run
 
@@ -33,9 +33,9 @@ def shape_of(path: Path) -> ExpertShape:
 def enough(path: Path) -> int:
     """Bytes that what was planted takes."""
     shape = shape_of(path)
-    slots = NUM_SLOTS * file_bytes(shape, DENSE, torch.float32, residual=False)
+    slots = NUM_SLOTS * DENSE.file_bytes(shape, torch.float32, residual=False)
     residuals = [
-        file_bytes(shape, low_rank(rank), torch.float32, residual=True) for rank in RANKS.values()
+        LowRank(rank).file_bytes(shape, torch.float32, residual=True) for rank in RANKS.values()
     ]
     return slots + sum(residuals) + SLACK
 
@@ -93,7 +93,7 @@ def test_identical_experts_share_a_slot_as_it_is(outcome: Consolidated) -> None:
 def test_differences_of_low_rank_are_found_at_their_rank(outcome: Consolidated) -> None:
     for (name, index), rank in RANKS.items():
         _, (label,) = parts(outcome, name, index)
-        assert Format.parse(label) == low_rank(rank)
+        assert format_of(label) == LowRank(rank)
 
 
 def test_an_expert_that_is_related_to_none_has_its_own_slot(outcome: Consolidated) -> None:

@@ -9,25 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from representation.formats import Format, packed
-from representation.packing import dequantise, pack
+from representation.formats import Packed
+from representation.formats.codes import dequantise, pack
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts import linear as products
 from serve_app.engine.experts.packed_kernel import packed_linear_kernel
-from serve_app.engine.experts.packed_linear import packed_linear
+from serve_app.engine.experts.packed_linear import PackedRuns
 from tests.engine.pooling import assert_as_by_themselves, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
 
 
-def random_matrices(fmt: Format, shape: tuple[int, int, int]) -> tuple[Any, torch.Tensor]:
+def random_matrices(fmt: Packed, shape: tuple[int, int, int]) -> tuple[Any, torch.Tensor]:
     """Planes and scales of P random matrices. shape: P, O, I"""
     generator = torch.Generator().manual_seed(fmt.bits)
     codes = torch.randint(0, 2**fmt.bits, shape, generator=generator).to(torch.uint8)
     num_scales = -(-shape[2] // fmt.group)
     scales = torch.rand((*shape[:2], num_scales), generator=generator).to(torch.bfloat16)
-    return pack(codes, fmt.bits), scales
+    return pack(codes, fmt.widths), scales
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -37,7 +36,7 @@ def random_matrices(fmt: Format, shape: tuple[int, int, int]) -> tuple[Any, torc
 def test_the_kernel_gives_what_the_unpacked_matrices_give(
     bits: int, group: int, counts: list[int]
 ) -> None:
-    fmt = packed(bits, group)
+    fmt = Packed(bits, group)
     planes, scales = random_matrices(fmt, (4, 70, 100))
     rows = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
     ends = torch.tensor(counts).cumsum(0).to(torch.int32)
@@ -49,19 +48,12 @@ def test_the_kernel_gives_what_the_unpacked_matrices_give(
     assert not found[len(rows) :].any(), "rows of no group"
     multiplier = Multiplier(torch.device("cpu"))
     groups = Groups.counted(counts)
-    on_cpu = packed_linear(multiplier, x[: len(rows)], planes, scales, fmt, groups)
+    on_cpu = PackedRuns(planes, scales, fmt, groups).product(multiplier, x[: len(rows)])
     assert torch.allclose(on_cpu, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
-def test_a_layer_as_on_cuda_gives_what_each_models_experts_give(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def as_on_cuda(_: Any, *args: Any) -> torch.Tensor:
-        x, planes, scales, fmt, groups = args
-        return packed_linear_kernel(x, planes, scales, fmt, groups.ends)
-
-    monkeypatch.setattr(products, "packed_linear", as_on_cuda)
+def test_a_layer_as_on_cuda_gives_what_each_models_experts_give(architecture: str) -> None:
     models = {f"m{seed}": tiny_model(architecture, seed) for seed in (1, 2)}
     source = MixedSource("r1", models, in_turn("every expert in its own way"))
     path = source.layers[0].module

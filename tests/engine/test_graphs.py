@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from representation.packing import dequantise
+from representation.formats.codes import dequantise
 from serve_app.engine.attention.flashinfer import FlashInfer
 from serve_app.engine.attention.varlen import Varlen
-from serve_app.engine.device.grouped import Groups
 from serve_app.engine.engine import Engine
-from serve_app.engine.experts.packed_linear import packed_linear
+from serve_app.engine.experts.packed_linear import PackedRuns
 from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.captures import Capture
@@ -308,15 +307,12 @@ def test_prompts_and_their_logits_run_as_they_are(recorder: Recorder) -> None:
     engine.close()
 
 
-def plain_packed_kernel(
-    multiplier: Any, x: torch.Tensor, planes: Any, scales: torch.Tensor, fmt: Any, groups: Groups
-) -> torch.Tensor:
+def plain_packed_kernel(self: PackedRuns, x: torch.Tensor) -> torch.Tensor:
     """Stands in for the kernel that reads packed parts, whose launch no recording here would see.
 
     As there, nothing is known to the host: each row finds its matrix by where groups end.
     """
-    if groups.runs is not None:
-        return packed_linear(multiplier, x, planes, scales, fmt, groups)
+    planes, scales, fmt, groups = self.planes, self.scales, self.format, self.groups
     assert groups.ends is not None
     values = dequantise(planes, scales, fmt, x.shape[1])  # (P, O, I)
     rows = torch.arange(len(x))
@@ -334,7 +330,7 @@ def test_experts_held_in_any_way_are_captured(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One capture takes every shelf that a model has parts on, whichever models are in the step."""
-    monkeypatch.setattr("serve_app.engine.experts.linear.packed_linear", plain_packed_kernel)
+    monkeypatch.setattr(PackedRuns, "_by_kernel", plain_packed_kernel)
     models = models_of()
     source = MixedSource("r1", models, in_turn(name))
     references = source.references(models)

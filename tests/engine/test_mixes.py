@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from representation.formats import Format, num_bytes
+from representation.formats import format_of
 from serve_app.engine.engine import Engine
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.memory import Limits, expert_memory, plan_memory
@@ -93,8 +93,8 @@ def test_the_parts_take_the_bytes_of_their_tensors_and_no_more(mix: str, archite
         shape = expert_shape(models["m1"].get_submodule(layer.module))
         for residual, parts in ((False, layer.slots), (True, layer.residuals)):
             for part in parts:
-                fmt = Format.parse(part.format)
-                size = num_bytes(shape, fmt, torch.float32, residual=residual)
+                fmt = format_of(part.format)
+                size = fmt.num_bytes(shape, torch.float32, residual=residual)
                 assert size == part.bytes, "the blob's own tensors"
                 expected += size
     shelves = shelves_of(engine)

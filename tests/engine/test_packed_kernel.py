@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from representation.formats import packed
-from representation.packing import dequantise, pack
+from representation.formats import Packed
+from representation.formats.codes import dequantise, pack
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernel is not checked")
 
@@ -54,11 +54,11 @@ def test_the_kernel_compiles_for_cuda(bits: int) -> None:
 def test_the_kernel_is_right_on_cuda(bits: int, dtype: torch.dtype) -> None:
     from serve_app.engine.experts.packed_kernel import packed_linear_kernel
 
-    fmt, device = packed(bits, 32), torch.device("cuda")
+    fmt, device = Packed(bits, 32), torch.device("cuda")
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 2**bits, (6, 200, 160), generator=generator).to(torch.uint8)
     scales = torch.rand((6, 200, 5), generator=generator).to(device, torch.bfloat16)
-    planes = {width: plane.to(device) for width, plane in pack(codes, bits).items()}
+    planes = [plane.to(device) for plane in pack(codes, fmt.widths)]
     counts = torch.tensor([3, 0, 400, 1, 17, 0])
     rows = torch.repeat_interleave(torch.arange(6), counts).to(device)
     ends = counts.cumsum(0).to(device, torch.int32)

@@ -6,21 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consolidation.release.tensors import encode_tensors
-from representation.formats import (
-    DENSE,
-    ExpertShape,
-    Format,
-    file_bytes,
-    low_rank,
-    num_bytes,
-    packed,
-    tensor_specs,
-)
+from representation.formats import DENSE, ExpertShape, Format, LowRank, Packed, format_of
 
 formats = st.one_of(
     st.just(DENSE),
-    st.builds(packed, st.integers(1, 8), st.integers(1, 130)),
-    st.builds(low_rank, st.integers(1, 40)),
+    st.builds(Packed, st.integers(1, 8), st.integers(1, 130)),
+    st.builds(LowRank, st.integers(1, 40)),
 )
 sizes = st.integers(1, 70)
 
@@ -38,7 +29,7 @@ def shapes(draw: st.DrawFn) -> ExpertShape:
 
 @given(formats)
 def test_a_label_is_read_as_the_format_that_wrote_it(fmt: Format) -> None:
-    assert Format.parse(str(fmt)) == fmt
+    assert format_of(str(fmt)) == fmt
 
 
 @pytest.mark.parametrize(
@@ -46,21 +37,22 @@ def test_a_label_is_read_as_the_format_that_wrote_it(fmt: Format) -> None:
 )
 def test_a_label_that_is_none_is_named(label: str) -> None:
     with pytest.raises(ValueError, match=f"format '{label}'"):
-        Format.parse(label)
+        format_of(label)
 
 
 @pytest.mark.parametrize(
-    "numbers", [("packed", 0, 32), ("packed", 4, 0), ("rank",), ("dense", 4), ("rank", 0, 8, 2)]
+    ("kind", "numbers"), [(Packed, (0, 32)), (Packed, (4, 0)), (Packed, (9, 4)), (LowRank, (0,))]
 )
-def test_numbers_that_make_no_format_are_refused(numbers: tuple[object, ...]) -> None:
+def test_numbers_that_make_no_format_are_refused(
+    kind: type[Format], numbers: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match="format"):
-        Format(*numbers)  # type: ignore[arg-type]
+        kind(*numbers)
 
 
 @pytest.mark.parametrize(("bits", "planes"), [(1, (1,)), (3, (2, 1)), (7, (4, 2, 1)), (8, (8,))])
 def test_the_planes_of_a_width_are_its_bits(bits: int, planes: tuple[int, ...]) -> None:
-    assert packed(bits, 32).planes == planes
-    assert DENSE.planes == ()
+    assert Packed(bits, 32).widths == planes
 
 
 @settings(max_examples=200)
@@ -73,33 +65,31 @@ def test_the_planes_of_a_width_are_its_bits(bits: int, planes: tuple[int, ...]) 
 def test_bytes_of_a_file_are_known_before_it_is_encoded(
     shape: ExpertShape, fmt: Format, dtype: torch.dtype, residual: bool
 ) -> None:
-    specs = tensor_specs(shape, fmt, dtype, residual=residual)
+    specs = fmt.tensor_specs(shape, dtype, residual=residual)
     tensors = {name: torch.zeros(size, dtype=kind) for name, (size, kind) in specs.items()}
-    assert len(encode_tensors(tensors)) == file_bytes(shape, fmt, dtype, residual=residual)
-    assert sum(t.nbytes for t in tensors.values()) == num_bytes(
-        shape, fmt, dtype, residual=residual
-    )
+    assert len(encode_tensors(tensors)) == fmt.file_bytes(shape, dtype, residual=residual)
+    assert sum(t.nbytes for t in tensors.values()) == fmt.num_bytes(shape, dtype, residual=residual)
 
 
 def test_matrices_are_rows_of_output_features_whichever_way_the_module_has_them() -> None:
     plain = ExpertShape({"w": (6, 4), "b": (6,)}, transposed=False)
     turned = ExpertShape({"w": (4, 6), "b": (6,)}, transposed=True)
     assert plain.matrix("w") == turned.matrix("w") == (6, 4)
-    for fmt in (packed(3, 3), low_rank(2)):
-        one, other = (tensor_specs(s, fmt, torch.bfloat16, residual=True) for s in (plain, turned))
+    for fmt in (Packed(3, 3), LowRank(2)):
+        one, other = (fmt.tensor_specs(s, torch.bfloat16, residual=True) for s in (plain, turned))
         assert one == other
-    assert tensor_specs(turned, DENSE, torch.bfloat16, residual=False)["w"][0] == (4, 6)
+    assert DENSE.tensor_specs(turned, torch.bfloat16, residual=False)["w"][0] == (4, 6)
 
 
 def test_a_part_of_three_bits_has_two_planes_scales_and_the_biases() -> None:
     shape = ExpertShape({"w": (6, 20), "b": (6,)}, transposed=False)
-    assert tensor_specs(shape, packed(3, 8), torch.float16, residual=True) == {
+    assert Packed(3, 8).tensor_specs(shape, torch.float16, residual=True) == {
         "w.plane2": ((6, 5), torch.uint8),
         "w.plane1": ((6, 3), torch.uint8),
         "w.scales": ((6, 3), torch.bfloat16),
         "b": ((6,), torch.float32),
     }
-    slot = tensor_specs(shape, packed(3, 8), torch.float16, residual=False)
+    slot = Packed(3, 8).tensor_specs(shape, torch.float16, residual=False)
     assert slot["b"] == ((6,), torch.float16)
 
 

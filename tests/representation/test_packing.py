@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from representation.formats import packed
-from representation.packing import dequantise, pack, unpack
+from representation.formats import Packed
+from representation.formats.codes import dequantise, pack
 
 
 def random_codes(seed: int, bits: int, num_rows: int, num_columns: int) -> torch.Tensor:
@@ -18,11 +18,18 @@ def random_codes(seed: int, bits: int, num_rows: int, num_columns: int) -> torch
 @given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 9), st.integers(1, 70))
 def test_packed_codes_come_back(seed: int, bits: int, rows: int, columns: int) -> None:
     codes = random_codes(seed, bits, rows, columns)
-    planes = pack(codes, bits)
-    assert tuple(planes) == packed(bits, 1).planes
-    for width, plane in planes.items():
+    fmt = Packed(bits, columns)
+    planes = pack(codes, fmt.widths)
+    for width, plane in zip(fmt.widths, planes, strict=True):
         assert plane.shape == (rows, -(-columns * width // 8))
-    assert torch.equal(unpack(planes, bits, columns), codes)
+    levels = dequantise(planes, torch.ones(rows, 1), fmt, columns)
+    assert torch.equal(levels + (2**bits - 1) / 2, codes.float())
+
+
+def _values(
+    codes: torch.Tensor, scales: torch.Tensor, fmt: Packed, dtype: torch.dtype
+) -> torch.Tensor:
+    return dequantise(pack(codes, fmt.widths), scales, fmt, codes.shape[1], dtype=dtype)
 
 
 @settings(max_examples=200)
@@ -40,7 +47,7 @@ def test_values_are_half_steps_times_scales_rounded_once(
     codes = random_codes(seed, bits, rows, columns)
     num_groups = -(-columns // group)
     scales = torch.rand(rows, num_groups, generator=torch.Generator().manual_seed(seed)).bfloat16()
-    values = dequantise(pack(codes, bits), scales, packed(bits, group), columns, dtype=dtype)
+    values = _values(codes, scales, Packed(bits, group), dtype)
     spread = scales.double().repeat_interleave(group, 1)[:, :columns]
     # The product of a level and a scale is exact in float32, so this rounds once as well.
     expected = ((codes.double() - (2**bits - 1) / 2) * spread).to(dtype)
@@ -51,8 +58,8 @@ def test_values_are_half_steps_times_scales_rounded_once(
 def test_the_first_column_lies_in_the_lowest_bits_and_the_highest_bits_in_the_widest_plane() -> (
     None
 ):
-    planes = pack(torch.tensor([[0b101, 0b010, 0b110]], dtype=torch.uint8), 3)
-    assert planes[2].tolist() == [[0b110110]]
+    planes = pack(torch.tensor([[0b101, 0b010, 0b110]], dtype=torch.uint8), (2, 1))
+    assert planes[0].tolist() == [[0b110110]]
     assert planes[1].tolist() == [[0b001]]
 
 
@@ -60,15 +67,16 @@ def test_the_first_column_lies_in_the_lowest_bits_and_the_highest_bits_in_the_wi
 def test_blocks_of_rows_and_stacked_experts_are_read_alike(bits: int) -> None:
     codes = torch.stack([random_codes(seed, bits, 6, 37) for seed in range(3)])
     scales = torch.rand(3, 6, 3).bfloat16()
-    planes, fmt = pack(codes, bits), packed(bits, 16)
+    fmt = Packed(bits, 16)
+    planes = pack(codes, fmt.widths)
     whole = dequantise(planes, scales, fmt, 37)
     assert whole.shape == (3, 6, 37)
-    block = {width: plane[1, 2:5] for width, plane in planes.items()}
+    block = [plane[1, 2:5] for plane in planes]
     assert torch.equal(dequantise(block, scales[1, 2:5], fmt, 37), whole[1, 2:5])
 
 
 def test_a_code_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="code 4 has more than 2 bits"):
-        pack(torch.tensor([[4]], dtype=torch.uint8), 2)
+        pack(torch.tensor([[4]], dtype=torch.uint8), (2,))
     with pytest.raises(ValueError, match="int64, not uint8"):
-        pack(torch.tensor([[4]]), 3)
+        pack(torch.tensor([[4]]), (2, 1))

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from representation.formats import DENSE, ExpertShape, low_rank, packed, tensor_specs
-from representation.packing import dequantise
-from representation.parts import dense_expert, encode_packed, encode_rank, matrix
+from representation.formats import DENSE, ExpertShape, LowRank, Packed, dense_expert
+from representation.formats.codes import dequantise
 
 OUT, IN, RANK = 10, 14, 3
-FMT = packed(3, 4)
+FMT = Packed(3, 4)
 
 
 def random(*size: int) -> torch.Tensor:
@@ -23,12 +22,12 @@ def shape_of(*, transposed: bool) -> ExpertShape:
 def packed_part(shape: ExpertShape, vector: torch.Tensor) -> dict[str, torch.Tensor]:
     codes = torch.arange(OUT * IN, dtype=torch.uint8).view(OUT, IN) % 8
     scales = random(OUT, 4).abs().bfloat16()
-    return encode_packed({"w": (codes, scales)}, {"b": vector}, FMT, shape)
+    return FMT.encode({"w": (codes, scales)}, {"b": vector}, shape)
 
 
 def rank_part(vector: torch.Tensor) -> dict[str, torch.Tensor]:
     factors = {"w": (random(OUT, RANK), random(RANK, IN))}
-    return encode_rank(factors, {"b": vector}, torch.bfloat16)
+    return LowRank(RANK).encode(factors, {"b": vector}, torch.bfloat16)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -36,8 +35,8 @@ def test_an_expert_is_the_sum_of_its_parts(transposed: bool) -> None:
     shape = shape_of(transposed=transposed)
     slot = {"w": random(*shape.parameters["w"]).bfloat16(), "b": random(OUT).bfloat16()}
     bits, factors = packed_part(shape, random(OUT, 1)[:, 0]), rank_part(random(OUT, 2)[:, 0])
-    found = dense_expert([(DENSE, slot), (FMT, bits), (low_rank(RANK), factors)], shape)
-    difference = dequantise({2: bits["w.plane2"], 1: bits["w.plane1"]}, bits["w.scales"], FMT, IN)
+    found = dense_expert([(DENSE, slot), (FMT, bits), (LowRank(RANK), factors)], shape)
+    difference = dequantise([bits["w.plane2"], bits["w.plane1"]], bits["w.scales"], FMT, IN)
     difference = difference + factors["w.left"].float() @ factors["w.right"].float()
     expected = slot["w"].float() + (difference.T if transposed else difference)
     torch.testing.assert_close(found["w"], expected)
@@ -61,14 +60,14 @@ def test_one_dense_part_comes_back_exactly(transposed: bool) -> None:
 def test_a_part_is_encoded_as_its_format_says(transposed: bool) -> None:
     shape = shape_of(transposed=transposed)
     vector = random(OUT)
-    for fmt, part in ((FMT, packed_part(shape, vector)), (low_rank(RANK), rank_part(vector))):
-        specs = tensor_specs(shape, fmt, torch.bfloat16, residual=True)
+    for fmt, part in ((FMT, packed_part(shape, vector)), (LowRank(RANK), rank_part(vector))):
+        specs = fmt.tensor_specs(shape, torch.bfloat16, residual=True)
         assert {name: (tuple(t.shape), t.dtype) for name, t in part.items()} == specs
-        assert matrix(part, "w", fmt, shape).shape == (OUT, IN)
+        assert fmt.decode(part, "w", shape).shape == (OUT, IN)
 
 
 def test_codes_or_scales_of_another_shape_are_refused() -> None:
     shape = shape_of(transposed=False)
     codes = torch.zeros(OUT, IN, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"w: codes \[10, 14\] and scales \[10, 3\]"):
-        encode_packed({"w": (codes, torch.ones(OUT, 3))}, {}, FMT, shape)
+        FMT.encode({"w": (codes, torch.ones(OUT, 3))}, {}, shape)

@@ -7,8 +7,16 @@ from typing import Any
 
 import torch
 
-from representation.formats import DENSE, ExpertShape, Format
-from representation.parts import dense_expert, encode_packed, encode_rank, matrix
+from representation.formats import (
+    DENSE,
+    Dense,
+    ExpertShape,
+    Format,
+    LowRank,
+    Packed,
+    dense_expert,
+    format_of,
+)
 from tests.support.sources import MemorySource, Part, expert_shape, expert_tensors
 
 
@@ -79,11 +87,11 @@ class MixedSource(MemorySource):
         mix = self._mix_of(model, layer, index)
         shape = expert_shape(experts[model])
         wanted = expert_tensors(experts[model], index)
-        slot = Format.parse(mix.slot)
+        slot = format_of(mix.slot)
         base = expert_tensors(experts[mix.base or model], index)
         parts = [(slot, encode(slot, base, shape, residual=False))]
         for label in mix.residuals:
-            fmt = Format.parse(label)
+            fmt = format_of(label)
             served = dense_expert(parts, shape)
             left = {name: tensor.float() - served[name] for name, tensor in wanted.items()}
             parts.append((fmt, encode(fmt, left, shape, residual=True)))
@@ -108,7 +116,7 @@ class MixedSource(MemorySource):
         held = [(self.layers[layer].slots[slot], self._slots[layer][slot])]
         for residual in self.models[model].residual_map[layer][index]:
             held.append((self.layers[layer].residuals[residual], self._residuals[layer][residual]))
-        return [(Format.parse(part.format), tensors) for part, tensors in held]
+        return [(format_of(part.format), tensors) for part, tensors in held]
 
 
 def encode(
@@ -116,14 +124,17 @@ def encode(
 ) -> dict[str, torch.Tensor]:
     """A part as near to the tensors as its format allows, without any cleverness."""
     vectors = {name: tensors[name] for name in shape.vectors}
-    if fmt.kind == "dense":
-        return dict(tensors)
-    matrices = {name: matrix(tensors, name, DENSE, shape) for name in shape.matrices}
-    if fmt.kind == "rank":
-        factors = {name: low_rank_factors(found, fmt.rank) for name, found in matrices.items()}
-        return encode_rank(factors, vectors, tensors[shape.matrices[0]].dtype)
-    codes = {name: quantised(found, fmt) for name, found in matrices.items()}
-    return encode_packed(codes, vectors, fmt, shape)
+    matrices = {name: DENSE.decode(tensors, name, shape) for name in shape.matrices}
+    match fmt:
+        case Dense():
+            return dict(tensors)
+        case LowRank():
+            factors = {name: low_rank_factors(found, fmt.rank) for name, found in matrices.items()}
+            return fmt.encode(factors, vectors, tensors[shape.matrices[0]].dtype)
+        case Packed():
+            codes = {name: quantised(found, fmt) for name, found in matrices.items()}
+            return fmt.encode(codes, vectors, shape)
+    raise NotImplementedError(str(fmt))
 
 
 def low_rank_factors(wanted: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +145,7 @@ def low_rank_factors(wanted: torch.Tensor, rank: int) -> tuple[torch.Tensor, tor
     return scaled, torch.nn.functional.pad(right[:rank], (0, 0, 0, missing))
 
 
-def quantised(wanted: torch.Tensor, fmt: Format) -> tuple[torch.Tensor, torch.Tensor]:
+def quantised(wanted: torch.Tensor, fmt: Packed) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (O, I) and scales (O, G) that reach from the largest value to its opposite."""
     half = (2**fmt.bits - 1) / 2
     groups = wanted.split(fmt.group, dim=1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from representation.formats import ExpertShape, Format, tensor_specs
+from representation.formats import ExpertShape, Format
 
 
 def random_part(
@@ -17,7 +17,7 @@ def random_part(
     """The tensors of a blob of this format; values, or factors and scales, are of this size."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    for name, (form, kind) in tensor_specs(shape, fmt, dtype, residual=residual).items():
+    for name, (form, kind) in fmt.tensor_specs(shape, dtype, residual=residual).items():
         if kind == torch.uint8:
             found[name] = torch.randint(0, 256, form, generator=generator, dtype=kind)
         else:

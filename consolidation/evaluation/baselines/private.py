@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
-from representation.formats import SCALE_DTYPE, num_bytes, packed
+from representation.formats import SCALE_DTYPE, Packed
 
 GROUP = 32
 CLIPPINGS = (1.0, 0.9, 0.8)
@@ -38,8 +38,8 @@ class Private:
         subjects = self.subjects
         return len(subjects.names) * sum(
             subjects.num_experts(layer)
-            * num_bytes(
-                subjects.shape(layer), packed(self.bits, GROUP), subjects.dtype, residual=False
+            * Packed(self.bits, GROUP).num_bytes(
+                subjects.shape(layer), subjects.dtype, residual=False
             )
             for layer in range(subjects.num_layers)
         )

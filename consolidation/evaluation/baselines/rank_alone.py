@@ -14,7 +14,7 @@ import torch
 from consolidation.arithmetic.low_rank import decompose
 from consolidation.arithmetic.metric import weight_metric
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
-from representation.formats import low_rank, num_bytes
+from representation.formats import LowRank
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class RankAlone:
         subjects = self.subjects
         own = sum(
             subjects.num_experts(layer)
-            * num_bytes(subjects.shape(layer), low_rank(self.rank), subjects.dtype, residual=True)
+            * LowRank(self.rank).num_bytes(subjects.shape(layer), subjects.dtype, residual=True)
             for layer in range(subjects.num_layers)
         )
         return subjects.one_model_bytes + len(subjects.names) * own

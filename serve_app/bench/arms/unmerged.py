@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from representation.architecture.anatomy import config_of, study
-from representation.formats import DENSE, Format, num_bytes
-from representation.parts import dense_expert
+from representation.formats import DENSE, dense_expert, format_of
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import layer_shapes
 from serve_app.engine.source import BlobLike, ModelLike, PartLike, ReleaseSource
@@ -76,7 +75,7 @@ class Unmerged:
         parts = [layer.slots[slot], *(layer.residuals[one] for one in residuals)]
         return WholeExpert(
             digest=f"{name} {index} " + "+".join(part.digest for part in parts),
-            bytes=num_bytes(shape.expert, DENSE, self._torch_dtype, residual=False),
+            bytes=DENSE.num_bytes(shape.expert, self._torch_dtype, residual=False),
             slot=slot,
             residuals=residuals,
         )
@@ -92,10 +91,10 @@ class Unmerged:
         """One expert by parameter, as its module has it, in the release's dtype."""
         whole, held = self.layers[layer].slots[slot], self._source.layers[layer]
         parts = [
-            (Format.parse(held.slots[whole.slot].format), self._source.read_slot(layer, whole.slot))
+            (format_of(held.slots[whole.slot].format), self._source.read_slot(layer, whole.slot))
         ]
         parts += [
-            (Format.parse(held.residuals[one].format), self._source.read_residual(layer, one))
+            (format_of(held.residuals[one].format), self._source.read_residual(layer, one))
             for one in whole.residuals
         ]
         if len(parts) == 1 and parts[0][0] == DENSE:

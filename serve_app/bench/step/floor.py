@@ -6,7 +6,6 @@ are seen and those that are written, logits once written and once read. Activati
 maps are left out, so what is counted is less than what moves.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +157,4 @@ def _pairs(spans: Iterable[Span], window: int | None) -> int:
 
 def _part_ops(shape: ExpertShape, fmt: Format) -> int:
     """Of one token through all matrices of one part."""
-    sizes = [shape.matrix(name) for name in shape.matrices]
-    if fmt.kind == "rank":
-        return 2 * fmt.rank * sum(map(sum, sizes))
-    return 2 * sum(map(math.prod, sizes))
+    return sum(fmt.operations(*shape.matrix(name)) for name in shape.matrices)

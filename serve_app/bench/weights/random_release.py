@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from representation.architecture.anatomy import config_of, study
-from representation.formats import Format, TensorSpec, num_bytes, tensor_specs
+from representation.formats import Dense, Format, LowRank, Packed, TensorSpec, format_of
 from serve_app.engine.experts.shelves import LayerShape, layer_shape
 from serve_app.engine.model.facts import DTYPES
 from serve_app.engine.model.stacks import unique_tensors
+from serve_app.errors import ConfigError
 
 NUM_DRAWN = 1_048_583
 """Random numbers that are drawn; every tensor is a stretch of them, again and again. A prime, so
@@ -79,8 +80,8 @@ class RandomRelease:
         """
         self.dtype = dtype
         self._noise = _Noise(seed, torch.device(device))
-        self._slot_format = Format.parse(parts)
-        self._residual_formats = [Format.parse(label) for label in residuals]
+        self._slot_format = format_of(parts)
+        self._residual_formats = [format_of(label) for label in residuals]
         anatomy = study(config_of(config), DTYPES[dtype])
         self._tensors = unique_tensors(anatomy)
         self._shapes = {path: layer_shape(path, m) for path, m in anatomy.experts.items()}
@@ -94,7 +95,7 @@ class RandomRelease:
 
     def _layer(self, path: str, shape: LayerShape, num_owners: int, num_models: int) -> RandomLayer:
         def parts(fmt: Format, count: int, *, residual: bool) -> list[RandomPart]:
-            size = num_bytes(shape.expert, fmt, DTYPES[self.dtype], residual=residual)
+            size = fmt.num_bytes(shape.expert, DTYPES[self.dtype], residual=residual)
             noun = "residual" if residual else "slot"
             return [RandomPart(f"{path} {noun} {fmt} {n}", size, str(fmt)) for n in range(count)]
 
@@ -138,18 +139,17 @@ class RandomRelease:
 
     def _part(self, layer: int, part: RandomPart, *, residual: bool) -> dict[str, torch.Tensor]:
         shape = self._shapes[self.layers[layer].module].expert
-        fmt = Format.parse(part.format)
-        specs = tensor_specs(shape, fmt, DTYPES[self.dtype], residual=residual)
+        fmt = format_of(part.format)
+        specs = fmt.tensor_specs(shape, DTYPES[self.dtype], residual=residual)
         size = RESIDUAL_SIZE if residual else SIZE
         found = {}
         for name, spec in specs.items():
             if name.endswith(".scales"):
-                step = size * 12**0.5 / (1 << fmt.bits)  # codes are spread evenly
+                step = _size_of(name, fmt, size)
                 found[name] = torch.full(spec[0], step, dtype=spec[1], device=self._noise.device)
-                continue
-            # A product of factors is a sum of as many products as its rank.
-            of_factor = (size / fmt.rank**0.5) ** 0.5 if fmt.rank else size
-            found[name] = self._noise.tensor(f"{part.digest} {name}", spec, of_factor)
+            else:
+                drawn = _size_of(name, fmt, size)
+                found[name] = self._noise.tensor(f"{part.digest} {name}", spec, drawn)
         return found
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -158,6 +158,22 @@ class RandomRelease:
                 yield name, torch.ones(spec[0], dtype=spec[1], device=self._noise.device)
             else:
                 yield name, self._noise.tensor(f"{model} {name}", spec, SIZE)
+
+
+def _size_of(name: str, fmt: Format, size: float) -> float:
+    """How large the numbers of a part's tensor are, for weights of this size.
+
+    Raises: ConfigError, naming a format that has no random form.
+    """
+    match fmt:
+        case Packed() if name.endswith(".scales"):
+            return size * 12**0.5 / (1 << fmt.bits)  # Codes are spread evenly.
+        case LowRank() if name.endswith((".left", ".right")):
+            # A product of factors is a sum of as many products as its rank.
+            return float((size / fmt.rank**0.5) ** 0.5)
+        case Dense() | Packed() | LowRank():
+            return size
+    raise ConfigError(f"there are no random weights in format {str(fmt)!r}")
 
 
 class _Noise:

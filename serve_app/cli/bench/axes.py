@@ -37,15 +37,15 @@ def parse_choices(values: str, known: Sequence[str], *, hint: str) -> list[str]:
     return found
 
 
-def parse_formats(values: str, kinds: Sequence[str], *, hint: str) -> list[str]:
-    """Labels of formats, each of one of these kinds.
+def parse_slots(values: str, *, hint: str) -> list[str]:
+    """Labels of formats that slots may have.
 
     Raises:
         typer.BadParameter: one is not.
     """
     found = list(dict.fromkeys(values.split(",")))
     for value in found:
-        _require_format(value, kinds, hint)
+        _require_format(value, hint, residual=False)
     return found
 
 
@@ -59,21 +59,20 @@ def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
     for value in dict.fromkeys(values.split(",")):
         labels = () if value == NOTHING else tuple(value.split("+"))
         for label in labels:
-            _require_format(label, ("packed", "rank"), hint)
+            _require_format(label, hint, residual=True)
         if len(set(labels)) < len(labels):
             raise typer.BadParameter(f"{value!r}: one format is there twice", param_hint=hint)
         found.append(labels)
     return found
 
 
-def _require_format(label: str, kinds: Sequence[str], hint: str) -> None:
-    from representation.formats import Format
+def _require_format(label: str, hint: str, *, residual: bool) -> None:
+    from representation.formats import format_of
 
     try:
-        fmt = Format.parse(label)
+        fmt = format_of(label)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=hint) from error
-    if fmt.kind not in kinds:
-        raise typer.BadParameter(
-            f"{label!r} is {fmt.kind}; it can be {' or '.join(kinds)}", param_hint=hint
-        )
+    if not fmt.stands_as(residual=residual):
+        noun = "residual" if residual else "slot"
+        raise typer.BadParameter(f"{label!r}: a {noun} is never {fmt.kind}", param_hint=hint)

@@ -13,8 +13,8 @@ from serve_app.cli.bench.axes import (
     NOTHING,
     parse_choices,
     parse_counts,
-    parse_formats,
     parse_residuals,
+    parse_slots,
 )
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
@@ -109,7 +109,7 @@ def step(
         parse_counts(context, hint="--context"),
     )
     rooms = parse_counts(places, hint="--places") if places else None
-    slots = parse_formats(parts, ("dense", "packed"), hint="--parts")
+    slots = parse_slots(parts, hint="--parts")
     added = parse_residuals(residual, hint="--residual")
     setting = Setting(choose_device(device), dtype.value, steps, step_tokens)
     subject: MeasuredRelease | None = release_choice.published(

@@ -1,15 +1,15 @@
-"""The CUDA form of `packed_linear`: a Triton kernel that reads packed bits. Imported where needed.
+"""A product with packed parts on CUDA: a Triton kernel that reads the bits. Imported when needed.
 
 Codes are unpacked in registers, a tile at a time; no matrix is ever unpacked in memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 
-from representation.formats import Format
+from representation.formats import Packed
 
 MANY_ROWS = 32
 """Rows for each matrix from which larger tiles pay."""
@@ -100,14 +100,14 @@ def _packed_linear(
 
 def packed_linear_kernel(
     x: torch.Tensor,
-    planes: Mapping[int, torch.Tensor],
+    planes: Sequence[torch.Tensor],
     scales: torch.Tensor,
-    fmt: Format,
+    fmt: Packed,
     ends: torch.Tensor,
 ) -> torch.Tensor:
     """Each group of rows times its own packed matrix; rows behind the last group are zero.
 
-    x: (m, I)   planes: width -> (P, O, bytes) uint8   scales: (P, O, G)
+    x: (m, I)   planes: (P, O, bytes) uint8, widest first   scales: (P, O, G)
     ends: (P,) int32  ->  (m, O)
     Nothing here waits for the device: there are as many tiles as any ends could need.
     """
@@ -119,11 +119,12 @@ def packed_linear_kernel(
     num_tiles = min(num_rows, num_groups) + num_rows // tile_m
     groups, starts = _tiles(ends, num_tiles, tile_m)
     out = x.new_zeros((num_rows, num_outputs))
-    sizes = {width: planes[width].shape[-1] if width in planes else 0 for width in (8, 4, 2, 1)}
+    by_width = dict(zip(fmt.widths, planes, strict=True))
+    sizes = {w: by_width[w].shape[-1] if w in by_width else 0 for w in (8, 4, 2, 1)}
     _packed_linear[(num_tiles, triton.cdiv(num_outputs, tile_n))](
         x,
         out,
-        *(planes.get(width, scales) for width in sizes),
+        *(by_width.get(width, scales) for width in sizes),
         scales,
         groups,
         starts,

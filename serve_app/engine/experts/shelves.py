@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from representation.formats import ExpertShape, TensorSpec, num_bytes, tensor_specs
+from representation.formats import ExpertShape, TensorSpec
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
@@ -27,7 +27,7 @@ class LayerShape:
 
     def part_bytes(self, key: ShelfKey, dtype: torch.dtype) -> int:
         """Bytes of one row of a shelf on the device."""
-        return num_bytes(self.expert, key.format, dtype, residual=key.residual)
+        return key.format.num_bytes(self.expert, dtype, residual=key.residual)
 
     def shelves_bytes(self, rows: ShelfRows, num_models: int, dtype: torch.dtype) -> int:
         """Bytes of shelves of so many rows, their maps for so many models included."""
@@ -91,7 +91,7 @@ class Shelf:
         self.shape = shape
         self.num_rows = num_rows
         self._device = device
-        self._specs = tensor_specs(shape.expert, key.format, dtype, residual=key.residual)
+        self._specs = key.format.tensor_specs(shape.expert, dtype, residual=key.residual)
         self.tensors = {name: self._slab(name, num_rows) for name in self._specs}
         maps = (num_map_rows, shape.num_experts)
         self.maps = torch.full(maps, NO_PART, dtype=MAP_DTYPE, device=device)
@@ -174,13 +174,9 @@ class Shelf:
         return Groups(ends=torch.searchsorted(rows, numbers, right=True, out_int32=True))
 
     def _slab(self, name: str, num_rows: int) -> torch.Tensor:
-        """Zeros for a tensor of so many parts.
-
-        Left factors lie column by column: the grouped kernel wants strides of 16 bytes, which rows
-        of an odd rank are not.
-        """
+        """Zeros for a tensor of so many parts. -> (num_rows, *size)"""
         size, dtype = self._specs[name]
-        if name.endswith(".left"):
+        if self.key.format.lies_by_columns(name):
             columns = zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
             return columns.transpose(-2, -1)
         return zeros((num_rows, *size), dtype=dtype, device=self._device)

@@ -4,12 +4,10 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from representation.formats import Format
+from representation.formats import FORMATS, Format, format_of
 from serve_app.engine.source import LayerLike, ModelLike, PartLike
 from serve_app.errors import LoadFailed
 
-SLOT_KINDS = {"dense", "packed"}
-RESIDUAL_KINDS = {"packed", "rank"}
 NO_PART = -1
 """In the map of a shelf: the expert has no part there."""
 
@@ -33,8 +31,8 @@ def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
         fmt = _parse(part.format)
     except ValueError as error:
         raise LoadFailed(f"{noun} {part.digest}: {error}") from error
-    allowed = RESIDUAL_KINDS if residual else SLOT_KINDS
-    if fmt.kind not in allowed:
+    if not fmt.stands_as(residual=residual):
+        allowed = [kind for kind, one in FORMATS.items() if one.stands_as(residual=residual)]
         raise LoadFailed(
             f"{noun} {part.digest}: its format is {part.format}; a {noun}'s is one of "
             f"{', '.join(sorted(allowed))}"
@@ -45,7 +43,7 @@ def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
 @functools.lru_cache(maxsize=256)
 def _parse(label: str) -> Format:
     """There are thousands of parts, and a few formats."""
-    return Format.parse(label)
+    return format_of(label)
 
 
 def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from representation.formats import DENSE
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelving import (
     NO_PART,
@@ -253,7 +254,7 @@ def _rows_beside(
 
 def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
     """Raises: LoadFailed where a layer's parts are none that its shelves can hold."""
-    is_dense = all(key.format.kind == "dense" for key in parts_by_shelf(layer))
+    is_dense = all(key.format == DENSE for key in parts_by_shelf(layer))
     if not is_dense and layer.transposed != pool.shape.expert.transposed:
         ways = {False: "(out, in)", True: "(in, out)"}
         raise LoadFailed(

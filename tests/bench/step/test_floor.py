@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from representation.formats import DENSE, Format
+from representation.formats import DENSE, format_of
 from serve_app.bench.step.floor import FloorPlan, Span
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import ShelfUse
@@ -12,8 +12,8 @@ from serve_app.engine.experts.shelving import ShelfKey
 from tests.bench.tiny import tiny_config
 
 SLOTS = ShelfKey(residual=False, format=DENSE)
-LOW_RANK = ShelfKey(residual=True, format=Format.parse("rank-2"))
-SIGNS = ShelfKey(residual=True, format=Format.parse("packed-1-16"))
+LOW_RANK = ShelfKey(residual=True, format=format_of("rank-2"))
+SIGNS = ShelfKey(residual=True, format=format_of("packed-1-16"))
 
 # The tiny family: 2 layers, hidden 32, 4 heads of 8, 2 of them for keys and values, 4 experts of
 # 48, vocabulary 320; bfloat16.

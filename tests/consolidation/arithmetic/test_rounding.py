@@ -3,15 +3,14 @@ import torch
 
 from consolidation.arithmetic.metric import BLOCK, weight_metric
 from consolidation.arithmetic.rounding import round_matrix
-from representation.formats import ExpertShape, Format, packed
-from representation.parts import dense_expert, encode_packed
+from representation.formats import ExpertShape, Packed, dense_expert
 from tests.consolidation.metrics import correlated_metric, random_matrix
 from tests.support.mixes import quantised
 
-FORMATS = [packed(bits, 32) for bits in range(1, 9)]
+FORMATS = [Packed(bits, 32) for bits in range(1, 9)]
 
 
-def plain_values(matrix: torch.Tensor, fmt: Format) -> torch.Tensor:
+def plain_values(matrix: torch.Tensor, fmt: Packed) -> torch.Tensor:
     codes, scales = quantised(matrix, fmt)
     spread = scales.float().repeat_interleave(fmt.group, dim=1)[:, : matrix.shape[1]]
     values: torch.Tensor = (codes.float() - (2**fmt.bits - 1) / 2) * spread
@@ -20,11 +19,11 @@ def plain_values(matrix: torch.Tensor, fmt: Format) -> torch.Tensor:
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 @pytest.mark.parametrize("num_columns", [64, 72, BLOCK + 44])
-def test_codes_give_the_values_that_were_reckoned_with(fmt: Format, num_columns: int) -> None:
+def test_codes_give_the_values_that_were_reckoned_with(fmt: Packed, num_columns: int) -> None:
     matrix = random_matrix(6, num_columns, size=0.1)
     found = round_matrix(matrix, fmt, correlated_metric(6, num_columns))
     shape = ExpertShape({"up_proj": (6, num_columns)}, False)
-    tensors = encode_packed({"up_proj": (found.codes, found.scales)}, {}, fmt, shape)
+    tensors = fmt.encode({"up_proj": (found.codes, found.scales)}, {}, shape)
     assert torch.equal(dense_expert([(fmt, tensors)], shape)["up_proj"], found.values)
     assert found.scales.shape == (6, -(-num_columns // 32))
     assert int(found.codes.max()) < 2**fmt.bits
@@ -32,7 +31,7 @@ def test_codes_give_the_values_that_were_reckoned_with(fmt: Format, num_columns:
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 @pytest.mark.parametrize("size", [1e-6, 1.0])
-def test_it_costs_less_than_rounding_each_weight_by_itself(fmt: Format, size: float) -> None:
+def test_it_costs_less_than_rounding_each_weight_by_itself(fmt: Packed, size: float) -> None:
     num_columns = BLOCK + 44
     matrix, metric = random_matrix(16, num_columns), correlated_metric(16, num_columns, size=size)
     found = metric.cost(round_matrix(matrix, fmt, metric).values - matrix)
@@ -49,8 +48,8 @@ def test_more_bits_cost_less() -> None:
     assert costs[-1] < 1e-3 * costs[0]
 
 
-@pytest.mark.parametrize("fmt", [packed(1, 16), packed(4, 16)], ids=str)
-def test_rows_and_groups_of_zeros_are_nearly_zeros(fmt: Format) -> None:
+@pytest.mark.parametrize("fmt", [Packed(1, 16), Packed(4, 16)], ids=str)
+def test_rows_and_groups_of_zeros_are_nearly_zeros(fmt: Packed) -> None:
     matrix = random_matrix(4, 48)
     matrix[1] = 0.0
     matrix[:, 16:32] = 0.0
@@ -63,12 +62,12 @@ def test_rows_and_groups_of_zeros_are_nearly_zeros(fmt: Format) -> None:
 def test_what_nothing_was_ever_given_to_is_rounded_all_the_same() -> None:
     metric = correlated_metric(4, 40, size=0.0)
     matrix = random_matrix(4, 40)
-    found = round_matrix(matrix, packed(8, 32), metric)
+    found = round_matrix(matrix, Packed(8, 32), metric)
     assert float((found.values - matrix).abs().max()) < 0.05
 
 
 def test_values_of_the_format_come_back_as_they_are() -> None:
-    fmt = packed(3, 8)
+    fmt = Packed(3, 8)
     values = round_matrix(random_matrix(5, 20), fmt, weight_metric((5, 20))).values
     again = round_matrix(values, fmt, weight_metric((5, 20))).values
     assert torch.allclose(again, values, rtol=2**-7)

@@ -12,38 +12,23 @@ from consolidation.arithmetic.weights import weights_of
 from consolidation.build.blobs import BuildTask, MemberRequest, Origin, SlotRequest, build_layer
 from consolidation.checkpoints.checkpoint import ExpertsSource, open_checkpoint
 from consolidation.checkpoints.contents import User
-from consolidation.compare.menu import (
-    BOTH_BITS,
-    BOTH_RANKS,
-    GROUP,
-    RANKS,
-    RESIDUAL_BITS,
-    SLOT_FORMATS,
-    FileSizes,
-    Formats,
-    Pair,
-    Unit,
-    measure_noise,
-    unit_of,
-)
+from consolidation.compare.costs import Formats
+from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
+from consolidation.compare.noise import GROUP, RESIDUAL_BITS, Unit, measure_noise, unit_of
+from consolidation.compare.rank_cost import BOTH_BITS, BOTH_RANKS, RANKS
 from consolidation.errors import RunFailed
 from consolidation.release import Part, Registry
 from consolidation.release.tensors import encode_tensors
-from representation.formats import DENSE, Format, low_rank, packed, tensor_specs
-from representation.parts import dense_expert
+from representation.formats import DENSE, Format, LowRank, Packed, dense_expert
 from tests.consolidation.families import tune
 from tests.support.checkpoints import write_checkpoint
 
 SIZE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 1}
 MIXES: list[Formats] = [
     (),
-    *((packed(bits, GROUP),) for bits in RESIDUAL_BITS[::3]),
-    *((low_rank(rank),) for rank in RANKS[::3]),
-    *(
-        (low_rank(r), packed(b, GROUP))
-        for r in BOTH_RANKS[:1]
-        for b in (BOTH_BITS[0], BOTH_BITS[3])
-    ),
+    *((Packed(bits, GROUP),) for bits in RESIDUAL_BITS[::3]),
+    *((LowRank(rank),) for rank in RANKS[::3]),
+    *((LowRank(r), Packed(b, GROUP)) for r in BOTH_RANKS[:1] for b in (BOTH_BITS[0], BOTH_BITS[3])),
 ]
 
 
@@ -112,7 +97,7 @@ def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot
         assert parts[0].bytes == sizes.slot(slot)
         assert [part.bytes for part in parts[1:]] == [sizes.residual(fmt) for fmt in mix]
         for number, part in enumerate(parts):
-            specs = tensor_specs(shape, part.parsed, torch.bfloat16, residual=number > 0)
+            specs = part.parsed.tensor_specs(shape, torch.bfloat16, residual=number > 0)
             tensors = two.registry.read_tensors(part)
             assert {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} == specs
         if mix in foretold:
@@ -125,7 +110,7 @@ def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot
 def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
     wanted = two.tuned.read(0)
     for mix in MIXES[1::3]:
-        (parts,) = two.build(packed(4, GROUP), mix)
+        (parts,) = two.build(Packed(4, GROUP), mix)
         given = two.given(parts)
         for name in two.base.shape.vectors:
             assert torch.allclose(given[name], wanted[name].float(), rtol=1e-6)
@@ -133,7 +118,7 @@ def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
 
 def test_of_two_orders_the_better_is_built(two: Two) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
-    alone, both = two.build(packed(3, GROUP), (packed(2, GROUP),), (low_rank(8), packed(2, GROUP)))
+    alone, both = two.build(Packed(3, GROUP), (Packed(2, GROUP),), (LowRank(8), Packed(2, GROUP)))
     costs = [
         unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
         for parts in (alone, both)
@@ -149,11 +134,11 @@ def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: 
     assert (point.num_bytes, point.error, point.choice) == (0, 0.0, ())
     assert all(
         not any(f.kind == "rank" for f in p.choice)
-        for p in same.options(packed(4, GROUP), noise, sizes)
+        for p in same.options(Packed(4, GROUP), noise, sizes)
     )
     locked = unit_of(unit.weights, unit.metrics, locked=True)
     assert Pair(locked, unit.weights).options(DENSE, noise, sizes)[0].error == 0
-    assert Pair(locked, unit.weights).options(packed(8, GROUP), noise, sizes) == ()
+    assert Pair(locked, unit.weights).options(Packed(8, GROUP), noise, sizes) == ()
     assert Pair(locked, two.unit(two.tuned).weights).options(DENSE, noise, sizes) == ()
 
 
@@ -166,7 +151,7 @@ def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
     points = Pair(one, other.weights).options(
         DENSE, measure_noise([one]), FileSizes(source.shape, torch.float32)
     )
-    ranks = [fmt.rank for point in points for fmt in point.choice]
+    ranks = [f.rank for point in points for f in point.choice if isinstance(f, LowRank)]
     assert max(ranks, default=0) < 24
 
 

@@ -30,7 +30,7 @@ from consolidation.release import (
     Source,
 )
 from consolidation.statistics.responses import Response
-from representation.formats import DENSE, Format, low_rank, packed
+from representation.formats import DENSE, Format, LowRank, Packed
 from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, point
 
 
@@ -72,7 +72,7 @@ def test_predictions_are_what_models_respond_to_errors_with() -> None:
 
 
 def test_formats_are_counted_by_expert() -> None:
-    plan = small(one_layer(shared(1.0, packed(4, 16), (low_rank(2), packed(1, 16)))))
+    plan = small(one_layer(shared(1.0, Packed(4, 16), (LowRank(2), Packed(1, 16)))))
     assert plan.formats() == {
         "packed-4-16": 2,
         "packed-4-16 + rank-2 + packed-1-16": 2,
@@ -85,7 +85,7 @@ def test_formats_are_counted_by_expert() -> None:
 def test_plans_that_build_the_same_have_one_digest() -> None:
     plan = small(one_layer(shared(1.0)))
     assert plan.digest == small(one_layer(shared(2.0))).digest
-    assert plan.digest != small(one_layer(shared(1.0, packed(4, 16)))).digest
+    assert plan.digest != small(one_layer(shared(1.0, Packed(4, 16)))).digest
 
 
 def test_a_mean_counts_each_content_as_often_as_it_is_had() -> None:
@@ -109,7 +109,7 @@ def test_experts_in_another_order_are_put_in_that_of_what_they_share() -> None:
     assert first.order is None
     assert second.order == NeuronOrder(Expert("b", 0), Expert("a", 0))
     assert plan.layers[0].slots[0].digest == digest(0, 0)
-    base = SlotChoice(Content(BASE, (0,)), packed(8, 16), (Use(1, (), 1.0),))
+    base = SlotChoice(Content(BASE, (0,)), Packed(8, 16), (Use(1, (), 1.0),))
     plan = small(one_layer(SlotChoice.exactly(0, None), base, via={1: 1}))
     (base_slot,) = [slot for slot in plan.layers[0].slots if slot.holds == (Held(None, 0),)]
     assert base_slot.members[0].order == second.order
@@ -118,7 +118,7 @@ def test_experts_in_another_order_are_put_in_that_of_what_they_share() -> None:
 def test_experts_in_another_order_that_share_with_none_are_left_in_it() -> None:
     plan = small(
         one_layer(
-            SlotChoice(Content(EXPERTS, (0,)), packed(4, 16), (Use(0, (), 1.0),)),
+            SlotChoice(Content(EXPERTS, (0,)), Packed(4, 16), (Use(0, (), 1.0),)),
             SlotChoice.exactly(1, None),
             via={1: 1},
         )
@@ -175,7 +175,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     users = ((Expert("new", 0),), (Expert("new", 1),))
     # `new` has what the slot of `gone` holds, and something near a slot of `old`.
     contents = Contents("m", (digest(0, 1), digest(0, 9)), users, {digest(0, 1): 1})
-    near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, (low_rank(2),), 3.0),))
+    near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, (LowRank(2),), 3.0),))
     group = Group((1,), {}, ({"new": 1.0},), (point(near),))
     layer = LayerChoices(contents, SIZES, (group,))
     wanted = PlanTerms(("new", "old"), 2 * SLOT, None, None, 1.0)
@@ -191,7 +191,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     assert plan.formats() == {"kept": 1, "kept + rank-2": 1}
     assert plan.approximated == {"new"}
     assert plan.error == 3.0
-    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(low_rank(2))]
+    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(LowRank(2))]
     assert plan.expert_bytes_after == sum(sizes) + map_bytes(plan)
     lossless = make_plan([layer], wanted, extended)
     assert lossless.error == 0
@@ -213,8 +213,8 @@ def test_a_release_may_be_extended_by_nothing() -> None:
 def test_groups_come_back_from_json_and_are_numbered_anew() -> None:
     choice = SlotChoice(
         Content(EXPERTS, (1, 0)),
-        packed(4, 16),
-        (Use(0, (), 0.25), Use(1, (low_rank(2), packed(1, 16)), 0.5)),
+        Packed(4, 16),
+        (Use(0, (), 0.25), Use(1, (LowRank(2), Packed(1, 16)), 0.5)),
     )
     base = SlotChoice(Content(BASE, (1,)), DENSE, (Use(0, (), 1.5), Use(1, (), 2.0)))
     group = Group((0, 1), {1: 1}, ({"a": 1.0}, {"b": 0.5}), (point(base), point(choice)))

@@ -29,16 +29,16 @@ from consolidation.plan.values import Plan
 from consolidation.release import (
     expert_map_bytes,
 )
-from representation.formats import DENSE, Format, low_rank, packed
+from representation.formats import DENSE, Format, LowRank, Packed
 from tests.consolidation.choices import SIZES, SLOT, digest, map_bytes, point
 
 MODELS = ("a", "b", "c")
-SLOT_FORMATS = (DENSE, packed(8, 16), packed(4, 16), packed(2, 16))
+SLOT_FORMATS = (DENSE, Packed(8, 16), Packed(4, 16), Packed(2, 16))
 RESIDUALS: tuple[tuple[Format, ...], ...] = (
     (),
-    (packed(1, 16),),
-    (low_rank(2),),
-    (low_rank(2), packed(1, 16)),
+    (Packed(1, 16),),
+    (LowRank(2),),
+    (LowRank(2), Packed(1, 16)),
 )
 Lettered = list[list[list[int]]]
 

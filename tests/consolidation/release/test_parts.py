@@ -27,13 +27,12 @@ from consolidation.release import (
 from consolidation.release.manifest import canonical_json, release_id
 from consolidation.release.tensors import encode_tensors
 from consolidation.statistics.scoring import load_original
-from representation.formats import DENSE, Format, low_rank, num_bytes, packed
-from representation.parts import dense_expert
+from representation.formats import DENSE, Format, LowRank, Packed, dense_expert
 from tests.consolidation.running import manifest_of, run
 from tests.support.checkpoints import write_checkpoint
 from tests.support.parts import random_part
 
-SLOT, BITS, FACTORS = packed(4, 8), packed(1, 32), low_rank(2)
+SLOT, BITS, FACTORS = Packed(4, 8), Packed(1, 32), LowRank(2)
 NUM_EXPERTS = 4
 
 
@@ -176,7 +175,7 @@ def test_a_part_that_is_listed_twice_is_held_once(mixed: Mixed) -> None:
     layer = mixed.manifest.layers[0]
     twice = layer.model_copy(update={"residuals": (*layer.residuals, layer.residuals[0])})
     assert twice.device_bytes("bfloat16") == layer.device_bytes("bfloat16")
-    size = num_bytes(layer.shape, BITS, torch.bfloat16, residual=True)
+    size = BITS.num_bytes(layer.shape, torch.bfloat16, residual=True)
     less = layer.model_copy(update={"residuals": layer.residuals[1:]})
     assert twice.device_bytes("bfloat16") - less.device_bytes("bfloat16") == size
 

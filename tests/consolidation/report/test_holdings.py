@@ -1,4 +1,4 @@
-from consolidation.report.holdings import ByteRow, Holding, Kind, byte_rows, holdings
+from consolidation.report.holdings import ByteRow, byte_rows, holdings
 from tests.consolidation.report.manifests import manifest
 
 
@@ -21,16 +21,20 @@ def test_each_expert_is_told_by_its_slot_and_what_is_added_to_it() -> None:
         }
     )
     (row,) = holdings(made, "one")
-    assert row == [
-        Holding(Kind.SHARED, "16"),
-        Holding(Kind.SHARED_PACKED, "4"),
-        Holding(Kind.OWN, "16"),
-        Holding(Kind.OWN_PACKED, "8"),
-        Holding(Kind.LOW_RANK, "16+r8"),
-        Holding(Kind.DIFFERENCE, "16+2"),
-        Holding(Kind.BOTH, "4+r16+1"),
+    assert [(held.look.name, held.label) for held in row] == [
+        ("shared slot", "16"),
+        ("shared slot, packed", "4"),
+        ("own slot", "16"),
+        ("own slot, packed", "8"),
+        ("slot + low rank", "16+r8"),
+        ("slot + k-bit difference", "16+2"),
+        ("slot + low rank and k-bit difference", "4+r16+1"),
     ]
-    assert holdings(made, "two") == [[Holding(Kind.SHARED, "16"), Holding(Kind.SHARED_PACKED, "4")]]
+    (other,) = holdings(made, "two")
+    assert [(held.look.name, held.label) for held in other] == [
+        ("shared slot", "16"),
+        ("shared slot, packed", "4"),
+    ]
 
 
 def test_rows_of_bytes_add_up_to_the_release_s() -> None:

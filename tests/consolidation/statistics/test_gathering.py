@@ -13,7 +13,7 @@ from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.scoring import divergence, load_original, window_logits
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
-from representation.formats import packed
+from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
 
 
@@ -30,7 +30,7 @@ def task_of(checkpoint: Checkpoint, store: StatisticsStore) -> StatisticsTask:
         modules=tuple(source.module for source in checkpoint.experts),
         windows=some_windows(8, 60),
         probes=some_windows(4, 60, seed=1),
-        roundings=(packed(6, 128), packed(3, 128)),
+        roundings=(Packed(6, 128), Packed(3, 128)),
         store=store,
     )
 

@@ -1,0 +1,103 @@
+"""What a format's file tells the comparison: what its parts cost, and how one is made.
+
+Each file `<kind>_cost.py` beside this one has a value `COST`. Here is what it must be able to say;
+nothing here knows a format.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import torch
+
+from consolidation.arithmetic.metric import Metric
+from consolidation.arithmetic.weights import Weights
+from consolidation.compare.noise import Noise, Spread, Unit
+from representation.formats import ExpertShape, Format
+
+Formats = tuple[Format, ...]
+"""Formats of an expert's residuals; none when the slot is all it has."""
+FEEDBACK = 1.7
+"""How much more rounding with feedback moves weights than the error it leaves would say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An expert seen from the content of a slot. weights: the unit's less the content's."""
+
+    unit: Unit
+    weights: Weights
+    is_zero: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLoss:
+    """What holding a content in a slot's format costs one unit, by matrix."""
+
+    by_matrix: Mapping[str, float]
+    noise: Noise
+
+    @property
+    def cost(self) -> float:
+        """Of all matrices."""
+        return sum(self.by_matrix.values())
+
+    def added_to(self, spread: Spread) -> Spread:
+        """The spread of a difference, where the slot's rounding moved weights too."""
+        return {name: value + FEEDBACK * self.by_matrix[name] for name, value in spread.items()}
+
+
+class Offers(Protocol):
+    """Residuals of one kind for one difference; what they have in common is computed once."""
+
+    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
+        """Residuals that may be worth their bytes, and the error that is expected with each.
+
+        loss: of the slot that they are added to.
+        """
+        ...
+
+
+class Cost(Protocol):
+    """What parts of one kind of format cost."""
+
+    @property
+    def slots(self) -> Formats:
+        """Formats in which a slot is tried."""
+        ...
+
+    @property
+    def residuals(self) -> Formats:
+        """Formats of this kind that offers hold."""
+        ...
+
+    def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
+        """By matrix, what a slot in one of `slots` costs whose content has this spread."""
+        ...
+
+    def offers(self, difference: Difference) -> Offers:
+        """What this kind offers for a difference."""
+        ...
+
+    def fit(
+        self,
+        fmt: Format,
+        wanted: Weights,
+        metric: Callable[[str], Metric],
+        shape: ExpertShape,
+        dtype: torch.dtype,
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a part that is as near to `wanted` as the format allows.
+
+        metric: of each matrix, by name.   dtype: the family's. Vectors are stored as they are.
+        """
+        ...
+
+
+@functools.cache
+def cost_of(kind: str) -> Cost:
+    """What parts of a kind of format cost, as its own file says."""
+    found: Cost = import_module(f"consolidation.compare.{kind}_cost").COST
+    return found

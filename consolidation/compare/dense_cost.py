@@ -1,0 +1,48 @@
+"""What dense parts cost: slots that lose nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from consolidation.arithmetic.metric import Metric
+from consolidation.arithmetic.weights import Weights
+from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss
+from consolidation.compare.noise import Noise, Spread
+from representation.formats import DENSE, ExpertShape, Format
+
+
+class DenseCost:
+    """See `Cost`. A dense part is never a residual."""
+
+    slots: Formats = (DENSE,)
+    residuals: Formats = ()
+
+    def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
+        """See `Cost.of_slot`."""
+        return dict.fromkeys(spread, 0.0)
+
+    def offers(self, difference: Difference) -> "NoOffers":
+        """See `Cost.offers`."""
+        return NoOffers()
+
+    def fit(
+        self,
+        fmt: Format,
+        wanted: Weights,
+        metric: Callable[[str], Metric],
+        shape: ExpertShape,
+        dtype: torch.dtype,
+    ) -> dict[str, torch.Tensor]:
+        """See `Cost.fit`."""
+        return DENSE.encode(wanted.matrices, wanted.vectors, shape, dtype)
+
+
+class NoOffers:
+    """See `Offers`."""
+
+    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
+        """See `Offers.residuals`."""
+        yield from ()
+
+
+COST: Cost = DenseCost()

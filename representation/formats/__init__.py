@@ -1,0 +1,53 @@
+"""The formats in which a part of an expert is held, one file each; the list of them is here.
+
+A new format is a class in a file of this folder and a line in `FORMATS`, what it would cost in
+`consolidation/compare/<kind>_cost.py`, and its product in `serve_app/engine/experts/
+<kind>_linear.py`. Torch alone; imports nothing of ours.
+"""
+
+from representation.formats.base import SCALE_DTYPE, Colour, Format, Look, Tensors, TensorSpec
+from representation.formats.dense import Dense
+from representation.formats.expert import dense_expert
+from representation.formats.low_rank import LowRank
+from representation.formats.packing import Packed
+from representation.formats.shape import ExpertShape
+
+FORMATS: dict[str, type[Format]] = {
+    one.kind: one
+    for one in (
+        Dense,
+        Packed,
+        LowRank,
+    )
+}
+"""Every format that there is, by kind."""
+
+DENSE = Dense()
+
+
+def format_of(label: str) -> Format:
+    """The format of a label. Raises `ValueError`, naming a label that is none."""
+    kind, *words = label.split("-")
+    found = FORMATS[kind].of_words(words) if kind in FORMATS else None
+    if found is None:
+        spellings = ", ".join(one.spelling for one in FORMATS.values())
+        raise ValueError(f"format {label!r} is none of {spellings}")
+    return found
+
+
+__all__ = [
+    "DENSE",
+    "FORMATS",
+    "SCALE_DTYPE",
+    "Colour",
+    "Dense",
+    "ExpertShape",
+    "Format",
+    "Look",
+    "LowRank",
+    "Packed",
+    "TensorSpec",
+    "Tensors",
+    "dense_expert",
+    "format_of",
+]

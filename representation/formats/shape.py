@@ -1,0 +1,36 @@
+"""Names and shapes of one expert's parameters. Not how a part of it is stored: formats say that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """Names and shapes of one expert's parameters, without the expert dimension.
+
+    Matrices are (O, I), O output features; where the module is `transposed` its own are (I, O).
+    Raises `ValueError` for a parameter that is neither a matrix nor a vector.
+    """
+
+    parameters: Mapping[str, tuple[int, ...]]
+    transposed: bool
+
+    def __post_init__(self) -> None:
+        for name, shape in self.parameters.items():
+            if len(shape) not in (1, 2):
+                raise ValueError(f"parameter {name} is {list(shape)}: neither matrix nor vector")
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the matrices, in the module's order."""
+        return tuple(name for name, shape in self.parameters.items() if len(shape) == 2)
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the vectors (biases), in the module's order."""
+        return tuple(name for name, shape in self.parameters.items() if len(shape) == 1)
+
+    def matrix(self, name: str) -> tuple[int, int]:
+        """(O, I) of a matrix, whichever way round the module has it."""
+        rows, columns = self.parameters[name]
+        return (columns, rows) if self.transposed else (rows, columns)

@@ -1,0 +1,57 @@
+"""What a format's file gives the engine: the runs of one matrix of a shelf, as a plain value.
+
+Each file `<kind>_linear.py` beside this one has a function `runs_of(pick, name)`; its value says
+what a product reads and for which rows, and can multiply plainly, in torch. Launches nothing.
+"""
+
+import functools
+from importlib import import_module
+from typing import Protocol
+
+import torch
+
+from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.shelves import Pick
+
+BLOCK_VALUES = 1 << 19
+"""Most values of matrices that are made at a time where they are not stored: 2 MiB in float32."""
+WORKSPACE_BYTES = 12 * BLOCK_VALUES
+"""Most that making a block takes: the values, those of a second plane, and indices."""
+
+
+class Runs(Protocol):
+    """Rows of a step, each with one matrix of a shelf: the tensors that are read, in which form.
+
+    Tensors are the shelf's slabs, (P, …), never copies.
+    """
+
+    @property
+    def groups(self) -> Groups:
+        """Which rows go with which of the P matrices."""
+        ...
+
+    def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
+        """The plain product: what every other form must give.
+
+        x: (m, I), in the order of the groups  ->  (m, O); whatever was there in rows behind the
+        last group
+        """
+        ...
+
+
+class RunsOf(Protocol):
+    def __call__(self, pick: Pick, name: str) -> Runs:
+        """The runs of what was picked of a shelf, through its matrix `name`."""
+        ...
+
+
+def runs_of(pick: Pick, name: str) -> Runs:
+    """The runs of what was picked of a shelf, as its format's own file says."""
+    return _of_kind(pick.shelf.key.format.kind)(pick, name)
+
+
+@functools.cache
+def _of_kind(kind: str) -> RunsOf:
+    found: RunsOf = import_module(f"serve_app.engine.experts.{kind}_linear").runs_of
+    return found
