@@ -221,8 +221,8 @@ def test_a_parameter_that_is_neither_matrix_nor_vector_is_refused() -> None:
     ("residual_map", "message"),
     [
         ([[[], [0], [0, 2], []]] * 3, "model 'm', layer 0: residual 2 is outside the pool of 2"),
-        ([[[], [0], []]] * 3, "maps residuals of other experts"),
-        ([[[], [0], [], []]] * 2, "maps residuals of other experts"),
+        ([[[], [0], []]] * 3, "maps residuals of experts that it does not have"),
+        ([[[], [0], [], []]] * 2, "maps residuals of experts that it does not have"),
     ],
 )
 def test_residuals_of_a_map_are_there(mixed: Mixed, residual_map: object, message: str) -> None:
