@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from serve_app.protocol.errors import ErrorCode
-from serve_app.serving.replica.metrics import METRICS, PREFIX, Metric
+from serve_app.serving.replica.metrics import METRICS, PREFIX, MetricRow
 from serve_app.serving.replica.snapshot import Snapshot
 
 
@@ -101,6 +101,6 @@ class _Collector:
                 yield family
 
 
-def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+def _family(metric: MetricRow) -> CounterMetricFamily | GaugeMetricFamily:
     made = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     return made(PREFIX + metric.name, metric.help, labels=metric.labels)

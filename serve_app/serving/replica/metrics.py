@@ -14,7 +14,7 @@ Getter = Callable[[Snapshot], Values]
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricRow:
     """name: without the prefix; a counter's ends in `_total`.
 
     get: reads the values when they are asked for; None: they are counted as requests pass.
@@ -35,21 +35,21 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Metric:
+def _histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> MetricRow:
     """A distribution over requests. In seconds."""
-    return Metric(name, text, "histogram", _REQUEST, buckets=buckets)
+    return MetricRow(name, text, "histogram", _REQUEST, buckets=buckets)
 
 
 def _of_engine(get: Callable[[Stats], float]) -> Getter:
     return lambda look: {} if look.engine is None else {(): get(look.engine)}
 
 
-def _gauge(name: str, text: str, get: Callable[[Stats], float]) -> Metric:
-    return Metric(name, text, "gauge", get=_of_engine(get))
+def _gauge(name: str, text: str, get: Callable[[Stats], float]) -> MetricRow:
+    return MetricRow(name, text, "gauge", get=_of_engine(get))
 
 
-def _total(name: str, text: str, get: Callable[[Stats], float]) -> Metric:
-    return Metric(name, text, "counter", get=_of_engine(get))
+def _total(name: str, text: str, get: Callable[[Stats], float]) -> MetricRow:
+    return MetricRow(name, text, "counter", get=_of_engine(get))
 
 
 def _by_model(get: Callable[[Stats], Mapping[ModelKey, int]]) -> Getter:
@@ -73,15 +73,15 @@ REQUESTS = (
     _histogram("request_prefill_time_seconds", "From the first step to the first token"),
     _histogram("request_decode_time_seconds", "From the first token to the last of a choice"),
     _histogram("e2e_request_latency_seconds", "From arrival to the end of a request"),
-    Metric("prompt_tokens_total", "Prompt tokens of accepted requests", "counter", _REQUEST),
-    Metric("generation_tokens_total", "Generated tokens", "counter", _REQUEST),
-    Metric(
+    MetricRow("prompt_tokens_total", "Prompt tokens of accepted requests", "counter", _REQUEST),
+    MetricRow("generation_tokens_total", "Generated tokens", "counter", _REQUEST),
+    MetricRow(
         "request_success_total",
         "Choices that were finished",
         "counter",
         (*_REQUEST, "finished_reason"),
     ),
-    Metric(
+    MetricRow(
         "request_errors_total",
         "Requests that were refused or failed, by code",
         "counter",
@@ -91,39 +91,39 @@ REQUESTS = (
 """Counted as requests pass."""
 
 RELEASES = (
-    Metric(
+    MetricRow(
         "release_info",
         "The release that is served",
         "gauge",
         ("release",),
         lambda look: {} if look.serving is None else {(look.serving,): 1},
     ),
-    Metric(
+    MetricRow(
         "release_staging_seconds",
         "How long taking up the last release took",
         "gauge",
         get=lambda look: {(): look.follow.last_staging_s},
     ),
-    Metric(
+    MetricRow(
         "release_switches_total",
         "Releases taken up",
         "counter",
         get=lambda look: {(): look.follow.num_switches},
     ),
-    Metric(
+    MetricRow(
         "release_failures_total",
         "Times a release could not be taken up",
         "counter",
         get=lambda look: {(): look.follow.num_failures},
     ),
-    Metric(
+    MetricRow(
         "num_requests_running",
         "Sequences that run",
         "gauge",
         ("model_name",),
         _by_model(lambda e: e.num_running_by_model),
     ),
-    Metric(
+    MetricRow(
         "num_requests_waiting",
         "Sequences that wait",
         "gauge",
