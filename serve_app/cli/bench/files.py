@@ -54,6 +54,6 @@ def write(result: Result, json_file: Path | None, html_file: Path | None) -> Non
     if json_file is not None:
         output.write_json(json_file, result.to_json())
     if html_file is not None:
-        from serve_app.bench.pages import page
+        from serve_app.bench.benchmark_pages import page
 
         html_file.write_text(page(result), encoding="utf-8")

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.attention.form import Call, with_sinks
-from serve_app.engine.run.kept import AttentionNeeds
+from serve_app.engine.attention.form import AttentionNeeds, Call, with_sinks
 from serve_app.engine.step.step import Paging
 from serve_app.engine.step.transfer import Milestone
 

@@ -28,6 +28,17 @@ class Call:
     softcap: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionNeeds:
+    """Bytes that forms of attention keep: once, for each kind of layer, and for each kind of layer
+    and size that is captured.
+    """
+
+    once: int = 0
+    kind: int = 0
+    captured: int = 0
+
+
 class AttentionForm(Protocol):
     """One way to attend.
 

@@ -8,13 +8,12 @@ import torch
 
 from representation.architecture.attention import AttentionShape
 from serve_app.engine.attention.flashinfer import flashinfer_form, flashinfer_needs
-from serve_app.engine.attention.form import AttentionForm, Call
+from serve_app.engine.attention.form import AttentionForm, AttentionNeeds, Call
 from serve_app.engine.attention.gather import Gather
 from serve_app.engine.attention.native import native_form
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.attention.varlen import varlen_form
 from serve_app.engine.device.trial import attention_difference, first_equal
-from serve_app.engine.run.kept import AttentionNeeds
 from serve_app.engine.step.view import ViewBuilder
 from serve_app.scheduling.plan import Chunk
 

@@ -1,4 +1,4 @@
-"""The most that attention and captured steps keep on a device. Computes; allocates nothing."""
+"""The most that captured steps keep on a device. Computes; allocates nothing."""
 
 import math
 from dataclasses import dataclass
@@ -11,17 +11,6 @@ SEGMENTS_BYTES = 22 << 20
 CAPTURES_SHARE = 0.1
 """The largest share of what is left after the minimum of everything that is reserved for captures.
 Sizes without room are not captured."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionNeeds:
-    """Bytes that forms of attention keep: once, for each kind of layer, and for each kind of layer
-    and size that is captured.
-    """
-
-    once: int = 0
-    kind: int = 0
-    captured: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 
 from serve_app.bench.bars.bars import BARS, row
-from serve_app.bench.pages import page
+from serve_app.bench.benchmark_pages import page
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.html_page import render, shown
 from serve_app.bench.result.sections import Section, Table
