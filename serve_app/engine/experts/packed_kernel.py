@@ -34,6 +34,23 @@ def _unpacked(
 
 
 @triton.jit
+def _scaled(
+    code: tl.tensor,
+    scales: tl.tensor,
+    lines: tl.tensor,
+    columns: tl.tensor,
+    mask: tl.tensor,
+    num_bits: tl.constexpr,
+    group_size: tl.constexpr,
+    num_scales: tl.constexpr,
+) -> tl.tensor:
+    """The values of codes, which are spread evenly around zero. (N, K) float32"""
+    where = scales + lines[:, None] * num_scales + (columns // group_size)[None, :]
+    scale = tl.load(where, mask, other=0).to(tl.float32)
+    return (code.to(tl.float32) - ((1 << num_bits) - 1) * 0.5) * scale
+
+
+@triton.jit
 def _packed_linear(
     x: tl.tensor,
     out: tl.tensor,
@@ -81,9 +98,7 @@ def _packed_linear(
                 code = _unpacked(code, plane2, lines, columns, mask, bytes2, 2)
             if num_bits & 1:
                 code = _unpacked(code, plane1, lines, columns, mask, bytes1, 1)
-            where = scales + lines[:, None] * num_scales + (columns // group_size)[None, :]
-            scale = tl.load(where, mask, other=0).to(tl.float32)
-            values = (code.to(tl.float32) - ((1 << num_bits) - 1) * 0.5) * scale
+            values = _scaled(code, scales, lines, columns, mask, num_bits, group_size, num_scales)
             tokens = tl.load(
                 x + rows[:, None] * num_columns + columns[None, :],
                 is_row[:, None] & is_column[None, :],
