@@ -16,7 +16,7 @@ from consolidation.composing import compose_manifest
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, check_models, encode, read_files
 from consolidation.evaluation.gates import breaches, check_limits
-from consolidation.plan.study import study
+from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, check_recipe, recipe_digest
 from consolidation.release import Channel, ChannelMoved, Manifest, Registry
@@ -77,7 +77,7 @@ def consolidate(
         else:
             journal = StoredJournal(registry.storage, digest)
         stages = Stages(executor, journal, progress)
-        studied = study(recipe, family, windows, store, stages)
+        studied = make_study(recipe, family, windows, store, stages)
         plan = first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)

@@ -51,7 +51,7 @@ def first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
     return studied.plan(
         first_trial(
             recipe.target_kl * len(family.checkpoints),
-            studied.fewest_bytes(),
+            studied.least_bytes(),
             studied.plan(None).expert_bytes_after,
             lambda allowed: studied.plan(allowed).error,
         )
@@ -87,7 +87,7 @@ class Trials:
         lossless = self.studied.plan(None).expert_bytes_after
         best = fewest_bytes(
             self.recipe.target_kl,
-            self.studied.fewest_bytes(),
+            self.studied.least_bytes(),
             lossless,
             lambda allowed: self.studied.plan(allowed).error / len(self.family.checkpoints),
             measure,

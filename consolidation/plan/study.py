@@ -16,7 +16,8 @@ from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
 from consolidation.errors import Refused
-from consolidation.plan.solver import Extended, LayerChoices, PlanTerms, fewest_bytes, make_plan
+from consolidation.plan.solver import least_bytes, make_plan
+from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
 from consolidation.release.manifest import DTYPES
@@ -50,9 +51,9 @@ class Study:
         """The plan within so many bytes; None merges only what is identical. Raises `Refused`."""
         return make_plan(self.layers, self._terms(allowed), self.extended)
 
-    def fewest_bytes(self) -> int:
+    def least_bytes(self) -> int:
         """Bytes of the plan that takes the fewest."""
-        return fewest_bytes(self.layers, self._terms(None), self.extended)
+        return least_bytes(self.layers, self._terms(None), self.extended)
 
     def _terms(self, allowed: int | None) -> PlanTerms:
         return PlanTerms(
@@ -64,7 +65,7 @@ class Study:
         )
 
 
-def study(
+def make_study(
     recipe: Recipe,
     family: Family,
     windows: Mapping[str, ModelWindows],

@@ -96,7 +96,6 @@ class Plan:
     expert_bytes_before: int
     expert_bytes_after: int
     expert_bytes_one_model: int
-    budget_bytes: int | None
     approximated: frozenset[str]
     error: float
     predicted_kl: Mapping[str, float] | None

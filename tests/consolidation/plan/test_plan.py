@@ -14,13 +14,8 @@ from consolidation.compare.groups import (
     Use,
 )
 from consolidation.errors import Refused
-from consolidation.plan.solver import (
-    Extended,
-    LayerChoices,
-    PlanTerms,
-    fewest_bytes,
-    make_plan,
-)
+from consolidation.plan.solver import least_bytes, make_plan
+from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Held, Plan
 from consolidation.release import (
     Layer,
@@ -51,7 +46,7 @@ def small(layer: LayerChoices, **fields: object) -> Plan:
     """The plan of a layer, with fewer bytes than two dense slots take."""
     wanted = {"responses": None, "square_norm": 16.0, **fields}
     needed = PlanTerms(("a", "b"), 2 * SLOT, None, None, 1.0)
-    allowed = fewest_bytes([layer], needed, None)
+    allowed = least_bytes([layer], needed, None)
     return make_plan([layer], PlanTerms(("a", "b"), 2 * SLOT, allowed, **wanted), None)  # type: ignore[arg-type]
 
 
@@ -179,7 +174,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     group = Group((1,), {}, ({"new": 1.0},), (point(near),))
     layer = LayerChoices(contents, SIZES, (group,))
     wanted = PlanTerms(("new", "old"), 2 * SLOT, None, None, 1.0)
-    allowed = fewest_bytes([layer], wanted, extended)
+    allowed = least_bytes([layer], wanted, extended)
     plan = make_plan([layer], PlanTerms(("new", "old"), 2 * SLOT, allowed, None, 1.0), extended)
     (made,) = plan.layers
     assert [kept.index for kept in made.kept] == [0, 1, 2]

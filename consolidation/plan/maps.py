@@ -1,0 +1,129 @@
+"""What was chosen, as layers to build, maps of the models, and exact bytes. Chooses nothing."""
+
+from collections.abc import Sequence
+
+from consolidation.checkpoints.contents import Contents, Expert, NeuronOrder
+from consolidation.compare.groups import BASE, EXPERTS, KEPT, Group, SlotChoice
+from consolidation.plan.terms import Extended, LayerChoices
+from consolidation.plan.values import (
+    Held,
+    KeptSlot,
+    Maps,
+    Member,
+    PlannedLayer,
+    ResidualMaps,
+    Slot,
+)
+from representation.formats import DENSE
+
+
+def planned_layer(
+    number: int, layer: LayerChoices, choices: Sequence[SlotChoice], extended: Extended | None
+) -> PlannedLayer:
+    contents = layer.contents
+    groups = {member: group for group in layer.groups or () for member in group.members}
+    built, shared = [], dict[int, tuple[Member, ...]]()
+    for choice in sorted(choices, key=lambda choice: choice.uses[0].expert):
+        kind, positions = choice.content.kind, choice.content.positions
+        orders = _orders(contents, groups.get(choice.uses[0].expert), choice)
+        members = tuple(
+            Member(contents.users[use.expert], use.residual, orders.get(use.expert))
+            for use in choice.uses
+        )
+        if kind == KEPT:
+            shared[positions[0]] = shared.get(positions[0], ()) + members
+            continue
+        if kind == BASE:
+            built.append(Slot((Held(None, positions[0]),), choice.format, members, None))
+            continue
+        holds = tuple(
+            _held(contents.users[position], orders.get(position)) for position in positions
+        )
+        as_it_is = len(holds) == 1 and choice.format == DENSE and holds[0].order is None
+        digest = contents.digests[positions[0]] if as_it_is else None
+        built.append(Slot(holds, choice.format, members, digest))
+    kept = sorted({*(extended.slots(number) if extended else ()), *shared})
+    return PlannedLayer(
+        module=contents.module,
+        kept=tuple(KeptSlot(index, shared.get(index, ())) for index in kept),
+        slots=tuple(built),
+        kept_residuals=tuple(extended.residuals(number)) if extended else (),
+    )
+
+
+def _held(users: Sequence[Expert], order: NeuronOrder | None) -> Held:
+    return Held(users[0].model, users[0].index, len(users), order)
+
+
+def _orders(contents: Contents, group: Group | None, choice: SlotChoice) -> dict[int, NeuronOrder]:
+    """The orders of neurons that experts of one slot are put in, by position.
+
+    Experts that all lie in the same other order are left in it.
+    """
+    content = choice.content
+    positions = {use.expert for use in choice.uses}
+    if content.kind == EXPERTS:
+        positions |= {*content.positions}
+    via = {position: group.via.get(position) if group else None for position in positions}
+    if group is None or (content.kind == EXPERTS and len(set(via.values())) == 1):
+        return {}
+    reference = contents.users[group.members[0]][0]
+    return {
+        position: NeuronOrder(contents.users[other][0], reference)
+        for position, other in via.items()
+        if other is not None
+    }
+
+
+def expert_maps(
+    layers: Sequence[PlannedLayer], models: Sequence[str], extended: Extended | None
+) -> tuple[Maps, ResidualMaps]:
+    slots: dict[str, list[tuple[int, ...]]] = {name: [] for name in models}
+    residuals: dict[str, list[tuple[tuple[int, ...], ...]]] = {name: [] for name in models}
+    for number, layer in enumerate(layers):
+        found: dict[str, dict[int, tuple[int, tuple[int, ...]]]] = {name: {} for name in models}
+        end = len(layer.kept_residuals)
+        for slot, member in layer.members:
+            own = tuple(range(end, end + len(member.residuals)))
+            end += len(own)
+            for user in member.users:
+                found[user.model][user.index] = slot, own
+        slot_at = {kept.index: place for place, kept in enumerate(layer.kept)}
+        residual_at = {index: place for place, index in enumerate(layer.kept_residuals)}
+        for name in extended.models if extended else ():
+            before = extended.manifest.models[name] if extended else None
+            for index, slot in enumerate(before.expert_map[number] if before else ()):
+                kept = before.residuals(number, index) if before else ()
+                found[name][index] = slot_at[slot], tuple(residual_at[r] for r in kept)
+        for name, experts in found.items():
+            ordered = [experts[index] for index in sorted(experts)]
+            slots[name].append(tuple(slot for slot, _ in ordered))
+            residuals[name].append(tuple(own for _, own in ordered))
+    return (
+        {name: tuple(rows) for name, rows in slots.items()},
+        {
+            name: tuple(rows) if any(own for row in rows for own in row) else ()
+            for name, rows in residuals.items()
+        },
+    )
+
+
+def planned_bytes(
+    choices: Sequence[LayerChoices], layers: Sequence[PlannedLayer], extended: Extended | None
+) -> int:
+    """Bytes of all files, each content that is known beforehand once."""
+    known: dict[str, int] = {}
+    size = 0
+    for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
+        for slot in layer.slots:
+            if slot.digest is None:
+                size += choice.sizes.slot(slot.format)
+            else:
+                known[slot.digest] = choice.sizes.slot(slot.format)
+        size += sum(choice.sizes.residual(f) for _, m in layer.members for f in m.residuals)
+        if extended is not None:
+            there = extended.manifest.layers[number]
+            kept = [there.slots[slot.index] for slot in layer.kept]
+            kept += [there.residuals[index] for index in layer.kept_residuals]
+            known |= {part.digest: part.bytes for part in kept}
+    return size + sum(known.values())

@@ -1,0 +1,52 @@
+"""What a plan is made from: choices, a release that is extended, and what to keep to. Values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from consolidation.checkpoints.contents import Contents
+from consolidation.compare.groups import Group
+from consolidation.compare.menu import FileSizes
+from consolidation.release import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoices:
+    """A layer's distinct experts, and what may be done with them. No groups: nothing is merged."""
+
+    contents: Contents
+    sizes: FileSizes
+    groups: tuple[Group, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """A release that is extended, and the models of it that stay."""
+
+    manifest: Manifest
+    models: tuple[str, ...]
+
+    def slots(self, layer: int) -> list[int]:
+        """Slots that the models that stay use."""
+        rows = [self.manifest.models[name].expert_map[layer] for name in self.models]
+        return sorted({slot for row in rows for slot in row})
+
+    def residuals(self, layer: int) -> list[int]:
+        """Residuals that the models that stay use."""
+        models = [self.manifest.models[name] for name in self.models]
+        rows = [model.residual_map[layer] for model in models if model.residual_map]
+        return sorted({residual for row in rows for own in row for residual in own})
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTerms:
+    """What a plan must keep to. `allowed` bytes: None merges only what is identical.
+
+    `responses` tell, by model, the divergence that an error is expected to cause; None where
+    nothing was calibrated, and errors are squares of weights.
+    """
+
+    models: tuple[str, ...]
+    one_model: int
+    allowed: int | None
+    responses: Mapping[str, Callable[[float], float]] | None
+    square_norm: float
