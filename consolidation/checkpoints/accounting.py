@@ -22,53 +22,53 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from consolidation.checkpoints.architecture import Architecture
 from consolidation.checkpoints.conversion import Conversion, Shapes
 from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
 from consolidation.errors import Refused
+from representation.architecture.anatomy import Anatomy
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
 NAMED_AT_MOST = 5
 
 
 def account(
-    directory: Path, architecture: Architecture, stored: Mapping[str, StoredTensor]
+    directory: Path, anatomy: Anatomy, stored: Mapping[str, StoredTensor]
 ) -> dict[str, Conversion]:
     """Parameter or buffer name -> the conversion that makes it, in the model's own order.
 
     Tied parameters appear once, under the name that is tied to. Raises `Refused`, naming tensors
     that match nothing, are missing, doubled, of another shape or of a dtype that is not served.
     """
-    wanted = dict(architecture.skeleton.state_dict())
-    conversions, unmatched = _match(directory, architecture, stored, wanted)
+    wanted = dict(anatomy.model.state_dict())
+    conversions, unmatched = _match(directory, anatomy, stored, wanted)
     if unmatched:
         raise Refused(f"{directory}: nothing in the model is made of {_some(unmatched)}")
     for conversion in conversions.values():
-        _check_sources(directory, conversion, wanted, _num_experts(architecture))
+        _check_sources(directory, conversion, wanted, _num_experts(anatomy))
     made: dict[str, Conversion] = {}
     for conversion in conversions.values():
         for name in _made_by(directory, conversion, wanted):
             if name in made:
                 raise Refused(f"{directory}: {name} is made twice, from different tensors")
             made[name] = conversion
-    _check_missing(directory, architecture, made, wanted)
+    _check_missing(directory, anatomy, made, wanted)
     return {name: made[name] for name in wanted if name in made}
 
 
 def _match(
     directory: Path,
-    architecture: Architecture,
+    anatomy: Anatomy,
     stored: Mapping[str, StoredTensor],
     wanted: dict[str, torch.Tensor],
 ) -> tuple[dict[str, Conversion], list[str]]:
     """Conversions by first target, and keys that match nothing and may not be ignored."""
-    model = architecture.skeleton
+    model = anatomy.model
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     by_pattern = {p: entry for entry in converters for p in entry.source_patterns}
     ignored = _ignored(model)
-    prefix, shapes = model.base_model_prefix, _shapes(architecture, wanted)
+    prefix, shapes = model.base_model_prefix, _shapes(anatomy, wanted)
     transforms: dict[str, Any] = {}
     sources: dict[str, list[tuple[str, StoredTensor]]] = {}
     unmatched: list[str] = []
@@ -107,14 +107,14 @@ def _ignored(model: Any) -> re.Pattern[str] | None:
     return re.compile("|".join(f"({p})" for p in sorted(patterns))) if patterns else None
 
 
-def _shapes(architecture: Architecture, wanted: Mapping[str, torch.Tensor]) -> Shapes:
-    return Shapes(architecture.config, {name: tuple(t.shape) for name, t in wanted.items()})
+def _shapes(anatomy: Anatomy, wanted: Mapping[str, torch.Tensor]) -> Shapes:
+    return Shapes(anatomy.config, {name: tuple(t.shape) for name, t in wanted.items()})
 
 
-def _num_experts(architecture: Architecture) -> dict[str, int]:
+def _num_experts(anatomy: Anatomy) -> dict[str, int]:
     return {
         f"{experts.module}.{parameter}": experts.num_experts
-        for experts in architecture.experts
+        for experts in anatomy.experts.values()
         for parameter in experts.shape.parameters
     }
 
@@ -205,12 +205,12 @@ def _made_by(
 
 def _check_missing(
     directory: Path,
-    architecture: Architecture,
+    anatomy: Anatomy,
     made: dict[str, Conversion],
     wanted: Mapping[str, torch.Tensor],
 ) -> None:
     """Nothing is missing, once tied parameters stand for each other; those are then one."""
-    tied: dict[str, str] = dict(architecture.skeleton.all_tied_weights_keys)
+    tied: dict[str, str] = dict(anatomy.model.all_tied_weights_keys)
     for target, source in tied.items():
         if source not in made and target in made:
             made[source] = made[target]

@@ -14,16 +14,13 @@ from typing import Any
 import torch
 
 from consolidation.checkpoints.accounting import account
-from consolidation.checkpoints.architecture import (
-    Architecture,
-    plain_config,
-    read_architecture,
-    read_json,
-)
+from consolidation.checkpoints.architecture import read_architecture, read_json
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.tensor_file import read_headers
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
+from representation.architecture.anatomy import Anatomy
+from representation.architecture.config import context_limit, plain_config, vocabulary_size
 from representation.formats import ExpertShape
 from representation.layout import Layout
 
@@ -119,21 +116,20 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     directory = directory.expanduser().resolve()
     if not directory.is_dir():
         raise Refused(f"no checkpoint directory {directory}")
-    architecture = read_architecture(directory)
-    conversions = account(directory, architecture, read_headers(directory))
-    experts = _experts(directory, architecture, conversions)
-    backbone = _backbone(architecture, conversions)
-    config = plain_config(architecture.config)
+    anatomy = read_architecture(directory)
+    conversions = account(directory, anatomy, read_headers(directory))
+    experts = _experts(anatomy, conversions)
+    backbone = _backbone(anatomy, conversions)
     dtype = _expert_dtype(directory, experts)
     generation = directory / "generation_config.json"
     return Checkpoint(
         directory=directory,
         # What the files hold, whatever the config says about it.
-        config={**config, "dtype": dtype},
+        config={**plain_config(anatomy.config), "dtype": dtype},
         generation_config=read_json(generation) if generation.is_file() else {},
-        architecture=architecture.name,
-        vocab_size=int(architecture.config.vocab_size),
-        context_length=getattr(architecture.config, "max_position_embeddings", None),
+        architecture=type(anatomy.model).__name__,
+        vocab_size=vocabulary_size(anatomy.config),
+        context_length=context_limit(anatomy.config),
         dtype=dtype,
         experts=experts,
         backbone=backbone,
@@ -143,11 +139,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
-def _experts(
-    directory: Path, architecture: Architecture, conversions: dict[str, Conversion]
-) -> tuple[ExpertsSource, ...]:
+def _experts(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[ExpertsSource, ...]:
     found = []
-    for experts in architecture.experts:
+    for experts in anatomy.experts.values():
         names = experts.shape.parameters
         parameters = tuple((name, conversions[f"{experts.module}.{name}"]) for name in names)
         num_bytes = sum(_num_bytes(conversion) for _, conversion in parameters)
@@ -163,12 +157,12 @@ def _experts(
     return tuple(found)
 
 
-def _backbone(
-    architecture: Architecture, conversions: dict[str, Conversion]
-) -> tuple[BackboneSource, ...]:
+def _backbone(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[BackboneSource, ...]:
     """All that is not an expert, in the model's order, grouped by decoder layer."""
-    of_experts = {f"{e.module}.{name}" for e in architecture.experts for name in e.shape.parameters}
-    match = re.match(r"(.*?\.)\d+\.", architecture.experts[0].module)
+    of_experts = {
+        f"{path}.{name}" for path, e in anatomy.experts.items() for name in e.shape.parameters
+    }
+    match = re.match(r"(.*?\.)\d+\.", next(iter(anatomy.experts)))
     layers = re.compile(rf"{re.escape(match.group(1))}\d+(?=\.)" if match else r"(?!)")
     groups: dict[str, list[tuple[str, Conversion]]] = {}
     for name, conversion in conversions.items():

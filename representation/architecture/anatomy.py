@@ -4,19 +4,19 @@ Looks at a transformers model on the meta device, so nothing here costs memory. 
 replacement: the engine does.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from representation.architecture.attention import AttentionShape
+from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
+from representation.architecture.experts import ExpertsModule, find_experts
+from representation.architecture.mixers import refuse_other_mixers
+from representation.architecture.skeleton import meta_model, own_tensors, tensor_dtypes
 from representation.architecture.tracing import Axes, Trace, trace_of
-
-LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,9 @@ class Anatomy:
     siblings: those of the units that are linear layers and read the same tensor, together.
     """
 
+    config: Any
     model: Any
-    experts: dict[str, nn.Module]
+    experts: dict[str, ExpertsModule]
     attentions: dict[str, AttentionShape]
     windows: dict[str, int | None]
     rotaries: dict[str, nn.Module]
@@ -46,42 +47,6 @@ class Anatomy:
     siblings: tuple[tuple[str, ...], ...]
 
 
-def config_of(fields: Mapping[str, Any]) -> Any:
-    """The transformers config of a manifest's `config`.
-
-    Raises: Unservable for a model type that this transformers does not know.
-    """
-    model_type = str(fields.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
-        raise Unservable(f"model type {model_type!r}: this transformers does not know it")
-    return CONFIG_MAPPING[model_type].from_dict(dict(fields))
-
-
-def meta_model(config: Any, dtype: torch.dtype) -> Any:
-    """The config's causal language model on the meta device.
-
-    Raises: Unservable where transformers cannot make one.
-    """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="eager"
-            )
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise Unservable(f"model type {config.model_type!r}: {error}") from error
-    return model.eval()
-
-
-def tensor_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The dtype that each tensor of the state dict has after `from_pretrained(dtype=dtype)`."""
-    plan = model._get_dtype_plan(dtype)
-    dtypes = {}
-    for name, tensor in model.state_dict().items():
-        kept = [kept for pattern, kept in plan.items() if pattern in name.split(".")]
-        dtypes[name] = kept[0] if kept else tensor.dtype
-    return dtypes
-
-
 def study(config: Any, dtype: torch.dtype) -> Anatomy:
     """Find the parts of the config's model.
 
@@ -89,16 +54,9 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     """
     model = meta_model(config, dtype)
     name = type(model).__name__
-    _refuse_layer_types(name, config)
     modules = dict(model.named_modules())
-    experts = {path: module for path, module in modules.items() if hasattr(module, "is_transposed")}
-    if not experts:
-        raise Unservable(f"{name} has no experts that go through the experts interface")
-    for path, module in experts.items():
-        if getattr(module, "has_post_expert_norm", False):
-            raise Unservable(f"{name}: {path} has a norm after each expert")
-        if any(True for _ in module.children() if list(_.parameters())):
-            raise Unservable(f"{name}: {path} has weights below the experts module")
+    experts = find_experts(model)
+    refuse_other_mixers(model)
     rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
@@ -115,6 +73,7 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         if not key.startswith(inside)
     }
     return Anatomy(
+        config,
         model,
         experts,
         trace.attentions,
@@ -132,24 +91,12 @@ def _first_read(tensor: str, trace: Trace) -> int:
     return trace.first_reads.get(tensor.rpartition(".")[0], len(trace.first_reads))
 
 
-def _refuse_layer_types(name: str, config: Any) -> None:
-    for kind in getattr(config, "layer_types", None) or ():
-        if kind not in LAYER_TYPES:
-            raise Unservable(f"{name}: layers of type {kind!r}; the engine has attention only")
-
-
 def _is_rotary(module: nn.Module) -> bool:
     """No parameters, and frequencies in buffers that no checkpoint carries."""
     return (
         any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
         and next(module.parameters(), None) is None
     )
-
-
-def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config that rotary angles and attention scales may depend on."""
-    wanted = ("rope", "max_position", "partial_rotary", "original_max")
-    return {key: config[key] for key in sorted(config) if any(w in key for w in wanted)}
 
 
 def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) -> None:
@@ -166,16 +113,6 @@ def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: s
         hidden = sorted(module._non_persistent_buffers_set & set(module._buffers))
         if hidden and path not in rotaries:
             raise Unservable(f"{name}: {path} computes a buffer {hidden[0]!r} of its own")
-
-
-def own_tensors(module: nn.Module) -> Iterator[str]:
-    """Names of the parameters and persistent buffers that the module itself owns."""
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            yield name
-    for name, buffer in module._buffers.items():
-        if buffer is not None and name not in module._non_persistent_buffers_set:
-            yield name
 
 
 def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:

@@ -1,6 +1,27 @@
-"""What a model's attention looks like from outside. Computes none."""
+"""What attention may be asked for: its shape, its mask, its keywords. Computes none.
 
+A stock model's attention modules call a function of `AttentionInterface` with keywords of their
+own. The engine has to know each: what it passed over would be missing from what it computes.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+IGNORED = frozenset(
+    {
+        "dropout",  # none outside training
+        "output_attentions",  # what is given back, not what is computed
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",  # they are in the queries and keys by then
+        "sliding_window",  # the mask says it
+        "use_cache",  # keys and values are kept in any case
+    }
+)
+"""Keywords beside `scaling`, `s_aux` and `softcap` that change nothing in what attention gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +38,33 @@ class AttentionShape:
     def width(self) -> int:
         """Numbers stored for one token."""
         return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+def unknown_keywords(module: object, others: Mapping[str, Any]) -> str | None:
+    """What is wrong with the other keywords that a module calls attention with; None: nothing.
+
+    A keyword that is None asks for nothing.
+    """
+    unknown = [key for key, value in others.items() if value is not None and key not in IGNORED]
+    if not unknown:
+        return None
+    names = ", ".join(map(repr, sorted(unknown)))
+    return f"{type(module).__name__} calls attention with {names}, which is not served"
+
+
+def is_causal(mask_function: Callable[..., Any], window: int | None) -> bool:
+    """Whether a mask lets each token see itself and those before it, the last `window` in all.
+
+    mask_function: transformers' own, of batch, head, query and key; asked about a few of them.
+    """
+    size = window or 64
+    at = sorted({0, 1, 2, size - 1, size, size + 1, 2 * size - 1, 2 * size, 2 * size + 1})
+    with torch.device("cpu"):
+        positions = torch.tensor([max(position, 0) for position in at])
+        queries, keys = positions.unsqueeze(1), positions.unsqueeze(0)  # (n, 1), (1, n)
+        expected = keys <= queries  # (n, n)
+        if window is not None:
+            expected = expected & (keys > queries - window)
+        zero = torch.tensor(0)
+        found = mask_function(zero, zero, queries, keys)
+    return bool((found == expected).all())

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from representation.architecture.attention import AttentionShape
+from representation.architecture.attention import AttentionShape, is_causal, unknown_keywords
 from representation.architecture.errors import Unservable
 
 TRACED_TOKENS = 7919
@@ -23,6 +23,8 @@ TRACED_OUTPUTS = 7907
 """Primes that no dimension of a model is likely to have: they mark the token axis of a shape."""
 
 TRACING = "expertpool_trace"
+OTHER_MASK = (1, 1, 2, 0)
+"""Shape that stands for a mask which is not served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +129,17 @@ class Trace:
                 self.sinks[path] = name
 
 
-def _traced_mask(*, local_size: int | None = None, **_: Any) -> torch.Tensor:
+def _traced_mask(
+    *, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any
+) -> torch.Tensor:
     """Stands in for an attention mask; its last dimension says the window, 0 that there is none.
 
     What a model passes to attention as `sliding_window` does not say it: `generate()` goes by the
-    mask, and some architectures (Qwen2-MoE, PhiMoE) pass nothing else.
+    mask, and some architectures (Qwen2-MoE, PhiMoE) pass nothing else. A mask that is neither
+    causal nor a causal window has another shape: refused only where a layer uses it.
     """
+    if not is_causal(mask_function, local_size):
+        return torch.empty(OTHER_MASK, device="meta")
     return torch.empty((1, 1, 1, local_size or 0), device="meta")
 
 
@@ -142,17 +149,26 @@ def _traced_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    *_: Any,
-    **kw: Any,
+    scaling: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    softcap: float | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands in for attention in a run without data. query, key, value: (1, heads, T, D)"""
+    unknown = unknown_keywords(module, others)
+    if unknown is not None:
+        raise Unservable(unknown)
+    if attention_mask is not None and attention_mask.shape == OTHER_MASK:
+        raise Unservable(
+            f"the attention mask of {type(module).__name__} is neither causal nor a causal window"
+        )
     if attention_mask is None or attention_mask.shape[:-1] != (1, 1, 1):
-        raise ValueError("its attention mask is not one that transformers makes")
+        raise Unservable(
+            f"the attention mask of {type(module).__name__} is not one that transformers makes"
+        )
     window = attention_mask.shape[-1] or None
-    shape = AttentionShape(
-        query.shape[1], key.shape[1], key.shape[3], value.shape[3], kw.get("softcap")
-    )
-    module.expertpool_trace.note_attention(module, shape, window, kw.get("s_aux"))
+    shape = AttentionShape(query.shape[1], key.shape[1], key.shape[3], value.shape[3], softcap)
+    module.expertpool_trace.note_attention(module, shape, window, s_aux)
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 

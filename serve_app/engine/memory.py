@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import config_of, study
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
 from serve_app.engine.model.facts import (
     backbone_key,

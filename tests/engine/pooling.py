@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from representation.architecture.experts import experts_module
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.pool import PoolLayer
-from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 def filled_layer(source: MixedSource, position: int, experts: Any) -> PoolLayer:
     """A layer with all parts of a release, models in map rows 0, 1, … in order."""
     of_source = source.layers[position]
-    shape = layer_shape(of_source.module, experts)
+    shape = LayerShape.of(experts_module(of_source.module, experts))
     step, rows = CurrentStep(), shelf_rows(of_source)
     layer = PoolLayer(step, shape, rows, Multiplier(CPU), dtype=torch.float32, device=CPU)
     row_of = {}

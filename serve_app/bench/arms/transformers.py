@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
-from representation.architecture.anatomy import config_of
+from representation.architecture.config import config_of
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.requests.open_loop import Notes
 from serve_app.bench.requests.workload import Job

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import config_of, study
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
 from representation.formats import DENSE, dense_expert, format_of
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import layer_shapes

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from representation.architecture.anatomy import config_of, study
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
 from representation.formats import ExpertShape, Format
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import Routing
-from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.model.facts import layer_shapes
 from serve_app.engine.model.stacks import tied_names, unique_tensors
 
 
@@ -77,7 +78,7 @@ class FloorPlan:
         self._dtype = dtype
         self._vocabulary = int(text.vocab_size)
         self._num_heads = int(text.num_attention_heads)
-        self._layers = [layer_shape(path, module) for path, module in anatomy.experts.items()]
+        self._layers = layer_shapes(anatomy)
         self._attentions = [
             (shape, anatomy.windows[path]) for path, shape in anatomy.attentions.items()
         ]

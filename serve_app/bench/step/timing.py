@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import config_of
+from representation.architecture.config import config_of, vocabulary_size
 from serve_app.bench.step.floor import Floor, FloorPlan
 from serve_app.bench.step.grid import GridPoint, Limit, Variant, models_of
 from serve_app.bench.step.rates import Rates
@@ -179,10 +179,7 @@ def _over(
 
 def shortest_vocabulary(source: ReleaseSource) -> int:
     """Token ids that every model of a release has."""
-    return min(
-        int(config_of(model.config).get_text_config().vocab_size)
-        for model in source.models.values()
-    )
+    return min(vocabulary_size(config_of(model.config)) for model in source.models.values())
 
 
 def dtype_of(setting: Setting, source: ReleaseSource) -> torch.dtype:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import config_of, study
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
 from representation.formats import Dense, Format, LowRank, Packed, TensorSpec, format_of
-from serve_app.engine.experts.shelves import LayerShape, layer_shape
+from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import DTYPES
 from serve_app.engine.model.stacks import unique_tensors
 from serve_app.errors import ConfigError
@@ -84,7 +85,7 @@ class RandomRelease:
         self._residual_formats = [format_of(label) for label in residuals]
         anatomy = study(config_of(config), DTYPES[dtype])
         self._tensors = unique_tensors(anatomy)
-        self._shapes = {path: layer_shape(path, m) for path, m in anatomy.experts.items()}
+        self._shapes = {path: LayerShape.of(e) for path, e in anatomy.experts.items()}
         num_owners = 1 if merged else num_models
         self.layers = tuple(
             self._layer(path, shape, num_owners, num_models) for path, shape in self._shapes.items()

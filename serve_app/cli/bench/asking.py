@@ -80,7 +80,7 @@ class Target:
 
     def asked(self, most_tokens: int) -> list[Asked]:
         """Its models as a workload asks them. most_tokens: that any request may have."""
-        from representation.architecture.anatomy import config_of
+        from representation.architecture.config import config_of, vocabulary_size
         from serve_app.bench.requests.workload import Asked
         from serve_app.engine.model.facts import context_length
 
@@ -89,7 +89,7 @@ class Target:
             Asked(
                 name,
                 min(context_length(config), most_tokens),
-                int(config_of(config).get_text_config().vocab_size),
+                vocabulary_size(config_of(config)),
             )
             for name, config in configs.items()
         ]

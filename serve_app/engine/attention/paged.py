@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from representation.architecture.attention import unknown_keywords
 from serve_app.engine.attention.form import AttentionForm, Call
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.step.step import CurrentStep
+from serve_app.errors import Unsupported
 
 ATTENTION = "expertpool_paged"
 
@@ -64,9 +66,15 @@ def _attention_forward(
     scaling: float | None = None,
     s_aux: torch.Tensor | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention interface's function. query, key, value: (1, heads, T, D)"""
+    """The attention interface's function. query, key, value: (1, heads, T, D)
+
+    Raises: Unsupported for a keyword that is neither served nor known to change nothing.
+    """
+    unknown = unknown_keywords(module, others)
+    if unknown is not None:
+        raise Unsupported(unknown)
     paged: PagedAttention = module.paged_attention
     out = paged.forward(
         query[0].transpose(0, 1),

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from representation.architecture.experts import ExpertsModule
 from representation.formats import ExpertShape, TensorSpec
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
-from serve_app.errors import LoadFailed, Unsupported
+from serve_app.errors import LoadFailed
 
 MAP_DTYPE = torch.int64
 
@@ -24,6 +24,11 @@ class LayerShape:
 
     expert: ExpertShape
     num_experts: int
+
+    @classmethod
+    def of(cls, experts: ExpertsModule) -> "LayerShape":
+        """That of an experts module."""
+        return cls(experts.shape, experts.num_experts)
 
     def part_bytes(self, key: ShelfKey, dtype: torch.dtype) -> int:
         """Bytes of one row of a shelf on the device."""
@@ -37,20 +42,6 @@ class LayerShape:
     def maps_bytes(self, num_models: int) -> int:
         """Bytes of the maps of one shelf."""
         return num_models * self.num_experts * MAP_DTYPE.itemsize
-
-
-def layer_shape(path: str, experts: nn.Module) -> LayerShape:
-    """The shape of an experts module: its own parameters without the expert dimension.
-
-    Raises: Unsupported, naming the module, for a parameter that is neither matrix nor vector.
-    """
-    parameters = dict(sorted(experts.named_parameters(recurse=False)))
-    (num_experts,) = {parameter.shape[0] for parameter in parameters.values()}
-    shapes = {name: tuple(parameter.shape[1:]) for name, parameter in parameters.items()}
-    try:
-        return LayerShape(ExpertShape(shapes, bool(experts.is_transposed)), num_experts)
-    except ValueError as error:
-        raise Unsupported(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Room for a release beside those that are loaded: how much it takes, and making it."""
 
-from representation.architecture.anatomy import config_of
+from representation.architecture.config import config_of, vocabulary_size
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.facts import widest
 from serve_app.engine.model.packed import PackedModel
@@ -73,4 +73,4 @@ def make_room(
 
 
 def _vocabulary(source: ReleaseSource) -> int:
-    return int(config_of(widest(source.models)).get_text_config().vocab_size)
+    return vocabulary_size(config_of(widest(source.models)))

@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import Anatomy, config_of
-from serve_app.engine.experts.shelves import LayerShape, layer_shape
+from representation.architecture.anatomy import Anatomy
+from representation.architecture.config import config_of, context_limit, vocabulary_size
+from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.source import ModelLike
 from serve_app.errors import Unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+UNLIMITED = 1 << 20
+"""Context of a model whose config sets no limit, in tokens."""
 
 
 def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
@@ -29,12 +32,7 @@ def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
 @as_unsupported()
 def context_length(config: Mapping[str, Any]) -> int:
     """The most tokens that a sequence of the model may have."""
-    fields = config_of(config).get_text_config()
-    length = int(getattr(fields, "max_position_embeddings", None) or 1 << 20)
-    rope = getattr(fields, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "dynamic":
-        return int(length * rope.get("factor", 1.0))
-    return length
+    return context_limit(config_of(config)) or UNLIMITED
 
 
 def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
@@ -45,7 +43,7 @@ def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
 @as_unsupported()
 def widest_config(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The config with the longest vocabulary (the first such)."""
-    return max(configs, key=lambda config: config_of(config).get_text_config().vocab_size)
+    return max(configs, key=lambda config: vocabulary_size(config_of(config)))
 
 
 def backbone_key(model: ModelLike) -> str:
@@ -54,5 +52,5 @@ def backbone_key(model: ModelLike) -> str:
 
 
 def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
-    """The shapes of the experts of each MoE layer, in order. Raises: Unsupported."""
-    return [layer_shape(path, experts) for path, experts in anatomy.experts.items()]
+    """The shapes of the experts of each MoE layer, in order."""
+    return [LayerShape.of(experts) for experts in anatomy.experts.values()]

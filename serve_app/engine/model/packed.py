@@ -9,13 +9,9 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import (
-    config_of,
-    meta_model,
-    rope_fields,
-    study,
-    vocabulary_names,
-)
+from representation.architecture.anatomy import study, vocabulary_names
+from representation.architecture.config import config_of, rope_fields, vocabulary_size
+from representation.architecture.skeleton import meta_model
 from representation.architecture.tracing import fresh_rotary
 from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.device.cores import on_cores
@@ -29,7 +25,6 @@ from serve_app.engine.model.replacing import (
     Sizes,
     attach_attention,
     attach_pool,
-    refuse_leftovers,
     replace_leaves,
     replace_rotaries,
     spread_sinks,
@@ -87,7 +82,6 @@ class PackedModel:
             anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
         )
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
-        refuse_leftovers(self._model)
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:
@@ -103,7 +97,7 @@ class PackedModel:
         for path, kind in self._rotary_classes.items():
             original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
             self.rotaries[path].register_row(row, original, signature)
-        self._vocabularies[row] = own.get_text_config().vocab_size
+        self._vocabularies[row] = vocabulary_size(own)
         self._note_vocabularies()
         self._recompute_lengths[row] = recompute_length(type(self._model), own)
         self._register_scales(row, own)
@@ -167,7 +161,7 @@ class PackedModel:
     @property
     def longest_vocabulary(self) -> int:
         """Length of the vocabulary that the stacks have room for."""
-        return int(self._config.get_text_config().vocab_size)
+        return vocabulary_size(self._config)
 
     def grow_vocabulary(self, length: int) -> None:
         """Make room for longer vocabularies; what is loaded stays loaded."""

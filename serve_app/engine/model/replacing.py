@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from representation.architecture.anatomy import Anatomy, own_tensors
+from representation.architecture.anatomy import Anatomy
 from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
-from serve_app.engine.experts.shelves import layer_shape
+from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfRows
 from serve_app.engine.model.fitting import Fitter
 from serve_app.engine.model.leaves import Leaf
 from serve_app.engine.model.rotary import PackedRotary
 from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep
-from serve_app.errors import Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +92,11 @@ def attach_pool(
     """Have experts modules read layers of a pool. shelves: of each. -> the layers by path"""
     pool = {}
     for (path, experts), rows in zip(anatomy.experts.items(), shelves, strict=True):
-        shape = layer_shape(path, experts)
-        layer = PoolLayer(step, shape, rows, multiplier, dtype=dtype, device=device)
-        experts._parameters.clear()
-        experts.pool_layer = layer  # type: ignore[assignment]
-        pool[path] = layer
+        shape = LayerShape.of(experts)
+        pool[path] = PoolLayer(step, shape, rows, multiplier, dtype=dtype, device=device)
+        module = anatomy.model.get_submodule(path)
+        module._parameters.clear()
+        module.pool_layer = pool[path]
     anatomy.model.set_experts_implementation(EXPERTS)
     return pool
 
@@ -122,11 +121,3 @@ def attach_attention(
         anatomy.model.get_submodule(path).paged_attention = attentions[path]
     anatomy.model.set_attn_implementation(ATTENTION)
     return attentions
-
-
-def refuse_leftovers(model: nn.Module) -> None:
-    """Raises: Unsupported where a module has weights of its own still."""
-    for path, module in model.named_modules():
-        name = next(iter(own_tensors(module)), None)
-        if name is not None:
-            raise Unsupported(f"{type(model).__name__}: nothing replaces {path}.{name}")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from representation.architecture.anatomy import config_of, meta_model
+from representation.architecture.config import config_of
+from representation.architecture.skeleton import meta_model
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.memory import plan_memory

@@ -1,0 +1,90 @@
+"""What the config of a model says, and which configs are refused unseen. Builds no model."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from representation.architecture.errors import Unservable
+
+LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
+UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
+"""Where a config came from, not what it says: left out of a release."""
+
+
+def config_of(fields: Mapping[str, Any]) -> Any:
+    """The transformers config of a checkpoint's `config.json`, or of a manifest's `config`.
+
+    Code that a config names is never run: its class is one of transformers' own.
+    Raises: Unservable.
+    """
+    model_type = _model_type(fields)
+    own = {key: value for key, value in fields.items() if key != "auto_map"}
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(own)
+    except Exception as error:  # transformers raises many classes for configs it cannot read
+        raise Unservable(f"its config cannot be read: {error}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise Unservable(f"{model_type} is not a causal language model")
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in LAYER_TYPES:
+            raise Unservable(
+                f"{model_type} has layers of type {str(kind)!r}; only attention can be served"
+            )
+    return config
+
+
+def _model_type(fields: Mapping[str, Any]) -> str:
+    """A type that transformers knows. Raises: Unservable for what the fields alone tell."""
+    model_type = fields.get("model_type")
+    for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
+        quantization = part.get("quantization_config")
+        if quantization:
+            named = isinstance(quantization, dict)
+            method = quantization.get("quant_method", "unnamed") if named else quantization
+            raise Unservable(f"it is quantised ({method}); only bf16, fp16 and fp32 are served")
+    if fields.get("is_encoder_decoder"):
+        raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
+    if any(key in fields for key in OTHER_MEDIA):
+        raise Unservable(
+            f"{model_type} wraps a language model for other media; "
+            "only plain language models are served"
+        )
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        if "auto_map" in fields:
+            raise Unservable(f"model_type {model_type!r} needs custom code, which is never run")
+        raise Unservable(f"model_type {model_type!r}: this transformers does not know it")
+    return model_type
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """The full config as JSON values, without where it came from."""
+    content = json.loads(json.dumps(config.to_dict(), sort_keys=True, default=str))
+    return {key: value for key, value in content.items() if key not in UNSAVED_FIELDS}
+
+
+def rope_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that rotary angles and attention scales may depend on."""
+    wanted = ("rope", "max_position", "partial_rotary", "original_max")
+    return {key: fields[key] for key in sorted(fields) if any(w in key for w in wanted)}
+
+
+def vocabulary_size(config: Any) -> int:
+    """How many tokens a model knows."""
+    return int(config.get_text_config().vocab_size)
+
+
+def context_limit(config: Any) -> int | None:
+    """The most tokens that a sequence of a model may have; None where the config sets no limit."""
+    text = config.get_text_config()
+    length = getattr(text, "max_position_embeddings", None)
+    if not length:
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return int(length * rope.get("factor", 1.0))
+    return int(length)

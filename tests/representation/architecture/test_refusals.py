@@ -1,0 +1,99 @@
+"""Each reason for which a model is not served, and both halves refuse it in the same words."""
+
+import ast
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.mixtral import modeling_mixtral
+
+import representation.architecture
+from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.errors import Refused
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
+from representation.architecture.errors import Unservable
+from serve_app.engine.engine import Engine
+from serve_app.errors import Unsupported
+from tests.representation.architecture.made_up import MADE_UP
+from tests.support.checkpoints import tiny_config
+
+MIXTRAL: dict[str, Any] = tiny_config("mixtral").to_dict()
+LLAMA4 = {"model_type": "llama4_text", "num_hidden_layers": 2}
+ROPES = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "quantised weights": MIXTRAL | {"quantization_config": {"quant_method": "mxfp4"}},
+    "an encoder-decoder by its config": MIXTRAL | {"is_encoder_decoder": True},
+    "an encoder-decoder by its class": {"model_type": "t5"},
+    "other media": MIXTRAL | {"vision_config": {}},
+    "custom code": {"model_type": "nobody", "auto_map": {"AutoModel": "x.Y"}},
+    "a model type that nobody knows": {"model_type": "nobody"},
+    "a config that cannot be read": MIXTRAL | {"hidden_size": "wide"},
+    "a model that is not a language model": {"model_type": "vit"},
+    "layers without attention": {"model_type": "qwen3_next"},
+    "a config that nothing can be built from": MIXTRAL | {"hidden_act": "nobody"},
+    "another class than the language model": MIXTRAL | {"architectures": ["MixtralForQuestions"]},
+    "experts beside the interface": LLAMA4 | {"layer_types": ["full_attention"] * 2},
+    "no experts": {"model_type": "llama"},
+    "rope parameters that differ by layer": tiny_config("granitemoe_swa", **ROPES).to_dict(),
+}
+REASONS = [*CONFIGS, *MADE_UP]
+
+
+def fields_for(reason: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The config of a model that is not served for this reason, its class made up if need be."""
+    if reason in MADE_UP:
+        monkeypatch.setattr(modeling_mixtral, *MADE_UP[reason])
+    return CONFIGS.get(reason, MIXTRAL)
+
+
+def words_of(fields: dict[str, Any]) -> Unservable:
+    with pytest.raises(Unservable) as caught:
+        study(config_of(fields), torch.float32)
+    return caught.value
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_both_halves_refuse_it_in_the_same_words(
+    reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fields = fields_for(reason, monkeypatch)
+    words = str(words_of(fields))
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(Refused) as refused:  # there is no tensor to be read
+        open_checkpoint(tmp_path)
+    assert str(refused.value) == f"{tmp_path}: {words}"
+    source: Any = SimpleNamespace(dtype="float32", models={"m": SimpleNamespace(config=fields)})
+    with pytest.raises(Unsupported) as unsupported:
+        Engine.open(source)
+    assert str(unsupported.value) == words
+
+
+def test_every_reason_is_walked() -> None:
+    """Each line that refuses is come to by one of the reasons above, and by no two."""
+    walked: dict[tuple[str, int], str] = {}
+    for reason in REASONS:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            error = words_of(fields_for(reason, monkeypatch))
+        traceback = error.__traceback__
+        assert traceback is not None
+        while traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        at = Path(traceback.tb_frame.f_code.co_filename).name, traceback.tb_lineno
+        assert at not in walked, f"{reason} is refused where {walked[at]} is"
+        walked[at] = reason
+    lines = {
+        (path.name, node.lineno)
+        for path in Path(representation.architecture.__path__[0]).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and "Unservable" in ast.unparse(node)
+    }
+    assert walked.keys() == lines
+
+
+def test_the_unchanged_model_is_served() -> None:
+    assert study(config_of(MIXTRAL), torch.float32).experts
