@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.decomposition import decompose
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.weights import Weights
 from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss

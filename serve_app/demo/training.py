@@ -233,7 +233,7 @@ def _set_rates(optimizer: torch.optim.Optimizer, step: int, stop_at: int, cooldo
         group["lr"] = group["peak"] * share
 
 
-class LowRank(nn.Module):
+class LowRankUpdate(nn.Module):
     """W -> W + B A, for W (…, out, in), of rank at most `rank` in each matrix."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
@@ -252,7 +252,7 @@ def add_low_rank(model: nn.Module, rank: int, *, seed: int) -> None:
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for module, name in _adapted(model):
-        update = LowRank(cast(Tensor, getattr(module, name)), rank, generator)
+        update = LowRankUpdate(cast(Tensor, getattr(module, name)), rank, generator)
         parametrize.register_parametrization(module, name, update)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.decomposition import decompose
 from consolidation.arithmetic.metric import weight_metric
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 from representation.formats import LowRank

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from consolidation.arithmetic.low_rank import decompose
+from consolidation.arithmetic.decomposition import decompose
 from consolidation.arithmetic.metric import BLOCK, Metric, weight_metric
 from tests.consolidation.metrics import correlated_metric, random_matrix
 
