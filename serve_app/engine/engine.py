@@ -36,6 +36,7 @@ from serve_app.scheduling.errors import NeverFits
 from serve_app.scheduling.events import Finished
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence
 
@@ -102,12 +103,12 @@ class Engine:
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
-            self._blocks,
+            [self._blocks],
             self._places,
             step_tokens=limits.max_tokens,
             max_sequences=limits.max_sequences,
             max_model_wait_s=limits.max_model_wait_s,
-            secret=secrets.token_bytes(32) if prefix_cache else None,
+            cache=PrefixCache(self._blocks, secrets.token_bytes(32)) if prefix_cache else None,
         )
         self._releases = PooledReleases(packed)
         self._supply = Supply(
@@ -293,6 +294,7 @@ class Engine:
         """A look at what is going on."""
         return look(
             self._scheduler,
+            self._blocks,
             self._releases,
             self._packed,
             self.counters,

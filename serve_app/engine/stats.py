@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from serve_app.engine.counters import Counters
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
+from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 
@@ -51,6 +52,7 @@ class Stats:
 
 def look(
     scheduler: Scheduler,
+    blocks: BlockLedger,
     releases: PooledReleases,
     packed: PackedModel,
     counters: Counters,
@@ -59,7 +61,7 @@ def look(
     now: float,
 ) -> Stats:
     """What an engine's parts say of themselves now."""
-    places, blocks = scheduler.places, scheduler.blocks
+    places = scheduler.places
     return Stats(
         heartbeat=now,
         num_running=scheduler.num_running,
@@ -68,7 +70,7 @@ def look(
         num_waiting_by_model=scheduler.num_waiting_by_model(),
         releases=tuple(releases),
         resident=releases.models_with(set(places.resident)),
-        kv_blocks=blocks.num_blocks,
+        kv_blocks=blocks.num_units,
         kv_blocks_used=blocks.num_used,
         num_preemptions=scheduler.num_preemptions,
         backbone_hits=scheduler.num_hits,

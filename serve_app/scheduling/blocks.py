@@ -12,6 +12,8 @@ from itertools import islice
 
 ContentKey = tuple[str, bytes]
 """(release, digest of all that the keys and values in the block depend on)"""
+BLOCKS = "blocks"
+"""The kind of need that they are."""
 
 
 class BlockLedger:
@@ -22,7 +24,9 @@ class BlockLedger:
             raise ValueError(
                 f"num_blocks {num_blocks} and block_size {block_size} must be at least 1"
             )
-        self.num_blocks = num_blocks
+        self.kind = BLOCKS
+        self.noun = f"KV blocks of {block_size} tokens"
+        self.num_units = num_blocks
         self.block_size = block_size
         self._users = [0] * num_blocks
         self._empty = list(range(num_blocks - 1, -1, -1))
@@ -36,21 +40,29 @@ class BlockLedger:
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - self.num_free
+        return self.num_units - self.num_free
 
     def is_used(self, block: int) -> bool:
         return self._users[block] > 0
 
-    def blocks_for(self, num_positions: int) -> int:
+    def units_for(self, num_positions: int) -> int:
         """How many blocks hold that many positions of one sequence."""
         return -(-num_positions // self.block_size)
 
-    def allocate(self, count: int) -> list[int]:
+    def positions_in(self, num_units: int) -> int:
+        """How many positions of one sequence that many blocks hold."""
+        return num_units * self.block_size
+
+    def fits(self, count: int) -> bool:
+        """Whether that many blocks are free."""
+        return count <= self.num_free
+
+    def take(self, count: int) -> list[int]:
         """Take `count` free blocks, of which nothing is known any more.
 
         All or nothing: ValueError when fewer are free.
         """
-        if not 0 <= count <= self.num_free:
+        if count < 0 or not self.fits(count):
             raise ValueError(f"{count} KV blocks wanted; {self.num_free} are free")
         for block in list(islice(self._kept, max(0, count - len(self._empty)))):
             self._forget(block)
@@ -72,15 +84,15 @@ class BlockLedger:
             self._users[block] += 1
             self._kept.pop(block, None)
 
-    def free(self, blocks: Iterable[int]) -> None:
+    def give_back(self, blocks: Iterable[int]) -> None:
         """Give blocks back. All or nothing: ValueError when one is not in use or comes twice.
 
         Of what they hold, the last is the first to go.
         """
         given = list(blocks)
-        wrong = [b for b in given if not 0 <= b < self.num_blocks or not self._users[b]]
+        wrong = [b for b in given if not 0 <= b < self.num_units or not self._users[b]]
         if wrong or len(set(given)) != len(given):
-            raise ValueError(f"KV blocks {given} cannot be freed: {wrong or 'repeated'}")
+            raise ValueError(f"KV blocks {given} cannot be given back: {wrong or 'repeated'}")
         for block in reversed(given):
             self._users[block] -= 1
             if self._users[block]:
@@ -122,7 +134,7 @@ class BlockLedger:
         free = {block for block in known.values() if block not in used}
         assert free == set(self._kept), f"known and free {free}, kept {list(self._kept)}"
         everything = sorted([*self._empty, *self._kept, *used])
-        assert everything == list(range(self.num_blocks)), "blocks were lost"
+        assert everything == list(range(self.num_units)), "blocks were lost"
 
     def _forget(self, block: int) -> None:
         """Know a block, which is known, by nothing."""

@@ -1,8 +1,13 @@
 """What one step does, as values. Decided by the scheduler; carried out by the engine's runner."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from serve_app.scheduling.sequence import ModelKey
+
+Stream = Literal["decoder"]
+"""Which of a sequence's token streams a chunk is of. All models have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +16,8 @@ class Chunk:
 
     A `pending` chunk has one token, which the step before is still sampling for the sequence; 0
     stands for it.
-    `blocks` is the sequence's block table for positions [0, start + len(tokens)). `samples` says
+    `held` is what the sequence has of each kind of need for positions [0, start + len(tokens)),
+    as its table of KV blocks. `samples` says
     that the last of the tokens is the last one expected, so that the next is to be sampled;
     `num_generated` is the index that token will have among the generated ones. With
     `keep_prompt_logits` the logits of the chunk's prompt positions are wanted; after a preemption
@@ -25,12 +31,13 @@ class Chunk:
     start: int
     tokens: tuple[int, ...]
     pending: bool
-    blocks: tuple[int, ...]
+    held: Mapping[str, tuple[int, ...]]
     prompt_len: int
     forward_len: int
     samples: bool
     keep_prompt_logits: bool
     num_generated: int
+    stream: Stream = "decoder"
 
     @property
     def end(self) -> int:

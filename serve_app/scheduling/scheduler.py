@@ -6,22 +6,23 @@ the assumption that no token stops a sequence before its length does. Where one 
 the next step was computed in vain. Adding, aborting and the end of a load are legal at any
 moment, also between plan and commit. Not thread-safe.
 
-*Rank* is priority, then arrival. Who wants KV blocks when none is free takes all those of the
-sequence of the lowest rank, if that is below its own; otherwise it waits, with what it has. Hence
-the first in rank advances in every step, and everything that runs ends. A step that is planned
-ahead takes blocks from nobody: where they are short, nothing is planned before the commit.
+*Rank* is priority, then arrival. Who needs what is not free, as KV blocks, takes all that the
+sequence of the lowest rank holds, if that is below its own; otherwise it waits, with what it has.
+Hence the first in rank advances in every step, and everything that runs ends. A step that is
+planned ahead takes from nobody: where something is short, nothing is planned before the commit.
+What is needed is known to needs.py alone.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from serve_app.scheduling.blocks import BlockLedger
-from serve_app.scheduling.errors import DuplicateSequence, NeverFits
+from serve_app.scheduling.errors import DuplicateSequence
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
+from serve_app.scheduling.needs import Ledger, Needs
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
-from serve_app.scheduling.prefixes import Prefixes
+from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
@@ -30,7 +31,7 @@ from serve_app.scheduling.sequence import ModelKey, Sequence
 
 @dataclass(slots=True)
 class _Step:
-    """A plan in the making. `is_short`: somebody who runs got fewer blocks than wanted."""
+    """A plan in the making. `is_short`: somebody who runs got less room than wanted."""
 
     budget: int
     chunks: dict[str, Chunk] = field(default_factory=dict)
@@ -49,27 +50,26 @@ class Scheduler:
     """Sequences of many models on few places, under a budget of tokens a step.
 
     At most `max_sequences` run at once; and no more than `step_tokens`, so that each can have a
-    token in every step. With a `secret`, sequences of one tenant and model share the blocks of
-    what they have in common from the start (prefixes.py). The longest wait of a model that is not
+    token in every step. `needs`: a ledger for each kind of what they need. `cache`: what sequences
+    share that begin alike; None where nothing is shared. The longest wait of a model that is not
     resident is stated in residency.py.
     """
 
     def __init__(
         self,
-        blocks: BlockLedger,
+        needs: Iterable[Ledger],
         places: PlaceLedger,
         *,
         step_tokens: int,
         max_sequences: int,
         max_model_wait_s: float,
-        secret: bytes | None = None,
+        cache: PrefixCache | None = None,
     ) -> None:
         if step_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
             raise ValueError(
                 f"step_tokens {step_tokens} and max_sequences {max_sequences} must be at least 1,"
                 f" max_model_wait_s {max_model_wait_s} not negative"
             )
-        self.blocks = blocks
         self.places = places
         self.num_preemptions = 0
         self.num_hits = 0
@@ -79,8 +79,9 @@ class Scheduler:
         self._queues = FairQueues()
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
-        prefixes = None if secret is None else Prefixes(secret, blocks.block_size)
-        self._running = Running(blocks, places, prefixes)
+        self._needs = Needs(needs)
+        self._cache = cache
+        self._running = Running(self._needs, places, cache)
         self._number = 0
         self._now = 0.0
         self._outstanding: list[_Outstanding] = []
@@ -91,18 +92,11 @@ class Scheduler:
         """Let a new sequence wait for its turn.
 
         All or nothing: DuplicateSequence when its id is in use, NeverFits when prompt and answer
-        need more KV blocks than there are in all.
+        need more of a kind than there is in all.
         """
         if sequence.id in self._sequences:
             raise DuplicateSequence(f"sequence {sequence.id!r} is waiting or running already")
-        needed = self.blocks.blocks_for(sequence.num_positions)
-        if needed > self.blocks.num_blocks:
-            raise NeverFits(
-                sequence.id,
-                needed=needed,
-                available=self.blocks.num_blocks,
-                block_size=self.blocks.block_size,
-            )
+        self._needs.require(sequence)
         self._advance_clock(now)
         sequence.number = self._number
         self._number += 1
@@ -115,7 +109,7 @@ class Scheduler:
         self._residency.want(sequence.backbone, self._now)
 
     def abort(self, sequence_id: str) -> bool:
-        """Give a sequence up; its blocks are free at once. False when there is none of that id."""
+        """Give a sequence up; what it holds is free at once. False when none has that id."""
         sequence = self._sequences.get(sequence_id)
         if sequence is None:
             return False
@@ -161,6 +155,11 @@ class Scheduler:
         """
         return self._residency.forget(backbone)
 
+    def forget(self, release: str) -> None:
+        """A release is gone: share nothing more of what its sequences have computed."""
+        if self._cache is not None:
+            self._cache.forget(release)
+
     # One step.
 
     def schedule(self, now: float) -> StepPlan:
@@ -177,8 +176,8 @@ class Scheduler:
     def schedule_ahead(self, now: float) -> StepPlan:
         """Plan the step after one that is not committed yet, to be carried out after it.
 
-        An empty plan, with nothing changed, where that would be more than going on: where blocks
-        are short, or a sequence is to be computed anew. RuntimeError unless one plan, no more and
+        An empty plan, with nothing changed, where that would be more than going on: where something
+        is short, or a sequence is to be computed anew. RuntimeError unless one plan, no more and
         no less, is not committed.
         """
         if len(self._outstanding) != 1:
@@ -249,7 +248,7 @@ class Scheduler:
         return self._residency.draining
 
     def check(self) -> None:
-        """Assert every invariant that ties sequences, blocks, places and queues together."""
+        """Assert every invariant that ties sequences, needs, places and queues together."""
         self._running.check()
         self._residency.check()
         waiting = [s for q in self._queues for s in q.waiting]
@@ -258,8 +257,8 @@ class Scheduler:
         assert len(self._running) <= self._max_running, "too many sequences run"
         assert len(self._outstanding) <= 2, "too many plans are not committed"
         for s in waiting:
-            held = (s.blocks, s.num_computed, s.num_pending, s.place)
-            assert held == ([], 0, 0, None), f"{s.id} waits and holds {held}"
+            held = (s.held, s.num_computed, s.num_pending, s.place)
+            assert held == ({}, 0, 0, None), f"{s.id} waits and holds {held}"
         for s in self._running:
             sampling = sum(self._samples(o, s) for o in self._outstanding)
             assert s.num_pending == sampling, f"{s.id}: {s.num_pending} pending, {sampling} sampled"
@@ -280,14 +279,13 @@ class Scheduler:
         return any(c.samples for c in outstanding.plan.chunks if c.sequence == sequence.id)
 
     def _goes_on(self) -> bool:
-        """Whether all that run have the blocks for their next tokens, and none starts anew."""
-        budget, num_blocks = self._step_tokens, 0
+        """Whether all that run find what their next tokens need, and none starts anew."""
+        budget, lengths = self._step_tokens, []
         for sequence in self._running.in_turn():
-            length = min(sequence.num_missing, budget)
-            budget -= length
-            num_blocks += self._running.new_blocks(sequence, length)
+            lengths.append((sequence, min(sequence.num_missing, budget)))
+            budget -= lengths[-1][1]
         anew = any(sequence.starts_anew for sequence in self._running)
-        return num_blocks <= self.blocks.num_free and not anew
+        return not anew and self._running.fit(lengths)
 
     def _make_plan(self) -> StepPlan:
         loads = self._residency.begin_loads(self._now, self._number)
@@ -309,7 +307,7 @@ class Scheduler:
                 self._continue(sequence, step)
 
     def _continue(self, sequence: Sequence, step: _Step) -> None:
-        """Plan what blocks allow, and take those of the last in rank when they allow nothing."""
+        """Plan what there is room for; where there is none, take what the last in rank holds."""
         while not self._running.room(sequence):
             step.is_short = True
             last = self._running.last
@@ -323,7 +321,7 @@ class Scheduler:
         self._plan_chunk(sequence, min(wanted, room), step)
 
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
-        """Take all its blocks; it waits again and will recompute every token it knows."""
+        """Take all it holds; it waits again and will recompute every token it knows."""
         dropped = step.chunks.pop(sequence.id, None)
         if dropped is not None:
             step.budget += len(dropped.tokens)
@@ -333,11 +331,11 @@ class Scheduler:
         self._queues.put_back(sequence)
 
     def _admit(self, step: _Step) -> None:
-        """Begin new sequences, the least served queue first, while budget and blocks last.
+        """Begin new sequences, the least served queue first, while budget and room last.
 
-        One begins when the free blocks hold all it knows; those that run already have what they
-        need, or else there is no budget left or the step is short. The next in turn is waited for
-        when it does not fit: the small do not overtake it.
+        One begins when what is free suffices for all it knows; those that run already have what
+        they need, or else there is no budget left or the step is short. The next in turn is waited
+        for when it does not fit: the small do not overtake it.
         """
         while step.budget and len(self._running) < self._max_running:
             queue = self._queues.next(self._residency.admits)

@@ -21,6 +21,7 @@ class Sequence:
     depend on more than the tokens before them. The fields below the
     blank line belong to the scheduler; nobody else writes them. A token counts as computed once
     a step is planned that computes it; `num_pending` tokens are being sampled by such steps.
+    `held`: by kind, the units that it has of what it needs (needs.py).
     `num_found`: tokens that were found computed when it began, None where none were looked for.
     """
 
@@ -43,7 +44,7 @@ class Sequence:
     num_computed: int = field(init=False, default=0)
     num_pending: int = field(init=False, default=0)
     num_prompt_kept: int = field(init=False, default=0)
-    blocks: list[int] = field(init=False, default_factory=list)
+    held: dict[str, list[int]] = field(init=False, default_factory=dict)
     place: int | None = field(init=False, default=None)
     num_preemptions: int = field(init=False, default=0)
     number: int = field(init=False, default=-1)

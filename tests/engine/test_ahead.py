@@ -14,6 +14,7 @@ from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.step.step import StepView
 from serve_app.errors import EngineError
+from serve_app.scheduling.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk, StepPlan
 from tests.engine.running import (
     GREEDY,
@@ -222,7 +223,7 @@ def chunk(sequence: str, tokens: tuple[int, ...], start: int = 0) -> Chunk:
         start=start,
         tokens=tokens,
         pending=start > 0,
-        blocks=(ord(sequence) - ord("a"),),
+        held={BLOCKS: (ord(sequence) - ord("a"),)},
         prompt_len=3,
         forward_len=3,
         samples=True,

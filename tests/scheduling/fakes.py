@@ -7,14 +7,16 @@ up to it, computing on a place that does not hold the backbone, writing where an
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import settings
 
-from serve_app.scheduling.blocks import BlockLedger
+from serve_app.scheduling.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
+from serve_app.scheduling.needs import Ledger
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
+from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey, Sequence
 
@@ -44,6 +46,49 @@ def alone(sequence: Sequence) -> tuple[list[int], str]:
     return generated, "length"
 
 
+def blocks_of(holder: Sequence | Chunk) -> list[int]:
+    """The KV blocks that a sequence or a chunk has."""
+    return list(holder.held.get(BLOCKS, ()))
+
+
+class StateRows:
+    """A second kind of need: one row of state for each sequence, whatever its length."""
+
+    kind = "state"
+    noun = "rows of state"
+
+    def __init__(self, num_units: int) -> None:
+        self.num_units = num_units
+        self.free = list(range(num_units))
+
+    @property
+    def num_free(self) -> int:
+        return len(self.free)
+
+    def units_for(self, num_positions: int) -> int:
+        return 1
+
+    def positions_in(self, num_units: int) -> int:
+        return 10**9 if num_units else 0
+
+    def fits(self, count: int) -> bool:
+        return count <= len(self.free)
+
+    def take(self, count: int) -> list[int]:
+        assert self.fits(count)
+        return [self.free.pop() for _ in range(count)]
+
+    def give_back(self, units: Iterable[int]) -> None:
+        for row in units:
+            assert 0 <= row < self.num_units
+            assert row not in self.free
+            self.free.append(row)
+
+    def check(self, owners: Iterable[Iterable[int]]) -> None:
+        owned = [row for rows in owners for row in rows]
+        assert sorted([*owned, *self.free]) == list(range(self.num_units))
+
+
 @dataclass(frozen=True)
 class Written:
     """What is in memory at a position: keys and values that depend on all this."""
@@ -63,6 +108,7 @@ class FakeRunner:
     backbones: dict[ModelKey, str] = field(default_factory=dict)
     readers: dict[str, str] = field(default_factory=dict)
     memory: dict[tuple[int, int], Written] = field(default_factory=dict)
+    states: dict[int, Written] = field(default_factory=dict)
     places: dict[int, str] = field(default_factory=dict)
     copying: list[BackboneCopy] = field(default_factory=list)
     arriving: dict[int, str] = field(default_factory=dict)
@@ -98,7 +144,7 @@ class FakeRunner:
         before: what the step before sampled, of which pending chunks take their token.
         """
         self.begin(plan.loads)
-        tables = Counter(block for chunk in plan.chunks for block in chunk.blocks)
+        tables = Counter(block for chunk in plan.chunks for block in blocks_of(chunk))
         written = [block for chunk in plan.chunks for block in self.written(chunk)]
         assert all(tables[block] == 1 for block in written), "two chunks share what one writes"
         for chunk in plan.chunks:
@@ -112,6 +158,10 @@ class FakeRunner:
         held = self.arriving.get(chunk.place, self.places.get(chunk.place))
         assert held == self.backbones[chunk.model], "not resident there"
         before = self.memory[self._slot(chunk, chunk.start - 1)].tokens if chunk.start else ()
+        for row in chunk.held.get(StateRows.kind, ()):
+            held_state = Written(chunk.model, self.readers[chunk.sequence], before)
+            assert not chunk.start or self.states[row] == held_state, "another's state was read"
+            self.states[row] = replace(held_state, tokens=(*before, *tokens))
         for position, token in enumerate(tokens, chunk.start):
             block, offset = self._slot(chunk, position)
             if offset == 0:
@@ -130,10 +180,10 @@ class FakeRunner:
 
     def written(self, chunk: Chunk) -> tuple[int, ...]:
         """The blocks that a chunk writes to."""
-        return chunk.blocks[chunk.start // self.block_size :]
+        return chunk.held[BLOCKS][chunk.start // self.block_size :]
 
     def _slot(self, chunk: Chunk, position: int) -> tuple[int, int]:
-        return chunk.blocks[position // self.block_size], position % self.block_size
+        return chunk.held[BLOCKS][position // self.block_size], position % self.block_size
 
 
 class World:
@@ -153,19 +203,24 @@ class World:
         max_model_wait_s: float = 10.0,
         ahead: bool = False,
         secret: bytes | None = None,
+        num_states: int | None = None,
     ) -> None:
+        """num_states: rows of state; None: sequences need none."""
         self.ahead = ahead
         self.step_tokens = step_tokens
         self.max_model_wait_s = max_model_wait_s
         self.blocks = BlockLedger(num_blocks, block_size)
+        self.needs: list[Ledger] = [self.blocks]
+        if num_states is not None:
+            self.needs.append(StateRows(num_states))
         self.places = PlaceLedger(num_places)
         self.scheduler = Scheduler(
-            self.blocks,
+            self.needs,
             self.places,
             step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
-            secret=secret,
+            cache=None if secret is None else PrefixCache(self.blocks, secret),
         )
         self.runner = FakeRunner(block_size, num_places)
         self.now = 0.0
@@ -254,10 +309,15 @@ class World:
             self.runner.begin(plan.loads)
         return plan
 
+    @property
+    def num_used(self) -> int:
+        """Units in use, of all kinds."""
+        return sum(ledger.num_units - ledger.num_free for ledger in self.needs)
+
     def _holdings(self) -> dict[str, tuple[int, int]]:
         """Of those that run: how much is computed, and how many blocks they have."""
         running = self.scheduler._running
-        return {s.id: (s.num_computed, len(s.blocks)) for s in running}
+        return {s.id: (s.num_computed, len(blocks_of(s))) for s in running}
 
     def _assert_orderly(self, plan: StepPlan, before: set[str]) -> None:
         self.scheduler.check()
@@ -357,7 +417,7 @@ class World:
         """Step until nothing is left, loads taking one step; returns how many steps."""
         for steps in range(limit):
             if not self.scheduler.has_work:
-                assert self.blocks.num_used == 0
+                assert self.num_used == 0
                 while self.under_way:
                     assert self.end_step() == []
                 return steps

@@ -5,7 +5,7 @@ import pytest
 from serve_app.scheduling.events import Continued, Finished
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.sequence import Sequence
-from tests.scheduling.fakes import World, alone
+from tests.scheduling.fakes import World, alone, blocks_of
 from tests.scheduling.test_scheduler import planned, resident
 
 
@@ -34,7 +34,7 @@ def test_whoever_ends_with_the_token_under_way_gets_no_more() -> None:
     assert [type(event) for event in world.end_step()] == [Finished, Continued]
     assert world.begin_ahead() == StepPlan()
     assert [event.id for event in world.end_step()] == [long.id]
-    assert short.blocks == []
+    assert blocks_of(short) == []
 
 
 def test_who_stops_is_passed_over_and_its_blocks_are_free_at_once() -> None:
@@ -43,7 +43,7 @@ def test_who_stops_is_passed_over_and_its_blocks_are_free_at_once() -> None:
     world.begin_step()
     assert planned(world.begin_ahead()) == {stopped.id: 1}
     assert [event.id for event in world.end_step()] == [stopped.id]
-    assert (stopped.blocks, world.blocks.num_used) == ([], 0)
+    assert (blocks_of(stopped), world.blocks.num_used) == ([], 0)
     next_in = world.add(9, max_tokens=3)
     assert planned(world.begin_ahead()) == {next_in.id: 9}
     assert world.end_step() == []

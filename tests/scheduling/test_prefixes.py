@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.scheduling.prefixes import Prefixes
 from serve_app.scheduling.sequence import Sequence
-from tests.scheduling.fakes import World, alone
+from tests.scheduling.fakes import World, alone, blocks_of
 from tests.scheduling.test_scheduler import planned, resident
 
 SYSTEM = [5, 3, 9, 1, 7, 7, 2, 8, 4]
@@ -93,8 +93,8 @@ def test_those_that_run_together_share_blocks_and_the_last_gives_them_back() -> 
     world.step()
     second = world.add(SYSTEM, max_tokens=2)
     world.step()
-    assert first.blocks[:2] == second.blocks[:2]
-    assert first.blocks[2] != second.blocks[2]
+    assert blocks_of(first)[:2] == blocks_of(second)[:2]
+    assert blocks_of(first)[2] != blocks_of(second)[2]
     world.abort(first.id)
     assert world.blocks.num_used == 3
     world.run()
@@ -168,7 +168,7 @@ def test_what_is_computed_in_vain_is_never_known() -> None:
 
 def test_a_retired_release_is_forgotten() -> None:
     world = after_one()
-    world.blocks.forget("r1")
+    world.scheduler.forget("r1")
     assert computed(world, world.add(SYSTEM, max_tokens=2)) == 9
 
 

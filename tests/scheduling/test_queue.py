@@ -122,7 +122,7 @@ def test_two_backlogged_tenants_are_served_alike(
         for _ in range(3):
             world.add(prompt, max_tokens=answer, tenant="greedy", weight=weight)
         world.add(answer, max_tokens=prompt, tenant="modest")
-    most = world.blocks.num_blocks * world.blocks.block_size + 4
+    most = world.blocks.num_units * world.blocks.block_size + 4
     while min(backlog(world, tenant) for tenant in ("greedy", "modest")):
         world.step()
         difference = service(world, "greedy") / weight - service(world, "modest")

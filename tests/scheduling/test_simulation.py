@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -42,7 +43,7 @@ class Simulation(RuleBasedStateMachine):
         step_tokens=st.integers(1, 9),
         max_sequences=st.integers(1, 6),
         wait=st.sampled_from([0.0, 3.0, 12.0]),
-        secret=st.sampled_from([None, b"secret"]),
+        share=st.sampled_from([{}, {"secret": b"secret"}, {"num_states": 2}]),
     )
     def begin(
         self,
@@ -52,7 +53,7 @@ class Simulation(RuleBasedStateMachine):
         step_tokens: int,
         max_sequences: int,
         wait: float,
-        secret: bytes | None,
+        share: dict[str, Any],
     ) -> None:
         self.world = World(
             num_blocks=num_blocks,
@@ -61,7 +62,7 @@ class Simulation(RuleBasedStateMachine):
             step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=wait,
-            secret=secret,
+            **share,
         )
         self.given_up: set[str] = set()
         self.resident_since: dict[str, float] = {}
@@ -96,7 +97,7 @@ class Simulation(RuleBasedStateMachine):
         keep: bool,
         recompute_at: int | None,
     ) -> None:
-        room = self.world.blocks.num_blocks * self.world.blocks.block_size
+        room = self.world.blocks.num_units * self.world.blocks.block_size
         prompt = min(prompt, room)
         self.world.add(
             [first + at for at in range(prompt)],
@@ -182,7 +183,7 @@ class Simulation(RuleBasedStateMachine):
     @rule(release=st.sampled_from(["r1", "r2"]))
     def retire(self, release: str) -> None:
         if not any(self.world.scheduler.count((release, model)) for model in MODELS):
-            self.world.blocks.forget(release)
+            self.world.scheduler.forget(release)
             self.world.scheduler.check()
 
     @rule(elapsed=st.integers(1, 5))
@@ -201,7 +202,7 @@ class Simulation(RuleBasedStateMachine):
             assert steps < 5_000, "somebody starves"
         ended = set(self.world.reasons) | self.given_up
         assert ended == set(self.world.sequences)
-        assert self.world.blocks.num_used == 0
+        assert self.world.num_used == 0
 
     def _before_plan(self) -> None:
         """Whoever was to be gone and has ended or been preempted since, is gone."""
@@ -270,7 +271,7 @@ def test_a_long_history_under_load_ends_with_the_right_tokens(seed: int) -> None
         step_tokens=rng.randint(2, 12),
         max_sequences=rng.randint(2, 6),
         wait=rng.choice([0.0, 5.0, 20.0]),
-        secret=rng.choice([None, b"secret"]),
+        share=rng.choice([{}, {"secret": b"secret"}, {"num_states": rng.randint(1, 4)}]),
     )
     acts = ["add", "abort", "finish", "fail", "drop", "let_in", "prefetch", *["step"] * 8]
     for _ in range(400):

@@ -15,6 +15,7 @@ from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.attention.varlen import varlen_form
 from serve_app.engine.device.trial import attention_difference, first_equal
 from serve_app.engine.step.view import ViewBuilder
+from serve_app.scheduling.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def _chunk(number: int, start: int, count: int, blocks: Sequence[int]) -> Chunk:
         start=start,
         tokens=(0,) * count,
         pending=False,
-        blocks=tuple(blocks),
+        held={BLOCKS: tuple(blocks)},
         prompt_len=start + count,
         forward_len=start + count,
         samples=False,

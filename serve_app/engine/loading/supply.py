@@ -186,7 +186,7 @@ class Supply:
             if any(self._scheduler.count((release, name)) for name in models):
                 continue
             self._orphans.update(self._releases.drop(release))
-            self._scheduler.blocks.forget(release)
+            self._scheduler.forget(release)
             for on_done in self._retiring.pop(release):
                 on_done()
         if self._orphans:

@@ -8,6 +8,7 @@ import torch
 
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, SequenceGroup, Spans, StepView
+from serve_app.scheduling.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
 
 PIECE_TOKENS = 128
@@ -108,7 +109,7 @@ class ViewBuilder:
 
     def _kv_index(self, chunk: Chunk, position: int) -> int:
         block, offset = divmod(position, self._block_size)
-        return chunk.blocks[block] * self._block_size + offset
+        return chunk.held[BLOCKS][block] * self._block_size + offset
 
     def _groups(
         self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
@@ -119,7 +120,8 @@ class ViewBuilder:
             for first in range(chunk.start, chunk.end, PIECE_TOKENS):
                 end = min(first + PIECE_TOKENS, chunk.end)
                 num_blocks = -(-end // self._block_size)
-                piece = _Piece(start + first - chunk.start, first, end, chunk.blocks[:num_blocks])
+                blocks = chunk.held[BLOCKS][:num_blocks]
+                piece = _Piece(start + first - chunk.start, first, end, blocks)
                 groups[end - first, num_blocks.bit_length()].append(piece)
         return tuple(
             SequenceGroup(
@@ -136,7 +138,7 @@ class ViewBuilder:
         host = PagedOnHost(
             starts=(*starts, num_tokens),
             lengths=tuple(chunk.end for chunk in chunks),
-            tables=tuple(chunk.blocks for chunk in chunks),
+            tables=tuple(chunk.held[BLOCKS] for chunk in chunks),
         )
         return Paging(
             starts=integers.put(host.starts, torch.int32),

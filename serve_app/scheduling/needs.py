@@ -1,0 +1,140 @@
+"""What sequences need to run, by kind, and who holds it. Counts only, and knows no kind by name.
+
+One kind is blocks of keys and values; another may be one row of state. What there is of a kind is
+counted in *units* by its ledger; a sequence that has computed so many positions holds so many units
+of each kind. It gets them of all kinds or of none.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from serve_app.scheduling.errors import NeverFits
+from serve_app.scheduling.sequence import Sequence
+
+
+class Ledger(Protocol):
+    """Which units of one kind are free. A unit is a number; the engine knows what is behind it.
+
+    kind: the name under which sequences and chunks have its units.   noun: of several units.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def noun(self) -> str: ...
+
+    @property
+    def num_units(self) -> int: ...
+
+    @property
+    def num_free(self) -> int: ...
+
+    def units_for(self, num_positions: int) -> int:
+        """How many units a sequence holds that has so many positions computed."""
+        ...
+
+    def positions_in(self, num_units: int) -> int:
+        """How many positions of one sequence so many units suffice for."""
+        ...
+
+    def fits(self, count: int) -> bool:
+        """Whether so many units are free."""
+        ...
+
+    def take(self, count: int) -> list[int]:
+        """Take free units. All or nothing: ValueError where there are too few."""
+        ...
+
+    def give_back(self, units: Iterable[int]) -> None:
+        """All or nothing: ValueError for units that are not in use."""
+        ...
+
+    def check(self, owners: Iterable[Iterable[int]]) -> None:
+        """Assert that these lists own every unit in use."""
+        ...
+
+
+class Needs:
+    """All kinds of need together."""
+
+    def __init__(self, ledgers: Iterable[Ledger]) -> None:
+        self._ledgers = tuple(ledgers)
+
+    def require(self, sequence: Sequence) -> None:
+        """Raises NeverFits where prompt and answer need more of a kind than there is in all."""
+        for ledger in self._ledgers:
+            needed = ledger.units_for(sequence.num_positions)
+            if needed > ledger.num_units:
+                raise NeverFits(
+                    sequence.id, needed=needed, available=ledger.num_units, noun=ledger.noun
+                )
+
+    def fits(self, sequence: Sequence, shared: Mapping[str, int]) -> bool:
+        """Whether a sequence that holds nothing finds what it needs for all it knows.
+
+        shared: by kind, how many of the units in use it would use as well.
+        """
+        return all(
+            ledger.fits(ledger.units_for(len(sequence.tokens)) - shared.get(ledger.kind, 0))
+            for ledger in self._ledgers
+        )
+
+    def fit(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
+        """Whether these running sequences all find what they lack for so many more positions."""
+        lacking: Counter[str] = Counter()
+        for sequence, length in lengths:
+            for ledger in self._ledgers:
+                lacking[ledger.kind] += _lacking(ledger, sequence, length)
+        return all(ledger.fits(lacking[ledger.kind]) for ledger in self._ledgers)
+
+    def room(self, sequence: Sequence) -> int:
+        """How many more positions what it holds and what is free suffices for."""
+        return (
+            min(
+                ledger.positions_in(len(sequence.held.get(ledger.kind, ())) + ledger.num_free)
+                for ledger in self._ledgers
+            )
+            - sequence.num_computed
+        )
+
+    def take(self, sequence: Sequence, length: int) -> dict[str, tuple[int, ...]]:
+        """Give a sequence what it lacks for so many more positions.
+
+        -> by kind, the units for all positions up to there. All or nothing: ValueError where there
+        is too little of a kind.
+        """
+        end = sequence.num_computed + length
+        lacking = [(ledger, _lacking(ledger, sequence, length)) for ledger in self._ledgers]
+        for ledger, count in lacking:
+            if not ledger.fits(count):
+                raise ValueError(
+                    f"sequence {sequence.id!r} lacks {count} {ledger.noun}; "
+                    f"{ledger.num_free} are free"
+                )
+        for ledger, count in lacking:
+            sequence.held.setdefault(ledger.kind, []).extend(ledger.take(count))
+        return {
+            ledger.kind: tuple(sequence.held[ledger.kind][: ledger.units_for(end)])
+            for ledger in self._ledgers
+        }
+
+    def give_back(self, sequence: Sequence) -> None:
+        """Take from a sequence all that it holds."""
+        for ledger in self._ledgers:
+            ledger.give_back(sequence.held.pop(ledger.kind, ()))
+
+    def check(self, running: Iterable[Sequence]) -> None:
+        """Assert that these sequences hold all that is in use, and enough for what is computed."""
+        sequences = list(running)
+        for ledger in self._ledgers:
+            ledger.check(s.held.get(ledger.kind, ()) for s in sequences)
+            for s in sequences:
+                covered = ledger.positions_in(len(s.held.get(ledger.kind, ())))
+                assert s.num_computed <= covered, f"{s.id} computed what it cannot hold"
+
+
+def _lacking(ledger: Ledger, sequence: Sequence, length: int) -> int:
+    needed = ledger.units_for(sequence.num_computed + length)
+    return max(needed - len(sequence.held.get(ledger.kind, ())), 0)
