@@ -60,6 +60,14 @@ class Offers(Protocol):
         ...
 
 
+class NoOffers:
+    """`Offers` of a kind that has nothing to offer."""
+
+    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
+        """See `Offers.residuals`."""
+        yield from ()
+
+
 class Cost(Protocol):
     """What parts of one kind of format cost."""
 

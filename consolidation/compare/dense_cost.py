@@ -1,12 +1,12 @@
 """What dense parts cost: slots that lose nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.weights import Weights
-from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss
+from consolidation.compare.costs import Cost, Difference, Formats, NoOffers
 from consolidation.compare.noise import Noise, Spread
 from representation.formats import DENSE, ExpertShape, Format
 
@@ -21,7 +21,7 @@ class DenseCost:
         """See `Cost.of_slot`."""
         return dict.fromkeys(spread, 0.0)
 
-    def offers(self, difference: Difference) -> "NoOffers":
+    def offers(self, difference: Difference) -> NoOffers:
         """See `Cost.offers`."""
         return NoOffers()
 
@@ -35,14 +35,6 @@ class DenseCost:
     ) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         return DENSE.encode(wanted.matrices, wanted.vectors, shape, dtype)
-
-
-class NoOffers:
-    """See `Offers`."""
-
-    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
-        """See `Offers.residuals`."""
-        yield from ()
 
 
 COST: Cost = DenseCost()

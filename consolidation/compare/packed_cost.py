@@ -8,7 +8,7 @@ import torch
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrix
 from consolidation.arithmetic.weights import Weights
-from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss
+from consolidation.compare.costs import Cost, Difference, Formats, Offers, SlotLoss
 from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, Noise, Spread
 from representation.formats import ExpertShape, Format, Packed
 
@@ -23,7 +23,7 @@ class PackedCost:
         """See `Cost.of_slot`."""
         return noise.of_rounding(spread, _packed(fmt).bits)
 
-    def offers(self, difference: Difference) -> "PackedOffers":
+    def offers(self, difference: Difference) -> Offers:
         """See `Cost.offers`."""
         return PackedOffers(difference.unit.spread(difference.weights.matrices))
 

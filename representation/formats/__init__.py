@@ -11,12 +11,14 @@ from representation.formats.expert import dense_expert
 from representation.formats.low_rank import LowRank
 from representation.formats.packing import Packed
 from representation.formats.shape import ExpertShape
+from representation.formats.split import Split
 
 FORMATS: dict[str, type[Format]] = {
     one.kind: one
     for one in (
         Dense,
         Packed,
+        Split,
         LowRank,
     )
 }
@@ -46,6 +48,7 @@ __all__ = [
     "Look",
     "LowRank",
     "Packed",
+    "Split",
     "TensorSpec",
     "Tensors",
     "dense_expert",

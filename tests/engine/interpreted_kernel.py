@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from representation.formats import Packed
+from representation.formats import Packed, Split
 from representation.formats.codes import dequantise, pack
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.packed_kernel import packed_linear_kernel
 from serve_app.engine.experts.packed_linear import PackedRuns
+from serve_app.engine.experts.split_linear import SplitRuns
 from tests.engine.pooling import assert_as_by_themselves, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
 
 
 def random_matrices(fmt: Packed, shape: tuple[int, int, int]) -> tuple[Any, torch.Tensor]:
-    """Planes and scales of P random matrices. shape: P, O, I"""
+    """Planes and scales of P random matrices, the same codes for one width. shape: P, O, I"""
     generator = torch.Generator().manual_seed(fmt.bits)
     codes = torch.randint(0, 2**fmt.bits, shape, generator=generator).to(torch.uint8)
     num_scales = -(-shape[2] // fmt.group)
@@ -50,6 +51,10 @@ def test_the_kernel_gives_what_the_unpacked_matrices_give(
     groups = Groups.counted(counts)
     on_cpu = PackedRuns(planes, scales, fmt, groups).product(multiplier, x[: len(rows)])
     assert torch.allclose(on_cpu, expected, rtol=1e-4, atol=1e-3)
+    split = Split(bits, group)
+    runs = SplitRuns(random_matrices(split, (4, 70, 100))[0], scales, split, Groups(ends=ends))
+    by_planes = runs.product(multiplier, x)[: len(rows)]
+    assert torch.allclose(by_planes, expected, rtol=1e-4, atol=2e-3)
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consolidation.release.tensors import encode_tensors
-from representation.formats import DENSE, ExpertShape, Format, LowRank, Packed, format_of
+from representation.formats import DENSE, ExpertShape, Format, LowRank, Packed, Split, format_of
 
 formats = st.one_of(
     st.just(DENSE),
     st.builds(Packed, st.integers(1, 8), st.integers(1, 130)),
+    st.builds(Split, st.integers(1, 8), st.integers(1, 130)),
     st.builds(LowRank, st.integers(1, 40)),
 )
 sizes = st.integers(1, 70)
@@ -53,6 +54,41 @@ def test_numbers_that_make_no_format_are_refused(
 @pytest.mark.parametrize(("bits", "planes"), [(1, (1,)), (3, (2, 1)), (7, (4, 2, 1)), (8, (8,))])
 def test_the_planes_of_a_width_are_its_bits(bits: int, planes: tuple[int, ...]) -> None:
     assert Packed(bits, 32).widths == planes
+
+
+@pytest.mark.parametrize(
+    ("bits", "planes"),
+    [
+        (8, ["w.plane4.1", "w.plane4.0"]),
+        (7, ["w.plane4.0", "w.plane2", "w.plane1"]),
+        (4, ["w.plane4.0"]),
+        (3, ["w.plane2", "w.plane1"]),
+    ],
+)
+def test_split_codes_lie_in_planes_of_at_most_four_bits(bits: int, planes: list[str]) -> None:
+    shape = ExpertShape({"w": (6, 20)}, transposed=False)
+    specs = Split(bits, 8).tensor_specs(shape, torch.bfloat16, residual=False)
+    assert list(specs) == [*planes, "w.scales"]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_split_planes_are_packed_matrices_whose_scales_are_powers_of_two_apart(bits: int) -> None:
+    shape = ExpertShape({"w": (6, 21)}, transposed=False)
+    fmt, same = Split(bits, 8), Packed(bits, 8)
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.randint(0, 2**bits, (6, 21), generator=generator, dtype=torch.uint8)
+    scales = torch.rand((6, 3), generator=generator).bfloat16()
+    tensors = fmt.encode({"w": (codes, scales)}, {}, shape)
+    value = fmt.decode(tensors, "w", shape)
+    assert torch.equal(
+        value, same.decode(same.encode({"w": (codes, scales)}, {}, shape), "w", shape)
+    )
+    total = torch.zeros_like(value)
+    for name, width, shift in zip(fmt.plane_names("w"), fmt.widths, fmt.shifts, strict=True):
+        alone = Packed(width, 8)
+        plane = {f"w.plane{width}": tensors[name], "w.scales": scales * 2**shift}
+        total += alone.decode(plane, "w", shape)
+    assert torch.equal(total, value)
 
 
 @settings(max_examples=200)

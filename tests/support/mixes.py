@@ -49,6 +49,7 @@ MIXES: dict[str, list[Mix]] = {
         Mix("dense", ("rank-1",), "m1"),
         Mix("dense", ("packed-7-16",), "m1"),
     ],
+    "planes of four bits": [Mix("split-8-16"), Mix("dense", ("split-7-8",), "m1")],
     "every expert in its own way": [
         Mix("dense"),
         Mix("packed-8-32"),

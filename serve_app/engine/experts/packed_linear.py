@@ -1,6 +1,7 @@
 """Runs of packed parts: planes of codes and their scales. Never unpacks a whole shelf."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +37,14 @@ class PackedRuns:
     def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
         from serve_app.engine.experts.packed_kernel import packed_linear_kernel
 
-        assert self.groups.ends is not None
-        return packed_linear_kernel(x, self.planes, self.scales, self.format, self.groups.ends)
+        ends = self.groups.ends
+        assert ends is not None
+        terms = [packed_linear_kernel(x, *term, ends) for term in self.kernel_terms()]
+        return functools.reduce(torch.add, terms)
+
+    def kernel_terms(self) -> Iterator[tuple[Sequence[torch.Tensor], torch.Tensor, Packed]]:
+        """Planes, scales and formats of the packed matrices that add up to these."""
+        yield self.planes, self.scales, self.format
 
     def _unpacked(
         self, multiplier: Multiplier, x: torch.Tensor, all_runs: Sequence[Run]

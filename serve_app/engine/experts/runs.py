@@ -48,10 +48,11 @@ class RunsOf(Protocol):
 
 def runs_of(pick: Pick, name: str) -> Runs:
     """The runs of what was picked of a shelf, as its format's own file says."""
-    return _of_kind(pick.shelf.key.format.kind)(pick, name)
+    return maker_of(pick.shelf.key.format.kind)(pick, name)
 
 
 @functools.cache
-def _of_kind(kind: str) -> RunsOf:
+def maker_of(kind: str) -> RunsOf:
+    """What makes the runs of a kind of format: a function of its own file."""
     found: RunsOf = import_module(f"serve_app.engine.experts.{kind}_linear").runs_of
     return found
