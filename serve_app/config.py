@@ -1,8 +1,20 @@
 """What an operator sets. What a request may ask is decided elsewhere, beyond `RequestLimits`."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from serve_app.engine.config import SETTINGS, EngineConfig
 
 
 class _Strict(BaseModel):
@@ -28,34 +40,17 @@ class RequestLimits(_Strict):
 
 
 class ServeConfig(_Strict):
-    """One endpoint: what it serves, on which device, within which bounds.
+    """One endpoint: what it serves, with which engine, within which bounds.
 
-    Bytes are bytes, times are seconds. `registry` is a directory or any fsspec address.
+    Times are in seconds. `registry` is a directory or any fsspec address. Outside Python the
+    engine's settings stand among the others: `{family: main, device: cuda, kv_tokens: 65536}`.
+
+    Raises: ConfigError for a setting of the engine, pydantic's ValidationError for another.
     """
 
     registry: str = Field(default="./registry", min_length=1)
     family: str = Field(default="default", min_length=1)
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device_memory: int | None = Field(default=None, ge=1)
-    host_memory: int | None = Field(default=None, ge=1)
-    """Most host memory for copies of backbones; None: as much as all of them take."""
-    kv_tokens: int | None = Field(default=None, ge=1)
-    """Size of the KV store in tokens; None: what memory allows."""
-    num_places: int | None = Field(default=None, ge=1)
-    """Most backbones on the device at once; None: what memory allows."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Tokens of one step, of all sequences together."""
-    max_sequences: int = Field(default=64, ge=1)
-    """Sequences that run at the same time; more wait."""
-    max_model_wait_s: float = Field(default=5.0, gt=0)
-    """Longest wait of a model that is not resident while others are served."""
-    prefix_cache: bool = True
-    """Keep keys and values of what prompts begin with, for later ones of their tenant and model."""
-    cuda_graphs: bool = True
-    """On CUDA record steps that decode, and run them again."""
-
+    engine: InstanceOf[EngineConfig] = EngineConfig()
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica; a request beyond is answered 429."""
     poll_s: float = Field(default=1.0, gt=0, le=5.0)
@@ -63,6 +58,27 @@ class ServeConfig(_Strict):
     stall_s: float = Field(default=120.0, gt=0)
     """An engine that has not turned for so long is unhealthy; a step is one turn."""
     limits: RequestLimits = RequestLimits()
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of all settings that are one value, the engine's among them."""
+        own = [name for name in cls.model_fields if name not in ("engine", "limits")]
+        return [*own, *SETTINGS]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_engine(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "engine" in given:
+            return given
+        engine = {name: value for name, value in given.items() if name in SETTINGS}
+        others = {name: value for name, value in given.items() if name not in SETTINGS}
+        return {**others, "engine": EngineConfig(**engine)}
+
+    @model_serializer(mode="wrap")
+    def _spread_engine(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        spread: dict[str, Any] = as_usual(self)
+        del spread["engine"]
+        return spread | asdict(self.engine)
 
 
 class UserConfig(_Strict):

@@ -24,6 +24,8 @@ from serve_app.cli.options import (
     RegistryUrl,
     Tasks,
     Texts,
+)
+from serve_app.cli.parsing import (
     parse_calibration,
     parse_checkpoint,
     parse_limit,
@@ -197,7 +199,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
 
     from consolidation.checkpoints.checkpoint import open_checkpoint
     from consolidation.compare.menu import MAX_FORMATS
-    from serve_app.engine.device.device import default_device
+    from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
 
     opened = [open_checkpoint(path) for path in recipe.models.values()]
@@ -210,8 +212,8 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
         configs,
         str(configs[0]["dtype"]),
         device_memory,
+        EngineConfig(),
         num_formats=MAX_FORMATS,
-        device=default_device(),
     )
 
 

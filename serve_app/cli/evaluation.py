@@ -11,17 +11,8 @@ import typer
 
 from serve_app.cli import output
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.options import (
-    AsJson,
-    Base,
-    Family,
-    RegistryUrl,
-    Tasks,
-    Texts,
-    parse_checkpoint,
-    parse_model_files,
-    parse_models,
-)
+from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
+from serve_app.cli.parsing import parse_checkpoint, parse_model_files, parse_models
 from serve_app.cli.releases import open_registry, resolve
 from serve_app.units import size
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli import output
-from serve_app.cli.options import (
-    Channel,
-    DeviceMemory,
-    Family,
-    HostMemory,
-    NoCudaGraphs,
-    RegistryUrl,
-    parse_port,
-)
-from serve_app.cli.releases import open_registry, resolve
+from serve_app.cli.engine_options import engine_options
+from serve_app.cli.options import Channel, Family, RegistryUrl
+from serve_app.cli.parsing import parse_port
+from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
+from serve_app.engine.config import EngineConfig
 from serve_app.units import size
 
 if TYPE_CHECKING:
     from serve_app.engine.memory import MemoryPlan
-
-
-class Device(StrEnum):
-    """Where the engine runs."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Dtype(StrEnum):
-    """What the engine computes in. `auto`: as the release is stored, where the device can."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 Port = Annotated[
@@ -44,46 +23,21 @@ Port = Annotated[
 ]
 
 
+@engine_options()
 def plan_memory(
-    family: Family,
-    registry: RegistryUrl,
-    device_memory: DeviceMemory = None,
-    host_memory: HostMemory = None,
-    no_cuda_graphs: NoCudaGraphs = False,
+    family: Family, registry: RegistryUrl, engine: EngineConfig, channel: Channel = DEFAULT_CHANNEL
 ) -> None:
     """Say what serving will allocate, or that it does not fit.
 
-    The release is the stable channel's, or the newest; the settings are those that `serve` has
-    unless told otherwise.
+    With the options of `serve` it plans what `serve` allocates; where the stable channel points
+    at nothing, it plans for the newest release.
     """
     from consolidation.release import ReleaseReader
-    from serve_app.config import ServeConfig
     from serve_app.engine import memory
-    from serve_app.serving.assembly import resolve_device
 
     opened = open_registry(registry, family)
-    release = resolve(opened, None)
-    settings = ServeConfig(
-        registry=registry,
-        family=family,
-        device_memory=device_memory,
-        host_memory=host_memory,
-        cuda_graphs=not no_cuda_graphs,
-    )
-    plan = memory.plan_memory(
-        ReleaseReader(opened, release),
-        device=resolve_device(settings.device),
-        dtype=settings.dtype,
-        device_memory=settings.device_memory,
-        limits=memory.Limits(
-            max_tokens=settings.max_tokens,
-            max_sequences=settings.max_sequences,
-            max_model_wait_s=settings.max_model_wait_s,
-        ),
-        cuda_graphs=settings.cuda_graphs,
-        host_memory=settings.host_memory,
-    )
-    _print_plan(release, plan)
+    release = resolve(opened, None if channel == DEFAULT_CHANNEL else channel)
+    _print_plan(release, memory.plan_memory(ReleaseReader(opened, release), engine))
 
 
 def _print_plan(release: str, plan: MemoryPlan) -> None:
@@ -125,22 +79,13 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     out.print(grid)
 
 
+@engine_options()
 def serve(
     family: Family,
     registry: RegistryUrl,
-    channel: Channel = "stable",
+    engine: EngineConfig,
+    channel: Channel = DEFAULT_CHANNEL,
     port: Port = 8000,
-    device: Annotated[
-        Device | None,
-        typer.Option(show_default=False, help="Default: cuda where there is one, else cpu."),
-    ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.AUTO,
-    device_memory: DeviceMemory = None,
-    host_memory: HostMemory = None,
-    no_prefix_cache: Annotated[
-        bool, typer.Option("--no-prefix-cache", help="Compute the beginning of every prompt anew.")
-    ] = False,
-    no_cuda_graphs: NoCudaGraphs = False,
 ) -> None:
     """Serve every model of a channel's release behind one OpenAI-compatible endpoint."""
     from serve_app.config import ServeConfig, UserConfig
@@ -149,16 +94,7 @@ def serve(
     opened = open_registry(registry, family)
     if opened.channel(channel) is None:
         output.err().print(f"channel {channel!r} points at nothing yet", soft_wrap=True)
-    config = ServeConfig(
-        registry=registry,
-        family=family,
-        device=device.value if device else "auto",
-        dtype=dtype.value,
-        device_memory=device_memory,
-        host_memory=host_memory,
-        prefix_cache=not no_prefix_cache,
-        cuda_graphs=not no_cuda_graphs,
-    )
+    config = ServeConfig(registry=registry, family=family, engine=engine)
     run(config, UserConfig(channel=channel), port, on_started=_say_where)
 
 

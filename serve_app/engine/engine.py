@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.counters import Counters
+from serve_app.engine.device.device import require_device, resolve_device
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.supply import Supply
-from serve_app.engine.memory import Limits, MemoryPlan, plan_memory
+from serve_app.engine.memory import MemoryPlan, plan_memory
 from serve_app.engine.model.facts import DTYPES, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
@@ -77,18 +79,15 @@ class Engine:
         self,
         packed: PackedModel,
         memory: MemoryPlan,
-        limits: Limits,
+        config: EngineConfig,
         *,
-        plan_ahead: bool = False,
-        prefix_cache: bool = False,
-        graphs: GraphBackend | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        on_loaded: Callable[[], None] = lambda: None,
+        secret: bytes | None,
+        graphs: GraphBackend | None,
+        clock: Callable[[], float],
+        on_loaded: Callable[[], None],
     ) -> None:
-        """on_loaded: called from another thread when something in the background got done.
+        """See `open`. secret: of shared prefixes; None: none are shared.
 
-        plan_ahead: launch a step while the one before it is under way.   prefix_cache: keep keys
-        and values of what sequences begin with, for others of their tenant and model.
         graphs: what records decode steps; None: nothing does.
         """
         self.memory = memory
@@ -98,24 +97,26 @@ class Engine:
         self._graphs = None
         if graphs is not None:
             needs, most = memory.captured, memory.kept_bytes
-            self._graphs = DecodeGraphs(packed, graphs, limits.max_sequences, needs, most)
+            self._graphs = DecodeGraphs(packed, graphs, config.max_sequences, needs, most)
         self._runner = Runner(packed, graphs=self._graphs, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
             [self._blocks],
             self._places,
-            step_tokens=limits.max_tokens,
-            max_sequences=limits.max_sequences,
-            max_model_wait_s=limits.max_model_wait_s,
-            cache=PrefixCache(self._blocks, secrets.token_bytes(32)) if prefix_cache else None,
+            step_tokens=config.step_tokens,
+            max_sequences=config.max_sequences,
+            max_model_wait_s=config.max_model_wait_s,
+            cache=None if secret is None else PrefixCache(self._blocks, secret),
         )
         self._releases = PooledReleases(packed)
         self._supply = Supply(
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )
         self._active: dict[str, _Active] = {}
-        self._plan_ahead = plan_ahead
+        # On CUDA, where the device need not wait for the host then.
+        on_cuda = packed.device.type == "cuda"
+        self._plan_ahead = on_cuda if config.plan_ahead is None else config.plan_ahead
         self._flights: deque[_Flight] = deque()
         self._landed = 0.0
         self.is_stepping = False
@@ -126,55 +127,30 @@ class Engine:
     def open(
         cls,
         source: ReleaseSource,
+        config: EngineConfig,
         *,
-        device: str = "cpu",
-        dtype: str = "auto",
-        device_memory: int | None = None,
-        kv_tokens: int | None = None,
-        num_places: int | None = None,
-        host_memory: int | None = None,
-        limits: Limits | None = None,
-        plan_ahead: bool | None = None,
-        prefix_cache: bool = True,
-        cuda_graphs: bool = True,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
         """An engine with room for a release, the release not yet loaded: see `stage`.
 
-        plan_ahead: launch a step while the one before it is under way; None: on CUDA alone, where
-        the device need not wait for the host then.   prefix_cache: keep keys and values of what
-        sequences begin with, for others of their tenant and model.
-        cuda_graphs: on CUDA record steps that decode, and run them again.   host_memory: the most
-        bytes that copies of backbones on the host may take; None: there is room for all.
+        random_bytes: as many as asked, for the secret that keeps tenants' prefixes apart.
+        on_loaded: called from another thread when something in the background got done.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
-        limits = limits or Limits()
-        ahead = device.startswith("cuda") if plan_ahead is None else plan_ahead
-        memory = plan_memory(
-            source,
-            device=device,
-            dtype=dtype,
-            device_memory=device_memory,
-            kv_tokens=kv_tokens,
-            num_places=num_places,
-            limits=limits,
-            cuda_graphs=cuda_graphs,
-            host_memory=host_memory,
-        )
+        require_device(config.device)
+        device = torch.device(resolve_device(config.device))
+        memory = plan_memory(source, config)
         packed = PackedModel(
-            widest(source.models),
-            memory.sizes,
-            dtype=DTYPES[memory.dtype],
-            device=torch.device(device),
+            widest(source.models), memory.sizes, dtype=DTYPES[memory.dtype], device=device
         )
         return cls(
             packed,
             memory,
-            limits,
-            plan_ahead=ahead,
-            prefix_cache=prefix_cache,
-            graphs=graph_backend(packed.device) if cuda_graphs else None,
+            config,
+            secret=random_bytes(32) if config.prefix_cache else None,
+            graphs=graph_backend(device) if config.cuda_graphs else None,
             clock=clock,
             on_loaded=on_loaded,
         )

@@ -9,6 +9,8 @@ import torch
 
 from representation.architecture.anatomy import study
 from representation.architecture.config import config_of
+from serve_app.engine.config import EngineConfig
+from serve_app.engine.device.device import require_device, resolve_device
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
 from serve_app.engine.model.facts import (
     backbone_key,
@@ -31,19 +33,6 @@ KV_SHARE = 0.4
 """Of what is left after the least of everything, the part that KV may claim before backbones."""
 SPARE_SHARE = 0.2
 """Of what KV could take beyond its least, the part left free for the slots of a next release."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much may be in one step, and at once.
-
-    max_tokens: of a step.   max_sequences: running at once.   max_model_wait_s: longest that a
-    model without a place waits for one to be cleared while others are served.
-    """
-
-    max_tokens: int = 512
-    max_sequences: int = 64
-    max_model_wait_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,58 +111,37 @@ class MemoryPlan:
 
 
 @as_unsupported()
-def plan_memory(
-    source: ReleaseSource,
-    *,
-    device: str = "cpu",
-    dtype: str = "auto",
-    device_memory: int | None = None,
-    kv_tokens: int | None = None,
-    num_places: int | None = None,
-    limits: Limits | None = None,
-    cuda_graphs: bool = True,
-    host_memory: int | None = None,
-) -> MemoryPlan:
+def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     """How a device's memory will be spent on a release.
 
-    Without `device_memory`: on CUDA nine tenths of what is free now; on the CPU room for every
-    backbone and for 1 GiB of keys and values. `kv_tokens` fixes the KV store's size; `num_places`
-    is the most places that backbones get, however much memory there is. `cuda_graphs` reserves
-    room for captured steps where there are any. What is bounded is what is allocated here: the
-    CUDA driver takes some hundred MB beside it. `host_memory` bounds copies of backbones on the
-    host; None: there is one of each where there are fewer places.
+    Without a limit there is room for every backbone and for 1 GiB of keys and values; on CUDA
+    there is one. What is bounded is what is allocated here: the CUDA driver takes some hundred MB
+    beside it.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
-    limits = limits or Limits()
-    if num_places is not None and num_places < 1:
-        raise ConfigError(f"num_places is {num_places}; serving takes at least 1 place")
-    on_cpu = torch.device(device).type == "cpu"
-    if device_memory is None and not on_cpu:
-        device_memory = int(torch.cuda.mem_get_info(device)[0] * 0.9)
-    torch_dtype = resolve_dtype(dtype, source.dtype)
-    config = widest(source.models)
-    anatomy = study(config_of(config), torch_dtype)
+    device = torch.device(resolve_device(config.device))
+    device_memory = _device_memory(config, device)
+    dtype = resolve_dtype(config.dtype, source.dtype)
+    anatomy = study(config_of(widest(source.models)), dtype)
     longest = max(context_length(model.config) for model in source.models.values())
     shapes = layer_shapes(anatomy)
     shelves = tuple(shelf_rows(layer) for layer in source.layers)
     pool = sum(
-        shape.shelves_bytes(rows, len(source.models), torch_dtype)
+        shape.shelves_bytes(rows, len(source.models), dtype)
         for shape, rows in zip(shapes, shelves, strict=True)
     )
-    unit = unit_bytes(anatomy, shapes, torch_dtype, limits.max_tokens, torch.device(device))
-    if host_memory is not None and host_memory < unit.copy:
+    unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
+    if config.host_memory is not None and config.host_memory < unit.copy:
         raise ConfigError(
-            f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {unit.copy:,}"
+            f"host_memory is {config.host_memory:,} bytes; a copy of one backbone takes "
+            f"{unit.copy:,}"
         )
     captures = 0
-    if cuda_graphs and not on_cpu:
-        captures = unit.captured.of_all(limits.max_sequences, -(-longest // BLOCK_SIZE))
+    if config.cuda_graphs and device.type != "cpu":
+        captures = unit.captured.of_all(config.max_sequences, -(-longest // BLOCK_SIZE))
     num_backbones = len({backbone_key(model) for model in source.models.values()})
-    useful = -(-longest * limits.max_sequences // BLOCK_SIZE)
-    least = _least_blocks(longest)
-    most_places = num_backbones if num_places is None else min(num_backbones, num_places)
-    if kv_tokens is not None:
-        least = useful = max(1, -(-kv_tokens // BLOCK_SIZE))
+    most_places = min(num_backbones, config.num_places or num_backbones)
+    least, useful = _fewest_and_most_blocks(longest, config)
     if device_memory is None:
         places = most_places
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
@@ -198,12 +166,20 @@ def plan_memory(
         shelves=shelves,
         num_blocks=blocks,
         block_size=BLOCK_SIZE,
-        dtype=str(torch_dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         device_memory=device_memory,
         captured=unit.captured,
         copy_bytes=unit.copy,
-        host_memory=host_memory,
+        host_memory=config.host_memory,
     )
+
+
+def _device_memory(config: EngineConfig, device: torch.device) -> int | None:
+    """Bytes that the engine may take; None for no limit. Raises: ConfigError without the device."""
+    if config.device_memory is not None or device.type == "cpu":
+        return config.device_memory
+    require_device(config.device)
+    return int(torch.cuda.mem_get_info(device)[0] * 0.9)
 
 
 @as_unsupported()
@@ -211,11 +187,9 @@ def expert_memory(
     configs: Sequence[Mapping[str, Any]],
     stored: str,
     device_memory: int,
+    config: EngineConfig,
     *,
     num_formats: int,
-    device: str = "cpu",
-    dtype: str = "auto",
-    limits: Limits | None = None,
 ) -> int:
     """Bytes that are left for the parts of experts, as the device holds them.
 
@@ -225,12 +199,12 @@ def expert_memory(
     parts of a layer may have, slots and residuals counted apart; each has maps of its own.
     Raises: DoesNotFit where nothing is left; Unsupported.
     """
-    torch_dtype = resolve_dtype(dtype, stored)
-    anatomy = study(config_of(widest_config(configs)), torch_dtype)
+    device = torch.device(resolve_device(config.device))
+    dtype = resolve_dtype(config.dtype, stored)
+    anatomy = study(config_of(widest_config(configs)), dtype)
     shapes = layer_shapes(anatomy)
-    limits = limits or Limits()
-    unit = unit_bytes(anatomy, shapes, torch_dtype, limits.max_tokens, torch.device(device))
-    blocks = _least_blocks(max(context_length(config) for config in configs))
+    unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
+    blocks = _least_blocks(max(context_length(each) for each in configs))
     maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
     others = len(configs) * unit.place + maps + unit.attention + unit.step
     others += unit.block + math.ceil(blocks * (unit.block + unit.step_per_block))
@@ -248,6 +222,14 @@ def expert_memory(
 def _least_blocks(longest: int) -> int:
     """KV blocks without which the engine does not start. longest: context, in tokens."""
     return -(-min(longest, MIN_KV_TOKENS) // BLOCK_SIZE)
+
+
+def _fewest_and_most_blocks(longest: int, config: EngineConfig) -> tuple[int, int]:
+    """KV blocks without which the engine does not start, and those that it could use."""
+    if config.kv_tokens is not None:
+        blocks = -(-config.kv_tokens // BLOCK_SIZE)
+        return blocks, blocks
+    return _least_blocks(longest), -(-longest * config.max_sequences // BLOCK_SIZE)
 
 
 def _shares(

@@ -9,7 +9,8 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.config import ServeConfig, UserConfig
-from serve_app.serving.assembly import real_parts, resolve_device
+from serve_app.engine.device.device import resolve_device
+from serve_app.serving.assembly import real_parts
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica.replica import EngineReplica
 
@@ -41,10 +42,9 @@ class Engine(EngineReplica):
 def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
-    What `args` leaves out is taken from the environment (EXPERTPOOL_REGISTRY,
-    EXPERTPOOL_FAMILY, EXPERTPOOL_DEVICE, EXPERTPOOL_DTYPE, EXPERTPOOL_DEVICE_MEMORY,
-    EXPERTPOOL_HOST_MEMORY), else the default. Raises pydantic's ValidationError for fields there
-    are not.
+    What `args` leaves out is taken from the environment, by its name in capitals behind
+    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), else it is the default. Raises: see
+    `ServeConfig`.
     """
     return application(config_of(args or {}))
 
@@ -74,7 +74,7 @@ def application(
     elsewhere requests come through Ray Serve's proxies.
     """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
-    device = resolve_device(config.device)
+    device = resolve_device(config.engine.device)
     actor: dict[str, Any] = {"num_cpus": 0}
     if device == "cuda":
         actor["num_gpus"] = 1
@@ -103,12 +103,6 @@ def application(
     return app
 
 
-def _environment() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in ("registry", "family", "device", "dtype"):
-        if value := os.environ.get(_ENV_PREFIX + name.upper()):
-            found[name] = value
-    for name in ("device_memory", "host_memory"):
-        if value := os.environ.get(_ENV_PREFIX + name.upper()):
-            found[name] = int(value)
-    return found
+def _environment() -> dict[str, str]:
+    given = {name: os.environ.get(_ENV_PREFIX + name.upper()) for name in ServeConfig.names()}
+    return {name: value for name, value in given.items() if value}

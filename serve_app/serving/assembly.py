@@ -11,10 +11,10 @@ import torch
 
 from consolidation.release import Registry, ReleaseReader
 from serve_app.config import ServeConfig
-from serve_app.engine.device.device import default_device
+from serve_app.engine.config import EngineConfig
+from serve_app.engine.device.device import resolve_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.memory import Limits
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.text.tokenizer import Tokenizer
 
@@ -25,13 +25,8 @@ def real_parts(config: ServeConfig) -> Parts:
     return Parts(
         channel=lambda name: _channel(registry, name),
         open_release=lambda release: _open_release(registry, release),
-        open_engine=lambda source: _open_engine(config, source),
+        open_engine=lambda source: _open_engine(config.engine, source),
     )
-
-
-def resolve_device(device: str) -> str:
-    """`auto`: CUDA where there is one."""
-    return default_device() if device == "auto" else device
 
 
 def _channel(registry: Registry, name: str) -> str | None:
@@ -56,25 +51,12 @@ def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
         shutil.rmtree(directory)
 
 
-def _open_engine(config: ServeConfig, source: ReplicaSource) -> Loop:
-    device = resolve_device(config.device)
-    if device == "cpu":
+def _open_engine(config: EngineConfig, source: ReplicaSource) -> Loop:
+    if resolve_device(config.device) == "cpu":
         torch.set_num_threads(_num_threads())  # Ray gives a replica that reserves no CPU one thread
 
     def make(wake: Callable[[], None]) -> Engine:
-        return Engine.open(
-            cast(Any, source),
-            device=device,
-            dtype=config.dtype,
-            device_memory=config.device_memory,
-            host_memory=config.host_memory,
-            kv_tokens=config.kv_tokens,
-            num_places=config.num_places,
-            limits=Limits(config.max_tokens, config.max_sequences, config.max_model_wait_s),
-            prefix_cache=config.prefix_cache,
-            cuda_graphs=config.cuda_graphs,
-            on_loaded=wake,
-        )
+        return Engine.open(cast(Any, source), config, on_loaded=wake)
 
     loop = EngineLoop(make)
     try:

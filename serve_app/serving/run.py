@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.device.device import require_device
 from serve_app.errors import ConfigError
 
 _NAME = "expertpool"
@@ -46,6 +47,7 @@ def endpoint(
     config: ServeConfig, user: UserConfig, port: int = 8000, *, host: str = "127.0.0.1"
 ) -> Iterator[str]:
     """The endpoint for as long as the block lasts, on a Ray of its own. Gives its address."""
+    require_device(config.engine.device)
     _check_free(host, port)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -13,8 +13,9 @@ import typer
 
 from consolidation.release.manifest import valid_name
 from serve_app.cli.main import app, run
-from serve_app.cli.options import parse_models, parse_name, parse_size
+from serve_app.cli.parsing import parse_models, parse_name, parse_size
 from serve_app.config import ServeConfig
+from serve_app.engine.config import EngineConfig
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -257,5 +258,8 @@ def test_what_serve_is_told_becomes_its_configuration(
     flags = ["--no-prefix-cache", "--no-cuda-graphs", "--device-memory", "2GiB"]
     flags += ["--host-memory", "64GiB"]
     assert run(given) == run([*given, *flags]) == 0
-    found = [(c.prefix_cache, c.cuda_graphs, c.device_memory, c.host_memory) for c in told]
-    assert found == [(True, True, None, None), (False, False, 2 << 30, 64 << 30)]
+    found = [config.engine for config in told]
+    changed = EngineConfig(
+        prefix_cache=False, cuda_graphs=False, device_memory=2 << 30, host_memory=64 << 30
+    )
+    assert found == [EngineConfig(), changed]

@@ -3,13 +3,13 @@
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import (
     Event,
     Failed,
@@ -23,7 +23,8 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError
 
 GREEDY = Sampling(temperature=0, logprobs=5)
-SMALL = Limits(max_tokens=13, max_sequences=8, max_model_wait_s=0.01)
+ON_CPU = EngineConfig(device="cpu")
+SMALL = replace(ON_CPU, step_tokens=13, max_sequences=8, max_model_wait_s=0.01)
 
 
 @dataclass
@@ -50,9 +51,16 @@ class Answer:
                 self.error = event.error
 
 
-def engine_of(*sources: ReleaseSource, limits: Limits = SMALL, **options: Any) -> Engine:
+def engine_of(
+    *sources: ReleaseSource,
+    config: EngineConfig = SMALL,
+    clock: Callable[[], float] = time.monotonic,
+    on_loaded: Callable[[], None] = lambda: None,
+    **settings: Any,
+) -> Engine:
     """An engine opened for the first source, with all of them staged."""
-    engine = Engine.open(sources[0], limits=limits, **options)
+    config = replace(config, **settings)
+    engine = Engine.open(sources[0], config, clock=clock, on_loaded=on_loaded)
     for source in sources:
         stage(engine, source)
     return engine

@@ -44,7 +44,7 @@ def test_answers_are_the_models_own_with_few_places_and_pages(architecture: str)
     models = {
         f"m{seed}": tiny_model(architecture, seed, vocab_size=320 + seed) for seed in (1, 2, 3)
     }
-    least = plan_memory(MemorySource("r1", models), limits=SMALL, kv_tokens=64)
+    least = plan_memory(MemorySource("r1", models), replace(SMALL, kv_tokens=64))
     two_places = least.total_bytes - least.place_bytes
     engine = ahead_of(models, kv_tokens=64, device_memory=two_places)
     requests = greedy_requests(models, [5, 17, 30, 12], max_tokens=18)

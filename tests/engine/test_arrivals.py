@@ -16,7 +16,7 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import Spans, StepView
-from tests.engine.running import answer, engine_of, greedy_requests
+from tests.engine.running import ON_CPU, answer, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
 from tests.support.sources import MemorySource
 
@@ -130,7 +130,7 @@ class FakeEvent:
 def packed() -> PackedModel:
     """Of two places, and on the CPU; but it says that it is on CUDA."""
     models = {f"m{seed}": tiny_model("gpt_oss", seed) for seed in (1, 2)}
-    packed = Engine.open(MemorySource("r1", models)).packed
+    packed = Engine.open(MemorySource("r1", models), ON_CPU).packed
     packed.device = torch.device("cuda")
     return packed
 

@@ -19,6 +19,7 @@ from serve_app.engine.model.originals import PerSegment, PerToken
 from serve_app.engine.model.stacks import Stacks, allocate_stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from tests.engine.running import ON_CPU
 from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model
 from tests.support.sources import MemorySource
 
@@ -131,7 +132,7 @@ SIBLINGS = {
 def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> None:
     originals = tiny_model(architecture, 1)
     models = {"m1": originals, "m2": tiny_model(architecture, 2)}
-    packed = Engine.open(MemorySource("r1", models))._packed
+    packed = Engine.open(MemorySource("r1", models), ON_CPU)._packed
     generator = torch.Generator().manual_seed(0)
     integers = Integers(CPU)
     spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
@@ -160,7 +161,7 @@ def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> 
 
 
 def test_siblings_wait_for_the_weights_of_each_of_them() -> None:
-    packed = Engine.open(MemorySource("r1", {"m1": tiny_model("gpt_oss", 1)}))._packed
+    packed = Engine.open(MemorySource("r1", {"m1": tiny_model("gpt_oss", 1)}), ON_CPU)._packed
     (paths,) = [paths for paths in packed._wholes if paths[0].startswith("model.layers.1.")]
     asked: list[str] = []
 

@@ -2,15 +2,17 @@
 
 import copy
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from serve_app.engine.memory import Limits, plan_memory
+from serve_app.engine.memory import plan_memory
 from serve_app.engine.request import Request
 from tests.engine.running import (
     GREEDY,
+    ON_CPU,
     SMALL,
     answer,
     assert_golden,
@@ -46,7 +48,7 @@ def test_mixed_models_answer_as_by_themselves_with_few_places_and_pages(
 ) -> None:
     models = models_of(architecture)
     source = MemorySource("r1", models)
-    least = plan_memory(source, limits=SMALL, kv_tokens=64)
+    least = plan_memory(source, replace(SMALL, kv_tokens=64))
     two_places = least.total_bytes - least.place_bytes
     engine = engine_of(source, kv_tokens=64, device_memory=two_places)
     assert engine.memory.num_places == 2
@@ -201,7 +203,7 @@ def test_in_bfloat16_the_engine_errs_no_more_than_the_model_itself(architecture:
     models = models_of(architecture, count=2)
     rounded = {name: copy.deepcopy(m).to(torch.bfloat16) for name, m in models.items()}
     exact = {name: copy.deepcopy(model).float() for name, model in rounded.items()}
-    engine = engine_of(MemorySource("r1", rounded, dtype="bfloat16"), limits=Limits())
+    engine = engine_of(MemorySource("r1", rounded, dtype="bfloat16"), config=ON_CPU)
     assert engine.memory.dtype == "bfloat16"
     requests = [
         Request(f"{name}-{seed}", "r1", name, prompt, 0, GREEDY, prompt_logprobs=0)

@@ -1,6 +1,7 @@
 """Captured steps give what the same steps give that are not, whatever models are in them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,13 @@ from serve_app.engine.attention.flashinfer import FlashInfer
 from serve_app.engine.attention.varlen import Varlen
 from serve_app.engine.engine import Engine
 from serve_app.engine.experts.packed_linear import PackedRuns
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.captures import Capture
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
 from tests.engine.running import (
     GREEDY,
+    ON_CPU,
     answer,
     assert_golden,
     engine_of,
@@ -31,7 +32,7 @@ from tests.support.mixes import MIXES, Mix, MixedSource, in_turn
 from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
-WIDE = Limits(max_tokens=256, max_sequences=16)
+WIDE = replace(ON_CPU, step_tokens=256, max_sequences=16)
 """All prompts in one step, so that the others decode."""
 
 
@@ -66,7 +67,7 @@ def models_of(architecture: str = "mixtral", count: int = 3, **overrides: Any) -
 
 
 def opened(source: Any, **options: Any) -> Engine:
-    return engine_of(source, limits=WIDE, kv_tokens=1024, **options)
+    return engine_of(source, config=WIDE, kv_tokens=1024, **options)
 
 
 @pytest.mark.parametrize("plan_ahead", [False, True])

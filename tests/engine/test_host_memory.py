@@ -1,5 +1,6 @@
 """Copies of backbones on the host stay within `host_memory`, whatever is asked for."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from serve_app.engine.loading import loader
 from serve_app.engine.memory import plan_memory
 from serve_app.errors import ConfigError, LoadFailed
 from tests.engine.running import (
+    ON_CPU,
     SMALL,
     answer,
     assert_golden,
@@ -28,7 +30,7 @@ MODELS = models_of(1, 2, 3)
 
 
 def one_copy() -> int:
-    return plan_memory(MemorySource("r1", MODELS)).copy_bytes
+    return plan_memory(MemorySource("r1", MODELS), ON_CPU).copy_bytes
 
 
 @pytest.mark.parametrize("num_copies", [1, 2])
@@ -75,7 +77,7 @@ def test_a_limit_that_holds_no_backbone_is_refused() -> None:
     source, least = MemorySource("r1", MODELS), one_copy()
     with pytest.raises(ConfigError, match=rf"host_memory is {least - 1:,} bytes; .* {least:,}"):
         engine_of(source, host_memory=least - 1)
-    plan = plan_memory(source, limits=SMALL, num_places=1, host_memory=3 * least - 1)
+    plan = plan_memory(source, replace(SMALL, num_places=1, host_memory=3 * least - 1))
     assert (plan.num_copies, plan.host_bytes) == (2, 2 * least)
 
 

@@ -13,13 +13,14 @@ from serve_app.engine import engine as engine_module
 from serve_app.engine.attention import flashinfer as paged_flashinfer
 from serve_app.engine.attention.flashinfer import FlashInfer, flashinfer_needs
 from serve_app.engine.attention.forms import probe
-from serve_app.engine.memory import Limits, MemoryPlan, expert_memory, plan_memory
+from serve_app.engine.config import EngineConfig
+from serve_app.engine.memory import MemoryPlan, expert_memory, plan_memory
 from serve_app.engine.run.cuda_graphs import graph_backend
 from serve_app.engine.run.kept import SEGMENTS_BYTES, CaptureNeeds, Size
 from serve_app.errors import DoesNotFit
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
-from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
+from tests.engine.running import ON_CPU, answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource
 
@@ -38,7 +39,7 @@ def source_of(architecture: str = "mixtral", count: int = 2) -> MemorySource:
 
 
 def on_cuda(source: MemorySource, device_memory: int, **options: Any) -> MemoryPlan:
-    return plan_memory(source, device="cuda", device_memory=device_memory, **options)
+    return plan_memory(source, EngineConfig(device="cuda", device_memory=device_memory, **options))
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
@@ -66,7 +67,7 @@ def test_forms_that_keep_nothing_and_devices_without_graphs_reserve_nothing(
     monkeypatch.setattr(paged_flashinfer, "find_spec", lambda _: None)
     source = source_of()
     assert on_cuda(source, GIB).attention_bytes == 0
-    plan = plan_memory(source, device_memory=GIB)
+    plan = plan_memory(source, replace(ON_CPU, device_memory=GIB))
     assert (plan.attention_bytes, plan.captures_bytes) == (0, 0)
     assert graph_backend(CPU) is None
 
@@ -81,7 +82,7 @@ def test_what_has_no_room_beside_what_is_kept_is_refused_by_name(
     assert (plan.captures_bytes, plan.spare_bytes) == (0, 0), "captures take of what is left"
     configs = [model.config for model in source.models.values()]
     left = [
-        expert_memory(configs, "float32", GIB, num_formats=1, device=device)
+        expert_memory(configs, "float32", GIB, EngineConfig(device=device), num_formats=1)
         for device in ("cpu", "cuda")
     ]
     assert left[0] - left[1] > plan.attention_bytes, "and what cuBLAS takes"
@@ -138,7 +139,7 @@ def test_captures_stop_where_the_plan_says(monkeypatch: pytest.MonkeyPatch) -> N
         recorder = Greedy()
         monkeypatch.setattr(engine_module, "plan_memory", plan)
         monkeypatch.setattr(engine_module, "graph_backend", lambda _, r=recorder: r)
-        engine = engine_of(source, limits=Limits(256, 16), kv_tokens=1024)
+        engine = engine_of(source, step_tokens=256, max_sequences=16, kv_tokens=1024)
         for lengths in ([5], [5, 30], [5, 30, 70]):
             requests = greedy_requests(models, lengths, max_tokens=4)
             assert_golden(models, requests, answer(engine, requests))

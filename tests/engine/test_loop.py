@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from serve_app.engine.loop import EngineLoop, ends
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Request
 from serve_app.errors import EngineStopped, LoadFailed, UnknownModel, UnknownRelease
-from tests.engine.running import GREEDY, Answer, assert_golden, greedy_requests, prompts
+from tests.engine.running import GREEDY, ON_CPU, Answer, assert_golden, greedy_requests, prompts
 from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource
 
@@ -33,8 +34,9 @@ class Asked:
             self.ended.set_result(None)
 
 
-def open_loop(source: MemorySource, **options: Any) -> EngineLoop:
-    return EngineLoop(lambda wake: Engine.open(source, on_loaded=wake, **options))
+def open_loop(source: MemorySource, **settings: Any) -> EngineLoop:
+    config = replace(ON_CPU, **settings)
+    return EngineLoop(lambda wake: Engine.open(source, config, on_loaded=wake))
 
 
 def test_many_threads_are_answered_at_once() -> None:

@@ -8,9 +8,8 @@ from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import FEW_ROWS, Multiplier, widens_on
 from serve_app.engine.device.native.library import Native, library
 from serve_app.engine.device.native.products import Products
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request
-from tests.engine.running import GREEDY, answer, engine_of, prompts
+from tests.engine.running import GREEDY, ON_CPU, answer, engine_of, prompts
 from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource
 
@@ -162,7 +161,7 @@ def test_widened_or_not_an_engine_in_bfloat16_answers_alike(
     found = []
     for widens in (False, True):
         monkeypatch.setattr(matmul, "widens_on", lambda _, widens=widens: widens)
-        engine = engine_of(MemorySource("r1", {"m1": model}, dtype="bfloat16"), limits=Limits())
+        engine = engine_of(MemorySource("r1", {"m1": model}, dtype="bfloat16"), config=ON_CPU)
         logprobs = answer(engine, [request])["a"].prompt_logprobs
         engine.close()
         assert logprobs is not None

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from representation.formats import format_of
 from serve_app.engine.engine import Engine
 from serve_app.engine.experts.linear import part_linear
-from serve_app.engine.memory import Limits, expert_memory, plan_memory
+from serve_app.engine.memory import expert_memory, plan_memory
 from serve_app.engine.request import Request
 from serve_app.errors import DoesNotFit, LoadFailed
 from tests.engine.running import (
     GREEDY,
+    ON_CPU,
     SMALL,
     answer,
     assert_golden,
@@ -54,7 +56,7 @@ def test_in_bfloat16_every_mix_errs_no_more_than_its_dense_reference(mix: str, d
     source = MixedSource("r1", models, in_turn(mix), dtype="bfloat16")
     exact = source.references(models)
     rounded = {n: m.to(torch.bfloat16) for n, m in source.references(models).items()}
-    engine = engine_of(source, limits=Limits(), device=device)
+    engine = engine_of(source, config=ON_CPU, device=device)
     requests = [
         Request(f"{name}-{seed}", "r1", name, prompt, 0, GREEDY, prompt_logprobs=0)
         for seed in range(3)
@@ -148,7 +150,7 @@ def test_shelves_that_nothing_needs_make_room_for_others() -> None:
         MixedSource(f"r{number}", models, in_turn(mix))
         for number, mix in enumerate(["packed slots of their own", "a dense base and signs"], 2)
     ]
-    need = plan_memory(sources[0], limits=SMALL, kv_tokens=64).total_bytes
+    need = plan_memory(sources[0], replace(SMALL, kv_tokens=64)).total_bytes
     engine = engine_of(sources[0], kv_tokens=64, device_memory=need)
     dense_bytes = engine.stats().pool_bytes
     for before, source in itertools.pairwise(sources):
@@ -202,8 +204,8 @@ def test_expert_memory_is_what_a_release_may_take(architecture: str) -> None:
     formats = max(len({*layer.slots, *layer.residuals}) for layer in source.layers)
     parts = sum(part.bytes for layer in source.layers for part in [*layer.slots, *layer.residuals])
     plenty = 10**9
-    others = plenty - expert_memory(configs, "float32", plenty, num_formats=formats)
-    plan = plan_memory(source, device_memory=others + parts)
+    others = plenty - expert_memory(configs, "float32", plenty, ON_CPU, num_formats=formats)
+    plan = plan_memory(source, replace(ON_CPU, device_memory=others + parts))
     assert plan.total_bytes <= others + parts
     with pytest.raises(DoesNotFit, match="3 backbones of"):
-        expert_memory(configs, "float32", others, num_formats=formats)
+        expert_memory(configs, "float32", others, ON_CPU, num_formats=formats)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import Request, Token
 from tests.engine.running import (
     GREEDY,
@@ -41,7 +40,7 @@ def hits(engine: Engine) -> int:
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_beginning_that_was_computed_is_not_computed_again(ahead: bool) -> None:
     models = models_of(1, 2)
-    engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64), plan_ahead=ahead)
+    engine = engine_of(MemorySource("r1", models), step_tokens=64, plan_ahead=ahead)
     requests = [asked(f"{name}-{at}", name, after=at) for at in range(3) for name in models]
     answers: dict[str, Answer] = {}
     for pair in (requests[:2], requests[2:]):

@@ -1,5 +1,6 @@
 """A published release of parts in many formats is served as its manifest says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_published_release_takes_the_bytes_of_its_manifest_and_answers_as_its_
     models = {f"m{seed}": tiny_model(architecture, seed) for seed in (1, 2)}
     source = MixedSource("any", models, in_turn("every expert in its own way"))
     reader = published(Registry(str(tmp_path), "tiny"), source, models["m1"])
-    engine = Engine.open(reader, limits=SMALL, kv_tokens=128)
+    engine = Engine.open(reader, replace(SMALL, kv_tokens=128))
     outcomes: list[EngineError | None] = []
     engine.stage(reader, outcomes.append)
     finish(engine, {}, until=lambda: bool(outcomes))

@@ -1,6 +1,7 @@
 """A new release is only more models in the same pool."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_release_that_cannot_be_read_leaves_the_old_one_serving() -> None:
 
 def test_a_release_that_does_not_fit_beside_is_refused_with_numbers() -> None:
     source = MemorySource("r1", family(1, 2))
-    need = plan_memory(source, limits=SMALL, kv_tokens=64).total_bytes
+    need = plan_memory(source, replace(SMALL, kv_tokens=64)).total_bytes
     engine = engine_of(source, kv_tokens=64, device_memory=need)
     assert engine.memory.spare_bytes == 0
     second = MemorySource("r2", family(1, 3))
@@ -120,7 +121,7 @@ def test_a_release_that_does_not_fit_beside_is_refused_with_numbers() -> None:
 
 def test_a_release_that_would_not_fit_even_alone_is_known_before_anything_is_given_up() -> None:
     source = MemorySource("r1", family(1, 2))
-    need = plan_memory(source, limits=SMALL, kv_tokens=64).total_bytes
+    need = plan_memory(source, replace(SMALL, kv_tokens=64)).total_bytes
     engine = engine_of(source, kv_tokens=64, device_memory=need)
     same_size, larger = MemorySource("r2", family(3, 4)), MemorySource("r3", family(3, 4, 5))
     assert not engine.fits_beside(same_size)

@@ -11,12 +11,11 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.loading import loader
 from serve_app.engine.loading.backbones import load_backbone
-from serve_app.engine.memory import Limits, plan_memory
+from serve_app.engine.memory import plan_memory
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Request, Sampling, Token
 from serve_app.errors import (
-    ConfigError,
     DoesNotFit,
     DuplicateRequest,
     EngineError,
@@ -28,6 +27,7 @@ from serve_app.errors import (
 )
 from tests.engine.running import (
     GREEDY,
+    ON_CPU,
     SMALL,
     Answer,
     answer,
@@ -63,7 +63,7 @@ def test_a_step_is_one_forward_and_two_grouped_products_a_layer_whatever_models_
     monkeypatch.setattr(PackedModel, "forward", counted_forward)
     monkeypatch.setattr("serve_app.engine.experts.pool.part_linear", counted_product)
     models = models_of(1, 2, 3)
-    engine = engine_of(MemorySource("r1", models), limits=Limits(max_tokens=64))
+    engine = engine_of(MemorySource("r1", models), config=replace(ON_CPU, step_tokens=64))
     answers = answer(engine, greedy_requests(models, [5, 9], max_tokens=6))
     num_steps = engine.stats().counters.num_steps
     assert all(len(found.tokens) == 6 for found in answers.values())
@@ -188,32 +188,31 @@ def test_a_step_that_breaks_ends_its_requests_and_no_others(
 def test_memory_that_cannot_hold_one_model_is_refused_with_numbers() -> None:
     source = MemorySource("r1", models_of(1, 2))
     with pytest.raises(DoesNotFit, match="the device memory is 100,000 bytes") as refused:
-        Engine.open(source, device_memory=100_000)
+        Engine.open(source, replace(ON_CPU, device_memory=100_000))
     assert refused.value.available == 100_000
-    least = plan_memory(source, device_memory=refused.value.needed)
+    least = plan_memory(source, replace(ON_CPU, device_memory=refused.value.needed))
     assert least.num_places == 1
     assert least.total_bytes <= refused.value.needed
     with pytest.raises(DoesNotFit):
-        plan_memory(source, device_memory=refused.value.needed - 1)
+        plan_memory(source, replace(ON_CPU, device_memory=refused.value.needed - 1))
 
 
 def test_backbones_get_no_more_places_than_are_allowed() -> None:
     source = MemorySource("r1", models_of(1, 2, 3))
-    free = plan_memory(source, limits=SMALL)
+    free = plan_memory(source, SMALL)
     for wanted, places in ((1, 1), (2, 2), (9, 3)):
         for device_memory in (None, 2 * free.total_bytes):
-            plan = plan_memory(source, limits=SMALL, device_memory=device_memory, num_places=wanted)
+            config = replace(SMALL, device_memory=device_memory, num_places=wanted)
+            plan = plan_memory(source, config)
             assert (plan.num_places, plan.num_backbones) == (places, 3)
-    with pytest.raises(ConfigError, match="num_places is 0; serving takes at least 1 place"):
-        Engine.open(source, num_places=0)
 
 
 def test_what_is_allocated_is_what_was_planned_at_every_budget() -> None:
     source = MemorySource("r1", models_of(1, 2, 3))
-    roomy = plan_memory(source, limits=SMALL)
+    roomy = plan_memory(source, SMALL)
     for device_memory in range(roomy.total_bytes // 4, 2 * roomy.total_bytes, 1_500_000):
         try:
-            engine = Engine.open(source, device_memory=device_memory, limits=SMALL)
+            engine = Engine.open(source, replace(SMALL, device_memory=device_memory))
         except DoesNotFit:
             continue
         stats = engine.stats()
@@ -322,16 +321,14 @@ def test_architectures_that_do_not_fit_are_refused_by_name() -> None:
 
     dense = {"model_type": "llama"}
     with pytest.raises(Unsupported, match="LlamaForCausalLM has no experts"):
-        Engine.open(Source(dense))
+        Engine.open(Source(dense), ON_CPU)
     with pytest.raises(Unsupported, match="'no_such_type': this transformers does not know it"):
-        Engine.open(Source({"model_type": "no_such_type"}))
+        Engine.open(Source({"model_type": "no_such_type"}), ON_CPU)
     with pytest.raises(Unsupported, match="layers of type 'linear_attention'"):
-        Engine.open(Source({"model_type": "qwen3_next"}))
+        Engine.open(Source({"model_type": "qwen3_next"}), ON_CPU)
     ropes = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
     with pytest.raises(Unsupported, match=r"rotary_embs.* has rope parameters that are not"):
-        Engine.open(Source(tiny_config("granitemoe_swa", **ropes).to_dict()))
-    with pytest.raises(Unsupported, match="dtype 'float16'"):
-        Engine.open(MemorySource("r1", models_of(1)), dtype="float16")
+        Engine.open(Source(tiny_config("granitemoe_swa", **ropes).to_dict()), ON_CPU)
 
 
 def test_tied_and_untied_heads_take_the_bytes_they_need() -> None:
@@ -339,14 +336,14 @@ def test_tied_and_untied_heads_take_the_bytes_they_need() -> None:
         tied = tiny_config("mixtral", tie_word_embeddings=True)
     model = tiny_model("mixtral", 1, tie_word_embeddings=tied.tie_word_embeddings)
     untied = tiny_model("mixtral", 1)
-    plans = [plan_memory(MemorySource("r1", {"m1": m})) for m in (model, untied)]
+    plans = [plan_memory(MemorySource("r1", {"m1": m}), ON_CPU) for m in (model, untied)]
     assert plans[1].place_bytes - plans[0].place_bytes == 320 * 32 * 4
 
 
 def test_a_request_of_four_times_the_weight_has_four_times_the_share() -> None:
     models = models_of(1)
-    limits = replace(SMALL, max_sequences=1)
-    engine = engine_of(MemorySource("r1", models), limits=limits)
+    config = replace(SMALL, max_sequences=1)
+    engine = engine_of(MemorySource("r1", models), config=config)
     for number, prompt in enumerate(prompts([4] * 10)):
         for tenant, weight in (("light", 1.0), ("heavy", 4.0)):
             name = f"{tenant}-{number}"

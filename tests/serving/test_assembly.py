@@ -1,12 +1,12 @@
 """What an operator sets reaches the engine."""
 
 from concurrent.futures import Future
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from serve_app.config import ServeConfig
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.serving import assembly
 
@@ -31,20 +31,17 @@ class _Loop:
         {"prefix_cache": False},
         {"cuda_graphs": False},
         {"host_memory": 7000},
-        {"max_tokens": 96, "max_sequences": 5, "max_model_wait_s": 1.5},
+        {"step_tokens": 99, "max_sequences": 7, "max_model_wait_s": 0.5, "plan_ahead": True},
     ],
 )
 def test_the_engine_is_opened_as_configured(
     settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[dict[str, Any]] = []
+    opened: list[EngineConfig] = []
     monkeypatch.setattr(assembly, "EngineLoop", _Loop)
-    monkeypatch.setattr(Engine, "open", lambda _, **options: opened.append(options))
+    monkeypatch.setattr(Engine, "open", lambda _, config, **__: opened.append(config))
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    config = ServeConfig(registry=str(tmp_path), device="cpu", **settings)
+    given = {"registry": str(tmp_path), "device": "cpu", **settings}
+    config = ServeConfig.model_validate(given)
     assembly.real_parts(config).open_engine(object())  # type: ignore[arg-type]
-    [options] = opened
-    del options["on_loaded"]
-    options.update(asdict(options.pop("limits")))
-    assert options == {name: getattr(config, name) for name in options}
-    assert set(settings) <= set(options)
+    assert opened == [EngineConfig(device="cpu", **settings)]

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.config import EngineConfig
+from serve_app.errors import ConfigError
 from serve_app.serving import app
 
 FILE = Path(__file__).parents[2] / "deploy" / "local.yaml"
@@ -74,13 +76,37 @@ def test_the_environment_fills_what_the_arguments_leave_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EXPERTPOOL_FAMILY", "mine")
-    monkeypatch.setenv("EXPERTPOOL_DEVICE_MEMORY", "1000")
+    monkeypatch.setenv("EXPERTPOOL_DEVICE_MEMORY", "24GiB")
     monkeypatch.setenv("EXPERTPOOL_HOST_MEMORY", "2000")
-    config = app.config_of({"registry": "memory://x"})
-    assert (config.family, config.registry) == ("mine", "memory://x")
-    assert (config.device_memory, config.host_memory) == (1000, 2000)
+    monkeypatch.setenv("EXPERTPOOL_CUDA_GRAPHS", "false")
+    monkeypatch.setenv("EXPERTPOOL_POLL_S", "0.5")
+    monkeypatch.setenv("EXPERTPOOL_DTYPE", "")
+    config = app.config_of({"registry": "memory://x", "kv_tokens": "4096"})
+    assert (config.family, config.registry, config.poll_s) == ("mine", "memory://x", 0.5)
+    assert config.engine == EngineConfig(
+        device_memory=24 << 30, host_memory=2000, cuda_graphs=False, kv_tokens=4096
+    )
     assert app.config_of({"family": "yours"}).family == "yours"
     assert app.config_of({}).registry == str(Path("registry").resolve())
+
+
+def test_what_replicas_are_handed_is_the_configuration() -> None:
+    config = ServeConfig(family="f", engine=EngineConfig(device="cpu", device_memory=5000))
+    handed = config.model_dump(mode="json")
+    assert handed["device_memory"] == 5000
+    assert ServeConfig.model_validate(handed) == config
+
+
+@pytest.mark.parametrize("args", [{"device_memory": "24 apples"}, {"step_tokens": 0}])
+def test_a_wrong_setting_of_the_engine_is_named_with_its_value(args: dict[str, Any]) -> None:
+    [(name, value)] = args.items()
+    with pytest.raises(ConfigError, match=f"{name}: {value!r} is "):
+        app.build(args)
+
+
+def test_the_engine_has_no_table_of_its_own_in_a_file() -> None:
+    with pytest.raises(ValidationError, match="engine"):
+        app.build({"engine": {"device": "cpu"}})
 
 
 def test_an_unknown_argument_is_refused() -> None:

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.config import EngineConfig
 from serve_app.serving.run import endpoint, free_port
 from tests.serving.family import FAMILY, TOKENIZER, TinyFamily, text_after
 
@@ -69,7 +70,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     first = family.publish(MODELS, channel="stable")
     second = family.publish([*MODELS, "d"])
     config = ServeConfig(
-        registry=family.url, family=FAMILY, device="cpu", dtype="float32", kv_tokens=4096
+        registry=family.url,
+        family=FAMILY,
+        engine=EngineConfig(device="cpu", dtype="float32", kv_tokens=4096),
     )
     with endpoint(config, UserConfig(channel="stable"), free_port()) as address:
         made = Served(address, family, (first, second))

@@ -19,8 +19,9 @@ from serve_app.serving.run import run
 PROGRAM = """
 import sys
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.config import EngineConfig
 from serve_app.serving.run import run
-config = ServeConfig(registry=sys.argv[1], family="none", device="cpu")
+config = ServeConfig(registry=sys.argv[1], family="none", engine=EngineConfig(device="cpu"))
 started = lambda address: print(address, flush=True)
 run(config, UserConfig(channel="stable"), int(sys.argv[2]), on_started=started)
 print("ended")

@@ -1,12 +1,12 @@
 """What an arm is, and what all arms of a comparison have in common. Serves nothing itself."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serve_app.bench.arms.weight_specs import SourceSpec
 from serve_app.bench.requests.open_loop import Notes
 from serve_app.bench.requests.workload import Job
-from serve_app.engine.memory import Limits
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.request import Request, Sampling
 
 
@@ -14,18 +14,13 @@ from serve_app.engine.request import Request, Sampling
 class Ground:
     """What an arm, or one process of it, stands on.
 
-    source, models: the release, and those of its models that are served.   kv_tokens: that the
-    device holds keys and values of; None for as many as engines take by themselves.
-    device_memory: bytes; None for all there is.
+    source, models: the release, and those of its models that are served.   engine: its device is
+    one, and not `auto`.
     """
 
     source: SourceSpec
     models: tuple[str, ...]
-    device: str
-    dtype: str
-    kv_tokens: int | None
-    limits: Limits = field(default_factory=Limits)
-    device_memory: int | None = None
+    engine: EngineConfig
 
     def divided(self, count: int) -> "Ground":
         """With one of `count` equal shares of the memory."""
@@ -33,7 +28,9 @@ class Ground:
         def part(whole: int | None) -> int | None:
             return None if whole is None else whole // count
 
-        return replace(self, kv_tokens=part(self.kv_tokens), device_memory=part(self.device_memory))
+        kv_tokens, device_memory = part(self.engine.kv_tokens), part(self.engine.device_memory)
+        engine = replace(self.engine, kv_tokens=kv_tokens, device_memory=device_memory)
+        return replace(self, engine=engine)
 
 
 class Arm(Protocol):

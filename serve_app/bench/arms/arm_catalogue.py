@@ -93,6 +93,6 @@ def has_mps() -> bool:
 
 
 def _multiprocessor_share(ground: Ground, count: int) -> dict[str, str]:
-    if ground.device == "cpu" or not has_mps():
+    if ground.engine.device == "cpu" or not has_mps():
         return {}
     return {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(100 // count)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.rationed import rationed
@@ -60,16 +61,8 @@ def open_engine(ground: Ground, source: ReleaseSource, wake: Callable[[], None])
 
     Random prompts have no beginnings in common, so nothing is kept to be computed once.
     """
-    return Engine.open(
-        source,
-        device=ground.device,
-        dtype=ground.dtype,
-        device_memory=ground.device_memory,
-        kv_tokens=ground.kv_tokens,
-        limits=ground.limits,
-        prefix_cache=False,
-        on_loaded=wake,
-    )
+    config = replace(ground.engine, prefix_cache=False)
+    return Engine.open(source, config, on_loaded=wake)
 
 
 def note_event(index: int, event: Event, notes: Notes, waited_s: float = 0.0) -> None:

@@ -29,7 +29,8 @@ class Separate:
 
         Raises: what opening an engine does, and LoadFailed.
         """
-        each = replace(ground.divided(len(ground.models)), device_memory=None)
+        divided = ground.divided(len(ground.models))
+        each = replace(divided, engine=replace(divided.engine, device_memory=None))
         self._wake = threading.Event()
         self._sent: queue.SimpleQueue[tuple[float, int, Job, Notes]] = queue.SimpleQueue()
         self._open_jobs: dict[str, tuple[int, Notes, float]] = {}

@@ -166,7 +166,7 @@ class Swap:
     def _take(self, model: str) -> list[_Waiting]:
         """Requests that the engine has room for; the rest waits, so that another model may go."""
         own = self._waiting[model]
-        count = min(len(own), self._ground.limits.max_sequences - self._num_running)
+        count = min(len(own), self._ground.engine.max_sequences - self._num_running)
         self._num_running += count
         return [own.popleft() for _ in range(count)]
 

@@ -37,7 +37,7 @@ class Batching:
             GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             self._settings(ground),
         )
-        if ground.device != "cpu":
+        if ground.engine.device != "cpu":
             self._manager.warmup()
         self._jobs: dict[str, tuple[int, Notes]] = {}
         self._closing = False
@@ -51,12 +51,12 @@ class Batching:
 
         Its cache has whole pages for as many sequences as the ground holds tokens for.
         """
-        at_once = ground.limits.max_sequences
-        on_cpu = ground.device == "cpu"
+        at_once = ground.engine.max_sequences
+        on_cpu = ground.engine.device == "cpu"
         page_size = PAGE_SIZE if on_cpu else CUDA_PAGE_SIZE
-        each = -(-(ground.kv_tokens or KV_TOKENS) // at_once)
+        each = -(-(ground.engine.kv_tokens or KV_TOKENS) // at_once)
         own: dict[str, Any] = {
-            "max_batch_tokens": ground.limits.max_tokens,
+            "max_batch_tokens": ground.engine.step_tokens,
             "use_async_batching": False,
         }
         return ContinuousBatchingConfig(
@@ -123,10 +123,10 @@ def stock_model(source: ReleaseSource, name: str, ground: Ground) -> Any:
     """A model of a release that nothing is merged in, as transformers has it."""
     model: Any = AutoModelForCausalLM.from_config(
         config_of(source.models[name].config),
-        dtype=resolve_dtype(ground.dtype, source.dtype),
+        dtype=resolve_dtype(ground.engine.dtype, source.dtype),
         attn_implementation=ATTENTION,
     )
-    model = model.to(ground.device).eval()
+    model = model.to(ground.engine.device).eval()
     model.set_experts_implementation(EXPERTS)
     own = model.state_dict(keep_vars=True)
     with torch.no_grad():

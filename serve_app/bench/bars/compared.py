@@ -13,7 +13,7 @@ from serve_app.bench.requests.outcomes import numbers
 from serve_app.bench.requests.workload import Asked, Lengths, Workload
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.weights.shapes import SHAPES
-from serve_app.engine.memory import Limits
+from serve_app.engine.config import EngineConfig
 from serve_app.errors import EngineError
 
 NUM_MODELS = 4
@@ -47,15 +47,13 @@ class Subject:
 def bars_subject() -> Subject:
     """Four models of the bars' shape in bfloat16, one release with the experts of one model."""
     shape = SHAPES["mixtral-115m"]
-    limits = Limits(max_sequences=AT_ONCE)
     names = tuple(f"m{number}" for number in range(NUM_MODELS))
     ground = Ground(
         RandomSpec(shape.config(), NUM_MODELS, "bfloat16"),
         names,
-        device="cpu",
-        dtype="bfloat16",
-        kv_tokens=limits.max_sequences * 2 * TOKENS,
-        limits=limits,
+        EngineConfig(
+            device="cpu", dtype="bfloat16", kv_tokens=AT_ONCE * 2 * TOKENS, max_sequences=AT_ONCE
+        ),
     )
     vocabulary = int(shape.fields["vocab_size"])
     return Subject(ground, tuple(Asked(name, 2 * TOKENS, vocabulary) for name in names))

@@ -15,9 +15,9 @@ import torch
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.session import GREEDY, Session, decode_tokens, running
 from serve_app.bench.step.timing import shortest_vocabulary
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import Event, Failed, Request, Token
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats
@@ -47,13 +47,14 @@ def open_engine(source: ReleaseSource, wanted: Decoding, **options: Any) -> Engi
     """An engine in which every model has a place and all sequences fit."""
     num = wanted.sequences * len(source.models)
     length = wanted.context + _num_tokens(num, wanted) + MORE_STEPS
-    return Engine.open(
-        source,
+    config = EngineConfig(
+        device="cpu",
         kv_tokens=num * (length + 16),
+        step_tokens=wanted.step_tokens,
+        max_sequences=num,
         prefix_cache=False,
-        limits=Limits(max_tokens=wanted.step_tokens, max_sequences=num),
-        **options,
     )
+    return Engine.open(source, config, **options)
 
 
 def _num_tokens(num: int, wanted: Decoding) -> int:

@@ -96,20 +96,7 @@ def _served(subject: Subject, registry: str) -> Iterator[str]:
     """The endpoint's address. What Ray needs is imported here."""
     from serve_app.serving.run import endpoint, free_port
 
-    ground = subject.ground
-    config = ServeConfig.model_validate(
-        {
-            "registry": registry,
-            "family": FAMILY,
-            "device": ground.device,
-            "dtype": ground.dtype,
-            "device_memory": ground.device_memory,
-            "kv_tokens": ground.kv_tokens,
-            "max_tokens": ground.limits.max_tokens,
-            "max_sequences": ground.limits.max_sequences,
-            "max_model_wait_s": ground.limits.max_model_wait_s,
-        }
-    )
+    config = ServeConfig(registry=registry, family=FAMILY, engine=subject.ground.engine)
     with endpoint(config, UserConfig(channel=CHANNEL), free_port()) as address:
         _wait_until_ready(address)
         yield address

@@ -34,7 +34,7 @@ def capacity(
     Counted from when as many have been answered as may run at once until as many are left.
     """
     spec = arm_spec("pool", ground, usable_cores())
-    at_once = ground.limits.max_sequences
+    at_once = ground.engine.max_sequences
     jobs = workload.jobs(workload.backlog(BATCHES * at_once), asked).jobs
     stage = "capacity"
     on_progress(stage, 0, len(jobs))
@@ -97,7 +97,7 @@ def measure_arms(
     settings: as they are recorded.
     Raises: ConfigError where no request arrives; EngineError where an arm cannot be opened.
     """
-    here = environment(ground.device)
+    here = environment(ground.engine.device)
     facts: dict[str, Any] = {}
     rate = turns.rate
     if rate is None:

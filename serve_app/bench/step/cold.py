@@ -6,19 +6,19 @@ one engine, in turns; each figure is a median.
 
 import statistics
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.rates import host_copy_rate
 from serve_app.bench.step.session import Session, running
 from serve_app.bench.step.timing import shortest_vocabulary
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits
 from serve_app.engine.source import ReleaseSource
 
 STEPS_BESIDE = 30
 """Steps that may overlap one load and what follows from it."""
+ON_CPU = EngineConfig(device="cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +33,33 @@ class Cold:
     loads: int = 12
     sequences: int = 4
     steps: int = 4
-    step_tokens: int = 512
 
 
 class _Bench:
     """An engine with too few places, and requests to one model after another."""
 
-    def __init__(self, source: ReleaseSource, wanted: Cold, options: dict[str, Any]) -> None:
+    def __init__(self, source: ReleaseSource, wanted: Cold, config: EngineConfig) -> None:
         self.names = sorted(source.models)
         if wanted.places >= len(self.names):
             raise ValueError(f"{wanted.places} places for {len(self.names)} models: none is cold")
         self.ended: list[float] = []
         length = wanted.prompt + 32 + wanted.loads * (wanted.steps + STEPS_BESIDE)
-        self.engine = Engine.open(
-            source,
+        own = replace(
+            config,
             num_places=wanted.places,
             kv_tokens=(wanted.sequences + 2) * (length + 16),
+            max_sequences=wanted.sequences + 2,
             prefix_cache=False,
-            limits=Limits(max_tokens=wanted.step_tokens, max_sequences=wanted.sequences + 2),
-            on_loaded=lambda: self.ended.append(time.perf_counter()),
-            **options,
+        )
+        self.engine = Engine.open(
+            source, own, on_loaded=lambda: self.ended.append(time.perf_counter())
         )
         self.room = length - wanted.prompt
         self.session = Session(
             self.engine,
             source,
             vocabulary=shortest_vocabulary(source),
-            step_tokens=wanted.step_tokens,
+            step_tokens=config.step_tokens,
         )
 
     def is_resident(self, model: str) -> bool:
@@ -78,14 +78,14 @@ def cold_over_resident_ttft(
     source: ReleaseSource,
     wanted: Cold = Cold(),
     on_progress: OnProgress = lambda *_: None,
-    **options: Any,
+    config: EngineConfig = ON_CPU,
 ) -> Measured:
     """Time to the first token behind a backbone that is not resident, over behind one that is.
 
-    options: of `Engine.open`. Its facts hold both times, and the rate of loads beside that of the
-    device: bytes of a backbone each second.
+    config: the engine's, but for what `wanted` says. Its facts hold both times, and the rate of
+    loads beside that of the device: bytes of a backbone each second.
     """
-    bench = _Bench(source, wanted, options)
+    bench = _Bench(source, wanted, config)
     cold, resident = [], []
     with running(bench.engine, source):
         for name in bench.names:
@@ -115,13 +115,13 @@ def running_tpot_during_load(
     source: ReleaseSource,
     wanted: Cold = Cold(),
     on_progress: OnProgress = lambda *_: None,
-    **options: Any,
+    config: EngineConfig = ON_CPU,
 ) -> Measured:
     """A running model's time per token while another backbone loads, over the same without.
 
     Steps count that overlap a load; the other model's own first step comes after it.
     """
-    bench = _Bench(source, wanted, options)
+    bench = _Bench(source, wanted, config)
     alone: list[float] = []
     beside: list[float] = []
     first, *others = bench.names

@@ -11,7 +11,7 @@ from serve_app.bench.result.result import Result
 from serve_app.bench.step import rates
 from serve_app.bench.step.cold import Cold, cold_over_resident_ttft
 from serve_app.bench.step.grid import Grid, Variant, require_places
-from serve_app.bench.step.timing import Setting, dtype_of, limit_of, measure
+from serve_app.bench.step.timing import Conditions, dtype_of, limit_of, measure
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import ConfigError
 
@@ -35,7 +35,7 @@ def measure_steps(
     grid: Grid,
     rooms: Sequence[int] | None,
     formats: Sequence[tuple[str, tuple[str, ...]]],
-    setting: Setting,
+    conditions: Conditions,
     *,
     cold: bool,
     on_progress: OnProgress,
@@ -48,40 +48,46 @@ def measure_steps(
     rooms = rooms or [max(grid.models)]
     num_models = max(*rooms, *grid.models)
     source = subject.open(num_models)
-    limit = limit_of(source, setting)
+    limit = limit_of(source, conditions)
     points = grid.points(limit)
     require_places(rooms, grid.models, limit.models)
     if cold and limit.models < 2:
         raise ConfigError("--cold: a model that is alone is never cold")
     variants = [Variant(number, *held) for number, held in itertools.product(rooms, formats)]
-    here = environment(setting.device)
+    here = environment(conditions.engine.device)
     total = len(variants) * len(points)
     on_progress("rates", 0, 1)
-    reached = rates.measure_rates(setting.device, dtype_of(setting, source))
+    reached = rates.measure_rates(conditions.engine.device, dtype_of(conditions, source))
     on_progress("rates", 1, 1)
     on_progress("steps", 0, total)
     rows = measure(
         lambda variant: subject.open(num_models, variant.parts, variant.residuals),
         variants,
         points,
-        setting,
+        conditions,
         reached,
         lambda done: on_progress("steps", done, total),
     )
     facts: dict[str, Any] = {"rates": asdict(reached)}
     if cold:
-        facts["cold"] = _loads(source, setting, on_progress)
-    settings = subject.settings() | asdict(grid) | asdict(setting) | {"places": list(rooms)}
+        facts["cold"] = _loads(source, conditions, on_progress)
+    settings = subject.settings() | asdict(grid) | _shown(conditions) | {"places": list(rooms)}
     return Result("step", here, settings, rows, facts)
 
 
-def _loads(source: ReleaseSource, setting: Setting, on_progress: OnProgress) -> dict[str, Any]:
+def _shown(conditions: Conditions) -> dict[str, Any]:
+    engine = {name: getattr(conditions.engine, name) for name in ("device", "dtype", "step_tokens")}
+    return engine | {"num_steps": conditions.num_steps}
+
+
+def _loads(
+    source: ReleaseSource, conditions: Conditions, on_progress: OnProgress
+) -> dict[str, Any]:
     """What backbones that are not resident cost on an engine that does nothing else."""
     found = cold_over_resident_ttft(
         source,
         Cold(places=min(2, len(source.models) - 1)),
         on_progress,
-        device=setting.device,
-        dtype=setting.dtype,
+        conditions.engine,
     )
     return {"cold_over_resident": found.value, **found.facts}

@@ -3,7 +3,7 @@
 import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from serve_app.bench.step.floor import Floor, FloorPlan
 from serve_app.bench.step.grid import GridPoint, Limit, Variant, models_of
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.session import Session, Steps, decode_tokens, running
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits
 from serve_app.engine.model.facts import context_length, resolve_dtype, widest
 from serve_app.engine.source import ReleaseSource
 
@@ -23,17 +23,15 @@ PREFILLS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Conditions:
     """What all points of a run have in common.
 
-    dtype: as `Engine.open` takes it.   num_steps: that are timed at each point.   step_tokens: the
-    most that the engine computes in a step.
+    engine: its device is one, and not `auto`; room for sequences and places follows from the
+    points.   num_steps: that are timed at each point.
     """
 
-    device: str
-    dtype: str
+    engine: EngineConfig
     num_steps: int
-    step_tokens: int
 
 
 SourceOf = Callable[[Variant], ReleaseSource]
@@ -44,7 +42,7 @@ def measure(
     source_of: SourceOf,
     variants: Sequence[Variant],
     points: Sequence[GridPoint],
-    setting: Setting,
+    conditions: Conditions,
     rates: Rates,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -54,11 +52,11 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     for variant in variants:
-        for row in _of_variant(source_of(variant), variant, points, setting, rates):
+        for row in _of_variant(source_of(variant), variant, points, conditions, rates):
             rows.append(row)
             on_progress(len(rows))
         gc.collect()  # the engine's tensors, before the next one's are allocated
-        if setting.device != "cpu":
+        if conditions.engine.device != "cpu":
             torch.cuda.empty_cache()
     return with_ratios(rows)
 
@@ -67,57 +65,60 @@ def _of_variant(
     source: ReleaseSource,
     variant: Variant,
     points: Sequence[GridPoint],
-    setting: Setting,
+    conditions: Conditions,
     rates: Rates,
 ) -> Iterator[dict[str, Any]]:
     names = sorted(source.models)
-    plan = FloorPlan(widest(source.models), resolve_dtype(setting.dtype, source.dtype))
-    with running(open_engine(source, variant.places, points, setting), source) as engine:
+    plan = FloorPlan(widest(source.models), resolve_dtype(conditions.engine.dtype, source.dtype))
+    with running(open_engine(source, variant.places, points, conditions), source) as engine:
         session = Session(
-            engine, source, vocabulary=shortest_vocabulary(source), step_tokens=setting.step_tokens
+            engine,
+            source,
+            vocabulary=shortest_vocabulary(source),
+            step_tokens=conditions.engine.step_tokens,
         )
         session.warm(names[: max(point.models for point in points)])
         for point in points:
-            steps = _time(session, point, names, setting)
+            steps = _time(session, point, names, conditions)
             floor = plan.floor(point.models, steps.spans, steps.routing, rates)
             yield row(point, variant, steps, floor)
 
 
 def open_engine(
-    source: ReleaseSource, places: int, points: Sequence[GridPoint], setting: Setting
+    source: ReleaseSource, places: int, points: Sequence[GridPoint], conditions: Conditions
 ) -> Engine:
     """An engine with room for the largest of the points."""
-    return Engine.open(
-        source,
-        device=setting.device,
-        dtype=setting.dtype,
-        kv_tokens=kv_tokens(points, setting),
+    config = replace(
+        conditions.engine,
+        kv_tokens=kv_tokens(points, conditions),
         num_places=places,
+        max_sequences=max(point.sequences for point in points),
         prefix_cache=False,
-        limits=Limits(
-            max_tokens=setting.step_tokens,
-            max_sequences=max(point.sequences for point in points),
-        ),
     )
+    return Engine.open(source, config)
 
 
-def kv_tokens(points: Sequence[GridPoint], setting: Setting) -> int:
+def kv_tokens(points: Sequence[GridPoint], conditions: Conditions) -> int:
     """Tokens that the KV store must hold: whole blocks for each sequence."""
-    return max(point.sequences * (_length(point, setting) + 16) for point in points)
+    return max(point.sequences * (_length(point, conditions) + 16) for point in points)
 
 
-def _length(point: GridPoint, setting: Setting) -> int:
+def _length(point: GridPoint, conditions: Conditions) -> int:
     if point.phase == "prefill":
         return point.context + 1
-    more = decode_tokens(point.sequences, point.context, setting.num_steps, setting.step_tokens)
+    more = decode_tokens(
+        point.sequences, point.context, conditions.num_steps, conditions.engine.step_tokens
+    )
     return point.context + more
 
 
-def _time(session: Session, point: GridPoint, names: Sequence[str], setting: Setting) -> Steps:
+def _time(
+    session: Session, point: GridPoint, names: Sequence[str], conditions: Conditions
+) -> Steps:
     models = list(models_of(point, names))
     if point.phase == "decode":
-        return session.decode(models, point.context, setting.num_steps)
-    return session.prefill(models, point.context, min(PREFILLS, setting.num_steps))
+        return session.decode(models, point.context, conditions.num_steps)
+    return session.prefill(models, point.context, min(PREFILLS, conditions.num_steps))
 
 
 def row(point: GridPoint, variant: Variant, steps: Steps, floor: Floor) -> dict[str, Any]:
@@ -182,16 +183,16 @@ def shortest_vocabulary(source: ReleaseSource) -> int:
     return min(vocabulary_size(config_of(model.config)) for model in source.models.values())
 
 
-def dtype_of(setting: Setting, source: ReleaseSource) -> torch.dtype:
+def dtype_of(conditions: Conditions, source: ReleaseSource) -> torch.dtype:
     """What the engine computes in. Raises: Unsupported."""
-    return resolve_dtype(setting.dtype, source.dtype)
+    return resolve_dtype(conditions.engine.dtype, source.dtype)
 
 
-def limit_of(source: ReleaseSource, setting: Setting) -> Limit:
+def limit_of(source: ReleaseSource, conditions: Conditions) -> Limit:
     """What bounds the points that can be measured with a release."""
     return Limit(
         models=len(source.models),
         context=min(context_length(model.config) for model in source.models.values()),
-        step_tokens=setting.step_tokens,
-        num_steps=setting.num_steps,
+        step_tokens=conditions.engine.step_tokens,
+        num_steps=conditions.num_steps,
     )

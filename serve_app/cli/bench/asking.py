@@ -11,11 +11,12 @@ import typer
 
 from serve_app.cli.bench import release_choice
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.options import parse_limit, parse_positive
+from serve_app.cli.parsing import parse_limit, parse_positive
 
 if TYPE_CHECKING:
     from serve_app.bench.arms.weight_specs import SourceSpec
     from serve_app.bench.requests.workload import Arrival, Asked, Lengths
+    from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import MemoryPlan
     from serve_app.engine.source import ReleaseSource
 
@@ -94,11 +95,11 @@ class Target:
             for name, config in configs.items()
         ]
 
-    def plan(self, device: str, dtype: str, kv_tokens: int | None = None) -> MemoryPlan:
+    def plan(self, engine: EngineConfig) -> MemoryPlan:
         """What an engine allocates for it. Raises: DoesNotFit, Unsupported."""
         from serve_app.engine.memory import plan_memory
 
-        return plan_memory(self.source, device=device, dtype=dtype, kv_tokens=kv_tokens)
+        return plan_memory(self.source, engine)
 
 
 def target(
@@ -107,10 +108,9 @@ def target(
     shape: str | None,
     layers: int | None,
     models: int | None,
-    dtype: str,
-    device: str,
+    engine: EngineConfig,
 ) -> Target:
-    """The release that is named, or random weights of a shape.
+    """The release that is named, or random weights of a shape. engine: see `on_its_device`.
 
     Raises:
         typer.BadParameter, WrongUse: it is none; NotFound where it is not there.
@@ -121,7 +121,9 @@ def target(
         source = subject.open(0)
         spec = PublishedSpec(subject.registry, subject.family, source.id)
         return Target(spec, source, tuple(sorted(source.models)), subject.settings())
-    random = release_choice.random(shape, layers, dtype=dtype, device=device, merged=True)
+    random = release_choice.random(
+        shape, layers, dtype=engine.dtype, device=engine.device, merged=True
+    )
     made = RandomSpec(random.config, models or NUM_MODELS, random.dtype, random.device)
     source = made.open()
     settings = {name: value for name, value in random.settings().items() if name != "merged"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,18 +21,17 @@ from serve_app.cli.bench.axes import parse_choices
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
-    ComputeDtype,
-    MaybeDevice,
     MaybeFamily,
     MaybeRegistry,
     MaybeRelease,
     NumLayers,
     ShapeName,
-    choose_device,
+    on_its_device,
 )
+from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.options import parse_positive
-from serve_app.cli.serving import Dtype
+from serve_app.cli.parsing import parse_positive
+from serve_app.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from serve_app.bench.arms.arm import Ground
@@ -42,7 +42,9 @@ SHARE = 0.7
 ALL = "all"
 
 
+@engine_options(without=("kv_tokens", "num_places", "max_sequences", "prefix_cache"))
 def compare(
+    engine: EngineConfig,
     arms: Annotated[
         str, typer.Option(metavar="ARM,…", help="Which arms, in this order. Default: all seven.")
     ] = ALL,
@@ -52,8 +54,6 @@ def compare(
     registry: MaybeRegistry = None,
     family: MaybeFamily = None,
     release: MaybeRelease = None,
-    device: MaybeDevice = None,
-    dtype: ComputeDtype = Dtype.AUTO,
     rate: Rate = None,
     load: Annotated[
         float | None,
@@ -99,17 +99,15 @@ def compare(
         seed,
     )
     subject = release_choice.published(registry, family, release, shape=shape, layers=layers)
-    chosen = choose_device(device)
-    found = asking.target(
-        subject, shape=shape, layers=layers, models=models, dtype=dtype.value, device=chosen
-    )
-    ground, asked = _ground(found, workload, chosen, dtype.value, sequences)
+    chosen = on_its_device(engine)
+    found = asking.target(subject, shape=shape, layers=layers, models=models, engine=chosen)
+    ground, asked = _ground(found, workload, chosen, sequences)
     turns = Turns(chosen_arms, rate, load or SHARE, duration, drain)
     settings = {
         **found.settings,
         "models": list(ground.models),
-        "dtype": ground.dtype,
-        "kv_tokens": ground.kv_tokens,
+        "dtype": ground.engine.dtype,
+        "kv_tokens": ground.engine.kv_tokens,
         "sequences": sequences,
         "prompt_tokens": prompt_tokens,
         "answer_tokens": answer_tokens,
@@ -125,32 +123,25 @@ def compare(
 
 
 def _ground(
-    found: asking.Target, workload: Workload, device: str, dtype: str, sequences: int
+    found: asking.Target, workload: Workload, engine: EngineConfig, sequences: int
 ) -> tuple[Ground, list[Asked]]:
     """What all arms stand on, and the models as they can be asked in each.
 
     Raises: DoesNotFit, Unsupported; WrongUse where an isolated process could hold no request.
     """
     from serve_app.bench.arms.arm import Ground
-    from serve_app.engine.memory import Limits
     from serve_app.engine.unit_bytes import BLOCK_SIZE
 
     longest = workload.prompt.high + workload.answer.high
     kv_tokens = sequences * -(-longest // BLOCK_SIZE) * BLOCK_SIZE
-    plan = found.plan(device, dtype, kv_tokens)
+    wanted = replace(engine, kv_tokens=kv_tokens, max_sequences=sequences)
+    plan = found.plan(wanted)
     least = kv_tokens // len(found.models)
     if least < longest:
         raise WrongUse(
             f"--sequences {sequences}: {kv_tokens} tokens of keys and values, divided between "
             f"{len(found.models)} isolated models, hold no request of {longest}"
         )
-    ground = Ground(
-        found.spec,
-        found.models,
-        device,
-        plan.dtype,
-        kv_tokens,
-        Limits(max_sequences=sequences),
-        plan.device_memory,
-    )
+    planned = replace(wanted, dtype=plan.dtype, device_memory=plan.device_memory)
+    ground = Ground(found.spec, found.models, planned)
     return ground, found.asked(least)

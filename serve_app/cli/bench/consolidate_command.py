@@ -6,7 +6,8 @@ import typer
 
 from serve_app.cli import output
 from serve_app.cli.bench.shown import show
-from serve_app.cli.options import AsJson, parse_positive
+from serve_app.cli.options import AsJson
+from serve_app.cli.parsing import parse_positive
 
 
 def consolidate(

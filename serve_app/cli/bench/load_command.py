@@ -20,19 +20,18 @@ from serve_app.cli.bench.asking import (
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
-    ComputeDtype,
-    MaybeDevice,
     MaybeFamily,
     MaybeRegistry,
     MaybeRelease,
     NumLayers,
     ShapeName,
     Unmerged,
-    choose_device,
+    on_its_device,
 )
+from serve_app.cli.engine_options import engine_options, given_options
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.options import parse_positive
-from serve_app.cli.serving import Dtype
+from serve_app.cli.parsing import parse_positive
+from serve_app.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from serve_app.bench.arms.arm_catalogue import ArmSpec
@@ -44,7 +43,9 @@ VOCABULARY = 256
 """Of prompts over HTTP: an endpoint does not say how many tokens its models know."""
 
 
+@engine_options()
 def load(
+    engine: EngineConfig,
     url: Annotated[
         str | None,
         typer.Option(
@@ -66,8 +67,6 @@ def load(
     family: MaybeFamily = None,
     release: MaybeRelease = None,
     unmerged: Unmerged = False,
-    device: MaybeDevice = None,
-    dtype: ComputeDtype = Dtype.AUTO,
     rate: Rate = None,
     skew: Skew = 0.0,
     requests: Annotated[
@@ -139,18 +138,19 @@ def load(
     wanted = tuple(model or ())
     subject = release_choice.published(registry, family, release, shape=shape, layers=layers)
     if url is not None:
-        given = {"--shape": shape, "--layers": layers, "--models": models, "--device": device}
-        _refuse_beside_url(given | {"--registry": registry, "--unmerged": unmerged})
+        own = {"--shape": shape, "--layers": layers, "--models": models, "--registry": registry}
+        own |= {"--unmerged": unmerged}
+        given = [name for name, value in own.items() if value]
+        _refuse_beside_url([*given, *given_options(engine)])
         spec, asked, of_target = _endpoint(url, wanted, vocabulary)
-        chosen = "cpu"
+        device = "cpu"
     else:
-        chosen = choose_device(device)
-        found = asking.target(
-            subject, shape=shape, layers=layers, models=models, dtype=dtype.value, device=chosen
-        )
-        spec, asked, of_target = _engine(found, wanted, chosen, dtype.value, merged=not unmerged)
+        chosen = on_its_device(engine)
+        device = chosen.device
+        found = asking.target(subject, shape=shape, layers=layers, models=models, engine=chosen)
+        spec, asked, of_target = _engine(found, wanted, chosen, merged=not unmerged)
     with stages() as on_progress:
-        result = measure_load(spec, asked, arrivals, of_target | settings, chosen, on_progress)
+        result = measure_load(spec, asked, arrivals, of_target | settings, device, on_progress)
     show(terminal(result))
     files.write(result, json_file, html_file)
 
@@ -162,10 +162,9 @@ def _require_one_kind_of_arrivals(rate: float | None, trace: Path | None, speed:
         raise WrongUse("--speed is of a --trace")
 
 
-def _refuse_beside_url(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if value not in (None, False):
-            raise WrongUse(f"{name} is for an engine that is started here; --url is asked instead")
+def _refuse_beside_url(options: list[str]) -> None:
+    for name in options:
+        raise WrongUse(f"{name} is for an engine that is started here; --url is asked instead")
 
 
 def _endpoint(
@@ -187,7 +186,7 @@ def _endpoint(
 
 
 def _engine(
-    found: asking.Target, wanted: tuple[str, ...], device: str, dtype: str, *, merged: bool
+    found: asking.Target, wanted: tuple[str, ...], engine: EngineConfig, *, merged: bool
 ) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
     """Raises: UnknownModel; DoesNotFit and Unsupported as an engine does."""
     from dataclasses import replace
@@ -201,9 +200,9 @@ def _engine(
         if name not in found.models:
             raise UnknownModel(f"there is no model {name!r}: {', '.join(found.models)}")
     asked = replace(found, models=wanted or found.models)
-    plan = found.plan(device, dtype)
+    plan = found.plan(engine)
     # The engine holds all models of the release, as when it serves; some are asked.
-    ground = Ground(found.spec, found.models, device, dtype, kv_tokens=None)
+    ground = Ground(found.spec, found.models, engine)
     spec = ArmSpec("engine", (ProcessSpec("engine", ground, merged=merged),))
     settings = {
         **found.settings,

@@ -19,26 +19,32 @@ from serve_app.cli.bench.axes import (
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
-    ComputeDtype,
-    MaybeDevice,
     MaybeFamily,
     MaybeRegistry,
     MaybeRelease,
     NumLayers,
     ShapeName,
     Unmerged,
-    choose_device,
+    on_its_device,
 )
-from serve_app.cli.serving import Dtype
+from serve_app.cli.engine_options import engine_options
+from serve_app.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from serve_app.bench.step.step_benchmark import MeasuredRelease
 
 MODELS = (1, 2, 4, 8)
+STEP_TOKENS = 2048
+"""Unless others are given: prefills of many sequences are one step."""
 DENSE = "dense"
 
 
+@engine_options(
+    without=("kv_tokens", "num_places", "max_sequences", "max_model_wait_s", "prefix_cache"),
+    step_tokens=STEP_TOKENS,
+)
 def step(
+    engine: EngineConfig,
     shape: ShapeName = None,
     layers: NumLayers = None,
     registry: MaybeRegistry = None,
@@ -82,16 +88,13 @@ def step(
     cold: Annotated[
         bool, typer.Option("--cold", help="Load backbones too: first tokens, and rate of loads.")
     ] = False,
-    device: MaybeDevice = None,
-    dtype: ComputeDtype = Dtype.AUTO,
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed at a point.")] = 20,
-    step_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a step; longer prefills are left out.")
-    ] = 2048,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
     """Time steps of one engine and hold them against their floor.
+
+    Prefills that are longer than a step may be are left out.
 
     The floor is the bytes that must move over the rate of copying, or the operations over the
     rate of matrix products, both measured here: whichever takes longer.
@@ -100,7 +103,7 @@ def step(
     from serve_app.bench.step.grid import PHASES, Grid
     from serve_app.bench.step.step_benchmark import measure_steps
     from serve_app.bench.step.step_terminal import terminal
-    from serve_app.bench.step.timing import Setting
+    from serve_app.bench.step.timing import Conditions
 
     grid = Grid(
         parse_choices(phase, PHASES, hint="--phase"),
@@ -111,7 +114,7 @@ def step(
     rooms = parse_counts(places, hint="--places") if places else None
     slots = parse_slots(parts, hint="--parts")
     added = parse_residuals(residual, hint="--residual")
-    setting = Setting(choose_device(device), dtype.value, steps, step_tokens)
+    conditions = Conditions(on_its_device(engine), steps)
     subject: MeasuredRelease | None = release_choice.published(
         registry,
         family,
@@ -125,7 +128,7 @@ def step(
     if subject is None:
         merged = not unmerged
         subject = release_choice.random(
-            shape, layers, dtype=dtype.value, device=setting.device, merged=merged
+            shape, layers, dtype=engine.dtype, device=conditions.engine.device, merged=merged
         )
     elif not models:
         there = len(subject.open(0).models)
@@ -133,7 +136,7 @@ def step(
     formats = list(itertools.product(slots, added))
     with stages() as on_progress:
         result = measure_steps(
-            subject, grid, rooms, formats, setting, cold=cold, on_progress=on_progress
+            subject, grid, rooms, formats, conditions, cold=cold, on_progress=on_progress
         )
     show(terminal(result))
     files.write(result, json_file, html_file)

@@ -1,11 +1,12 @@
 """Options that several benchmarks share. Runs no command."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from serve_app.cli.options import parse_name, parse_registry
-from serve_app.cli.serving import Device, Dtype
+from serve_app.cli.parsing import parse_name, parse_registry
+from serve_app.engine.config import EngineConfig
 
 DEFAULT_SHAPE = "mixtral-115m"
 """The shape that the bars are stated for."""
@@ -48,27 +49,17 @@ MaybeRelease = Annotated[
         help="Its id, the beginning of one, or a channel. Default: stable, or the newest.",
     ),
 ]
-MaybeDevice = Annotated[
-    Device | None,
-    typer.Option(
-        "--device", show_default=False, help="Default: cuda where there is one, else cpu."
-    ),
-]
-ComputeDtype = Annotated[Dtype, typer.Option("--dtype", help="What to compute in.")]
 Unmerged = Annotated[
     bool, typer.Option("--unmerged", help="Each of the shape's models has slots of its own.")
 ]
 
 
-def choose_device(wanted: Device | None) -> str:
-    """Where the engine runs.
+def on_its_device(engine: EngineConfig) -> EngineConfig:
+    """With the device that it stands for, in place of `auto`.
 
-    Raises:
-        typer.BadParameter: CUDA is wanted, and there is none.
+    Raises: ConfigError where CUDA is wanted, and there is none.
     """
-    from serve_app.engine.device.device import default_device
+    from serve_app.engine.device.device import require_device, resolve_device
 
-    there = default_device()
-    if wanted is Device.CUDA and there != Device.CUDA.value:
-        raise typer.BadParameter("'cuda': there is no such device", param_hint="--device")
-    return wanted.value if wanted else there
+    require_device(engine.device)
+    return replace(engine, device=resolve_device(engine.device))

@@ -1,8 +1,18 @@
-"""The device on which engines run by default."""
+"""On which device an engine computes. Moves nothing there."""
 
 import torch
 
+from serve_app.errors import ConfigError
 
-def default_device() -> str:
-    """CUDA if there is a device, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+
+def resolve_device(wanted: str) -> str:
+    """`auto`: CUDA where there is such a device, else the CPU. Others need not be here."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def require_device(wanted: str) -> None:
+    """Raises: ConfigError where CUDA is wanted, and there is no such device here."""
+    if torch.device(resolve_device(wanted)).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {wanted!r}, and there is no such device here")

@@ -10,7 +10,6 @@ from representation.architecture.config import config_of, context_limit, vocabul
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.source import ModelLike
-from serve_app.errors import Unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UNLIMITED = 1 << 20
@@ -18,14 +17,12 @@ UNLIMITED = 1 << 20
 
 
 def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
-    """The engine's dtype. "auto": bfloat16 for checkpoints in bfloat16, else float32.
+    """What `EngineConfig.dtype` stands for. "auto": bfloat16 where it is stored, else float32.
 
     (float16 is exact in float32, and is not in bfloat16.)
     """
     if wanted == "auto":
         wanted = "bfloat16" if stored == "bfloat16" else "float32"
-    if wanted not in DTYPES:
-        raise Unsupported(f"dtype {wanted!r}: the engine computes in {' or '.join(DTYPES)}")
     return DTYPES[wanted]
 
 

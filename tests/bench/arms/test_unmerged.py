@@ -7,7 +7,7 @@ from serve_app.bench.arms.transformers import stock_model
 from serve_app.bench.arms.unmerged import Unmerged
 from serve_app.engine.memory import plan_memory
 from tests.bench.compare.test_compare import GROUND
-from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
+from tests.engine.running import ON_CPU, answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
 
@@ -30,7 +30,7 @@ def test_models_answer_as_the_sums_of_their_parts(source: MixedSource) -> None:
 
 
 def test_each_model_has_whole_experts_of_its_own(source: MixedSource) -> None:
-    one, two = (plan_memory(Unmerged(source, names)) for names in (["m1"], ["m1", "m2"]))
+    one, two = (plan_memory(Unmerged(source, names), ON_CPU) for names in (["m1"], ["m1", "m2"]))
     assert two.num_slots == tuple(2 * number for number in one.num_slots)
     digests = [slot.digest for slot in Unmerged(source, list(MODELS)).layers[0].slots]
     assert len(set(digests)) == len(digests)

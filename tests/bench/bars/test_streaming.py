@@ -15,7 +15,8 @@ from tests.bench.tiny import tiny_config
 def test_an_endpoint_is_held_against_its_engine_and_loses_nothing() -> None:
     subject = bars_subject()
     config = tiny_config(vocab_size=8192)
-    ground = replace(subject.ground, source=RandomSpec(config, 4, "bfloat16"), kv_tokens=1024)
+    engine = replace(subject.ground.engine, kv_tokens=1024)
+    ground = replace(subject.ground, source=RandomSpec(config, 4, "bfloat16"), engine=engine)
     stages: list[tuple[str, int, int]] = []
     found = http_over_engine(
         replace(subject, ground=ground, tokens=8),

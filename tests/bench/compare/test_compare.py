@@ -20,8 +20,8 @@ from serve_app.bench.compare.ratios import ratios
 from serve_app.bench.requests.open_loop import drive
 from serve_app.bench.requests.outcomes import Outcome, summary
 from serve_app.bench.requests.workload import Asked, Job, Lengths, Workload
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.engine.memory import Limits
 from serve_app.engine.request import Event, Failed
 from serve_app.errors import EngineError
 from tests.bench.tiny import tiny_config
@@ -30,10 +30,7 @@ MODELS = ("m0", "m1")
 GROUND = Ground(
     RandomSpec(tiny_config(), len(MODELS), "float32"),
     MODELS,
-    device="cpu",
-    dtype="float32",
-    kv_tokens=512,
-    limits=Limits(max_tokens=64, max_sequences=4),
+    EngineConfig(device="cpu", dtype="float32", kv_tokens=512, step_tokens=64, max_sequences=4),
 )
 ASKED = [Asked(name, 128, 320) for name in MODELS]
 LOAD = Workload(Lengths(4, 20), Lengths(3, 9), skew=0.5, seed=0)
@@ -97,11 +94,12 @@ def test_processes_answer_as_the_pool_does_and_are_gone_afterwards(
 def test_a_process_that_cannot_open_its_arm_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is to stay as it is
     ours, theirs = multiprocessing.Pipe()
-    ground = replace(GROUND, dtype="float64")
+    ground = replace(GROUND, engine=replace(GROUND.engine, device_memory=1))
     serve(ProcessSpec("engine", ground), theirs)
-    assert ours.recv() == Broke(
-        "Unsupported: dtype 'float64': the engine computes in float32 or bfloat16"
-    )
+    broke = ours.recv()
+    assert isinstance(broke, Broke)
+    assert broke.words.startswith("DoesNotFit: the release needs at least ")
+    assert broke.words.endswith("; the device memory is 1 bytes")
 
 
 @pytest.mark.parametrize(

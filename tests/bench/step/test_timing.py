@@ -4,25 +4,26 @@ import pytest
 
 from serve_app.bench.step.grid import Grid, Variant
 from serve_app.bench.step.rates import Rates
-from serve_app.bench.step.timing import Setting, limit_of, measure, with_ratios
+from serve_app.bench.step.timing import Conditions, limit_of, measure, with_ratios
 from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.engine.config import EngineConfig
 from tests.bench.tiny import tiny_config
 
 RATES = Rates(1e9, {"bfloat16": 1e9})
-SETTING = Setting("cpu", "float32", num_steps=3, step_tokens=64)
+CONDITIONS = Conditions(EngineConfig(device="cpu", dtype="float32", step_tokens=64), num_steps=3)
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, object]]:
     grid = Grid(["decode", "prefill"], [1, 2], [4], [8])
-    points = grid.points(limit_of(RandomRelease(tiny_config(), 3), SETTING))
+    points = grid.points(limit_of(RandomRelease(tiny_config(), 3), CONDITIONS))
     done: list[int] = []
     variants = [Variant(places, "dense", kind) for places in (2, 3) for kind in ((), ("rank-2",))]
     found = measure(
         lambda variant: RandomRelease(tiny_config(), 3, residuals=variant.residuals),
         variants,
         points,
-        SETTING,
+        CONDITIONS,
         RATES,
         done.append,
     )

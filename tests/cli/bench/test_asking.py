@@ -188,7 +188,7 @@ def test_compare_puts_the_same_jobs_through_every_arm(
     options = ["--load", "0.5", "--duration", "4", "--json", str(file), "--html", str(page)]
     assert run([*COMPARE, *options]) == 0
     assert [spec.name for spec in asked["specs"]] == list(ARMS)
-    assert asked["ground"].kv_tokens == 32 * 128
+    assert asked["ground"].engine.kv_tokens == 32 * 128
     told = capsys.readouterr()
     assert "50% of the 10.00 that pool can take" in told.out
     assert "less than 60 s" in told.out

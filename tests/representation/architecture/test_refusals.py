@@ -16,6 +16,7 @@ from consolidation.errors import Refused
 from representation.architecture.anatomy import study
 from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import Unsupported
 from tests.representation.architecture.made_up import MADE_UP
@@ -69,7 +70,7 @@ def test_both_halves_refuse_it_in_the_same_words(
     assert str(refused.value) == f"{tmp_path}: {words}"
     source: Any = SimpleNamespace(dtype="float32", models={"m": SimpleNamespace(config=fields)})
     with pytest.raises(Unsupported) as unsupported:
-        Engine.open(source)
+        Engine.open(source, EngineConfig(device="cpu"))
     assert str(unsupported.value) == words
 
 

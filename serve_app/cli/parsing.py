@@ -1,0 +1,210 @@
+"""How values of options are read. Which options there are: `options.py`."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import typer
+
+from serve_app.engine.settings import size
+
+T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+
+
+def parse_name(value: str) -> str:
+    """The name of a family or channel; it becomes a part of a path.
+
+    Raises:
+        typer.BadParameter: it is empty, holds another character, or starts with a sign.
+    """
+    if not _NAME.fullmatch(value):
+        raise typer.BadParameter(
+            f"{value!r} is not a name: a letter or digit, then letters, digits, '.', '_', ':', '-'"
+        )
+    return value
+
+
+def parse_registry(value: str) -> str:
+    """A directory, which need not exist yet, or an fsspec address.
+
+    Raises:
+        typer.BadParameter: it is empty, or a file, or an address that cannot be used.
+    """
+    if "://" in value:
+        _check_address(value)
+    elif not value or Path(value).is_file():
+        raise typer.BadParameter(f"{value!r} is not a directory")
+    return value
+
+
+def _check_address(url: str) -> None:
+    import fsspec
+
+    protocol = url.partition("://")[0].partition("::")[0]
+    if protocol == "memory":
+        raise typer.BadParameter(f"{url!r}: what is in memory is seen by one process only")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(f"{url!r}: {error}") from error
+
+
+def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Path]:
+    """`NAME=CHECKPOINT_DIR` pairs, in the order given.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
+            its directory does not exist.
+    """
+    pairs = _parse_pairs(values, "CHECKPOINT_DIR", hint=hint)
+    return {name: parse_checkpoint(directory, hint=hint) for name, directory in pairs.items()}
+
+
+def parse_model_files(values: list[str], *, suffix: str, hint: str) -> dict[str, Path]:
+    """`NAME=FILE` pairs, in the order given, of files that end in `suffix`.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
+            its file does not exist or is of another kind.
+    """
+    files: dict[str, Path] = {}
+    for name, value in _parse_pairs(values, f"FILE{suffix}", hint=hint).items():
+        path = Path(value).expanduser()
+        if not path.is_file():
+            raise typer.BadParameter(f"model {name!r}: {value!r} is not a file", param_hint=hint)
+        if path.suffix != suffix:
+            raise typer.BadParameter(
+                f"model {name!r}: {value!r} is not a {suffix} file", param_hint=hint
+            )
+        files[name] = path
+    return files
+
+
+def parse_weights(values: list[str], *, hint: str) -> dict[str, float]:
+    """`NAME=W` pairs of positive numbers, in the order given.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, or no such number, or its name is given
+            twice.
+    """
+    weights = {}
+    for name, value in _parse_pairs(values, "W", hint=hint).items():
+        try:
+            weights[name] = parse_positive(value)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"model {name!r}: {error}", param_hint=hint) from error
+    return weights
+
+
+def parse_calibration(values: list[str], *, hint: str) -> tuple[tuple[str | None, Path], ...]:
+    """`[NAME=]FILE`, in the order given; a file without a name is for all models.
+
+    Raises:
+        typer.BadParameter: a file does not exist, or a name is malformed.
+    """
+    found: list[tuple[str | None, Path]] = []
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if Path(value).is_file() or not equals:
+            name, rest = "", value
+        elif not _NAME.fullmatch(name):
+            raise typer.BadParameter(f"{value!r}: {name!r} is not a model name", param_hint=hint)
+        path = Path(rest).expanduser()
+        if not path.is_file():
+            raise typer.BadParameter(f"{value!r}: {rest!r} is not a file", param_hint=hint)
+        found.append((name or None, path))
+    return tuple(found)
+
+
+def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, equals, given = value.partition("=")
+        if not equals or not given:
+            raise typer.BadParameter(f"{value!r} is not NAME={what}", param_hint=hint)
+        if not _NAME.fullmatch(name):
+            raise typer.BadParameter(
+                f"{value!r}: {name!r} is not a model name: "
+                "a letter or digit, then letters, digits, '.', '_', ':', '-'",
+                param_hint=hint,
+            )
+        if name in pairs:
+            raise typer.BadParameter(f"{value!r}: model {name!r} is given twice", param_hint=hint)
+        pairs[name] = given
+    return pairs
+
+
+def parse_checkpoint(value: str, *, hint: str) -> Path:
+    """A checkpoint directory that exists.
+
+    Raises:
+        typer.BadParameter: it does not.
+    """
+    directory = Path(value).expanduser()
+    if not directory.is_dir():
+        raise typer.BadParameter(f"{value!r} is not a directory", param_hint=hint)
+    return directory
+
+
+def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:
+    """Reads as a setting does, and says what is wrong as the command line does."""
+
+    def parse(value: object) -> T:
+        try:
+            return read(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parse
+
+
+parse_size = parser_of(size)
+
+
+def parse_port(value: str | int) -> int:
+    """A TCP port. An option's default comes as it is.
+
+    Raises:
+        typer.BadParameter: it is not a whole number from 1 to 65535.
+    """
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise typer.BadParameter(f"{text!r} is not a port: a whole number from 1 to 65535")
+    return int(text)
+
+
+def parse_positive(value: str) -> float:
+    """A number that says how much of something there is to be.
+
+    Raises:
+        typer.BadParameter: it is not a number above 0.
+    """
+    number = _number(value)
+    if not number > 0:
+        raise typer.BadParameter(f"{value!r} is not more than 0")
+    return number
+
+
+def parse_limit(value: str) -> float:
+    """The most that a measure of quality may be.
+
+    Raises:
+        typer.BadParameter: it is not a number of 0 or more.
+    """
+    limit = _number(value)
+    if limit < 0:
+        raise typer.BadParameter(f"{value!r} is less than 0")
+    return limit
+
+
+def _number(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{value!r} is not a number")
+    return number

@@ -1,0 +1,107 @@
+"""What an operator may set of an engine. Made once at each border; holds no tensor and no file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, get_type_hints
+
+from serve_app.engine.settings import Setting, count, one_of, seconds, size, switch
+from serve_app.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One engine: its device, its share of memory, and the bounds of a step.
+
+    Values may be text, as command lines, files and the environment have it: `"24GiB"`. A field
+    that is added here is an option of every command that opens or plans an engine, an argument of
+    the Serve application, and a variable of its environment.
+
+    Raises: ConfigError, with the field, the value and what it may be.
+    """
+
+    device: Annotated[
+        str,
+        Setting(
+            one_of("auto", "cpu", "cuda"), "NAME", "cpu, cuda, or auto: cuda where there is one."
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        str,
+        Setting(
+            one_of("auto", "float32", "bfloat16"),
+            "NAME",
+            "float32, bfloat16, or auto: bfloat16 where the release is stored so, else float32.",
+        ),
+    ] = "auto"
+    device_memory: Annotated[
+        int | None,
+        Setting(
+            size,
+            "BYTES",
+            "Most memory the engine may take, for example 24GiB or 500MB.",
+            "nine tenths of what is free on CUDA, no limit on the CPU",
+        ),
+    ] = None
+    host_memory: Annotated[
+        int | None,
+        Setting(
+            size,
+            "BYTES",
+            "Most host memory for copies of backbones, for example 64GiB.",
+            "room for all",
+        ),
+    ] = None
+    kv_tokens: Annotated[
+        int | None,
+        Setting(count, "N", "Tokens to have room for keys and values of.", "what memory allows"),
+    ] = None
+    num_places: Annotated[
+        int | None,
+        Setting(count, "N", "Most backbones on the device at once.", "what memory allows"),
+    ] = None
+    step_tokens: Annotated[
+        int, Setting(count, "N", "Most tokens of one step, of all sequences together.")
+    ] = 512
+    max_sequences: Annotated[
+        int, Setting(count, "N", "Most sequences that run at once; more wait.")
+    ] = 64
+    max_model_wait_s: Annotated[
+        float,
+        Setting(
+            seconds,
+            "S",
+            "Longest wait, in seconds, of a model without a place before one is cleared for it.",
+        ),
+    ] = 5.0
+    prefix_cache: Annotated[
+        bool,
+        Setting(
+            switch,
+            "BOOL",
+            "Keep keys and values of how prompts begin, for later ones of their tenant and model.",
+        ),
+    ] = True
+    cuda_graphs: Annotated[
+        bool, Setting(switch, "BOOL", "On CUDA record steps that decode, and replay them.")
+    ] = True
+    plan_ahead: Annotated[
+        bool | None,
+        Setting(switch, "BOOL", "Launch a step while the one before it runs.", "on CUDA alone"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            try:
+                object.__setattr__(self, field.name, SETTINGS[field.name].read(value))
+            except ValueError as error:
+                raise ConfigError(f"{field.name}: {error}") from error
+
+
+SETTINGS: Mapping[str, Setting] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(EngineConfig, include_extras=True).items()
+}
+"""Of each field of `EngineConfig`, by name."""
