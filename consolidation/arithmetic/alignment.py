@@ -1,8 +1,8 @@
-"""In which order two experts have the same neurons. Reads no file, merges nothing.
+"""Matches the neurons of two experts that lie in different orders. Reads no file, merges nothing.
 
-An expert computes the same when its hidden neurons change places: rows of the first matrix and of
-its biases, and columns of the second. Experts of different origin are therefore compared neuron by
-neuron: first those that choose each other, then the rest by an optimal assignment.
+An expert computes the same when its hidden neurons change order: rows of the first matrix and of
+its biases, and columns of the second. So experts are matched neuron by neuron: first those that
+choose each other, then the rest by an optimal assignment.
 """
 
 import numpy as np
@@ -16,17 +16,17 @@ from representation.layout import Layout
 LAST = "down_proj"
 SKETCH = 48
 MAX_ASSIGNED = 2048
-"""Neurons that are assigned optimally, which takes their third power of time."""
+"""The most neurons that are assigned optimally, which takes cubic time."""
 
 
 def fingerprint(weights: Weights, layout: Layout) -> torch.Tensor:
-    """Norms of neurons in order of size: the same for any order of neurons. -> (N,)"""
+    """Sorted norms of neurons, which do not depend on their order. -> (N,)"""
     norms: torch.Tensor = _neurons(weights, layout).norm(dim=1)
     return norms.sort().values
 
 
 def match(reference: Weights, other: Weights, layout: Layout) -> torch.Tensor | None:
-    """Which of the other's neurons goes where the reference has its own. -> (N,) or None
+    """For each neuron of the reference, the matching neuron of the other. -> (N,) or None
 
     None where too few neurons find each other for a match to mean anything.
     """
@@ -52,7 +52,7 @@ def match(reference: Weights, other: Weights, layout: Layout) -> torch.Tensor | 
 
 
 def reorder(weights: Weights, order: torch.Tensor, layout: Layout) -> Weights:
-    """The same expert with its neurons in another order: place i gets neuron `order[i]`."""
+    """The same expert with its neurons in another order: the i-th becomes neuron `order[i]`."""
     first = _first(weights)
     rows = _rows(order, layout)
     matrices = dict(weights.matrices)
@@ -85,7 +85,7 @@ def _rows(order: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def _neurons(weights: Weights, layout: Layout) -> torch.Tensor:
-    """All that belongs to each neuron. -> (N, features)"""
+    """All weights of each neuron. -> (N, features)"""
     first = weights.matrices[_first(weights)]
     if layout == "halves":
         gate, up = first.chunk(2)
@@ -96,7 +96,7 @@ def _neurons(weights: Weights, layout: Layout) -> torch.Tensor:
 
 
 def _sketch(weights: Weights, layout: Layout) -> torch.Tensor:
-    """A projection that keeps distances between neurons, nearly. -> (N, SKETCH)"""
+    """A projection that nearly keeps the distances between neurons. -> (N, SKETCH)"""
     neurons = _neurons(weights, layout)
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(neurons.shape[1], SKETCH, generator=generator)
@@ -104,5 +104,5 @@ def _sketch(weights: Weights, layout: Layout) -> torch.Tensor:
 
 
 def _nearest(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """For each of ours the nearest of theirs, a bounded part of the distances at a time."""
+    """For each of ours the nearest of theirs, computed a part at a time to bound memory."""
     return torch.cat([torch.cdist(part, theirs).argmin(1) for part in ours.split(1024)])

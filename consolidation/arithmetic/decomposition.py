@@ -1,8 +1,8 @@
 """The low-rank matrix that is nearest to a given one. Chooses no rank.
 
-Nearest as a `Metric` says: both sides are scaled by its roots first. The decomposition is a
-randomised one with two power iterations (Halko, Martinsson & Tropp, 2011, algorithm 4.4), so its
-time is linear in the number of weights; the same input always gives the same factors.
+Distance is measured by a `Metric`: both sides are scaled by its roots first. The decomposition is
+randomised, with two power iterations (Halko, Martinsson & Tropp, 2011, algorithm 4.4), so its time
+is linear in the number of weights. The same input always gives the same factors.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from consolidation.arithmetic.metric import Metric, Samples, from_blocks, in_blo
 EXTRA = 8
 POWER_ITERATIONS = 2
 FLOOR = 1e-6
-"""Least gain of a row, as a part of the mean: rows that never mattered must not divide by zero."""
+"""The least gain of a row over the mean gain, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Decomposition:
 
 
 def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposition:
-    """The first factors of a matrix. (O, I) float32; the rank is at most that of the shape."""
+    """The first factors of a matrix (O, I), float32; the shape limits the rank."""
     max_rank = min(max_rank, *matrix.shape)
     floor = FLOOR * metric.gain.mean() + torch.finfo(torch.float32).tiny
     gain = (metric.gain + floor).sqrt()  # (O,)
@@ -58,7 +58,7 @@ def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposit
 def _sampled_tails(
     matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor, samples: Samples
 ) -> torch.Tensor:
-    """What samples tell of the cost of what the first 0, 1, … r factors leave. -> (r + 1,)"""
+    """The cost of what the first 0, 1, … r factors leave, on the samples. -> (r + 1,)"""
     taken = (samples.gradients @ left) * (samples.inputs @ right.T)  # (n, r)
     rest = samples.responses(matrix)[:, None] - taken.cumsum(1)
     costs: torch.Tensor = rest.double().square().sum(0)

@@ -1,9 +1,9 @@
 """The least error for every number of bytes: convex frontiers of choices. Pure; knows no expert.
 
-A frontier lists choices by rising bytes and falling error, each worth its bytes at some price per
-byte. Frontiers of independent choices add up by taking their steps in order of error per byte,
-which is what makes spending one budget over thousands of choices exact at the corners of the
-convex hull (the sum of convex hulls is the hull of the sums).
+A frontier lists choices by rising bytes and falling error, each the best at some price per byte.
+Frontiers of independent choices add up by taking their steps in order of error saved per byte. So
+spending one budget over thousands of choices is exact at the corners of the convex hull (the sum of
+convex hulls is the hull of the sums).
 """
 
 import heapq
@@ -18,7 +18,7 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Point(Generic[Choice]):
-    """One choice: what it takes, and what it costs in quality."""
+    """One choice: the bytes that it takes, and its error."""
 
     num_bytes: int
     error: float
@@ -29,7 +29,7 @@ Frontier = Sequence[Point[Choice]]
 
 
 def frontier(points: Iterable[Point[Choice]]) -> tuple[Point[Choice], ...]:
-    """The corners of the lower left convex hull, by rising bytes; of equals the first given."""
+    """The corners of the lower left convex hull, by rising bytes; of equal ones the first."""
     found: list[Point[Choice]] = []
     for point in sorted(points, key=lambda p: (p.num_bytes, p.error)):
         if found and point.error >= found[-1].error:
@@ -41,7 +41,7 @@ def frontier(points: Iterable[Point[Choice]]) -> tuple[Point[Choice], ...]:
 
 
 def total(frontiers: Sequence[Frontier[Choice]]) -> tuple[Point[tuple[Choice, ...]], ...]:
-    """The frontier of sums: one choice of each, in the order given."""
+    """The frontier of sums of one choice from each frontier, in their order."""
     at = [0] * len(frontiers)
     num_bytes = sum(f[0].num_bytes for f in frontiers)
     chosen = tuple(f[0].choice for f in frontiers)
@@ -78,11 +78,11 @@ def spend(
     allowed: int,
     num_bytes: Callable[[Sequence[Choice]], int],
 ) -> tuple[Choice, ...] | None:
-    """The choices with the least error that take at most `allowed` bytes; None if nothing does.
+    """The choices with the least error that fit into `allowed` bytes; None if none do.
 
-    Steps are taken in order of error saved per byte until one no longer fits; then those of the
-    following that still do. `num_bytes` tells exactly what choices take together, which may be a
-    little more than the sum of theirs.
+    Takes steps in order of error saved per byte until one no longer fits, then any later ones that
+    still do. `num_bytes` gives the exact bytes of choices together, which may be a little more
+    than their sum.
     """
     at = [0] * len(frontiers)
     ordered = steps(frontiers)
@@ -115,5 +115,5 @@ def spend(
 
 
 def _gain(before: Point[Choice], after: Point[Choice]) -> float:
-    """Error saved per byte more."""
+    """Error saved per additional byte."""
     return (before.error - after.error) / (after.num_bytes - before.num_bytes)

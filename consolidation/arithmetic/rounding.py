@@ -1,8 +1,8 @@
-"""Rounding a matrix to codes of a few bits with the least cost. Packs nothing, chooses no bits.
+"""Rounds a matrix to codes of a few bits at the least cost. Packs nothing, chooses no bits.
 
-Columns are rounded one after another, and what each loses is made up for in the columns of its
-block that are still to come (GPTQ: Frantar et al., 2023, section 3). Blocks are independent of
-each other, so time and memory are linear in the number of weights, and all are done at once.
+Columns are rounded one after another, and the later columns of the block make up for what each one
+loses (GPTQ: Frantar et al., 2023, section 3). Blocks are independent and run at once, so time and
+memory are linear in the number of weights.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from consolidation.arithmetic.metric import DAMPING, Metric, from_blocks, in_blo
 from representation.formats import SCALE_DTYPE, Packed
 
 CLIPPINGS = tuple(1 - step / 20 for step in range(13))
-"""Largest levels that are tried, as parts of a group's largest value."""
+"""Largest levels to try, as shares of a group's largest value."""
 DAMPINGS = {1: (DAMPING, 0.1, 1.0), 2: (DAMPING, 0.1)}
-"""With very few levels feedback can do harm: several strengths are tried, the best one kept."""
+"""With very few levels feedback can do harm: try several strengths and keep the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Rounded:
 
 
 def round_matrix(matrix: torch.Tensor, fmt: Packed, metric: Metric) -> Rounded:
-    """The codes of a packed format whose values are nearest to a matrix. (O, I) float32"""
+    """Round a matrix (O, I), float32, to the nearest codes of a packed format."""
     tried = [_round(matrix, fmt, metric, damping) for damping in DAMPINGS.get(fmt.bits, (DAMPING,))]
     if len(tried) == 1:
         return tried[0]

@@ -1,4 +1,4 @@
-"""Which experts are closest: inner products of their weights, and Ward's tree over them.
+"""Finds the closest experts: inner products of their weights, and Ward's tree over them.
 
 Cost is the increase of the sum of squared errors over all experts when each is replaced by the
 mean of its cluster (Ward, 1963); an expert that several models share counts as often as they use
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import ward_tree
 
 BLOCK_BYTES = 16 << 20
-"""Size of a block in float64; products of it take a few times as much for a moment."""
+"""Size of a block in float64; its products take a few times as much for a moment."""
 
 Matrix = NDArray[np.float64]
 
@@ -32,8 +32,8 @@ class Merge:
 def centred_gram(rows: torch.Tensor) -> Matrix:
     """Inner products of rows around their mean: (D, n) -> (D, D), in float64.
 
-    Touches the rows blockwise. Distances between experts are all it is used for, and those do
-    not change with the centre; around the mean they lose less to rounding.
+    Reads the rows in blocks. Only distances between experts are used, which do not depend on the
+    centre; around the mean they lose less to rounding.
     """
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for block in _blocks(rows.shape[1], len(rows)):
@@ -44,7 +44,7 @@ def centred_gram(rows: torch.Tensor) -> Matrix:
 
 
 def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:
-    """Ward's tree over D experts, of which `counts` many are equal each. gram: (D, D) -> D - 1
+    """Ward's tree over D experts, each there `counts` times. gram: (D, D) -> D - 1 merges
 
     Costs never fall from a node to the one above it, so applying merges in order of cost, and of
     position where costs are equal, never uses a node before it is made.
@@ -61,7 +61,7 @@ def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:
 
 
 def embed(gram: Matrix) -> Matrix:
-    """Points whose inner products are `gram`: exact, as a Gram matrix has no negative eigenvalue.
+    """Points with the inner products `gram`: exact, as a Gram matrix has no negative eigenvalue.
 
     gram: (D, D) -> (D, D)
     """
@@ -72,7 +72,7 @@ def embed(gram: Matrix) -> Matrix:
 def _without_copies(
     copies: list[int], steps: Iterator[tuple[list[int], float]] | Any, num_distinct: int
 ) -> list[Merge]:
-    """The tree over distinct experts that a tree over all experts amounts to."""
+    """The tree over distinct experts that corresponds to a tree over all experts."""
     made: list[Merge] = []
     above = list(range(num_distinct))  # the node that each node has become part of
     floor = [0.0] * num_distinct

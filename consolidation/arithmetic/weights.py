@@ -1,6 +1,6 @@
-"""One expert's weights for computing with: float32, matrices the same way round for every family.
+"""One expert's weights for computing: float32, matrices the same way round for every family.
 
-Reads from a checkpoint; decides nothing. What is stored as it is never passes through here.
+Reads no files, decides nothing. Experts that are stored unchanged never pass through here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Weights:
 
 
 def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weights:
-    """The weights of an expert whose tensors are as its module has them, in any dtype."""
+    """Weights from the tensors of an expert as its module has them, in any dtype."""
 
     def upright(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.T if shape.transposed else tensor).float().contiguous()
@@ -55,7 +55,7 @@ def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weigh
 
 
 def mean_weights(experts: Sequence[Weights], counts: Sequence[int]) -> Weights:
-    """The mean of experts, each counted so many times."""
+    """The mean of experts, weighted by `counts`."""
     total = sum(counts)
 
     def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""A plan carried out: blobs of slots, residuals and backbones. Decides nothing."""
+"""Carries out a plan: writes blobs of slots, residuals and backbones. Decides nothing."""

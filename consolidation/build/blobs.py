@@ -1,8 +1,8 @@
-"""Build: writes slots, residuals and backbones as blobs. Decides nothing; returns digests, sizes.
+"""Build: writes slots, residuals and backbones as blobs. Decides nothing; returns their digests.
 
-A slot that holds one expert as it is holds its exact bytes. Whatever else a slot is to hold is
-rounded to its format; a residual is then made of the difference to what the slot really gives, so
-that it makes up for the slot's rounding too.
+A slot that holds one unchanged expert has its exact bytes. Any other content is rounded to the
+slot's format. A residual is then made of the difference to what the slot really gives, so it also
+makes up for the rounding of the slot.
 """
 
 import functools
@@ -27,7 +27,7 @@ from representation.formats import ExpertShape, Format
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an expert is read. `via` and `reference`: whose match tells the order of neurons."""
+    """Where an expert is read. Matching `via` with `reference` gives the order of its neurons."""
 
     source: ExpertsSource
     index: int
@@ -35,12 +35,12 @@ class Origin:
     reference: "Origin | None" = None
 
     def read(self, order: torch.Tensor | None) -> Weights:
-        """Its weights, its neurons in this order (that of `order`)."""
+        """Its weights, with its neurons in the order that `order` gives."""
         weights, layout = self._own(), self.source.layout
         return weights if order is None or layout is None else reorder(weights, order, layout)
 
     def order(self) -> torch.Tensor | None:
-        """How its neurons are reordered; None where they are not. Reads and matches two experts."""
+        """The new order of its neurons; None keeps the old. Reads and matches two experts."""
         if self.via is None or self.reference is None or self.source.layout is None:
             return None
         return match(self.reference._own(), self.via._own(), self.source.layout)
@@ -62,8 +62,8 @@ class MemberRequest:
 class SlotRequest:
     """One slot to write, with its members' residuals.
 
-    `holds` are the experts that it holds, or whose mean, each counted so many times. `digest` is
-    what the blob must turn out to be, where that is known. A slot that is `kept` is only read.
+    `holds` is the expert that it holds, or those whose mean it holds, each with its count. `digest`
+    is that of the blob, where it is known beforehand. A slot that is `kept` is only read.
     """
 
     holds: tuple[tuple[Origin, int], ...]
@@ -76,7 +76,7 @@ class SlotRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildTask:
-    """All slots of one layer that are to be written, in its order."""
+    """All slots to write for one layer, in order."""
 
     registry: str
     family: str
@@ -97,7 +97,7 @@ class BackboneTask:
 
 
 def build_layer(task: BuildTask) -> list[dict[str, Any]]:
-    """Write slots and residuals that are not there yet; each slot's part and its members' parts.
+    """Write missing slots and residuals. -> each slot's part and its members' parts
 
     Raises `RunFailed` when a checkpoint has changed meanwhile.
     """
@@ -135,7 +135,7 @@ class _Builder:
         return {"slot": part.model_dump(), "residuals": residuals}
 
     def _exact(self, request: SlotRequest) -> Part:
-        """The slot that holds one expert as it is; read only when it is not there."""
+        """The slot of one unchanged expert, which is read only if the blob is missing."""
         ((origin, _),) = request.holds
         there = Blob(digest=request.digest or "", bytes=request.num_bytes)
         if not self._registry.has_blob(there):
@@ -174,7 +174,7 @@ class _Builder:
         return self._write(self._fit(request.format, wanted, metric, shape), request.format)
 
     def _residuals(self, member: MemberRequest, given: Weights, shape: ExpertShape) -> list[Part]:
-        """Parts that add up to what a member has beyond the slot; of their orders the better."""
+        """Parts that add up to a member's difference from the slot, in the better of two orders."""
         if not member.residuals:
             return []
         order = member.origin.order()
@@ -195,7 +195,7 @@ class _Builder:
         formats: tuple[Format, ...],
         shape: ExpertShape,
     ) -> tuple[float, dict[Format, dict[str, torch.Tensor]]]:
-        """Residuals in this order, each of what those before it leave. -> (cost, tensors)"""
+        """Make residuals in this order, each of what the earlier ones leave. -> (cost, tensors)"""
         parts = {}
         rest = dict(left.matrices)
         for number, fmt in enumerate(formats):

@@ -1,7 +1,7 @@
-"""Writing a planned release's blobs: runs the build tasks. Publishes nothing.
+"""Writes the blobs of a planned release: runs the build tasks. Publishes nothing.
 
-Slots whose content is in the registry already are not read again; blobs are content-addressed,
-so what an earlier run or release wrote is used as it is.
+A slot whose content is already in the registry is not read again: blobs are content-addressed, so
+those that an earlier run or release wrote are reused.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from consolidation.run.journal import Stages
 def write_experts(
     registry: Registry, recipe: Recipe, family: Family, study: Study, plan: Plan, stages: Stages
 ) -> tuple[Layer, ...]:
-    """Write all slots and residuals of a plan that are not there yet. Raises `RunFailed`."""
+    """Write all missing slots and residuals of a plan. Raises `RunFailed`."""
     tasks = []
     for layer, planned in enumerate(plan.layers):
         requests = _Requests(recipe, family, study, layer).of(planned)
@@ -59,7 +59,7 @@ def write_experts(
 
 
 class _Requests:
-    """What is to be built of one layer."""
+    """What to build for one layer."""
 
     def __init__(self, recipe: Recipe, family: Family, study: Study, layer: int) -> None:
         self._recipe = recipe
@@ -117,7 +117,7 @@ class _Requests:
 def _layer(
     family: Family, number: int, planned: PlannedLayer, result: Sequence[Mapping[str, Any]]
 ) -> Layer:
-    """The manifest's layer: kept parts first, then those that were built, in the plan's order."""
+    """The layer for the manifest: kept parts first, then built ones, in the order of the plan."""
     there = family.extended.layers[number] if family.extended is not None else None
     built = iter(result)
     slots, residuals = [], []
@@ -151,7 +151,7 @@ def _parts(found: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What new models keep for themselves, by name: blobs, and digests of all they came from."""
+    """What new models do not share, by name: blobs, and digests of the whole checkpoints."""
 
     backbones: Mapping[str, tuple[BackboneBlob, ...]]
     tokenizers: Mapping[str, dict[str, Blob]]
@@ -208,7 +208,7 @@ def _source_digest(
     family: Family,
     name: str,
 ) -> str:
-    """A digest of all a checkpoint holds, however it is laid out in files."""
+    """A digest of everything in a checkpoint, however it is split into files."""
     content = {
         "config": family.checkpoints[name].config,
         "experts": [list(scan.digests) for scan in study.scans[name]],

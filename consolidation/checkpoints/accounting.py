@@ -1,9 +1,9 @@
-"""Every tensor of a checkpoint is accounted for, from headers alone. Reads no tensor data.
+"""Accounts for every tensor of a checkpoint, from headers alone. Reads no tensor data.
 
 Names are matched as transformers matches them when it loads a model
 (`transformers.core_model_loading.convert_and_load_state_dict_in_model`): renamings, then at most
-one converter, then the base model's prefix. What transformers reports or passes over is here an
-error that names the tensor; only what the model class itself says to ignore is left out.
+one converter, then the base model's prefix. Where transformers warns or says nothing, this raises
+an error that names the tensor; only what the model class itself ignores is left out.
 """
 
 import re
@@ -36,8 +36,9 @@ def account(
 ) -> dict[str, Conversion]:
     """Parameter or buffer name -> the conversion that makes it, in the model's own order.
 
-    Tied parameters appear once, under the name that is tied to. Raises `Refused`, naming tensors
-    that match nothing, are missing, doubled, of another shape or of a dtype that is not served.
+    Tied parameters appear once, under the name of the tensor they are tied to. Raises `Refused`
+    with the names of tensors that match nothing, are missing or doubled, or have another shape or
+    a dtype that is not served.
     """
     wanted = dict(anatomy.model.state_dict())
     conversions, unmatched = _match(directory, anatomy, stored, wanted)
@@ -159,7 +160,7 @@ def _check_sources(
 def _missing_sources(
     lists: Mapping[str, list[StoredTensor]], num_experts: int | None
 ) -> Iterator[str]:
-    """Names that a converter's lists lack, as far as names can be told."""
+    """Names missing from the lists of a converter, as far as they can be told."""
     for pattern, found in lists.items():
         if not found:
             yield f"anything that matches {pattern!r}"
@@ -172,10 +173,10 @@ def _missing_sources(
 
 
 def _numbered(pattern: str, key: str) -> tuple[str, int]:
-    """The key with its expert's number replaced by `*`, and that number.
+    """Replace the expert's number in the key by `*`. -> the key, the number
 
-    Renaming comes before converting, so only the part around `*` is looked for in the key:
-    the number between the two names of the pattern, or else the last number of the key.
+    Renaming comes before converting, so only the part of the pattern around `*` is looked for: the
+    number between its two names, or else the last number of the key.
     """
     before = pattern.split("*.")[0].strip(".").split(".")[-1]
     match = re.search(rf"(?<={re.escape(before)}\.)\d+(?=\.)", key) if before else None
@@ -186,7 +187,7 @@ def _numbered(pattern: str, key: str) -> tuple[str, int]:
 def _made_by(
     directory: Path, conversion: Conversion, wanted: Mapping[str, torch.Tensor]
 ) -> list[str]:
-    """The parameters a conversion makes, their shapes checked."""
+    """The parameters that a conversion makes, after a check of their shapes."""
     keys = [stored.key for _, stored in conversion.sources]
     try:
         made = conversion.shape()

@@ -1,6 +1,6 @@
-"""A checkpoint, opened: what it holds and how each part is read. Holds no tensor and no open file.
+"""An opened checkpoint: its parts and how to read each. Holds no tensor and no open file.
 
-Everything here can be pickled, so a task receives just the part it reads.
+Everything here can be pickled, so a task gets only the part that it reads.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class ExpertsSource:
-    """One layer's experts on disk. Parameters are (name, how it is read), in the module's order."""
+    """One layer's experts on disk. Parameters are (name, how to read it), in the module's order."""
 
     module: str
     num_experts: int
@@ -78,7 +78,7 @@ class BackboneSource:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One model's directory. `dtype` is that of its experts as stored; bytes are of tensors.
+    """The directory of one model. `dtype` is that of its stored experts; bytes are of tensors.
 
     `context_length` is in tokens, None where the config sets no limit.
     """
@@ -158,7 +158,7 @@ def _experts(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[Expe
 
 
 def _backbone(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[BackboneSource, ...]:
-    """All that is not an expert, in the model's order, grouped by decoder layer."""
+    """Everything but the experts, in the model's order, grouped by decoder layer."""
     of_experts = {
         f"{path}.{name}" for path, e in anatomy.experts.items() for name in e.shape.parameters
     }
@@ -188,7 +188,7 @@ def _num_bytes(conversion: Conversion) -> int:
 
 
 def _fingerprint(directory: Path) -> str:
-    """Changes when a file does: names, sizes and times, not contents."""
+    """A digest of the names, sizes and times of files; it does not read their contents."""
     facts = []
     for path in sorted(directory.iterdir()):
         if path.is_file():

@@ -1,8 +1,8 @@
-"""From stored tensors to a transformers model's own, by transformers' conversion registry.
+"""Makes a transformers model's parameters from stored tensors, by its conversion registry.
 
-One `Conversion` makes one parameter (or the few that one converter makes together) out of the
-stored tensors it needs, lazily: nothing is read before `read` or `read_expert`. Accounting for
-all tensors of a checkpoint is in `consolidation/checkpoints/accounting.py`.
+One `Conversion` makes one parameter (or the few that one converter makes together) from the stored
+tensors it needs. Nothing is read before `read` or `read_expert`. Accounting for all tensors of a
+checkpoint is in `consolidation/checkpoints/accounting.py`.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from transformers.core_model_loading import (
 from consolidation.checkpoints.tensor_file import StoredTensor
 
 LATER_DIMENSIONS = (Concatenate, Interleave, Transpose)
-"""Operations that leave dimension 0, the experts', alone when their own dimensions are later."""
+"""Operations that leave dimension 0, the experts', alone if they work on later dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What converters ask of a model: the config, and shapes of parameters by name."""
+    """What converters read of a model: the config, and shapes of parameters by name."""
 
     config: Any
     shapes: dict[str, tuple[int, ...]]
 
     def get_parameter(self, name: str) -> torch.Tensor:
-        """A parameter's shape, as transformers' `Split` wants it: a tensor without data."""
+        """A parameter's shape as a tensor without data, which transformers' `Split` expects."""
         return torch.empty(self.shapes[name], device="meta")
 
 
@@ -54,11 +54,11 @@ class Conversion:
         return self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
 
     def shape(self) -> dict[str, torch.Tensor]:
-        """As `read`, without data: names, shapes and dtypes that converting would give."""
+        """Like `read`, without data: the names, shapes and dtypes of the parameters."""
         return self._convert([(pattern, stored.meta()) for pattern, stored in self.sources])
 
     def read_expert(self, index: int) -> torch.Tensor:
-        """`read()[target][index]`, reading no other expert where the layout permits it."""
+        """`read()[target][index]`; reads no other expert where the layout permits."""
         if not self._expertwise():
             return self.read()[self.target][index].clone()
         part = [
@@ -81,7 +81,7 @@ class Conversion:
         return isinstance(self.transform, WeightConverter) and _merges(self.transform.operations[0])
 
     def _expertwise(self) -> bool:
-        """Whether dimension 0 of the parameter is that of the experts all along."""
+        """Whether dimension 0 stays that of the experts through the whole conversion."""
         if not isinstance(self.transform, WeightConverter):
             return True
         first, *rest = self.transform.operations

@@ -68,7 +68,7 @@ class Family:
         return self.extended.layers[layer].shape
 
     def source(self, model: str | None, layer: int) -> ExpertsSource:
-        """Where a new model's experts of one layer are read from; None is the base."""
+        """The source of a new model's experts at one layer; None is the base."""
         if model is None:
             assert self.base is not None
             return self.base.experts[layer]

@@ -1,7 +1,7 @@
-"""Which experts of a layer have one origin: same place first, then any place and neuron order.
+"""Finds the experts of a layer with one origin: same index first, then any index and neuron order.
 
-Decides nothing about bytes. Experts of one origin differ by what fine-tuning did; others are no
-closer than strangers, and no slot could serve both.
+Decides nothing about bytes. Experts of one origin differ by fine-tuning alone; others are as far
+apart as strangers, and no slot could serve both.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from consolidation.arithmetic.weights import Weights
 from representation.layout import Layout
 
 RELATED = 0.5
-"""Squares of the difference over squares of both: strangers have 1, copies 0."""
+"""The squared difference over the squares of both: 1 for strangers, 0 for copies."""
 SIMILAR_NORMS = 0.2
-"""How far norms of neurons may be apart, over their own norm, for a closer look."""
+"""The most that norms of neurons may differ, over their own norm, for a closer look."""
 LOOKS = 2
-"""Origins that are looked at closely for each stranger."""
+"""The most origins to look at closely for each stranger."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Compare: what the experts of a layer may be served as, as frontiers of bytes and error.
+"""Compare: the ways to serve the experts of a layer, as frontiers of bytes and error.
 
-One task per layer. Experts of one origin form a group; in it a tree of the closest (Ward, 1963)
-says which may share a slot, and each node of it is either one slot or what its halves are. What a
-slot holds is tried: the base's expert, each member's own, their mean.
+One task per layer. Experts of one origin form a group, and a tree of the closest (Ward, 1963) says
+which of them may share a slot: each node is either one slot or what its halves are. Contents of a
+slot are tried: the base's expert, each member's own, their mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +28,14 @@ from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE
 
 CACHED = 8
-"""Experts that are kept while they are looked at, of a layer's many."""
+"""The most experts of a layer that are kept in memory."""
 MAX_CONTENTS = 8
-"""Members whose own expert is tried as what a slot holds; beyond them base, mean and these."""
+"""The most members whose own expert is tried as the content of a slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """A content: where it is read from, who has it, and the kept slots that may stand for it."""
+    """A distinct expert: where to read it, who has it, and the kept slots that may replace it."""
 
     source: ExpertsSource
     index: int
@@ -52,7 +52,7 @@ class Distinct:
 class CompareTask:
     """One layer's distinct experts, and the slots of a release that is extended.
 
-    statistics: where the models' are; None compares weights.
+    statistics: of the models; None compares weights.
     """
 
     layer: int
@@ -132,7 +132,7 @@ class _Comparison:
         return together(found, weights)
 
     def _shares(self, expert: Distinct) -> dict[str, float]:
-        """What each model loses by an error of this content, over what is counted for it."""
+        """By model, its loss by an error of this expert over the error counted."""
         store = self._task.statistics
         masses: dict[str, float] = {}
         counted = 0.0
@@ -149,7 +149,7 @@ class _Comparison:
         return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
 
     def _others(self, kin: Kin, units: Sequence[Unit]) -> dict[Content, Weights]:
-        """What a slot may hold beside its members: the base's expert, slots that are kept."""
+        """Other contents of a slot than its members: the base's expert, slots that are kept."""
         found: dict[Content, Weights] = {}
         first = self._task.experts[kin.members[0]]
         if self._task.base is not None:

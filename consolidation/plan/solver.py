@@ -1,8 +1,8 @@
 """Solver: the plan of least error within a byte budget. Pure: values in, one out.
 
-Identical experts always share. What else is worth its bytes was found layer by layer
-(`consolidation/compare/layer.py`); here one budget is spent over all layers, by error saved per
-byte.
+Identical experts always share a slot. Comparing (`consolidation/compare/layer.py`) found, layer by
+layer, which other choices may be worth their bytes. Here one budget is spent over all layers, by
+error saved per byte.
 """
 
 import math
@@ -19,7 +19,7 @@ from representation.formats import DENSE
 
 
 def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None) -> Plan:
-    """The plan with the least error within the bytes allowed: nothing is lost where that fits.
+    """The plan with the least error within the bytes allowed; lossless where that fits.
 
     Raises `Refused`, with the smallest possible budget, when nothing keeps within them.
     """
@@ -65,7 +65,7 @@ def least_bytes(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Exte
 
 
 def _as_they_are(layer: LayerChoices) -> list[SlotChoice]:
-    """Choices for the experts of a layer that lose nothing, by position."""
+    """Lossless choices for the experts of a layer, by position."""
     return [
         SlotChoice.exactly(position, layer.contents.kept.get(digest))
         for position, digest in enumerate(layer.contents.digests)
@@ -73,7 +73,7 @@ def _as_they_are(layer: LayerChoices) -> list[SlotChoice]:
 
 
 def _ungrouped(layer: LayerChoices) -> list[SlotChoice]:
-    """Choices for the experts of a layer that no group has: each is what it was."""
+    """Lossless choices for the experts of a layer that are in no group."""
     grouped = {member for group in layer.groups or () for member in group.members}
     every = enumerate(_as_they_are(layer))
     return [choice for position, choice in every if position not in grouped]
@@ -119,7 +119,7 @@ def _root(square_error: float, square_norm: float) -> float:
 def _errors(
     layers: Sequence[LayerChoices], chosen: Sequence[Sequence[SlotChoice]]
 ) -> dict[str, float]:
-    """The error that is expected, by model."""
+    """The expected error, by model."""
     errors: dict[str, list[float]] = {}
     for layer, choices in zip(layers, chosen, strict=True):
         shares = {
@@ -136,7 +136,7 @@ def _errors(
 def _approximated(
     layers: Sequence[LayerChoices], chosen: Sequence[Sequence[SlotChoice]]
 ) -> frozenset[str]:
-    """Models with an expert that is not served as its own content, bit by bit."""
+    """Models with an expert that is not served bit for bit."""
     found: set[str] = set()
     for layer, choices in zip(layers, chosen, strict=True):
         for choice in choices:
@@ -149,7 +149,7 @@ def _approximated(
 
 
 def budget_bytes(budget: float | None, one_model: int, num_models: int) -> int | None:
-    """The budget in bytes; None when it asks for no more than sharing what is identical.
+    """The budget in bytes; None if it needs no more than merging identical experts.
 
     `budget` is expert bytes of the release over those of one model. Raises `Refused` unless it
     is a positive number.

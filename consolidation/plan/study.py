@@ -1,7 +1,7 @@
-"""From opened checkpoints to a plan: runs the tasks that a plan needs. The rules are in solver.py.
+"""From opened checkpoints to a plan: runs the tasks that it needs. The rules are in solver.py.
 
-Identical experts are found by the scan. Statistics are gathered and experts compared only when a
-budget asks for more.
+The scan finds identical experts. Only where a budget asks for more are statistics gathered and
+experts compared.
 """
 
 import math
@@ -29,14 +29,14 @@ from consolidation.statistics.text import ModelWindows
 from representation.formats import Packed
 
 SMALL_BYTES = 256 << 20
-"""Experts of models that may be in memory several at a time."""
+"""Models whose experts take at most this may be in memory several at a time."""
 PROBES = (Packed(6, GROUP), Packed(3, GROUP))
 """Roundings, finest first, that predicted divergences are tried with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All that plans are made of: what scanning, and where it was asked for comparing, found."""
+    """Everything that plans are made of: the results of scanning and, with a budget, comparing."""
 
     scans: Mapping[str, tuple[LayerScan, ...]]
     layers: tuple[LayerChoices, ...]
@@ -48,7 +48,7 @@ class Study:
     square_norm: float
 
     def plan(self, allowed: int | None) -> Plan:
-        """The plan within so many bytes; None merges only what is identical. Raises `Refused`."""
+        """The plan within `allowed` bytes; None merges only identical experts. Raises `Refused`."""
         return make_plan(self.layers, self._terms(allowed), self.extended)
 
     def least_bytes(self) -> int:
@@ -72,7 +72,7 @@ def make_study(
     store: StatisticsStore,
     stages: Stages,
 ) -> Study:
-    """Scan, and where the recipe allows for less than all, gather statistics and compare.
+    """Scan, and where the recipe allows losses, gather statistics and compare.
 
     `windows` are by model; without any for statistics, weights alone are compared.
     Raises `Refused`.
@@ -103,7 +103,7 @@ def make_study(
 
 
 def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
-    """Slots of the release that hold an expert as it is, by digest, layer by layer."""
+    """Slots of the release that hold an unchanged expert, by digest, for each layer."""
     if extended is None:
         return None
     return [
@@ -184,7 +184,7 @@ def _compare(
     statistics: StatisticsStore | None,
     stages: Stages,
 ) -> list[tuple[Group, ...]]:
-    """The groups of each layer, of the experts that no kept slot holds as they are."""
+    """The groups of each layer, without experts that a kept slot holds unchanged."""
     tasks = []
     fresh = []
     for layer, contents in enumerate(by_layer):

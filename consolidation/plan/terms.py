@@ -1,4 +1,4 @@
-"""What a plan is made from: choices, a release that is extended, and what to keep to. Values."""
+"""What a plan is made from: choices, the release to extend, and the terms. Values only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from consolidation.release import Manifest
 
 @dataclass(frozen=True, slots=True)
 class LayerChoices:
-    """A layer's distinct experts, and what may be done with them. No groups: nothing is merged."""
+    """A layer's distinct experts, and the choices for them. Without groups nothing is merged."""
 
     contents: Contents
     sizes: FileSizes
@@ -39,10 +39,10 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class PlanTerms:
-    """What a plan must keep to. `allowed` bytes: None merges only what is identical.
+    """What a plan must keep to. `allowed` is in bytes; None merges only identical experts.
 
-    `responses` tell, by model, the divergence that an error is expected to cause; None where
-    nothing was calibrated, and errors are squares of weights.
+    `responses` gives, by model, the divergence that an error is expected to cause; None where
+    nothing was calibrated and errors are squares of weights.
     """
 
     models: tuple[str, ...]

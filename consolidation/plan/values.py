@@ -1,4 +1,4 @@
-"""Plan: what every expert of a release will be. Plain values; `plan/solver.py` makes them.
+"""A plan: how every expert of a release will be stored. Values only; `plan/solver.py` makes them.
 
 A release that is extended keeps its slots and residuals; new models may use its slots.
 """
@@ -16,9 +16,9 @@ ResidualMaps = Mapping[str, tuple[tuple[tuple[int, ...], ...], ...]]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An expert that a slot holds, or has in its mean `count` times. `model` is None for base's.
+    """An expert that a slot holds, or that is `count` times in its mean. `model` None is the base.
 
-    Without an order its neurons are taken as they lie.
+    Without an order its neurons stay as they are.
     """
 
     model: str | None
@@ -38,7 +38,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot that is to be built. `digest` is its blob's where that is known beforehand."""
+    """One slot to build. `digest` is that of its blob, where it is known beforehand."""
 
     holds: tuple[Held, ...]
     format: Format
@@ -48,7 +48,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class KeptSlot:
-    """A slot of the release that is extended, by its index there, and who comes to use it."""
+    """A slot of the extended release, by its index there, and the new members that use it."""
 
     index: int
     members: tuple[Member, ...]
@@ -56,7 +56,7 @@ class KeptSlot:
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """One layer: what is kept of a release that is extended, then what is built.
+    """One layer: what is kept of an extended release, then what is built.
 
     Residuals come in the same order: kept ones, then those of members, slot by slot.
     """
@@ -81,12 +81,12 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a release's experts will be. Bytes are those of files and maps.
+    """How a release's experts will be stored. Bytes are those of files and maps.
 
-    `error` is what is expected of all new models together, in nats per token or, where nothing was
-    calibrated, in squares of weights. `predicted_kl` is by new model, and None in that case;
-    `relative_error` is the root of squared weight errors over that of squared weights, and None
-    where something was. `approximated` are the new models that do not get back just what they had.
+    `error` is the expected error of all new models together, in nats per token or, without
+    calibration, in squares of weights. With calibration `predicted_kl` has it by new model;
+    without, `relative_error` is the root of squared weight errors over that of squared weights.
+    `approximated` are the new models that do not get their experts back bit for bit.
     """
 
     models: tuple[str, ...]
@@ -122,7 +122,7 @@ class Plan:
         return rows[layer][index] if rows else ()
 
     def formats(self) -> dict[str, int]:
-        """How many experts of new models are what: a slot's format and those of residuals."""
+        """Numbers of experts of new models, by the formats of slot and residuals."""
         found: dict[str, int] = {}
         for layer in self.layers:
             for slot, member in layer.members:
