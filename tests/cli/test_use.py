@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,21 +11,12 @@ import pytest
 import typer
 
 from consolidation.release.manifest import valid_name
-from serve_app.cli.main import app, run
+from serve_app.cli.main import run
 from serve_app.cli.parsing import parse_models, parse_name, parse_size
 from serve_app.config import ServeConfig
 from serve_app.engine.config import EngineConfig
+from tests.cli.tree import TREE, commands
 
-
-def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command below `command` and the words that call it, groups of commands left out."""
-    for name, below in getattr(command, "commands", {}).items():
-        yield from commands(below, (*path, name))
-    if not hasattr(command, "commands"):
-        yield path, command
-
-
-TREE = dict(commands(typer.main.get_command(app)))
 NUMBERS = [
     (path, parameter)
     for path, command in TREE.items()
