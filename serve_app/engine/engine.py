@@ -119,6 +119,8 @@ class Engine:
         self._plan_ahead = on_cuda if config.plan_ahead is None else config.plan_ahead
         self._flights: deque[_Flight] = deque()
         self._landed = 0.0
+        self._checked_steps = 0
+        self._broken: str | None = None
         self.is_stepping = False
         """Whether the last step computed anything; if not, there is nothing to do but wait."""
         self._events: list[Event] = []
@@ -262,6 +264,21 @@ class Engine:
         events, self._events = self._events, []
         return events
 
+    def check(self) -> None:
+        """See whether what is counted adds up, if steps were made since that was last seen.
+
+        What does not is logged, and told by `stats` from then on: what is served may be wrong.
+        """
+        if self._checked_steps == self.counters.num_steps or self._broken is not None:
+            return
+        self._checked_steps = self.counters.num_steps
+        try:
+            self._scheduler.check()
+            self._supply.check()
+        except AssertionError as error:
+            self._broken = str(error)
+            logger.error("the engine's counts do not add up: %s", error)
+
     def close(self) -> None:
         """Stop loading. The engine is of no use afterwards."""
         self._supply.close()
@@ -276,6 +293,7 @@ class Engine:
             self.counters,
             0 if self._graphs is None else self._graphs.num_bytes,
             self._supply.host_bytes,
+            self._broken,
             self._clock(),
         )
 

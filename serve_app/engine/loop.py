@@ -20,7 +20,7 @@ OnEvent = Callable[[Event], None]
 T = TypeVar("T")
 
 IDLE_S = 0.5
-"""How often an idle loop turns, so that its heartbeat is seen."""
+"""How often an idle loop turns, so that its heartbeat is seen; the first time, it checks counts."""
 STATS_S = 0.1
 """How old the numbers of a busy loop may get."""
 
@@ -202,8 +202,8 @@ class EngineLoop:
             self._stats = self._engine.stats()
         for event in events:
             self._deliver(event)
-        if not self._engine.is_stepping:
-            self._wake.wait(IDLE_S)
+        if not self._engine.is_stepping and not self._wake.wait(IDLE_S):
+            self._engine.check()
 
     def _deliver(self, event: Event) -> None:
         listener = self._listeners.get(event.request)

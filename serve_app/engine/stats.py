@@ -18,7 +18,8 @@ class Stats:
     resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
     their own sizes, to be held against `memory`.   attention_bytes, captures_bytes: what kernels
     of attention and captured steps have come to keep.   host_bytes: of backbones that are held on
-    the host, mapped files included.
+    the host, mapped files included.   broken: an invariant of what is counted that does not
+    hold, None where none is known.
     """
 
     heartbeat: float
@@ -42,6 +43,7 @@ class Stats:
     attention_bytes: int
     captures_bytes: int
     host_bytes: int
+    broken: str | None
     counters: Counters
 
     @property
@@ -58,6 +60,7 @@ def look(
     counters: Counters,
     captures_bytes: int,
     host_bytes: int,
+    broken: str | None,
     now: float,
 ) -> Stats:
     """What an engine's parts say of themselves now."""
@@ -84,5 +87,6 @@ def look(
         attention_bytes=packed.attention_bytes,
         captures_bytes=captures_bytes,
         host_bytes=host_bytes,
+        broken=broken,
         counters=replace(counters),
     )

@@ -4,6 +4,7 @@ Counts only: the tensors live in engine/loading/backbones.py. A copy is pinned w
 read, and while it is on its way to the device; what is pinned is never dropped.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -68,10 +69,18 @@ class HostLedger:
             raise ValueError(f"backbone {backbone!r} has no copy on the host that is in use")
         copy.is_pinned = False
 
-    def drop(self, backbone: str) -> bool:
+    def give_back(self, backbone: str) -> bool:
         """Forget its copy, if it has one; False, and nothing changed, while that is pinned."""
         copy = self._copies.get(backbone)
         if copy is not None and copy.is_pinned:
             return False
         self._copies.pop(backbone, None)
         return True
+
+    def check(self, held: Collection[str]) -> None:
+        """Assert that these backbones are held, or being read, and no more than there is room."""
+        missing = [b for b in held if b not in self._copies]
+        assert not missing, f"copies of {missing} are not counted"
+        unread = [b for b, copy in self._copies.items() if b not in held and not copy.is_pinned]
+        assert not unread, f"copies of {unread} are counted and not there"
+        assert self._max_bytes is None or self.num_bytes <= self._max_bytes, "too many copies"

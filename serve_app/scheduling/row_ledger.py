@@ -1,5 +1,6 @@
 """Which rows of one shelf hold which parts, and who needs them. Counts only."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -36,6 +37,10 @@ class RowLedger:
         """The row that holds a part. Raises: KeyError."""
         return self._rows[digest]
 
+    def fits(self, digests: Iterable[str]) -> bool:
+        """Whether there are free rows for those of the parts that no row holds."""
+        return len(self.missing(digests)) <= self.num_free
+
     def take(self, digests: Iterable[str]) -> list[str]:
         """Need these parts once more; those that no row holds get a free row.
 
@@ -44,7 +49,7 @@ class RowLedger:
         """
         wanted = list(dict.fromkeys(digests))
         missing = self.missing(wanted)
-        if len(missing) > self.num_free:
+        if not self.fits(missing):
             raise ValueError(f"{len(missing)} parts are new and {self.num_free} rows are free")
         free = (row for row, digest in enumerate(self._digests) if digest is None)
         for digest, row in zip(missing, list(free), strict=False):
@@ -61,6 +66,17 @@ class RowLedger:
             if not self._owners[digest]:
                 del self._owners[digest]
                 self._digests[self._rows.pop(digest)] = None
+
+    def check(self, owners: Iterable[Iterable[str]]) -> None:
+        """Assert that these releases need just the parts that are held, each in a row of its own.
+
+        owners: of each release the digests that it needs.
+        """
+        needed = Counter(digest for digests in owners for digest in set(digests))
+        assert needed == self._owners, f"needed {needed}, counted {self._owners}"
+        held = {digest: row for row, digest in enumerate(self._digests) if digest is not None}
+        assert held == self._rows, f"rows {held}, index {self._rows}"
+        assert held.keys() == needed.keys(), f"held {held}, needed {needed}"
 
     def grow(self, num_rows: int) -> None:
         """Have more rows; those that are there keep what they hold."""

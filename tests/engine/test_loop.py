@@ -1,12 +1,15 @@
 """The engine's thread: calls from others, events, and its end."""
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from serve_app.engine import loop as loop_module
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop, ends
 from serve_app.engine.model.packed import PackedModel
@@ -111,6 +114,32 @@ def test_a_listener_that_breaks_loses_its_own_request_only() -> None:
     loop.submit(request, asked)
     asked.ended.result(WAIT_S)
     assert_golden(models, [request], {request.id: asked.answer})
+    loop.close()
+
+
+def test_an_idle_loop_says_once_that_its_counts_do_not_add_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_module, "IDLE_S", 0.01)
+    engines: list[Engine] = []
+    source = MemorySource("r1", {"m1": tiny_model("mixtral", 1)})
+
+    def opened(wake: Callable[[], None]) -> Engine:
+        engines.append(Engine.open(source, ON_CPU, on_loaded=wake))
+        return engines[0]
+
+    loop = EngineLoop(opened)
+    loop.stage(source).result(WAIT_S)
+    for number, broken in enumerate((False, True)):
+        if broken:
+            engines[0]._blocks.take(1)  # nobody's
+        asked = Asked()
+        loop.submit(Request(str(number), "r1", "m1", prompts([5])[0], 3), asked)
+        asked.ended.result(WAIT_S)
+        time.sleep(0.1)
+        assert (loop.stats().broken is not None) == broken
+    assert "owned" in str(loop.stats().broken)
+    assert len([record for record in caplog.records if "do not add up" in record.message]) == 1
     loop.close()
 
 

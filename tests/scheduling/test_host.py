@@ -42,7 +42,7 @@ def test_a_pinned_copy_is_never_dropped() -> None:
     ledger.take("b", 10)  # being read
     ledger.pin("a")
     assert ledger.take("c", 10) is None
-    assert (ledger.num_bytes, ledger.drop("a"), ledger.drop("b")) == (20, False, False)
+    assert (ledger.num_bytes, ledger.give_back("a"), ledger.give_back("b")) == (20, False, False)
     ledger.unpin("a")
     assert ledger.take("c", 10) == ("a",)
 
@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     for refused in (ledger.pin, ledger.unpin):
         with pytest.raises(ValueError, match="'b'"):
             refused("b")
-    assert ledger.drop("b"), "there is none"
+    assert ledger.give_back("b"), "there is none"
 
 
 actions = st.tuples(
@@ -106,7 +106,19 @@ def test_whatever_happens_bytes_stay_within_the_limit(
             copies[copies.index(own)] = (backbone, own[1], False)
         elif action == "drop":
             is_pinned = own is not None and own[2]
-            assert ledger.drop(backbone) != is_pinned
+            assert ledger.give_back(backbone) != is_pinned
             copies = copies if is_pinned else others
         assert ledger.num_bytes == sum(size for _, size, _ in copies) <= limit
         assert {name for name in "abcdef" if name in ledger} == {name for name, _, _ in copies}
+        ledger.check([name for name, _, is_pinned in copies if not is_pinned])
+
+
+def test_the_check_finds_copies_that_are_not_counted_and_those_that_are_not_there() -> None:
+    ledger = HostLedger(20)
+    ledger.take("a", 10)
+    ledger.check([])
+    ledger.unpin("a")
+    with pytest.raises(AssertionError, match=r"\['a'\] are counted and not there"):
+        ledger.check([])
+    with pytest.raises(AssertionError, match=r"\['b'\] are not counted"):
+        ledger.check(["a", "b"])

@@ -49,6 +49,17 @@ def test_rows_can_be_added_but_not_taken_away() -> None:
         RowLedger(-1)
 
 
+def test_the_check_finds_parts_that_nobody_needs_and_those_that_are_not_held() -> None:
+    rows = RowLedger(2)
+    rows.take(["a"])
+    rows.check([["a"]])
+    for wrong in ([], [["a"], ["a"]], [["a", "b"]]):
+        with pytest.raises(AssertionError, match="needed"):
+            rows.check(wrong)
+    assert rows.fits(["a", "b"])
+    assert not rows.fits(["b", "c"])
+
+
 @settings(derandomize=True, database=None)
 @given(
     st.lists(
@@ -63,6 +74,7 @@ def test_rows_are_held_exactly_while_needed(acts: list[tuple[list[str], int]]) -
             rows.give_back(held.pop(which))
         rows.take(digests)
         held.append(digests)
+        rows.check(held)
         needed = Counter(digest for names in held for digest in set(names))
         assert rows.num_free == 6 - len(needed)
         found = [rows.row(digest) for digest in needed]

@@ -83,6 +83,7 @@ class FakeLoop:
         self.fail_staging: str | None = None
         self.too_large: str | None = None
         self.fail_requests = False
+        self.broken: str | None = None
         self.seen: list[Request] = []
         self.aborted: list[str] = []
         self.staged: list[str] = [self.first.id]
@@ -201,6 +202,7 @@ class FakeLoop:
                 attention_bytes=0,
                 captures_bytes=0,
                 host_bytes=0,
+                broken=self.broken,
                 counters=Counters(num_steps=3),
             )
 

@@ -79,6 +79,22 @@ def test_nothing_is_ready_before_a_release_serves() -> None:
     asyncio.run(run())
 
 
+def test_counts_that_do_not_add_up_are_shown_and_no_illness() -> None:
+    async def run() -> None:
+        made = world()
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            for broken in (None, "blocks were lost"):
+                made.loop.broken = broken
+                response = await client.get("/health")
+                assert (response.status_code, response.json()["status"]) == (200, "ok")
+                assert response.json()["detail"]["broken_invariant"] == broken
+                page = (await client.get("/metrics")).text
+                assert f"expertpool_broken_invariants {float(broken is not None)}" in page
+
+    asyncio.run(run())
+
+
 def test_metrics_count_what_happened() -> None:
     async def run() -> str:
         async with replica_of(world(answers={"a": HELLO})) as replica, client_of(replica) as client:

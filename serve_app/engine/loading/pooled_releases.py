@@ -140,7 +140,7 @@ class PooledReleases:
         wanted = [parts_by_shelf(layer) for layer in source.layers]
         for ledgers, parts in zip(self.ledgers, wanted, strict=True):
             for key, digests in parts.items():
-                if key not in ledgers or len(ledgers[key].missing(digests)) > ledgers[key].num_free:
+                if key not in ledgers or not ledgers[key].fits(digests):
                     raise ValueError("a shelf has too few free rows")
         return [
             PartToLoad(layer, key, digests[digest], self.ledgers[layer][key].row(digest))
@@ -199,6 +199,15 @@ class PooledReleases:
         needed = {m.backbone for other in self._loaded.values() for m in other.models.values()}
         gone = {model.backbone for model in loaded.models.values()} - needed
         return tuple(sorted(gone))
+
+    def check(self, staged: ReleaseSource | None) -> None:
+        """Assert that the rows in use are those of all releases, and of one being loaded."""
+        parts = [loaded.parts for loaded in self._loaded.values()]
+        if staged is not None:
+            parts.append(tuple(parts_by_shelf(layer) for layer in staged.layers))
+        for layer, ledgers in enumerate(self.ledgers):
+            for key, ledger in ledgers.items():
+                ledger.check(of_layers[layer].get(key, ()) for of_layers in parts)
 
     def backbones(self) -> dict[str, tuple[ReleaseSource, str]]:
         """Every backbone, and a release and model that it can be read from."""

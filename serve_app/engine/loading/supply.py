@@ -194,6 +194,11 @@ class Supply:
             self._orphans = {b for b in orphans if not self._scheduler.drop_backbone(b)}
             self._let_go()
 
+    def check(self) -> None:
+        """Assert that rows and host copies are counted as they are used."""
+        self._releases.check(None if self._staging is None else self._staging.source)
+        self._host.check(self._held)
+
     def close(self) -> None:
         """Stop loading."""
         self._loader.close()
@@ -268,7 +273,7 @@ class Supply:
         """A host copy has been read or used, or could not be made."""
         self._host.unpin(backbone)
         if held is None:
-            self._host.drop(backbone)
+            self._host.give_back(backbone)
         else:
             self._held[backbone] = held
 
@@ -329,5 +334,5 @@ class Supply:
         resident = self._scheduler.places.resident if self._has_places_for_all else ()
         for backbone in list(self._held):
             unwanted = backbone not in needed or backbone in resident
-            if unwanted and self._host.drop(backbone):
+            if unwanted and self._host.give_back(backbone):
                 del self._held[backbone]

@@ -154,6 +154,11 @@ ENGINE = (
     _gauge("loaded_releases", "Releases that are loaded", lambda e: len(e.releases)),
     _gauge("unique_experts", "Slots that are held", lambda e: e.unique_experts),
     _gauge("logical_experts", "Experts that models have together", lambda e: e.logical_experts),
+    _gauge(
+        "broken_invariants",
+        "1 once the engine's counts did not add up; see /health",
+        lambda e: e.broken is not None,
+    ),
     _total("num_preemptions_total", "Sequences preempted", lambda e: e.num_preemptions),
     _total(
         "backbone_hits_total",

@@ -230,6 +230,7 @@ class EngineReplica:
                 "error": None if state.failure is None else state.failure.reason,
                 "channel_error": state.trouble,
                 "engine_error": trouble,
+                "broken_invariant": None if stats is None else stats.broken,
                 "num_running": 0 if stats is None else stats.num_running,
                 "num_waiting": 0 if stats is None else stats.num_waiting,
                 **({} if stats is None else {"engine": engine_figures(look)}),
