@@ -1,1 +1,1 @@
-"""What is measured on this machine, and how. Prints nothing: the command line shows it."""
+"""The benchmarks: what is measured on this machine, and how. The command line prints it."""

@@ -1,1 +1,1 @@
-"""The `expertpool` command: parses, prints, gives exit codes. Decides nothing about models."""
+"""The `expertpool` command: parses, prints, sets exit codes. Decides nothing about models."""

@@ -1,4 +1,4 @@
-"""The `consolidate` command: options in, a release out. The work is the consolidation package's."""
+"""The `consolidate` command: options in, a release out. `consolidation` does the work."""
 
 from __future__ import annotations
 
@@ -46,16 +46,23 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", metavar="NAME=DIR", show_default=False, help="A model and its checkpoint."
+        "--model",
+        metavar="NAME=DIR",
+        show_default=False,
+        help="A model and its checkpoint. Repeat for more.",
     ),
 ]
 Extend = Annotated[
     str | None,
-    typer.Option(metavar="RELEASE", show_default=False, help="Keep this release's slots."),
+    typer.Option(
+        metavar="RELEASE",
+        show_default=False,
+        help="Add to this release: keep its models and slots.",
+    ),
 ]
 Remove = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", show_default=False, help="With --extend: leave a model out."),
+    typer.Option(metavar="NAME", show_default=False, help="With --extend: leave this model out."),
 ]
 ExpertBudget = Annotated[
     float | None,
@@ -63,7 +70,7 @@ ExpertBudget = Annotated[
         metavar="X",
         parser=parse_positive,
         show_default=False,
-        help="Expert bytes of the release, in units of one model's. Default: lossless.",
+        help="Size of the pool, in units of one model's experts. Default: lossless.",
     ),
 ]
 TargetKl = Annotated[
@@ -72,7 +79,7 @@ TargetKl = Annotated[
         metavar="Y",
         parser=parse_positive,
         show_default=False,
-        help="Instead of a budget: the fewest bytes with this mean KL, in nats per token.",
+        help="Instead of a budget: the smallest pool with this mean KL, in nats per token.",
     ),
 ]
 ExpertMemory = Annotated[
@@ -82,25 +89,28 @@ ExpertMemory = Annotated[
         metavar="BYTES",
         parser=parse_size,
         show_default=False,
-        help="Instead of a budget: what fits a device with this much, for example 24GiB.",
+        help="Instead of a budget: what fits a device with this memory, for example 24GiB.",
     ),
 ]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
-        "--weight", metavar="MODEL=W", show_default=False, help="How much a model counts, beside 1."
+        "--weight",
+        metavar="MODEL=W",
+        show_default=False,
+        help="How much a model counts. Default: 1.",
     ),
 ]
 Exact = Annotated[
     list[str] | None,
-    typer.Option(metavar="MODEL", show_default=False, help="Keep a model's experts as they are."),
+    typer.Option(metavar="MODEL", show_default=False, help="Keep this model's experts unchanged."),
 ]
 Calibration = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[MODEL=]FILE",
         show_default=False,
-        help="Text to tune to and to score: .txt or .jsonl, for all models or for one.",
+        help="Text for tuning and scoring (.txt or .jsonl), for all models or for one.",
     ),
 ]
 MaxKl = Annotated[
@@ -109,7 +119,7 @@ MaxKl = Annotated[
         metavar="Y",
         parser=parse_limit,
         show_default=False,
-        help="Publish no model that is further from its original, in nats per token.",
+        help="Publish nothing if a model is further from its original, in nats per token.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
@@ -138,7 +148,7 @@ def consolidate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build one release from several checkpoints, and publish it."""
+    """Build a release from several checkpoints, and publish it."""
     _check_sizes(expert_budget, target_kl, device_memory)
     chosen = _models(model or [], extend, remove or [])
     original = parse_checkpoint(base, hint="--base") if base else None
@@ -147,9 +157,9 @@ def consolidate(
     measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
     measured_texts = parse_model_files(text or [], suffix=".txt", hint="--text")
     if max_accuracy_drop is not None and not measured_tasks:
-        raise WrongUse("--max-accuracy-drop goes with --task MODEL=FILE.jsonl")
+        raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
     if max_perplexity_rise is not None and not measured_texts:
-        raise WrongUse("--max-perplexity-rise goes with --text MODEL=FILE.txt")
+        raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
@@ -191,11 +201,11 @@ def _check_sizes(
     }
     given = [f"{option} {value}" for option, value in sizes.items() if value is not None]
     if len(given) > 1:
-        raise WrongUse(f"{' and '.join(given)} each say how large the release may be: give one")
+        raise WrongUse(f"{' and '.join(given)} each set the size of the release: give only one")
 
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
-    """What a device has for experts beside everything else. Raises `DoesNotFit`."""
+    """Bytes that a device has left for experts. Raises `DoesNotFit`."""
 
     from consolidation.checkpoints.checkpoint import open_checkpoint
     from consolidation.compare.menu import MAX_FORMATS
@@ -220,7 +230,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
 def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[str, Path]:
     models = parse_models(values)
     if remove and extend is None:
-        raise WrongUse(f"--remove {remove[0]} goes with --extend RELEASE")
+        raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")
     if not models and not remove:
         raise WrongUse("nothing to do: give --model NAME=CHECKPOINT_DIR at least once")
     return models
@@ -233,7 +243,7 @@ def _run(
 
     console = output.err() if to_stderr else output.out()
     with (
-        redirect_stdout(sys.stderr),  # Ray says there which of its workers have died.
+        redirect_stdout(sys.stderr),  # Ray prints there which of its workers have died.
         _Ray(interruption) as executor,
         output.progress() as show,
     ):
@@ -258,7 +268,7 @@ def _run(
 
 
 class _Ray:
-    """An executor that starts Ray when there is a first task: wrong input is told before that."""
+    """An executor that starts Ray with the first task, so wrong input is reported before that."""
 
     def __init__(self, interruption: Interruption) -> None:
         self._interruption = interruption

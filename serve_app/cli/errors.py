@@ -1,8 +1,8 @@
-"""Which exit code and which words an exception gets. The one place that knows; raises nothing.
+"""The exit code and the words for each exception. The only place that decides them.
 
 0   done
-1   failure: it should have worked and did not
-2   wrong use, or input that is refused
+1   failure: it should have worked but did not
+2   wrong use, or refused input
 
 CommandError
 ├── WrongUse        exit code 2
@@ -31,7 +31,7 @@ class WrongUse(CommandError):
 
 
 class CommandFailed(CommandError):
-    """The command was right and could not be carried out."""
+    """The command was right but could not be carried out."""
 
 
 def exit_code(error: Exception) -> int:
@@ -51,7 +51,7 @@ def message(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return _system_error(error)
-    return f"unexpected {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where)"
+    return f"unexpected {type(error).__name__}: {error} (set {TRACEBACK_VARIABLE}=1 to see where)"
 
 
 def report(error: Exception, console: Console) -> int:
@@ -67,7 +67,7 @@ def report(error: Exception, console: Console) -> int:
 
 
 def _original(error: Exception) -> Exception:
-    """What a Ray task raised, out of Ray's wrapping: that one's text is a traceback."""
+    """What a Ray task raised, without Ray's wrapper, whose text is a traceback."""
     cause = getattr(error, "cause", None)
     if type(error).__module__.startswith("ray.") and isinstance(cause, Exception):
         return cause
@@ -106,9 +106,9 @@ def _deliberate() -> tuple[type[Exception], ...]:
 
 
 def _release_errors(*names: str) -> list[type[Exception]]:
-    """Errors of the release format; none where it is not loaded, for then nothing raised them.
+    """Errors of the release format; none if it is not loaded, because then nothing raised them.
 
-    It needs pydantic, without which some commands run.
+    It needs pydantic, and some commands run without pydantic.
     """
     module = sys.modules.get("consolidation.release.errors")
     return [getattr(module, name) for name in names] if module else []

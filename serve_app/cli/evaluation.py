@@ -1,4 +1,4 @@
-"""The `evaluate` command: how good releases are, and what else the same bytes would have given."""
+"""The `evaluate` command: how good releases are, compared with other methods."""
 
 from __future__ import annotations
 
@@ -30,23 +30,21 @@ Releases = Annotated[
     typer.Argument(
         metavar="[RELEASE]...",
         show_default=False,
-        help="Ids of releases, beginnings of them, or channels. "
-        "Default: the stable channel's, or the newest.",
+        help="Ids of releases, beginnings of ids, or channels. "
+        "Default: that of the channel stable, else the newest.",
     ),
 ]
 Originals = Annotated[
     list[str] | None,
     typer.Option(
-        "--original", metavar="MODEL=DIR", show_default=False, help="A model's own checkpoint."
+        "--original", metavar="MODEL=DIR", show_default=False, help="A model's original checkpoint."
     ),
 ]
 Baseline = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", show_default=False, help="Also measure this method."),
 ]
-AllBaselines = Annotated[
-    bool, typer.Option("--baselines", help="Also measure every method that is known here.")
-]
+AllBaselines = Annotated[bool, typer.Option("--baselines", help="Also measure all other methods.")]
 Calibration = Annotated[
     list[Path] | None,
     typer.Option(
@@ -54,15 +52,18 @@ Calibration = Annotated[
         exists=True,
         dir_okay=False,
         show_default=False,
-        help="Text that a baseline may run the models on. Never what they are scored on.",
+        help="Text that other methods may use. Not the text for scoring.",
     ),
 ]
-NumItems = Annotated[int, typer.Option("--items", min=1, help="Questions of each task, at most.")]
-NumWindows = Annotated[int, typer.Option("--windows", min=1, help="Windows of each text, at most.")]
+NumItems = Annotated[int, typer.Option("--items", min=1, help="Most questions to use per task.")]
+NumWindows = Annotated[int, typer.Option("--windows", min=1, help="Most windows to use per text.")]
 Report = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.html", dir_okay=False, show_default=False, help="Write a page with plots."
+        metavar="FILE.html",
+        dir_okay=False,
+        show_default=False,
+        help="Write an HTML page with plots.",
     ),
 ]
 
@@ -83,7 +84,7 @@ def evaluate(
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the models of releases against their originals, and other methods beside them."""
+    """Compare releases with the original models, and with other methods."""
     tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
     texts = parse_model_files(text or [], suffix=".txt", hint="--text")
     if not tasks and not texts:
@@ -128,7 +129,7 @@ def evaluate(
 
 
 def _readers(registry: Registry, wanted: Sequence[str]) -> list[ReleaseReader]:
-    """Each release once; without any, the one that `resolve` takes then."""
+    """Each release once; by default, the one that `resolve` chooses."""
     from consolidation.release import ReleaseReader
 
     ids = dict.fromkeys(resolve(registry, one) for one in wanted or (None,))
@@ -136,7 +137,7 @@ def _readers(registry: Registry, wanted: Sequence[str]) -> list[ReleaseReader]:
 
 
 def _check_report(path: Path | None) -> None:
-    """Raise `WrongUse` where no file can be: measuring takes long, and is not to be in vain."""
+    """Raise `WrongUse` if the file cannot be written, before a long measurement."""
     if path is not None and not path.absolute().parent.is_dir():
         raise WrongUse(f"--report {path}: there is no directory {path.absolute().parent}")
 
@@ -209,7 +210,7 @@ def _print_scores(scores: Sequence[MethodScore], num_releases: int, console: Con
 
 
 def _model_table(score: MethodScore) -> Table:
-    """One release, a row for each model; tokens and routers are shares that agree."""
+    """One release, with a row for each model; tokens and routers are shares that agree."""
     grid = output.table("model", "KL", "predicted", "perplexity", "accuracy", "tokens", "routers")
     for one in score.models:
         routers = sum(one.router_agreement) / len(one.router_agreement)
@@ -226,7 +227,7 @@ def _model_table(score: MethodScore) -> Table:
 
 
 def _method_table(scores: Sequence[MethodScore]) -> Table:
-    """KL of every method, those of fewest bytes first; bytes in units of one model's experts."""
+    """KL of every method, fewest bytes first; bytes in units of one model's experts."""
     names = [one.model for one in scores[0].models]
     grid = output.table("method", "bytes", "mean KL", *names)
     for score in sorted(scores, key=lambda one: (one.expert_bytes, one.mean_kl)):

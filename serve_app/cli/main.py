@@ -1,4 +1,4 @@
-"""The entry point of `expertpool`: which commands there are, and how the process ends."""
+"""The entry point of `expertpool`: its commands, and how the process ends."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ from serve_app.cli.serving import demo, plan_memory, serve
 
 app = typer.Typer(
     name="expertpool",
-    help="Consolidate fine-tuned mixture-of-experts models into one expert pool, and serve them.",
+    help="Put fine-tunes of a mixture-of-experts model into one pool of experts, and serve them.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -38,7 +38,7 @@ CHILDREN_GRACE_S = 5.0
 
 
 def main() -> None:
-    """Run one command and leave, with every process it started."""
+    """Run one command, then exit and end every process it started."""
     interruption = Interruption()
     adopt_orphans()
     interruption.install()
@@ -57,8 +57,8 @@ def main() -> None:
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run one command in this process; return its exit code.
 
-    A command that a signal ended gives 128 + the signal's number. Every other error is printed on
-    stderr in words, and its code is that of `errors`.
+    If a signal ended the command, the code is 128 + the signal's number. Every other error is
+    printed on stderr in words, and `errors` gives its code.
     """
     stopped = interruption or Interruption()
     command = typer.main.get_command(app)
@@ -70,11 +70,11 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         code = None
     except SystemExit as leaving:
         code = leaving.code
-        if code == signal.SIGTERM:  # Ray's own handler, which is in place while Ray starts
+        if code == signal.SIGTERM:  # Ray's own handler, which is set while Ray starts
             stopped.number = signal.SIGTERM
     except Exception as error:  # noqa: BLE001 - the last place where it can be put in words
         code = errors.report(error, output.err())
     if stopped.number is not None:
-        output.err().print(f"ended by {stopped.name}")
+        output.err().print(f"stopped by {stopped.name}")
         return 128 + stopped.number
     return code if isinstance(code, int) else errors.DONE

@@ -16,7 +16,7 @@ RegistryUrl = Annotated[
         "--registry",
         metavar="DIR",
         parser=parse_registry,
-        help="Where releases are: a directory, or an fsspec address.",
+        help="Where releases are stored: a directory or an fsspec address.",
     ),
 ]
 Release = Annotated[
@@ -24,25 +24,27 @@ Release = Annotated[
     typer.Argument(
         metavar="[RELEASE]",
         show_default=False,
-        help="Id of a release, the beginning of one, or a channel. "
-        "Default: the stable channel's, or the newest.",
+        help="Id of a release, the beginning of an id, or a channel. "
+        "Default: that of the channel stable, else the newest.",
     ),
 ]
 RequiredRelease = Annotated[
     str,
-    typer.Argument(metavar="RELEASE", help="Id of a release, the beginning of one, or a channel."),
+    typer.Argument(
+        metavar="RELEASE", help="Id of a release, the beginning of an id, or a channel."
+    ),
 ]
 Channel = Annotated[
     str,
     typer.Option("--channel", metavar="C", parser=parse_name, help="Name of the channel."),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", show_default=False, help="The checkpoint they were all fine-tuned from."
+        metavar="DIR", show_default=False, help="Checkpoint that the models were fine-tuned from."
     ),
 ]
 Tasks = Annotated[
@@ -51,13 +53,13 @@ Tasks = Annotated[
         "--task",
         metavar="MODEL=FILE.jsonl",
         show_default=False,
-        help="Questions of a model: an object with prompt and completion on each line.",
+        help="Questions for a model: a JSON object with prompt and completion per line.",
     ),
 ]
 Texts = Annotated[
     list[str] | None,
     typer.Option(
-        "--text", metavar="MODEL=FILE.txt", show_default=False, help="Running text of a model."
+        "--text", metavar="MODEL=FILE.txt", show_default=False, help="Plain text for a model."
     ),
 ]
 MaxAccuracyDrop = Annotated[
@@ -66,7 +68,7 @@ MaxAccuracyDrop = Annotated[
         metavar="Y",
         parser=parse_limit,
         show_default=False,
-        help="Publish no model that is right in a share of its task less by more (0.01: a point).",
+        help="Publish nothing if a model's accuracy on its task drops by more (0.01: one point).",
     ),
 ]
 MaxPerplexityRise = Annotated[
@@ -75,6 +77,6 @@ MaxPerplexityRise = Annotated[
         metavar="Y",
         parser=parse_limit,
         show_default=False,
-        help="Publish no model whose perplexity on its text rises by more (0.01: one percent).",
+        help="Publish nothing if a model's perplexity on its text rises by more (0.01: 1 %).",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What `consolidate` says of a plan and of a release: tables, and facts for JSON. Runs nothing."""
+"""What `consolidate` prints about a plan and a release: tables, and facts for JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
-    """All that is known, under names that stay."""
+    """Everything known, under stable names."""
     plan, manifest = outcome.plan, outcome.manifest
     after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after
     return {
@@ -39,7 +39,7 @@ def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """What the experts will be, and what is expected of each model."""
+    """The planned size and form of the experts, and what each model is expected to lose."""
     ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
     rows = {
         "models": ", ".join(plan.models),
@@ -63,7 +63,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def print_trial(plan: Plan, console: Console) -> None:
-    """One line on a plan that is tried for what it reaches."""
+    """One line about a plan that is tried."""
     ratio = plan.expert_bytes_after / plan.expert_bytes_one_model
     expected = plan.predicted_kl or {}
     words = f"trying {size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
@@ -74,7 +74,7 @@ def print_trial(plan: Plan, console: Console) -> None:
 
 
 def _print_formats(plan: Plan, console: Console) -> None:
-    """One row for each format of slots; what is added to a slot is counted beside it."""
+    """One row for each format of slots; residuals are counted next to their slots."""
     by_slot: dict[str, dict[str, int]] = {}
     for label, count in plan.formats().items():
         slot, _, residuals = label.partition(" + ")
@@ -90,7 +90,7 @@ def _print_formats(plan: Plan, console: Console) -> None:
 
 
 def print_release(release: str, channel: str, manifest: Manifest, report: str | None) -> None:
-    """What was measured of each model, and where the release is. report: its file's address."""
+    """What was measured for each model, and where the release is. report: address of its page."""
     rows = {name: _cells(quality) for name, quality in sorted(manifest.quality.items())}
     columns = [
         column for column in _COLUMNS if any(cells[column] is not None for cells in rows.values())
@@ -110,7 +110,7 @@ _COLUMNS = ("KL (nats/token)", "expected", "perplexity", "accuracy", "tokens")
 
 
 def _cells(quality: Quality) -> dict[str, str | None]:
-    """By column; None for what was not measured."""
+    """By column; None if not measured."""
     divergence, perplexity = output.quality_cells(quality.model_dump())
     expected, accuracy = quality.predicted_kl, None
     if quality.accuracy_original is not None and quality.accuracy_release is not None:

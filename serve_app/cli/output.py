@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def out() -> Console:
-    """For results, on what is stdout now, even while that is redirected later on."""
+    """For results, on the current stdout, even if that is redirected later."""
     return Console(file=sys.stdout, highlight=False)
 
 
@@ -47,7 +47,7 @@ def _as_json(value: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: times as ISO text, what is not a finite number as null."""
+    """`value` for JSON: times as ISO text, numbers that are not finite as null."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -85,13 +85,13 @@ def age(at: str | datetime, now: datetime) -> str:
 
 
 class Bars:
-    """Progress bars on stderr, one for each stage. To be called with every `Progress`."""
+    """Progress bars on stderr, one for each stage. Call it with every `Progress`."""
 
     def __init__(self) -> None:
         self._begin()
 
     def _begin(self) -> None:
-        """Bars that are not there until the first stage is: without one nothing is printed."""
+        """The bars appear with the first stage; without one, nothing is printed."""
         from rich import progress as bars
 
         columns = (
@@ -101,7 +101,7 @@ class Bars:
             bars.TimeElapsedColumn(),
         )
         self._stages: dict[str, bars.TaskID] = {}
-        # What is printed on stdout meanwhile is to arrive there.
+        # What is printed on stdout meanwhile must arrive there.
         self._shown = bars.Progress(*columns, console=err(), redirect_stdout=False)
 
     def __call__(self, now: Progress) -> None:
@@ -112,20 +112,20 @@ class Bars:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The terminal is free for something else; later stages get bars below it."""
+        """Free the terminal for other output; later stages get bars below it."""
         self.end()
         yield
         self._begin()
 
     def end(self) -> None:
-        """Leave the bars as they are."""
+        """Stop, and leave the bars on the screen."""
         if self._stages:
             self._shown.stop()
 
 
 @contextmanager
 def progress() -> Iterator[Bars]:
-    """Bars for as long as the block lasts."""
+    """Bars until the end of the block."""
     shown = Bars()
     try:
         yield shown

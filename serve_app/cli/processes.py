@@ -1,4 +1,4 @@
-"""How the command ends when it is told to, with every process it started. Knows no command."""
+"""How the command ends on a signal, with every process it started. Knows no command."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ class Interruption:
         self.number: int | None = None
 
     def install(self) -> None:
-        """Take both signals. To be called again after a library took them (Ray does)."""
+        """Handle both signals. Call it again after a library (Ray) has replaced the handlers."""
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGINT, self._receive)
 
@@ -47,7 +47,7 @@ def adopt_orphans() -> None:
 
 
 def end_children(grace_s: float) -> None:
-    """End every process below this one: ask first, and after `grace_s` seconds insist."""
+    """End every process below this one: ask first, and kill after `grace_s` seconds."""
     deadline = time.monotonic() + grace_s
     asked: set[int] = set()
     while living := descendants(os.getpid()):
@@ -63,7 +63,7 @@ def end_children(grace_s: float) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Pids of the living processes below `root`, parents first. Empty where there is no /proc."""
+    """Pids of the living processes below `root`, parents first. Empty without /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Commands that look at a family's releases and move its channels. They build and serve nothing."""
+"""Commands that show a family's releases and move its channels. They build and serve nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _print_list(listed: list[ReleaseSummary], now: datetime) -> None:
 def inspect(
     family: Family, registry: RegistryUrl, release: Release = None, as_json: AsJson = False
 ) -> None:
-    """Show what one release holds: models, pool, bytes, quality, where it came from."""
+    """Show what is in a release: models, pool, bytes, quality, origin."""
     opened = open_registry(registry, family)
     found = resolve(opened, release)
     facts = _facts(opened, found, opened.read_manifest(found))
@@ -70,7 +70,7 @@ def inspect(
 
 
 def verify(family: Family, registry: RegistryUrl, release: Release = None) -> None:
-    """Read a release again and check every digest and every golden prompt."""
+    """Read a release again, and check every digest and every golden prompt."""
     from consolidation.evaluation.verify import verify as verify_release
 
     opened = open_registry(registry, family)
@@ -87,7 +87,7 @@ def verify(family: Family, registry: RegistryUrl, release: Release = None) -> No
 def promote(
     release: RequiredRelease, family: Family, registry: RegistryUrl, channel: Channel
 ) -> None:
-    """Point a channel at a release. Whoever follows the channel takes it up."""
+    """Move a channel to a release. Endpoints that follow it switch over."""
     opened = open_registry(registry, family)
     found = resolve(opened, release)
     before = opened.channel(channel)
@@ -96,13 +96,13 @@ def promote(
 
 
 def rollback(family: Family, registry: RegistryUrl, channel: Channel) -> None:
-    """Point a channel back at the release it pointed at before."""
+    """Move a channel back to its previous release."""
     opened = open_registry(registry, family)
     now = opened.channel(channel)
     if now is None:
         raise WrongUse(f"family {family!r} has no channel {channel!r}")
     if now.previous is None:
-        raise WrongUse(f"channel {channel!r} has pointed at nothing but {now.release}")
+        raise WrongUse(f"channel {channel!r} has no release before {now.release}")
     opened.move_channel(channel, now.previous, expected=now.release)
     output.out().print(f"channel {channel}: {now.release} → {now.previous}")
 
@@ -123,12 +123,12 @@ def open_registry(url: str, family: str) -> Registry:
 
 
 def resolve(registry: Registry, wanted: str | None) -> str:
-    """The release that a user means: a whole id, a channel, or the beginning of one id.
+    """The release that a user means: a complete id, a channel, or the beginning of one id.
 
-    None means the release of channel `stable`, or where there is none the newest.
+    None means the release of channel `stable`, or the newest if there is no such channel.
 
     Raises:
-        WrongUse: nothing, or more than one release, is meant.
+        WrongUse: no release matches, or more than one.
     """
     channels = registry.channels()
     if wanted is None and DEFAULT_CHANNEL in channels:
@@ -140,7 +140,7 @@ def resolve(registry: Registry, wanted: str | None) -> str:
         return _newest(registry, listed)
     meant = [one.id for one in listed if one.id.startswith(wanted)]
     if len(meant) > 1:
-        raise WrongUse(f"{wanted!r} may be any of the releases {', '.join(meant)}")
+        raise WrongUse(f"{wanted!r} matches several releases: {', '.join(meant)}")
     return meant[0] if meant else wanted
 
 

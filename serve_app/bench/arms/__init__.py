@@ -1,1 +1,1 @@
-"""Ways of serving several models on one machine, each in processes of its own."""
+"""Ways of serving several models on one machine, each in its own processes."""

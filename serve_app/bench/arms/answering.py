@@ -1,4 +1,4 @@
-"""All jobs through one arm: its processes opened, warmed up, asked and closed. Compares nothing."""
+"""Runs all jobs through one arm: opens, warms up, asks and closes it. Compares nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from serve_app.bench.result.measured import OnProgress
 from serve_app.errors import EngineError
 
 WARM_TOKENS = 4
-"""Of the prompt and of the answer that warm each model up."""
+"""Tokens of the prompt and of the answer that warm each model up."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmResult:
-    """What an arm made of the jobs. facts: what it says of itself besides."""
+    """The outcome of the jobs on an arm. facts: what else the arm reports."""
 
     name: str
     device_bytes: int
@@ -43,9 +43,9 @@ class ArmResult:
 
 @contextmanager
 def opened(spec: ArmSpec) -> Iterator[list[ArmProcess]]:
-    """An arm's processes, ready and warm. They end with the block.
+    """The processes of an arm, ready and warm. They end with the block.
 
-    Raises: EngineError where one cannot be opened.
+    Raises: EngineError if one cannot be opened.
     """
     processes = [ArmProcess(one) for one in spec.processes]
     try:
@@ -74,9 +74,9 @@ def run_arm(
     on_progress: OnProgress,
     on_ready: Callable[[], None] = lambda: None,
 ) -> ArmResult:
-    """All jobs through one arm. on_ready: called when it is warm, before the first of them.
+    """Run all jobs through one arm. on_ready: called when it is warm, before the first job.
 
-    Raises: EngineError where it cannot be opened, or breaks.
+    Raises: EngineError if it cannot be opened, or fails.
     """
     only = spec.only_model
     asked = [job if only is None else replace(job, model=only) for job in jobs]

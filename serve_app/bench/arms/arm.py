@@ -1,4 +1,4 @@
-"""What an arm is, and what all arms of a comparison have in common. Serves nothing itself."""
+"""What an arm is, and what all arms of a comparison share. Serves nothing itself."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -12,7 +12,7 @@ from serve_app.engine.request import Request, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What an arm, or one process of it, stands on.
+    """What an arm, or one of its processes, works with.
 
     source, models: the release, and those of its models that are served.   engine: its device is
     one, and not `auto`.
@@ -34,7 +34,7 @@ class Ground:
 
 
 class Arm(Protocol):
-    """A way of serving models, opened and ready: a `open_loop.Target` of its own memory."""
+    """A way of serving models, opened and ready: an `open_loop.Target` with its own memory."""
 
     @property
     def device_bytes(self) -> int:
@@ -43,19 +43,19 @@ class Arm(Protocol):
 
     @property
     def facts(self) -> dict[str, float]:
-        """What else is to be said of it after a run."""
+        """What else there is to report after a run."""
         ...
 
     def submit(self, index: int, job: Job, notes: Notes) -> None:
-        """Begin to answer a job, greedily and to its full length; without waiting."""
+        """Start to answer a job, greedily and to its full length. Does not wait."""
         ...
 
     def close(self) -> None:
-        """Free everything. Jobs under way end with an error."""
+        """Free everything. Running jobs end with an error."""
         ...
 
 
 def request_of(index: int, job: Job, release: str) -> Request:
-    """A job as an engine is asked it: greedy, and ended by its length alone."""
+    """A job as a request to an engine: greedy, and ended only by its length."""
     sampling = Sampling(temperature=0.0, seed=job.seed)
     return Request(str(index), release, job.model, job.prompt, job.max_tokens, sampling)

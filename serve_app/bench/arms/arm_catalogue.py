@@ -1,4 +1,4 @@
-"""Which arms there are, and the processes that each consists of. Starts none."""
+"""The arms, and the processes that each consists of. Starts none."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from serve_app.bench.arms.process import Opens
 from serve_app.bench.arms.served import ProcessSpec
 
 ARMS: Mapping[str, str] = {
-    "pool": "one engine, the release as it is",
-    "pool-unmerged": "the same engine, each model with experts of its own",
-    "isolated": "an engine process a model, each with its share of cores and memory",
+    "pool": "one engine with the release as it is",
+    "pool-unmerged": "the same engine, with separate experts for each model",
+    "isolated": "one engine process per model, each with its share of cores and memory",
     "swap": "one engine with one whole model, the others in host memory, swapped on demand",
-    "separate": "every model in turn in one process, all in memory, one model a step",
-    "single": "all requests to one model: the ceiling",
+    "separate": "an engine per model in one process, stepped in turn",
+    "single": "all requests to one model: the upper limit",
     "transformers": "continuous batching of transformers, all requests to one model",
 }
 ONE_MODEL = ("single", "transformers")
-"""Arms that ask everything of the first model."""
+"""Arms that send all requests to the first model."""
 MPS_PIPES = "/tmp/nvidia-mps"
-"""Where NVIDIA's multi-process service listens unless it is told otherwise."""
+"""Where NVIDIA's multi-process service listens by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class ArmSpec:
 
     @property
     def only_model(self) -> str | None:
-        """The model that everything is asked of; None where each job's own is asked."""
+        """The model that gets all requests; None if each job goes to its own model."""
         return self.processes[0].models[0] if self.name in ONE_MODEL else None
 
 
 def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
-    """The arm of a name on a ground. cores: those of the machine that may be used."""
+    """The arm with a name on a ground. cores: those of the machine that it may use."""
     if name == "isolated":
         return ArmSpec(name, isolated(ground, cores))
     first = replace(ground, models=ground.models[:1])
@@ -54,10 +54,10 @@ def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
 
 
 def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
-    """A process for each model: of keys and values, cores and CUDA memory each has its share.
+    """A process for each model, with its share of keys and values, cores and CUDA memory.
 
-    With fewer cores than processes each has a part of a core's time, and lends none of it, as a
-    slice of a GPU does not, nor a container with such a limit.
+    With fewer cores than processes, each has a part of a core's time, and others cannot use it
+    when it is idle: like a slice of a GPU, or a container with such a limit.
     """
     count = len(ground.models)
     each = ground.divided(count)
@@ -75,13 +75,13 @@ def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:
 
 
 def share(number: int, count: int, cores: Sequence[int]) -> tuple[int, ...]:
-    """The cores of one of `count` processes: as many each; all where they are fewer."""
+    """The cores of one of `count` processes: an equal number; all if there are fewer cores."""
     each = len(cores) // count
     return tuple(cores[number * each : (number + 1) * each] if each else cores)
 
 
 def usable_cores() -> tuple[int, ...]:
-    """Those that this process may use."""
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))

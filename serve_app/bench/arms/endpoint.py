@@ -1,4 +1,4 @@
-"""Jobs put to an OpenAI-compatible endpoint, their answers streamed. Serves nothing itself."""
+"""Sends jobs to an OpenAI-compatible endpoint and streams the answers. Serves nothing itself."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from serve_app.errors import ConfigError
 
 LIST_TIMEOUT_S = 10.0
 SHOWN = 200
-"""Characters of an error's body that are kept."""
+"""How many characters of an error's body are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class HttpSpec:
 
 
 class Http:
-    """Asks from a thread of its own, each job over a connection of its own while it lasts."""
+    """Asks from its own thread, each job over its own connection."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1/completions"
@@ -45,7 +45,7 @@ class Http:
 
     @property
     def device_bytes(self) -> int:
-        """Nobody says what the other end holds."""
+        """Nobody knows what the other end holds."""
         return 0
 
     @property
@@ -84,7 +84,7 @@ class Http:
 
 
 def body(job: Job) -> dict[str, Any]:
-    """A job as an endpoint is asked it: greedy, and ended by its length alone."""
+    """A job as a request to an endpoint: greedy, and ended only by its length."""
     return {
         "model": job.model,
         "prompt": list(job.prompt),
@@ -105,7 +105,7 @@ async def _session() -> aiohttp.ClientSession:
 
 
 async def _read(response: aiohttp.ClientResponse, index: int, notes: Notes) -> str | None:
-    """Note what is streamed until it ends. None, or what is wrong with it."""
+    """Note the stream until it ends. -> None, or what is wrong with it"""
     num_tokens = None
     async for line in response.content:
         if not line.startswith(b"data:"):
@@ -125,10 +125,10 @@ async def _read(response: aiohttp.ClientResponse, index: int, notes: Notes) -> s
 
 
 def asked_of(url: str, wanted: tuple[str, ...], vocabulary: int) -> list[Asked]:
-    """The models of an endpoint, or those of them that are wanted, in that order.
+    """The models of an endpoint, or the wanted ones in the wanted order.
 
-    Raises: ConfigError where it does not answer, or has no such model, or does not say how long
-    a context is.
+    Raises: ConfigError if it does not answer, has no such model, or does not state its context
+    length.
     """
     address = f"{url}/v1/models"
     try:

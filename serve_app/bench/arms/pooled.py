@@ -1,4 +1,4 @@
-"""One engine for all the models that it is given, however they are held: `pool` and others."""
+"""One engine for all models, however their experts are stored: `pool` and others."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,11 +18,11 @@ class Pooled:
     """An engine in a thread of this process, with a release loaded."""
 
     def __init__(self, ground: Ground, source: ReleaseSource, core_share: float = 1.0) -> None:
-        """source: as the engine is to hold it; it has the ground's models.
+        """source: the release as the engine is to hold it; it has the ground's models.
 
-        core_share: of a core, where the engine has less than one.
+        core_share: of a core, if the engine has less than one.
 
-        Raises: what opening an engine does, and LoadFailed.
+        Raises: the same as opening an engine, and LoadFailed.
         """
         self._release = source.id
         self._loop = EngineLoop(
@@ -59,14 +59,14 @@ class Pooled:
 def open_engine(ground: Ground, source: ReleaseSource, wake: Callable[[], None]) -> Engine:
     """An engine for a source on a ground, nothing loaded yet.
 
-    Random prompts have no beginnings in common, so nothing is kept to be computed once.
+    Random prompts have nothing in common, so there is no prefix cache.
     """
     config = replace(ground.engine, prefix_cache=False)
     return Engine.open(source, config, on_loaded=wake)
 
 
 def note_event(index: int, event: Event, notes: Notes, waited_s: float = 0.0) -> None:
-    """Write down what an engine says of a job. waited_s: before the engine had it."""
+    """Note what an engine reports about a job. waited_s: before the engine had it."""
     match event:
         case Token():
             if event.queued_s is not None:

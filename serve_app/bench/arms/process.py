@@ -1,6 +1,6 @@
-"""One process of an arm: opens it, answers jobs when they are due, says what became of them.
+"""One process of an arm: opens it, answers jobs when they are due, reports the outcomes.
 
-The clock is the machine's monotonic one, which all its processes share.
+The clock is the monotonic clock of the machine, which all its processes share.
 """
 
 import multiprocessing
@@ -19,14 +19,14 @@ from serve_app.bench.requests.workload import Job
 from serve_app.errors import EngineError
 
 CLOSE_S = 10.0
-"""How long a process may take to end before it is made to."""
+"""How long a process may take to end before it is killed."""
 
 
 class Opens(Protocol):
-    """Says what a process is to serve. A value, for it is sent there.
+    """Says what a process is to serve. A value, because it is sent to the process.
 
     name: for people.   models: whose jobs it gets.   variables: of its environment.
-    is_client: whether all that the process does is asking somebody else.
+    is_client: whether the process only asks somebody else.
     """
 
     @property
@@ -42,18 +42,18 @@ class Opens(Protocol):
     def is_client(self) -> bool: ...
 
     def open(self) -> Arm:
-        """The arm itself, in the process that calls."""
+        """The arm itself, in the calling process."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a process says once it is ready."""
+    """What a process sends once it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Jobs to answer, from a moment of the clock on."""
+    """Jobs to answer, starting at a time of the clock."""
 
     jobs: tuple[Job, ...]
     start: float
@@ -69,7 +69,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What became of an order, and what else the arm says."""
+    """The outcome of an order, and what else the arm reports."""
 
     run: Run
     device_bytes: int
@@ -84,7 +84,7 @@ class Broke:
 
 
 class ArmProcess:
-    """A process that was started, seen from the one that started it."""
+    """A process, as seen by the one that started it."""
 
     def __init__(self, spec: Opens) -> None:
         """Start it. It is ready once `wait_until_open` returns."""
@@ -99,26 +99,26 @@ class ArmProcess:
         theirs.close()
 
     def wait_until_open(self) -> None:
-        """Raises: EngineError with what it says, where it does not come to serve."""
+        """Raises: EngineError with what it reports, if it does not get ready."""
         assert isinstance(self._receive(), Opened)
 
     def begin(self, order: Order) -> None:
-        """Have it answer jobs, of its own models only."""
+        """Have it answer jobs, only for its own models."""
         self._pipe.send(order)
 
     @property
     def pipe(self) -> "Connection[Any, Any]":
-        """To be waited for; what comes is read by `receive`."""
+        """To wait on; `receive` reads what comes."""
         return self._pipe
 
     def receive(self) -> Progressed | Answered:
-        """What it says next of its order. Raises: EngineError with what it could not do."""
+        """Its next report about its order. Raises: EngineError with what it could not do."""
         found = self._receive()
         assert isinstance(found, (Progressed, Answered))
         return found
 
     def close(self) -> None:
-        """End it: ask first, and after a while insist."""
+        """End it: ask first, kill it after a while."""
         self._pipe.close()
         self._process.join(CLOSE_S)
         if self._process.is_alive():
@@ -140,7 +140,7 @@ class ArmProcess:
 
 
 def serve(spec: Opens, pipe: "Connection[Any, Any]") -> None:
-    """What the process does, until the other end of the pipe is closed."""
+    """What the process does until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     try:
         arm = spec.open()
@@ -168,7 +168,7 @@ def serve(spec: Opens, pipe: "Connection[Any, Any]") -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables that a process started meanwhile inherits."""
+    """Environment variables that a process started inside the context inherits."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -188,7 +188,7 @@ def answer_all(
     drain_s: float,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Answered]:
-    """Give each process the jobs of its models, all from the same moment on, and wait for all."""
+    """Give each process the jobs of its models, all starting at the same time, and wait for all."""
     start = time.monotonic() + 0.2
     for process in processes:
         own = tuple(job for job in jobs if job.model in process.spec.models)

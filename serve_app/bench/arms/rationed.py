@@ -1,4 +1,4 @@
-"""An engine with a part of a core's time, as a container with such a limit or a slice of a GPU."""
+"""An engine with a part of a core's time, like a container with a limit or a slice of a GPU."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from serve_app.engine.request import Event
 
 
 def rationed(engine: Engine, core_share: float) -> Engine:
-    """The engine as it is, but for how long its steps take. core_share: of one core, up to 1."""
+    """The engine as it is, except that its steps take longer. core_share: of one core, up to 1."""
     return engine if core_share == 1 else cast(Engine, _Rationed(engine, core_share))
 
 
 class _Rationed:
-    """What a step gives is handed on once the process has had its share of the time for it.
+    """Returns the result of a step only when the process's share of the core would have allowed it.
 
     What it waits for others on the same core counts; time in which there is nothing to compute is
     not saved up for later, and is lent to nobody.

@@ -1,4 +1,4 @@
-"""Every model in turn in one process, all in memory, one model a step: the arm `separate`."""
+"""An engine per model in one process, stepped in turn: the arm `separate`."""
 
 import contextlib
 import queue
@@ -18,16 +18,16 @@ from serve_app.errors import EngineError
 
 IDLE_S = 0.5
 LOADING_S = 0.001
-"""How long a thread sleeps when no engine can compute but one is loading."""
+"""How long a thread sleeps if no engine can compute but one is loading."""
 
 
 class Separate:
-    """An engine for each model, and one thread that steps those with work in turn."""
+    """An engine for each model, and one thread that takes turns stepping those with work."""
 
     def __init__(self, ground: Ground, source: ReleaseSource) -> None:
         """Each engine holds keys and values for its share of the tokens.
 
-        Raises: what opening an engine does, and LoadFailed.
+        Raises: the same as opening an engine, and LoadFailed.
         """
         divided = ground.divided(len(ground.models))
         each = replace(divided, engine=replace(divided.engine, device_memory=None))
@@ -92,7 +92,7 @@ class Separate:
                     notes.ended(index, str(error))
 
     def _step(self, engine: Engine) -> bool:
-        """One step of one model, if it has work. Whether it computed anything."""
+        """One step of one model, if it has work. -> whether it computed anything"""
         if not engine.has_work:
             return False
         for event in engine.step():

@@ -1,4 +1,4 @@
-"""A process that serves by itself, as a value. Its arm is imported where it is opened."""
+"""Describes a process that serves, as a value. Its arm is imported where it is opened."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from serve_app.bench.arms.arm import Arm, Ground
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """A way of serving, and how much of the machine it has: see `process.Opens`.
+    """A way of serving, and how much of the machine it gets: see `process.Opens`.
 
     kind: "engine", "swap", "separate" or "transformers".   merged: the release as it is; else each
     model with experts of its own.   cores: the only ones it may use; None for all.   core_share:
@@ -40,7 +40,7 @@ class ProcessSpec:
         return threads | dict(self.environment)
 
     def open(self) -> Arm:
-        """Raises: what opening an engine does; Unsupported where an arm cannot serve a release."""
+        """Raises: as opening an engine does; Unsupported if the arm cannot serve the release."""
         import torch
 
         from serve_app.bench.arms.pooled import Pooled

@@ -1,7 +1,7 @@
 """One engine that holds one whole model; the others wait in host memory: the arm `swap`.
 
-It is what sleep and wake or llama-swap do, with requests grouped by model: the model that is
-loaded serves what waits for it before another takes its place.
+This is what sleep and wake or llama-swap do, with requests grouped by model: the loaded model
+serves what waits for it before another takes its place.
 """
 
 import threading
@@ -25,9 +25,9 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.errors import Unsupported
 
 TURN_S = 1.0
-"""How long the model that is loaded goes on taking requests while other models' wait."""
+"""How long the loaded model goes on taking requests while other models' requests wait."""
 WARM = Job(0.0, "", (3,), 1, 0)
-"""A job that brings a model's backbone to the device."""
+"""A job that loads a model's backbone onto the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class _Waiting:
 
 
 class Swap:
-    """An engine for one model, and a thread that decides whose weights it has."""
+    """An engine for one model, and a thread that decides which model's weights it has."""
 
     def __init__(self, ground: Ground, source: ReleaseSource) -> None:
-        """Raises: Unsupported where models differ in more than weights; what an engine does."""
+        """Raises: Unsupported if models differ in more than weights; the same as an engine."""
         require_one_config(source, ground.models)
         self._ground = ground
         self._waiting: dict[str, deque[_Waiting]] = {name: deque() for name in ground.models}
@@ -62,7 +62,7 @@ class Swap:
         self._thread.start()
 
     def _copied(self, source: ReleaseSource, name: str) -> list[torch.Tensor]:
-        """A model's weights on the host, as an engine arranges them; the engine goes again."""
+        """A model's weights on the host, as an engine arranges them. Opens and closes an engine."""
         loop, engine, _ = self._opened(source, name)
         try:
             return host_copy(engine)
@@ -130,7 +130,7 @@ class Swap:
                 self._changed.wait_for(lambda: self._closing or any(self._waiting.values()))
                 if self._closing:
                     return
-                # Whose oldest request has waited longest.
+                # The model whose oldest request has waited longest.
                 heads = [waiting[0] for waiting in self._waiting.values() if waiting]
                 model = min(heads, key=lambda one: one.number).job.model
             if model != self._loaded:
@@ -138,7 +138,7 @@ class Swap:
             self._serve(model)
 
     def _swap(self, model: str) -> None:
-        """Put a model's weights in the engine's tensors; nothing runs meanwhile."""
+        """Copy a model's weights into the engine's tensors while nothing runs."""
         began = time.monotonic()
         with torch.inference_mode():
             for room, tensor in zip(self._device, self._host[model], strict=True):
@@ -149,7 +149,7 @@ class Swap:
         self._swaps_s.append(time.monotonic() - began)
 
     def _serve(self, model: str) -> None:
-        """A turn: until nothing of the model waits or runs, or others' wait and time is up."""
+        """A turn: until the model has no requests left, or others wait and its time is up."""
         until = time.monotonic() + TURN_S
         while not self._closing:
             with self._changed:
@@ -164,7 +164,7 @@ class Swap:
                 self._send(one)
 
     def _take(self, model: str) -> list[_Waiting]:
-        """Requests that the engine has room for; the rest waits, so that another model may go."""
+        """Send requests that the engine has room for; the rest wait, so that others get a turn."""
         own = self._waiting[model]
         count = min(len(own), self._ground.engine.max_sequences - self._num_running)
         self._num_running += count
@@ -194,7 +194,7 @@ class Swap:
 
 
 def require_one_config(source: ReleaseSource, models: Sequence[str]) -> None:
-    """Raises: Unsupported where two models compute differently from the same weights."""
+    """Raises: Unsupported if two models compute differently from the same weights."""
     first = source.models[models[0]].config
     for name in models[1:]:
         config = source.models[name].config
@@ -210,7 +210,7 @@ NAMES_ONLY = {
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache"),
 }
-"""Fields of a config that a step does not depend on."""
+"""The config without fields that a step does not depend on."""
 
 
 def weights(engine: Engine) -> list[torch.Tensor]:

@@ -15,21 +15,21 @@ from serve_app.engine.model.facts import resolve_dtype
 from serve_app.engine.source import ReleaseSource
 
 PAGE_SIZE = 32
-"""Tokens in a page of its cache. Small, since on the CPU every page is read through a mask."""
+"""Tokens in a page of its cache. Small, because on the CPU a mask covers every page."""
 CUDA_PAGE_SIZE = 256
-"""What flash attention asks for."""
+"""What flash attention needs."""
 ATTENTION, EXPERTS = "sdpa", "grouped_mm"
-"""What was fastest on two CPU cores. On CUDA it takes flash attention by itself where it is."""
+"""The fastest on two CPU cores. On CUDA it chooses flash attention itself if available."""
 KV_TOKENS = 16384
-"""That its cache holds where nothing else is said."""
+"""The size of its cache by default."""
 POLL_S = 0.2
 
 
 class Batching:
-    """A stock model and its own manager of continuous batches, in a thread of this process."""
+    """A stock model and its continuous batching manager, in a thread of this process."""
 
     def __init__(self, ground: Ground, source: ReleaseSource) -> None:
-        """source: nothing merged; the ground's only model is served."""
+        """source: a release with nothing merged; serves the ground's only model."""
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
         (name,) = ground.models
         self._model = stock_model(source, name, ground)
@@ -47,9 +47,9 @@ class Batching:
 
     @staticmethod
     def _settings(ground: Ground) -> ContinuousBatchingConfig:
-        """Of the CPU those that were fastest; on CUDA those that it finds by itself.
+        """On the CPU the fastest settings; on CUDA its own.
 
-        Its cache has whole pages for as many sequences as the ground holds tokens for.
+        Its cache has whole pages for as many sequences as the ground has tokens for.
         """
         at_once = ground.engine.max_sequences
         on_cpu = ground.engine.device == "cpu"
@@ -94,7 +94,7 @@ class Batching:
         self._manager.destroy()
 
     def _collect(self) -> None:
-        """Note every answer that is done; its times are those that the manager took."""
+        """Note every finished answer, with the times that the manager recorded."""
         while not self._closing:
             result = self._manager.get_result(timeout=POLL_S)
             if result is None:
@@ -120,7 +120,7 @@ class Batching:
 
 
 def stock_model(source: ReleaseSource, name: str, ground: Ground) -> Any:
-    """A model of a release that nothing is merged in, as transformers has it."""
+    """A model of a release without merging, as transformers builds it."""
     model: Any = AutoModelForCausalLM.from_config(
         config_of(source.models[name].config),
         dtype=resolve_dtype(ground.engine.dtype, source.dtype),

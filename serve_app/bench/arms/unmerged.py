@@ -1,4 +1,4 @@
-"""Models of a release as if nothing had been merged: each with whole experts of its own."""
+"""Models of a release as if nothing had been merged: each with its own whole experts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from serve_app.engine.source import BlobLike, ModelLike, PartLike, ReleaseSource
 
 @dataclass(frozen=True, slots=True)
 class WholeExpert:
-    """A dense slot that one model's expert has to itself. parts: what it is the sum of."""
+    """A dense slot for one model's expert alone. parts: the parts whose sum it is."""
 
     digest: str
     bytes: int
@@ -42,9 +42,9 @@ class WholeModel:
 
 
 class Unmerged:
-    """Some models of a release, their experts' parts added up: a `ReleaseSource`.
+    """Some models of a release, with their experts' parts added up: a `ReleaseSource`.
 
-    The models say what they say in the release; they take the memory that they would without it.
+    The models answer as in the release, but take the memory that they would take without it.
     """
 
     def __init__(self, source: ReleaseSource, models: Sequence[str]) -> None:

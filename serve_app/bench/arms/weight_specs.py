@@ -1,4 +1,4 @@
-"""Where a benchmark's weights are from, as values that can be sent to a process. Reads nothing."""
+"""Where a benchmark's weights come from, as values that can be sent to a process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from serve_app.engine.source import ReleaseSource
 
 
 class SourceSpec(Protocol):
-    """Says how a release is opened; every process that opens it has the same weights."""
+    """Says how to open a release; every process that opens it gets the same weights."""
 
     def open(self) -> ReleaseSource: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSpec:
-    """A release of random weights, the same slots for all models: see `RandomRelease`."""
+    """A release of random weights with the same slots for all models: see `RandomRelease`."""
 
     config: Mapping[str, Any]
     num_models: int
@@ -32,7 +32,7 @@ class RandomSpec:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSpec:
-    """A release of a registry."""
+    """A release in a registry."""
 
     registry: str
     family: str

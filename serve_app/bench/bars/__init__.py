@@ -1,1 +1,1 @@
-"""`bench bars`: what is measured for every bar that is stated for speed, and whether it holds."""
+"""`bench bars`: measures every speed target ("bar") and says whether it is met."""

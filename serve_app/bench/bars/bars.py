@@ -1,4 +1,4 @@
-"""The bars: what is measured for each, how much it may be, and whether it holds."""
+"""The bars: what is measured for each, its limit, and whether the limit is met."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ SHAPE = SHAPES["mixtral-115m"]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """limit: the most that the value may be; the least where `at_least`."""
+    """limit: the largest value allowed, or the smallest if `at_least`."""
 
     name: str
     limit: float
@@ -40,17 +40,17 @@ BARS: dict[str, Bar] = {
         Bar(
             "packed_over_sequential",
             0.65,
-            "decode step of four models packed ÷ their steps one after another",
+            "one decode step of four models ÷ a step for each model in turn",
         ),
         Bar(
             "packed_over_single",
             1.6,
-            "decode step of four models packed ÷ one model's with as many sequences",
+            "one decode step of four models ÷ one model with as many sequences",
         ),
         Bar(
             "engine_over_transformers",
             1.2,
-            "tokens a second of one model, 16 requests of 64 + 64 ÷ transformers' own batching",
+            "tokens/s of one model, 16 requests of 64 + 64 ÷ batching in transformers",
             at_least=True,
         ),
         Bar(
@@ -61,23 +61,23 @@ BARS: dict[str, Bar] = {
         Bar(
             "http_over_engine",
             0.75,
-            "tokens a second of 16 HTTP streams ÷ straight into the engine",
+            "tokens/s of 16 HTTP streams ÷ calling the engine directly",
             at_least=True,
         ),
         Bar(
             "cold_over_resident_ttft",
             1.5,
-            "first token behind a cold backbone ÷ a resident one, idle engine",
+            "time to first token, backbone not loaded ÷ loaded, idle engine",
         ),
         Bar(
             "running_tpot_during_load",
             1.15,
-            "a running model's time per token while a backbone loads ÷ otherwise",
+            "time per token of a running model while a backbone loads ÷ otherwise",
         ),
         Bar(
             "pool_over_isolated_turnaround",
             0.5,
-            "mean turnaround of the pool ÷ isolated processes, at 70 % of what it can take",
+            "mean turnaround of the pool ÷ isolated processes, at 70 % of its capacity",
         ),
         Bar(
             "scaling",
@@ -90,7 +90,7 @@ BARS: dict[str, Bar] = {
 
 
 Measure = Callable[[OnProgress], Mapping[str, Measured]]
-"""Gives the values of the bars that it is for."""
+"""Measures the values of its bars."""
 
 
 def _release(num_models: int = NUM_MODELS, **others: Any) -> RandomRelease:
@@ -152,7 +152,7 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("pool_over_isolated_turnaround",): _against_isolated,
     ("scaling",): _scaling,
 }
-"""Names of bars, and what measures them together."""
+"""The bars that are measured together, and their measure."""
 
 
 def bars_result(names: Sequence[str], on_progress: OnProgress = lambda *_: None) -> Result:
@@ -175,9 +175,9 @@ def measure_bars(
     measures: Mapping[tuple[str, ...], Measure],
     on_progress: OnProgress = lambda *_: None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each name, and what else was found, by name.
+    """A row for each bar, and what else was found, by name.
 
-    A measure that fails fails alone: its bars do not hold, and their rows say why.
+    If a measure fails, only its own bars fail, and their rows say why.
     """
     rows: dict[str, dict[str, Any]] = {}
     facts: dict[str, Any] = {}
@@ -200,7 +200,7 @@ def measure_bars(
 
 
 def row(bar: Bar, value: float | None, why: str | None = None) -> dict[str, Any]:
-    """What is said of one bar. value: None where it could not be measured, and `why`."""
+    """The row of one bar. value: None if it could not be measured; then `why` says why."""
     found: dict[str, Any] = {
         "name": bar.name,
         "value": value,

@@ -1,4 +1,4 @@
-"""The bars as a table and a plot, and the curves behind the one that is about growth."""
+"""The bars as a table and a plot, and the curves behind the growth bar."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,20 +11,20 @@ PARTS = {
     "outside products": ("outside_s", drawing.BLUE, "o"),
     "products": ("products_s", drawing.ORANGE, "s"),
 }
-"""What a step's time is split into: where it is, and how it is drawn."""
+"""The parts of a step's time: where to find them and how to draw them."""
 
 
 def sections(result: Result) -> list[Section]:
-    """What holds, then the curves if they were measured."""
+    """Which bars are met, then the curves if they were measured."""
     failed = [f"{row['name']}: {row['why']}." for row in result.rows if "why" in row]
     measured = [row for row in result.rows if row["value"]]
     plots = []
     if measured:
-        plots = [Plot(_held(measured), "Green holds. The line is the bar; left of it is better.")]
+        plots = [Plot(_held(measured), "Green: met. The line is the target; left is better.")]
     found = [Section("What holds", " ".join(failed), plots, [_table(result.rows)])]
     curves = result.facts.get("measures", {}).get("scaling", {}).get("curves")
     if curves:
-        words = "Decode steps as one size grows. Dashed: growth in proportion, from the first."
+        words = "Decode steps as one size grows. Dashed: growth in proportion to the first point."
         found.append(
             Section("Growth", words, [Plot(_curves(curves), "Medians of profiled steps.")])
         )
@@ -46,7 +46,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Each value over its bar; the other way round where the bar is a least."""
+    """Each value divided by its limit, or the limit by the value for a minimum."""
     names = [row["name"] for row in rows]
     parts = [row["value"] / row["bar"] for row in rows]
     over = [1 / part if row["at_least"] else part for row, part in zip(rows, parts, strict=True)]
@@ -59,8 +59,8 @@ def _held(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.axvline(1.0, color=drawing.INK, linewidth=1.0)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set(xlabel="value ÷ bar (bar ÷ value where it is a least)", xlim=(0, None))
-        return drawing.svg(drawn, "values over their bars")
+        axes.set(xlabel="value ÷ target (target ÷ value for a minimum)", xlim=(0, None))
+        return drawing.svg(drawn, "values relative to their targets")
 
 
 def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

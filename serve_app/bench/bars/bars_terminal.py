@@ -1,11 +1,11 @@
-"""What the terminal shows of the bars. Prints nothing."""
+"""The bars, for the terminal. Prints nothing."""
 
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Table, TerminalPart
 
 
 def terminal(result: Result) -> list[TerminalPart]:
-    """Each bar and whether it holds, then why some could not be measured."""
+    """Each bar and whether it is met, then why some could not be measured."""
     cells = [
         [
             row["name"],

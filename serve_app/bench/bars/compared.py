@@ -1,4 +1,4 @@
-"""The values of the bars that compare ways of serving. Measures; judges none."""
+"""Measures the bars that compare ways of serving. Does not judge them."""
 
 import statistics
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from serve_app.errors import EngineError
 
 NUM_MODELS = 4
 TOKENS = 64
-"""Of every prompt, and of every answer."""
+"""Tokens of every prompt, and of every answer."""
 SHARE = 0.7
-"""Of what the pool can take, the rate at which it is held against isolated processes."""
+"""The share of the pool's capacity at which it is compared with isolated processes."""
 ARRIVALS_S = 60.0
 AT_ONCE = 32
-"""Sequences that the device has keys and values for; isolated processes divide them."""
+"""How many sequences fit the KV store; isolated processes share them."""
 DRAIN_S = 300.0
 TOGETHER = 16
-"""Requests that an engine and transformers are given at once."""
+"""How many requests an engine and transformers get at once."""
 ROUNDS = 3
 
 
@@ -65,9 +65,9 @@ def pool_over_isolated_turnaround(
     arrivals_s: float = ARRIVALS_S,
     on_progress: OnProgress = lambda *_: None,
 ) -> Measured:
-    """Mean turnaround of `pool` over that of `isolated`, at a share of what the pool can take.
+    """Mean turnaround of `pool` divided by that of `isolated`, at a share of the pool's capacity.
 
-    Raises: EngineError where a request is lost, for then neither mean is one.
+    Raises: EngineError if a request is lost, because then the means say nothing.
     """
     workload, ground = subject.workload, subject.ground
     taken = capacity(ground, workload, subject.asked, on_progress=on_progress)
@@ -85,10 +85,10 @@ def pool_over_isolated_turnaround(
 def engine_over_transformers(
     subject: Subject, *, rounds: int = ROUNDS, on_progress: OnProgress = lambda *_: None
 ) -> Measured:
-    """Tokens a second of one model's engine over those of transformers, requests all at once.
+    """Tokens/s of one model's engine divided by those of transformers, all requests at once.
 
-    Of each the median of several rounds, after one that is not counted.
-    Raises: EngineError where a request is lost.
+    Each is the median of several rounds, after one that is not counted.
+    Raises: EngineError if a request is lost.
     """
     rates = {
         name: statistics.median(_rates(name, subject, rounds, on_progress))

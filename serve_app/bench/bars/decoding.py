@@ -1,6 +1,6 @@
-"""Decode steps of several models against those of one, and what a step spends beside its forward.
+"""Compares decode steps of several models with those of one; finds the time outside the forward.
 
-What is compared is measured in turns, in one engine; each figure is a median over rounds.
+Measures in turns, in one engine; each figure is a median over rounds.
 """
 
 import statistics
@@ -24,14 +24,14 @@ from serve_app.engine.stats import Stats
 from serve_app.errors import EngineError
 
 LOOK_S = 0.02
-"""How often a running loop is looked at."""
+"""How often to look at a running loop."""
 MORE_STEPS = 100
-"""Steps that a loop may do before its first look, and beyond the last that counts."""
+"""How many steps a loop may do before the first look, and after the last that counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What is decoded: `sequences` of each model, behind `context` tokens each.
+    """What is decoded: `sequences` of each model, each after `context` tokens.
 
     steps: that are timed each time.   rounds: how often everything is measured.
     """
@@ -44,7 +44,7 @@ class Decoding:
 
 
 def open_engine(source: ReleaseSource, wanted: Decoding, **options: Any) -> Engine:
-    """An engine in which every model has a place and all sequences fit."""
+    """An engine with a place for every model and room for all sequences."""
     num = wanted.sequences * len(source.models)
     length = wanted.context + _num_tokens(num, wanted) + MORE_STEPS
     config = EngineConfig(
@@ -66,10 +66,10 @@ def packed_ratios(
     wanted: Decoding = Decoding(),
     on_progress: OnProgress = lambda *_: None,
 ) -> dict[str, Measured]:
-    """A decode step of all models, over their own steps one after another, and over one model's.
+    """Times a decode step of all models, relative to a step for each in turn, and to one model's.
 
-    `packed_over_sequential`: over the sum of each model's step with its own sequences.
-    `packed_over_single`: over a step of the first model with as many sequences in all.
+    `packed_over_sequential`: divided by the sum of each model's step with its own sequences.
+    `packed_over_single`: divided by a step of the first model with as many sequences in all.
     """
     names = sorted(source.models)
     kinds = {
@@ -120,9 +120,9 @@ def outside_forward_share(
     wanted: Decoding = Decoding(steps=100),
     on_progress: OnProgress = lambda *_: None,
 ) -> Measured:
-    """Of the time of decode steps in a running engine's loop, the share outside the forward.
+    """The share of decode steps' time in a running engine loop that is outside the forward pass.
 
-    All that a loop does is counted: planning, sampling, committing, handing tokens over.
+    Everything that a loop does counts: planning, sampling, committing, handing over tokens.
     """
     names = sorted(source.models)
     loop = EngineLoop(lambda wake: open_engine(source, wanted, on_loaded=wake))
@@ -159,9 +159,9 @@ def _requests(source: ReleaseSource, names: Sequence[str], wanted: Decoding) -> 
 def _looks(
     loop: EngineLoop, requests: Sequence[Request], num_steps: int, on_progress: OnProgress
 ) -> tuple[Stats, Stats]:
-    """Two looks at a loop with so many steps between, while all requests were decoding.
+    """Two looks at a loop, `num_steps` apart, while all requests were decoding.
 
-    Raises: EngineError where a request fails, or ends before.
+    Raises: EngineError if a request fails, or ends too early.
     """
     begun: set[str] = set()
     errors: list[EngineError] = []

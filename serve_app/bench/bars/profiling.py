@@ -19,13 +19,13 @@ PRODUCTS = frozenset(
 COMPILED = "expertpool::products"
 COPY = "aten::copy_"
 LEAST_SIDE = 128
-"""Copies of matrices with so many rows and columns are of weights: steps have fewer tokens."""
+"""Matrices with at least this many rows and columns are weights: steps have fewer tokens."""
 QUIET = {"KINETO_LOG_LEVEL": "6"}
-"""Otherwise the profiler says on stderr whenever it starts and stops."""
+"""Otherwise the profiler prints on stderr whenever it starts and stops."""
 
 
 def profiled(run: Callable[[], float]) -> tuple[float, float]:
-    """-> seconds as `run` gives them, and those of them that were matrix products
+    """-> the seconds that `run` returns, and how many of them were matrix products
 
     A product includes the copy of its weights to another dtype. Profiling itself takes a little
     time with every operation, which counts as outside.
@@ -41,7 +41,7 @@ def profiled(run: Callable[[], float]) -> tuple[float, float]:
 
 @contextmanager
 def _compiled_products_told() -> Iterator[None]:
-    """Have the profiler told of compiled products: it sees torch's own operations alone."""
+    """Tell the profiler about compiled products: by itself it sees only torch's own operations."""
     original = Products.multiply
 
     def multiply(self: Products, *args: Any) -> None:
@@ -56,9 +56,7 @@ def _compiled_products_told() -> Iterator[None]:
 
 
 def product_seconds(events: Iterable[Any]) -> float:
-    """Of a profile's raw events, the time during which there was a product: some have others in
-    them.
-    """
+    """The time in a profile's raw events during which a product ran; events may be nested."""
     spans = sorted(
         (event.start_ns(), event.start_ns() + event.duration_ns())
         for event in events

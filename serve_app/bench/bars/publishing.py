@@ -1,4 +1,4 @@
-"""A release written to a registry from any source, with a tokenizer of made-up words."""
+"""Writes a release from any source to a registry, with a tokenizer of made-up words."""
 
 import tempfile
 from pathlib import Path
@@ -25,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def publish(source: ReleaseSource, registry: Registry) -> str:
-    """Writes everything that `source` reads, and gives the release's id. No channel is moved.
+    """Writes everything that `source` reads, and returns the release's id. Moves no channel.
 
     Its slots must be dense, and it may have no residuals: `RandomRelease` as it is by default.
     """
@@ -87,7 +87,7 @@ def _tokenizer(registry: Registry, vocabulary: int) -> dict[str, Blob]:
 
 
 def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level, with every id below `vocabulary` in use: special ones, bytes, then words.
+    """A byte-level tokenizer that uses every id below `vocabulary`: special ones, bytes, words.
 
     It has no merges: it reads text byte by byte, and writes words.
     """
@@ -106,7 +106,7 @@ def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def _word(number: int) -> str:
-    """A word for each number: two letters or more, so that none is a symbol of one byte."""
+    """A word for each number: at least two letters, so that none is the symbol of one byte."""
     letters = ""
     while number or len(letters) < 2:
         number, letter = divmod(number, len(LETTERS))

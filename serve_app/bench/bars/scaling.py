@@ -1,4 +1,4 @@
-"""How the part of a decode step that is no matrix product grows with places and with experts."""
+"""How the time of a decode step outside matrix products grows with places and with experts."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from serve_app.engine.source import ReleaseSource
 PLACES = (16, 32, 64)
 EXPERTS = (8, 16, 32, 64)
 SEQUENCES = 64
-"""In each step along the curve of places: one for each model where there are most."""
+"""Sequences in each step of the places curve: one per model at the largest size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ def scaling(
     steps: int = 8,
     on_progress: OnProgress = lambda *_: None,
 ) -> Measured:
-    """The larger of time ratio over size ratio, from the first to the last of either curve.
+    """The larger growth of the two curves: time ratio divided by size ratio, from first to last.
 
-    1 is growth in proportion to the size. of_places: a release of so many models, all of which
-    are in each step.   of_experts: one with so many experts a layer, all of whose models are.
-    sequences: in each step along the curve of places; 4 of each model along the other.
+    1 is growth in proportion to the size. of_places: makes a release with that many models, all in
+    each step.   of_experts: makes one with that many experts a layer, again with all models.
+    sequences: in each step of the places curve; the other has 4 of each model.
     """
     total = len(places) + len(experts)
     curves: dict[str, list[Spot]] = {"places": [], "experts": []}
@@ -69,7 +69,7 @@ def scaling(
 
 
 def growth(curves: Mapping[str, Sequence[Spot]]) -> Measured:
-    """What `scaling` says of its curves."""
+    """What `scaling` reports about its curves."""
     ratios = {
         name: (spots[-1].outside_s / spots[0].outside_s) / (spots[-1].size / spots[0].size)
         for name, spots in curves.items()

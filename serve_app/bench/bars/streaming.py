@@ -1,6 +1,6 @@
-"""Tokens a second of a whole endpoint over those of its engine alone: the value of a bar.
+"""Measures tokens/s of a whole endpoint divided by those of its engine alone.
 
-Endpoint, engine and client share the machine's cores, so what HTTP costs is part of the value.
+Endpoint, engine and client share the machine's cores, so the value includes the cost of HTTP.
 """
 
 import statistics
@@ -33,12 +33,12 @@ READY_S = 120.0
 def http_over_engine(
     subject: Subject, *, rounds: int = ROUNDS, on_progress: OnProgress = lambda *_: None
 ) -> Measured:
-    """Requests all at once, answers streamed: tokens a second by HTTP over the engine's own.
+    """All requests at once, answers streamed: tokens/s over HTTP divided by the engine's own.
 
-    The subject's weights are published to a temporary registry. First an engine in a process of
-    its own has them, then an endpoint as `expertpool serve` makes it, on a free port of the
-    loopback. Of each the median of several rounds, after one that is not counted.
-    Raises: EngineError where one does not come to serve, or a request is lost.
+    The subject's weights are published to a temporary registry. First an engine in its own
+    process serves them, then an endpoint as `expertpool serve` starts it, on a free port of the
+    loopback. Each figure is the median of several rounds, after one that is not counted.
+    Raises: EngineError if one does not get ready, or a request is lost.
     """
     with tempfile.TemporaryDirectory(prefix="expertpool-bench-") as place:
         registry = Registry(place, FAMILY)
@@ -86,14 +86,14 @@ def _rounds(spec: ArmSpec, subject: Subject, rounds: int, on_progress: OnProgres
 
 
 def _rate(run: Run) -> float:
-    """Tokens of answers a second."""
+    """Tokens of answers per second."""
     rate: float = numbers(run.outcomes)["answer_tokens_per_s"]
     return rate
 
 
 @contextmanager
 def _served(subject: Subject, registry: str) -> Iterator[str]:
-    """The endpoint's address. What Ray needs is imported here."""
+    """The endpoint's address. Imports Ray here."""
     from serve_app.serving.run import endpoint, free_port
 
     config = ServeConfig(registry=registry, family=FAMILY, engine=subject.ground.engine)
@@ -110,5 +110,5 @@ def _wait_until_ready(address: str) -> None:
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
-                raise EngineError(f"{address} serves nothing after {READY_S:g} s") from error
+                raise EngineError(f"{address} is not ready after {READY_S:g} s") from error
         time.sleep(0.1)

@@ -1,1 +1,1 @@
-"""`bench compare`: the same requests through several ways of serving. The ways are `arms`."""
+"""`bench compare`: the same requests through several ways of serving, the arms of `bench/arms`."""

@@ -1,4 +1,4 @@
-"""The same jobs through several arms, one after another, and what each made of them."""
+"""Sends the same jobs through several arms, one after another, and reports the outcomes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from serve_app.bench.result.result import Result
 from serve_app.errors import ConfigError, EngineError
 
 LONG_S = 60.0
-"""Arrivals over less than this say little of waiting."""
+"""Arrivals over a shorter time say little about waiting."""
 BATCHES = 3
-"""How many times as many jobs as may run at once measure what an arm can take."""
+"""Capacity is measured with this many times as many jobs as may run at once."""
 
 
 def capacity(
     ground: Ground, workload: Workload, asked: Sequence[Asked], *, on_progress: OnProgress
 ) -> float:
-    """Requests a second that the pool answers while more than it can run at once wait.
+    """Requests/s that the pool answers while more requests wait than can run at once.
 
-    Counted from when as many have been answered as may run at once until as many are left.
+    Leaves out the first and the last batch of as many requests as may run at once.
     """
     spec = arm_spec("pool", ground, usable_cores())
     at_once = ground.engine.max_sequences
@@ -49,7 +49,7 @@ def capacity(
 
 
 def rate_between(outcomes: Sequence[Outcome], at_once: int) -> float:
-    """Answers a second, leaving out the first and the last `at_once` of them."""
+    """Answers per second, without the first and the last `at_once` of them."""
     ends = sorted(o.finished_s for o in answered(outcomes) if o.finished_s is not None)
     if len(ends) < len(outcomes):
         raise EngineError(f"{len(outcomes) - len(ends)} of {len(outcomes)} requests were lost")
@@ -65,7 +65,7 @@ def compare(
     drain_s: float,
     on_progress: OnProgress = lambda *_: None,
 ) -> list[ArmResult]:
-    """The jobs through every arm in turn. Raises: EngineError where one cannot be opened."""
+    """Run the jobs through every arm in turn. Raises: EngineError if one cannot be opened."""
     cores = usable_cores()
     return [
         run_arm(arm_spec(name, ground, cores), jobs, drain_s=drain_s, on_progress=on_progress)
@@ -75,7 +75,7 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What is done. rate: requests a second; None for `share` times what the pool can take."""
+    """What to run. rate: requests per second; None for `share` times what the pool can sustain."""
 
     arms: Sequence[str]
     rate: float | None
@@ -94,8 +94,8 @@ def measure_arms(
 ) -> Result:
     """All of `bench compare`: the rate, then the same jobs through every arm in turn.
 
-    settings: as they are recorded.
-    Raises: ConfigError where no request arrives; EngineError where an arm cannot be opened.
+    settings: for the record.
+    Raises: ConfigError if no request arrives; EngineError if an arm cannot be opened.
     """
     here = environment(ground.engine.device)
     facts: dict[str, Any] = {}

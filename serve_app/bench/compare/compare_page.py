@@ -14,14 +14,14 @@ Row = Mapping[str, Any]
 
 
 def sections(result: Result) -> list[Section]:
-    """What each arm is and made of the requests, and the ratios between arms."""
+    """What each arm is, its results, and the ratios between arms."""
     facts, arms = result.facts, result.rows
     rate = f"{facts['requests']} requests over {result.settings['duration_s']:g} s, "
     rate += f"{facts['rate']:.2f} a second"
     if "capacity" in facts:
-        rate += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can take"
+        rate += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
     plots = [
-        Plot(_turnarounds(arms), "Share of the requests that had been answered by then."),
+        Plot(_turnarounds(arms), "Share of the requests that were answered by then."),
         Plot(_means(arms), "Mean turnaround and device memory of each arm."),
     ]
     counts = [
@@ -41,7 +41,7 @@ def sections(result: Result) -> list[Section]:
         Table("", columns, counts, left=2),
         waits.table("arm", by_arm),
     ]
-    found = [Section("The same requests in turn", f"{rate}. {waits.WORDS}", plots, tables)]
+    found = [Section("The same requests through each arm", f"{rate}. {waits.WORDS}", plots, tables)]
     over = [ratios.table(f"Over {other}'s", "arm", own) for other, own in facts["ratios"].items()]
     if over:
         found.append(Section("Ratios", tables=over))
@@ -55,7 +55,7 @@ def _turnarounds(arms: Sequence[Row]) -> str:
             zip(arms, drawing.looks(len(arms)), strict=True)
         ):
             draw_shares(axes, row["turnarounds_s"], row["arm"], colour)
-            if number >= len(drawing.COLOURS):  # a colour comes again
+            if number >= len(drawing.COLOURS):  # a colour repeats
                 axes.lines[-1].set_linestyle("--")
         axes.set(xscale="log", xlabel="turnaround, s", ylabel="% of the requests", ylim=(0, 100))
         drawn.legend(loc="outside right upper")
@@ -82,7 +82,7 @@ def _means(arms: Sequence[Row]) -> str:
 
 
 def _clients(arms: Sequence[Row]) -> Section:
-    words = "Whether the client kept up, and what else an arm says of itself."
+    words = "Whether the client kept up, and what else an arm reports."
     rows = []
     for row in arms:
         own = [f"{name} {value:.3g}" for name, value in row["facts"].items()]

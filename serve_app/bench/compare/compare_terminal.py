@@ -1,4 +1,4 @@
-"""What the terminal shows of the same requests through several arms. Prints nothing."""
+"""The results of several arms, for the terminal. Prints nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from serve_app.units import size
 
 
 def terminal(result: Result) -> list[TerminalPart]:
-    """What was asked, each arm's numbers and ratios, how the clients did, then troubles."""
+    """The requests, each arm's numbers and ratios, how well clients kept up, then problems."""
     rows, facts = result.rows, result.facts
     found: list[TerminalPart] = [
         *_asked(facts, result.settings["duration_s"]),
@@ -36,10 +36,10 @@ def terminal(result: Result) -> list[TerminalPart]:
 def _asked(facts: Mapping[str, Any], duration_s: float) -> list[str]:
     words = f"{facts['requests']} requests over {duration_s:g} s, {facts['rate']:.2f} a second"
     if "capacity" in facts:
-        words += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can take"
+        words += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
     found = [words]
     if facts["arrivals_are_short"]:
-        found.append(f"arrivals over less than {LONG_S:g} s say little of waiting")
+        found.append(f"arrivals over less than {LONG_S:g} s say little about waiting")
     if facts["num_cut"]:
         found.append(f"{facts['num_cut']} requests were cut to fit a context")
     return found

@@ -1,8 +1,8 @@
-"""What consolidating takes, stage by stage, on random checkpoints: seconds, and peaks of memory.
+"""What each stage of consolidating takes on random checkpoints: seconds, and peak memory.
 
-Seconds are compared with those of reading the same files; the tasks run one after another in one
-process. What counts as memory is anonymous: pages of checkpoint files that are mapped for reading
-can be dropped by the kernel at any time, and are told apart.
+Seconds are compared with those of reading the same files. The tasks run one after another in one
+process. Memory means anonymous memory: the kernel can drop mapped pages of checkpoint files at any
+time, so they are reported separately.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ from consolidation.statistics.scoring import quiet_transformers
 
 SAMPLE_S = 0.005
 READ = "read"
-"""Before the run: every byte of the checkpoints' files, once, kept nowhere."""
+"""The stage before the run: reads every byte of the checkpoint files once and keeps nothing."""
 READ_BYTES = 2**24
 WITHOUT_TASKS = {"compare": "plan"}
-"""What goes on after the last task of a stage, until the next stage begins."""
+"""What happens after the last task of a stage, until the next stage begins."""
 CALIBRATION = Path(text.__file__).parent / "data" / "calibration.txt"
 
 
@@ -48,14 +48,14 @@ class FamilyShape:
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer's experts of all models: what reading may hold, beside a constant."""
+        """Bytes of one layer's experts of all models: reading may hold these plus a constant."""
         one = 3 * self.hidden_size * self.intermediate_size * 2
         return self.num_models * self.num_experts * one
 
 
 @dataclass(slots=True)
 class Stage:
-    """What a stage took. Memory is beyond what the process held before, at its peak, in bytes.
+    """What a stage took. Memory is the peak beyond what the process held before, in bytes.
 
     wall_s, processor_s: seconds by the clock, and of all threads.   anonymous_bytes: its own.
     mapped_bytes: pages of files.
@@ -87,7 +87,7 @@ def footprint(shape: FamilyShape, budget: float) -> dict[str, Any]:
 
 
 def write_checkpoints(directory: Path, shape: FamilyShape) -> dict[str, Path]:
-    """Random checkpoints by name, small differences to a common base."""
+    """Random checkpoints by name, with small differences from a common base."""
     config = AutoConfig.for_model(
         "mixtral",
         vocab_size=1024,
@@ -113,9 +113,9 @@ def write_checkpoints(directory: Path, shape: FamilyShape) -> dict[str, Path]:
 
 
 def measure(models: dict[str, Path], registry: Path, budget: float) -> list[Stage]:
-    """What reading takes, and then every stage of one run, in a process of its own.
+    """Measures reading, and then every stage of one run, in a separate process.
 
-    Raises: RunFailed when the run does not end well.
+    Raises: RunFailed if the run fails.
     """
     context = multiprocessing.get_context("spawn")
     results: Any = context.SimpleQueue()
@@ -198,7 +198,7 @@ class _Watch:
 
 
 def _give_back() -> None:
-    """Hand what is free to the kernel: a stage is not to answer for what those before it took."""
+    """Return free memory to the kernel, so that a stage is not charged for earlier ones."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

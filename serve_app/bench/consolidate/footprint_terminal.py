@@ -1,4 +1,4 @@
-"""What the terminal shows of the seconds and memory of consolidating. Prints nothing."""
+"""Seconds and memory of consolidating, for the terminal. Prints nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ COLUMNS = ("stage", "seconds", "processor", "× reading", "peak", "× one layer"
 
 
 def terminal(facts: Mapping[str, Any]) -> list[TerminalPart]:
-    """How large the checkpoints are, and a line for each stage. facts: of `footprint`."""
+    """The size of the checkpoints, and a line for each stage. facts: from `footprint`."""
     num_models = round(facts["checkpoint_bytes"] / facts["model_bytes"])
     stages, layer = facts["stages"], facts["layer_bytes"]
     reading = stages[0]["processor_s"]

@@ -1,1 +1,1 @@
-"""`bench load`: requests put to one endpoint or engine when they are due."""
+"""`bench load`: sends requests to one endpoint or engine when they are due."""

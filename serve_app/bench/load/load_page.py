@@ -1,4 +1,4 @@
-"""Plots and tables about requests that were put to one endpoint or engine when they were due."""
+"""Plots and tables about requests that were sent to one endpoint or engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ Asked = Mapping[str, Any]
 
 
 def sections(result: Result) -> list[Section]:
-    """How long requests waited, by model, and how many were under way."""
+    """How long requests waited, by model, and how many were open."""
     facts, requests = result.facts, result.facts["requests"]
     by_model = {row["model"]: row for row in result.rows}
     counts = [
@@ -30,8 +30,8 @@ def sections(result: Result) -> list[Section]:
         waits.table("model", by_model),
     ]
     plots = [
-        Plot(_shares(requests), "Share of the requests that had waited no longer."),
-        Plot(_under_way(requests), "Requests that had arrived and were not answered to the end."),
+        Plot(_shares(requests), "Share of the requests that waited no longer."),
+        Plot(_under_way(requests), "Requests that had arrived but were not fully answered."),
     ]
     return [Section("Requests", words, plots, tables)]
 
@@ -75,4 +75,4 @@ def _under_way(requests: Sequence[Asked]) -> str:
         axes = drawn.subplots()
         axes.step(times, counts, where="post", color=drawing.BLUE)
         axes.set(xlabel="s", ylabel="requests", xlim=(0, None), ylim=(0, None), title="Under way")
-        return drawing.svg(drawn, "requests under way")
+        return drawing.svg(drawn, "open requests")

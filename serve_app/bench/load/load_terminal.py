@@ -1,4 +1,4 @@
-"""What the terminal shows of requests that were put to one endpoint or engine. Prints nothing."""
+"""The results of one endpoint or engine, for the terminal. Prints nothing."""
 
 from serve_app.bench.requests import waits
 from serve_app.bench.result.result import Result
@@ -6,7 +6,7 @@ from serve_app.bench.result.sections import Table, TerminalPart, Trouble
 
 
 def terminal(result: Result) -> list[TerminalPart]:
-    """Counts and waits by model, then what is to be said of all, then troubles."""
+    """Counts and waits by model, then figures for all, then problems."""
     facts = result.facts
     by_model = {row["model"]: row for row in result.rows}
     counts = [

@@ -1,4 +1,4 @@
-"""How long requests waited in an endpoint's queue, by its own histograms. Asks no model."""
+"""How long requests waited in an endpoint's queue, from its own histograms. Asks no model."""
 
 import itertools
 import urllib.request
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 
 NAME = "request_queue_time_seconds"
-"""How the histogram's name ends, here and in vLLM."""
+"""The end of the histogram's name, here and in vLLM."""
 MODEL = "model_name"
 ALL = "all"
 TIMEOUT_S = 10.0
@@ -17,7 +17,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 @dataclass(slots=True)
 class Waits:
-    """What a histogram has counted. upto: upper end of a bucket, seconds -> number not longer."""
+    """The counts of a histogram. upto: upper end of a bucket in seconds -> number not longer."""
 
     seconds: float = 0.0
     number: float = 0.0
@@ -30,7 +30,7 @@ class Waits:
         return Waits(self.seconds - before.seconds, self.number - before.number, upto)
 
     def spread(self) -> dict[str, float] | None:
-        """Mean and percentiles, these interpolated within their buckets; None of no waits."""
+        """Mean, and percentiles interpolated within buckets; None if there are no waits."""
         if not self.number:
             return None
         quantiles = {name: self._quantile(share) for name, share in QUANTILES.items()}
@@ -48,7 +48,7 @@ class Waits:
 
 
 def read(url: str) -> dict[str, Waits] | None:
-    """By model, and of all; None where the endpoint does not say."""
+    """By model, and for all; None if the endpoint does not report it."""
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=TIMEOUT_S) as response:
             return parse(response.read().decode())
@@ -57,7 +57,7 @@ def read(url: str) -> dict[str, Waits] | None:
 
 
 def parse(text: str) -> dict[str, Waits] | None:
-    """From the text that Prometheus reads."""
+    """Parses the text that Prometheus reads."""
     found: dict[str, Waits] = {}
     for family in text_string_to_metric_families(text):
         if not family.name.endswith(NAME):
@@ -79,7 +79,7 @@ def parse(text: str) -> dict[str, Waits] | None:
 def between(
     before: Mapping[str, Waits] | None, after: Mapping[str, Waits] | None
 ) -> dict[str, dict[str, float] | None]:
-    """What was waited between two looks, as `outcomes.spread` gives it, by model and of all."""
+    """The waits between two readings, as `outcomes.spread` returns them, by model and for all."""
     if after is None:
         return {}
     return {name: waits.since((before or {}).get(name)).spread() for name, waits in after.items()}

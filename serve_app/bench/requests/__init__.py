@@ -1,1 +1,1 @@
-"""What benchmarks ask, when, and what became of it. Knows no engine and no HTTP."""
+"""What benchmarks ask, when, and the outcomes. Knows no engine and no HTTP."""

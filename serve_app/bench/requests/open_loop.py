@@ -1,6 +1,6 @@
-"""Sends jobs when they are due, whatever is unfinished, and notes what comes back. Open loop.
+"""An open loop: sends each job when it is due, even if others are unfinished; notes answers.
 
-Who is asked is a `Target`; nothing here knows an engine or HTTP.
+It asks a `Target`; nothing here knows an engine or HTTP.
 """
 
 import threading
@@ -13,11 +13,11 @@ from serve_app.bench.requests.outcomes import Outcome, spread
 from serve_app.bench.requests.workload import Job
 
 PROGRESS_S = 0.25
-"""How often progress is told."""
+"""How often progress is reported."""
 LATE_SHARE = 0.1
-"""Of the median time to first token, the lateness from which waits are said to include it."""
+"""From this share of the median time to first token on, lateness gives a warning."""
 BUSY_SHARE = 0.5
-"""Of a core, the processor time from which the client is said to limit."""
+"""From this share of a core on, the client's processor time gives a warning."""
 
 
 @dataclass(slots=True)
@@ -34,12 +34,12 @@ class _Note:
 
 
 class Notes:
-    """What is known of each job of a run, by index. Written from any thread, one job from one."""
+    """What is known about each job of a run, by index. Any thread may write, but one per job."""
 
     def __init__(
         self, jobs: Sequence[Job], start: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """start: of the run, by the clock; every time is told relative to it."""
+        """start: of the run, by the clock; all times are relative to it."""
         self._jobs = jobs
         self._start = start
         self._clock = clock
@@ -59,7 +59,7 @@ class Notes:
         self._notes[index].queued_s = seconds
 
     def progressed(self, index: int, token: int | None = None) -> None:
-        """A token of the answer came; which, if that is known."""
+        """A token of the answer came; says which, if known."""
         note = self._notes[index]
         note.last = now = self._clock()
         if note.first is None:
@@ -76,11 +76,11 @@ class Notes:
         note.tokens = list(tokens)
 
     def counted(self, index: int, num_tokens: int) -> None:
-        """The answer has so many tokens, however many pieces it came in."""
+        """The answer has this many tokens, however many pieces it came in."""
         self._notes[index].num_tokens = num_tokens
 
     def ended(self, index: int, error: str | None = None) -> None:
-        """The answer is whole; or there will be no more of it, and why. The first call counts."""
+        """The answer is complete, or will stay incomplete, and why. The first call counts."""
         note = self._notes[index]
         with self._lock:
             if note.ended:
@@ -100,11 +100,11 @@ class Notes:
         return len(self._jobs) - self._num_open
 
     def wait(self, seconds: float) -> bool:
-        """Whether all jobs have ended, waiting at most so long."""
+        """Whether all jobs have ended; waits at most that long."""
         return self._all_ended.wait(max(0.0, seconds))
 
     def outcomes(self, unfinished: str) -> list[Outcome]:
-        """Of every job. unfinished: what is said of those that have not ended."""
+        """The outcome of every job. unfinished: the error of those that have not ended."""
         return [
             self._outcome(job, note, unfinished)
             for job, note in zip(self._jobs, self._notes, strict=True)
@@ -125,10 +125,10 @@ class Notes:
 
 
 class Target(Protocol):
-    """Who is asked. Answers are noted from threads of its own."""
+    """Answers jobs. Notes its answers from its own threads."""
 
     def submit(self, index: int, job: Job, notes: Notes) -> None:
-        """Begin to answer a job, without waiting."""
+        """Start to answer a job. Does not wait."""
         ...
 
 
@@ -136,7 +136,7 @@ class Target(Protocol):
 class ClientLoad:
     """Whether the client kept up.
 
-    lateness_s: of sending, past the time that was due; its mean and percentiles.
+    lateness_s: how late jobs were sent; mean and percentiles.
     processor_share: processor time of sending and noting, of one core, over the run.
     """
 
@@ -144,18 +144,18 @@ class ClientLoad:
     processor_share: float
 
     def warnings(self, ttft_s: dict[str, float] | None) -> list[str]:
-        """What is to be doubted. ttft_s: the times to first token that were measured."""
+        """Warnings about the results. ttft_s: the measured times to first token."""
         found = []
         late = self.lateness_s["p99"] if self.lateness_s else 0.0
         if ttft_s is not None and late > LATE_SHARE * ttft_s["p50"]:
             found.append(
                 f"1 % of the requests went out {late * 1e3:.1f} ms late or later, more than "
-                f"{LATE_SHARE:.0%} of the median time to first token: waits include it"
+                f"{LATE_SHARE:.0%} of the median time to first token: waits include this"
             )
         if self.processor_share > BUSY_SHARE:
             found.append(
                 f"the client took {self.processor_share:.0%} of a core, more than "
-                f"{BUSY_SHARE:.0%}: it may limit"
+                f"{BUSY_SHARE:.0%}: it may limit the results"
             )
         return found
 
@@ -170,7 +170,7 @@ def lateness(outcomes: Sequence[Outcome]) -> dict[str, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of the jobs, and how the client did."""
+    """The outcomes of the jobs, and how well the client kept up."""
 
     outcomes: list[Outcome]
     client: ClientLoad
@@ -189,9 +189,9 @@ def drive(
 ) -> Run:
     """Submit every job when it is due, and wait for the answers.
 
-    jobs: in the order in which they are due.   start: of the run, by the clock; may lie ahead.
+    jobs: in the order in which they are due.   start: of the run, by the clock; may be ahead.
     drain_s: how long after the last job is due an answer may come; a job without one is lost.
-    on_progress: called now and then with the number of jobs that have ended.
+    on_progress: called from time to time with the number of jobs that have ended.
     processor_s: the processor time that the client has taken so far; without it that of this
     thread until the last job is sent, and what noting takes, are the client's.
     """
@@ -210,6 +210,6 @@ def drive(
     while not notes.wait(min(PROGRESS_S, deadline - clock())) and clock() < deadline:
         on_progress(notes.num_ended)
     on_progress(notes.num_ended)
-    outcomes = notes.outcomes(f"no whole answer within {drain_s:g} s of the last arrival")
+    outcomes = notes.outcomes(f"no complete answer within {drain_s:g} s after the last arrival")
     busy = (processor_s() if processor_s else sent + notes.noting_s) - taken
     return Run(outcomes, ClientLoad(lateness(outcomes), busy / max(clock() - start, 1e-9)))

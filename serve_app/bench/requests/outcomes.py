@@ -1,4 +1,4 @@
-"""What became of a workload's jobs, in numbers. Pure; measures nothing."""
+"""The outcomes of a workload's jobs, in numbers. Pure; measures nothing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import numpy as np
 from serve_app.bench.requests.workload import Job
 
 JAIN_OF = "mean turnaround per answer token, by model"
-"""What the fairness index is of."""
+"""What the fairness index compares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job. Times are in seconds from the beginning of the run, as `Job.at_s` is.
+    """The outcome of a job. Times are in seconds from the start of the run, like `Job.at_s`.
 
     submitted_s: when it was sent.   first_s, finished_s: when its first and last token came; None
-    where none did.   queued_s: how long it waited before anything was computed, counted from
-    when it was sent; None where nobody says.   tokens: of the answer, where they are known.
-    error: why there is no whole answer.
+    if none did.   queued_s: how long it waited before anything was computed, counted from when it
+    was sent; None if unknown.   tokens: of the answer, if known.
+    error: why there is no complete answer.
     """
 
     job: Job
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was not answered, or not to the end."""
+        """Whether it has no complete answer."""
         return self.finished_s is None or self.error is not None
 
     @property
@@ -44,9 +44,9 @@ class Outcome:
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Numbers on all jobs and on each model's, and the fairness between models.
+    """Numbers for all jobs and for each model, and the fairness between models.
 
-    Waits are counted from a job's arrival. Jobs that were lost count as such and nowhere else.
+    Waits are counted from a job's arrival. Lost jobs count only as lost.
     """
     names = sorted({outcome.job.model for outcome in outcomes})
     by_model = {name: [o for o in outcomes if o.job.model == name] for name in names}
@@ -59,9 +59,9 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def numbers(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts, rates and distributions of some jobs. Seconds; None where there is nothing to say.
+    """Counts, rates and distributions of some jobs. Seconds; None if there are no values.
 
-    seconds: from the first arrival to the last token. The rates are over it.
+    seconds: from the first arrival to the last token. Rates are per second of it.
     """
     done = answered(outcomes)
     seconds = (
@@ -90,12 +90,12 @@ def numbers(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def answered(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Those that were answered to the end."""
+    """The completely answered jobs."""
     return [outcome for outcome in outcomes if not outcome.is_lost]
 
 
 def spread(values: Iterable[float]) -> dict[str, float] | None:
-    """Mean and percentiles, interpolated between neighbours; None of no values."""
+    """Mean and percentiles, interpolated between neighbours; None if there are no values."""
     found = list(values)
     if not found:
         return None
@@ -104,7 +104,7 @@ def spread(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def jain(values: Sequence[float]) -> float | None:
-    """Jain's index of fairness: 1 where all values are equal, 1/n where one has everything.
+    """Jain's index of fairness: 1 if all values are equal, 1/n if one has everything.
 
     (Jain, Chiu, Hawe: A quantitative measure of fairness, DEC-TR-301, 1984.)
     """
@@ -113,6 +113,6 @@ def jain(values: Sequence[float]) -> float | None:
 
 
 def _per_token(outcomes: Iterable[Outcome]) -> float:
-    """Mean turnaround by the length of the answer, seconds a token."""
+    """Mean turnaround divided by the length of the answer, in seconds per token."""
     each = [o.turnaround_s / max(1, o.num_tokens) for o in answered(outcomes)]
     return sum(each) / len(each)

@@ -11,13 +11,13 @@ MEASURES = {
     "first token, s": ("ttft_s", 1.0),
     "per token, ms": ("tpot_s", 1e3),
 }
-"""What is shown, where it is in `outcomes.numbers`, and its unit in the measured one."""
+"""What is shown, where to find it in `outcomes.numbers`, and the factor to its unit."""
 STATISTICS = ("mean", "p50", "p90", "p99")
 WORDS = "Waits are counted from a request's arrival."
 
 
 def table(noun: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every measure of every row. found: by the row's name, as `outcomes.numbers` gives them."""
+    """Every measure of every row. found: by the row's name, as `outcomes.numbers` returns them."""
     return Table("", ["", noun, *STATISTICS], _cells(found), left=2)
 
 
@@ -32,13 +32,13 @@ def _cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def rate(numbers: Mapping[str, Any]) -> str:
-    """Tokens of answers a second."""
+    """Tokens of answers per second."""
     found = numbers["answer_tokens_per_s"]
     return "–" if found is None else f"{found:,.1f}"
 
 
 def client_words(client: Mapping[str, Any]) -> str:
-    """Whether what was measured is the server's doing or the client's."""
+    """Whether the client may have influenced the figures."""
     late = client["lateness_s"]
     sent = "" if late is None else f"1 % sent {late['p99'] * 1e3:.1f} ms late or later, "
     return f"client: {sent}{client['processor_share']:.1%} of a core"

@@ -1,4 +1,4 @@
-"""What is asked, of which model and when: arrivals, lengths, prompts. Pure; asks nobody."""
+"""What to ask, of which model and when: arrivals, lengths, prompts. Pure; asks nobody."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -10,9 +10,9 @@ from random import Random
 from serve_app.errors import ConfigError
 
 FIRST_TOKEN = 3
-"""Prompts are made of the ids from here on: lower ones are special in most vocabularies."""
+"""Prompts use ids from here on, because lower ones are special in most vocabularies."""
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-"""Of a trace, as Azure publishes them."""
+"""The columns of a trace, as Azure publishes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """A number of tokens from `low` to `high`, each as likely."""
+    """A number of tokens from `low` to `high`, all equally likely."""
 
     low: int
     high: int
@@ -50,7 +50,7 @@ class Lengths:
 class Asked:
     """A model that may be asked.
 
-    context: the most tokens that prompt and answer may have.   vocabulary: its number of tokens.
+    context: the most tokens for prompt and answer.   vocabulary: its number of tokens.
     """
 
     name: str
@@ -75,12 +75,12 @@ def poisson(
     duration_s: float | None = None,
     num: int | None = None,
 ) -> list[Arrival]:
-    """Arrivals of a Poisson process of `rate` a second, until either bound is met.
+    """Arrivals of a Poisson process with `rate` per second, until either limit is reached.
 
-    Its parts, when each arrival is given to a model by chance, are Poisson processes too. The same
-    seed at another rate gives the same arrivals on another scale of time.
+    If each arrival goes to a random model, each model's arrivals are a Poisson process too. The
+    same seed at another rate gives the same arrivals on another time scale.
     """
-    assert num is not None or duration_s is not None, "a Poisson process does not end by itself"
+    assert num is not None or duration_s is not None, "a Poisson process needs a limit"
     times, lengths = Random(f"{seed} times"), Random(f"{seed} lengths")
 
     def process() -> Iterable[Arrival]:
@@ -99,10 +99,10 @@ def parse_trace(
     duration_s: float | None = None,
     num: int | None = None,
 ) -> list[Arrival]:
-    """Arrivals of a trace, counted from its first, `speed` times as fast as they were.
+    """Arrivals of a trace, counted from its first, `speed` times as fast as recorded.
 
     lines: of a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens.
-    Raises: ConfigError, with the number of the line, for a file that is no such trace.
+    Raises: ConfigError, with the number of the line, if the file is not such a trace.
     """
     reader = csv.DictReader(lines)
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
@@ -139,9 +139,9 @@ def popularity(num_models: int, skew: float) -> list[float]:
 def make_jobs(
     arrivals: Iterable[Arrival], models: Sequence[Asked], *, skew: float = 0.0, seed: int = 0
 ) -> JobList:
-    """A job for each arrival: its model by chance, the first the most popular; its prompt random.
+    """A job for each arrival, with a random model, the first being the most popular, and prompt.
 
-    Where prompt and answer exceed the model's context, the prompt is cut, at most to half of the
+    If prompt and answer exceed the model's context, the prompt is cut, but not below half of the
     context, and then the answer.
     """
     choices, tokens = Random(f"{seed} models"), Random(f"{seed} prompts")
@@ -164,7 +164,7 @@ def _cut(prompt: int, answer: int, context: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked: answers of `answer` tokens to prompts of `prompt`, models by popularity."""
+    """Asks for answers of `answer` tokens to prompts of `prompt` tokens, models by popularity."""
 
     prompt: Lengths
     answer: Lengths
@@ -177,7 +177,7 @@ class Workload:
         )
 
     def backlog(self, num: int) -> list[Arrival]:
-        """So many, all due at once."""
+        """`num` arrivals, all due at once."""
         found = poisson(1.0, prompt=self.prompt, answer=self.answer, seed=self.seed + 1, num=num)
         return [replace(arrival, at_s=0.0) for arrival in found]
 

@@ -16,7 +16,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Facts that a figure means nothing without.
+    """Facts without which a figure means nothing.
 
     device: "cpu", or the CUDA device's name.   device_bytes: its memory; on the CPU the machine's.
     cores: those that this process may use.   cpu_features: of those that matter here, those it
@@ -35,7 +35,7 @@ class Environment:
 
 
 def environment(device: str = "cpu") -> Environment:
-    """What a measurement on `device` that starts now runs on."""
+    """The environment of a measurement on `device` that starts now."""
     chosen = torch.device(device)
     name, size = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if chosen.type == "cuda":

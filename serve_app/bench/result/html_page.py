@@ -31,7 +31,7 @@ def render(result: Result, sections: Sequence[Section]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in words; numbers with three digits that matter."""
+    """A value in words; numbers with three significant digits."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):

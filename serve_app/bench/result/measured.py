@@ -1,4 +1,4 @@
-"""A figure that was measured, and what else was found on the way. A value."""
+"""A measured figure, and what else was found on the way. A value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The value of a bar, and its facts: what it was made of."""
+    """The value of a bar, and its facts: what it was computed from."""
 
     value: float
     facts: Mapping[str, Any] = field(default_factory=dict)

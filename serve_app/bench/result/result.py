@@ -11,8 +11,8 @@ from serve_app.bench.result.environment import Environment
 class Result:
     """One benchmark's outcome.
 
-    kind: the command's name.   settings: what was asked for, defaults written out.
-    rows: a point, a model, an arm or a bar each.   facts: what is said once, for all rows.
+    kind: the command's name.   settings: what was asked for, including defaults.
+    rows: one per point, model, arm or bar.   facts: what is said once, for all rows.
     noun: what the rows are called in JSON.
     """
 
@@ -24,7 +24,7 @@ class Result:
     noun: str = "rows"
 
     def to_json(self) -> dict[str, Any]:
-        """As one object of plain values; what is not a finite number is left to the writer."""
+        """As one object of plain values. The writer deals with numbers that are not finite."""
         return {
             "kind": self.kind,
             "environment": asdict(self.environment),

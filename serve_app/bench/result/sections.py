@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as they are shown. The first `left` columns hold words, the others numbers.
+    """Cells as shown. The first `left` columns hold words, the others numbers.
 
-    strong: indices of rows that are shown as the ones that matter.
+    strong: indices of rows to highlight.
     """
 
     caption: str
@@ -28,7 +28,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Words, then plots, then tables, under a heading."""
+    """A heading, then words, plots and tables."""
 
     heading: str
     words: str = ""

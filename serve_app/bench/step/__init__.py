@@ -1,1 +1,1 @@
-"""`bench step`: steps of one engine, held against their floor. No Ray, HTTP or pydantic."""
+"""`bench step`: steps of one engine, compared with their floor. No Ray, HTTP or pydantic."""

@@ -1,7 +1,7 @@
-"""What a backbone that is not resident costs: its own request, and those that run meanwhile.
+"""What loading a backbone costs: its own request, and the requests that run meanwhile.
 
-There are fewer places than models, so that every load copies from the host. All is measured in
-one engine, in turns; each figure is a median.
+There are fewer places than models, so that every load copies from the host. Everything is measured
+in turns in one engine; each figure is a median.
 """
 
 import statistics
@@ -17,15 +17,15 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.source import ReleaseSource
 
 STEPS_BESIDE = 30
-"""Steps that may overlap one load and what follows from it."""
+"""How many steps may overlap one load and its aftermath."""
 ON_CPU = EngineConfig(device="cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """prompt: tokens of each.   places: for backbones, fewer than models.   loads: so many each.
+    """prompt: tokens of each.   places: for backbones, fewer than models.   loads: how many each.
 
-    sequences: that run meanwhile.   steps: without a load that are timed before each load.
+    sequences: how many run meanwhile.   steps: timed before each load, without a load.
     """
 
     prompt: int = 64
@@ -80,7 +80,7 @@ def cold_over_resident_ttft(
     on_progress: OnProgress = lambda *_: None,
     config: EngineConfig = ON_CPU,
 ) -> Measured:
-    """Time to the first token behind a backbone that is not resident, over behind one that is.
+    """Time to the first token if the backbone must be loaded, divided by that if it is resident.
 
     config: the engine's, but for what `wanted` says. Its facts hold both times, and the rate of
     loads beside that of the device: bytes of a backbone each second.
@@ -117,9 +117,9 @@ def running_tpot_during_load(
     on_progress: OnProgress = lambda *_: None,
     config: EngineConfig = ON_CPU,
 ) -> Measured:
-    """A running model's time per token while another backbone loads, over the same without.
+    """A running model's time per token while another backbone loads, divided by that without.
 
-    Steps count that overlap a load; the other model's own first step comes after it.
+    Counts the steps that overlap a load; the other model's own first step comes after it.
     """
     bench = _Bench(source, wanted, config)
     alone: list[float] = []
@@ -134,7 +134,7 @@ def running_tpot_during_load(
             bench.session.step()
             alone += [bench.session.step()[0] for _ in range(wanted.steps)]
             beside += _steps_beside_load(bench, others[number % len(others)], wanted.prompt)
-            on_progress("loads beside steps", number + 1, wanted.loads)
+            on_progress("loads during steps", number + 1, wanted.loads)
         bench.session.end()
     facts = {
         "alone_s": statistics.median(alone),
@@ -145,7 +145,7 @@ def running_tpot_during_load(
 
 
 def _steps_beside_load(bench: _Bench, model: str, prompt: int) -> list[float]:
-    """Seconds of the steps that overlap the load of a model's backbone."""
+    """Seconds of each step that overlaps the load of a model's backbone."""
     assert not bench.is_resident(model), f"{model} is to be cold"
     loads = len(bench.ended)
     bench.session.submit([model], prompt, 1)

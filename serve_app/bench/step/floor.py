@@ -1,9 +1,9 @@
-"""What a step must move and compute at the least. Planning alone: measures and allocates nothing.
+"""The least that a step must move and compute. Plans; measures and allocates nothing.
 
-Counted once each: the rows of the pool that are touched, the backbones of the models in the step
-(of an embedding table that is not the head's only the rows of its tokens), keys and values that
-are seen and those that are written, logits once written and once read. Activations, indices and
-maps are left out, so what is counted is less than what moves.
+Counts once each: the rows of the pool that are touched; the backbones of the models in the step
+(of an embedding table that is not also the head, only the rows of its tokens); keys and values that
+are seen and that are written; logits, written once and read once. Leaves out activations, indices
+and maps, so it counts less than what really moves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from serve_app.engine.model.stacks import tied_names, unique_tensors
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens of one sequence in a step: `length` of them, behind `start` that are stored."""
+    """Tokens of one sequence in a step: `length` of them, after `start` that are stored."""
 
     start: int
     length: int
@@ -32,7 +32,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes that must move in a step, by what they are of."""
+    """Bytes that must move in a step, by kind."""
 
     pool: int
     backbones: int
@@ -46,7 +46,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least that a step can take: the larger of moving and computing."""
+    """The shortest time of a step: the longer of moving and computing."""
 
     traffic: Traffic
     operations: int
@@ -59,7 +59,7 @@ class Floor:
 
     @property
     def limit(self) -> str:
-        """What the floor is made of."""
+        """The quantities behind the floor."""
         return "bytes" if self.moving_s >= self.computing_s else "operations"
 
 
@@ -96,7 +96,7 @@ class FloorPlan:
     def floor(
         self, num_models: int, spans: Sequence[Span], routing: Routing, rates: Rates
     ) -> Floor:
-        """Of a step in which each span samples one token. num_models: with a token in the step."""
+        """The floor of a step in which each span samples one token. num_models: in the step."""
         traffic = self.traffic(num_models, spans, routing)
         operations = self.operations(spans, routing)
         return Floor(
@@ -123,7 +123,7 @@ class FloorPlan:
         return Traffic(pool, backbones, numbers * self._dtype.itemsize, logits)
 
     def operations(self, spans: Sequence[Span], routing: Routing) -> int:
-        """Multiplications and additions of a step's matrix products, each part's by itself."""
+        """Multiplications and additions of a step's matrix products, for each part separately."""
         experts = sum(
             use.num_pairs * _part_ops(shape.expert, key.format)
             for shape, layer in zip(self._layers, routing, strict=True)
@@ -138,7 +138,7 @@ class FloorPlan:
 
 
 def _weight_name(model: nn.Module, wanted: nn.Module) -> str:
-    """The name of a module's weight, wherever the module sits."""
+    """The name of a module's weight, wherever the module is."""
     return next(f"{path}.weight" for path, module in model.named_modules() if module is wanted)
 
 
@@ -148,7 +148,7 @@ def _stored(span: Span, window: int | None) -> int:
 
 
 def _pairs(spans: Iterable[Span], window: int | None) -> int:
-    """Pairs of a token and a position that it sees, its own among them."""
+    """Pairs of a token and a position that it sees, including its own."""
     return sum(
         min(position + 1, window or position + 1)
         for span in spans

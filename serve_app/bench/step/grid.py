@@ -1,4 +1,4 @@
-"""Which steps are measured. Values, and what cannot be measured is refused before anything is."""
+"""Which steps to measure. Refuses what cannot be measured before anything is measured."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ PHASES = ("decode", "prefill")
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
-    """One step: so many sequences of so many models, each `context` tokens long.
+    """One step of `sequences` sequences of `models` models, each `context` tokens long.
 
-    decode: one more token each, behind that context.   prefill: the whole context at once.
+    decode: one more token each, after that context.   prefill: the whole context at once.
     """
 
     phase: str
@@ -23,13 +23,13 @@ class GridPoint:
 
     @property
     def num_tokens(self) -> int:
-        """Computed in the step."""
+        """Tokens computed in the step."""
         return self.sequences * (self.context if self.phase == "prefill" else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What an engine is built for: places for backbones, and what experts are held as."""
+    """What an engine is built with: places for backbones, and how experts are stored."""
 
     places: int
     parts: str
@@ -40,7 +40,7 @@ class Variant:
 class Limit:
     """models: of the release.   context: the most tokens of a sequence.   step_tokens: of a step.
 
-    num_steps: that are timed at each point.
+    num_steps: how many are timed at each point.
     """
 
     models: int
@@ -59,7 +59,7 @@ class Grid:
     contexts: Sequence[int]
 
     def points(self, limit: Limit) -> list[GridPoint]:
-        """In order. A step has a sequence of each model at least; a prefill is one step.
+        """All points in order. A step has at least one sequence per model; a prefill is one step.
 
         Raises: ConfigError, naming it, for a value that no point could have.
         """
@@ -94,7 +94,7 @@ class Grid:
             if not any(point.models == models for point in points):
                 raise ConfigError(
                     f"models {models}: no step of at most {limit.step_tokens} tokens "
-                    f"has so many sequences (sequences: {_listed(self.sequences)})"
+                    f"has that many sequences (sequences: {_listed(self.sequences)})"
                 )
         for phase in self.phases:
             if not any(point.phase == phase for point in points):
@@ -111,10 +111,10 @@ class Grid:
 
 
 def require_places(places: Sequence[int], models: Sequence[int], num_models: int) -> None:
-    """Raises: ConfigError for places that are fewer than models in a step, or more than models."""
+    """Raises: ConfigError if there are fewer places than models in a step, or more than models."""
     for number in places:
         if number < max(models):
-            raise ConfigError(f"places {number}: a step is to have {max(models)} models")
+            raise ConfigError(f"places {number}: a step needs {max(models)} models")
     _require_possible("places", places, num_models, "models that there are")
 
 

@@ -1,4 +1,4 @@
-"""How fast this device moves and multiplies, measured. The floors of steps stand on it."""
+"""Measures how fast this device copies and multiplies. The floors of steps build on this."""
 
 import time
 from collections.abc import Callable
@@ -8,20 +8,20 @@ import numpy as np
 import torch
 
 CPU_COPY_BYTES = 1 << 28
-"""Of each of two tensors: several times what caches hold."""
+"""Bytes of each of two tensors: several times what caches hold."""
 CUDA_COPY_BYTES = 1 << 30
 CPU_SIDE, CUDA_SIDE = 1024, 8192
-"""Of the square matrices that are multiplied."""
+"""Sizes of the square matrices that are multiplied."""
 LEAST_S, LEAST_TIMES = 0.5, 5
-"""A rate is the best of so many runs at least, for so long at least."""
+"""A rate is the best of at least this many runs, over at least this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """copy_bytes_s: bytes read plus bytes written, each second, by a large copy.
+    """copy_bytes_s: bytes read plus bytes written per second by a large copy.
 
-    matrix_ops_s: operations each second of a large product, by dtype; two for each
-    multiplication and addition.
+    matrix_ops_s: operations per second of a large product, by dtype; two for each multiplication
+    and addition.
     """
 
     copy_bytes_s: float
@@ -29,12 +29,12 @@ class Rates:
 
     @property
     def best_matrix_ops_s(self) -> float:
-        """Of the dtypes that the engine may compute in: it may widen where that is faster."""
+        """The best rate of all dtypes: the engine may widen where that is faster."""
         return max(self.matrix_ops_s.values())
 
 
 def measure_rates(device: str, dtype: torch.dtype) -> Rates:
-    """What the device reaches now. dtype: the engine's; float32 is measured beside it."""
+    """What the device reaches now. dtype: the engine's; float32 is measured too."""
     chosen = torch.device(device)
     dtypes = dict.fromkeys((dtype, torch.float32))
     return Rates(
@@ -46,7 +46,7 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
 
 
 def host_copy_rate(device: torch.device, num_bytes: int) -> float:
-    """Bytes each second that one copy from the host moves; on the CPU by one thread's memory."""
+    """Bytes per second of one copy from the host; on the CPU, of a copy by one thread."""
     source = torch.ones(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     target = torch.empty_like(source, device=device)
     if device.type == "cuda":
@@ -69,7 +69,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _best_seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one run, the first left out."""
+    """Seconds of one run, leaving out the first."""
     run()
     _wait(device)
     best, spent, times = float("inf"), 0.0, 0
@@ -83,6 +83,6 @@ def _best_seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Until what the device was asked for is done."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

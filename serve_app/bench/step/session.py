@@ -1,4 +1,4 @@
-"""Takes an engine through steps of known content, and says how long they took. No Ray, no HTTP."""
+"""Runs an engine through steps of known content and times them. No Ray, no HTTP."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError
 
 WARM_STEPS = 4
-"""Steps that are left out before any is timed."""
+"""How many steps are skipped before any is timed."""
 GREEDY = Sampling(temperature=0)
 IDLE_S = 0.0005
-"""What is slept where an engine has nothing to compute: what it waits for is others' work."""
+"""How long to sleep if an engine has nothing to compute and waits for other threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps that were timed, all of the same content but for the growing lengths.
+    """Timed steps, all with the same content except for growing lengths.
 
     seconds: of each.   spans: of the sequences in the middle one.   routing: of one like them.
     """
@@ -37,7 +37,7 @@ class Steps:
 def running(engine: Engine, source: ReleaseSource) -> Iterator[Engine]:
     """The engine with a release staged; closed at the end.
 
-    Raises: EngineError where the release could not be loaded.
+    Raises: EngineError if the release could not be loaded.
     """
     outcomes: list[EngineError | None] = []
     try:
@@ -55,8 +55,8 @@ def running(engine: Engine, source: ReleaseSource) -> Iterator[Engine]:
 def decode_tokens(num_sequences: int, context: int, num_steps: int, step_tokens: int) -> int:
     """Tokens that each sequence of a decode measurement must be able to get.
 
-    Beside those that are timed, those it gets while prompts of others are still computed, and
-    those that warm up, are watched, or are planned ahead.
+    These are the timed tokens, those it gets while prompts of others are still computed, and those
+    that warm up, are watched, or are planned ahead.
     """
     return num_steps + -(-num_sequences * context // step_tokens) + WARM_STEPS + 4
 
@@ -87,7 +87,7 @@ class Session:
         self._lengths: dict[str, int] = {}
 
     def submit(self, models: Sequence[str], prompt: int, max_tokens: int) -> None:
-        """One sequence for each entry of `models`, with a prompt of so many tokens."""
+        """One sequence for each entry of `models`, with a prompt of `prompt` tokens."""
         for model in models:
             ids = torch.randint(self._vocabulary, (prompt,), generator=self._random).tolist()
             self._number += 1
@@ -97,7 +97,7 @@ class Session:
             self._lengths[name] = prompt
 
     def step(self) -> tuple[float, int]:
-        """-> seconds of one step, and how many tokens came of it. Raises what a request died of."""
+        """-> seconds of one step, and how many tokens it gave. Raises the error of a request."""
         began = self._clock()
         events = self._engine.step()
         seconds = self._clock() - began
@@ -120,7 +120,7 @@ class Session:
         return len(self._lengths)
 
     def warm(self, models: Sequence[str]) -> None:
-        """Answer a little for each model, so that its backbone is there."""
+        """Answer a little for each model, so that its backbone is loaded."""
         self.submit(models, 1, 2)
         while self.num_open:
             self.step()
@@ -146,13 +146,13 @@ class Session:
         return watch.routing()
 
     def begin(self, models: Sequence[str], context: int, num_steps: int) -> None:
-        """Have a sequence of each of `models` decode for so long, behind `context` tokens."""
+        """Let a sequence of each of `models` decode `num_steps` steps, after `context` tokens."""
         most = decode_tokens(len(models), context, num_steps, self._step_tokens)
         self.submit(models, context, most)
         self.until_decoding()
 
     def decode(self, models: Sequence[str], context: int, num_steps: int) -> Steps:
-        """Decode steps of one sequence for each entry of `models`, behind `context` tokens."""
+        """Decode steps of one sequence for each entry of `models`, after `context` tokens."""
         self.begin(models, context, num_steps)
         seconds: list[float] = []
         middle: Mapping[str, int] = {}

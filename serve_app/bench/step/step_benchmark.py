@@ -1,4 +1,4 @@
-"""All of `bench step`: what cannot be measured is refused, then rates and steps are. Shows none."""
+"""All of `bench step`: checks the request, then measures rates and steps. Shows nothing."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class MeasuredRelease(Protocol):
     def open(
         self, num_models: int, parts: str = "dense", residuals: tuple[str, ...] = ()
     ) -> ReleaseSource:
-        """A release of it; a published one has the models and the parts that it has."""
+        """A release of it. A published one ignores the arguments."""
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def measure_steps(
     points = grid.points(limit)
     require_places(rooms, grid.models, limit.models)
     if cold and limit.models < 2:
-        raise ConfigError("--cold: a model that is alone is never cold")
+        raise ConfigError("--cold needs at least two models")
     variants = [Variant(number, *held) for number, held in itertools.product(rooms, formats)]
     here = environment(conditions.engine.device)
     total = len(variants) * len(points)
@@ -83,7 +83,7 @@ def _shown(conditions: Conditions) -> dict[str, Any]:
 def _loads(
     source: ReleaseSource, conditions: Conditions, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """What backbones that are not resident cost on an engine that does nothing else."""
+    """What loading a backbone costs on an engine that does nothing else."""
     found = cold_over_resident_ttft(
         source,
         Cold(places=min(2, len(source.models) - 1)),

@@ -1,4 +1,4 @@
-"""Plots and tables about timed steps: against models, against the floor, and what bytes are of."""
+"""Plots and tables about timed steps: by models, against the floor, and bytes by kind."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ BYTES = {
 
 
 def sections(result: Result) -> list[Section]:
-    """For each phase a section; then what was measured of the device."""
+    """A section for each phase, then the rates of the device."""
     found = []
     for phase in ("decode", "prefill"):
         rows = [row for row in result.rows if row["phase"] == phase]
@@ -36,13 +36,13 @@ def _phase(phase: str, rows: Sequence[Row]) -> Section:
     }
     plots = [
         Plot(_times(phase, rows), "Points: median of the steps. Dashed: the floor of the same."),
-        Plot(_bytes(phase, rows), "Bytes that must move in a step, by what they are of."),
+        Plot(_bytes(phase, rows), "Bytes that must move in a step, by kind."),
     ]
     return Section(phase.capitalize(), words[phase], plots, [_table(rows)])
 
 
 def _times(phase: str, rows: Sequence[Row]) -> str:
-    """Step time against models, and the part of the floor that is reached."""
+    """Step time against models, and how much of the floor is reached."""
     series = _series(rows)
     with drawing.figure(8.4, 3.3) as drawn:
         left, right = drawn.subplots(1, 2)
@@ -59,7 +59,7 @@ def _times(phase: str, rows: Sequence[Row]) -> str:
             xlabel="models in the step",
             ylabel="% of the floor",
             ylim=(0, None),
-            title="How near the floor",
+            title="How close to the floor",
         )
         for axes in (left, right):
             axes.set_xticks(sorted({row["models"] for row in rows}))
@@ -85,7 +85,7 @@ def _bytes(phase: str, rows: Sequence[Row]) -> str:
 
 
 def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Points that differ in the number of models alone, by what they have in common."""
+    """Points that differ only in the number of models, by what they have in common."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(_name(row, rows, AXES), []).append(row)
@@ -97,7 +97,7 @@ def _point(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _name(row: Row, rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """What tells a row from others: the axes along which there are several values."""
+    """What distinguishes a row from others: the axes with several values."""
     said = []
     for axis in axes:
         if len({str(other[axis]) for other in rows}) > 1:
@@ -110,7 +110,7 @@ def _name(row: Row, rows: Sequence[Row], axes: Sequence[str]) -> str:
 
 
 def _counted(number: int, axis: str) -> str:
-    """`1 model`, `64 context`: axes of several things have their plural."""
+    """`1 model`, `4 models`, `64 context`: names of axes in the singular for 1."""
     return f"{number} {axis.removesuffix('s') if number == 1 else axis}"
 
 
@@ -144,7 +144,7 @@ def _cold(cold: Mapping[str, Any]) -> Section:
         ["first token, resident", f"{cold['resident_s'] * 1e3:.1f} ms"],
         ["loading", f"{cold['load_bytes_s'] / 1e9:,.1f} GB/s"],
         ["one copy from the host", f"{cold['host_to_device_bytes_s'] / 1e9:,.1f} GB/s"],
-        ["loading over that copy", f"{share:.0%}"],
+        ["loading ÷ that copy", f"{share:.0%}"],
     ]
     words = "With fewer places than models, on an engine that does nothing else. Medians."
     return Section("Cold backbones", words, tables=[Table("", ["", "measured"], rows)])
@@ -157,7 +157,7 @@ def _rates(rates: Mapping[str, Any]) -> Section:
         for name, rate in rates["matrix_ops_s"].items()
     ]
     words = (
-        "Measured in this run; the best of several. A floor is bytes over the rate of copying or "
-        "operations over the best rate of products, whichever is more."
+        "Measured in this run; the best of several. A floor is bytes ÷ the rate of copying or "
+        "operations ÷ the best rate of products, whichever is more."
     )
     return Section("What the device reaches", words, tables=[Table("", ["", "rate"], rows)])

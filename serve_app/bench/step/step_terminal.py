@@ -1,4 +1,4 @@
-"""What the terminal shows of timed steps. Prints nothing."""
+"""Timed steps, for the terminal. Prints nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from serve_app.units import size
 
 AXES = ("models", "sequences", "context", "places", "parts", "residuals")
 NOTHING = "none"
-"""Where there are no residuals, as `--residual` takes it."""
+"""No residuals, as `--residual` spells it."""
 COLUMNS = ("step ms", "tokens/s", "floor ms", "of", "reached", "÷ one", "bytes")
 
 
@@ -42,7 +42,7 @@ def _loads(cold: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    """Times, the floor, and what several models take over one: time, then bytes."""
+    """Times, the floor, and ratios of several models to one: time, then bytes."""
     over = [row.get(f"{what}_over_one_model") for what in ("time", "bytes")]
     return [
         f"{row['step_s'] * 1e3:.2f}",

@@ -1,4 +1,4 @@
-"""Times steps of one engine and holds them against their floors. No Ray, no HTTP, no pydantic."""
+"""Times steps of one engine and compares them with their floors. No Ray, HTTP or pydantic."""
 
 import gc
 import statistics
@@ -19,12 +19,12 @@ from serve_app.engine.model.facts import context_length, resolve_dtype, widest
 from serve_app.engine.source import ReleaseSource
 
 PREFILLS = 3
-"""Steps of a whole prompt that are timed, at most: they are long."""
+"""At most this many steps of a whole prompt are timed, because they are long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all points of a run have in common.
+    """The settings that all points of a run share.
 
     engine: its device is one, and not `auto`; room for sequences and places follows from the
     points.   num_steps: that are timed at each point.
@@ -48,14 +48,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for every point of every variant.
 
-    on_progress: called with the number of rows that are done.   Raises: EngineError.
+    on_progress: called with the number of finished rows.   Raises: EngineError.
     """
     rows: list[dict[str, Any]] = []
     for variant in variants:
         for row in _of_variant(source_of(variant), variant, points, conditions, rates):
             rows.append(row)
             on_progress(len(rows))
-        gc.collect()  # the engine's tensors, before the next one's are allocated
+        gc.collect()  # frees the engine's tensors before the next one's are allocated
         if conditions.engine.device != "cpu":
             torch.cuda.empty_cache()
     return with_ratios(rows)
@@ -122,7 +122,7 @@ def _time(
 
 
 def row(point: GridPoint, variant: Variant, steps: Steps, floor: Floor) -> dict[str, Any]:
-    """What is said of one point."""
+    """The row of one point."""
     median = statistics.median(steps.seconds)
     traffic = floor.traffic
     used = [use.num_rows for layer in steps.routing for use in layer.values()]
@@ -152,7 +152,7 @@ def row(point: GridPoint, variant: Variant, steps: Steps, floor: Floor) -> dict[
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with what several models take over one, and residuals over none: time and bytes."""
+    """Adds ratios of time and bytes: several models to one, and residuals to none."""
     found = []
     for one in rows:
         added = dict(one)
@@ -189,7 +189,7 @@ def dtype_of(conditions: Conditions, source: ReleaseSource) -> torch.dtype:
 
 
 def limit_of(source: ReleaseSource, conditions: Conditions) -> Limit:
-    """What bounds the points that can be measured with a release."""
+    """The limits of the points that can be measured with a release."""
     return Limit(
         models=len(source.models),
         context=min(context_length(model.config) for model in source.models.values()),

@@ -1,4 +1,4 @@
-"""Which rows of the pool a step touches. Watches; changes nothing."""
+"""Records which rows of the pool a step touches. Changes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from serve_app.engine.experts.shelving import NO_PART, ShelfKey
 
 @dataclass(frozen=True, slots=True)
 class ShelfUse:
-    """num_rows: rows of a shelf that were touched.   num_pairs: of token and expert, on them."""
+    """num_rows: touched rows of a shelf.   num_pairs: of token and expert, on these rows."""
 
     num_rows: int
     num_pairs: int
@@ -22,7 +22,7 @@ Routing = Sequence[Mapping[ShelfKey, ShelfUse]]
 
 
 class RoutingWatch:
-    """To be given to `PackedModel.watching` for one step."""
+    """Give it to `PackedModel.watching` for one step."""
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[PoolLayer, list[tuple[torch.Tensor, torch.Tensor]]]] = {}
@@ -33,7 +33,7 @@ class RoutingWatch:
         calls.append((rows.clone(), experts.long().clone()))
 
     def routing(self) -> Routing:
-        """Of each layer that was called, in the order in which they were first called."""
+        """Per layer, in the order in which the layers were first called."""
         return [_uses(layer, calls) for layer, calls in self._seen.values()]
 
 

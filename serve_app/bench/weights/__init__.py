@@ -1,1 +1,1 @@
-"""What benchmarks measure on: shapes of published families, and random weights of them."""
+"""The weights of benchmarks: random weights in the shapes of published families."""

@@ -1,4 +1,4 @@
-"""A release with random weights, made as it is read. Nothing of it is stored."""
+"""A release with random weights, made while it is read. Nothing is stored."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from serve_app.engine.model.stacks import unique_tensors
 from serve_app.errors import ConfigError
 
 NUM_DRAWN = 1_048_583
-"""Random numbers that are drawn; every tensor is a stretch of them, again and again. A prime, so
-that no two rows of a matrix are the same stretch."""
+"""How many random numbers are drawn; every tensor repeats a stretch of them. A prime, so that no
+two rows of a matrix are the same stretch."""
 SIZE = 0.02
 """Standard deviation of weights, as transformers initialises them."""
 RESIDUAL_SIZE = 0.002
-"""Of what residuals add."""
+"""Standard deviation of what residuals add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class RandomModel:
 
 
 class RandomRelease:
-    """Models m0, m1, … of one config, each with a backbone of its own: a `ReleaseSource`.
+    """Models m0, m1, … of one config, each with its own backbone: a `ReleaseSource`.
 
-    Merged, the experts of all models are the same slots, as in a release whose expert bytes are
-    one model's. Otherwise each model has slots of its own.
+    Merged, the experts of all models are the same slots, as in a release with the expert bytes of
+    one model. Otherwise each model has its own slots.
     """
 
     id = "random"
@@ -74,10 +74,10 @@ class RandomRelease:
         merged: bool = True,
         seed: int = 0,
     ) -> None:
-        """parts: the format of every slot.   residuals: formats of what each model's own expert
-        adds to its slot, one residual of each.   device: where the weights are made.
+        """parts: the format of every slot.   residuals: formats of each expert's residuals, one
+        residual of each format.   device: where the weights are made.
 
-        Raises: ValueError for a label that is no format; Unsupported.
+        Raises: ValueError for a label that is not a format; Unsupported.
         """
         self.dtype = dtype
         self._noise = _Noise(seed, torch.device(device))
@@ -178,7 +178,7 @@ def _size_of(name: str, fmt: Format, size: float) -> float:
 
 
 class _Noise:
-    """Tensors that look random, the same for the same name and seed, at the speed of copying."""
+    """Tensors that look random, determined by name and seed, made at the speed of copying."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -189,7 +189,7 @@ class _Noise:
         )
 
     def tensor(self, name: str, spec: TensorSpec, size: float) -> torch.Tensor:
-        """Of the spec's shape and dtype: bytes as they are drawn, numbers times `size`."""
+        """A tensor with the spec's shape and dtype: bytes as drawn, numbers times `size`."""
         shape, dtype = torch.Size(spec[0]), spec[1]
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % NUM_DRAWN
         drawn = self._bytes if dtype == torch.uint8 else self._values

@@ -1,4 +1,4 @@
-"""Configs of published families, and of the family that the bars are stated for. No weights."""
+"""Configs of published families, and of the family of the speed targets. No weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model type of transformers, and those fields of its config that differ from its defaults.
+    """A model type of transformers, and the fields of its config that differ from its defaults.
 
     parameters: of the whole model, as published.
     """
@@ -19,7 +19,7 @@ class Shape:
     fields: Mapping[str, Any]
 
     def config(self, num_layers: int | None = None, **others: Any) -> dict[str, Any]:
-        """The config's fields, as a manifest has them; with fewer layers, or other fields."""
+        """The config's fields, as in a manifest; with fewer layers or other fields."""
         fields = dict(self.fields) | others
         if num_layers is not None:
             fields["num_hidden_layers"] = num_layers

@@ -1,1 +1,1 @@
-"""The `bench` commands: options in, one call, print. What is measured and said is in `bench`."""
+"""The `bench` commands: parse options, make one call, print. `serve_app.bench` measures."""

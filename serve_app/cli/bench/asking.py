@@ -1,4 +1,4 @@
-"""What benchmarks under load are asked: how many requests of which length, and of which models."""
+"""What benchmarks under load ask: how many requests, of which length, of which models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serve_app.engine.source import ReleaseSource
 
 NUM_MODELS = 4
-"""Of a shape, unless another number is given."""
+"""Models of a shape by default."""
 
 NumModels = Annotated[
     int | None,
@@ -40,7 +40,7 @@ Rate = Annotated[
         metavar="X",
         parser=parse_positive,
         show_default=False,
-        help="Requests a second, of all models.",
+        help="Requests per second, over all models.",
     ),
 ]
 Skew = Annotated[
@@ -49,30 +49,30 @@ Skew = Annotated[
         "--skew",
         metavar="X",
         parser=parse_limit,
-        help="Zipf exponent of the models' popularity; at 0 all are asked as often.",
+        help="Zipf exponent of the models' popularity; 0 asks all equally often.",
     ),
 ]
 PromptTokens = Annotated[
-    str, typer.Option("--prompt-tokens", metavar="N|N-N", help="Length of prompts, or its range.")
+    str, typer.Option("--prompt-tokens", metavar="N|N-N", help="Tokens of a prompt, or a range.")
 ]
 AnswerTokens = Annotated[
-    str, typer.Option("--answer-tokens", metavar="N|N-N", help="Length of answers, or its range.")
+    str, typer.Option("--answer-tokens", metavar="N|N-N", help="Tokens of an answer, or a range.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and prompts.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of arrivals, lengths and prompts.")]
 Drain = Annotated[
     float,
     typer.Option(
         "--drain",
         metavar="S",
         parser=parse_positive,
-        help="Seconds after the last arrival until an unanswered request is lost.",
+        help="Seconds after the last arrival until open requests count as lost.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A release that engines of this machine serve, and those of its models that are asked."""
+    """A release that engines on this machine serve, and which of its models are asked."""
 
     spec: SourceSpec
     source: ReleaseSource
@@ -80,7 +80,7 @@ class Target:
     settings: dict[str, Any]
 
     def asked(self, most_tokens: int) -> list[Asked]:
-        """Its models as a workload asks them. most_tokens: that any request may have."""
+        """Its models for a workload. most_tokens: the most that any request may have."""
         from representation.architecture.config import config_of, vocabulary_size
         from serve_app.bench.requests.workload import Asked
         from serve_app.engine.model.facts import context_length
@@ -96,7 +96,7 @@ class Target:
         ]
 
     def plan(self, engine: EngineConfig) -> MemoryPlan:
-        """What an engine allocates for it. Raises: DoesNotFit, Unsupported."""
+        """The memory plan of an engine for it. Raises: DoesNotFit, Unsupported."""
         from serve_app.engine.memory import plan_memory
 
         return plan_memory(self.source, engine)
@@ -110,10 +110,10 @@ def target(
     models: int | None,
     engine: EngineConfig,
 ) -> Target:
-    """The release that is named, or random weights of a shape. engine: see `on_its_device`.
+    """The named release, or random weights of a shape. engine: see `on_its_device`.
 
     Raises:
-        typer.BadParameter, WrongUse: it is none; NotFound where it is not there.
+        typer.BadParameter, WrongUse: the options are wrong; NotFound: there is no such release.
     """
     from serve_app.bench.arms.weight_specs import PublishedSpec, RandomSpec
 
@@ -131,10 +131,10 @@ def target(
 
 
 def parse_lengths(value: str, *, hint: str) -> Lengths:
-    """A number of tokens, or the least and the most: `64`, `32-128`.
+    """A number of tokens, or a range: `64`, `32-128`.
 
     Raises:
-        typer.BadParameter: it is neither, or there are none.
+        typer.BadParameter: it is neither, or the range is empty.
     """
     from serve_app.bench.requests.workload import Lengths
 
@@ -142,7 +142,7 @@ def parse_lengths(value: str, *, hint: str) -> Lengths:
     ends = [low, high] if dash else [low, low]
     if not all(end.isascii() and end.isdigit() and int(end) > 0 for end in ends):
         raise typer.BadParameter(
-            f"{value!r} is neither a number of tokens from 1 nor two of them, as 32-128",
+            f"{value!r} is neither a number of tokens, at least 1, nor a range such as 32-128",
             param_hint=hint,
         )
     if int(ends[0]) > int(ends[1]):
@@ -152,7 +152,7 @@ def parse_lengths(value: str, *, hint: str) -> Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where arrivals end: seconds from the first on, and a number; None for no such bound."""
+    """Where arrivals end: after some seconds, and after some number; None for no such limit."""
 
     duration_s: float | None
     requests: int | None
@@ -179,7 +179,7 @@ def trace_arrivals(file: Path, bounds: Bounds, *, speed: float) -> list[Arrival]
     """The arrivals of a trace file.
 
     Raises:
-        WrongUse: there is no such file; ConfigError where it is no trace.
+        WrongUse: there is no such file; ConfigError: it is not a trace.
     """
     from serve_app.bench.requests.workload import parse_trace
 

@@ -1,23 +1,25 @@
-"""How the values of a benchmark's axes are read: several, with commas between them."""
+"""Parses the values of a benchmark's axes, separated by commas."""
 
 from collections.abc import Sequence
 
 import typer
 
 NOTHING = "none"
-"""Among residuals: a release without any."""
+"""As a residual: a release without residuals."""
 
 
 def parse_counts(values: str, *, hint: str) -> list[int]:
     """Whole numbers: `1,2,4`.
 
     Raises:
-        typer.BadParameter: one is none, or 0, or given twice.
+        typer.BadParameter: one is not a number, is 0, or is given twice.
     """
     found: list[int] = []
     for value in values.split(","):
         if not (value.isascii() and value.isdigit() and int(value) > 0):
-            raise typer.BadParameter(f"{value!r} is not a whole number from 1", param_hint=hint)
+            raise typer.BadParameter(
+                f"{value!r} is not a whole number, at least 1", param_hint=hint
+            )
         if int(value) in found:
             raise typer.BadParameter(f"{value} is given twice", param_hint=hint)
         found.append(int(value))
@@ -25,7 +27,7 @@ def parse_counts(values: str, *, hint: str) -> list[int]:
 
 
 def parse_choices(values: str, known: Sequence[str], *, hint: str) -> list[str]:
-    """Some of the words that are known, in the order given.
+    """Some of the known words, in the order given.
 
     Raises:
         typer.BadParameter: one is not.
@@ -33,7 +35,7 @@ def parse_choices(values: str, known: Sequence[str], *, hint: str) -> list[str]:
     found = list(dict.fromkeys(values.split(",")))
     for value in found:
         if value not in known:
-            raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=hint)
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=hint)
     return found
 
 
@@ -53,7 +55,7 @@ def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
     """Formats of the residuals of each release: `none,packed-1-128,rank-8+packed-1-128`.
 
     Raises:
-        typer.BadParameter: one is no format of a residual, or a release has two of one format.
+        typer.BadParameter: one is not a format of residuals, or a release has one twice.
     """
     found: list[tuple[str, ...]] = []
     for value in dict.fromkeys(values.split(",")):
@@ -61,7 +63,7 @@ def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
         for label in labels:
             _require_format(label, hint, residual=True)
         if len(set(labels)) < len(labels):
-            raise typer.BadParameter(f"{value!r}: one format is there twice", param_hint=hint)
+            raise typer.BadParameter(f"{value!r} has one format twice", param_hint=hint)
         found.append(labels)
     return found
 

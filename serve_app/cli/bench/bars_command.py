@@ -1,4 +1,4 @@
-"""`bench bars`: every bar that is stated for speed, and whether it holds here."""
+"""`bench bars`: every speed target, and whether this machine meets it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ def bars(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="NAME", show_default=False, help="A bar to measure; may be repeated."
+            "--only",
+            metavar="NAME",
+            show_default=False,
+            help="A target to measure. Repeat for more. Default: all.",
         ),
     ] = None,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Measure each bar and say whether it holds. Minutes; the exit code is 0 whatever holds.
+    """Measure every speed target and say whether this machine meets it.
 
-    On the CPU, in bfloat16, on random weights of the shape mixtral-115m: see docs/benchmarks.md.
+    Takes minutes. Uses the CPU, bfloat16 and random weights of the shape mixtral-115m, see
+    docs/benchmarks.md. The exit code is 0 even if a target is not met.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.bars.bars import BARS, bars_result
@@ -31,7 +35,9 @@ def bars(
 
     for name in only or ():
         if name not in BARS:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(BARS)}", param_hint="--only")
+            raise typer.BadParameter(
+                f"{name!r} is not one of {', '.join(BARS)}", param_hint="--only"
+            )
     with stages() as on_progress:
         result = bars_result(only or list(BARS), on_progress)
     show(terminal(result))

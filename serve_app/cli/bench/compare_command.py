@@ -1,4 +1,4 @@
-"""`bench compare`: what is asked for. Measures nothing, words no result."""
+"""`bench compare`: its options. Measures nothing, words no result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from serve_app.bench.requests.workload import Asked, Workload
 
 SHARE = 0.7
-"""Share of what the pool can take, unless a rate is given."""
+"""The rate by default: this share of what the pool can sustain."""
 ALL = "all"
 
 
@@ -61,7 +61,7 @@ def compare(
             metavar="X",
             parser=parse_positive,
             show_default=False,
-            help=f"Rate as a share of what `pool` is measured to take. Default: {SHARE}.",
+            help=f"Rate as a share of what `pool` can sustain. Default: {SHARE}.",
         ),
     ] = None,
     skew: Skew = 0.0,
@@ -71,17 +71,17 @@ def compare(
     prompt_tokens: PromptTokens = "64",
     answer_tokens: AnswerTokens = "64",
     sequences: Annotated[
-        int, typer.Option(min=1, help="Sequences that the device has keys and values for.")
+        int, typer.Option(min=1, help="Room for keys and values, in sequences.")
     ] = 32,
     seed: Seed = 0,
     drain: Drain = 600.0,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """The same requests through several ways of serving the models, one after another.
+    """Send the same requests through several ways of serving, one after another.
 
-    pool, pool-unmerged, isolated, swap, separate, single, transformers. Each has the whole machine
-    while its turn lasts, and the same memory for keys and values.
+    They are pool, pool-unmerged, isolated, swap, separate, single and transformers. Each has the
+    whole machine during its turn, and the same memory for keys and values.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.arms.arm_catalogue import ARMS
@@ -91,7 +91,7 @@ def compare(
 
     chosen_arms = list(ARMS) if arms == ALL else parse_choices(arms, tuple(ARMS), hint="--arms")
     if rate is not None and load is not None:
-        raise WrongUse("the rate is either --rate, or --load times what the pool can take")
+        raise WrongUse("give either --rate or --load, not both")
     workload = Workload(
         asking.parse_lengths(prompt_tokens, hint="--prompt-tokens"),
         asking.parse_lengths(answer_tokens, hint="--answer-tokens"),
@@ -125,9 +125,9 @@ def compare(
 def _ground(
     found: asking.Target, workload: Workload, engine: EngineConfig, sequences: int
 ) -> tuple[Ground, list[Asked]]:
-    """What all arms stand on, and the models as they can be asked in each.
+    """What all arms work with, and the models as each arm can be asked.
 
-    Raises: DoesNotFit, Unsupported; WrongUse where an isolated process could hold no request.
+    Raises: DoesNotFit, Unsupported; WrongUse if no request fits into an isolated process.
     """
     from serve_app.bench.arms.arm import Ground
     from serve_app.engine.unit_bytes import BLOCK_SIZE
@@ -140,7 +140,7 @@ def _ground(
     if least < longest:
         raise WrongUse(
             f"--sequences {sequences}: {kv_tokens} tokens of keys and values, divided between "
-            f"{len(found.models)} isolated models, hold no request of {longest}"
+            f"{len(found.models)} isolated models, have no room for a request of {longest}"
         )
     planned = replace(wanted, dtype=plan.dtype, device_memory=plan.device_memory)
     ground = Ground(found.spec, found.models, planned)

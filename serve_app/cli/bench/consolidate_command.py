@@ -1,4 +1,4 @@
-"""`bench consolidate`: what is asked for."""
+"""`bench consolidate`: its options."""
 
 from typing import Annotated
 
@@ -11,20 +11,25 @@ from serve_app.cli.parsing import parse_positive
 
 
 def consolidate(
-    models: Annotated[int, typer.Option(min=1, help="Checkpoints to consolidate.")] = 4,
-    layers: Annotated[int, typer.Option(min=1, help="Layers of each.")] = 4,
-    experts: Annotated[int, typer.Option(min=2, help="Experts of a layer.")] = 8,
-    hidden: Annotated[int, typer.Option(min=16, help="Features of a token.")] = 512,
-    intermediate: Annotated[int, typer.Option(min=8, help="Neurons of an expert.")] = 1024,
+    models: Annotated[int, typer.Option(min=1, help="Number of checkpoints.")] = 4,
+    layers: Annotated[int, typer.Option(min=1, help="Layers per checkpoint.")] = 4,
+    experts: Annotated[int, typer.Option(min=2, help="Experts per layer.")] = 8,
+    hidden: Annotated[int, typer.Option(min=16, help="Hidden size.")] = 512,
+    intermediate: Annotated[int, typer.Option(min=8, help="Neurons per expert.")] = 1024,
     expert_budget: Annotated[
-        float, typer.Option(metavar="X", parser=parse_positive, help="Expert bytes over one's.")
+        float,
+        typer.Option(
+            metavar="X",
+            parser=parse_positive,
+            help="Size of the pool, in units of one model's experts.",
+        ),
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Seconds and peak memory of every stage of consolidating random checkpoints.
+    """Measure seconds and peak memory of each stage of consolidating random checkpoints.
 
-    Run at two sizes it shows what grows with the bytes read, and what does not. Ratios to reading
-    are of processor seconds, which other processes disturb less.
+    Run it at two sizes to see what grows with the bytes read. Ratios to reading use processor
+    seconds, which other processes disturb less.
     """
     from serve_app.bench.consolidate.footprint import FamilyShape, footprint
     from serve_app.bench.consolidate.footprint_terminal import terminal

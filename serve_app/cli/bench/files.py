@@ -1,4 +1,4 @@
-"""Where a benchmark's outcome is written: JSON for programs, one HTML page for people."""
+"""Writes a benchmark's result: JSON for programs, one HTML page for people."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ PLOTTING = ("jinja2", "matplotlib")
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option(
-        "--json", metavar="FILE", show_default=False, help="Write everything found as JSON."
-    ),
+    typer.Option("--json", metavar="FILE", show_default=False, help="Write all results as JSON."),
 ]
 HtmlFile = Annotated[
     Path | None,
     typer.Option(
-        "--html", metavar="FILE", show_default=False, help="Write a page with tables and plots."
+        "--html",
+        metavar="FILE",
+        show_default=False,
+        help="Write an HTML page with tables and plots.",
     ),
 ]
 
 
 def require_writable(json_file: Path | None, html_file: Path | None) -> None:
-    """Refuse what could not be written, before anything is measured.
+    """Refuse files that could not be written, before anything is measured.
 
     Raises:
-        WrongUse: a file's directory does not exist, or it is a directory, or what draws the
-            page's plots is not installed.
+        WrongUse: a file's directory does not exist, it is a directory itself, or the packages
+            that draw the page's plots are not installed.
     """
     for option, file in (("--json", json_file), ("--html", html_file)):
         if file is None:
@@ -50,7 +51,7 @@ def require_writable(json_file: Path | None, html_file: Path | None) -> None:
 
 
 def write(result: Result, json_file: Path | None, html_file: Path | None) -> None:
-    """Write a result wherever it was asked for."""
+    """Write a result to the files that were given."""
     if json_file is not None:
         output.write_json(json_file, result.to_json())
     if html_file is not None:

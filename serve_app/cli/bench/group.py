@@ -1,4 +1,4 @@
-"""Which `bench` commands there are."""
+"""The `bench` commands."""
 
 import typer
 
@@ -8,12 +8,12 @@ from serve_app.cli.bench.consolidate_command import consolidate
 from serve_app.cli.bench.load_command import load
 from serve_app.cli.bench.step_command import step
 
-bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
 
 @bench.callback()
 def _group() -> None:
-    """Measure on this machine."""
+    """Measure speed and memory on this machine."""
 
 
 bench.command()(step)

@@ -1,4 +1,4 @@
-"""`bench load`: what is asked for. Measures nothing, words no result."""
+"""`bench load`: its options. Measures nothing, words no result."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from serve_app.bench.requests.workload import Asked
 
 DURATION_S = 60.0
-"""Of the arrivals, unless something else bounds them."""
+"""Seconds of arrivals, if nothing else limits them."""
 VOCABULARY = 256
-"""Of prompts over HTTP: an endpoint does not say how many tokens its models know."""
+"""Token ids of prompts over HTTP: an endpoint does not say how many its models know."""
 
 
 @engine_options()
@@ -49,7 +49,9 @@ def load(
     url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", show_default=False, help="Ask an OpenAI-compatible endpoint there."
+            metavar="URL",
+            show_default=False,
+            help="Address of an OpenAI-compatible endpoint to ask.",
         ),
     ] = None,
     model: Annotated[
@@ -57,7 +59,7 @@ def load(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="A model to ask. Default: all. Repeat for more.",
+            help="A model to ask. Repeat for more. Default: all.",
         ),
     ] = None,
     shape: ShapeName = None,
@@ -70,7 +72,7 @@ def load(
     rate: Rate = None,
     skew: Skew = 0.0,
     requests: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Requests at most.")
+        int | None, typer.Option(min=1, show_default=False, help="Most requests to send.")
     ] = None,
     duration: Annotated[
         float | None,
@@ -78,7 +80,7 @@ def load(
             metavar="S",
             parser=parse_positive,
             show_default=False,
-            help="Seconds of arrivals. Default: 60 where --requests is not given.",
+            help="Seconds of arrivals. Default: 60 if --requests is not given.",
         ),
     ] = None,
     trace: Annotated[
@@ -86,27 +88,29 @@ def load(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Arrivals and lengths of a CSV file: TIMESTAMP,ContextTokens,GeneratedTokens.",
+            help="CSV file of arrivals: TIMESTAMP,ContextTokens,GeneratedTokens.",
         ),
     ] = None,
     speed: Annotated[
         float,
-        typer.Option(metavar="X", parser=parse_positive, help="How much faster than the trace."),
+        typer.Option(
+            metavar="X", parser=parse_positive, help="How much faster to replay the trace."
+        ),
     ] = 1.0,
     prompt_tokens: PromptTokens = "64",
     answer_tokens: AnswerTokens = "64",
     vocabulary: Annotated[
-        int, typer.Option(min=4, help="Prompts over HTTP are random token ids below this.")
+        int, typer.Option(min=4, help="Prompts over HTTP are random token ids below this number.")
     ] = VOCABULARY,
     seed: Seed = 0,
     drain: Drain = 600.0,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Put requests to an endpoint or an engine when they are due, whatever is unfinished.
+    """Send requests at given times to an endpoint or an engine, even if others are unfinished.
 
-    Arrivals are a Poisson process of --rate, or those of --trace. Waits are counted from a
-    request's arrival, however late it was sent; how late that was is shown.
+    Requests arrive by a Poisson process of --rate, or as in --trace. Waits count from a request's
+    arrival, however late it was sent; the output says how late that was.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.load.load import measure_load
@@ -157,20 +161,20 @@ def load(
 
 def _require_one_kind_of_arrivals(rate: float | None, trace: Path | None, speed: float) -> None:
     if (rate is None) == (trace is None):
-        raise WrongUse("arrivals are either those of --trace or a process of --rate")
+        raise WrongUse("give either --trace or --rate")
     if trace is None and speed != 1.0:
-        raise WrongUse("--speed is of a --trace")
+        raise WrongUse("--speed needs --trace")
 
 
 def _refuse_beside_url(options: list[str]) -> None:
     for name in options:
-        raise WrongUse(f"{name} is for an engine that is started here; --url is asked instead")
+        raise WrongUse(f"{name} is for an engine that starts here, but --url is given")
 
 
 def _endpoint(
     url: str, wanted: tuple[str, ...], vocabulary: int
 ) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
-    """Raises: WrongUse for what is no address; ConfigError where it does not answer as it must."""
+    """Raises: WrongUse if this is not an address; ConfigError if it does not answer properly."""
     from urllib.parse import urlsplit
 
     from serve_app.bench.arms.arm_catalogue import ArmSpec
@@ -178,7 +182,7 @@ def _endpoint(
 
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise WrongUse(f"--url {url}: an address begins with http:// or https://")
+        raise WrongUse(f"--url {url}: an address must begin with http:// or https://")
     base = url.rstrip("/").removesuffix("/v1")
     asked = asked_of(base, wanted, vocabulary)
     spec = HttpSpec(base, tuple(one.name for one in asked))
@@ -188,7 +192,7 @@ def _endpoint(
 def _engine(
     found: asking.Target, wanted: tuple[str, ...], engine: EngineConfig, *, merged: bool
 ) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
-    """Raises: UnknownModel; DoesNotFit and Unsupported as an engine does."""
+    """Raises: UnknownModel; DoesNotFit and Unsupported like an engine."""
     from dataclasses import replace
 
     from serve_app.bench.arms.arm import Ground
@@ -201,7 +205,7 @@ def _engine(
             raise UnknownModel(f"there is no model {name!r}: {', '.join(found.models)}")
     asked = replace(found, models=wanted or found.models)
     plan = found.plan(engine)
-    # The engine holds all models of the release, as when it serves; some are asked.
+    # The engine holds all models of the release, as in serving; some are asked.
     ground = Ground(found.spec, found.models, engine)
     spec = ArmSpec("engine", (ProcessSpec("engine", ground, merged=merged),))
     settings = {

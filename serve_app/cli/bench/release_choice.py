@@ -1,4 +1,4 @@
-"""The release that a benchmark runs on: random weights of a shape, or one of a registry."""
+"""The release that a benchmark runs on: random weights of a shape, or one in a registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A release of a registry. release: as `resolve` takes it."""
+    """A release in a registry. release: as `resolve` takes it."""
 
     registry: str
     family: str
@@ -68,19 +68,19 @@ class Random:
 def published(
     registry: str | None, family: str | None, release: str | None, **of_shapes: object
 ) -> Published | None:
-    """The release that is named; None where none is. of_shapes: options that only shapes have.
+    """The named release, or None. of_shapes: options that only shapes have.
 
     Raises:
-        WrongUse: it is named in part, or beside something that only a shape has.
+        WrongUse: its name is incomplete, or an option for shapes is given too.
     """
     if registry is None and family is None and release is None:
         return None
     if registry is None or family is None:
         missing = "--registry" if registry is None else "--family"
-        raise WrongUse(f"a release is meant, and {missing} is not given")
+        raise WrongUse(f"to measure a release, give {missing} too")
     for name, given in of_shapes.items():
         if given:
-            raise WrongUse(f"--{name} is for a shape; a release is as it was published")
+            raise WrongUse(f"--{name} is only for a shape, not for a published release")
     return Published(registry, family, release)
 
 
@@ -96,10 +96,12 @@ def random(
 
     name = shape or DEFAULT_SHAPE
     if name not in SHAPES:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(SHAPES)}", param_hint="--shape")
+        raise typer.BadParameter(
+            f"{name!r} is not one of {', '.join(SHAPES)}", param_hint="--shape"
+        )
     if layers is not None and layers > SHAPES[name].num_layers:
         raise typer.BadParameter(
-            f"{layers}: {name} has {SHAPES[name].num_layers}", param_hint="--layers"
+            f"{layers}: {name} has only {SHAPES[name].num_layers}", param_hint="--layers"
         )
     made_in = "bfloat16" if dtype == "auto" else dtype
     return Random(name, SHAPES[name].config(layers), made_in, device, merged)

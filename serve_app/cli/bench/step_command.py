@@ -55,40 +55,41 @@ def step(
         typer.Option(
             metavar="N,…",
             show_default=False,
-            help="Models in a step. Default: 1,2,4,8, as far as there are.",
+            help="Models in a step. Default: 1,2,4,8, as far as they exist.",
         ),
     ] = None,
     sequences: Annotated[
         str, typer.Option(metavar="N,…", help="Sequences in a step, spread over its models.")
     ] = "8,16",
-    context: Annotated[
-        str, typer.Option(metavar="N,…", help="Tokens that each sequence has.")
-    ] = "64",
+    context: Annotated[str, typer.Option(metavar="N,…", help="Tokens of each sequence.")] = "64",
     phase: Annotated[
-        str, typer.Option(metavar="P,…", help="decode: one more token each; prefill: all of them.")
+        str,
+        typer.Option(
+            metavar="P,…", help="decode: one more token each; prefill: the whole context."
+        ),
     ] = "decode,prefill",
     places: Annotated[
         str | None,
         typer.Option(
             metavar="N,…",
             show_default=False,
-            help="Places for backbones. Default: the most of --models.",
+            help="Places for backbones. Default: the largest of --models.",
         ),
     ] = None,
     parts: Annotated[
-        str, typer.Option(metavar="F,…", help="Formats of the shape's slots.")
+        str, typer.Option(metavar="F,…", help="Formats of the slots of a shape.")
     ] = DENSE,
     residual: Annotated[
         str,
         typer.Option(
-            metavar="F,…", help="Residuals of every expert of the shape: none,rank-8,packed-1-128."
+            metavar="F,…", help="Residuals of the experts of a shape: none,rank-8,packed-1-128."
         ),
     ] = NOTHING,
     unmerged: Unmerged = False,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Load backbones too: first tokens, and rate of loads.")
+        bool, typer.Option("--cold", help="Also measure loading of backbones.")
     ] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed at a point.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps per point.")] = 20,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:

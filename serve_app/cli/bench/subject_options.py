@@ -9,7 +9,7 @@ from serve_app.cli.parsing import parse_name, parse_registry
 from serve_app.engine.config import EngineConfig
 
 DEFAULT_SHAPE = "mixtral-115m"
-"""The shape that the bars are stated for."""
+"""The shape of the speed targets."""
 
 ShapeName = Annotated[
     str | None,
@@ -22,7 +22,13 @@ ShapeName = Annotated[
 ]
 NumLayers = Annotated[
     int | None,
-    typer.Option("--layers", min=1, metavar="N", show_default=False, help="Layers of the shape."),
+    typer.Option(
+        "--layers",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Layers of the shape. Default: all.",
+    ),
 ]
 MaybeRegistry = Annotated[
     str | None,
@@ -31,13 +37,17 @@ MaybeRegistry = Annotated[
         metavar="DIR",
         parser=parse_registry,
         show_default=False,
-        help="Measure a release that is there, instead of a shape.",
+        help="Measure a release in this registry instead of a shape.",
     ),
 ]
 MaybeFamily = Annotated[
     str | None,
     typer.Option(
-        "--family", metavar="F", parser=parse_name, show_default=False, help="The release's family."
+        "--family",
+        metavar="F",
+        parser=parse_name,
+        show_default=False,
+        help="Family of the release.",
     ),
 ]
 MaybeRelease = Annotated[
@@ -46,11 +56,11 @@ MaybeRelease = Annotated[
         "--release",
         metavar="RELEASE",
         show_default=False,
-        help="Its id, the beginning of one, or a channel. Default: stable, or the newest.",
+        help="Id, beginning of an id, or channel. Default: stable, else the newest.",
     ),
 ]
 Unmerged = Annotated[
-    bool, typer.Option("--unmerged", help="Each of the shape's models has slots of its own.")
+    bool, typer.Option("--unmerged", help="Give each model of the shape its own slots.")
 ]
 
 

@@ -126,7 +126,7 @@ def test_what_is_refused_or_breaks_off_is_lost_and_says_why(
 
 def test_an_answer_that_does_not_end_is_lost_in_time(endpoint: tuple[str, Endpoint]) -> None:
     hanging, whole = answers(endpoint[0], ["hangs", "a"], drain_s=0.5)
-    assert hanging.error == "no whole answer within 0.5 s of the last arrival"
+    assert hanging.error == "no complete answer within 0.5 s after the last arrival"
     assert hanging.first_s is not None
     assert not whole.is_lost
 

@@ -76,7 +76,7 @@ def test_what_is_not_answered_in_time_is_lost_and_said_so() -> None:
         on_progress=told.append,
     )
     assert [o.is_lost for o in run.outcomes] == [True, False, True, False]
-    assert run.outcomes[0].error == "no whole answer within 0.5 s of the last arrival"
+    assert run.outcomes[0].error == "no complete answer within 0.5 s after the last arrival"
     assert run.outcomes[0].finished_s is None
     assert told[-1] == 2
 

@@ -37,7 +37,7 @@ def test_a_value_that_no_point_could_have_is_refused_by_name(grid: Grid, said: s
 
 def test_places_are_for_the_models_of_a_step_and_no_more_than_there_are() -> None:
     require_places([2, 4], [1, 2], 4)
-    with pytest.raises(ConfigError, match="places 1: a step is to have 2 models"):
+    with pytest.raises(ConfigError, match="places 1: a step needs 2 models"):
         require_places([1], [1, 2], 4)
     with pytest.raises(ConfigError, match="places 8: it is 1 to 4"):
         require_places([8], [1, 2], 4)

@@ -85,8 +85,8 @@ def trace(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (LOAD, "either those of --trace or a process of --rate"),
-        ([*LOAD, "--rate", "1", "--trace", "x.csv"], "either those of --trace"),
+        (LOAD, "give either --trace or --rate"),
+        ([*LOAD, "--rate", "1", "--trace", "x.csv"], "give either --trace or --rate"),
         ([*LOAD, "--rate", "0"], "is not more than 0"),
         ([*LOAD, "--rate", "1", "--speed", "2"], "--speed"),
         ([*LOAD, "--trace", "nosuch.csv"], "nosuch.csv"),
@@ -99,8 +99,8 @@ def trace(tmp_path: Path) -> str:
         (["bench", "load", "--rate", "1", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),
         ([*LOAD, "--rate", "0.001", "--duration", "1"], "no request arrives"),
         ([*COMPARE, "--arms", "pool,nosuch"], "nosuch"),
-        ([*COMPARE, "--rate", "1", "--load", "0.5"], "either --rate, or --load"),
-        ([*COMPARE, "--models", "8", "--sequences", "4"], "hold no request of 128"),
+        ([*COMPARE, "--rate", "1", "--load", "0.5"], "give either --rate or --load"),
+        ([*COMPARE, "--models", "8", "--sequences", "4"], "have no room for a request of 128"),
         ([*COMPARE, "--rate", "0.001", "--duration", "1"], "no request arrives"),
         ([*COMPARE, "--registry", "nosuch"], "--family"),
     ],
@@ -190,7 +190,7 @@ def test_compare_puts_the_same_jobs_through_every_arm(
     assert [spec.name for spec in asked["specs"]] == list(ARMS)
     assert asked["ground"].engine.kv_tokens == 32 * 128
     told = capsys.readouterr()
-    assert "50% of the 10.00 that pool can take" in told.out
+    assert "50% of the 10.00 that pool can sustain" in told.out
     assert "less than 60 s" in told.out
     assert "÷ isolated" in told.out
     assert "swap lost: it was in the way" in told.err
