@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -39,7 +38,7 @@ def _open_release(registry: Registry, release: str) -> OpenedRelease:
     reader = ReleaseReader(registry, release)
     tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
     at = registry.published_at(release)
-    return OpenedRelease(cast(ReplicaSource, reader), tokenizers, int(at.timestamp()) if at else 0)
+    return OpenedRelease(reader, tokenizers, int(at.timestamp()) if at else 0)
 
 
 def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
@@ -56,11 +55,11 @@ def _open_engine(config: EngineConfig, source: ReplicaSource) -> Loop:
         torch.set_num_threads(_num_threads())  # Ray gives a replica that reserves no CPU one thread
 
     def make(wake: Callable[[], None]) -> Engine:
-        return Engine.open(cast(Any, source), config, on_loaded=wake)
+        return Engine.open(source, config, on_loaded=wake)
 
     loop = EngineLoop(make)
     try:
-        loop.stage(cast(Any, source)).result()
+        loop.stage(source).result()
     except BaseException:
         loop.close()
         raise

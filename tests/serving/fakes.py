@@ -6,11 +6,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from serve_app.config import ServeConfig
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.source import BlobLike, LayerLike
 from serve_app.engine.stats import Stats
 from serve_app.errors import (
     DoesNotFit,
@@ -34,12 +35,28 @@ TOKENIZER = Tokenizer(byte_level())
 class FakeModel:
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
+    backbone: tuple[BlobLike, ...] = ()
+    expert_map: tuple[tuple[int, ...], ...] = ()
+    residual_map: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class FakeSource:
+    """A release without tensors: to read one is a mistake."""
+
     id: str
     models: Mapping[str, FakeModel]
+    dtype: str = "float32"
+    layers: tuple[LayerLike, ...] = ()
+
+    def read_slot(self, layer: int, slot: int) -> NoReturn:
+        raise AssertionError(f"{self.id}: slot {slot} of layer {layer} is read")
+
+    def read_residual(self, layer: int, residual: int) -> NoReturn:
+        raise AssertionError(f"{self.id}: residual {residual} of layer {layer} is read")
+
+    def read_backbone(self, model: str) -> NoReturn:
+        raise AssertionError(f"{self.id}: the backbone of {model} is read")
 
 
 def source(release: str, *models: str, **generation: Any) -> FakeSource:
@@ -66,7 +83,7 @@ class FakeLoop:
     holds one page; `pages` are those that are free.
     """
 
-    first: FakeSource
+    first: ReplicaSource
     answers: dict[str, list[int]] = field(default_factory=dict)
     manual: bool = False
     kv_tokens: int = CONTEXT
@@ -75,7 +92,7 @@ class FakeLoop:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._releases: dict[str, FakeSource] = {self.first.id: self.first}
+        self._releases: dict[str, ReplicaSource] = {self.first.id: self.first}
         self._running: dict[str, _Running] = {}
         self._retiring: dict[str, Future[None]] = {}
         self._wake = threading.Event()
@@ -142,14 +159,14 @@ class FakeLoop:
         assert model in self._releases[release].models
         return CONTEXT
 
-    def fits_beside(self, source: FakeSource) -> bool:
+    def fits_beside(self, source: ReplicaSource) -> bool:
         return len(self._releases) < self.room
 
-    def require_room_alone(self, source: FakeSource) -> None:
+    def require_room_alone(self, source: ReplicaSource) -> None:
         if source.id == self.too_large:
             raise DoesNotFit("too large, even alone", needed=2, available=1)
 
-    def stage(self, source: FakeSource) -> "Future[None]":
+    def stage(self, source: ReplicaSource) -> "Future[None]":
         done: Future[None] = Future()
         with self._lock:
             assert source.id not in self._releases, "staged twice"
@@ -318,7 +335,6 @@ class World:
         return Parts(self.registry.channel, self.registry.open, self._open)
 
     def _open(self, first: ReplicaSource) -> Loop:
-        assert isinstance(first, FakeSource)
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
         self.loops.append(loop)
         return loop

@@ -9,6 +9,7 @@ from serve_app.config import ServeConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.serving import assembly
+from tests.serving.fakes import source
 
 
 class _Loop:
@@ -43,5 +44,5 @@ def test_the_engine_is_opened_as_configured(
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     given = {"registry": str(tmp_path), "device": "cpu", **settings}
     config = ServeConfig.model_validate(given)
-    assembly.real_parts(config).open_engine(object())  # type: ignore[arg-type]
+    assembly.real_parts(config).open_engine(source("r1"))
     assert opened == [EngineConfig(device="cpu", **settings)]

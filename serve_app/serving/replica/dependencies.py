@@ -6,28 +6,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serve_app.engine.request import Event, Request
+from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.text.tokenizer import Tokenizer
 
 
-class ModelFacts(Protocol):
-    """What of a model matters before the engine: its two configs."""
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...
+class ReplicaModel(ModelLike, Protocol):
+    """A model as its engine needs it, and what it generates by where a request does not say."""
 
     @property
     def generation_config(self) -> Mapping[str, Any]: ...
 
 
-class ReplicaSource(Protocol):
-    """A release as the replica sees it; the engine reads more of it."""
+class ReplicaSource(ReleaseSource, Protocol):
+    """A release that the replica hands to its engine, of models that it answers for itself."""
 
     @property
-    def id(self) -> str: ...
-
-    @property
-    def models(self) -> Mapping[str, ModelFacts]: ...
+    def models(self) -> Mapping[str, ReplicaModel]: ...
 
 
 class Loop(Protocol):
@@ -41,11 +36,11 @@ class Loop(Protocol):
 
     def context_length(self, release: str, model: str) -> int: ...
 
-    def fits_beside(self, source: Any) -> bool: ...
+    def fits_beside(self, source: ReplicaSource) -> bool: ...
 
-    def require_room_alone(self, source: Any) -> None: ...
+    def require_room_alone(self, source: ReplicaSource) -> None: ...
 
-    def stage(self, source: Any) -> "Future[None]": ...
+    def stage(self, source: ReplicaSource) -> "Future[None]": ...
 
     def retire(self, release: str) -> "Future[None]": ...
 
