@@ -7,9 +7,7 @@ beside it.
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 
@@ -21,10 +19,11 @@ from serve_app.engine.loading.supply import Supply
 from serve_app.engine.memory import MemoryPlan, plan_memory
 from serve_app.engine.model.facts import DTYPES, widest
 from serve_app.engine.model.packed import PackedModel
-from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.request import Event, Request
 from serve_app.engine.run.captures import DecodeGraphs, GraphBackend
 from serve_app.engine.run.cuda_graphs import graph_backend
-from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.run.flights import Flights
+from serve_app.engine.run.runner import Runner
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats, look
 from serve_app.errors import (
@@ -35,7 +34,6 @@ from serve_app.errors import (
 )
 from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import NeverFits
-from serve_app.scheduling.events import Finished
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
@@ -43,33 +41,6 @@ from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Active:
-    """A request in the engine, and the log-probabilities of its prompt so far, by position.
-
-    queued_s: its wait before anything was computed, from then until its first token is reported;
-    num_cached: tokens of its prompt that were found computed, as long.
-    """
-
-    request: Request
-    row: int
-    prompt_logprobs: dict[int, Logprob]
-    prompt_due: bool
-    began: bool = False
-    queued_s: float | None = None
-    num_cached: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step under way, and its requests by id. step: None where it could not be launched."""
-
-    plan: StepPlan
-    active: Mapping[str, _Active]
-    began: float
-    step: LaunchedStep | None
 
 
 class Engine:
@@ -98,7 +69,7 @@ class Engine:
         if graphs is not None:
             needs, most = memory.captured, memory.kept_bytes
             self._graphs = DecodeGraphs(packed, graphs, config.max_sequences, needs, most)
-        self._runner = Runner(packed, graphs=self._graphs, clock=clock)
+        runner = Runner(packed, graphs=self._graphs, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._scheduler = Scheduler(
@@ -113,17 +84,14 @@ class Engine:
         self._supply = Supply(
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )
-        self._active: dict[str, _Active] = {}
+        self._flights = Flights(self._scheduler, runner, self.counters, clock=clock)
         # On CUDA, where the device need not wait for the host then.
         on_cuda = packed.device.type == "cuda"
         self._plan_ahead = on_cuda if config.plan_ahead is None else config.plan_ahead
-        self._flights: deque[_Flight] = deque()
-        self._landed = 0.0
         self._checked_steps = 0
         self._broken: str | None = None
         self.is_stepping = False
         """Whether the last step computed anything; if not, there is nothing to do but wait."""
-        self._events: list[Event] = []
 
     @classmethod
     def open(
@@ -193,7 +161,7 @@ class Engine:
         if self._supply.is_retiring(request.release):
             raise UnknownRelease(f"release {request.release!r} is being retired")
         model = self._releases.model(request.release, request.model)
-        if request.id in self._active:
+        if request.id in self._flights:
             raise DuplicateRequest(f"request {request.id!r} is running already")
         prompt = len(request.prompt)
         if prompt + request.max_tokens > model.context_length:
@@ -229,12 +197,11 @@ class Engine:
                 prompt_tokens=prompt,
                 max_tokens=request.max_tokens,
             ) from error
-        due = request.prompt_logprobs is not None
-        self._active[request.id] = _Active(request, model.row, {}, due)
+        self._flights.add(request, model.row)
 
     def abort(self, request: str) -> bool:
         """End a request and free what it holds. False where there is none of that id."""
-        self._active.pop(request, None)
+        self._flights.drop(request)
         return self._scheduler.abort(request)
 
     def context_length(self, release: str, model: str) -> int:
@@ -259,10 +226,9 @@ class Engine:
             self._launch(self._scheduler.schedule_ahead(self._clock()))
         self.is_stepping = bool(self._flights)
         if self._flights:
-            self._land(self._flights.popleft())
+            self._flights.land(self._take_reports)
         self._supply.drop_retired()
-        events, self._events = self._events, []
-        return events
+        return self._flights.take_events()
 
     def check(self) -> None:
         """See whether what is counted adds up, if steps were made since that was last seen.
@@ -300,8 +266,7 @@ class Engine:
     def _take_reports(self) -> None:
         """Learn what was loaded, and tell the requests that a failed load costs."""
         for lost in self._supply.take_reports():
-            self._active.pop(lost.request, None)
-            self._events.append(Failed(lost.request, lost.error))
+            self._flights.fail(lost.request, lost.error)
 
     def _launch(self, plan: StepPlan) -> bool:
         """Begin a plan's loads and its step, after the step that is under way if one is.
@@ -309,69 +274,6 @@ class Engine:
         -> whether there is no step, but a backbone arrives that one might use.
         """
         arrives = self._supply.begin_loads(plan.loads)
-        if not plan.chunks:
-            return arrives
-        active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
-        running = {}
-        for name, request in active.items():
-            sequence = self._scheduler.get(name)
-            assert sequence is not None
-            running[name] = RunningRequest(request.request, request.row, sequence.tokens)
-            if not request.began:
-                request.began, request.queued_s = True, self._clock() - sequence.arrival
-                request.num_cached = sequence.num_found or 0
-                self.counters.note_prefix(len(sequence.prompt), sequence.num_found)
-        after = self._flights[-1].step if self._flights else None
-        began, step = self._clock(), None
-        try:
-            step = self._runner.launch(plan, running, after)
-        except Exception as error:  # noqa: BLE001 - others must go on
-            self._give_up(active, error)
-        self._flights.append(_Flight(plan, active, began, step))
-        return False
-
-    def _land(self, flight: _Flight) -> None:
-        """Wait for a step, the oldest under way, and tell its requests what it gave."""
-        result = StepResult()
-        try:
-            if flight.step is not None:
-                result = flight.step.collect()
-        except Exception as error:  # noqa: BLE001 - others must go on
-            self._give_up(flight.active, error)
-        self._take_reports()  # before its tokens count: a load it waited for may have failed
-        now = self._clock()
-        self.counters.note_step(now - max(flight.began, self._landed), result.forward_s)
-        self._landed = now
-        for name, found in result.prompt_logprobs.items():
-            flight.active[name].prompt_logprobs.update(found)
-        for done in self._scheduler.commit(flight.plan, result.sampled, now):
-            active = flight.active[done.id]
-            self._report_prompt(active)
-            queued_s, active.queued_s = active.queued_s, None
-            num_cached, active.num_cached = active.num_cached, 0
-            finish = None
-            if isinstance(done, Finished):
-                finish = done.reason
-                del self._active[done.id]
-            token = -1 if done.token is None else done.token
-            logprob = result.logprobs.get(done.id)
-            self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
-
-    def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
-        """End the requests of a step that broke, and leave the others as they are."""
-        logger.error("a step broke; its requests are given up", exc_info=error)
-        failure = EngineError(f"the engine could not compute a step: {error}")
-        failure.__cause__ = error
-        for name, request in active.items():
-            if self._active.get(name) is request:
-                self.abort(name)
-                self._events.append(Failed(name, failure))
-
-    def _report_prompt(self, active: _Active) -> None:
-        """Once, before a request's first token: its prompt's log-probabilities if wanted."""
-        if not active.prompt_due:
-            return
-        active.prompt_due = False
-        found = active.prompt_logprobs
-        each = (found.get(position) for position in range(len(active.request.prompt)))
-        self._events.append(PromptLogprobs(active.request.id, tuple(each)))
+        if plan.chunks:
+            self._flights.launch(plan)
+        return arrives and not plan.chunks

@@ -6,36 +6,24 @@ the assumption that no token stops a sequence before its length does. Where one 
 the next step was computed in vain. Adding, aborting and the end of a load are legal at any
 moment, also between plan and commit. Not thread-safe.
 
-*Rank* is priority, then arrival. Who needs what is not free, as KV blocks, takes all that the
-sequence of the lowest rank holds, if that is below its own; otherwise it waits, with what it has.
-Hence the first in rank advances in every step, and everything that runs ends. A step that is
-planned ahead takes from nobody: where something is short, nothing is planned before the commit.
-What is needed is known to needs.py alone.
+Who computes what is decided by planner.py; what sequences need is known to needs.py alone.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from serve_app.scheduling.errors import DuplicateSequence
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.needs import Ledger, Needs
 from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
+from serve_app.scheduling.planner import Planner
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
 from serve_app.scheduling.sequence import ModelKey, Sequence
-
-
-@dataclass(slots=True)
-class _Step:
-    """A plan in the making. `is_short`: somebody who runs got less room than wanted."""
-
-    budget: int
-    chunks: dict[str, Chunk] = field(default_factory=dict)
-    is_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +59,21 @@ class Scheduler:
                 f" max_model_wait_s {max_model_wait_s} not negative"
             )
         self.places = places
-        self.num_preemptions = 0
         self.num_hits = 0
         self.num_misses = 0
-        self._step_tokens = step_tokens
-        self._max_running = min(max_sequences, step_tokens)
         self._queues = FairQueues()
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
         self._needs = Needs(needs)
         self._cache = cache
         self._running = Running(self._needs, places, cache)
+        self._planner = Planner(
+            self._running,
+            self._queues,
+            self._residency,
+            step_tokens=step_tokens,
+            max_running=min(max_sequences, step_tokens),
+        )
         self._number = 0
         self._now = 0.0
         self._outstanding: list[_Outstanding] = []
@@ -183,7 +175,7 @@ class Scheduler:
         if len(self._outstanding) != 1:
             raise RuntimeError(f"{len(self._outstanding)} plans have not been committed, not one")
         self._advance_clock(now)
-        return self._make_plan() if self._goes_on() else StepPlan()
+        return self._make_plan() if self._planner.goes_on() else StepPlan()
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[SequenceEvent]:
         """Take in what the step computed; `sampled` has the token of each chunk that samples.
@@ -221,6 +213,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._sequences) - len(self._running)
 
+    @property
+    def num_preemptions(self) -> int:
+        """How often a running sequence had to give up what it held."""
+        return self._planner.num_preemptions
+
     def num_running_by_model(self) -> dict[ModelKey, int]:
         """Models of which something runs."""
         return self._running.by_model()
@@ -250,11 +247,11 @@ class Scheduler:
     def check(self) -> None:
         """Assert every invariant that ties sequences, needs, places and queues together."""
         self._running.check()
+        self._planner.check()
         self._residency.check()
         waiting = [s for q in self._queues for s in q.waiting]
         known = sorted(s.id for s in [*waiting, *self._running])
         assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
-        assert len(self._running) <= self._max_running, "too many sequences run"
         assert len(self._outstanding) <= 2, "too many plans are not committed"
         for s in waiting:
             held = (s.held, s.num_computed, s.num_pending, s.place)
@@ -278,84 +275,13 @@ class Scheduler:
             return False
         return any(c.samples for c in outstanding.plan.chunks if c.sequence == sequence.id)
 
-    def _goes_on(self) -> bool:
-        """Whether all that run find what their next tokens need, and none starts anew."""
-        budget, lengths = self._step_tokens, []
-        for sequence in self._running.in_turn():
-            lengths.append((sequence, min(sequence.num_missing, budget)))
-            budget -= lengths[-1][1]
-        anew = any(sequence.starts_anew for sequence in self._running)
-        return not anew and self._running.fit(lengths)
-
     def _make_plan(self) -> StepPlan:
         loads = self._residency.begin_loads(self._now, self._number)
-        step = _Step(self._step_tokens)
-        self._continue_running(step)
-        if not step.is_short:
-            self._admit(step)
-        planned = [s for s in self._running if s.id in step.chunks]
-        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
-        plan = StepPlan(tuple(step.chunks[s.id] for s in planned), loads)
+        planned = self._planner.plan(self._now, self._number)
+        plan = StepPlan(tuple(planned.values()), loads)
         if planned:
             self._outstanding.append(_Outstanding(plan, {s.id: s for s in planned}))
         return plan
-
-    def _continue_running(self, step: _Step) -> None:
-        """One token for each that decodes, then chunks of prompts, in order of rank."""
-        for sequence in self._running.in_turn():
-            if step.budget and sequence.place is not None:
-                self._continue(sequence, step)
-
-    def _continue(self, sequence: Sequence, step: _Step) -> None:
-        """Plan what there is room for; where there is none, take what the last in rank holds."""
-        while not self._running.room(sequence):
-            step.is_short = True
-            last = self._running.last
-            if last is sequence:
-                return
-            self._preempt(last, step)
-        wanted = min(sequence.num_missing, step.budget)
-        room = self._running.room(sequence)
-        if room < wanted:
-            step.is_short = True
-        self._plan_chunk(sequence, min(wanted, room), step)
-
-    def _preempt(self, sequence: Sequence, step: _Step) -> None:
-        """Take all it holds; it waits again and will recompute every token it knows."""
-        dropped = step.chunks.pop(sequence.id, None)
-        if dropped is not None:
-            step.budget += len(dropped.tokens)
-        self._running.release(sequence)
-        sequence.num_preemptions += 1
-        self.num_preemptions += 1
-        self._queues.put_back(sequence)
-
-    def _admit(self, step: _Step) -> None:
-        """Begin new sequences, the least served queue first, while budget and room last.
-
-        One begins when what is free suffices for all it knows; those that run already have what
-        they need, or else there is no budget left or the step is short. The next in turn is waited
-        for when it does not fit: the small do not overtake it.
-        """
-        while step.budget and len(self._running) < self._max_running:
-            queue = self._queues.next(self._residency.admits)
-            queue = queue or self._queues.next(self._residency.admits_early)
-            if queue is None:
-                return
-            sequence = queue.head
-            if not self._running.fits(sequence):
-                return
-            self._begin(sequence)
-            self._plan_chunk(sequence, min(sequence.num_missing, step.budget), step)
-
-    def _begin(self, sequence: Sequence) -> None:
-        self._queues.admit(sequence)
-        self._residency.admitted(sequence.backbone, self._now, self._number)
-        self._running.begin(sequence)
-
-    def _plan_chunk(self, sequence: Sequence, length: int, step: _Step) -> None:
-        step.budget -= length
-        step.chunks[sequence.id] = self._running.advance(sequence, length)
 
     def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> SequenceEvent | None:
         sequence = self._sequences[chunk.sequence]

@@ -293,7 +293,7 @@ class World:
     def begin_ahead(self) -> StepPlan:
         """Plan and execute the step after the one under way."""
         before = set(self.running)
-        goes_on = self.scheduler._goes_on()
+        goes_on = self.scheduler._planner.goes_on()
         state = self._holdings()
         plan = self.scheduler.schedule_ahead(self.now)
         if goes_on:

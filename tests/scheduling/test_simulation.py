@@ -125,7 +125,7 @@ class Simulation(RuleBasedStateMachine):
     @rule()
     def plan_ahead(self) -> None:
         self._before_plan()
-        goes_on = self.world.scheduler._goes_on()
+        goes_on = self.world.scheduler._planner.goes_on()
         self.world.begin_ahead()
         if goes_on:
             self._after_plan()

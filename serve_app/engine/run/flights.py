@@ -1,0 +1,158 @@
+"""The requests of an engine, and the steps under way for them. Plans no step, loads nothing."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from serve_app.engine.counters import Counters
+from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.errors import EngineError
+from serve_app.scheduling.events import Finished, SequenceEvent
+from serve_app.scheduling.plan import StepPlan
+from serve_app.scheduling.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Active:
+    """A request in the engine, and the log-probabilities of its prompt so far, by position.
+
+    row: of its model in the expert maps.   queued_s: its wait before anything was computed, from
+    then until its first token is reported; num_cached: tokens of its prompt that were found
+    computed, as long.
+    """
+
+    request: Request
+    row: int
+    prompt_due: bool
+    prompt_logprobs: dict[int, Logprob] = field(default_factory=dict)
+    began: bool = False
+    queued_s: float | None = None
+    num_cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way, and its requests by id. step: None where it could not be launched."""
+
+    plan: StepPlan
+    active: Mapping[str, _Active]
+    began: float
+    step: LaunchedStep | None
+
+
+class Flights:
+    """Steps are launched one after another and land in that order, with events for requests."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        counters: Counters,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._counters = counters
+        self._clock = clock
+        self._active: dict[str, _Active] = {}
+        self._flights: deque[_Flight] = deque()
+        self._landed = 0.0
+        self._events: list[Event] = []
+
+    def __len__(self) -> int:
+        """How many steps are under way."""
+        return len(self._flights)
+
+    def __contains__(self, request: str) -> bool:
+        return request in self._active
+
+    def add(self, request: Request, row: int) -> None:
+        """A request whose sequence the scheduler knows. row: of its model in the expert maps."""
+        self._active[request.id] = _Active(request, row, request.prompt_logprobs is not None)
+
+    def drop(self, request: str) -> None:
+        """No event of this request follows, if it is there."""
+        self._active.pop(request, None)
+
+    def fail(self, request: str, error: EngineError) -> None:
+        """This request ends, unanswered; the scheduler has forgotten its sequence."""
+        self.drop(request)
+        self._events.append(Failed(request, error))
+
+    def take_events(self) -> list[Event]:
+        """What has come for requests since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def launch(self, plan: StepPlan) -> None:
+        """Begin a step that computes something, after the last one under way."""
+        active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
+        running = {name: self._running(request) for name, request in active.items()}
+        after = self._flights[-1].step if self._flights else None
+        began, step = self._clock(), None
+        try:
+            step = self._runner.launch(plan, running, after)
+        except Exception as error:  # noqa: BLE001 - others must go on
+            self._give_up(active, error)
+        self._flights.append(_Flight(plan, active, began, step))
+
+    def _running(self, active: _Active) -> RunningRequest:
+        sequence = self._scheduler.get(active.request.id)
+        assert sequence is not None
+        if not active.began:
+            active.began, active.queued_s = True, self._clock() - sequence.arrival
+            active.num_cached = sequence.num_found or 0
+            self._counters.note_prefix(len(sequence.prompt), sequence.num_found)
+        return RunningRequest(active.request, active.row, sequence.tokens)
+
+    def land(self, take_reports: Callable[[], None]) -> None:
+        """Wait for a step, the oldest under way, and tell its requests what it gave.
+
+        take_reports: called before its tokens count: a load that it waited for may have failed.
+        """
+        flight = self._flights.popleft()
+        result = StepResult()
+        try:
+            if flight.step is not None:
+                result = flight.step.collect()
+        except Exception as error:  # noqa: BLE001 - others must go on
+            self._give_up(flight.active, error)
+        take_reports()
+        now = self._clock()
+        self._counters.note_step(now - max(flight.began, self._landed), result.forward_s)
+        self._landed = now
+        for name, found in result.prompt_logprobs.items():
+            flight.active[name].prompt_logprobs.update(found)
+        for done in self._scheduler.commit(flight.plan, result.sampled, now):
+            self._report(done, flight.active[done.id], result.logprobs.get(done.id))
+
+    def _report(self, done: SequenceEvent, active: _Active, logprob: Logprob | None) -> None:
+        """A request has a token more, or has ended. Before the first comes what its prompt gave."""
+        if active.prompt_due:
+            active.prompt_due = False
+            found = active.prompt_logprobs
+            each = (found.get(position) for position in range(len(active.request.prompt)))
+            self._events.append(PromptLogprobs(active.request.id, tuple(each)))
+        queued_s, active.queued_s = active.queued_s, None
+        num_cached, active.num_cached = active.num_cached, 0
+        finish = None
+        if isinstance(done, Finished):
+            finish = done.reason
+            del self._active[done.id]
+        token = -1 if done.token is None else done.token
+        self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
+
+    def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
+        """End the requests of a step that broke, and leave the others as they are."""
+        logger.error("a step broke; its requests are given up", exc_info=error)
+        failure = EngineError(f"the engine could not compute a step: {error}")
+        failure.__cause__ = error
+        for name, request in active.items():
+            if self._active.get(name) is request:
+                self._scheduler.abort(name)
+                self.fail(name, failure)

@@ -1,0 +1,121 @@
+"""What the next step computes, for whom. Takes in nothing: scheduler.py does.
+
+*Rank* is priority, then arrival. Who needs what is not free, as KV blocks, takes all that the
+sequence of the lowest rank holds, if that is below its own; otherwise it waits, with what it has.
+Hence the first in rank advances in every step, and everything that runs ends. A step that is
+planned ahead takes from nobody: where something is short, nothing is planned before the commit.
+"""
+
+from dataclasses import dataclass, field
+
+from serve_app.scheduling.plan import Chunk
+from serve_app.scheduling.queue import FairQueues
+from serve_app.scheduling.residency import Residency
+from serve_app.scheduling.running import Running
+from serve_app.scheduling.sequence import Sequence
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making. `is_short`: somebody who runs got less room than wanted."""
+
+    budget: int
+    chunks: dict[str, Chunk] = field(default_factory=dict)
+    is_short: bool = False
+
+
+class Planner:
+    """Continues and begins sequences, under a budget of `step_tokens` and of `max_running`."""
+
+    def __init__(
+        self,
+        running: Running,
+        queues: FairQueues,
+        residency: Residency,
+        *,
+        step_tokens: int,
+        max_running: int,
+    ) -> None:
+        self.num_preemptions = 0
+        self._running = running
+        self._queues = queues
+        self._residency = residency
+        self._step_tokens = step_tokens
+        self._max_running = max_running
+
+    def goes_on(self) -> bool:
+        """Whether all that run find what their next tokens need, and none starts anew."""
+        budget, lengths = self._step_tokens, []
+        for sequence in self._running.in_turn():
+            lengths.append((sequence, min(sequence.num_missing, budget)))
+            budget -= lengths[-1][1]
+        anew = any(sequence.starts_anew for sequence in self._running)
+        return not anew and self._running.fit(lengths)
+
+    def plan(self, now: float, next_number: int) -> dict[Sequence, Chunk]:
+        """Who computes what, by place, then by arrival."""
+        draft = _Draft(self._step_tokens)
+        self._continue_running(draft)
+        if not draft.is_short:
+            self._admit(draft, now, next_number)
+        planned = [s for s in self._running if s.id in draft.chunks]
+        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
+        return {s: draft.chunks[s.id] for s in planned}
+
+    def check(self) -> None:
+        """Assert that no more run than may."""
+        assert len(self._running) <= self._max_running, "too many sequences run"
+
+    def _continue_running(self, draft: _Draft) -> None:
+        """One token for each that decodes, then chunks of prompts, in order of rank."""
+        for sequence in self._running.in_turn():
+            if draft.budget and sequence.place is not None:
+                self._continue(sequence, draft)
+
+    def _continue(self, sequence: Sequence, draft: _Draft) -> None:
+        """Plan what there is room for; where there is none, take what the last in rank holds."""
+        while not self._running.room(sequence):
+            draft.is_short = True
+            last = self._running.last
+            if last is sequence:
+                return
+            self._preempt(last, draft)
+        wanted = min(sequence.num_missing, draft.budget)
+        room = self._running.room(sequence)
+        if room < wanted:
+            draft.is_short = True
+        self._plan_chunk(sequence, min(wanted, room), draft)
+
+    def _preempt(self, sequence: Sequence, draft: _Draft) -> None:
+        """Take all it holds; it waits again and will recompute every token it knows."""
+        dropped = draft.chunks.pop(sequence.id, None)
+        if dropped is not None:
+            draft.budget += len(dropped.tokens)
+        self._running.release(sequence)
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self._queues.put_back(sequence)
+
+    def _admit(self, draft: _Draft, now: float, next_number: int) -> None:
+        """Begin new sequences, the least served queue first, while budget and room last.
+
+        One begins when what is free suffices for all it knows; those that run already have what
+        they need, or else there is no budget left or the step is short. The next in turn is waited
+        for when it does not fit: the small do not overtake it.
+        """
+        while draft.budget and len(self._running) < self._max_running:
+            queue = self._queues.next(self._residency.admits)
+            queue = queue or self._queues.next(self._residency.admits_early)
+            if queue is None:
+                return
+            sequence = queue.head
+            if not self._running.fits(sequence):
+                return
+            self._queues.admit(sequence)
+            self._residency.admitted(sequence.backbone, now, next_number)
+            self._running.begin(sequence)
+            self._plan_chunk(sequence, min(sequence.num_missing, draft.budget), draft)
+
+    def _plan_chunk(self, sequence: Sequence, length: int, draft: _Draft) -> None:
+        draft.budget -= length
+        draft.chunks[sequence.id] = self._running.advance(sequence, length)
