@@ -24,6 +24,10 @@ IGNORED = frozenset(
 """Keywords beside `scaling`, `s_aux` and `softcap` that change nothing in what attention gives."""
 
 
+FAR = 1 << 20
+"""Tokens; no window that is of use is as long."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
     """Heads and dimensions of one attention layer. softcap: on its scores; None: there is none."""
@@ -55,12 +59,13 @@ def unknown_keywords(module: object, others: Mapping[str, Any]) -> str | None:
 def is_causal(mask_function: Callable[..., Any], window: int | None) -> bool:
     """Whether a mask lets each token see itself and those before it, the last `window` in all.
 
-    mask_function: transformers' own, of batch, head, query and key; asked about a few of them.
+    mask_function: transformers' own, of batch, head, query and key; asked about a few of them,
+    around multiples of the window and at distances up to `FAR`.
     """
-    size = window or 64
-    at = sorted({0, 1, 2, size - 1, size, size + 1, 2 * size - 1, 2 * size, 2 * size + 1})
+    near = window or 64
+    at = {around + step for around in (near, 2 * near) for step in (-1, 0, 1)}
     with torch.device("cpu"):
-        positions = torch.tensor([max(position, 0) for position in at])
+        positions = torch.tensor(sorted({0, *at, *(1 << n for n in range(FAR.bit_length()))}))
         queries, keys = positions.unsqueeze(1), positions.unsqueeze(0)  # (n, 1), (1, n)
         expected = keys <= queries  # (n, n)
         if window is not None:

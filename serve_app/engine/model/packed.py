@@ -72,15 +72,17 @@ class PackedModel:
         self._vocabularies: dict[int, int] = {}
         self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
         self._recompute_lengths: dict[int, int | None] = {}
+        # Before the leaves: no path leads to the experts of a block that one leaf replaces.
+        self._experts = {path: self._model.get_submodule(path) for path in anatomy.experts}
+        self.pool = attach_pool(
+            anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
+        )
         fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._wholes, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
         self.slow_leaves = tuple(fitter.slow)
         spread_sinks(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
-        self.pool = attach_pool(
-            anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
-        )
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
 
     @property
@@ -204,7 +206,7 @@ class PackedModel:
 
         Modules must be called for that: a step is not to be replayed while it is watched.
         """
-        modules = [(self._model.get_submodule(path), layer) for path, layer in self.pool.items()]
+        modules = [(self._experts[path], layer) for path, layer in self.pool.items()]
         with told(modules, seen):
             self.is_watched = True
             try:

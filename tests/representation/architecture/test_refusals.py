@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    chunked_causal_mask_function,
+    sliding_window_causal_mask_function,
+)
 from transformers.models.mixtral import modeling_mixtral
 
 import representation.architecture
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.errors import Refused
 from representation.architecture.anatomy import study
+from representation.architecture.attention import IGNORED, is_causal, unknown_keywords
 from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
+from serve_app.engine.attention.paged import ATTENTION
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import Unsupported
@@ -94,6 +103,33 @@ def test_every_reason_is_walked() -> None:
         if isinstance(node, ast.Raise) and "Unservable" in ast.unparse(node)
     }
     assert walked.keys() == lines
+
+
+def test_attention_at_serving_refuses_a_keyword_that_it_does_not_know() -> None:
+    attend = AttentionInterface()[ATTENTION]
+    x = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(Unsupported, match="Linear calls attention with 'alibi', 'position_bias'"):
+        attend(torch.nn.Linear(1, 1), x, x, x, None, position_bias=x, alibi=0, use_cache=False)
+
+
+@pytest.mark.parametrize("keyword", sorted(IGNORED))
+def test_keywords_that_change_nothing_are_passed_over(keyword: str) -> None:
+    assert unknown_keywords(None, {keyword: 1, "position_bias": None}) is None
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 8, 4096])
+def test_a_mask_is_causal_where_a_token_sees_what_is_before_it(window: int | None) -> None:
+    own = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+    assert is_causal(own, window)
+    assert not is_causal(bidirectional_mask_function, window)
+    assert not is_causal(own, 3 if window is None else window + 1)
+    if window is not None:
+        assert not is_causal(own, None)
+
+
+def test_a_mask_of_chunks_is_no_window() -> None:
+    chunks = chunked_causal_mask_function(64, torch.zeros(1, dtype=torch.int64))
+    assert not is_causal(chunks, 64)
 
 
 def test_the_unchanged_model_is_served() -> None:

@@ -1,0 +1,99 @@
+"""Every architecture that is listed is served, and every one that is served is listed."""
+
+import inspect
+import re
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of
+from representation.architecture.errors import Unservable
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.model.replacing import Sizes
+from tests.support.checkpoints import tiny_config
+from tests.support.served import SERVED, TRANSFORMERS, served_fields
+
+LIMITS = Path(__file__).parents[3] / "docs" / "limits.md"
+
+
+def fields_of(model_type: str) -> dict[str, Any]:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {version('transformers')} has no {model_type}")
+    fields: dict[str, Any] = tiny_config(model_type, **served_fields(model_type)).to_dict()
+    return fields
+
+
+@pytest.mark.parametrize("model_type", SERVED)
+def test_each_architecture_is_built_and_studied(model_type: str) -> None:
+    fields = fields_of(model_type)
+    anatomy = study(config_of(fields), torch.float32)
+    assert len(anatomy.attentions) == fields["num_hidden_layers"]
+    assert all(module.num_experts > 1 for module in anatomy.experts.values())
+    owned = {name for name, _ in anatomy.model.named_parameters()}
+    of_experts = {
+        f"{path}.{name}"
+        for path, module in anatomy.experts.items()
+        for name in module.shape.parameters
+    }
+    assert owned <= of_experts | anatomy.tensors.keys(), "nothing is left over"
+
+
+@pytest.mark.parametrize("model_type", SERVED)
+def test_the_engine_packs_each_architecture(model_type: str) -> None:
+    fields = fields_of(model_type)
+    num_layers = len(study(config_of(fields), torch.float32).experts)
+    sizes = Sizes(num_places=1, shelves=({},) * num_layers, num_blocks=1, block_size=16)
+    cpu = torch.device("cpu")
+    packed = PackedModel(fields, sizes, dtype=torch.float32, device=cpu)
+    packed.register_row(0, fields)
+    left = [name for name, _ in packed._model.named_parameters()]
+    assert not left, "what nothing replaces would be random"
+    assert packed.pool.keys() == packed._experts.keys()
+
+
+def _goes_through_the_interface(model_type: str) -> bool:
+    """Told by the text of its modeling file, which need not be imported for that."""
+    kind = CONFIG_MAPPING[model_type]
+    package = inspect.getmodule(kind).__name__.rpartition(".")[0]  # type: ignore[union-attr]
+    folder = package.rpartition(".")[2]
+    found = find_spec(f"{package}.modeling_{folder}")
+    return found is not None and "use_experts_implementation" in Path(str(found.origin)).read_text()
+
+
+def _is_served(model_type: str) -> bool:
+    try:
+        config = AutoConfig.for_model(model_type, num_hidden_layers=4)
+        study(config_of(config.to_dict()), torch.float32)
+    except Unservable:
+        return False
+    except Exception:  # noqa: BLE001 -- a config class that wants more fields is not of interest
+        return False
+    return True
+
+
+def test_every_architecture_that_is_served_is_listed() -> None:
+    """Where transformers is a newer one, this points at what to list. Goes by default configs."""
+    others = [
+        name
+        for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        if name in CONFIG_MAPPING and name not in SERVED and _goes_through_the_interface(name)
+    ]
+    assert others
+    unlisted = sorted(filter(_is_served, others))
+    here = version("transformers")
+    if unlisted and not here.startswith(f"{TRANSFORMERS}."):
+        pytest.skip(f"to be listed: transformers {here} has {', '.join(unlisted)}, and they fit")
+    assert not unlisted
+
+
+def test_the_documentation_lists_them() -> None:
+    (line,) = [line for line in LIMITS.read_text().splitlines() if "Model types that fit" in line]
+    assert re.findall(r"`(\w+)`", line) == list(SERVED)
+    assert f"transformers {TRANSFORMERS}" in line
