@@ -1,1 +1,1 @@
-"""What both halves know of a model family: architectures, formats of experts. Neither half."""
+"""What both halves know about a model family: architectures, formats. Imports neither half."""

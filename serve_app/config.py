@@ -1,4 +1,4 @@
-"""What an operator sets. What a request may ask is decided elsewhere, beyond `RequestLimits`."""
+"""What an operator sets for serving. Other code checks requests, beyond `RequestLimits`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,10 +42,10 @@ class RequestLimits(_Strict):
 class ServeConfig(_Strict):
     """One endpoint: what it serves, with which engine, within which bounds.
 
-    Times are in seconds. `registry` is a directory or any fsspec address. Outside Python the
-    engine's settings stand among the others: `{family: main, device: cuda, kv_tokens: 65536}`.
+    Times are in seconds. `registry` is a directory or any fsspec address. In files and the
+    environment, the engine's settings are on the same level: `{family: main, device: cuda}`.
 
-    Raises: ConfigError for a setting of the engine, pydantic's ValidationError for another.
+    Raises: ConfigError for a setting of the engine, pydantic's ValidationError for others.
     """
 
     registry: str = Field(default="./registry", min_length=1)
@@ -56,12 +56,12 @@ class ServeConfig(_Strict):
     poll_s: float = Field(default=1.0, gt=0, le=5.0)
     """How often the channel is read."""
     stall_s: float = Field(default=120.0, gt=0)
-    """An engine that has not turned for so long is unhealthy; a step is one turn."""
+    """An engine whose loop has not turned for this long is unhealthy; a step is one turn."""
     limits: RequestLimits = RequestLimits()
 
     @classmethod
     def names(cls) -> list[str]:
-        """Of all settings that are one value, the engine's among them."""
+        """The names of all settings with a single value, including the engine's."""
         own = [name for name in cls.model_fields if name not in ("engine", "limits")]
         return [*own, *SETTINGS]
 
@@ -82,7 +82,7 @@ class ServeConfig(_Strict):
 
 
 class UserConfig(_Strict):
-    """What is served now: a channel that is followed, or one release, pinned."""
+    """What is served now: a channel to follow, or one pinned release."""
 
     channel: str | None = Field(default=None, min_length=1)
     release: str | None = Field(default=None, min_length=1)
@@ -90,5 +90,5 @@ class UserConfig(_Strict):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.channel is None) == (self.release is None):
-            raise ValueError("give either a channel or a release, and not both")
+            raise ValueError("give either a channel or a release, not both")
         return self

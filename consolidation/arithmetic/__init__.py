@@ -1,1 +1,1 @@
-"""Functions of tensors and numbers alone. Reads no file and knows no checkpoint."""
+"""Pure functions of tensors and numbers. Reads no file and knows no checkpoint."""

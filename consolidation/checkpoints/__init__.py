@@ -1,1 +1,1 @@
-"""Checkpoints: opened, accounted for and read a tensor at a time. Computes nothing."""
+"""Opens checkpoints, accounts for every tensor, reads one at a time. Computes nothing."""

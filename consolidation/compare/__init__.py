@@ -1,1 +1,1 @@
-"""What the experts of a layer may be served as, and what each way costs. Builds nothing."""
+"""The ways to store the experts of a layer, and what each costs. Builds nothing."""

@@ -1,1 +1,1 @@
-"""How tasks are run and their results kept. Knows no task."""
+"""Runs tasks and keeps their results. Knows no task."""

@@ -1,1 +1,1 @@
-"""What models make of calibration text, and how that is kept. Plans nothing."""
+"""Runs models on calibration text, and keeps what that shows. Plans nothing."""

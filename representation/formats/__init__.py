@@ -1,8 +1,8 @@
-"""The formats in which a part of an expert is held, one file each; the list of them is here.
+"""The formats of an expert's parts: one class a file, and the list of them.
 
-A new format is a class in a file of this folder and a line in `FORMATS`, what it would cost in
-`consolidation/compare/<kind>_cost.py`, and its product in `serve_app/engine/experts/
-<kind>_linear.py`. Torch alone; imports nothing of ours.
+A new format is a class in a file of this folder and a line in `FORMATS`, its cost in
+`consolidation/compare/<kind>_cost.py`, and its product in
+`serve_app/engine/experts/<kind>_linear.py`. Needs only torch; imports nothing else of ours.
 """
 
 from representation.formats.base import SCALE_DTYPE, Colour, Format, Look, Tensors, TensorSpec

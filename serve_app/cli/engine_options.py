@@ -18,10 +18,9 @@ _KINDS = get_type_hints(EngineConfig)
 def engine_options(
     *, without: Collection[str] = (), **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of an engine; it takes what they make as `engine`.
+    """Gives a command the options of an engine, and passes it their values as `engine`.
 
-    without: fields that the command decides itself.   defaults: that it has instead of the
-    engine's own.
+    without: fields that the command sets itself.   defaults: other defaults than the engine's.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +53,7 @@ def given_options(engine: EngineConfig) -> list[str]:
 
 
 def option_of(field: str) -> str:
-    """`device_memory`: `--device-memory`. That a time is in seconds is for the help to say."""
+    """`device_memory`: `--device-memory`. The help says that a time is in seconds."""
     return "--" + field.removesuffix("_s").replace("_", "-")
 
 

@@ -1,4 +1,4 @@
-"""How values of options are read. Which options there are: `options.py`."""
+"""Parses the values of options. `options.py` lists the options."""
 
 import math
 import re
@@ -45,7 +45,7 @@ def _check_address(url: str) -> None:
 
     protocol = url.partition("://")[0].partition("::")[0]
     if protocol == "memory":
-        raise typer.BadParameter(f"{url!r}: what is in memory is seen by one process only")
+        raise typer.BadParameter(f"{url!r}: only one process can see its own memory")
     try:
         fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
@@ -150,7 +150,7 @@ def parse_checkpoint(value: str, *, hint: str) -> Path:
 
 
 def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:
-    """Reads as a setting does, and says what is wrong as the command line does."""
+    """Parses like a setting, and reports errors like the command line."""
 
     def parse(value: object) -> T:
         try:
@@ -165,7 +165,7 @@ parse_size = parser_of(size)
 
 
 def parse_port(value: str | int) -> int:
-    """A TCP port. An option's default comes as it is.
+    """A TCP port. The default of an option is a number already.
 
     Raises:
         typer.BadParameter: it is not a whole number from 1 to 65535.
@@ -177,7 +177,7 @@ def parse_port(value: str | int) -> int:
 
 
 def parse_positive(value: str) -> float:
-    """A number that says how much of something there is to be.
+    """A number above 0.
 
     Raises:
         typer.BadParameter: it is not a number above 0.
@@ -189,7 +189,7 @@ def parse_positive(value: str) -> float:
 
 
 def parse_limit(value: str) -> float:
-    """The most that a measure of quality may be.
+    """The limit of a quality measure: a number of at least 0.
 
     Raises:
         typer.BadParameter: it is not a number of 0 or more.

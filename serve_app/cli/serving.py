@@ -1,4 +1,4 @@
-"""Commands that use the engine: plan its memory, serve, demonstrate. They build no release."""
+"""Commands that use the engine: plan memory, serve, run the demo. They build no release."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Port = Annotated[
 def plan_memory(
     family: Family, registry: RegistryUrl, engine: EngineConfig, channel: Channel = DEFAULT_CHANNEL
 ) -> None:
-    """Say what serving will allocate, or that it does not fit.
+    """Print how serving will divide memory, or why the release does not fit.
 
-    With the options of `serve` it plans what `serve` allocates; where the stable channel points
-    at nothing, it plans for the newest release.
+    Takes the options of `serve`, and plans exactly what `serve` allocates. If the stable channel
+    has no release yet, it plans for the newest release.
     """
     from consolidation.release import ReleaseReader
     from serve_app.engine import memory
@@ -52,13 +52,13 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
         *(
             [
-                ("attention", plan.attention_bytes, "the most that its kernels keep"),
+                ("attention", plan.attention_bytes, "the most that attention kernels keep"),
                 ("captures", plan.captures_bytes, "the most that captured steps keep"),
             ]
             if plan.kept_bytes
             else []
         ),
-        ("workspace", plan.workspace_bytes, "the most that a step is expected to take"),
+        ("workspace", plan.workspace_bytes, "the most that a step should need"),
         ("total", plan.total_bytes, f"in {plan.dtype}"),
     )
     grid = output.table("", "bytes", "", "")
@@ -68,11 +68,11 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     if plan.device_memory is not None:
         grid.add_row("spare", str(plan.spare_bytes), size(plan.spare_bytes), "left free")
         memory = size(plan.device_memory)
-        grid.add_row("device", str(plan.device_memory), memory, "what there is")
+        grid.add_row("device", str(plan.device_memory), memory, "available")
     if plan.host_bytes:
         host = size(plan.host_bytes)
         of = f"{plan.num_copies} of {plan.num_backbones}"
-        words = f"copies of {of} backbones; on the CPU mapped from a local registry"
+        words = f"copies of {of} backbones; on the CPU, mapped from a local registry"
         grid.add_row("host", str(plan.host_bytes), host, words)
     out = output.out()
     out.print(f"release {release}")
@@ -87,26 +87,26 @@ def serve(
     channel: Channel = DEFAULT_CHANNEL,
     port: Port = 8000,
 ) -> None:
-    """Serve every model of a channel's release behind one OpenAI-compatible endpoint."""
+    """Start an OpenAI-compatible endpoint for all models of a channel's release."""
     from serve_app.config import ServeConfig, UserConfig
     from serve_app.serving.run import run
 
     opened = open_registry(registry, family)
     if opened.channel(channel) is None:
-        output.err().print(f"channel {channel!r} points at nothing yet", soft_wrap=True)
+        output.err().print(f"channel {channel!r} has no release yet", soft_wrap=True)
     config = ServeConfig(registry=registry, family=family, engine=engine)
     run(config, UserConfig(channel=channel), port, on_started=_say_where)
 
 
 def _say_where(address: str) -> None:
-    words = f"{address}/v1 is there; {address}/ready says when a release serves"
+    words = f"listening at {address}/v1; {address}/ready says when a release is served"
     output.err().print(words, soft_wrap=True)
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End after the table.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the results.")] = False,
 ) -> None:
-    """Make a small family, consolidate it, serve it, and ask every model."""
+    """Make a small family of models, consolidate and serve it, and ask every model."""
     from serve_app.demo.demo import run
 
     raise typer.Exit(run(once))

@@ -1,1 +1,1 @@
-"""The demonstration: a small family made on the spot, pooled, served and checked. Not an API."""
+"""The demo: makes a small family, consolidates, serves and asks it. Not an API."""

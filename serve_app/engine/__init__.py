@@ -1,1 +1,1 @@
-"""The engine: one packed forward for the tokens of all models. Knows torch; not Ray, not HTTP."""
+"""One packed forward pass for the tokens of all models. Knows torch, but not Ray or HTTP."""

@@ -1,4 +1,4 @@
-"""What an operator may set of an engine. Made once at each border; holds no tensor and no file."""
+"""What an operator may set for an engine. Made once at each border; holds no tensor and no file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,25 +12,23 @@ from serve_app.errors import ConfigError
 class EngineConfig:
     """One engine: its device, its share of memory, and the bounds of a step.
 
-    Values may be text, as command lines, files and the environment have it: `"24GiB"`. A field
-    that is added here is an option of every command that opens or plans an engine, an argument of
-    the Serve application, and a variable of its environment.
+    Values may be text, as in command lines, files and the environment: `"24GiB"`. A new field here
+    is an option of every command that opens or plans an engine, an argument of the Serve
+    application, and a variable of its environment.
 
-    Raises: ConfigError, with the field, the value and what it may be.
+    Raises: ConfigError, with the field, the value and the allowed values.
     """
 
     device: Annotated[
         str,
-        Setting(
-            one_of("auto", "cpu", "cuda"), "NAME", "cpu, cuda, or auto: cuda where there is one."
-        ),
+        Setting(one_of("auto", "cpu", "cuda"), "NAME", "cpu, cuda, or auto: cuda if available."),
     ] = "auto"
     dtype: Annotated[
         str,
         Setting(
             one_of("auto", "float32", "bfloat16"),
             "NAME",
-            "float32, bfloat16, or auto: bfloat16 where the release is stored so, else float32.",
+            "float32, bfloat16, or auto: bfloat16 if the release is stored so, else float32.",
         ),
     ] = "auto"
     device_memory: Annotated[
@@ -38,8 +36,8 @@ class EngineConfig:
         Setting(
             size,
             "BYTES",
-            "Most memory the engine may take, for example 24GiB or 500MB.",
-            "nine tenths of what is free on CUDA, no limit on the CPU",
+            "Most device memory to use, for example 24GiB or 500MB.",
+            "90 % of the free memory on CUDA, no limit on the CPU",
         ),
     ] = None
     host_memory: Annotated[
@@ -48,29 +46,29 @@ class EngineConfig:
             size,
             "BYTES",
             "Most host memory for copies of backbones, for example 64GiB.",
-            "room for all",
+            "room for all of them",
         ),
     ] = None
     kv_tokens: Annotated[
         int | None,
-        Setting(count, "N", "Tokens to have room for keys and values of.", "what memory allows"),
+        Setting(count, "N", "Size of the KV store, in tokens.", "what memory allows"),
     ] = None
     num_places: Annotated[
         int | None,
         Setting(count, "N", "Most backbones on the device at once.", "what memory allows"),
     ] = None
     step_tokens: Annotated[
-        int, Setting(count, "N", "Most tokens of one step, of all sequences together.")
+        int, Setting(count, "N", "Most tokens in a step, over all sequences.")
     ] = 512
     max_sequences: Annotated[
-        int, Setting(count, "N", "Most sequences that run at once; more wait.")
+        int, Setting(count, "N", "Most sequences that run at once; others wait.")
     ] = 64
     max_model_wait_s: Annotated[
         float,
         Setting(
             seconds,
             "S",
-            "Longest wait, in seconds, of a model without a place before one is cleared for it.",
+            "Seconds a model may wait before a place is cleared for it.",
         ),
     ] = 5.0
     prefix_cache: Annotated[
@@ -78,15 +76,15 @@ class EngineConfig:
         Setting(
             switch,
             "BOOL",
-            "Keep keys and values of how prompts begin, for later ones of their tenant and model.",
+            "Reuse keys and values when prompts of a tenant to a model start alike.",
         ),
     ] = True
     cuda_graphs: Annotated[
-        bool, Setting(switch, "BOOL", "On CUDA record steps that decode, and replay them.")
+        bool, Setting(switch, "BOOL", "On CUDA, record decode steps and replay them.")
     ] = True
     plan_ahead: Annotated[
         bool | None,
-        Setting(switch, "BOOL", "Launch a step while the one before it runs.", "on CUDA alone"),
+        Setting(switch, "BOOL", "Launch a step while the one before it runs.", "only on CUDA"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -104,4 +102,4 @@ SETTINGS: Mapping[str, Setting] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(EngineConfig, include_extras=True).items()
 }
-"""Of each field of `EngineConfig`, by name."""
+"""The setting of each field of `EngineConfig`, by name."""

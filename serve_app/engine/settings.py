@@ -1,4 +1,4 @@
-"""How a setting is read and checked, given as a value or as text. Which there are: `config.py`."""
+"""Parses and checks a setting, given as a value or as text. `config.py` lists the settings."""
 
 import math
 import re
@@ -16,11 +16,11 @@ _SWITCHES = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Beside the type of a field: how it is read, and what is said of it where it is offered.
+    """How to parse a field, and what help says about it.
 
-    read: a value, or the text of one, to the value; raises ValueError with what is wrong.
-    metavar: stands for its text.   help: a sentence.   unset: what None means, where it is the
-    default.
+    read: turns a value, or its text, into the value; raises ValueError with what is wrong.
+    metavar: stands for the text in help.   help: a sentence.   unset: what None means, if it is
+    the default.
     """
 
     read: Callable[[object], Any]
@@ -32,7 +32,7 @@ class Setting:
 def size(value: object) -> int:
     """Bytes: a number, alone or with a unit (`24GiB`, `500MB`, `8g`; G is GiB, GB is 10^9).
 
-    Raises: ValueError where it is not such a number, or is less than one byte.
+    Raises: ValueError if it is not such a number, or is less than one byte.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         num_bytes = value
@@ -48,7 +48,7 @@ def size(value: object) -> int:
 
 
 def count(value: object) -> int:
-    """A whole number of things. Raises: ValueError where it is none, or less than 1."""
+    """A whole number of at least 1. Raises: ValueError if it is not one."""
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]+", text):
         raise ValueError(f"{value!r} is not a whole number")
@@ -58,7 +58,7 @@ def count(value: object) -> int:
 
 
 def seconds(value: object) -> float:
-    """A time. Raises: ValueError where it is no finite number above 0."""
+    """A time. Raises: ValueError if it is not a finite number above 0."""
     try:
         number = math.nan if isinstance(value, bool) else float(str(value))
     except ValueError:
@@ -71,7 +71,7 @@ def seconds(value: object) -> float:
 
 
 def switch(value: object) -> bool:
-    """On or off. Raises: ValueError where it is neither."""
+    """On or off. Raises: ValueError if it is neither."""
     found = _SWITCHES.get(str(value).strip().lower())
     if found is None:
         raise ValueError(f"{value!r} is neither true nor false")
@@ -83,7 +83,7 @@ def one_of(*choices: str) -> Callable[[object], str]:
 
     def read(value: object) -> str:
         if value not in choices:
-            raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
         return str(value)
 
     return read

@@ -1,1 +1,1 @@
-"""What passes between the HTTP side and the engine side: messages and errors. No HTTP, no Ray."""
+"""The messages and errors between the HTTP side and the engine side. No HTTP, no Ray."""

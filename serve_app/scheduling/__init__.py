@@ -1,1 +1,1 @@
-"""What runs next, on which place, in which blocks. Decides and counts; no tensor, no clock."""
+"""Decides what runs next, on which place, in which blocks. No tensors, no clock."""

@@ -1,1 +1,1 @@
-"""The endpoint: ingress and engine as deployments. `app` alone knows how they are bound."""
+"""The endpoint: ingress and engine as Ray Serve deployments. Only `app` binds them."""

@@ -68,10 +68,10 @@ def application(
     user: UserConfig | None = None,
     listen: tuple[str, int] | None = None,
 ) -> Application:
-    """Ingress and engine, bound. `user`: the channel `stable` when left out.
+    """Ingress and engine, bound. `user`: by default, the channel `stable`.
 
-    listen: host and port that the ingress answers on by itself, where there is one machine;
-    elsewhere requests come through Ray Serve's proxies.
+    listen: host and port on which the ingress itself answers, on a single machine. Otherwise
+    requests come through Ray Serve's proxies.
     """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
     device = resolve_device(config.engine.device)

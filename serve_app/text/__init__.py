@@ -1,1 +1,1 @@
-"""Between text and tokens. No HTTP, no Ray, no tensors."""
+"""Turns text into tokens and back, and finds stop strings. No HTTP, no Ray, no tensors."""

@@ -29,8 +29,8 @@ def test_a_text_means_what_the_value_does(given: dict[str, Any], meant: dict[str
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        ("device", "tpu", "'tpu' is none of auto, cpu, cuda"),
-        ("dtype", "float16", "'float16' is none of auto, float32, bfloat16"),
+        ("device", "tpu", "'tpu' is not one of auto, cpu, cuda"),
+        ("dtype", "float16", "'float16' is not one of auto, float32, bfloat16"),
         ("device_memory", "24 apples", "'24 apples' is not a size: give bytes, or 24GiB"),
         ("device_memory", 0, "0 is not more than 0 bytes"),
         ("device_memory", -(2**30), f"{-(2**30)} is not more than 0 bytes"),

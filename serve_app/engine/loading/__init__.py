@@ -1,1 +1,1 @@
-"""Releases and backbones on their way in and out, beside the steps. Runs no step."""
+"""Loads releases and backbones, and drops them, while steps run. Runs no step."""

@@ -1,1 +1,1 @@
-"""A stock transformers model for the tokens of several backbones. Holds no experts and no KV."""
+"""A stock transformers model that runs tokens of several backbones. Holds no experts, no KV."""

@@ -1,1 +1,1 @@
-"""Jobs and their items on the way between ingress and replica. Generates nothing."""
+"""Carries jobs and their items between ingress and replica. Generates nothing."""
