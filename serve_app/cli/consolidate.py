@@ -221,8 +221,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     return expert_memory(
         configs,
         str(configs[0]["dtype"]),
-        device_memory,
-        EngineConfig(),
+        EngineConfig(device_memory=device_memory),
         num_formats=MAX_FORMATS,
     )
 

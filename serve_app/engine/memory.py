@@ -186,7 +186,6 @@ def _device_memory(config: EngineConfig, device: torch.device) -> int | None:
 def expert_memory(
     configs: Sequence[Mapping[str, Any]],
     stored: str,
-    device_memory: int,
     config: EngineConfig,
     *,
     num_formats: int,
@@ -197,9 +196,12 @@ def expert_memory(
     the workspace of a step and maps.
     configs: of all models.   stored: the dtype that they are stored in.   num_formats: that the
     parts of a layer may have, slots and residuals counted apart; each has maps of its own.
-    Raises: DoesNotFit where nothing is left; Unsupported.
+    Raises: DoesNotFit where nothing is left; Unsupported; ConfigError where memory has no limit.
     """
     device = torch.device(resolve_device(config.device))
+    device_memory = _device_memory(config, device)
+    if device_memory is None:
+        raise ConfigError("device_memory is not given, and the CPU's has no limit of its own")
     dtype = resolve_dtype(config.dtype, stored)
     anatomy = study(config_of(widest_config(configs)), dtype)
     shapes = layer_shapes(anatomy)

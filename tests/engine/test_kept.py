@@ -82,7 +82,9 @@ def test_what_has_no_room_beside_what_is_kept_is_refused_by_name(
     assert (plan.captures_bytes, plan.spare_bytes) == (0, 0), "captures take of what is left"
     configs = [model.config for model in source.models.values()]
     left = [
-        expert_memory(configs, "float32", GIB, EngineConfig(device=device), num_formats=1)
+        expert_memory(
+            configs, "float32", EngineConfig(device=device, device_memory=GIB), num_formats=1
+        )
         for device in ("cpu", "cuda")
     ]
     assert left[0] - left[1] > plan.attention_bytes, "and what cuBLAS takes"
