@@ -10,9 +10,19 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from representation.formats import ExpertShape, Format, format_of
+from representation.formats import DENSE, ExpertShape, Format, format_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+NEW_IN_3: Any = {
+    "layers": {
+        "__all__": {
+            "slots": {"__all__": {"matrices", "on"}},
+            "residuals": {"__all__": {"matrices", "on"}},
+        }
+    },
+    "models": {"__all__": {"backbone": {"__all__": {"tensors"}}}},
+}
+"""Fields that manifests before schema 3 do not have: without them, they are what they were."""
 RELEASE_ID_LENGTH = 16
 """How many hexadecimal characters of the manifest's SHA-256 name a release."""
 
@@ -52,9 +62,16 @@ class BackboneBlob(Blob):
 
 
 class Part(Blob):
-    """One part of an expert: a blob, and the label of the format that its tensors are in."""
+    """One part of an expert: a blob, and the label of the format that its tensors are in.
+
+    matrices: those that a residual is for, with their vectors; empty: all.
+    on: the digest of the dense slot that a residual stands on whose format replaces weights;
+    another's are added, to whatever slot an expert has.
+    """
 
     format: str = "dense"
+    matrices: tuple[str, ...] = ()
+    on: Digest | None = None
 
     @field_validator("format")
     @classmethod
@@ -81,13 +98,24 @@ class Layer(_Record):
     residuals: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
-    def _formats_have_their_place(self) -> Self:
+    def _parts_have_their_place(self) -> Self:
+        known = self.shape.matrices
+        dense = {slot.digest for slot in self.slots if slot.parsed == DENSE}
         for residual, parts in ((False, self.slots), (True, self.residuals)):
             for index, part in enumerate(parts):
+                what = f"{self.module}: {'residual' if residual else 'slot'} {index}"
                 if not part.parsed.stands_as(residual=residual):
-                    noun = "residual" if residual else "slot"
-                    raise ValueError(f"{self.module}: {noun} {index} cannot be {part.format}")
-        _ = self.shape
+                    raise ValueError(f"{what} cannot be {part.format}")
+                if part.matrices and (not residual or part.parsed.replaces):
+                    raise ValueError(f"{what} is {part.format} and must be for all matrices")
+                if (part.on is not None) != part.parsed.replaces:
+                    stands = "names no slot" if part.on is None else "names a slot"
+                    raise ValueError(f"{what} is {part.format} and {stands} that it stands on")
+                if part.on is not None and part.on not in dense:
+                    raise ValueError(f"{what} stands on {part.on}, which is no dense slot here")
+                unknown = [name for name in part.matrices if name not in known]
+                if unknown:
+                    raise ValueError(f"{what} is for {unknown[0]}, which is no matrix here")
         return self
 
     @property
@@ -97,11 +125,11 @@ class Layer(_Record):
 
     def device_bytes(self, dtype: Dtype) -> int:
         """Bytes of the tensors of all distinct parts, as a device holds them."""
-        found: dict[tuple[str, str], int] = {}
+        found: dict[tuple[object, ...], int] = {}
         for parts, residual in ((self.slots, False), (self.residuals, True)):
             for part in parts:
-                found[part.digest, part.format] = part.parsed.num_bytes(
-                    self.shape, DTYPES[dtype], residual=residual
+                found[part.digest, part.format, part.matrices, part.on] = part.parsed.num_bytes(
+                    self.shape.only(part.matrices), DTYPES[dtype], residual=residual
                 )
         return sum(found.values())
 
@@ -211,6 +239,9 @@ class Manifest(_Record):
                 added = [i for index in range(len(row)) for i in model.residuals(layer, index)]
                 _check_inside(f"{where}: slot", row, len(pool.slots))
                 _check_inside(f"{where}: residual", added, len(pool.residuals))
+                for index, slot in enumerate(row):
+                    residuals = [pool.residuals[i] for i in model.residuals(layer, index)]
+                    _check_stands(f"{where}, expert {index}", pool.slots[slot], residuals)
         return self
 
     @model_validator(mode="after")
@@ -230,7 +261,8 @@ class Manifest(_Record):
 
     def to_bytes(self) -> bytes:
         """The file's exact content: canonical JSON, keys sorted, no spaces."""
-        return canonical_json(self.model_dump(mode="json"))
+        exclude = NEW_IN_3 if self.schema_version < 3 else None
+        return canonical_json(self.model_dump(mode="json", exclude=exclude))
 
     @property
     def id(self) -> str:
@@ -276,6 +308,14 @@ def expert_bytes(layers: Sequence[Layer], models: Mapping[str, Model]) -> int:
 def _check_inside(where: str, indices: Sequence[int], size: int) -> None:
     if indices and max(indices) >= size:
         raise ValueError(f"{where} {max(indices)} is outside the pool of {size}")
+
+
+def _check_stands(where: str, slot: Part, residuals: Sequence[Part]) -> None:
+    for residual in residuals:
+        if residual.on is not None and (residual.on != slot.digest or len(residuals) > 1):
+            raise ValueError(
+                f"{where}: a residual in {residual.format} stands alone, and on slot {residual.on}"
+            )
 
 
 def valid_name(name: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from consolidation.release.errors import NotFound
+from consolidation.release.errors import Damaged, NotFound
 from consolidation.release.manifest import Layer, Manifest, Model, Part
 from consolidation.release.registry import Registry
 from representation.formats import ExpertShape, dense_expert
@@ -90,6 +90,13 @@ def read_expert(
     A dense slot alone needs no shape, so experts of schema 1 can be read too.
     """
     read = [(part.parsed, registry.read_tensors(part)) for part in parts]
+    for position, (part, (fmt, held)) in enumerate(zip(parts, read, strict=True)):
+        own = shape.only(part.matrices)
+        wanted = fmt.tensor_specs(own, torch.float32, residual=position > 0)
+        if shape.parameters and held.keys() != wanted.keys():
+            raise Damaged(
+                f"part {part.digest} holds {', '.join(sorted(held))}, not {', '.join(wanted)}"
+            )
     if not shape.parameters:
         ((_, tensors),) = read
         shape = ExpertShape({name: tuple(t.shape) for name, t in tensors.items()}, False)

@@ -64,6 +64,8 @@ class Format(ABC):
     """A slot of one expert; None where a slot cannot be in this format."""
     residual: ClassVar[Look | None] = None
     """An expert with such a residual; None where a residual cannot be in this format."""
+    replaces: ClassVar[bool] = False
+    """Whether a residual stands in for weights of a dense slot, and not what is added to them."""
 
     @classmethod
     def stands_as(cls, *, residual: bool) -> bool:
@@ -98,6 +100,20 @@ class Format(ABC):
     def decode(self, tensors: Tensors, name: str, shape: ExpertShape) -> torch.Tensor:
         """What a part adds to a matrix. -> (O, I) float32"""
 
+    def onto(
+        self, total: torch.Tensor, tensors: Tensors, name: str, shape: ExpertShape
+    ) -> torch.Tensor:
+        """A matrix so far, with what a residual does to it. total: (O, I) float32  ->  (O, I)"""
+        return total + self.decode(tensors, name, shape)
+
+    def vector_onto(self, total: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """A vector so far, with what a residual does to it. float32"""
+        return total + vector
+
+    def vector_dtype(self, dtype: torch.dtype, *, residual: bool) -> torch.dtype:
+        """In which a part has its vectors: a slot as they are, a residual what is added."""
+        return torch.float32 if residual else dtype
+
     @abstractmethod
     def operations(self, num_outputs: int, num_columns: int) -> int:
         """Multiplications and additions of one token through one matrix."""
@@ -119,13 +135,14 @@ class Format(ABC):
     ) -> dict[str, TensorSpec]:
         """The tensors of a part's blob, by name. `dtype` is the family's.
 
-        Vectors are in every part: in a slot as they are, in a residual as a float32 difference.
+        shape: of the matrices that the part is for. Their vectors are in every part.
         """
         found: dict[str, TensorSpec] = {}
         for name in shape.matrices:
             found |= self.matrix_specs(shape, name, dtype)
         for name in shape.vectors:
-            found[name] = (tuple(shape.parameters[name]), torch.float32 if residual else dtype)
+            kind = self.vector_dtype(dtype, residual=residual)
+            found[name] = (tuple(shape.parameters[name]), kind)
         return found
 
     def num_bytes(self, shape: ExpertShape, dtype: torch.dtype, *, residual: bool) -> int:

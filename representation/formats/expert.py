@@ -11,22 +11,27 @@ from representation.formats.shape import ExpertShape
 def dense_expert(
     parts: Sequence[tuple[Format, Tensors]], shape: ExpertShape
 ) -> dict[str, torch.Tensor]:
-    """The sum of a slot and its residuals by parameter, as the module has them. float32
+    """A slot and what its residuals do to it, by parameter, as the module has them. float32
 
-    One dense part comes back as it is, widened and nothing else.
+    parts: the slot first. A residual may be for some of the matrices alone, and then has tensors
+    of no other. One dense part comes back as it is, widened and nothing else.
     """
+    (slot, held), *residuals = parts
     found = {}
-    for name in shape.parameters:
-        if name in shape.vectors:
-            found[name] = _sum([tensors[name].float() for _, tensors in parts])
-        else:
-            total = _sum([fmt.decode(tensors, name, shape) for fmt, tensors in parts])
-            found[name] = (total.T if shape.transposed else total).contiguous()
-    return found
+    for name in shape.vectors:
+        total = held[name].float()
+        for fmt, tensors in residuals:
+            if name in tensors:
+                total = fmt.vector_onto(total, tensors[name].float())
+        found[name] = total
+    for name in shape.matrices:
+        total = slot.decode(held, name, shape)
+        for fmt, tensors in residuals:
+            if _is_for(tensors, name):
+                total = fmt.onto(total, tensors, name, shape)
+        found[name] = (total.T if shape.transposed else total).contiguous()
+    return {name: found[name] for name in shape.parameters}
 
 
-def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _is_for(tensors: Tensors, name: str) -> bool:
+    return any(tensor == name or tensor.startswith(f"{name}.") for tensor in tensors)

@@ -1,6 +1,6 @@
 """Names and shapes of one expert's parameters. Not how a part of it is stored: formats say that."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -29,6 +29,14 @@ class ExpertShape:
     def vectors(self) -> tuple[str, ...]:
         """Names of the vectors (biases), in the module's order."""
         return tuple(name for name, shape in self.parameters.items() if len(shape) == 1)
+
+    def only(self, matrices: Collection[str]) -> "ExpertShape":
+        """The shape of a part that is for these matrices and their vectors; all where empty."""
+        if not matrices:
+            return self
+        names = {*matrices, *(f"{name}_bias" for name in matrices)}
+        found = {name: size for name, size in self.parameters.items() if name in names}
+        return ExpertShape(found, self.transposed)
 
     def matrix(self, name: str) -> tuple[int, int]:
         """(O, I) of a matrix, whichever way round the module has it."""

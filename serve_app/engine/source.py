@@ -17,10 +17,20 @@ class BlobLike(Protocol):
 
 
 class PartLike(BlobLike, Protocol):
-    """A stored part of experts: a slot or a residual, and the label of its format."""
+    """A stored part of experts: a slot or a residual, and the label of its format.
+
+    matrices: those that a residual is for; empty: all.   on: the digest of the slot that a residual
+    stands on, whose weights it replaces.
+    """
 
     @property
     def format(self) -> str: ...
+
+    @property
+    def matrices(self) -> Sequence[str]: ...
+
+    @property
+    def on(self) -> str | None: ...
 
 
 class LayerLike(Protocol):

@@ -9,7 +9,7 @@ from representation.architecture.experts import experts_module
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
-from serve_app.engine.experts.shelving import NO_PART, parts_by_shelf, parts_of_expert, shelf_rows
+from serve_app.engine.experts.shelving import ShelfKey, maps_of, parts_by_shelf, shelf_rows
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.support.mixes import MixedSource
@@ -23,18 +23,15 @@ def filled_layer(source: MixedSource, position: int, experts: Any) -> PoolLayer:
     shape = LayerShape.of(experts_module(of_source.module, experts))
     step, rows = CurrentStep(), shelf_rows(of_source)
     layer = PoolLayer(step, shape, rows, Multiplier(CPU), dtype=torch.float32, device=CPU)
-    row_of = {}
+    rows_of: dict[ShelfKey, dict[str, int]] = {}
     for key, digests in parts_by_shelf(of_source).items():
         read = source.read_residual if key.residual else source.read_slot
         for row, (digest, index) in enumerate(digests.items()):
             layer.shelves[key].write(row, read(position, index), "a part")
-            row_of[key, digest] = row
+            rows_of.setdefault(key, {})[digest] = row
     for number, model in enumerate(source.models.values()):
-        maps = {key: [NO_PART] * shape.num_experts for key in rows}
-        for expert in range(shape.num_experts):
-            for key, part in parts_of_expert(of_source, model, position, expert):
-                maps[key][expert] = row_of[key, part.digest]
-        layer.set_map(number, maps)
+        row_of = {key: rows.__getitem__ for key, rows in rows_of.items()}
+        layer.set_map(number, maps_of(of_source, model, position, row_of))
     return layer
 
 

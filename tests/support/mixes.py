@@ -24,7 +24,8 @@ from tests.support.sources import MemorySource, Part, expert_shape, expert_tenso
 class Mix:
     """How an expert is held: the labels of its slot and residuals, and whose expert the slot is of.
 
-    base: a model's name; None for the expert's own.
+    base: a model's name; None for the expert's own.   A label `rank-2@down_proj` is of a residual
+    for that matrix alone.
     """
 
     slot: str
@@ -48,6 +49,10 @@ MIXES: dict[str, list[Mix]] = {
         Mix("dense", (), "m1"),
         Mix("dense", ("rank-1",), "m1"),
         Mix("dense", ("packed-7-16",), "m1"),
+    ],
+    "low rank for one matrix alone": [
+        Mix("dense", ("rank-3@down_proj",), "m1"),
+        Mix("packed-4-16", ("rank-2", "rank-2@down_proj"), "m1"),
     ],
     "planes of four bits": [Mix("split-8-16"), Mix("dense", ("split-7-8",), "m1")],
     "every expert in its own way": [
@@ -92,10 +97,12 @@ class MixedSource(MemorySource):
         base = expert_tensors(experts[mix.base or model], index)
         parts = [(slot, encode(slot, base, shape, residual=False))]
         for label in mix.residuals:
-            fmt = format_of(label)
+            name, _, matrix = label.partition("@")
+            fmt = format_of(name)
             served = dense_expert(parts, shape)
             left = {name: tensor.float() - served[name] for name, tensor in wanted.items()}
-            parts.append((fmt, encode(fmt, left, shape, residual=True)))
+            only = shape.only((matrix,) if matrix else ())
+            parts.append((fmt, encode(fmt, left, only, residual=True)))
         return parts
 
     def references(self, models: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class FakeBlob:
 @dataclass(frozen=True)
 class FakePart(FakeBlob):
     format: str
+    matrices: tuple[str, ...] = ()
+    on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,11 @@ class MemorySource:
             row, residual_row = [], []
             for index in range(first.num_experts):
                 slot, *others = self.parts_of(experts, name, len(self.layers), index)
-                row.append(_keep(layer.slots, slots, slot))
-                residual_row.append(tuple(_keep(layer.residuals, residuals, o) for o in others))
+                shape = expert_shape(experts[name])
+                row.append(_keep(layer.slots, slots, slot, shape))
+                residual_row.append(
+                    tuple(_keep(layer.residuals, residuals, other, shape) for other in others)
+                )
             model.expert_map.append(row)
             model.residual_map.append(residual_row)
         self.layers.append(layer)
@@ -110,7 +115,9 @@ class MemorySource:
         yield from self._backbones[model].items()
 
 
-def _keep(parts: list[FakePart], tensors: list[dict[str, torch.Tensor]], part: Part) -> int:
+def _keep(
+    parts: list[FakePart], tensors: list[dict[str, torch.Tensor]], part: Part, shape: ExpertShape
+) -> int:
     """The index of a part among those that are kept; it is added where none is equal."""
     fmt, found = part
     digest = digest_of(found, str(fmt))
@@ -118,7 +125,9 @@ def _keep(parts: list[FakePart], tensors: list[dict[str, torch.Tensor]], part: P
         if kept.digest == digest:
             return index
     size = sum(tensor.nbytes for tensor in found.values())
-    parts.append(FakePart(digest, size, str(fmt)))
+    held = tuple(m for m in shape.matrices if any(n.split(".")[0] == m for n in found))
+    matrices = () if held == shape.matrices else held
+    parts.append(FakePart(digest, size, str(fmt), matrices))
     tensors.append(found)
     return len(parts) - 1
 

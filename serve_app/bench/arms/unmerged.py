@@ -23,6 +23,8 @@ class WholeExpert:
     slot: int
     residuals: tuple[int, ...]
     format: str = str(DENSE)
+    matrices: tuple[str, ...] = ()
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class FloorPlan:
     def operations(self, spans: Sequence[Span], routing: Routing) -> int:
         """Multiplications and additions of a step's matrix products, for each part separately."""
         experts = sum(
-            use.num_pairs * _part_ops(shape.expert, key.format)
+            use.num_pairs * _part_ops(shape.expert.only(key.matrices), key.format)
             for shape, layer in zip(self._layers, routing, strict=True)
             for key, use in layer.items()
         )

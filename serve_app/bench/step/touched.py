@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.engine.experts.pool import PoolLayer
-from serve_app.engine.experts.shelving import NO_PART, ShelfKey
+from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,16 @@ class RoutingWatch:
 def _uses(
     layer: PoolLayer, calls: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> dict[ShelfKey, ShelfUse]:
+    def used(maps: torch.Tensor) -> torch.Tensor:
+        parts = torch.cat([maps[rows.unsqueeze(1), experts].flatten() for rows, experts in calls])
+        return parts[parts != NO_PART]
+
     found = {}
-    for key, shelf in layer.shelves.items():
-        parts = torch.cat(
-            [shelf.maps[rows.unsqueeze(1), experts].flatten() for rows, experts in calls]
-        )
-        parts = parts[parts != NO_PART]
-        if len(parts):
-            found[key] = ShelfUse(len(parts.unique()), len(parts))
+    shelves = layer.shelves.items()
+    bases = [used(shelf.bases) for _, shelf in shelves if shelf.bases is not None]
+    for key, shelf in shelves:
+        parts = used(shelf.maps)
+        read = torch.cat([parts, *bases]) if key == DENSE_SLOTS else parts
+        if len(read):
+            found[key] = ShelfUse(len(read.unique()), len(parts))
     return found

@@ -35,6 +35,8 @@ class RandomPart:
     digest: str
     bytes: int
     format: str
+    matrices: tuple[str, ...] = ()
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
-from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
+from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey, ShelfMap, ShelfRows
 from serve_app.engine.step.step import CurrentStep
 
 EXPERTS = "expertpool_pool"
@@ -74,10 +74,10 @@ class PoolLayer:
         del self.shelves[key]
         self.step.revise()
 
-    def set_map(self, row: int, parts: Mapping[ShelfKey, Sequence[int]]) -> None:
+    def set_map(self, row: int, parts: Mapping[ShelfKey, ShelfMap]) -> None:
         """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
         self.num_map_rows = max(self.num_map_rows, row + 1)
-        nothing = [NO_PART] * self.shape.num_experts
+        nothing = ShelfMap(*[[NO_PART] * self.shape.num_experts] * 2)
         for key, shelf in self.shelves.items():
             shelf.set_map(row, parts.get(key, nothing))
         self.step.revise()
@@ -118,23 +118,27 @@ class PoolLayer:
         entries: (n,)   models: those in the step; None: any  ->  order: (n,)
         """
         counts = self.counts and models is not None
+        slots = self.shelves.get(DENSE_SLOTS)
         shelves = [shelf for shelf in self.shelves.values() if shelf.serves(models)]
         lead = next((shelf for shelf in shelves if shelf.serves_all(models)), None)
         if lead is None:
             order = torch.arange(entries.shape[0], device=entries.device)
-            return [shelf.pick_some(entries, counts=counts) for shelf in shelves], order
-        pick, order = lead.pick_all(entries, counts=counts)
+            return [shelf.pick_some(entries, slots, counts=counts) for shelf in shelves], order
+        pick, order = lead.pick_all(entries, slots, counts=counts)
         shelves.remove(lead)
         if not shelves:
             return [pick], order
         entries = entries[order]
-        return [pick, *(shelf.pick_some(entries, counts=counts) for shelf in shelves)], order
+        others = [shelf.pick_some(entries, slots, counts=counts) for shelf in shelves]
+        return [pick, *others], order
 
     def _linear(self, picks: Sequence[Pick], name: str, x: torch.Tensor) -> torch.Tensor:
         """x: (n, I)  ->  (n, O), the sum over shelves"""
         x = x.to(self._dtype)
         total = None
         for pick in picks:
+            if not pick.shelf.key.holds(name):
+                continue
             if pick.pairs is None:
                 total = part_linear(self._multiplier, pick, name, x)
             elif pick.pairs.shape[0]:

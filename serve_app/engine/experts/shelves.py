@@ -12,7 +12,7 @@ from representation.architecture.experts import ExpertsModule
 from representation.formats import ExpertShape, TensorSpec
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.pages import zeros
-from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfRows
+from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfMap, ShelfRows
 from serve_app.errors import LoadFailed
 
 MAP_DTYPE = torch.int64
@@ -32,16 +32,30 @@ class LayerShape:
 
     def part_bytes(self, key: ShelfKey, dtype: torch.dtype) -> int:
         """Bytes of one row of a shelf on the device."""
-        return key.format.num_bytes(self.expert, dtype, residual=key.residual)
+        shape = self.expert.only(key.matrices)
+        return key.format.num_bytes(shape, dtype, residual=key.residual)
 
     def shelves_bytes(self, rows: ShelfRows, num_models: int, dtype: torch.dtype) -> int:
         """Bytes of shelves of so many rows, their maps for so many models included."""
         parts = sum(count * self.part_bytes(key, dtype) for key, count in rows.items())
-        return parts + len(rows) * self.maps_bytes(num_models)
+        return parts + sum(map(num_maps, rows)) * self.maps_bytes(num_models)
 
     def maps_bytes(self, num_models: int) -> int:
-        """Bytes of the maps of one shelf."""
+        """Bytes of one map for each model."""
         return num_models * self.num_experts * MAP_DTYPE.itemsize
+
+
+def num_maps(key: ShelfKey) -> int:
+    """Maps of a shelf: into it, and into the dense one where its parts replace weights of that."""
+    return 2 if key.format.replaces else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What parts stand on that replace weights. rows: (m,) int64, the dense row of each pair."""
+
+    shelf: "Shelf"
+    rows: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ class Pick:
     rows: (m,) int64, ascending.   groups: the pairs by row.
     padded: the pairs without a part are there too, behind the others, their row P; so m is n, and
     how many have one need not be known to the host.
+    base: where the parts replace weights of dense slots.
     """
 
     shelf: "Shelf"
@@ -59,6 +74,7 @@ class Pick:
     rows: torch.Tensor
     groups: Groups
     padded: bool = False
+    base: Base | None = None
 
 
 class Shelf:
@@ -66,6 +82,7 @@ class Shelf:
 
     tensors: name -> (P, *shape), P rows.
     maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
+    bases: (R, E) int64, the dense row that such a part stands on; None where parts are added.
     """
 
     def __init__(
@@ -82,15 +99,18 @@ class Shelf:
         self.shape = shape
         self.num_rows = num_rows
         self._device = device
-        self._specs = key.format.tensor_specs(shape.expert, dtype, residual=key.residual)
+        own = shape.expert.only(key.matrices)
+        self._specs = key.format.tensor_specs(own, dtype, residual=key.residual)
         self.tensors = {name: self._slab(name, num_rows) for name in self._specs}
         maps = (num_map_rows, shape.num_experts)
         self.maps = torch.full(maps, NO_PART, dtype=MAP_DTYPE, device=device)
+        self.bases = self.maps.clone() if key.format.replaces else None
         self._num_parts: dict[int, int] = {}
 
     @property
     def num_bytes(self) -> int:
-        return self.maps.nbytes + sum(tensor.nbytes for tensor in self.tensors.values())
+        parts = sum(tensor.nbytes for tensor in self.tensors.values())
+        return num_maps(self.key) * self.maps.nbytes + parts
 
     def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
         """Copy a part's tensors into a row. `source` names the part in errors.
@@ -103,14 +123,19 @@ class Shelf:
         for name, tensor in tensors.items():
             self.tensors[name][row].copy_(tensor)
 
-    def set_map(self, row: int, parts: Sequence[int]) -> None:
+    def set_map(self, row: int, found: ShelfMap) -> None:
         """Point map row `row` at rows of parts, growing the maps where they end before it."""
-        missing = row + 1 - self.maps.shape[0]
+        self.maps = self._with_row(self.maps, row, found.parts)
+        if self.bases is not None:
+            self.bases = self._with_row(self.bases, row, found.bases)
+        self._num_parts[row] = sum(part != NO_PART for part in found.parts)
+
+    def _with_row(self, maps: torch.Tensor, row: int, parts: Sequence[int]) -> torch.Tensor:
+        missing = row + 1 - maps.shape[0]
         if missing > 0:
-            more = self.maps.new_full((missing, self.maps.shape[1]), NO_PART)
-            self.maps = torch.cat([self.maps, more])
-        self.maps[row] = torch.tensor(parts, dtype=MAP_DTYPE, device=self._device)
-        self._num_parts[row] = sum(part != NO_PART for part in parts)
+            maps = torch.cat([maps, maps.new_full((missing, maps.shape[1]), NO_PART)])
+        maps[row] = torch.tensor(parts, dtype=MAP_DTYPE, device=self._device)
+        return maps
 
     def grow(self, num_rows: int) -> None:
         """Make room for more parts; those that are there keep their rows."""
@@ -133,29 +158,45 @@ class Shelf:
         models = self._num_parts if models is None else models
         return all(self._num_parts.get(row) == self.shape.num_experts for row in models)
 
-    def pick_all(self, entries: torch.Tensor, *, counts: bool) -> tuple[Pick, torch.Tensor]:
+    def pick_all(
+        self, entries: torch.Tensor, slots: "Shelf | None", *, counts: bool
+    ) -> tuple[Pick, torch.Tensor]:
         """All pairs, each of which has a part here, and the order that sorts them by row.
 
         entries: (n,), where a pair's part is found in the maps, flattened
-        counts: whether the host may count them  ->  order: (n,)
+        slots: the dense shelf   counts: whether the host may count them  ->  order: (n,)
         """
         rows, order = torch.sort(self.maps.view(-1).index_select(0, entries), stable=True)
-        return Pick(self, None, rows, self._groups(rows, counts=counts)), order
+        base = self._base(entries, order, slots)
+        return Pick(self, None, rows, self._groups(rows, counts=counts), base=base), order
 
-    def pick_some(self, entries: torch.Tensor, *, counts: bool) -> Pick:
+    def pick_some(self, entries: torch.Tensor, slots: "Shelf | None", *, counts: bool) -> Pick:
         """Those of the pairs that have a part here.
 
         entries: (n,), where a pair's part is found in the maps, flattened
+        slots: the dense shelf
         counts: whether the host may count them; else all are there, padded.
         """
         rows = self.maps.view(-1)[entries]
         absent = rows == NO_PART
         if not counts:
             rows, pairs = torch.sort(rows.masked_fill(absent, self.num_rows), stable=True)
-            return Pick(self, pairs, rows, self._groups(rows, counts=counts), padded=True)
+            groups, base = self._groups(rows, counts=counts), self._base(entries, pairs, slots)
+            return Pick(self, pairs, rows, groups, padded=True, base=base)
         present = (~absent).nonzero().squeeze(1)
         rows, order = torch.sort(rows[present], stable=True)
-        return Pick(self, present[order], rows, self._groups(rows, counts=counts))
+        pairs = present[order]
+        base = self._base(entries, pairs, slots)
+        return Pick(self, pairs, rows, self._groups(rows, counts=counts), base=base)
+
+    def _base(
+        self, entries: torch.Tensor, pairs: torch.Tensor, slots: "Shelf | None"
+    ) -> Base | None:
+        """entries: (n,)   pairs: (m,), which of them"""
+        if self.bases is None:
+            return None
+        assert slots is not None, "parts that replace weights stand on dense slots"
+        return Base(slots, self.bases.view(-1)[entries[pairs]])
 
     def _groups(self, rows: torch.Tensor, *, counts: bool) -> Groups:
         """rows: (m,), ascending"""

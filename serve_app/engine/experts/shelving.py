@@ -1,10 +1,10 @@
 """Which shelf each part of a release's experts belongs on. Touches no tensor."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from representation.formats import FORMATS, Format, format_of
+from representation.formats import DENSE, FORMATS, Format, format_of
 from serve_app.engine.source import LayerLike, ModelLike, PartLike
 from serve_app.errors import LoadFailed
 
@@ -14,10 +14,22 @@ NO_PART = -1
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShelfKey:
-    """Slots of one format, or residuals of one format. Slots come first in order."""
+    """Slots of one format, or residuals of one format for the same matrices (empty: for all).
+
+    Slots come first in order.
+    """
 
     residual: bool
     format: Format
+    matrices: tuple[str, ...] = ()
+
+    def holds(self, matrix: str) -> bool:
+        """Whether parts here have anything to do with a matrix."""
+        return not self.matrices or matrix in self.matrices
+
+
+DENSE_SLOTS = ShelfKey(residual=False, format=DENSE)
+"""The shelf that residuals stand on whose format replaces weights."""
 
 
 ShelfRows = Mapping[ShelfKey, int]
@@ -37,7 +49,9 @@ def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
             f"{noun} {part.digest}: its format is {part.format}; a {noun}'s is one of "
             f"{', '.join(sorted(allowed))}"
         )
-    return ShelfKey(residual, fmt)
+    if part.matrices and (not residual or fmt.replaces):
+        raise LoadFailed(f"{noun} {part.digest}: in format {part.format} it is for all matrices")
+    return ShelfKey(residual, fmt, tuple(part.matrices))
 
 
 @functools.lru_cache(maxsize=256)
@@ -46,16 +60,21 @@ def _parse(label: str) -> Format:
     return format_of(label)
 
 
+def part_name(part: PartLike) -> str:
+    """What a row of a shelf is known by: a part's digest, and the slot's where it stands on one."""
+    return part.digest if part.on is None else f"{part.digest} on {part.on}"
+
+
 def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:
-    """digest -> index of the (first) slot or residual that has it, for each shelf, in order.
+    """Name of a part -> index of the (first) slot or residual, for each shelf, in order.
 
     Raises: LoadFailed.
     """
     found: dict[ShelfKey, dict[str, int]] = {}
     for residual, parts in ((False, layer.slots), (True, layer.residuals)):
         for index, part in enumerate(parts):
-            digests = found.setdefault(shelf_of(part, residual=residual), {})
-            digests.setdefault(part.digest, index)
+            names = found.setdefault(shelf_of(part, residual=residual), {})
+            names.setdefault(part_name(part), index)
     return dict(sorted(found.items()))
 
 
@@ -64,16 +83,63 @@ def shelf_rows(layer: LayerLike) -> dict[ShelfKey, int]:
 
     Raises: LoadFailed.
     """
-    return {key: len(digests) for key, digests in parts_by_shelf(layer).items()}
+    return {key: len(names) for key, names in parts_by_shelf(layer).items()}
 
 
 def parts_of_expert(
     layer: LayerLike, model: ModelLike, position: int, expert: int
 ) -> Iterator[tuple[ShelfKey, PartLike]]:
-    """The parts whose sum is a model's expert. position: of the layer among the MoE layers."""
+    """The parts that a model's expert is made of. position: of the layer among the MoE layers.
+
+    Raises: LoadFailed for a residual that replaces weights of another slot than the expert's, or
+    is not the only one.
+    """
     slot = layer.slots[model.expert_map[position][expert]]
     yield shelf_of(slot, residual=False), slot
-    if model.residual_map:
-        for index in model.residual_map[position][expert]:
-            residual = layer.residuals[index]
-            yield shelf_of(residual, residual=True), residual
+    residuals = model.residual_map[position][expert] if model.residual_map else ()
+    for index in residuals:
+        residual = layer.residuals[index]
+        key = shelf_of(residual, residual=True)
+        if key.format.replaces and (residual.on != slot.digest or len(residuals) > 1):
+            raise LoadFailed(
+                f"residual {residual.digest}: its format is {residual.format}, so it stands alone, "
+                f"and on slot {residual.on}"
+            )
+        yield key, residual
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfMap:
+    """By expert of a model, the row of its part on one shelf, or `NO_PART`.
+
+    bases: the rows of the dense slots that those parts stand on, where they replace weights.
+    """
+
+    parts: list[int]
+    bases: list[int]
+
+
+def maps_of(
+    layer: LayerLike,
+    model: ModelLike,
+    position: int,
+    row_of: Mapping[ShelfKey, Callable[[str], int]],
+) -> dict[ShelfKey, ShelfMap]:
+    """Of each shelf that a model has parts on. row_of: by shelf, the row of a part of a name.
+
+    An expert whose weights are partly replaced has its part there, and none on the dense shelf.
+    """
+    num_experts = len(model.expert_map[position])
+    found: dict[ShelfKey, ShelfMap] = {}
+    for expert in range(num_experts):
+        rows = {
+            key: row_of[key](part_name(part))
+            for key, part in parts_of_expert(layer, model, position, expert)
+        }
+        replaces = any(key.format.replaces for key in rows)
+        base = rows.pop(DENSE_SLOTS) if replaces else NO_PART
+        for key, row in rows.items():
+            nothing = ShelfMap([NO_PART] * num_experts, [NO_PART] * num_experts)
+            of_shelf = found.setdefault(key, nothing)
+            of_shelf.parts[expert], of_shelf.bases[expert] = row, base
+    return found

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from representation.formats import DENSE
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelving import (
-    NO_PART,
     ShelfKey,
     ShelfRows,
+    maps_of,
     parts_by_shelf,
     parts_of_expert,
     shelf_rows,
@@ -166,7 +166,8 @@ class PooledReleases:
             row = self._take_map_row()
             self._packed.register_row(row, model.config)
             for position, (_, pool) in enumerate(self._layers):
-                pool.set_map(row, self._map(source.layers[position], model, position))
+                rows = {key: ledger.row for key, ledger in self.ledgers[position].items()}
+                pool.set_map(row, maps_of(source.layers[position], model, position, rows))
             models[name] = LoadedModel(
                 name=name,
                 row=row,
@@ -178,16 +179,6 @@ class PooledReleases:
         loaded = LoadedRelease(source, models, parts)
         self._loaded[source.id] = loaded
         return loaded
-
-    def _map(self, layer: LayerLike, model: ModelLike, position: int) -> dict[ShelfKey, list[int]]:
-        """For each shelf of a layer that the model has parts on, the row of each expert's."""
-        num_experts = len(model.expert_map[position])
-        rows: dict[ShelfKey, list[int]] = {}
-        for expert in range(num_experts):
-            for key, part in parts_of_expert(layer, model, position, expert):
-                of_shelf = rows.setdefault(key, [NO_PART] * num_experts)
-                of_shelf[expert] = self.ledgers[position][key].row(part.digest)
-        return rows
 
     def drop(self, release: str) -> tuple[str, ...]:
         """Forget a release that nothing runs on. -> backbones that no other release has."""
@@ -289,4 +280,6 @@ def _check_experts(
     for expert in range(num_experts):
         keys = [key for key, _ in parts_of_expert(layer, model, position, expert)]
         if len(set(keys)) < len(keys):
-            raise LoadFailed(f"{what}, expert {expert}: two residuals are of one format")
+            raise LoadFailed(
+                f"{what}, expert {expert}: two residuals are of one format for the same matrices"
+            )

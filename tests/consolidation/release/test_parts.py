@@ -22,6 +22,7 @@ from consolidation.release import (
     ReleaseReader,
     expert_bytes,
     expert_map_bytes,
+    read_expert,
     residual_map_bytes,
 )
 from consolidation.release.manifest import canonical_json, release_id
@@ -243,6 +244,63 @@ def test_a_manifest_without_shapes_is_none() -> None:
         )
 
 
+def test_a_residual_may_be_for_one_matrix_alone(mixed: Mixed) -> None:
+    registry, layer = mixed.registry, mixed.manifest.layers[0]
+    only = layer.shape.only(("down_proj",))
+    tensors = random_part(only, FACTORS, torch.bfloat16, residual=True)
+    blob = registry.write_blob(encode_tensors(tensors))
+    part = Part(digest=blob.digest, bytes=blob.bytes, format=str(FACTORS), matrices=("down_proj",))
+    assert blob.bytes == FACTORS.file_bytes(only, torch.bfloat16, residual=True)
+    alone = layer.model_copy(update={"residuals": (part,), "slots": layer.slots[:1]})
+    of_slot = DENSE.num_bytes(layer.shape, torch.bfloat16, residual=False)
+    of_part = FACTORS.num_bytes(only, torch.bfloat16, residual=True)
+    assert alone.device_bytes("bfloat16") == of_slot + of_part
+    slot = layer.slots[0]
+    plain = read_expert(registry, [slot], layer.shape)
+    found = read_expert(registry, [slot, part], layer.shape)
+    added = FACTORS.decode(tensors, "down_proj", layer.shape)
+    for name, tensor in found.items():
+        if not name.startswith("down_proj"):
+            assert torch.equal(tensor, plain[name]), name
+    down = plain["down_proj"] + (added.T if layer.transposed else added)
+    assert torch.equal(found["down_proj"], down)
+    whole = part.model_copy(update={"matrices": ()})
+    with pytest.raises(Damaged, match=f"part {part.digest} holds"):
+        read_expert(registry, [slot, whole], layer.shape)
+
+
+@pytest.mark.parametrize(
+    ("field", "part", "message"),
+    [
+        ("slots", {"matrices": ["w"]}, "slot 0 is dense and must be for all matrices"),
+        ("residuals", {"format": "rank-2", "matrices": ["x"]}, "is for x, which is no matrix"),
+        ("residuals", {"format": "rank-2", "on": "0" * 64}, "names a slot that it stands on"),
+    ],
+)
+def test_what_a_part_is_for_must_be_there(field: str, part: dict[str, Any], message: str) -> None:
+    content: dict[str, Any] = {"module": "m", "parameters": {"w": (2, 2)}, "slots": []}
+    with pytest.raises(ValidationError, match=message):
+        Layer.model_validate({**content, field: [{**PART, **part}]})
+
+
+def test_a_release_of_schema_2_is_read_and_keeps_its_id(mixed: Mixed) -> None:
+    content = json.loads(mixed.manifest.to_bytes())
+    content["schema_version"] = 2
+    for layer in content["layers"]:
+        for part in (*layer["slots"], *layer["residuals"]):
+            del part["matrices"], part["on"]
+    for blob in content["models"]["m"]["backbone"]:
+        del blob["tensors"]
+    data = canonical_json(content)
+    release = release_id(data)
+    mixed.registry.storage.write(f"releases/{release}/manifest.json", data)
+    reader = ReleaseReader(mixed.registry, release)
+    assert reader.manifest.id == release
+    for index, expected in enumerate(_expected(mixed, 0)):
+        found = reader.expert("m", 0, index)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """A registry with a release of schema 1, as it was written before there were parts."""
@@ -255,7 +313,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
         for field in ("parameters", "transposed", "residuals"):
             del layer[field]
         for slot in layer["slots"]:
-            del slot["format"]
+            for field in ("format", "matrices", "on"):
+                del slot[field]
     for name in ("m", "gone"):
         del content["models"][name]["residual_map"]
         for blob in content["models"][name]["backbone"]:
@@ -282,7 +341,7 @@ def test_a_release_of_schema_1_is_read_and_run(old: tuple[Path, str, Path]) -> N
 def test_a_release_of_schema_1_is_extended_by_a_model(old: tuple[Path, str, Path]) -> None:
     root, release, checkpoint = old
     manifest = manifest_of(run(root, {"again": checkpoint}, extend=release))
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
     assert manifest.layers[0].transposed
     assert manifest.models["m"].expert_map == manifest.models["again"].expert_map
     with pytest.raises(Refused, match="schema_version 1"):

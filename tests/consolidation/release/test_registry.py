@@ -192,8 +192,8 @@ def publish_raw(registry: Registry, content: object) -> str:
 
 
 def test_a_newer_schema_is_refused(registry: Registry) -> None:
-    content = {**json.loads(make_release(registry).to_bytes()), "schema_version": 3, "new": 1}
-    with pytest.raises(NewerSchema, match="schema_version 3"):
+    content = {**json.loads(make_release(registry).to_bytes()), "schema_version": 4, "new": 1}
+    with pytest.raises(NewerSchema, match="schema_version 4"):
         registry.read_manifest(publish_raw(registry, content))
 
 
