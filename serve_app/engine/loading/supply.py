@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from serve_app.engine.counters import Counters
-from serve_app.engine.loading.backbones import HostBackbone, copy_bytes
+from serve_app.engine.loading.held_backbones import HeldBackbones
 from serve_app.engine.loading.loader import (
     BackboneChecked,
     BackboneHeld,
@@ -26,7 +26,6 @@ from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError, LoadFailed
-from serve_app.scheduling.host import HostLedger
 from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.scheduler import Scheduler
 
@@ -80,8 +79,7 @@ class Supply:
         self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
         self._staging: _Staging | None = None
         self._is_making_room = False
-        self._host = HostLedger(memory.host_memory)
-        self._held: dict[str, HostBackbone] = {}
+        self._host = HeldBackbones(packed, memory.host_memory)
         self._awaiting: deque[ReleaseSource] = deque()
         self._held_loads: list[BackboneCopy] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
@@ -95,7 +93,7 @@ class Supply:
     @property
     def host_bytes(self) -> int:
         """What backbones take in host memory, mapped files included."""
-        return sum(held.num_bytes for held in self._held.values())
+        return self._host.num_bytes
 
     def is_retiring(self, release: str) -> bool:
         """Whether a release takes no new requests."""
@@ -140,7 +138,7 @@ class Supply:
                     self._counters.staging_seconds += report.seconds
                     self._note_staged(report, report.source.id)
                 case BackboneHeld():
-                    self._note_copy(report.backbone, report.held)
+                    self._host.note(report.backbone, report.held)
                     self._note_staged(report, report.backbone)
                 case BackboneChecked():
                     self._note_staged(report, report.backbone)
@@ -166,14 +164,12 @@ class Supply:
         if wanted is None:  # its release went while the load was held, and nothing waits for it
             self._scheduler.load_failed(load.backbone)
             return False
-        held = self._held.get(load.backbone)
+        held = self._host.take(load.backbone)
         arrives = held is not None and self._scheduler.places.loading == (load.backbone,)
         arrival = self._packed.arrivals.expect(load.place)
         hold = False
-        if held is not None:
-            self._host.pin(load.backbone)
-        elif not self._has_places_for_all and load.backbone not in self._host:
-            hold = self._take_copy(load.backbone)
+        if held is None and not self._has_places_for_all and load.backbone not in self._host:
+            hold = self._host.make_room(load.backbone)
         self._loader.load_backbone(wanted, held, load.place, arrival, hold=hold)
         if arrives:  # and waits for no other load
             self._scheduler.arriving(load.backbone)
@@ -197,7 +193,7 @@ class Supply:
     def check(self) -> None:
         """Assert that rows and host copies are counted as they are used."""
         self._releases.check(None if self._staging is None else self._staging.source)
-        self._host.check(self._held)
+        self._host.check()
 
     def close(self) -> None:
         """Stop loading."""
@@ -246,7 +242,7 @@ class Supply:
                     continue
             if backbone in self._host:
                 continue
-            if self._host.fits(self._copy_bytes) and self._take_copy(backbone):
+            if self._host.has_room and self._host.make_room(backbone):
                 staging.due.add((BackboneHeld, backbone))
                 self._loader.hold_backbone(wanted)
             elif backbone not in there:
@@ -254,28 +250,6 @@ class Supply:
                 self._loader.check_backbone(wanted)
         staging.due |= {(BackboneLoaded, backbone) for backbone in fetched}
         self.begin_loads(tuple(fetched.values()))
-
-    @property
-    def _copy_bytes(self) -> int:
-        """What a host copy of one backbone takes."""
-        stacks = self._packed.stacks
-        sizes = (stacks[name][0].nbytes for name in stacks.names())
-        return copy_bytes(sizes, self._packed.device)
-
-    def _take_copy(self, backbone: str) -> bool:
-        """Make room for a host copy, if there can be any, in the stead of others."""
-        dropped = self._host.take(backbone, self._copy_bytes)
-        for other in dropped or ():
-            del self._held[other]
-        return dropped is not None
-
-    def _note_copy(self, backbone: str, held: HostBackbone | None) -> None:
-        """A host copy has been read or used, or could not be made."""
-        self._host.unpin(backbone)
-        if held is None:
-            self._host.give_back(backbone)
-        else:
-            self._held[backbone] = held
 
     def _to_read(self) -> dict[str, BackboneToRead]:
         """All backbones of releases that are loaded or being loaded."""
@@ -317,7 +291,7 @@ class Supply:
     def _note_backbone(self, report: BackboneLoaded) -> Iterator[Lost]:
         self._packed.arrivals.settle(report.place)
         if report.through_host:
-            self._note_copy(report.backbone, report.held)
+            self._host.note(report.backbone, report.held)
         self._counters.backbone_loads += 1
         self._counters.backbone_load_seconds += report.seconds
         if report.error is None:
@@ -330,9 +304,7 @@ class Supply:
 
     def _let_go(self) -> None:
         """Drop host copies that nobody needs: of no release, or in places while all have one."""
-        needed = self._to_read()
-        resident = self._scheduler.places.resident if self._has_places_for_all else ()
-        for backbone in list(self._held):
-            unwanted = backbone not in needed or backbone in resident
-            if unwanted and self._host.give_back(backbone):
-                del self._held[backbone]
+        needed = set(self._to_read())
+        if self._has_places_for_all:
+            needed -= set(self._scheduler.places.resident)
+        self._host.keep(needed)
