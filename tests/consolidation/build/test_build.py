@@ -1,4 +1,4 @@
-"""What is built is what was planned: formats, bytes, and errors as they were foretold."""
+"""What is built is what was planned: formats, bytes, and errors as they were predicted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +84,13 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("slot", SLOT_FORMATS, ids=str)
-def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot: Format) -> None:
+def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slot: Format) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
     pair = Pair(unit, two.unit(two.base).weights)
     sizes = FileSizes(shape, torch.bfloat16)
     noise = measure_noise([unit])
-    foretold = {p.choice: p for p in pair.options(slot, noise, sizes)}
-    assert len(foretold) > 2
+    predicted = {p.choice: p for p in pair.options(slot, noise, sizes)}
+    assert len(predicted) > 2
     built = two.build(slot, *MIXES)
     for mix, parts in zip(MIXES, built, strict=True):
         assert [part.parsed for part in parts] == [slot, *mix]
@@ -100,8 +100,8 @@ def test_every_mix_of_formats_comes_back_within_what_was_foretold(two: Two, slot
             specs = part.parsed.tensor_specs(shape, torch.bfloat16, residual=number > 0)
             tensors = two.registry.read_tensors(part)
             assert {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} == specs
-        if mix in foretold:
-            point = foretold[mix]
+        if mix in predicted:
+            point = predicted[mix]
             assert point.num_bytes == sum(sizes.residual(fmt) for fmt in mix)
             error = unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
             assert point.error / 2.5 < error < point.error * 2.5, (slot, mix, error, point.error)

@@ -37,7 +37,7 @@ def falling(at_least: float, steepness: float) -> Callable[[int], float]:
 
 @given(st.floats(1e-4, 10.0), st.floats(2.0, 25.0), st.floats(0.05, 20.0))
 @settings(deadline=None)
-def test_a_foretelling_off_by_a_factor_is_set_right(
+def test_a_prediction_off_by_a_factor_is_corrected(
     target: float, steepness: float, off: float
 ) -> None:
     true = falling(5.0, steepness)
@@ -61,12 +61,12 @@ def test_what_is_found_was_measured_to_reach_the_target_or_is_everything(
 ) -> None:
     true = falling(5.0, steepness)
 
-    def foretell(num_bytes: int) -> float:  # wrong by another factor everywhere, but falling
+    def predict(num_bytes: int) -> float:  # wrong by another factor everywhere, but falling
         places = range(LEAST, num_bytes + 1, MOST // 8)
         return min(true(n) * off[min(i, 7)] for i, n in enumerate(places))
 
     release = Release(true)
-    found = fewest_bytes(target, LEAST, MOST, foretell, release.measure)
+    found = fewest_bytes(target, LEAST, MOST, predict, release.measure)
     assert len(release.tried) <= MAX_TRIALS
     assert found == MOST or (found in release.tried and true(found) <= target)
     assert all(n >= found for n in release.tried if true(n) <= target)
@@ -87,7 +87,7 @@ def test_a_target_that_nothing_but_everything_reaches_gives_everything() -> None
     assert release.tried == sorted(release.tried)
 
 
-def test_where_what_is_foretold_is_of_no_use_the_middle_is_tried() -> None:
+def test_where_predictions_are_of_no_use_the_middle_is_tried() -> None:
     true = falling(5.0, 10.0)
     for useless in (lambda _: 0.0, lambda n: 9.0 if n < MOST else 0.0):
         release = Release(true)
@@ -103,7 +103,7 @@ def test_where_nothing_is_lost_nothing_is_made_right() -> None:
     assert fewest_bytes(0.1, LEAST, LEAST, lambda _: 0.0, release.measure) == LEAST
 
 
-def test_the_first_trial_is_where_a_little_less_than_the_target_is_foretold() -> None:
+def test_the_first_trial_is_where_a_little_less_than_the_target_is_predicted() -> None:
     true = falling(5.0, 10.0)
     first = first_trial(0.1, LEAST, MOST, true)
     assert true(first) <= 0.095 < true(first - MOST // 500)

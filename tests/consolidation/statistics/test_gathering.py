@@ -62,7 +62,7 @@ ALL_EXPERTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("architecture", sorted(ALL_EXPERTS))
-def test_a_metric_foretells_what_little_noise_does(architecture: str, tmp_path: Path) -> None:
+def test_a_metric_predicts_what_little_noise_does(architecture: str, tmp_path: Path) -> None:
     path = write_checkpoint(
         tmp_path / "m", architecture, tokenizer=False, **ALL_EXPERTS[architecture]
     )
