@@ -64,7 +64,7 @@ def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
         ({"family": "../x"}, "family"),
         ({"channel": "a b"}, "channel"),
         ({"remove": ("a",)}, "extended"),
-        ({"limits": QualityLimits(max_kl=math.nan)}, "divergence of nan is not a number"),
+        ({"limits": QualityLimits(max_kl=math.nan)}, "allowed is nan, which is not a number"),
         ({"limits": QualityLimits(max_accuracy_drop=0.1)}, "needs a task"),
         ({"expert_budget": -1.0}, "budget of -1.0 is not a positive"),
         ({"expert_bytes": 0}, "bytes for experts of 0 is not a positive"),
