@@ -6,9 +6,8 @@ Measures in turns, in one engine; each figure is a median over rounds.
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -43,7 +42,9 @@ class Decoding:
     step_tokens: int = 512
 
 
-def open_engine(source: ReleaseSource, wanted: Decoding, **options: Any) -> Engine:
+def open_engine(
+    source: ReleaseSource, wanted: Decoding, on_loaded: Callable[[], None] = lambda: None
+) -> Engine:
     """An engine with a place for every model and room for all sequences."""
     num = wanted.sequences * len(source.models)
     length = wanted.context + _num_tokens(num, wanted) + MORE_STEPS
@@ -54,7 +55,7 @@ def open_engine(source: ReleaseSource, wanted: Decoding, **options: Any) -> Engi
         max_sequences=num,
         prefix_cache=False,
     )
-    return Engine.open(source, config, **options)
+    return Engine.open(source, config, on_loaded=on_loaded)
 
 
 def _num_tokens(num: int, wanted: Decoding) -> int:
