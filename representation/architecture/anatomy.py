@@ -1,4 +1,4 @@
-"""Where the experts, attentions, rotary embeddings and weight-bearing leaves of a model sit.
+"""Finds the experts, attentions, rotary embeddings and leaves with weights of a model.
 
 Looks at a transformers model on the meta device, so nothing here costs memory. Builds no
 replacement: the engine does.
@@ -25,11 +25,11 @@ class Anatomy:
 
     experts: modules that go through the experts interface.
     attentions: modules that go through the attention interface, and what they store.
-    windows: how many of the last tokens each of those may see; None where all.
+    windows: how many of the last tokens each of those may see; None: all.
     rotaries: parameterless modules that turn positions into cos and sin.
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
     token axes; the largest that must be replaced as a whole, so none lies inside another.
-    sinks: attention modules with a parameter of their own, handed to attention as `s_aux`.
+    sinks: attention modules with their own parameter, passed to attention as `s_aux`.
     tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
     modules in the order of the forward.
     siblings: those of the units that are linear layers and read the same tensor, together.
@@ -50,7 +50,7 @@ class Anatomy:
 def study(config: Any, dtype: torch.dtype) -> Anatomy:
     """Find the parts of the config's model.
 
-    Raises: Unservable, naming the part, where the model does not fit the engine.
+    Raises: Unservable, naming the part, if the engine cannot run the model.
     """
     model = meta_model(config, dtype)
     name = type(model).__name__
@@ -87,7 +87,7 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
 
 
 def _first_read(tensor: str, trace: Trace) -> int:
-    """When a run comes to the module of a tensor; after all others where it never does."""
+    """When a run reaches the module of a tensor; after all others if it never does."""
     return trace.first_reads.get(tensor.rpartition(".")[0], len(trace.first_reads))
 
 
@@ -100,7 +100,7 @@ def _is_rotary(module: nn.Module) -> bool:
 
 
 def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) -> None:
-    """A rotary module is made anew from each model's config: it must have been made so."""
+    """The engine makes a rotary module from each model's config, so this must give the same."""
     fields = rope_fields(config.get_text_config().to_dict())
     for path, module in rotaries.items():
         own: Any = getattr(module, "config", None)
@@ -112,7 +112,7 @@ def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: s
     for path, module in modules.items():
         hidden = sorted(module._non_persistent_buffers_set & set(module._buffers))
         if hidden and path not in rotaries:
-            raise Unservable(f"{name}: {path} computes a buffer {hidden[0]!r} of its own")
+            raise Unservable(f"{name}: {path} computes its own buffer {hidden[0]!r}")
 
 
 def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:

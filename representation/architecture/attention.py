@@ -1,7 +1,7 @@
-"""What attention may be asked for: its shape, its mask, its keywords. Computes none.
+"""What a model may ask of attention: its shape, its mask, its keywords. Computes none.
 
-A stock model's attention modules call a function of `AttentionInterface` with keywords of their
-own. The engine has to know each: what it passed over would be missing from what it computes.
+A stock model's attention modules call a function of `AttentionInterface` with their own keywords.
+The engine must know each one: ignoring one would give wrong results.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,24 +13,24 @@ import torch
 IGNORED = frozenset(
     {
         "dropout",  # none outside training
-        "output_attentions",  # what is given back, not what is computed
+        "output_attentions",  # changes what is returned, not what is computed
         "output_hidden_states",
         "output_router_logits",
-        "position_ids",  # they are in the queries and keys by then
-        "sliding_window",  # the mask says it
-        "use_cache",  # keys and values are kept in any case
+        "position_ids",  # already applied to queries and keys
+        "sliding_window",  # the mask has it
+        "use_cache",  # keys and values are always kept
     }
 )
-"""Keywords beside `scaling`, `s_aux` and `softcap` that change nothing in what attention gives."""
+"""Keywords besides `scaling`, `s_aux` and `softcap` that do not change the result."""
 
 
 FAR = 1 << 20
-"""Tokens; no window that is of use is as long."""
+"""In tokens; no useful window is as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Heads and dimensions of one attention layer. softcap: on its scores; None: there is none."""
+    """Heads and dimensions of one attention layer. softcap: on its scores; None: no cap."""
 
     query_heads: int
     kv_heads: int
@@ -45,7 +45,7 @@ class AttentionShape:
 
 
 def unknown_keywords(module: object, others: Mapping[str, Any]) -> str | None:
-    """What is wrong with the other keywords that a module calls attention with; None: nothing.
+    """What is wrong with the other keywords with which a module calls attention; None: nothing.
 
     A keyword that is None asks for nothing.
     """

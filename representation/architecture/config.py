@@ -1,4 +1,4 @@
-"""What the config of a model says, and which configs are refused unseen. Builds no model."""
+"""What a model's config says, and which configs are refused from their fields. Builds no model."""
 
 import json
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from representation.architecture.errors import Unservable
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
-"""Where a config came from, not what it says: left out of a release."""
+"""Fields that say where a config came from; a release leaves them out."""
 
 
 def config_of(fields: Mapping[str, Any]) -> Any:
     """The transformers config of a checkpoint's `config.json`, or of a manifest's `config`.
 
-    Code that a config names is never run: its class is one of transformers' own.
+    Never runs code that a config names: its class is one of transformers' own.
     Raises: Unservable.
     """
     model_type = _model_type(fields)
@@ -39,7 +39,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
 
 
 def _model_type(fields: Mapping[str, Any]) -> str:
-    """A type that transformers knows. Raises: Unservable for what the fields alone tell."""
+    """The model type, if transformers knows it. Raises: Unservable for what the fields show."""
     model_type = fields.get("model_type")
     for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
         quantization = part.get("quantization_config")
@@ -62,7 +62,7 @@ def _model_type(fields: Mapping[str, Any]) -> str:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """The full config as JSON values, without where it came from."""
+    """The whole config as JSON values, without the fields about its origin."""
     content = json.loads(json.dumps(config.to_dict(), sort_keys=True, default=str))
     return {key: value for key, value in content.items() if key not in UNSAVED_FIELDS}
 
@@ -74,12 +74,12 @@ def rope_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vocabulary_size(config: Any) -> int:
-    """How many tokens a model knows."""
+    """The size of a model's vocabulary."""
     return int(config.get_text_config().vocab_size)
 
 
 def context_limit(config: Any) -> int | None:
-    """The most tokens that a sequence of a model may have; None where the config sets no limit."""
+    """The most tokens that a sequence of a model may have; None if the config sets no limit."""
     text = config.get_text_config()
     length = getattr(text, "max_position_embeddings", None)
     if not length:

@@ -1,8 +1,8 @@
-"""The experts of a model, as transformers' experts interface has them. Computes no expert.
+"""Finds a model's experts through transformers' experts interface. Computes no expert.
 
 https://github.com/huggingface/transformers, `integrations/moe.py`: a class that
-`use_experts_implementation` wraps has its experts' matrices stacked, and says with a few
-attributes how they are laid out.
+`use_experts_implementation` wraps stacks its experts' matrices, and describes their layout with a
+few attributes.
 """
 
 import math
@@ -18,12 +18,12 @@ from representation.formats import ExpertShape
 from representation.layout import Layout
 
 MARKS = frozenset({"has_gate", "has_bias", "is_transposed"})
-"""Attributes that `use_experts_implementation` gives to each instance it wraps."""
+"""Attributes that `use_experts_implementation` sets on each instance it wraps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsModule:
-    """One layer's experts in the transformers model. `layout` is None where it is another one."""
+    """One layer's experts in the transformers model. `layout` is None if it is an unknown one."""
 
     module: str
     num_experts: int
@@ -49,7 +49,7 @@ def find_experts(skeleton: nn.Module) -> dict[str, ExpertsModule]:
 
 
 def experts_module(path: str, module: Any) -> ExpertsModule:
-    """What the experts module at a path holds. Raises: Unservable, naming what is not served."""
+    """What the experts module at a path holds. Raises: Unservable, naming what cannot be served."""
     if getattr(module, "has_post_expert_norm", False):
         raise Unservable(f"{path} has a norm after each expert")
     first = "gate_up_proj" if module.has_gate else "up_proj"
@@ -76,7 +76,7 @@ def experts_module(path: str, module: Any) -> ExpertsModule:
 
 
 def _layout(module: Any, shape: ExpertShape) -> Layout | None:
-    """Asked of the module itself: a value that is not a number shows which neuron it reaches."""
+    """Asks the module itself: a NaN in a weight shows which neuron it reaches."""
     if not module.has_gate:
         return "single"
     num_neurons = shape.matrix("down_proj")[1]

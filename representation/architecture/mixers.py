@@ -1,6 +1,6 @@
-"""Whether attention alone mixes tokens in a model. Looks at its code, and runs nothing.
+"""Whether only attention mixes tokens in a model. Looks at its code, and runs nothing.
 
-A run without data (`tracing.py`) sees each call of attention; it does not see that a convolution
+A run without data (`tracing.py`) sees each call of attention. It cannot see that a convolution
 looks at neighbours, or that a module keeps state between calls.
 """
 
@@ -19,8 +19,8 @@ CACHE_ARGUMENTS = frozenset({"past_key_values", "past_key_value", "cache_params"
 def refuse_other_mixers(skeleton: nn.Module) -> None:
     """Every token mixer must be attention that is called through `AttentionInterface`.
 
-    A mixer is an innermost module that is handed the cache. One per decoder layer, and nothing
-    that keeps state between tokens on its own (convolutions, indexers of sparse attention).
+    A mixer is an innermost module that receives the cache. There must be one per decoder layer, and
+    nothing else may keep state between tokens (convolutions, indexers of sparse attention).
     Raises: Unservable.
     """
     num_layers = int(cast(Any, skeleton).config.num_hidden_layers)

@@ -13,7 +13,7 @@ from representation.architecture.errors import Unservable
 def meta_model(config: Any, dtype: torch.dtype) -> Any:
     """The config's causal language model on the meta device.
 
-    Raises: Unservable where transformers cannot make one, or where the config is another class's.
+    Raises: Unservable if transformers cannot build one, or the config belongs to another class.
     """
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Runs a model once without data to see how it is wired. Judges nothing: `anatomy.py` does.
+"""Runs a model once without data to see how it is wired. `anatomy.py` judges that.
 
 Everything is on the meta device, so nothing here costs memory.
 """
@@ -24,15 +24,15 @@ TRACED_OUTPUTS = 7907
 
 TRACING = "expertpool_trace"
 OTHER_MASK = (1, 1, 2, 0)
-"""Shape that stands for a mask which is not served."""
+"""The shape that stands for a mask that cannot be served."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Token axis of each tensor argument and of each tensor result; None where there is none.
+    """Token axis of each tensor argument and of each tensor result; None if it has none.
 
     shape: of the first tensor argument, as traced.
-    outputs_only: called on the rows that want logits, not on all tokens.
+    outputs_only: called only on the rows that need logits, not on all tokens.
     """
 
     inputs: tuple[int | None, ...]
@@ -63,7 +63,7 @@ class Trace:
 
     axes: token axes of every module that was called.   attentions, windows, sinks: as in `Anatomy`.
     readers: modules whose own code reads the weights of another.   first_reads: the modules whose
-    weights are read, numbered in the order in which the first of them is.
+    weights are read, numbered in the order of their first read.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Trace:
         return tuple(group for group in groups if len(group) > 1)
 
     def note_read(self, path: str) -> None:
-        """A weight of the module there is read; where other code than its own does, by whom."""
+        """Note that a weight of the module there is read, and by whom if it is another module."""
         self.first_reads.setdefault(path, len(self.first_reads))
         if self._running[-1] != path:
             self.readers.add(self._running[-1])
@@ -102,7 +102,7 @@ class Trace:
     def note_call(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        """A forward hook: the module's code has run; where tokens are in what it took and gave."""
+        """A forward hook: notes the token axes of the module's inputs and outputs."""
         self._running.pop()
         given = [*args, *kwargs.values()]
         tensors = [value for value in given if isinstance(value, torch.Tensor)]
@@ -120,7 +120,7 @@ class Trace:
         window: int | None,
         sink: Any,
     ) -> None:
-        """sink: the module's parameter, or None"""
+        """sink: the parameter of the module, or None"""
         path = self._paths[id(module)]
         self.attentions[path] = shape
         self.windows[path] = window
@@ -132,11 +132,11 @@ class Trace:
 def _traced_mask(
     *, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any
 ) -> torch.Tensor:
-    """Stands in for an attention mask; its last dimension says the window, 0 that there is none.
+    """Stands in for an attention mask. Its last dimension is the window; 0 means none.
 
-    What a model passes to attention as `sliding_window` does not say it: `generate()` goes by the
-    mask, and some architectures (Qwen2-MoE, PhiMoE) pass nothing else. A mask that is neither
-    causal nor a causal window has another shape: refused only where a layer uses it.
+    The argument `sliding_window` of attention does not tell: `generate()` uses the mask, and some
+    architectures (Qwen2-MoE, PhiMoE) pass nothing else. A mask that is neither causal nor a causal
+    window has another shape, and is refused only if a layer uses it.
     """
     if not is_causal(mask_function, local_size):
         return torch.empty(OTHER_MASK, device="meta")
@@ -185,7 +185,7 @@ ALL_EXPERTS_FUNCTIONS.register(TRACING, _traced_experts)
 def trace_of(
     model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
 ) -> Trace:
-    """Run the model once without data, and note what there is to see.
+    """Run the model once without data, and note its structure.
 
     owners: the modules that own weights, by path.   Raises: Unservable.
     """
@@ -217,7 +217,7 @@ def trace_of(
 
 
 class _Watched(dict[str, Any]):
-    """A module's parameters or buffers; says when one is read. `nn.Module` looks them up here."""
+    """A module's parameters or buffers; reports reads. `nn.Module` looks them up here."""
 
     def __init__(self, tensors: Mapping[str, Any], on_read: Callable[[], None]) -> None:
         super().__init__(tensors)
@@ -230,7 +230,7 @@ class _Watched(dict[str, Any]):
 
 @contextmanager
 def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) -> Iterator[None]:
-    """Note, while the block lasts, which modules run and whose code reads the owners' weights."""
+    """Note inside the block which modules run, and whose code reads the owners' weights."""
     handles = []
     for module in model.modules():
         handles.append(module.register_forward_pre_hook(trace.note_start))
@@ -250,7 +250,7 @@ def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) ->
 
 
 def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> nn.Module:
-    """A rotary module of that class as the config makes it, on the CPU, in its first state."""
+    """A rotary module of that class, made from the config, on the CPU, in its initial state."""
     try:
         with torch.device("cpu"):
             return kind(config)

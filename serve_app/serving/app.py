@@ -1,4 +1,4 @@
-"""How the classes become Ray Serve deployments. The only place that wraps and binds them."""
+"""Turns the classes into Ray Serve deployments. The only place that wraps and binds them."""
 
 import os
 from collections.abc import Mapping
@@ -19,32 +19,31 @@ DEPLOYMENTS = (INGRESS, ENGINE)
 _MAX_ONGOING = 10_000
 """Far above what the replica admits: it answers 429 in OpenAI's form, which Serve does not."""
 _DRAIN_S = 60.0
-"""How long a replica that is to go may finish what it is answering."""
+"""How long a replica may take to finish its answers before it stops."""
 _ENV_PREFIX = "EXPERTPOOL_"
 
 
 class Engine(EngineReplica):
-    """What Ray Serve constructs: an EngineReplica from a plain dict."""
+    """The class that Ray Serve constructs: an EngineReplica, from a plain dict."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         checked = ServeConfig.model_validate(config)
         super().__init__(checked, real_parts(checked))
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Ray Serve looks for it on the class itself."""
+        """Ray Serve looks for this on the class itself."""
         await super().reconfigure(user_config)
 
     async def __del__(self) -> None:
-        """Ray Serve awaits it when the replica goes."""
+        """Ray Serve awaits this when the replica stops."""
         await self.aclose()
 
 
 def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
-    What `args` leaves out is taken from the environment, by its name in capitals behind
-    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), else it is the default. Raises: see
-    `ServeConfig`.
+    What `args` leaves out comes from the environment, under its name in capitals after
+    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default. Raises: see `ServeConfig`.
     """
     return application(config_of(args or {}))
 

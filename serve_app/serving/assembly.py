@@ -1,4 +1,4 @@
-"""The real parts of a replica: registry, tokenizers, torch engine. Joins them; decides nothing."""
+"""Connects the real parts of a replica: registry, tokenizers, torch engine. Decides nothing."""
 
 import os
 import shutil
@@ -52,7 +52,9 @@ def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
 
 def _open_engine(config: EngineConfig, source: ReplicaSource) -> Loop:
     if resolve_device(config.device) == "cpu":
-        torch.set_num_threads(_num_threads())  # Ray gives a replica that reserves no CPU one thread
+        torch.set_num_threads(
+            _num_threads()
+        )  # Ray gives a replica without a reserved CPU one thread
 
     def make(wake: Callable[[], None]) -> Engine:
         return Engine.open(source, config, on_loaded=wake)

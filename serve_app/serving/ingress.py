@@ -15,8 +15,8 @@ from serve_app.serving.transport.client import HandleClient
 class Ingress:
     """Turns HTTP into jobs for the engine. Holds nothing that a restart would lose.
 
-    Requests come from Ray Serve's proxies, and where it listens itself, from clients: a proxy
-    between them costs several times what all else here does.
+    Requests come from Ray Serve's proxies, or directly from clients if it listens itself: a proxy
+    in between costs several times as much as everything else here.
     """
 
     def __init__(self, engine: Any, limits: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ class Ingress:
         self._listener: Listener | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """`host` and `port`: where to listen. Raises ConfigError when it cannot."""
+        """`host` and `port`: where to listen. Raises ConfigError if it cannot."""
         if self._listener is not None:
             await self._listener.aclose()
         app = build_api(Api(self._client, self._limits))
@@ -33,7 +33,7 @@ class Ingress:
         await self._listener.start()
 
     async def check_health(self) -> None:
-        """Raises when it should listen and does not."""
+        """Raises if it should listen but does not."""
         if self._listener is not None and not self._listener.is_serving:
             raise ServingError("the ingress no longer listens")
 

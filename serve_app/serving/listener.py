@@ -1,4 +1,4 @@
-"""A port that an ingress answers HTTP on by itself. Knows no Ray: an ASGI application is given."""
+"""A port on which an ingress answers HTTP itself. Knows no Ray: it gets an ASGI application."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 from serve_app.errors import ConfigError
 
 _KEEP_ALIVE_S = 120
-"""Longer than clients keep a connection they do not use, so that none is closed as it is used."""
+"""Longer than clients keep idle connections, so that none is closed just as it is used."""
 
 
 class Listener:
-    """uvicorn on one address, in the event loop of whoever starts it."""
+    """uvicorn on one address, in the event loop of the caller."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._address = (host, port)
@@ -36,7 +36,7 @@ class Listener:
         return self._serving is not None and not self._serving.done()
 
     async def start(self) -> None:
-        """Returns when it answers. Raises ConfigError when the port is taken."""
+        """Returns when it answers. Raises ConfigError if the port is taken."""
         opened = socket.socket()
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -49,14 +49,14 @@ class Listener:
         await self._server.answers.wait()
 
     async def aclose(self) -> None:
-        """Takes no more connections, and returns when what is being answered has been."""
+        """Takes no more connections, and returns when running requests are answered."""
         self._server.should_exit = True
         if self._serving is not None:
             await asyncio.wait({self._serving})
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals of the process to whom it belongs, and says when it answers."""
+    """Leaves the process's signal handlers alone, and says when it answers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

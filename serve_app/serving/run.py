@@ -1,4 +1,4 @@
-"""`expertpool serve`: one endpoint on this machine, until it is told to end. No command line."""
+"""`expertpool serve`: one endpoint on this machine, until it is stopped. No command line."""
 
 import logging
 import os
@@ -26,10 +26,10 @@ def run(
     host: str = "127.0.0.1",
     on_started: Callable[[str], None] | None = None,
 ) -> None:
-    """Starts Ray and the endpoint, and blocks until SIGTERM or Ctrl-C; then everything ends.
+    """Starts Ray and the endpoint, and blocks until SIGTERM or Ctrl-C. Then everything ends.
 
     on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
-    release serves). Raises ConfigError when the port is taken.
+    release is served). Raises ConfigError if the port is taken.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -39,14 +39,14 @@ def run(
                 on_started(address)
             _wait_for_the_end()
     except KeyboardInterrupt:
-        return  # told to end while it started
+        return  # stopped while it was starting
 
 
 @contextmanager
 def endpoint(
     config: ServeConfig, user: UserConfig, port: int = 8000, *, host: str = "127.0.0.1"
 ) -> Iterator[str]:
-    """The endpoint for as long as the block lasts, on a Ray of its own. Gives its address."""
+    """Runs the endpoint inside the block, on its own Ray. Yields its address."""
     require_device(config.engine.device)
     _check_free(host, port)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -59,7 +59,7 @@ def endpoint(
 
     try:
         _start_ray(ray)
-        _restore(handlers)  # Ray takes SIGTERM for itself
+        _restore(handlers)  # Ray replaces the handler of SIGTERM
         _quieten()
         serve.start(
             proxy_location="Disabled",
@@ -74,7 +74,7 @@ def endpoint(
         yield f"http://{host}:{port}"
     finally:
         _restore(handlers)
-        ray.shutdown()  # the whole of it: replicas and proxy are its children
+        ray.shutdown()  # all of it: replicas and proxy are its children
 
 
 def _start_ray(ray: Any) -> None:
@@ -94,7 +94,7 @@ def _quieten() -> None:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port of the loopback address that nobody listens on: `wanted`, where that is one."""
+    """A free port on the loopback address: `wanted`, if that is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -121,7 +121,7 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
 
 
 def _wait_for_the_end() -> None:
-    """Until SIGTERM or Ctrl-C. A handler that the caller has set is called as well."""
+    """Waits for SIGTERM or Ctrl-C. Also calls a handler that the caller has set."""
     told = threading.Event()
     before: dict[int, Any] = {}
 

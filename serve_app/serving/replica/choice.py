@@ -1,4 +1,4 @@
-"""One choice: the engine's events to pieces of text. Holds back what must not be shown yet."""
+"""Turns the engine's events of one choice into text. Holds back what must not be shown yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from serve_app.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a choice shows. logprobs: alternatives a token, None for no log-probabilities."""
+    """What a choice shows. logprobs: alternatives per token; None for no log-probabilities."""
 
     echo: bool
     logprobs: int | None
@@ -24,8 +24,8 @@ class Wanted:
 class ChoiceText:
     """Text of one choice so far. Offsets are in characters of the whole text, echo included.
 
-    Every generated token has an entry in the log-probabilities, an ending stop token too; tokens
-    from where a stop string begins have none, as their text is not shown either.
+    Every generated token has an entry in the log-probabilities, including a final stop token.
+    Tokens from the beginning of a stop string on have none, because their text is not shown.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class ChoiceText:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended it: the engine does not know, and must be told."""
+        """Whether a stop string has ended it; the engine must be told."""
         return self._stops.matched is not None
 
     def echo(self) -> Piece:
-        """The prompt, where no log-probabilities of it are wanted."""
+        """The prompt, without log-probabilities."""
         return self._piece("".join(self._take(token) for token in self._prompt), 0, None)
 
     def add_prompt(self, event: PromptLogprobs) -> Piece:
@@ -60,7 +60,7 @@ class ChoiceText:
         return self._piece(text, 0, None)
 
     def add(self, event: Token) -> Piece:
-        """One more token; the piece may be empty, and says when the choice has ended."""
+        """One more token. The piece may be empty, and says whether the choice has ended."""
         if event.token < 0:
             return self._end("", 0, event.finish)
         self._num_tokens += 1
@@ -87,7 +87,7 @@ class ChoiceText:
         return text
 
     def _pass(self, text: str) -> str:
-        """Stop strings count from `min_tokens` on, as stop tokens do."""
+        """Stop strings apply only after `min_tokens`, like stop tokens."""
         if self._num_tokens < self._wanted.min_tokens:
             return text
         return self._stops.push(text)
@@ -105,7 +105,7 @@ class ChoiceText:
         }
 
     def _release(self) -> list[TokenItem]:
-        """The entries of tokens whose text has begun to be shown."""
+        """The entries of tokens whose text is at least partly shown."""
         if not self._held:
             return []
         if self._shown >= self._decoded and not self.stopped:

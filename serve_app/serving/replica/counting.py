@@ -1,4 +1,4 @@
-"""Counts what the table of metrics names as requests pass, and writes the page of all metrics."""
+"""Counts requests for the table of metrics, and writes the page of all metrics."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from serve_app.serving.replica.snapshot import Snapshot
 
 
 class Metrics:
-    """The metrics of one replica. All moments are on one clock, in seconds."""
+    """The metrics of one replica. All times are on one clock, in seconds."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -46,7 +46,7 @@ class Metrics:
 class RequestMetrics:
     """The numbers of one request.
 
-    What is counted with every token is looked up once: a lookup costs more than counting.
+    Counters that change with every token are looked up once: a lookup costs more than counting.
     """
 
     def __init__(self, metrics: Metrics, labels: tuple[str, str, str]) -> None:
@@ -61,7 +61,7 @@ class RequestMetrics:
         self._metrics.counters["prompt_tokens_total"].labels(*self._labels).inc(prompt_tokens)
 
     def token(self, choice: int, begun: float, now: float, queued_s: float | None) -> None:
-        """queued_s: with the first token, how long the choice waited for its first step."""
+        """queued_s: given with the first token: how long the choice waited for its first step."""
         if choice in self._last:
             self._between.observe(now - self._last[choice])
         else:
@@ -86,7 +86,7 @@ class RequestMetrics:
 
 
 class _Collector:
-    """The metrics whose values are read when they are asked for."""
+    """The metrics whose values are read on request."""
 
     def __init__(self, look: Snapshot) -> None:
         self._look = look

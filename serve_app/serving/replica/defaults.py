@@ -9,14 +9,14 @@ from serve_app.engine.request import Sampling
 from serve_app.protocol.messages import Job
 
 _SMALLEST_TOP_P = 1e-9
-"""OpenAI takes top_p 0: the likeliest token alone."""
+"""OpenAI accepts top_p 0: only the likeliest token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDefaults:
-    """What applies where the client names nothing.
+    """What applies if the client sets nothing.
 
-    max_new_tokens: of a chat, None is the rest of the context.
+    max_new_tokens: for a chat, None means the rest of the context.
     """
 
     temperature: float
@@ -34,10 +34,10 @@ class ModelDefaults:
         generation: Mapping[str, Any],
         tokenizer_eos: int | None,
     ) -> "ModelDefaults":
-        """`do_sample` false is greedy; where nothing is said, temperature is 1 as OpenAI's.
+        """`do_sample` false means greedy; without it, the temperature is 1, as at OpenAI.
 
-        End tokens are those `generate()` takes: of the generation config, else of the config,
-        else of the tokenizer.
+        End tokens are those of `generate()`: from the generation config, else from the config,
+        else from the tokenizer.
         """
         greedy = generation.get("do_sample") is False
         return cls(
@@ -53,7 +53,7 @@ class ModelDefaults:
         )
 
     def sampling(self, job: Job, seed: int) -> Sampling:
-        """Raises nothing: ranges were checked with the fields."""
+        """Raises nothing: the ranges are already checked."""
         named = job["sampling"]
         return Sampling(
             temperature=named.get("temperature", self.temperature),
@@ -70,9 +70,9 @@ class ModelDefaults:
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """The seed of one of n choices, from the request's: the first choice has the request's own.
+    """The seed of one of n choices, derived from the request's; the first choice uses it as it is.
 
-    Different prompts of one request share it, so a prompt's answer does not depend on its company.
+    Different prompts of a request share it, so an answer does not depend on other prompts.
     """
     if choice == 0:
         return seed % 2**63

@@ -1,4 +1,4 @@
-"""What the replica is made of, as protocols and callables, so that tests can put in their own."""
+"""The parts of a replica as protocols and callables, so that tests can supply their own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,21 +12,21 @@ from serve_app.text.tokenizer import Tokenizer
 
 
 class ReplicaModel(ModelLike, Protocol):
-    """A model as its engine needs it, and what it generates by where a request does not say."""
+    """A model as its engine needs it, and its generation defaults."""
 
     @property
     def generation_config(self) -> Mapping[str, Any]: ...
 
 
 class ReplicaSource(ReleaseSource, Protocol):
-    """A release that the replica hands to its engine, of models that it answers for itself."""
+    """A release as the replica passes it to its engine."""
 
     @property
     def models(self) -> Mapping[str, ReplicaModel]: ...
 
 
 class Loop(Protocol):
-    """The engine as the replica sees it. `engine.loop.EngineLoop`, or a test's."""
+    """The engine as the replica sees it: `engine.loop.EngineLoop`, or a fake in tests."""
 
     def submit_all(
         self, requests: Sequence[Request], on_event: Callable[[Event], None]
@@ -45,7 +45,7 @@ class Loop(Protocol):
     def retire(self, release: str) -> "Future[None]": ...
 
     def stats(self) -> Stats:
-        """Of a recent turn; does not wait."""
+        """As of a recent turn. Does not wait."""
         ...
 
     def close(self) -> None: ...
@@ -53,7 +53,7 @@ class Loop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenedRelease:
-    """A release that was read and verified as far as the engine does not do it itself.
+    """A release whose parts outside the engine were read and verified.
 
     created: Unix seconds of its publication.
     """
@@ -65,9 +65,9 @@ class OpenedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The effects of a replica. They may block, and are called on threads.
+    """The effects of a replica. They may block, so they are called on threads.
 
-    channel: name -> release id, or None where there is no such channel.
+    channel: name -> release id, or None if there is no such channel.
     open_release: release id -> the release; raises ReleaseError or TextError.
     open_engine: the first release -> a running engine that has it.
     """

@@ -1,4 +1,4 @@
-"""Which release should be taken up now, and the loop that asks. Taking it up is `releases`."""
+"""Decides which release to load now, and when to look. `served_releases` loads it."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ _LONGEST_RETRY_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A release could not be taken up. `at` is on the follower's clock, in seconds."""
+    """A release could not be loaded. `at` is on the follower's clock, in seconds."""
 
     release: str
     reason: str
@@ -23,13 +23,13 @@ class Failure:
 
     @property
     def retry_at(self) -> float:
-        """Later and later: a damaged file may be mended, but it is no use to read it all day."""
+        """Longer and longer: a damaged file may be repaired, but reading it all day is no use."""
         return self.at + min(_FIRST_RETRY_S * 2.0 ** (self.attempts - 1), _LONGEST_RETRY_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is served, what is wanted (by the channel, or pinned), and what went wrong last."""
+    """What is served, what is wanted (by the channel, or pinned), and the last failure."""
 
     serving: str | None
     wanted: str | None
@@ -38,7 +38,7 @@ class Situation:
 
 
 def decide(situation: Situation) -> str | None:
-    """The release to take up now; None leaves everything as it is."""
+    """The release to load now; None if nothing should change."""
     wanted, failure = situation.wanted, situation.failure
     if wanted is None or wanted == situation.serving:
         return None
@@ -49,7 +49,7 @@ def decide(situation: Situation) -> str | None:
 
 @dataclass(slots=True)
 class FollowState:
-    """What the follower knows, for health and metrics. `trouble`: the channel cannot be read."""
+    """What the follower knows, for health and metrics. `trouble`: why the channel is unreadable."""
 
     target: UserConfig | None = None
     wanted: str | None = None
@@ -62,10 +62,10 @@ class FollowState:
 
 
 class Follower:
-    """Looks where the target points, and takes up what it finds there.
+    """Looks where the target points, and loads what it finds there.
 
     read_channel: name -> release or None; blocks, and is called on a thread.
-    take_up: makes new requests go to that release; raises and changes nothing where it cannot.
+    take_up: makes new requests use that release; if it cannot, raises and changes nothing.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Follower:
         self.state = FollowState()
 
     def aim(self, target: UserConfig) -> None:
-        """From now on: that channel, or that release. Returns at once."""
+        """Follows that channel, or pins that release, from now on. Returns at once."""
         self.state.target = target
         self.state.failure = None
         self._poked.set()
@@ -103,7 +103,7 @@ class Follower:
             self._poked.clear()
 
     async def look(self) -> None:
-        """One look, and what follows from it."""
+        """Looks once, and acts on what it finds."""
         state = self.state
         state.wanted = await self._wanted()
         release = decide(Situation(self._serving(), state.wanted, state.failure, self._clock()))
@@ -124,7 +124,7 @@ class Follower:
             state.staging = None
 
     async def _wanted(self) -> str | None:
-        """Where it cannot be read, what was wanted stays wanted."""
+        """If it cannot be read, the wanted release stays the same."""
         target = self.state.target
         if target is None or target.channel is None:
             return None if target is None else target.release

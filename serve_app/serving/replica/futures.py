@@ -1,4 +1,4 @@
-"""Waiting on the event loop for what another thread promised. Never cancels what it waits for."""
+"""Waits on the event loop for a result from another thread. Never cancels what it waits for."""
 
 import asyncio
 from concurrent.futures import Future
@@ -8,8 +8,8 @@ _T = TypeVar("_T")
 
 
 async def outcome(promised: "Future[_T]") -> _T:
-    """The result of `promised`. Being cancelled leaves it as it is: its maker will still set it,
-    and setting a cancelled future raises there.
+    """The result of `promised`. Cancelling this does not cancel `promised`, because its maker will
+    still set it, and setting a cancelled future raises.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()

@@ -1,4 +1,4 @@
-"""One job in the engine: submits its choices, yields their pieces, gives up what is left over."""
+"""One job in the engine: submits its choices, yields their pieces, aborts what is left."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
@@ -53,8 +53,8 @@ class Generation:
     async def run(self) -> AsyncGenerator[list[Item], None]:
         """`Accepted` first, then pieces until every choice has ended.
 
-        Raises ProtocolError; before the first item when the engine refuses. Whatever ends it,
-        nothing of the job stays in the engine.
+        Raises ProtocolError, before the first item if the engine refuses. However it ends, nothing
+        of the job stays in the engine.
         """
         mailbox = self._post.mailbox()
         running: set[str] = set()
@@ -92,7 +92,7 @@ class Generation:
             raise protocol_error(error) from error
 
     async def _submit_within(self, requests: Sequence[Request], mailbox: Mailbox) -> None:
-        """Answers whose length the client left open take the room there is."""
+        """Answers without a length get the room that is left."""
         try:
             await outcome(self._loop.submit_all(requests, mailbox.put))
         except TooLong as error:
@@ -104,7 +104,7 @@ class Generation:
             await outcome(self._loop.submit_all(shorter, mailbox.put))
 
     def _opening(self, running: set[str]) -> list[Item]:
-        """Echoes that wait for nothing, and choices that have ended before they began."""
+        """Echoes that need no step, and choices that end before they begin."""
         items: list[Item] = []
         for request in self._requests:
             if self._job["echo"] and request.prompt_logprobs is None:
@@ -118,7 +118,7 @@ class Generation:
         items: list[Item] = []
         for event in events:
             if event.request not in running:
-                continue  # comes late: a stop string has ended this choice
+                continue  # comes too late: a stop string has ended this choice
             if isinstance(event, Failed):
                 raise protocol_error(event.error) from event.error
             piece = self._piece(event)
@@ -149,9 +149,9 @@ class Generation:
 
 
 def protocol_error(error: EngineError) -> ProtocolError:
-    """What a client is told of an engine's trouble: no details, they are in the log."""
+    """What a client hears of an engine failure: no details, which are in the log."""
     if isinstance(error, EngineStopped):
-        return loading("the engine has stopped and is about to be restarted")
+        return loading("the engine has stopped and will be restarted")
     return internal()
 
 

@@ -1,4 +1,4 @@
-"""A job to the engine's requests: tokens, lengths, seeds, stops. Pure but for the tokenizer."""
+"""Turns a job into engine requests: tokens, lengths, seeds, stops. Pure but for the tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from serve_app.text.errors import BadVariable, TextError
 from serve_app.text.tokenizer import Tokenizer
 
 COMPLETION_MAX_TOKENS = 16
-"""As OpenAI's, when the client names none."""
+"""The default, as at OpenAI."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of a release that is served. vocabulary: rows of its embedding."""
+    """One model of a served release. vocabulary: rows of its embedding."""
 
     name: str
     release: str
@@ -27,7 +27,7 @@ class ServedModel:
 
 
 def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
-    """The prompts as tokens. Raises ProtocolError 400 for text and tokens that are none."""
+    """The prompts as tokens. Raises ProtocolError 400 for invalid text and tokens."""
     param = "prompt" if job["messages"] is None else "messages"
     try:
         if job["messages"] is not None:
@@ -53,9 +53,9 @@ def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
 def requests_of(
     job: Job, model: ServedModel, prompts: Sequence[Sequence[int]], *, seed: int, cap: int | None
 ) -> list[Request]:
-    """One request a choice, prompts first. `cap`: the operator's longest prompt.
+    """One request per choice, in order of prompts. `cap`: the operator's longest prompt.
 
-    Raises ProtocolError 400 where prompt and answer exceed the context.
+    Raises ProtocolError 400 if prompt and answer exceed the context.
     """
     stops = frozenset(job["stop_token_ids"])
     if not job["ignore_eos"]:

@@ -47,14 +47,14 @@ from serve_app.text.errors import BadVariable, TextError
 
 _log = logging.getLogger(__name__)
 _LONG_TEXT = 20_000
-"""Characters from which on a prompt is encoded on a thread, so that streams do not stand still."""
+"""Longer prompts, in characters, are encoded on a thread, so that streams do not stop."""
 
 
 class EngineReplica:
     """Serves the current release of one family, and follows where its target points.
 
-    Satisfies `EngineClient` itself, which is how tests and programs use it without Ray. Plain
-    dicts go in and out; what a client did wrong comes back as an `ErrorItem`.
+    Implements `EngineClient` itself, so tests and programs can use it without Ray. Plain dicts go
+    in and out; a client's mistake comes back as an `ErrorItem`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class EngineReplica:
         self._stopped = False
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Aims at a channel or a release and returns at once; staging happens in the background.
+        """Sets the channel or release to serve and returns at once; loads in the background.
 
         Raises pydantic's ValidationError for anything else, with nothing changed.
         """
@@ -94,7 +94,7 @@ class EngineReplica:
             self._following = asyncio.get_running_loop().create_task(self._follower.run())
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
-        """See `EngineClient`. Closing it aborts what of the job is in the engine."""
+        """See `EngineClient`. Closing it aborts the job in the engine."""
         begun = self._clock()
         try:
             async with aclosing(self._answer(job, begun)) as items:
@@ -119,7 +119,7 @@ class EngineReplica:
                 yield message
 
     async def abort(self, job: str) -> None:
-        """Gives up a job that `send` was called for, if it is here."""
+        """Aborts a job of `send`, if it is here."""
         self._sender.abort(job)
 
     async def _answer(self, job: Job, begun: float) -> AsyncGenerator[list[Item], None]:
@@ -146,12 +146,12 @@ class EngineReplica:
 
     @contextlib.contextmanager
     def _admitted(self, job: Job) -> Any:
-        """Refuses what would wait too long: beyond a number of open choices, 429 at once."""
+        """Refuses requests beyond a number of open choices with 429 at once."""
         asked = max(1, len(job["prompts"])) * job["n"]
         limit = self._config.max_open_choices
         if self._open_choices + asked > limit:
             raise overloaded(
-                f"{self._open_choices} choices are open and {asked} more were asked for; "
+                f"{self._open_choices} choices are open and {asked} more were requested; "
                 f"the limit is {limit}. Try again later."
             )
         self._open_choices += asked
@@ -241,13 +241,13 @@ class EngineReplica:
         return self._metrics.page(self._look())
 
     async def check_health(self) -> None:
-        """Raises when the engine has stopped stepping. A release that loads is no illness."""
+        """Raises if the engine has stopped stepping. Loading a release is healthy."""
         trouble = self._trouble()
         if trouble is not None:
             raise EngineError(trouble)
 
     async def aclose(self) -> None:
-        """Ends the follower and the engine. What is running fails."""
+        """Stops the follower and the engine. Running requests fail."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
@@ -268,7 +268,7 @@ class EngineReplica:
         )
 
     def _trouble(self) -> str | None:
-        """Why the engine is unhealthy, if it is."""
+        """Why the engine is unhealthy, or None."""
         loop = self._releases.loop
         if self._stopped or loop is None:
             return "the engine has stopped" if self._stopped else None

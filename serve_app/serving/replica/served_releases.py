@@ -1,7 +1,7 @@
-"""The releases in the engine: the current one, and those that are being finished. Decides nothing.
+"""The releases in the engine: the current one, and those that are ending. Decides nothing.
 
-New requests hold the current release; a release that is no longer current is retired when nobody
-holds it any more. All methods run on one event loop, so what is between two awaits is atomic.
+New requests hold the current release. A release that is no longer current is retired when nobody
+holds it any more. All methods run on one event loop, so the code between two awaits is atomic.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class HeldRelease:
     """A release in the engine, and how many requests hold it. created: Unix seconds.
 
-    Made on a thread: the engine is asked, and answers between two steps.
+    Make it on a thread: it asks the engine, which answers between two steps.
     """
 
     def __init__(self, opened: OpenedRelease, loop: Loop) -> None:
@@ -46,7 +46,7 @@ class HeldRelease:
 
 
 class ServedReleases:
-    """Takes releases up, one at a time, and lets old ones end in peace."""
+    """Loads releases one at a time, and lets old ones finish."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -64,9 +64,9 @@ class ServedReleases:
 
     @asynccontextmanager
     async def holding(self) -> AsyncGenerator[tuple[HeldRelease, Loop] | None, None]:
-        """The current release, not retired before the block ends; None where there is none.
+        """The current release, which is not retired before the block ends; None if there is none.
 
-        Waits while one release makes room for the next.
+        Waits while one release is making room for the next.
         """
         await self._admitting.wait()
         release, loop = self.current, self.loop
@@ -80,9 +80,9 @@ class ServedReleases:
             release.let_go()
 
     async def take_up(self, release: str) -> None:
-        """New requests go to `release` from now on. Raises, and the old one goes on, if it cannot.
+        """Makes new requests use `release`. If it cannot, raises, and the old one stays.
 
-        One at a time: not to be called again before it has returned.
+        Do not call it again before it has returned.
         """
         before = self.current
         retiring = self._retiring.get(release)
@@ -97,7 +97,7 @@ class ServedReleases:
             self._retire_when_idle(before)
 
     async def aclose(self) -> None:
-        """Ends the engine; what is running fails."""
+        """Stops the engine; running requests fail."""
         for task in self._retiring.values():
             task.cancel()
         if self.loop is not None:
@@ -118,18 +118,18 @@ class ServedReleases:
         await self._make_current(opened, self.loop)
 
     def _check_family(self, opened: OpenedRelease) -> None:
-        """Raises LoadFailed for models that the engine, built for others, would compute wrongly."""
+        """Raises LoadFailed for models that this engine would compute wrongly."""
         differing = family_differences(self._family, _a_config(opened))
         if differing:
             field, here, there = differing[0]
             raise LoadFailed(
                 f"release {opened.source.id} is of another family: {field} is {there!r}, and "
-                f"{here!r} in what is served"
+                f"{here!r} in the served release"
             )
 
     async def _swap(self, loop: Loop, opened: OpenedRelease) -> None:
-        """Both do not fit: new requests wait, running ones end, and then one replaces the other."""
-        _log.warning("release %s does not fit beside what is served: draining", opened.source.id)
+        """If two releases do not fit together: lets new requests wait until running ones end."""
+        _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
         before = self.current
         self._admitting.clear()
         try:
@@ -148,7 +148,7 @@ class ServedReleases:
                 raise
         finally:
             if self.current is not None and self.current.id not in self._held:
-                self.current = None  # not even the old one could be staged again
+                self.current = None  # not even the old one could be loaded again
             self._admitting.set()
 
     async def _make_current(self, opened: OpenedRelease, loop: Loop) -> None:
@@ -183,7 +183,7 @@ class ServedReleases:
 
 
 def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:
-    """The config of one of the release's models; a release's are all of one family."""
+    """The config of one of the release's models, which are all of one family."""
     return opened.source.models[min(opened.source.models)].config
 
 

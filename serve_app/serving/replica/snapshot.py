@@ -1,4 +1,4 @@
-"""One look at a replica, as health and metrics need it. A value; measures nothing."""
+"""The state of a replica for health and metrics, as a value. Measures nothing."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from serve_app.serving.replica.follow import FollowState
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """engine: its figures, None before there is one.   serving, models: what new requests get."""
+    """engine: its figures; None before there is an engine.   serving, models: for new requests."""
 
     engine: Stats | None
     follow: FollowState

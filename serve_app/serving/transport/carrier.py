@@ -1,7 +1,7 @@
-"""One stream from an engine replica to an ingress for all of its jobs. Knows no Ray and no job.
+"""One stream from an engine replica to an ingress for all its jobs. Knows no Ray and no job.
 
-A message between processes costs far more than what is in it. So what jobs yield in the same turn
-of the event loop, which is what one step of the engine has made, travels as one parcel.
+A message between processes costs far more than its content. So everything that jobs yield in the
+same turn of the event loop, which is the result of one step of the engine, travels as one parcel.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -11,13 +11,13 @@ from serve_app.protocol.messages import Item
 from serve_app.serving.transport.pending import Pending
 
 Delivery = tuple[str, Sequence[Item] | None]
-"""A job, and more of its items; None behind the last of them."""
+"""A job, and more of its items; None after the last of them."""
 Parcel = list[Delivery]
-"""Items of many jobs, in the order they were made."""
+"""Items of many jobs, in the order in which they were made."""
 
 
 class Opening(TypedDict):
-    """First on the stream of a job: its first items, and whether parcels follow on this stream."""
+    """Comes first on a job's stream: its first items, and whether parcels follow on this stream."""
 
     items: list[Item]
     carries: bool
@@ -40,13 +40,13 @@ class Carrier:
         self._open.add(job)
 
     def put(self, job: str, items: Sequence[Item]) -> None:
-        """Raises CarrierGone when nobody reads any more."""
+        """Raises CarrierGone if nobody reads any more."""
         if self.is_gone:
             raise CarrierGone(f"job {job}: the stream that carries it was closed")
         self._pending.put([(job, items)])
 
     def end(self, job: str) -> None:
-        """Nothing follows of this job."""
+        """Nothing more follows from this job."""
         self._open.discard(job)
         self._pending.put([(job, None)])
 
@@ -55,6 +55,6 @@ class Carrier:
         self.is_gone = True
 
     async def parcels(self) -> AsyncGenerator[Parcel, None]:
-        """Until no job is open."""
+        """Waits until no job is open."""
         while self._open or self._pending:
             yield await self._pending.take()

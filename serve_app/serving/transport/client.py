@@ -1,4 +1,4 @@
-"""The ingress' way to the engine: jobs and questions over a handle of Ray Serve."""
+"""How the ingress reaches the engine: jobs and questions over a Ray Serve handle."""
 
 import asyncio
 import contextvars
@@ -28,15 +28,15 @@ from serve_app.serving.transport.inbox import Inbox
 
 _log = logging.getLogger(__name__)
 _LATE_S = 30.0
-"""A job's own stream may end before its last items come, which are on another; not longer."""
+"""How long to wait for a job's last items on another stream after its own has ended."""
 
 
 class HandleClient:
-    """`EngineClient` over a handle to the engine deployment, where a `Sender` is at the other end.
+    """`EngineClient` over a handle to the engine deployment, with a `Sender` at the other end.
 
     A job's stream is read to its end even if its client has left, since it may carry the items of
-    other jobs. What ends a job is word to the replicas, which goes to all of them: a handle cannot
-    speak to one. A replica that is being drained does not hear it, and finishes the job.
+    other jobs. A message to the replicas ends a job. It goes to all of them, because a handle
+    cannot address one. A draining replica does not get it, and finishes the job.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -47,7 +47,7 @@ class HandleClient:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
-        """Trouble between the processes is a refusal at first, and an error in the middle later."""
+        """A failure between the processes is a refusal at first, and an error midway later."""
         inbox = self._inboxes[job["id"]] = Inbox()
         self._begin(self._read(job, inbox))
         try:
@@ -61,7 +61,7 @@ class HandleClient:
             inbox.close()
 
     async def _read(self, job: Job, inbox: Inbox) -> None:
-        """All of a job's stream: its opening, and parcels with any job's items."""
+        """Reads a job's whole stream: its opening, and parcels with any job's items."""
         try:
             async for message in self._streaming.send.remote(job, self._name):
                 if isinstance(message, list):
@@ -69,7 +69,7 @@ class HandleClient:
                     continue
                 inbox.open(message["items"])
                 if job["id"] not in self._inboxes:
-                    await self._abort(job["id"])  # left before the replica knew of it
+                    await self._abort(job["id"])  # left before the replica knew about it
         except (RayError, RayServeException) as error:
             _log.warning("job %s: %s", job["id"], error)
             inbox.fail(internal() if inbox.is_open else _unreachable(error))
@@ -90,8 +90,8 @@ class HandleClient:
             _log.warning("job %s could not be given up: %s", job, error)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """In the background, and in a context of its own: Serve cancels what a request has called
-        when its client leaves, and here that could close a stream that carries others' items.
+        """In the background, and in its own context: when a client leaves, Serve cancels what its
+        request has called, which could close a stream that carries other jobs' items.
         """
         task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
@@ -113,7 +113,7 @@ class HandleClient:
         return cast(str, await self._ask(self._handle.metrics))
 
     async def _ask(self, method: Any, *arguments: Any) -> Any:
-        """Raises ProtocolError where the engine's process does not answer."""
+        """Raises ProtocolError if the engine's process does not answer."""
         try:
             return await method.remote(*arguments)
         except (RayError, RayServeException) as error:
@@ -123,4 +123,4 @@ class HandleClient:
 def _unreachable(error: Exception) -> ProtocolError:
     if isinstance(error, BackPressureError):
         return overloaded("too many requests are waiting for the engine; try again later")
-    return loading("the engine is not there; it is starting or being restarted")
+    return loading("the engine is not available: it is starting or restarting")

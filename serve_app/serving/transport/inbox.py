@@ -1,4 +1,4 @@
-"""The items of one job at the ingress, in order, whichever streams they come on. Knows no Ray."""
+"""The items of one job at the ingress, in order, from whatever streams. Knows no Ray."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -19,11 +19,11 @@ class Inbox:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing follows."""
+        """Whether nothing more follows."""
         return self._ended.is_set()
 
     async def ended(self, within_s: float) -> bool:
-        """Wait until nothing follows; False if that takes longer."""
+        """Wait until nothing more follows; False if that takes longer."""
         try:
             async with asyncio.timeout(within_s):
                 await self._ended.wait()
@@ -40,7 +40,7 @@ class Inbox:
         self._items.put()
 
     def put(self, items: Sequence[Item] | None) -> None:
-        """Further items; None behind the last of them."""
+        """More items; None after the last of them."""
         if items is None:
             self._ended.set()
         self._items.put(items or ())
@@ -58,7 +58,7 @@ class Inbox:
         self._ended.set()
 
     async def batches(self) -> AsyncGenerator[list[Item], None]:
-        """The first items alone, then what has come each time. For one reader."""
+        """Yields the first items alone, then all that have come each time. For one reader."""
         early: list[Item] = []
         while not self.is_open:
             early += await self._items.take()

@@ -1,4 +1,4 @@
-"""A list that one reader empties at once, waiting while it is empty. For one event loop."""
+"""A list that one reader empties at once, or waits for while empty. For one event loop."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 
 class Pending(Generic[_T]):
-    """What has come and was not taken yet, in order. True while there is something."""
+    """The items that have come but were not taken yet, in order. True if there are any."""
 
     def __init__(self) -> None:
         self._items: list[_T] = []

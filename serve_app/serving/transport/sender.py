@@ -1,4 +1,4 @@
-"""A replica's jobs as an ingress reads them: many jobs over one stream. Generates nothing."""
+"""Sends a replica's jobs to an ingress: many jobs over one stream. Generates nothing."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -14,7 +14,7 @@ _Generate = Callable[[Job], AsyncGenerator[list[Item], None]]
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A job whose first items are there. carrier: None where these were all."""
+    """A job whose first items are there. carrier: None if these are all."""
 
     items: list[Item]
     carrier: Carrier | None
@@ -22,11 +22,11 @@ class _Begun:
 
 
 class Sender:
-    """Gives every job a stream of its own, and lets one of an ingress' streams carry all items.
+    """Gives every job its own stream, and lets one stream of each ingress carry all items.
 
-    Which one: that of the job that begins when there is none. It goes on when that job has ended,
-    for as long as any job of the ingress is open. The streams of the others stay silent; they are
-    open for as long as their jobs are, so that Serve counts them, and tells when a process dies.
+    It is the stream of a job that begins when there is no carrier. It goes on after that job has
+    ended, as long as any job of the ingress is open. The other streams are silent, but stay open
+    as long as their jobs, so that Serve counts them, and reports when a process dies.
     """
 
     def __init__(self, generate: _Generate) -> None:
@@ -35,9 +35,9 @@ class Sender:
         self._jobs: dict[str, asyncio.Task[None]] = {}
 
     async def send(self, job: Job, ingress: str) -> AsyncGenerator[Opening | Parcel, None]:
-        """`Opening` first, and parcels if it says so. Ends with the job, or the last of them.
+        """`Opening` first, then parcels if it says so. Ends with the job, or the last of all jobs.
 
-        Raises CarrierGone when the stream that carries the job's items was closed.
+        Raises CarrierGone if the stream that carries the job's items was closed.
         """
         begun: asyncio.Future[_Begun] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._do(job, ingress, begun))
@@ -64,14 +64,14 @@ class Sender:
             await asyncio.wait({task})
 
     def abort(self, job: str) -> None:
-        """Gives a job up, if it is here. Its stream is not closed, as it may carry others' items;
-        it ends by itself.
+        """Aborts a job, if it is here. Does not close its stream, which may carry items of other
+        jobs and ends by itself.
         """
         if job in self._jobs:
             self._jobs[job].cancel()
 
     def _close(self, ingress: str, begun: _Begun) -> None:
-        """If the stream of this job carries for its ingress, another must from now on."""
+        """If the stream of this job carries for its ingress, another must take over."""
         if begun.carrier is not None and begun.carries and not begun.carrier.is_gone:
             begun.carrier.close()
             del self._carriers[ingress]
