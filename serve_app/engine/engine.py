@@ -32,9 +32,9 @@ from serve_app.errors import (
     TooLong,
     UnknownRelease,
 )
-from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import NeverFits
-from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.ledgers.blocks import BlockLedger
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler

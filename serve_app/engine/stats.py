@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from serve_app.engine.counters import Counters
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
-from serve_app.scheduling.blocks import BlockLedger
+from serve_app.scheduling.ledgers.blocks import BlockLedger
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 

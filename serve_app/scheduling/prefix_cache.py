@@ -4,7 +4,7 @@ It looks for blocks of keys and values alone. Where sequences need more than tho
 state that is not kept for each block, there must be none.
 """
 
-from serve_app.scheduling.blocks import BLOCKS, BlockLedger
+from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.prefixes import Prefixes
 from serve_app.scheduling.sequence import Sequence
 

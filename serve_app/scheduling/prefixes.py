@@ -9,7 +9,7 @@ blocks are named, and by how fast an answer comes learn what that tenant asked.
 from array import array
 from hashlib import blake2b
 
-from serve_app.scheduling.blocks import ContentKey
+from serve_app.scheduling.ledgers.blocks import ContentKey
 from serve_app.scheduling.sequence import Sequence
 
 _DIGEST_BYTES = 16

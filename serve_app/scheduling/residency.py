@@ -1,4 +1,4 @@
-"""Which backbone gets which place next. Decides only: places.py counts, the engine copies.
+"""Which backbone gets which place next. Decides only: ledgers/places.py counts, the engine copies.
 
 A backbone is *wanted* from the moment something waits for it while it has no place: because a
 request came, or because it was evicted with requests still waiting. It is *overdue* when it has
@@ -37,7 +37,7 @@ having been wanted, so the turns go round and nobody is passed over.
 from dataclasses import dataclass
 from math import inf
 
-from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.queue import FairQueues
 

@@ -9,8 +9,8 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Needs
-from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import Chunk
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.sequence import ModelKey, Sequence

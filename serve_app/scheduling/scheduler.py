@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from serve_app.scheduling.errors import DuplicateSequence
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Ledger, Needs
-from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.planner import Planner
 from serve_app.scheduling.prefix_cache import PrefixCache

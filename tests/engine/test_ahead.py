@@ -14,7 +14,7 @@ from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
 from serve_app.engine.step.step import StepView
 from serve_app.errors import EngineError
-from serve_app.scheduling.blocks import BLOCKS
+from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk, StepPlan
 from tests.engine.running import (
     GREEDY,

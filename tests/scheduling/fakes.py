@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import settings
 
-from serve_app.scheduling.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
+from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Ledger
-from serve_app.scheduling.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.scheduling.blocks import BlockLedger, ContentKey
+from serve_app.scheduling.ledgers.blocks import BlockLedger, ContentKey
 from tests.scheduling.fakes import REPEATABLE
 
 

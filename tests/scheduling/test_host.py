@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.scheduling.host import HostLedger
+from serve_app.scheduling.ledgers.host import HostLedger
 
 
 def held(ledger: HostLedger, *backbones: str, num_bytes: int = 10) -> None:

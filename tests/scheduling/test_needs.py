@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve_app.scheduling.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.errors import NeverFits
+from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.needs import Needs
 from serve_app.scheduling.sequence import Sequence
 from tests.scheduling.fakes import StateRows, World, alone

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.ledgers.places import PlaceLedger
 
 
 def holding(*backbones: str, num_places: int | None = None) -> PlaceLedger:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.scheduling.row_ledger import RowLedger
+from serve_app.scheduling.ledgers.row_ledger import RowLedger
 
 
 def test_a_slot_that_is_there_gets_no_second_row() -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from serve_app.scheduling.blocks import BlockLedger
 from serve_app.scheduling.errors import DuplicateSequence, NeverFits
 from serve_app.scheduling.events import Continued, Finished
-from serve_app.scheduling.places import PlaceLedger
+from serve_app.scheduling.ledgers.blocks import BlockLedger
+from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence

@@ -15,7 +15,7 @@ from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.attention.varlen import varlen_form
 from serve_app.engine.device.trial import attention_difference, first_equal
 from serve_app.engine.step.view import ViewBuilder
-from serve_app.scheduling.blocks import BLOCKS
+from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The keys and values: paged, one pair of tensors per attention layer. Counts nothing.
 
-`scheduling.blocks` counts which blocks are free.
+`scheduling.ledgers.blocks` counts which blocks are free.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The pool: per layer, the shelves that hold the experts' parts, and the forward over them.
 
 An expert is the sum of its parts, one slot and any residuals; so its linear layers are sums over
-shelves of grouped products. Decides nothing: rows are counted by `scheduling.row_ledger`.
+shelves of grouped products. Decides nothing: rows are counted by `scheduling.ledgers`.
 """
 
 from collections.abc import Collection, Mapping, Sequence

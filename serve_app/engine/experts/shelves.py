@@ -1,6 +1,6 @@
 """A shelf: a layer's parts of one format, stacked, and the map of each model into them.
 
-Decides nothing: which rows are free, and whose they are, is counted by `scheduling.row_ledger`.
+Decides nothing: which rows are free, and whose they are, is counted by `scheduling.ledgers`.
 """
 
 from collections.abc import Collection, Mapping, Sequence

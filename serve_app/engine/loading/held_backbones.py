@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from serve_app.engine.loading.backbones import HostBackbone, copy_bytes
 from serve_app.engine.model.packed import PackedModel
-from serve_app.scheduling.host import HostLedger
+from serve_app.scheduling.ledgers.host import HostLedger
 
 
 class HeldBackbones:

@@ -18,7 +18,7 @@ from serve_app.engine.model.facts import backbone_key, context_length
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
 from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
-from serve_app.scheduling.row_ledger import RowLedger
+from serve_app.scheduling.ledgers.row_ledger import RowLedger
 from serve_app.scheduling.sequence import ModelKey
 
 

@@ -8,7 +8,7 @@ import torch
 
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, SequenceGroup, Spans, StepView
-from serve_app.scheduling.blocks import BLOCKS
+from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
 
 PIECE_TOKENS = 128
