@@ -14,8 +14,9 @@ import transformers
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
-from consolidation.release.manifest import canonical_json, valid_name
+from consolidation.release.manifest import canonical_json
 from consolidation.statistics.text import CalibrationFile
+from representation.names import NAME_RULE, valid_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def check_recipe(recipe: Recipe) -> None:
         names.append(("channel", recipe.channel))
     for kind, name in names:
         if not valid_name(name):
-            raise Refused(f"{kind} {name!r}: letters, digits and . _ : - only")
+            raise Refused(f"{kind} {name!r} is not a name: {NAME_RULE}")
     if not recipe.models and recipe.extend is None:
         raise Refused("no model given")
     if recipe.extend is None and recipe.remove:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -25,9 +24,6 @@ NEW_IN_3: Any = {
 """Fields that manifests before schema 3 do not have: without them, they are what they were."""
 RELEASE_ID_LENGTH = 16
 """How many hexadecimal characters of the manifest's SHA-256 name a release."""
-
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
-"""Names of families, models and channels: they become parts of paths and of URLs."""
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 DTYPES: dict[Dtype, torch.dtype] = {
@@ -316,8 +312,3 @@ def _check_stands(where: str, slot: Part, residuals: Sequence[Part]) -> None:
             raise ValueError(
                 f"{where}: a residual in {residual.format} stands alone, and on slot {residual.on}"
             )
-
-
-def valid_name(name: str) -> bool:
-    """Whether a family, model or channel may have this name."""
-    return NAME_PATTERN.fullmatch(name) is not None

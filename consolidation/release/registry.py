@@ -20,7 +20,6 @@ from consolidation.release.manifest import (
     Manifest,
     canonical_json,
     release_id,
-    valid_name,
 )
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import (
@@ -30,6 +29,7 @@ from consolidation.release.tensors import (
     map_tensors,
     tensor_digest,
 )
+from representation.names import NAME_RULE, valid_name
 
 REPORT = "report.html"
 
@@ -62,7 +62,7 @@ class Registry:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if not valid_name(family):
-            raise ReleaseError(f"family {family!r}: only letters, digits and . _ : - are allowed")
+            raise ReleaseError(f"family {family!r} is not a name: {NAME_RULE}")
         self.url = url
         self.family = family
         self.storage_url = f"{url}{'' if url.endswith('/') else '/'}{family}"
@@ -263,7 +263,7 @@ def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
 
 def _checked(name: str) -> str:
     if not valid_name(name):
-        raise ReleaseError(f"channel {name!r}: only letters, digits and . _ : - are allowed")
+        raise ReleaseError(f"channel {name!r} is not a name: {NAME_RULE}")
     return name
 
 

@@ -1,17 +1,16 @@
 """Parses the values of options. `options.py` lists the options."""
 
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import typer
 
+from representation.names import NAME_RULE, valid_name
 from serve_app.engine.settings import size
 
 T = TypeVar("T")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 
 
 def parse_name(value: str) -> str:
@@ -20,10 +19,8 @@ def parse_name(value: str) -> str:
     Raises:
         typer.BadParameter: it is empty, holds another character, or starts with a sign.
     """
-    if not _NAME.fullmatch(value):
-        raise typer.BadParameter(
-            f"{value!r} is not a name: a letter or digit, then letters, digits, '.', '_', ':', '-'"
-        )
+    if not valid_name(value):
+        raise typer.BadParameter(f"{value!r} is not a name: {NAME_RULE}")
     return value
 
 
@@ -110,7 +107,7 @@ def parse_calibration(values: list[str], *, hint: str) -> tuple[tuple[str | None
         name, equals, rest = value.partition("=")
         if Path(value).is_file() or not equals:
             name, rest = "", value
-        elif not _NAME.fullmatch(name):
+        elif not valid_name(name):
             raise typer.BadParameter(f"{value!r}: {name!r} is not a model name", param_hint=hint)
         path = Path(rest).expanduser()
         if not path.is_file():
@@ -125,11 +122,9 @@ def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
         name, equals, given = value.partition("=")
         if not equals or not given:
             raise typer.BadParameter(f"{value!r} is not NAME={what}", param_hint=hint)
-        if not _NAME.fullmatch(name):
+        if not valid_name(name):
             raise typer.BadParameter(
-                f"{value!r}: {name!r} is not a model name: "
-                "a letter or digit, then letters, digits, '.', '_', ':', '-'",
-                param_hint=hint,
+                f"{value!r}: {name!r} is not a model name: {NAME_RULE}", param_hint=hint
             )
         if name in pairs:
             raise typer.BadParameter(f"{value!r}: model {name!r} is given twice", param_hint=hint)

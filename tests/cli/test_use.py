@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from consolidation.release.manifest import valid_name
+from representation.names import valid_name
 from serve_app.cli.main import run
 from serve_app.cli.parsing import parse_models, parse_name, parse_size
 from serve_app.config import ServeConfig
