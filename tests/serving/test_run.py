@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.config import EngineConfig
 from serve_app.errors import ConfigError
 from serve_app.serving.run import run
 
@@ -35,6 +36,15 @@ def test_a_port_that_is_taken_is_said_before_anything_starts() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=str(port)):
             run(ServeConfig(), UserConfig(channel="stable"), port)
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = ServeConfig(engine=EngineConfig(device="cuda"))
+    with pytest.raises(ConfigError, match="device: 'cuda', and there is no such device here"):
+        run(config, UserConfig(channel="stable"))
 
 
 @pytest.mark.ray
