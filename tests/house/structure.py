@@ -26,7 +26,7 @@ def crowded_folders(packages: Iterable[Path]) -> list[str]:
 
 
 def long_files(packages: Iterable[Path]) -> list[str]:
-    """Files of code or text with too many lines; those in `data` are read by no one."""
+    """Files of code or text with too many lines; what lies in `data` is neither."""
     lengths = {
         file: len(file.read_text(encoding="utf-8").splitlines())
         for file in _files(packages)

@@ -26,10 +26,6 @@ class Bar:
     says: str
     at_least: bool = False
 
-    @property
-    def words(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
-
     def holds(self, value: float) -> bool:
         return operator.ge(value, self.limit) if self.at_least else value <= self.limit
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consolidation.report import drawing
+from serve_app.bench.bars.bars_terminal import cells
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Plot, Section, Table
 
@@ -32,17 +33,11 @@ def sections(result: Result) -> list[Section]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    cells = [
-        [
-            row["name"],
-            row["says"],
-            "–" if row["value"] is None else f"{row['value']:.3f}",
-            f"{'≥' if row['at_least'] else '≤'} {row['bar']:g}",
-            "yes" if row["holds"] else "no",
-        ]
-        for row in rows
-    ]
-    return Table("", ["name", "measure", "value", "bar", "holds"], cells, left=2)
+    found = []
+    for row in rows:
+        name, *rest = cells(row)
+        found.append([name, row["says"], *rest])
+    return Table("", ["name", "measure", "value", "bar", "holds"], found, left=2)
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from serve_app.bench.arms.process import answer_all
 from serve_app.bench.compare import ratios
 from serve_app.bench.requests.outcomes import Outcome, answered
 from serve_app.bench.requests.workload import (
+    LONG_S,
     Asked,
     Job,
     Workload,
@@ -20,8 +21,6 @@ from serve_app.bench.result.measured import OnProgress
 from serve_app.bench.result.result import Result
 from serve_app.errors import ConfigError, EngineError
 
-LONG_S = 60.0
-"""Arrivals over a shorter time say little about waiting."""
 BATCHES = 3
 """Capacity is measured with this many times as many jobs as may run at once."""
 

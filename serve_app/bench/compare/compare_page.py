@@ -5,6 +5,7 @@ from typing import Any
 
 from consolidation.report import drawing
 from serve_app.bench.compare import ratios
+from serve_app.bench.compare.compare_terminal import asked_words
 from serve_app.bench.load.load_page import draw_shares
 from serve_app.bench.requests import waits
 from serve_app.bench.result.result import Result
@@ -16,10 +17,7 @@ Row = Mapping[str, Any]
 def sections(result: Result) -> list[Section]:
     """What each arm is, its results, and the ratios between arms."""
     facts, arms = result.facts, result.rows
-    rate = f"{facts['requests']} requests over {result.settings['duration_s']:g} s, "
-    rate += f"{facts['rate']:.2f} a second"
-    if "capacity" in facts:
-        rate += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
+    asked = asked_words(facts, result.settings["duration_s"])
     plots = [
         Plot(_turnarounds(arms), "Share of the requests that were answered by then."),
         Plot(_means(arms), "Mean turnaround and device memory of each arm."),
@@ -41,7 +39,9 @@ def sections(result: Result) -> list[Section]:
         Table("", columns, counts, left=2),
         waits.table("arm", by_arm),
     ]
-    found = [Section("The same requests through each arm", f"{rate}. {waits.WORDS}", plots, tables)]
+    found = [
+        Section("The same requests through each arm", f"{asked}. {waits.WORDS}", plots, tables)
+    ]
     over = [ratios.table(f"Over {other}'s", "arm", own) for other, own in facts["ratios"].items()]
     if over:
         found.append(Section("Ratios", tables=over))

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.bench.compare import ratios
-from serve_app.bench.compare.compare import LONG_S
 from serve_app.bench.requests import waits
+from serve_app.bench.requests.workload import LONG_S
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Table, TerminalPart, Trouble
 from serve_app.units import size
@@ -33,11 +33,16 @@ def terminal(result: Result) -> list[TerminalPart]:
     return found
 
 
-def _asked(facts: Mapping[str, Any], duration_s: float) -> list[str]:
+def asked_words(facts: Mapping[str, Any], duration_s: float) -> str:
+    """How many requests came at which rate, and what share of the pool's capacity that is."""
     words = f"{facts['requests']} requests over {duration_s:g} s, {facts['rate']:.2f} a second"
-    if "capacity" in facts:
-        words += f", {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
-    found = [words]
+    if "capacity" not in facts:
+        return words
+    return f"{words}, {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
+
+
+def _asked(facts: Mapping[str, Any], duration_s: float) -> list[str]:
+    found = [asked_words(facts, duration_s)]
     if facts["arrivals_are_short"]:
         found.append(f"arrivals over less than {LONG_S:g} s say little about waiting")
     if facts["num_cut"]:

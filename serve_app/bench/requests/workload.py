@@ -11,6 +11,8 @@ from serve_app.errors import ConfigError
 
 FIRST_TOKEN = 3
 """Prompts use ids from here on, because lower ones are special in most vocabularies."""
+LONG_S = 60.0
+"""Arrivals over a shorter time say little about waiting."""
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 """The columns of a trace, as Azure publishes them."""
 

@@ -71,7 +71,7 @@ Drain = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AskedRelease:
     """A release that engines on this machine serve, and which of its models are asked."""
 
     spec: SourceSpec
@@ -102,14 +102,14 @@ class Target:
         return plan_memory(self.source, engine)
 
 
-def target(
+def asked_release(
     subject: release_choice.Published | None,
     *,
     shape: str | None,
     layers: int | None,
     models: int | None,
     engine: EngineConfig,
-) -> Target:
+) -> AskedRelease:
     """The named release, or random weights of a shape. engine: see `on_its_device`.
 
     Raises:
@@ -120,14 +120,14 @@ def target(
     if subject is not None:
         source = subject.open(0)
         spec = PublishedSpec(subject.registry, subject.family, source.id)
-        return Target(spec, source, tuple(sorted(source.models)), subject.settings())
+        return AskedRelease(spec, source, tuple(sorted(source.models)), subject.settings())
     random = release_choice.random(
         shape, layers, dtype=engine.dtype, device=engine.device, merged=True
     )
     made = RandomSpec(random.config, models or NUM_MODELS, random.dtype, random.device)
     source = made.open()
     settings = {name: value for name, value in random.settings().items() if name != "merged"}
-    return Target(made, source, tuple(source.models), settings)
+    return AskedRelease(made, source, tuple(source.models), settings)
 
 
 def parse_lengths(value: str, *, hint: str) -> Lengths:

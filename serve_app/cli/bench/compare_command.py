@@ -100,7 +100,7 @@ def compare(
     )
     subject = release_choice.published(registry, family, release, shape=shape, layers=layers)
     chosen = on_its_device(engine)
-    found = asking.target(subject, shape=shape, layers=layers, models=models, engine=chosen)
+    found = asking.asked_release(subject, shape=shape, layers=layers, models=models, engine=chosen)
     ground, asked = _ground(found, workload, chosen, sequences)
     turns = Turns(chosen_arms, rate, load or SHARE, duration, drain)
     settings = {
@@ -123,7 +123,7 @@ def compare(
 
 
 def _ground(
-    found: asking.Target, workload: Workload, engine: EngineConfig, sequences: int
+    found: asking.AskedRelease, workload: Workload, engine: EngineConfig, sequences: int
 ) -> tuple[Ground, list[Asked]]:
     """What all arms work with, and the models as each arm can be asked.
 

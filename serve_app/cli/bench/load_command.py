@@ -151,7 +151,9 @@ def load(
     else:
         chosen = on_its_device(engine)
         device = chosen.device
-        found = asking.target(subject, shape=shape, layers=layers, models=models, engine=chosen)
+        found = asking.asked_release(
+            subject, shape=shape, layers=layers, models=models, engine=chosen
+        )
         spec, asked, of_target = _engine(found, wanted, chosen, merged=not unmerged)
     with stages() as on_progress:
         result = measure_load(spec, asked, arrivals, of_target | settings, device, on_progress)
@@ -190,7 +192,7 @@ def _endpoint(
 
 
 def _engine(
-    found: asking.Target, wanted: tuple[str, ...], engine: EngineConfig, *, merged: bool
+    found: asking.AskedRelease, wanted: tuple[str, ...], engine: EngineConfig, *, merged: bool
 ) -> tuple[ArmSpec, list[Asked], dict[str, Any]]:
     """Raises: UnknownModel; DoesNotFit and Unsupported like an engine."""
     from dataclasses import replace
