@@ -91,13 +91,12 @@ class Needs:
 
     def room(self, sequence: Sequence) -> int:
         """How many more positions what it holds and what is free suffices for."""
-        return (
-            min(
-                ledger.positions_in(len(sequence.held.get(ledger.kind, ())) + ledger.num_free)
-                for ledger in self._ledgers
-            )
-            - sequence.num_computed
-        )
+        held = sequence.held
+        rooms = [
+            ledger.positions_in(len(held.get(ledger.kind, ())) + ledger.num_free)
+            for ledger in self._ledgers
+        ]
+        return min(rooms) - sequence.num_computed
 
     def take(self, sequence: Sequence, length: int) -> dict[str, tuple[int, ...]]:
         """Give a sequence what it lacks for so many more positions.
@@ -105,20 +104,26 @@ class Needs:
         -> by kind, the units for all positions up to there. All or nothing: ValueError where there
         is too little of a kind.
         """
-        end = sequence.num_computed + length
-        lacking = [(ledger, _lacking(ledger, sequence, length)) for ledger in self._ledgers]
-        for ledger, count in lacking:
+        lacking = [_lacking(ledger, sequence, length) for ledger in self._ledgers]
+        if any(lacking):
+            self._take(sequence, lacking)
+        held, end = sequence.held, sequence.num_computed + length
+        return {
+            ledger.kind: tuple(held[ledger.kind][: ledger.units_for(end)])
+            for ledger in self._ledgers
+        }
+
+    def _take(self, sequence: Sequence, counts: Iterable[int]) -> None:
+        """Give a sequence so many units of each kind, or raise ValueError."""
+        wanted = list(zip(self._ledgers, counts, strict=True))
+        for ledger, count in wanted:
             if not ledger.fits(count):
                 raise ValueError(
                     f"sequence {sequence.id!r} lacks {count} {ledger.noun}; "
                     f"{ledger.num_free} are free"
                 )
-        for ledger, count in lacking:
+        for ledger, count in wanted:
             sequence.held.setdefault(ledger.kind, []).extend(ledger.take(count))
-        return {
-            ledger.kind: tuple(sequence.held[ledger.kind][: ledger.units_for(end)])
-            for ledger in self._ledgers
-        }
 
     def give_back(self, sequence: Sequence) -> None:
         """Take from a sequence all that it holds."""
@@ -136,5 +141,5 @@ class Needs:
 
 
 def _lacking(ledger: Ledger, sequence: Sequence, length: int) -> int:
-    needed = ledger.units_for(sequence.num_computed + length)
-    return max(needed - len(sequence.held.get(ledger.kind, ())), 0)
+    held = len(sequence.held.get(ledger.kind, ()))
+    return max(ledger.units_for(sequence.num_computed + length) - held, 0)

@@ -74,14 +74,13 @@ class Planner:
 
     def _continue(self, sequence: Sequence, draft: _Draft) -> None:
         """Plan what there is room for; where there is none, take what the last in rank holds."""
-        while not self._running.room(sequence):
+        while not (room := self._running.room(sequence)):
             draft.is_short = True
             last = self._running.last
             if last is sequence:
                 return
             self._preempt(last, draft)
         wanted = min(sequence.num_missing, draft.budget)
-        room = self._running.room(sequence)
         if room < wanted:
             draft.is_short = True
         self._plan_chunk(sequence, min(wanted, room), draft)
