@@ -40,6 +40,11 @@ def plan_memory(
     _print_plan(release, memory.plan_memory(ReleaseReader(opened, release), engine))
 
 
+def _saved(plan: MemoryPlan) -> str:
+    saved = plan.shared_bytes
+    return f", {size(saved)} less since models have tensors in common" if saved else ""
+
+
 def _print_plan(release: str, plan: MemoryPlan) -> None:
     of = f"{plan.num_places} of {plan.num_backbones}"
     rows = (
@@ -47,7 +52,7 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         (
             "backbones",
             plan.backbones_bytes,
-            f"places for {of}, {size(plan.place_bytes)} each",
+            f"places for {of}, {size(plan.place_bytes)} each{_saved(plan)}",
         ),
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
         *(

@@ -8,7 +8,8 @@ class Counters:
     """Totals since the engine was made. Seconds are of the engine's clock.
 
     forward_seconds: those of the steps' seconds that went into the packed forward; on CUDA, until
-    it was launched.   prefix_tokens: of prompts, when they began, in which known beginnings were
+    it was launched.   backbone_load_bytes: copied into places; what is there already is not.
+    prefix_tokens: of prompts, when they began, in which known beginnings were
     looked for.   prefix_hit_tokens: those that were found, and need not be computed.
     """
 
@@ -17,6 +18,7 @@ class Counters:
     forward_seconds: float = 0.0
     backbone_loads: int = 0
     backbone_load_seconds: float = 0.0
+    backbone_load_bytes: int = 0
     backbone_load_failures: int = 0
     staging_seconds: float = 0.0
     prefix_tokens: int = 0

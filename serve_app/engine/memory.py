@@ -9,6 +9,7 @@ import torch
 
 from representation.architecture.anatomy import study
 from representation.architecture.config import config_of
+from serve_app.engine.backbone_needs import StackNeeds, stack_needs
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.device.device import require_device, resolve_device
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
@@ -42,6 +43,7 @@ class MemoryPlan:
     most that a step is expected to need while it runs; `spare` is left free.
 
     captured: what single captures take, to be held against what is planned for all.
+    place_bytes: of a whole backbone; backbone_rows: of each stack, where equal tensors are one.
     copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
     """
 
@@ -55,6 +57,7 @@ class MemoryPlan:
     place_bytes: int
     num_places: int
     num_backbones: int
+    backbone_rows: Mapping[str, int]
     shelves: tuple[ShelfRows, ...]
     num_blocks: int
     block_size: int
@@ -79,6 +82,11 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         return self.allocated_bytes + (self.kept_bytes or 0) + self.workspace_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """What is saved by holding tensors once that several backbones have in common."""
+        return self.num_places * self.place_bytes - self.backbones_bytes
 
     @property
     def num_copies(self) -> int:
@@ -107,7 +115,9 @@ class MemoryPlan:
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(self.num_places, self.shelves, self.num_blocks, self.block_size)
+        return Sizes(
+            self.num_places, self.shelves, self.num_blocks, self.block_size, self.backbone_rows
+        )
 
 
 @as_unsupported()
@@ -139,6 +149,7 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     captures = 0
     if config.cuda_graphs and device.type != "cpu":
         captures = unit.captured.of_all(config.max_sequences, -(-longest // BLOCK_SIZE))
+    stacks = stack_needs(anatomy, source.models.values())
     num_backbones = len({backbone_key(model) for model in source.models.values()})
     most_places = min(num_backbones, config.num_places or num_backbones)
     least, useful = _fewest_and_most_blocks(longest, config)
@@ -147,14 +158,15 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
     else:
         places, blocks, captures = _shares(
-            pool, captures, unit, most_places, least, useful, device_memory
+            pool, captures, unit, stacks, most_places, least, useful, device_memory
         )
     workspace = unit.step + math.ceil(unit.step_per_block * blocks)
     kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
-    used = pool + places * unit.place + kv + unit.attention + captures + workspace
+    backbones = stacks.num_bytes(places)
+    used = pool + backbones + kv + unit.attention + captures + workspace
     return MemoryPlan(
         pool_bytes=pool,
-        backbones_bytes=places * unit.place,
+        backbones_bytes=backbones,
         kv_bytes=kv,
         attention_bytes=unit.attention,
         captures_bytes=captures,
@@ -163,6 +175,7 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         place_bytes=unit.place,
         num_places=places,
         num_backbones=num_backbones,
+        backbone_rows=stacks.rows(places),
         shelves=shelves,
         num_blocks=blocks,
         block_size=BLOCK_SIZE,
@@ -238,6 +251,7 @@ def _shares(
     pool: int,
     captures: int,
     unit: UnitBytes,
+    stacks: StackNeeds,
     most_places: int,
     least: int,
     useful: int,
@@ -264,7 +278,7 @@ def _shares(
     captures = min(captures, int(rest * CAPTURES_SHARE))
     rest -= captures
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
-    places = 1 + min(most_places - 1, int((rest - wanted_kv) // unit.place))
-    rest -= (places - 1) * unit.place
+    places = stacks.most_places(most_places, unit.place + rest - wanted_kv)
+    rest -= stacks.num_bytes(places) - unit.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
     return places, least + more, captures

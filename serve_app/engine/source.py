@@ -16,6 +16,13 @@ class BlobLike(Protocol):
     def bytes(self) -> int: ...
 
 
+class BackboneBlobLike(BlobLike, Protocol):
+    """A stored file of a backbone: digests of its tensors by name; empty where not known."""
+
+    @property
+    def tensors(self) -> Mapping[str, str]: ...
+
+
 class PartLike(BlobLike, Protocol):
     """A stored part of experts: a slot or a residual, and the label of its format.
 
@@ -64,7 +71,7 @@ class ModelLike(Protocol):
     def config(self) -> Mapping[str, Any]: ...
 
     @property
-    def backbone(self) -> Sequence[BlobLike]: ...
+    def backbone(self) -> Sequence[BackboneBlobLike]: ...
 
     @property
     def expert_map(self) -> Sequence[Sequence[int]]: ...

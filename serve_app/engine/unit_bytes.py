@@ -12,7 +12,7 @@ from serve_app.engine.device.matmul import SCRATCH_BYTES
 from serve_app.engine.experts.runs import WORKSPACE_BYTES
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.loading.backbones import copy_bytes
-from serve_app.engine.model.stacks import unique_tensors
+from serve_app.engine.model.stack_shapes import unique_tensors
 from serve_app.engine.run.kept import CaptureNeeds
 
 BLOCK_SIZE = 16

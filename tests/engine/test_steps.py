@@ -246,9 +246,9 @@ def test_a_load_that_fails_ends_its_models_requests_and_no_others(
     models = models_of(1, 2)
     engine = engine_of(MemorySource("r1", models), num_places=1)
 
-    def break_off(packed: Any, place: int, tensors: Any, source: str, arrival: Any) -> None:
+    def break_off(packed: Any, to: Any, tensors: Any, source: str, arrival: Any) -> None:
         names = list(packed.stacks.names())
-        load_backbone(packed, place, tensors, source, Arrival())
+        load_backbone(packed, to, tensors, source, Arrival())
         for name in names[: len(names) // 2]:
             arrival.came(name)
         while not arrival.is_awaited:
@@ -276,14 +276,14 @@ def test_a_step_waits_for_each_tensor_of_a_backbone_that_arrives(
     engine = engine_of(MemorySource("r1", models), num_places=1)
     began: list[bool] = []
 
-    def slowly(packed: Any, place: int, tensors: Any, source: str, arrival: Any) -> None:
+    def slowly(packed: Any, to: Any, tensors: Any, source: str, arrival: Any) -> int:
         def one_by_one() -> Any:
             for pair in tensors:
                 time.sleep(0.002)
                 yield pair
             began.append(arrival.is_awaited)
 
-        load_backbone(packed, place, one_by_one(), source, arrival)
+        return load_backbone(packed, to, one_by_one(), source, arrival)
 
     monkeypatch.setattr(loader, "load_backbone", slowly)
     for model in ("m1", "m2", "m1"):

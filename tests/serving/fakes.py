@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from serve_app.config import ServeConfig
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
-from serve_app.engine.source import BlobLike, LayerLike
+from serve_app.engine.source import BackboneBlobLike, LayerLike
 from serve_app.engine.stats import Stats
 from serve_app.errors import (
     DoesNotFit,
@@ -35,7 +35,7 @@ TOKENIZER = Tokenizer(byte_level())
 class FakeModel:
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
-    backbone: tuple[BlobLike, ...] = ()
+    backbone: tuple[BackboneBlobLike, ...] = ()
     expert_map: tuple[tuple[int, ...], ...] = ()
     residual_map: tuple[tuple[tuple[int, ...], ...], ...] = ()
 

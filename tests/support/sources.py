@@ -17,10 +17,13 @@ Part = tuple[Format, dict[str, torch.Tensor]]
 class FakeBlob:
     digest: str
     bytes: int
+    tensors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class FakePart(FakeBlob):
+class FakePart:
+    digest: str
+    bytes: int
     format: str
     matrices: tuple[str, ...] = ()
     on: str | None = None
@@ -71,7 +74,9 @@ class MemorySource:
         for name, model in models.items():
             tensors = backbone_tensors(model)
             self._backbones[name] = tensors
-            blob = FakeBlob(digest_of(tensors), sum(t.nbytes for t in tensors.values()))
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            digests = {name: digest_of({"": tensor}) for name, tensor in tensors.items()}
+            blob = FakeBlob(digest_of(tensors), size, digests)
             self.models[name] = FakeModel(model.config.to_dict(), [blob])
         for path in expert_paths(next(iter(models.values()))):
             self._add_layer(path, {n: m.get_submodule(path) for n, m in models.items()})
@@ -113,6 +118,13 @@ class MemorySource:
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         self.num_backbone_reads += 1
         yield from self._backbones[model].items()
+
+
+def without_digests(source: MemorySource) -> MemorySource:
+    """The source, as one whose manifest tells nothing of backbones' tensors: none is shared."""
+    for model in source.models.values():
+        model.backbone[:] = [FakeBlob(blob.digest, blob.bytes) for blob in model.backbone]
+    return source
 
 
 def _keep(

@@ -11,7 +11,7 @@ from representation.architecture.config import config_of
 from representation.formats import DENSE, dense_expert, format_of
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import layer_shapes
-from serve_app.engine.source import BlobLike, ModelLike, PartLike, ReleaseSource
+from serve_app.engine.source import ModelLike, PartLike, ReleaseSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,18 @@ class WholeLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeBackbone:
+    """A backbone's file. It tells no digests of tensors, so none is held once for several."""
+
+    digest: str
+    bytes: int
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class WholeModel:
     config: Mapping[str, Any]
-    backbone: Sequence[BlobLike]
+    backbone: Sequence[WholeBackbone]
     expert_map: tuple[tuple[int, ...], ...]
     residual_map: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
@@ -88,7 +97,8 @@ class Unmerged:
             tuple(range(position * shape.num_experts, (position + 1) * shape.num_experts))
             for shape in self._shapes
         ]
-        return WholeModel(model.config, model.backbone, tuple(experts))
+        backbone = [WholeBackbone(blob.digest, blob.bytes, {}) for blob in model.backbone]
+        return WholeModel(model.config, backbone, tuple(experts))
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         """One expert by parameter, as its module has it, in the release's dtype."""

@@ -98,7 +98,7 @@ def cold_over_resident_ttft(
             resident.append(bench.first_token_s(name, wanted.prompt))
             on_progress("first tokens", number + 1, wanted.loads)
         after = bench.engine.stats().counters
-        bytes_each = bench.engine.memory.place_bytes
+        bytes_each = (after.backbone_load_bytes - before.backbone_load_bytes) // wanted.loads
         rate = host_copy_rate(bench.engine.packed.device, bytes_each)
     seconds = (after.backbone_load_seconds - before.backbone_load_seconds) / wanted.loads
     facts = {

@@ -19,7 +19,7 @@ from representation.formats import ExpertShape, Format
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import Routing
 from serve_app.engine.model.facts import layer_shapes
-from serve_app.engine.model.stacks import tied_names, unique_tensors
+from serve_app.engine.model.stack_shapes import tied_names, unique_tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from representation.architecture.config import config_of
 from representation.formats import Dense, Format, LowRank, Packed, TensorSpec, format_of
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import DTYPES
-from serve_app.engine.model.stacks import unique_tensors
+from serve_app.engine.model.stack_shapes import unique_tensors
 from serve_app.errors import ConfigError
 
 NUM_DRAWN = 1_048_583
@@ -25,9 +25,10 @@ RESIDUAL_SIZE = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class RandomBlob:
+class RandomBackbone:
     digest: str
     bytes: int
+    tensors: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class RandomLayer:
 @dataclass(frozen=True, slots=True)
 class RandomModel:
     config: Mapping[str, Any]
-    backbone: tuple[RandomBlob, ...]
+    backbone: tuple[RandomBackbone, ...]
     expert_map: tuple[tuple[int, ...], ...]
     residual_map: tuple[tuple[tuple[int, ...], ...], ...]
 
@@ -129,7 +130,7 @@ class RandomRelease:
             )
         return RandomModel(
             config,
-            (RandomBlob(f"backbone {number}", size),),
+            (RandomBackbone(f"backbone {number}", size, {}),),
             tuple(expert_map),
             tuple(residual_map) if self._residual_formats else (),
         )

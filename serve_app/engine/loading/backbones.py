@@ -46,6 +46,15 @@ class HostBackbone:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a backbone goes. rows: one of each stack.   contents: what each is to hold."""
+
+    place: int
+    rows: Mapping[str, int]
+    contents: Mapping[str, str]
+
+
 def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
     """What a host copy takes for an engine on that device. sizes: of its tensors, in bytes."""
     step = ALIGNMENT if device.type == "cuda" else 1
@@ -79,20 +88,37 @@ def check_backbone(packed: PackedModel, tensors: Tensors, source: str) -> None:
 
 
 def load_backbone(
-    packed: PackedModel, place: int, tensors: Tensors, source: str, arrival: Arrival
-) -> None:
-    """Fill one place of the stacks, tensor by tensor, and note each in `arrival`.
+    packed: PackedModel,
+    to: Destination,
+    tensors: Tensors,
+    source: str,
+    arrival: Arrival,
+) -> int:
+    """Fill one row of each stack, tensor by tensor, and note each in `arrival`. -> bytes copied
 
-    On CUDA the copies are queued on the current stream. A tensor over the vocabulary may be
-    shorter than its stack; the rest of its rows are zeroed.
-    Raises: LoadFailed as `hold_backbone` does; the place then holds nothing that may be used.
+    A row that holds its content already is left as it is. On CUDA the copies are queued on the
+    current stream. A tensor over the vocabulary may be shorter than its stack; the rest of its row
+    is zeroed. Called by one thread, for one backbone after another.
+    Raises: LoadFailed as `hold_backbone` does; the rows then hold nothing that may be used.
     """
+    stacks, rows, contents = packed.stacks, to.rows, to.contents
+    due = {stack for stack, row in rows.items() if not stacks.holds(stack, row, contents[stack])}
+    for stack in due:
+        stacks.note(stack, rows[stack], None)
+    for name in stacks.names():
+        if stacks.stack_of(name) not in due:
+            arrival.came(name)
+    num_bytes = 0
 
     def may_rest() -> bool:
         return packed.step.is_running and not arrival.is_awaited
 
     for name, tensor in _checked(packed, tensors, source):
-        room = packed.stacks[name][place]
+        stack = stacks.stack_of(name)
+        if stack not in due:
+            continue
+        room = stacks[name][rows[stack]]
+        num_bytes += room.nbytes
         if room.shape != tensor.shape:
             room[len(tensor) :].zero_()
             room = room[: len(tensor)]
@@ -104,6 +130,9 @@ def load_backbone(
         else:
             _copy_in_pieces(room, tensor.to(room.dtype).contiguous(), may_rest)
         arrival.came(name, event)
+    for stack in due:
+        stacks.note(stack, rows[stack], contents[stack])
+    return num_bytes
 
 
 def _checked(packed: PackedModel, tensors: Tensors, source: str) -> Tensors:

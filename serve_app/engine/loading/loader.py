@@ -14,6 +14,7 @@ import torch
 
 from serve_app.engine.experts.shelving import ShelfKey
 from serve_app.engine.loading.backbones import (
+    Destination,
     HostBackbone,
     Tensors,
     check_backbone,
@@ -31,10 +32,12 @@ class BackboneLoaded:
     """A backbone is in its place; or is not, and why.
 
     through_host: whether from a host copy, there before or made for it; held: that copy, if any.
+    num_bytes: that were copied; what rows held already was not.
     """
 
     backbone: str
     place: int
+    num_bytes: int
     seconds: float
     error: EngineError | None
     through_host: bool
@@ -117,7 +120,7 @@ class Loader:
         self,
         wanted: BackboneToRead,
         held: HostBackbone | None,
-        place: int,
+        to: Destination,
         arrival: Arrival,
         *,
         hold: bool,
@@ -127,16 +130,19 @@ class Loader:
         hold: where it is not, read it into host memory first.
         """
         through_host = hold or held is not None
+        num_bytes = 0
 
         def work() -> None:
-            nonlocal held
+            nonlocal held, num_bytes
             if held is None and hold:
                 held = hold_backbone(self._packed, wanted.read(), wanted.label)
             tensors = wanted.read() if held is None else held.tensors.items()
-            load_backbone(self._packed, place, tensors, wanted.label, arrival)
+            num_bytes = load_backbone(self._packed, to, tensors, wanted.label, arrival)
 
         def report(seconds: float, error: EngineError | None) -> BackboneLoaded:
-            return BackboneLoaded(wanted.backbone, place, seconds, error, through_host, held)
+            return BackboneLoaded(
+                wanted.backbone, to.place, num_bytes, seconds, error, through_host, held
+            )
 
         self.num_writing += 1
         future = self._places.submit(self._run, work, wanted.label, report)
@@ -224,6 +230,8 @@ class Loader:
             return
         stream = torch.cuda.Stream(self._packed.device)
         stream.wait_stream(torch.cuda.default_stream(self._packed.device))
-        with torch.cuda.stream(stream):
-            yield
-        stream.synchronize()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            stream.synchronize()

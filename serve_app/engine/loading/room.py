@@ -1,75 +1,100 @@
 """Room for a release beside those that are loaded: how much it takes, and making it."""
 
 from representation.architecture.config import config_of, vocabulary_size
+from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
+from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.facts import widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import DoesNotFit
 
 
-def growth_bytes(
-    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, *, alone: bool = False
-) -> int:
-    """Bytes that shelves, maps and stacks must grow by to hold a release.
+class Room:
+    """Shelves, maps and stacks as they are, and what there is left to grow them."""
 
-    Beside what is loaded; or, `alone`, once nothing else is. Below zero where shelves that nothing
-    needs any more take more than it.
-    """
-    num_models = releases.map_rows_wanted(source, alone=alone)
-    wanted = releases.rows_wanted(source, alone=alone)
-    more = sum(
-        layer.shape.shelves_bytes(rows, num_models, packed.dtype) - layer.num_bytes
-        for layer, rows in zip(packed.pool.values(), wanted, strict=True)
-    )
-    longer = _vocabulary(source) - packed.longest_vocabulary
-    return more + max(0, longer) * packed.vocabulary_bytes()
+    def __init__(
+        self,
+        packed: PackedModel,
+        releases: PooledReleases,
+        placing: Placing,
+        memory: MemoryPlan,
+    ) -> None:
+        self._packed = packed
+        self._releases = releases
+        self._placing = placing
+        self._memory = memory
 
+    def fits_beside(self, source: ReleaseSource) -> bool:
+        """Whether there is room for a release beside what is loaded."""
+        spare = self._spare_bytes()
+        return spare is None or self._growth_bytes(source) <= spare
 
-def must_move(packed: PackedModel, releases: PooledReleases, source: ReleaseSource) -> bool:
-    """Whether tensors that a load may be writing must be replaced to hold a release."""
-    if _vocabulary(source) > packed.longest_vocabulary:
-        return True
-    there = [
-        {key: shelf.num_rows for key, shelf in layer.shelves.items()}
-        for layer in packed.pool.values()
-    ]
-    return there != releases.rows_wanted(source)
+    def require_alone(self, source: ReleaseSource) -> None:
+        """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
+        spare = self._spare_bytes()
+        needed = self._growth_bytes(source, alone=True)
+        if spare is not None and needed > spare:
+            raise DoesNotFit(
+                f"release {source.id!r} needs {needed:,} bytes more than is allocated, even alone; "
+                f"{spare:,} are spare",
+                needed=needed,
+                available=spare,
+            )
 
+    def must_move(self, source: ReleaseSource) -> bool:
+        """Whether tensors that a load may be writing must be replaced to hold a release."""
+        if _vocabulary(source) > self._packed.longest_vocabulary:
+            return True
+        there = [
+            {key: shelf.num_rows for key, shelf in layer.shelves.items()}
+            for layer in self._packed.pool.values()
+        ]
+        return self._placing.must_grow(source) or there != self._releases.rows_wanted(source)
 
-def require_room_alone(
-    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, spare_bytes: int | None
-) -> None:
-    """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
-    needed = growth_bytes(packed, releases, source, alone=True)
-    if spare_bytes is not None and needed > spare_bytes:
-        raise DoesNotFit(
-            f"release {source.id!r} needs {needed:,} bytes more than is allocated, even alone; "
-            f"{spare_bytes:,} are spare",
-            needed=needed,
-            available=spare_bytes,
+    def make(self, source: ReleaseSource) -> None:
+        """Grow what must grow to hold a release; nothing may be copying into it meanwhile.
+
+        Raises: DoesNotFit, with nothing changed.
+        """
+        spare = self._spare_bytes()
+        needed = self._growth_bytes(source)
+        if spare is not None and needed > spare:
+            raise DoesNotFit(
+                f"release {source.id!r} needs {needed:,} bytes beside what is loaded; "
+                f"{spare:,} are spare",
+                needed=needed,
+                available=spare,
+            )
+        self._releases.resize(self._releases.rows_wanted(source))
+        self._placing.grow(source)
+        if _vocabulary(source) > self._packed.longest_vocabulary:
+            self._packed.grow_vocabulary(_vocabulary(source))
+
+    def _growth_bytes(self, source: ReleaseSource, *, alone: bool = False) -> int:
+        """Bytes that shelves, maps and stacks must grow by to hold a release.
+
+        Beside what is loaded; or, `alone`, once nothing else is. Below zero where shelves that
+        nothing needs any more take more than it.
+        """
+        packed = self._packed
+        num_models = self._releases.map_rows_wanted(source, alone=alone)
+        wanted = self._releases.rows_wanted(source, alone=alone)
+        more = sum(
+            layer.shape.shelves_bytes(rows, num_models, packed.dtype) - layer.num_bytes
+            for layer, rows in zip(packed.pool.values(), wanted, strict=True)
         )
+        rows = self._placing.rows_wanted(source, alone=alone)
+        stacks = packed.backbone_bytes_with(rows, _vocabulary(source))
+        return more + stacks - packed.backbone_bytes
 
-
-def make_room(
-    packed: PackedModel, releases: PooledReleases, source: ReleaseSource, spare_bytes: int | None
-) -> None:
-    """Grow what must grow to hold a release; nothing may be copying into it meanwhile.
-
-    spare_bytes: the most it may grow by; None where nothing limits it.
-    Raises: DoesNotFit, with nothing changed.
-    """
-    needed = growth_bytes(packed, releases, source)
-    if spare_bytes is not None and needed > spare_bytes:
-        raise DoesNotFit(
-            f"release {source.id!r} needs {needed:,} bytes beside what is loaded; "
-            f"{spare_bytes:,} are spare",
-            needed=needed,
-            available=spare_bytes,
-        )
-    releases.resize(releases.rows_wanted(source))
-    if _vocabulary(source) > packed.longest_vocabulary:
-        packed.grow_vocabulary(_vocabulary(source))
+    def _spare_bytes(self) -> int | None:
+        """Bytes that may still be allocated; None where nothing limits them."""
+        if self._memory.device_memory is None:
+            return None
+        packed = self._packed
+        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
+        return self._memory.allocated_bytes + self._memory.spare_bytes - now
 
 
 def _vocabulary(source: ReleaseSource) -> int:

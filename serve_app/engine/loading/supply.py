@@ -19,8 +19,9 @@ from serve_app.engine.loading.loader import (
     PartsLoaded,
     Report,
 )
+from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.loading.room import growth_bytes, make_room, must_move, require_room_alone
+from serve_app.engine.loading.room import Room
 from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import PackedModel
@@ -71,9 +72,10 @@ class Supply:
     ) -> None:
         """on_loaded: called from another thread when something in the background got done."""
         self._packed = packed
-        self._memory = memory
         self._scheduler = scheduler
         self._releases = releases
+        self._placing = Placing(packed, releases)
+        self._room = Room(packed, releases, self._placing, memory)
         self._counters = counters
         self._loader = Loader(packed, on_loaded)
         self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
@@ -101,12 +103,11 @@ class Supply:
 
     def fits_beside(self, source: ReleaseSource) -> bool:
         """Whether there is room for a release beside what is loaded."""
-        spare = self._spare_bytes()
-        return spare is None or growth_bytes(self._packed, self._releases, source) <= spare
+        return self._room.fits_beside(source)
 
     def require_room_alone(self, source: ReleaseSource) -> None:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
-        require_room_alone(self._packed, self._releases, source, self._spare_bytes())
+        self._room.require_alone(source)
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
         """Begin loading a release's parts and backbones. `on_done`: as of `Engine.stage`."""
@@ -153,6 +154,8 @@ class Supply:
         -> whether one of them may be used before it is complete.
         """
         self._held_loads += loads
+        for load in loads:  # what was there is needed no more
+            self._placing.clear(load.place)
         if self._is_making_room or not self._held_loads:
             return False
         begun, self._held_loads = self._held_loads, []
@@ -170,7 +173,8 @@ class Supply:
         hold = False
         if held is None and not self._has_places_for_all and load.backbone not in self._host:
             hold = self._host.make_room(load.backbone)
-        self._loader.load_backbone(wanted, held, load.place, arrival, hold=hold)
+        to = self._placing.put(load.place, wanted.source.models[wanted.model])
+        self._loader.load_backbone(wanted, held, to, arrival, hold=hold)
         if arrives:  # and waits for no other load
             self._scheduler.arriving(load.backbone)
         return arrives
@@ -187,12 +191,22 @@ class Supply:
                 on_done()
         if self._orphans:
             orphans = self._orphans - self._to_read().keys()
-            self._orphans = {b for b in orphans if not self._scheduler.drop_backbone(b)}
+            self._orphans = {b for b in orphans if not self._drop(b)}
             self._let_go()
 
+    def _drop(self, backbone: str) -> bool:
+        """Let go of a backbone of no release; False while it is loading or needed."""
+        place = self._scheduler.places.place_of(backbone)
+        if not self._scheduler.drop_backbone(backbone):
+            return False
+        if place is not None:
+            self._placing.clear(place)
+        return True
+
     def check(self) -> None:
-        """Assert that rows and host copies are counted as they are used."""
+        """Assert that rows, places and host copies are counted as they are used."""
         self._releases.check(None if self._staging is None else self._staging.source)
+        self._placing.check()
         self._host.check()
 
     def close(self) -> None:
@@ -207,14 +221,12 @@ class Supply:
         """
         while self._awaiting and self._staging is None:
             source = self._awaiting[0]
-            self._is_making_room = bool(self._loader.num_writing) and must_move(
-                self._packed, self._releases, source
-            )
+            self._is_making_room = bool(self._loader.num_writing) and self._room.must_move(source)
             if self._is_making_room:
                 return
             self._awaiting.popleft()
             try:
-                make_room(self._packed, self._releases, source, self._spare_bytes())
+                self._room.make(source)
                 parts = self._releases.take_rows(source)
             except EngineError as error:
                 self._on_done.pop(source.id)(error)
@@ -263,14 +275,6 @@ class Supply:
     def _has_places_for_all(self) -> bool:
         return len(self._to_read()) <= self._scheduler.places.num_places
 
-    def _spare_bytes(self) -> int | None:
-        """Bytes that may still be allocated; None where nothing limits them."""
-        if self._memory.device_memory is None:
-            return None
-        packed = self._packed
-        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
-        return self._memory.allocated_bytes + self._memory.spare_bytes - now
-
     def _note_staged(self, report: Report, of: str) -> None:
         """One report less that the release which is being loaded waits for, if it is one."""
         staging = self._staging
@@ -294,10 +298,12 @@ class Supply:
             self._host.note(report.backbone, report.held)
         self._counters.backbone_loads += 1
         self._counters.backbone_load_seconds += report.seconds
+        self._counters.backbone_load_bytes += report.num_bytes
         if report.error is None:
             self._scheduler.loaded(report.backbone)
             return
         self._counters.backbone_load_failures += 1
+        self._placing.clear(report.place)
         logger.error("a backbone could not be loaded: %s", report.error)
         for request in self._scheduler.load_failed(report.backbone):
             yield Lost(request, report.error)

@@ -136,7 +136,7 @@ def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.devi
         dtype = next(iter(weights.values())).dtype
         x = torch.randn(shape, generator=generator).to(device, dtype)
     step = CurrentStep()
-    leaf = make(step, Stacks(weights, {}), {name: name for name in weights}, axes)
+    leaf = make(step, Stacks.each_its_own(weights), {name: name for name in weights}, axes)
     integers = Integers(device)
     spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
     integers.send()

@@ -4,7 +4,7 @@ These know what a module of a library's class computes; `originals.py` has those
 module's own code. `fitting.py` decides which one a module gets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,11 +14,11 @@ from representation.architecture.tracing import Axes
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.model.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Spans
 
 Names = Mapping[str, str]
-"""A module's own tensor names -> names of the stacks that hold them."""
+"""A module's own tensor names -> the names that a checkpoint gives them."""
 
 
 class Leaf(nn.Module):
@@ -36,15 +36,15 @@ class Leaf(nn.Module):
         view = self.step.view
         return view.outputs if self.axes.outputs_only else view.tokens
 
-    def stack(self, name: str) -> torch.Tensor:
+    def stack(self, name: str) -> Stack:
         return self.stacks.ready(self.names[name])
 
-    def stack_or_none(self, name: str) -> torch.Tensor | None:
+    def stack_or_none(self, name: str) -> Stack | None:
         return self.stack(name) if name in self.names else None
 
 
 class StackedLinear(Leaf):
-    """`nn.Linear` of every place: one grouped product, the groups are the places."""
+    """`nn.Linear` of every place: one grouped product, the groups are the rows of the stack."""
 
     def __init__(
         self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, multiplier: Multiplier
@@ -55,48 +55,110 @@ class StackedLinear(Leaf):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spans = self.spans
         weight, bias = self.stack("weight"), self.stack_or_none("bias")
-        place = spans.sole_place
-        if place is not None:
-            own = None if bias is None else bias[place]
-            return self._multiplier.linear(x, weight[place], own)
+        chosen = sole_rows((weight, bias), spans)
+        if chosen is not None:
+            matrix, own = chosen
+            assert matrix is not None
+            return self._multiplier.linear(x, matrix, own)
         axis = self.axes.inputs[0]
         assert axis is not None
         rows = x.movedim(axis, 0)  # (n, ..., I)
-        return by_place(self._multiplier, rows, weight, bias, spans).movedim(0, axis)
+        return by_row(self._multiplier, rows, weight, bias, spans).movedim(0, axis)
 
 
-def by_place(
-    multiplier: Multiplier,
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    spans: Spans,
+def sole_rows(stacks: Sequence[Stack | None], spans: Spans) -> list[torch.Tensor | None] | None:
+    """The row of each stack that all tokens read; None where one of them has several that are."""
+    found: list[torch.Tensor | None] = []
+    for stack in stacks:
+        row = None if stack is None else stack.rows.sole(spans)
+        if stack is not None and row is None:
+            return None
+        found.append(None if stack is None else stack.tensor[row])
+    return found
+
+
+def by_row(
+    multiplier: Multiplier, x: torch.Tensor, weight: Stack, bias: Stack | None, spans: Spans
 ) -> torch.Tensor:
-    """Each token's rows times the matrix of its place.
+    """Each token's rows times the matrix that it reads.
 
-    rows: (n, ..., I)   weight: (S, O, I)   bias: (S, O)  ->  (n, ..., O)
+    x: (n, ..., I), tokens in order   weight: of (O, I)   bias: of (O,)  ->  (n, ..., O)
     """
-    flat = rows.reshape(-1, rows.shape[-1])
-    each = flat.shape[0] // spans.count  # rows of the product for one token
-    if rows.device.type == "cpu" and not spans.anywhere:
-        runs = tuple((s.place, s.start * each, s.end * each) for s in spans.segments)
-        out = multiplier.grouped(flat, weight, Groups(runs), bias)
-        return out.view(*rows.shape[:-1], weight.shape[1])
-    groups = Groups(ends=spans.ends * each)
-    out = multiplier.grouped(flat, weight, groups).view(*rows.shape[:-1], weight.shape[1])
+    if x.device.type == "cpu" and not spans.anywhere:
+        return _by_runs(multiplier, x, weight, bias, spans)
+    row = weight.rows.sole(spans)
+    if row is None:
+        out = _by_groups(multiplier, x, weight, spans)
+    else:
+        out = multiplier.linear(x, weight.tensor[row])
     if bias is None:
         return out
-    return out + bias[spans.places].view(rows.shape[0], *[1] * (rows.dim() - 2), -1)
+    own = bias.tensor.index_select(0, bias.rows.by_token(spans))  # (n, O)
+    return out + own.view(own.shape[0], *[1] * (out.dim() - 2), -1)  # (n, ..., O)
+
+
+def _by_runs(
+    multiplier: Multiplier, x: torch.Tensor, weight: Stack, bias: Stack | None, spans: Spans
+) -> torch.Tensor:
+    """As `by_row`, where the host knows the tokens: the bias is added before rounding."""
+    flat = x.reshape(-1, x.shape[-1])  # (n * each, I)
+    each = flat.shape[0] // spans.count  # rows of the product for one token
+    vectors = None if bias is None else _alongside(bias, weight, spans)
+    if bias is not None and vectors is None:
+        parts = [
+            multiplier.linear(
+                flat[s.start * each : s.end * each],
+                weight.tensor[weight.rows.of_place[s.place]],
+                bias.tensor[bias.rows.of_place[s.place]],
+            )
+            for s in spans.segments
+        ]
+        out = torch.cat(parts)  # (n * each, O)
+    else:
+        runs = tuple((row, start * each, end * each) for row, start, end in weight.rows.runs(spans))
+        out = multiplier.grouped(flat, weight.tensor, Groups(runs), vectors)  # (n * each, O)
+    return out.view(*x.shape[:-1], weight.tensor.shape[1])
+
+
+def _alongside(bias: Stack, weight: Stack, spans: Spans) -> torch.Tensor | None:
+    """The bias of each row of the weights, (R, O); None where they are shared in other ways."""
+    if bias.rows.num_rows == 1:
+        return bias.tensor.expand(weight.rows.num_rows, -1)
+    alike = all(
+        weight.rows.of_place[s.place] == bias.rows.of_place[s.place] for s in spans.segments
+    )
+    return bias.tensor if alike else None
+
+
+def _by_groups(
+    multiplier: Multiplier, x: torch.Tensor, weight: Stack, spans: Spans
+) -> torch.Tensor:
+    """As `by_row` without a bias, where the device alone knows which token reads which row.
+
+    A grouped product takes its groups in the order of the matrices: tokens are sorted by row, and
+    put back, unless each place has a row of its own, by which they are sorted already.
+    """
+    order = weight.rows.order(spans)
+    moved = x if order is None else x.index_select(0, order)  # (n, ..., I)
+    flat = moved.reshape(-1, x.shape[-1])  # (n * each, I)
+    each = flat.shape[0] // spans.count
+    groups = Groups(ends=weight.rows.ends(spans) * each)
+    out = multiplier.grouped(flat, weight.tensor, groups)  # (n * each, O)
+    out = out.view(*x.shape[:-1], weight.tensor.shape[1])  # (n, ..., O)
+    return out if order is None else torch.empty_like(out).index_copy_(0, order, out)
 
 
 class StackedEmbedding(Leaf):
     """`nn.Embedding` of every place: one gather from the stacks seen as one long table."""
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        weight = self.stack("weight")  # (S, V, H)
-        places, vocabulary, width = weight.shape
-        index = ids + (self.spans.places * vocabulary).view_as(ids)
-        return F.embedding(index, weight.view(places * vocabulary, width))
+        stack = self.stack("weight")
+        row = stack.rows.sole(self.spans)
+        if row is not None:
+            return F.embedding(ids, stack.tensor[row])
+        rows, vocabulary, width = stack.tensor.shape  # (R, V, H)
+        index = ids + (stack.rows.by_token(self.spans) * vocabulary).view_as(ids)
+        return F.embedding(index, stack.tensor.view(rows * vocabulary, width))
 
 
 class StackedLayerNorm(Leaf):
@@ -110,16 +172,16 @@ class StackedLayerNorm(Leaf):
         self.eps = original.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spans = self.spans
         weight, bias = self.stack_or_none("weight"), self.stack_or_none("bias")
-        place = self.spans.sole_place
-        if place is not None:
-            chosen = [None if stack is None else stack[place] for stack in (weight, bias)]
+        chosen = sole_rows((weight, bias), spans)
+        if chosen is not None:
             return F.layer_norm(x, self.normalized_shape, chosen[0], chosen[1], self.eps)
         out = F.layer_norm(x, self.normalized_shape, eps=self.eps)
         if weight is not None:
-            out = out * per_token(weight, self.spans.places, self.axes, x.dim())
+            out = out * per_token(weight, spans, self.axes, x.dim())
         if bias is not None:
-            out = out + per_token(bias, self.spans.places, self.axes, x.dim())
+            out = out + per_token(bias, spans, self.axes, x.dim())
         return out
 
 
@@ -142,15 +204,14 @@ class StackedRMSNorm(Leaf):
         self._rows = rows
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.stack("weight")
-        spans = self.spans
-        if self._rows is not None and self._suits(x, weight):
-            return self._rows.rms_norm(x, weight, spans.places, self.eps)
-        place = spans.sole_place
+        weight, spans = self.stack("weight"), self.spans
+        if self._rows is not None and self._suits(x, weight.tensor):
+            return self._rows.rms_norm(x, weight.tensor, weight.rows.by_token(spans), self.eps)
+        row = weight.rows.sole(spans)
         out = F.rms_norm(x, x.shape[-1:], eps=self.eps)
-        if place is not None:
-            return out * weight[place]
-        return out * per_token(weight, spans.places, self.axes, x.dim())
+        if row is not None:
+            return out * weight.tensor[row]
+        return out * per_token(weight, spans, self.axes, x.dim())
 
     def _suits(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
         """Whether the compiled code takes these: rows that lie token by token."""
@@ -159,13 +220,14 @@ class StackedRMSNorm(Leaf):
         return is_bfloat16 and x.is_contiguous() and all(size == 1 for size in x.shape[:axis])
 
 
-def per_token(stack: torch.Tensor, places: torch.Tensor, axes: Axes, dims: int) -> torch.Tensor:
+def per_token(stack: Stack, spans: Spans, axes: Axes, dims: int) -> torch.Tensor:
     """Weights by token, shaped to broadcast against a tensor of `dims` dimensions.
 
-    stack: (S, *p)   places: (n,)  ->  (1, …, n, …, 1, *p) with n at the token axis
+    stack: of (*p,)  ->  (1, …, n, …, 1, *p) with n at the token axis
     """
     axis = axes.inputs[0]
     assert axis is not None
-    weights = stack.index_select(0, places)
-    between = dims - axis - 1 - (stack.dim() - 1)
-    return weights.view(*[1] * axis, len(places), *[1] * between, *stack.shape[1:])
+    weights = stack.tensor.index_select(0, stack.rows.by_token(spans))  # (n, *p)
+    count, *shape = weights.shape
+    between = dims - axis - 1 - len(shape)
+    return weights.view(*[1] * axis, count, *[1] * between, *shape)

@@ -5,7 +5,7 @@ matrices. `PerSegment` runs it once per backbone that is in the step: right for 
 slower. `fitting.py` decides which one a module gets.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from representation.architecture.tracing import Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.model.leaves import Leaf, Names, by_place, per_token
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.model.leaves import Leaf, Names, by_row, per_token, sole_rows
+from serve_app.engine.model.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Segment, Spans
 
 
@@ -47,19 +47,20 @@ class Original:
 
 
 class Matrices:
-    """One matrix for each place, where a module's code expects one: by it, rows are multiplied.
+    """A stack of matrices, where a module's code expects one: each token is multiplied by its own.
 
-    stack: (S, O, I). It can be converted to another dtype and given to `F.linear`, nothing else.
+    stack: of (O, I). It can be converted to another dtype and given to `F.linear`, nothing else.
     """
 
-    def __init__(self, stack: torch.Tensor, spans: Spans, multiplier: Multiplier) -> None:
+    def __init__(self, stack: Stack, spans: Spans, multiplier: Multiplier) -> None:
         self._stack = stack
         self._spans = spans
         self._multiplier = multiplier
-        self.dtype = stack.dtype
+        self.dtype = stack.tensor.dtype
 
     def to(self, dtype: torch.dtype) -> "Matrices":
-        return Matrices(self._stack.to(dtype), self._spans, self._multiplier)
+        converted = Stack(self._stack.tensor.to(dtype), self._stack.rows)
+        return Matrices(converted, self._spans, self._multiplier)
 
     type = to
 
@@ -68,8 +69,8 @@ class Matrices:
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x: (…, I), tokens in order   bias: (n, O), by token  ->  (…, O)"""
-        rows = x.reshape(self._spans.count, -1, x.shape[-1])
-        out = by_place(self._multiplier, rows, self._stack, None, self._spans)
+        rows = x.reshape(self._spans.count, -1, x.shape[-1])  # (n, each, I)
+        out = by_row(self._multiplier, rows, self._stack, None, self._spans)  # (n, each, O)
         if bias is not None:
             out = out + bias.unsqueeze(1)
         return out.view(*x.shape[:-1], out.shape[-1])
@@ -79,7 +80,7 @@ class Matrices:
         cls, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if function is not F.linear:
-            raise TypeError(f"matrices of several places are given to {function.__name__}")
+            raise TypeError(f"matrices of several backbones are given to {function.__name__}")
         return _linear(*args, **(kwargs or {}))
 
 
@@ -114,18 +115,19 @@ class PerToken(Leaf):
         self._multiplier = multiplier
 
     def forward(self, x: torch.Tensor) -> Any:
-        place = self.spans.sole_place
-        if place is not None:
-            return self._original({name: self.stack(name)[place] for name in self.names}, x)
-        return self._original({name: self._spread(name, x.dim()) for name in self.names}, x)
+        spans = self.spans
+        stacks = [self.stack(name) for name in self.names]
+        weights: Sequence[Any] | None = sole_rows(stacks, spans)
+        if weights is None:
+            weights = [self._spread(stack, spans, x.dim()) for stack in stacks]
+        return self._original(dict(zip(self.names, weights, strict=True)), x)
 
-    def _spread(self, name: str, dims: int) -> Any:
-        stack, spans = self.stack(name), self.spans
-        if stack.dim() == 3:
+    def _spread(self, stack: Stack, spans: Spans, dims: int) -> Any:
+        if stack.tensor.dim() == 3:
             return Matrices(stack, spans, self._multiplier)
         if not self.axes.keeps_shape:  # what it is added to has one row for each token
-            return stack.index_select(0, spans.places)
-        return per_token(stack, spans.places, self.axes, dims)
+            return stack.tensor.index_select(0, stack.rows.by_token(spans))  # (n, *p)
+        return per_token(stack, spans, self.axes, dims)
 
 
 class PerSegment(Leaf):
@@ -148,7 +150,8 @@ class PerSegment(Leaf):
         return self._joined(outs)
 
     def _run(self, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        weights = {name: self.stack(name)[place] for name in self.names}
+        stacks = {name: self.stack(name) for name in self.names}
+        weights = {name: s.tensor[s.rows.of_place[place]] for name, s in stacks.items()}
         return self._original(weights, *args, **kwargs)
 
     def _part(

@@ -3,7 +3,7 @@
 Holds the tensors of pool, backbones and keys and values; decides nothing about them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,10 @@ from serve_app.engine.model.replacing import (
 )
 from serve_app.engine.model.rotary import PackedRotary, recompute_length
 from serve_app.engine.model.siblings import sibling_leaves
+from serve_app.engine.model.stack_shapes import contents_of, joined_siblings, stack_shapes
 from serve_app.engine.model.stacks import allocate_stacks
 from serve_app.engine.model.watching import RoutingSeen, told
+from serve_app.engine.source import ModelLike
 from serve_app.engine.step.step import CurrentStep, StepView
 
 FEW_TOKENS = 128
@@ -67,7 +69,9 @@ class PackedModel:
         self._architecture = type(anatomy.model).__name__
         self._model = anatomy.model
         self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}
-        self.stacks, self._wholes = allocate_stacks(anatomy, sizes.num_places, device)
+        self.stacks = allocate_stacks(anatomy, sizes.num_places, device, sizes.backbone_rows)
+        self.stack_shapes = stack_shapes(anatomy)
+        self.siblings = joined_siblings(anatomy)
         self.vocabulary_names = vocabulary_names(self._config, anatomy)
         self._vocabularies: dict[int, int] = {}
         self._vocabulary_ends = torch.empty(0, dtype=torch.int64, device=device)
@@ -78,7 +82,7 @@ class PackedModel:
             anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
         )
         fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)
-        joined = sibling_leaves(anatomy, self.step, self.stacks, self._wholes, self._multiplier)
+        joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
         self.slow_leaves = tuple(fitter.slow)
         spread_sinks(anatomy, self.step, self.stacks)
@@ -169,16 +173,33 @@ class PackedModel:
         """Make room for longer vocabularies; what is loaded stays loaded."""
         more = length - self.longest_vocabulary
         for name in self._vocabulary_stacks():
-            stack = self.stacks[name]
-            room = stack.new_zeros((stack.shape[0], more, *stack.shape[2:]))
-            self.stacks.replace(name, torch.cat([stack, room], dim=1))
+            stack = self.stacks.stacks()[name]
+            rows, _, *others = stack.tensor.shape
+            room = stack.tensor.new_zeros((rows, more, *others))
+            stack.tensor = torch.cat([stack.tensor, room], dim=1)  # (R, V, …)
         self._config.get_text_config().vocab_size = length
         self.step.revise()
 
-    def vocabulary_bytes(self) -> int:
-        """Bytes that one more token in the vocabulary takes, over all places."""
-        stacks = [self.stacks[name] for name in self._vocabulary_stacks()]
-        return sum(stack.nbytes // stack.shape[1] for stack in stacks)
+    def grow_backbones(self, sources: Mapping[str, Sequence[int | None]]) -> None:
+        """Make room for more rows of backbones; see `Stacks.grow`."""
+        if sources:
+            self.stacks.grow(sources)
+            self.step.revise()
+
+    def backbone_bytes_with(self, num_rows: Mapping[str, int], vocabulary: int) -> int:
+        """Bytes of stacks of so many rows each, with room for a vocabulary of that length."""
+        longer = max(0, vocabulary - self.longest_vocabulary)
+        over_vocabulary = self._vocabulary_stacks()
+        total = 0
+        for name, stack in self.stacks.stacks().items():
+            row = stack.tensor[0]
+            more = longer * row.nbytes // row.shape[0] if name in over_vocabulary else 0
+            total += num_rows[name] * (row.nbytes + more)
+        return total
+
+    def contents_of(self, model: ModelLike) -> dict[str, str]:
+        """What a model's backbone has in each stack: equal where the tensors are."""
+        return contents_of(model, self.stack_shapes, self.stacks.canonical)
 
     def _vocabulary_stacks(self) -> list[str]:
         return sorted({self.stacks.canonical(name) for name in self.vocabulary_names})

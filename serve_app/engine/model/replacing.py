@@ -29,7 +29,8 @@ from serve_app.engine.step.step import CurrentStep
 class Sizes:
     """How much room a packed model has.
 
-    num_places: backbones on the device.   shelves: of each layer's pool, in layer order.
+    num_places: backbones on the device.   backbone_rows: of each stack of their tensors; None: one
+    for each place.   shelves: of each layer's pool, in layer order.
     num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
     no sequence has: rows that only pad a step write there.
     """
@@ -38,6 +39,7 @@ class Sizes:
     shelves: tuple[ShelfRows, ...]
     num_blocks: int
     block_size: int
+    backbone_rows: Mapping[str, int] | None = None
 
 
 def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf]) -> None:
@@ -64,7 +66,9 @@ def _spread(step: CurrentStep, stacks: Stacks, stack: str, attribute: str) -> An
     """A hook that sets an attention module's own parameter by token: (T, *p)."""
 
     def hook(module: nn.Module, _: Any) -> None:
-        setattr(module, attribute, stacks.ready(stack)[step.view.tokens.places])  # (T, *p)
+        held = stacks.ready(stack)
+        rows = held.rows.by_token(step.view.tokens)  # (T,)
+        setattr(module, attribute, held.tensor.index_select(0, rows))  # (T, *p)
 
     return hook
 

@@ -3,7 +3,7 @@
 Which ones those are is seen in the trace. Their weights lie side by side, and keep their names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from representation.architecture.anatomy import Anatomy
 from representation.architecture.tracing import Axes
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.model.leaves import Leaf, Names, StackedLinear
+from serve_app.engine.model.stack_shapes import joined_siblings
 from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep
 
@@ -23,19 +24,19 @@ class Siblings:
         step: CurrentStep,
         stacks: Stacks,
         paths: Sequence[str],
-        wholes: Mapping[str, torch.Tensor],
+        owns: Sequence[str],
         sizes: Sequence[int],
         axes: Axes,
         multiplier: Multiplier,
     ) -> None:
-        """paths: of the layers, in the order of calls   wholes: as of `side_by_side`
+        """paths: of the layers, in the order of calls   owns: "weight", and "bias" if they have any
 
         sizes: outputs of each layer
         """
         self._stacks = stacks
-        self._members = [f"{path}.{own}" for path in paths for own in wholes]
-        names = {own: own for own in wholes}
-        self._linear = StackedLinear(step, Stacks(dict(wholes), {}), names, axes, multiplier)
+        self._others = [f"{path}.{own}" for path in paths[1:] for own in owns]
+        names = {own: f"{paths[0]}.{own}" for own in owns}  # of what lies in one stack, the first
+        self._linear = StackedLinear(step, stacks, names, axes, multiplier)
         self._sizes = list(sizes)
         self._input: torch.Tensor | None = None
         self._parts: tuple[torch.Tensor, ...] = ()
@@ -43,10 +44,10 @@ class Siblings:
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """What layer `index` makes of x. Nothing is kept once the last layer has asked."""
         if self._input is not x:
-            for name in self._members:  # those that are on their way to a place in the step
+            for name in self._others:  # those that are on their way to a place in the step
                 self._stacks.ready(name)
             self._input = x
-            self._parts = self._linear(x).split(self._sizes, dim=-1)
+            self._parts = self._linear(x).split(self._sizes, dim=-1)  # (…, O) each
         part = self._parts[index].contiguous()
         if index == len(self._sizes) - 1:
             self._input, self._parts = None, ()
@@ -75,22 +76,16 @@ class SiblingLinear(Leaf):
 
 
 def sibling_leaves(
-    anatomy: Anatomy,
-    step: CurrentStep,
-    stacks: Stacks,
-    wholes: Mapping[tuple[str, ...], Mapping[str, torch.Tensor]],
-    multiplier: Multiplier,
+    anatomy: Anatomy, step: CurrentStep, stacks: Stacks, multiplier: Multiplier
 ) -> dict[str, Leaf]:
-    """Leaves of the linear layers whose weights lie side by side, by path.
-
-    wholes: as of `allocate_stacks`
-    """
+    """Leaves of the linear layers whose weights lie side by side, by path."""
     leaves: dict[str, Leaf] = {}
-    for paths, whole in wholes.items():
+    for paths in joined_siblings(anatomy):
         axes = anatomy.units[paths[0]]
+        owns = [own for own in ("weight", "bias") if f"{paths[0]}.{own}" in anatomy.tensors]
         sizes = [anatomy.tensors[f"{path}.weight"][0][0] for path in paths]
-        siblings = Siblings(step, stacks, paths, whole, sizes, axes, multiplier)
+        siblings = Siblings(step, stacks, paths, owns, sizes, axes, multiplier)
         for index, path in enumerate(paths):
-            names = {own: f"{path}.{own}" for own in whole}
+            names = {own: f"{path}.{own}" for own in owns}
             leaves[path] = SiblingLinear(step, stacks, names, axes, siblings=siblings, index=index)
     return leaves

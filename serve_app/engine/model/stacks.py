@@ -1,121 +1,162 @@
-"""The tensors of all backbones on the device, stacked by place. Computes nothing with them."""
+"""The tensors of all backbones on the device, in counted stacks. Computes nothing with them.
 
-from collections.abc import Iterable, Mapping, Sequence
+A stack has rows of one tensor, or of those of sibling layers side by side. Which row a place has
+is decided by `backbone_rows.py`: equal tensors of several backbones are one row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from representation.architecture.anatomy import Anatomy
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.model.arrivals import Arrival
+from serve_app.engine.model.stack_rows import RowTable, StackRows
+from serve_app.engine.model.stack_shapes import (
+    StackShape,
+    stack_shapes,
+    tied_names,
+    unique_tensors,
+)
 
-Kinds = Mapping[str, tuple[torch.Size, torch.dtype]]
+
+@dataclass(slots=True, eq=False)
+class Stack:
+    """tensor: (R, *shape), R rows.   rows: which of them each place has."""
+
+    tensor: torch.Tensor
+    rows: StackRows
 
 
 class Stacks:
-    """Tensors of all backbone places, by the name that a checkpoint gives them.
+    """Tensors of all backbones, by the name that a checkpoint gives them.
 
-    Each is (S, *shape), S places. Tied tensors are one stack under several names.
+    Tied tensors are one under several names. A stack has the name of its first tensor.
     awaited: what is on its way to places of the running step.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
-        self._tensors = tensors
-        self._aliases = aliases
+    def __init__(
+        self,
+        stacks: Mapping[str, Stack],
+        shapes: Mapping[str, StackShape] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """shapes: of stacks of several tensors.   names: of all tensors, in the order of loading"""
+        self._stacks = dict(stacks)
+        self._aliases = aliases or {}
+        self._names = list(stacks) if names is None else list(names)
+        self._part_of: dict[str, tuple[str, int, int]] = {}
+        for stack, shape in (shapes or {}).items():
+            start = 0
+            for name, size in shape.members.items():
+                if len(shape.members) > 1:
+                    self._part_of[name] = stack, start, size
+                start += size
+        self._written: dict[str, list[str | None]] = {
+            name: [None] * len(stack.tensor) for name, stack in self._stacks.items()
+        }
+        self._arrange()
         self.awaited: tuple[Arrival, ...] = ()
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._tensors[self.canonical(name)]
+    @classmethod
+    def each_its_own(cls, tensors: Mapping[str, torch.Tensor]) -> "Stacks":
+        """Stacks in which each place has a row of its own. tensors: (S, *shape) each"""
+        return cls({n: Stack(t, StackRows(len(t), len(t))) for n, t in tensors.items()})
 
-    def ready(self, name: str) -> torch.Tensor:
-        """A stack to compute with: what the running step reads of it has arrived."""
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """(R, *shape), the rows of a tensor."""
+        name = self.canonical(name)
+        if name not in self._part_of:
+            return self._stacks[name].tensor
+        stack, start, size = self._part_of[name]
+        return self._stacks[stack].tensor.narrow(1, start, size)
+
+    def ready(self, name: str) -> Stack:
+        """The stack of a tensor, to compute with: what the running step reads of it has arrived."""
         for arrival in self.awaited:
             arrival.wait(self.canonical(name))
-        return self[name]
+        return self._stacks[self.stack_of(name)]
 
     def canonical(self, name: str) -> str:
-        """The one name of a tied stack."""
+        """The one name of a tied tensor."""
         return self._aliases.get(name, name)
 
-    def names(self) -> Iterable[str]:
-        """Names of the stacks, each once."""
-        return self._tensors.keys()
+    def stack_of(self, name: str) -> str:
+        """The name of the stack that a tensor lies in."""
+        name = self.canonical(name)
+        return self._part_of[name][0] if name in self._part_of else name
 
-    def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Put another tensor in a stack's stead (a larger vocabulary, say)."""
-        self._tensors[self.canonical(name)] = tensor
+    def names(self) -> Sequence[str]:
+        """Names of the tensors, each once, in the order of the forward."""
+        return self._names
+
+    def stacks(self) -> Mapping[str, Stack]:
+        """The stacks by name."""
+        return self._stacks
+
+    @property
+    def num_rows(self) -> dict[str, int]:
+        """Rows of each stack."""
+        return {name: len(stack.tensor) for name, stack in self._stacks.items()}
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._tensors.values())
+        return sum(stack.tensor.nbytes for stack in self._stacks.values())
 
+    def point(self, place: int, rows: Mapping[str, int]) -> None:
+        """Have a place read these rows, one of each stack. No step under way may be on it."""
+        for name, row in rows.items():
+            self._stacks[name].rows.of_place[place] = row
+        self._table.point(place)
 
-def tied_names(anatomy: Anatomy) -> dict[str, str]:
-    """Names of tensors that are another one's, and whose they are."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
-        if name in anatomy.tensors and first.setdefault(id(tensor), name) != name:
-            tied[name] = first[id(tensor)]
-    return tied
+    def grow(self, sources: Mapping[str, Sequence[int | None]]) -> None:
+        """Have more rows. sources: for each stack that grows, the row that each is a copy of.
 
+        Nothing may be copying into them meanwhile. A place that had a row still has its content.
+        """
+        for name, of in sources.items():
+            stack, written = self._stacks[name], self._written[name]
+            before = stack.tensor
+            stack.tensor = zeros(
+                (len(of), *before.shape[1:]), dtype=before.dtype, device=before.device
+            )
+            for row, source in enumerate(of):
+                if source is not None:
+                    stack.tensor[row].copy_(before[source])
+            self._written[name] = [None if source is None else written[source] for source in of]
+            stack.rows.grow(len(of))
+        self._arrange()
 
-def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of every backbone tensor, tied ones once."""
-    tied = tied_names(anatomy)
-    return {name: value for name, value in anatomy.tensors.items() if name not in tied}
+    def holds(self, stack: str, row: int, content: str) -> bool:
+        """Whether all of a content was written to a row. Asked by the thread that writes."""
+        return self._written[stack][row] == content
+
+    def note(self, stack: str, row: int, content: str | None) -> None:
+        """What a row holds from now on; None: parts of one content or another."""
+        self._written[stack][row] = content
+
+    def _arrange(self) -> None:
+        maps = [stack.rows for stack in self._stacks.values()]
+        device = next(iter(self._stacks.values())).tensor.device
+        self._table = RowTable(maps, device)
 
 
 def allocate_stacks(
-    anatomy: Anatomy, num_places: int, device: torch.device
-) -> tuple[Stacks, dict[tuple[str, ...], dict[str, torch.Tensor]]]:
+    anatomy: Anatomy,
+    num_places: int,
+    device: torch.device,
+    num_rows: Mapping[str, int] | None = None,
+) -> Stacks:
     """Zeroed stacks for every backbone tensor; tied ones once.
 
-    With them what those of sibling layers are parts of, by the paths of the layers.
+    num_rows: of each stack; None: one for each place.
     """
-    tied = tied_names(anatomy)
-    joined: dict[str, torch.Tensor] = {}
-    wholes = {}
-    for paths in anatomy.siblings:
-        if alike(paths, anatomy.tensors, tied) and len({anatomy.units[p] for p in paths}) == 1:
-            parts, wholes[paths] = side_by_side(paths, anatomy.tensors, num_places, device)
-            joined |= parts
-    tensors = {
-        name: joined[name]
-        if name in joined
-        else zeros((num_places, *shape), dtype=dtype, device=device)
-        for name, (shape, dtype) in unique_tensors(anatomy).items()
-    }
-    return Stacks(tensors, tied), wholes
-
-
-def alike(paths: Sequence[str], tensors: Kinds, tied: Mapping[str, str]) -> bool:
-    """Whether the weights of linear layers can lie side by side.
-
-    tensors: shape and dtype of each, by name   tied: names that are another tensor's
-    """
-    names = [f"{path}.weight" for path in paths]
-    if any(name not in tensors or name in tied or name in tied.values() for name in names):
-        return False
-    kinds = {(tensors[name][0][1], tensors[name][1]) for name in names}
-    return len(kinds) == 1 and len({f"{path}.bias" in tensors for path in paths}) == 1
-
-
-def side_by_side(
-    paths: Sequence[str], tensors: Kinds, num_places: int, device: torch.device
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Zeroed stacks for the layers' tensors: by their names, and as a whole by "weight", "bias".
-
-    Each stack, (S, O, …), is a part of the whole, (S, sum of O, …).
-    """
-    parts: dict[str, torch.Tensor] = {}
-    wholes: dict[str, torch.Tensor] = {}
-    for own in ("weight", "bias"):
-        names = [f"{path}.{own}" for path in paths if f"{path}.{own}" in tensors]
-        if not names:
-            continue
-        sizes = [tensors[name][0][0] for name in names]
-        (_, *others), dtype = tensors[names[0]]
-        whole = zeros((num_places, sum(sizes), *others), dtype=dtype, device=device)
-        parts |= dict(zip(names, whole.split(sizes, dim=1), strict=True))
-        wholes[own] = whole
-    return parts, wholes
+    shapes = stack_shapes(anatomy)
+    stacks = {}
+    for name, shape in shapes.items():
+        count = num_places if num_rows is None else num_rows[name]
+        tensor = zeros((count, *shape.shape), dtype=shape.dtype, device=device)
+        stacks[name] = Stack(tensor, StackRows(count, num_places))
+    return Stacks(stacks, shapes, tied_names(anatomy), list(unique_tensors(anatomy)))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 import torch
 
@@ -36,6 +37,7 @@ class Spans:
     whatever the tensors say later; then there are no segments.
     places: (n,) int64, place of each row.   rows: (n,) int64, row of each in the expert maps.
     ends: (S,) int32, where each place's rows end; S = number of places.
+    kept: what was worked out of these rows, for the other leaves of the step.
     """
 
     count: int
@@ -44,6 +46,7 @@ class Spans:
     rows: torch.Tensor
     ends: torch.Tensor
     anywhere: bool = False
+    kept: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, places: list[int], rows: list[int], num_places: int, integers: Integers) -> "Spans":

@@ -182,6 +182,11 @@ ENGINE = (
         "Seconds in loads of backbones",
         lambda e: e.counters.backbone_load_seconds,
     ),
+    _total(
+        "backbone_load_bytes_total",
+        "Bytes copied by loads of backbones; what is on the device already is not",
+        lambda e: e.counters.backbone_load_bytes,
+    ),
     _total("engine_steps_total", "Steps", lambda e: e.counters.num_steps),
     _total("engine_step_seconds_total", "Seconds in steps", lambda e: e.counters.step_seconds),
     _total(

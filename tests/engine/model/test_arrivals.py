@@ -11,6 +11,8 @@ import torch
 from serve_app.engine.engine import Engine
 from serve_app.engine.loading.backbones import ALIGNMENT, PORTABLE, copy_bytes, hold_backbone
 from serve_app.engine.loading.loader import BackboneLoaded, BackboneToRead, Loader
+from serve_app.engine.loading.placing import Placing
+from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.stacks import Stacks
@@ -18,7 +20,7 @@ from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import Spans, StepView
 from tests.engine.running import ON_CPU, answer, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
-from tests.support.sources import MemorySource
+from tests.support.sources import MemorySource, without_digests
 
 
 def block(tensor: str) -> str:
@@ -128,9 +130,9 @@ class FakeEvent:
 
 @pytest.fixture
 def packed() -> PackedModel:
-    """Of two places, and on the CPU; but it says that it is on CUDA."""
+    """Of two places with rows of their own, and on the CPU; but it says that it is on CUDA."""
     models = {f"m{seed}": tiny_model("gpt_oss", seed) for seed in (1, 2)}
-    packed = Engine.open(MemorySource("r1", models), ON_CPU).packed
+    packed = Engine.open(without_digests(MemorySource("r1", models)), ON_CPU).packed
     packed.device = torch.device("cuda")
     return packed
 
@@ -166,7 +168,8 @@ def loaded(packed: PackedModel, cuda: FakeCuda) -> tuple[Arrival, list[FakeEvent
     held = hold_backbone(packed, wanted().read(), "m1")
     arrival = Arrival()
     loader = Loader(packed, lambda: cuda.log.append(("reported",)))
-    loader.load_backbone(wanted(), held, 1, arrival, hold=False)
+    to = Placing(packed, PooledReleases(packed)).put(1, wanted().source.models["m1"])
+    loader.load_backbone(wanted(), held, to, arrival, hold=False)
     loader.close()
     (report,) = loader.reports()
     assert isinstance(report, BackboneLoaded)

@@ -30,7 +30,7 @@ TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), outputs_only=False)
 def leaves_of(architecture: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Axes, Leaf]]:
     """Each unit of a tiny model: its module, its axes, and the leaf that it gets."""
     anatomy = study(tiny_config(architecture), dtype)
-    stacks, _ = allocate_stacks(anatomy, 2, CPU)
+    stacks = allocate_stacks(anatomy, 2, CPU)
     fitter = Fitter(CurrentStep(), stacks, Multiplier(CPU), CPU)
     found = {}
     for path, axes in anatomy.units.items():
@@ -95,7 +95,7 @@ def test_a_module_whose_code_does_more_than_the_fast_form_can_gets_the_slow_one(
 ) -> None:
     module: Any = kind()
     stacks = {name: torch.zeros(2, *tensor.shape) for name, tensor in module.state_dict().items()}
-    fitter = Fitter(CurrentStep(), Stacks(stacks, {}), Multiplier(CPU), CPU)
+    fitter = Fitter(CurrentStep(), Stacks.each_its_own(stacks), Multiplier(CPU), CPU)
     with caplog.at_level(logging.WARNING):
         leaf = fitter.leaf("a.router", module, {name: name for name in stacks}, TO_TUPLE)
     assert type(leaf) is (PerToken if fits else PerSegment)
@@ -140,7 +140,7 @@ def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> 
     view = StepView(spans, spans, nothing, nothing, nothing, nothing)
     for paths in SIBLINGS[architecture]:
         layers = [f"model.layers.0.{path}" for path in paths]
-        assert tuple(layers) in packed._wholes
+        assert tuple(layers) in packed.siblings
         own = [originals.get_submodule(path) for path in layers]
         for path in layers:
             for name in originals.get_submodule(path).state_dict():
@@ -162,7 +162,7 @@ def test_layers_that_read_the_same_tensor_are_one_product(architecture: str) -> 
 
 def test_siblings_wait_for_the_weights_of_each_of_them() -> None:
     packed = Engine.open(MemorySource("r1", {"m1": tiny_model("gpt_oss", 1)}), ON_CPU)._packed
-    (paths,) = [paths for paths in packed._wholes if paths[0].startswith("model.layers.1.")]
+    (paths,) = [paths for paths in packed.siblings if paths[0].startswith("model.layers.1.")]
     asked: list[str] = []
 
     class Noted(Arrival):

@@ -1,0 +1,39 @@
+"""How many rows the stacks of backbones need, and what they take. Allocates nothing."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from representation.architecture.anatomy import Anatomy
+from serve_app.engine.model.backbone_rows import distinct_contents
+from serve_app.engine.model.stack_shapes import contents_of, stack_shapes, tied_names
+from serve_app.engine.source import ModelLike
+
+
+@dataclass(frozen=True, slots=True)
+class StackNeeds:
+    """What stacks must hold. row_bytes: of each.   distinct: contents that a release has for it."""
+
+    row_bytes: Mapping[str, int]
+    distinct: Mapping[str, int]
+
+    def rows(self, num_places: int) -> dict[str, int]:
+        """Of each stack, so that any of the backbones can be in any of so many places."""
+        return {stack: min(num_places, count) for stack, count in self.distinct.items()}
+
+    def num_bytes(self, num_places: int) -> int:
+        """Of stacks with those rows."""
+        rows = self.rows(num_places)
+        return sum(self.row_bytes[stack] * count for stack, count in rows.items())
+
+    def most_places(self, limit: int, num_bytes: float) -> int:
+        """How many places, up to a limit, take no more than so many bytes; one at least."""
+        fitting = (n for n in range(limit, 1, -1) if self.num_bytes(n) <= num_bytes)
+        return next(fitting, 1)
+
+
+def stack_needs(anatomy: Anatomy, models: Iterable[ModelLike]) -> StackNeeds:
+    """What the backbones of a release's models need."""
+    shapes, tied = stack_shapes(anatomy), tied_names(anatomy)
+    contents = [contents_of(model, shapes, lambda name: tied.get(name, name)) for model in models]
+    sizes = {stack: shape.row_bytes for stack, shape in shapes.items()}
+    return StackNeeds(sizes, distinct_contents(contents))

@@ -1,0 +1,68 @@
+"""Gives places to backbones: counts rows of stacks by content, and points places at them.
+
+Copies nothing: what is yet to be written of a backbone is seen when it is loaded.
+"""
+
+from collections.abc import Iterable
+
+from serve_app.engine.loading.backbones import Destination
+from serve_app.engine.loading.pooled_releases import PooledReleases
+from serve_app.engine.model.backbone_rows import BackboneRows, Contents, distinct_contents
+from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.source import ModelLike, ReleaseSource
+
+
+class Placing:
+    """The rows of all stacks, and which of them each place reads."""
+
+    def __init__(self, packed: PackedModel, releases: PooledReleases) -> None:
+        self._packed = packed
+        self._releases = releases
+        self._rows = BackboneRows(packed.sizes.num_places, packed.stacks.num_rows)
+
+    def put(self, place: int, model: ModelLike) -> Destination:
+        """Give a place to a model's backbone, in the stead of what it held."""
+        contents = self._packed.contents_of(model)
+        rows = self._rows.put(place, contents)
+        self._packed.stacks.point(place, rows)
+        return Destination(place, rows, contents)
+
+    def clear(self, place: int) -> None:
+        """A place holds nothing that is needed any more."""
+        self._rows.clear(place)
+
+    def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> dict[str, int]:
+        """Rows that each stack must have to hold a release's backbones; never fewer than there are.
+
+        Beside those of releases that are loaded; or, `alone`, once nothing else is.
+        """
+        own = self._contents(source.models.values())
+        if alone:
+            num_places, distinct = self._packed.sizes.num_places, distinct_contents(own)
+            return {
+                stack: max(count, min(num_places, distinct[stack]))
+                for stack, count in self._rows.num_rows.items()
+            }
+        loaded = self._releases.backbones().values()
+        others = self._contents(of.models[name] for of, name in loaded)
+        return self._rows.wanted([*others, *own])
+
+    def must_grow(self, source: ReleaseSource) -> bool:
+        """Whether a release takes more rows than there are."""
+        return self.rows_wanted(source) != dict(self._rows.num_rows)
+
+    def grow(self, source: ReleaseSource) -> None:
+        """Have the rows that a release takes; nothing may be copying into stacks meanwhile."""
+        self._packed.grow_backbones(self._rows.grow(self.rows_wanted(source)))
+
+    def check(self) -> None:
+        """Assert that rows are counted as they are used, and that places read them."""
+        self._rows.check()
+        stacks = self._packed.stacks.stacks()
+        for place in range(self._packed.sizes.num_places):
+            for stack, row in (self._rows.rows(place) or {}).items():
+                read = stacks[stack].rows.of_place[place]
+                assert read == row, f"place {place} reads row {read} of {stack!r}, not {row}"
+
+    def _contents(self, models: Iterable[ModelLike]) -> list[Contents]:
+        return [self._packed.contents_of(model) for model in models]

@@ -1,0 +1,142 @@
+"""Which row of a stack each token of a step reads. Holds no weights, and decides nothing.
+
+What the host knows of a step is worked out from lists. What it does not, since the same operations
+serve any mix of models, is worked out on the device, from a table that is rewritten whenever a
+place is given to another backbone.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from serve_app.engine.device.grouped import Run
+from serve_app.engine.step.step import Spans
+from serve_app.engine.step.transfer import to_device
+
+
+class StackRows:
+    """Which of a stack's R rows the backbone in each of S places has.
+
+    With S rows each place has the row of its own number, with one all have that. With any other
+    number several places may read one row, in any order: `table` then knows which.
+    of_place: as the host knows it.
+    """
+
+    def __init__(self, num_rows: int, num_places: int) -> None:
+        self.num_rows = num_rows
+        self.of_place = list(range(num_places)) if num_rows == num_places else [0] * num_places
+        self._table: RowTable | None = None
+        self._line = 0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether each place has the row of its own number."""
+        return self.num_rows == len(self.of_place)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it takes a table to tell which places read which row."""
+        return not self.is_own and self.num_rows > 1
+
+    def grow(self, num_rows: int) -> None:
+        """Be of more rows. Places keep theirs, unless each has its own from now on."""
+        self.num_rows = num_rows
+        if self.is_own:
+            self.of_place = list(range(num_rows))
+
+    def lie(self, table: "RowTable", line: int) -> None:
+        """Be found in a line of the table."""
+        self._table, self._line = table, line
+
+    def sole(self, spans: Spans) -> int | None:
+        """The row that all tokens read; None if there may be several. Any row if no tokens."""
+        if self.num_rows == 1:
+            return 0
+        if self.is_own:
+            return spans.sole_place
+        if spans.anywhere:
+            return None
+        found = {self.of_place[segment.place] for segment in spans.segments} or {0}
+        return found.pop() if len(found) == 1 else None
+
+    def by_token(self, spans: Spans) -> torch.Tensor:
+        """-> (n,) int64, the row that each token reads"""
+        if self.is_own:
+            return spans.places
+        if self.num_rows == 1:
+            return torch.zeros_like(spans.places)
+        return self._laid(spans).rows[self._line]
+
+    def runs(self, spans: Spans) -> list[Run]:
+        """Each row, and the first and past the last of neighbours that read it; host knows them."""
+        runs: list[Run] = []
+        for segment in spans.segments:
+            row, start = self.of_place[segment.place], segment.start
+            if runs and runs[-1][0] == row:
+                start = runs.pop()[1]
+            runs.append((row, start, segment.end))
+        return runs
+
+    def order(self, spans: Spans) -> torch.Tensor | None:
+        """-> (n,) int64, the tokens sorted by row; None where they are"""
+        return None if self.is_own else self._laid(spans).order[self._line]
+
+    def ends(self, spans: Spans) -> torch.Tensor:
+        """-> (R,) int32, where the tokens of each row end, in that order"""
+        return spans.ends if self.is_own else self._laid(spans).ends[self._line, : self.num_rows]
+
+    def _laid(self, spans: Spans) -> "Laid":
+        assert self._table is not None, "rows that no table knows"
+        return self._table.laid(spans)
+
+
+class RowTable:
+    """The rows that places have of those M stacks that it takes a table for: (M, S) int64."""
+
+    def __init__(self, maps: Sequence[StackRows], device: torch.device) -> None:
+        self._maps = [rows for rows in maps if rows.is_shared]
+        for line, rows in enumerate(self._maps):
+            rows.lie(self, line)
+        self._most_rows = max((rows.num_rows for rows in self._maps), default=0)
+        lines = [rows.of_place for rows in self._maps]
+        self._table = torch.tensor(lines, dtype=torch.int64, device=device)  # (M, S)
+
+    def point(self, place: int) -> None:
+        """Take over what the host knows of a place. Steps that are under way do not read it."""
+        if self._maps:
+            column = [rows.of_place[place] for rows in self._maps]
+            self._table[:, place] = to_device(column, torch.int64, self._table.device)
+
+    def laid(self, spans: Spans) -> "Laid":
+        """Tokens by row, for all stacks at once: worked out when the first leaf of a step asks."""
+        if self not in spans.kept:
+            rows = self._table.index_select(1, spans.places)  # (M, n)
+            spans.kept[self] = Laid(rows, self._most_rows)
+        found: Laid = spans.kept[self]
+        return found
+
+
+class Laid:
+    """rows: (M, n) int64, for each of M stacks the row that each token reads."""
+
+    def __init__(self, rows: torch.Tensor, most_rows: int) -> None:
+        self.rows = rows
+        self._most_rows = most_rows
+
+    @cached_property
+    def _sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, order = torch.sort(self.rows, dim=1, stable=True)
+        return rows, order
+
+    @property
+    def order(self) -> torch.Tensor:
+        """(M, n) int64, the tokens sorted by row"""
+        return self._sorted[1]
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """(M, R) int32, where the tokens of each row end, R the most rows of any stack"""
+        rows = self._sorted[0]
+        numbers = torch.arange(self._most_rows, device=rows.device).expand(len(rows), -1)
+        return torch.searchsorted(rows, numbers.contiguous(), right=True, out_int32=True)
