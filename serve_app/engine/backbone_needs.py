@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from representation.architecture.anatomy import Anatomy
-from serve_app.engine.model.backbone_rows import distinct_contents
 from serve_app.engine.model.stack_shapes import contents_of, stack_shapes, tied_names
 from serve_app.engine.source import ModelLike
+from serve_app.scheduling.ledgers.backbone_rows import distinct_contents
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from serve_app.engine.loading.backbones import Destination
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.model.backbone_rows import BackboneRows, Contents, distinct_contents
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ModelLike, ReleaseSource
+from serve_app.scheduling.ledgers.backbone_rows import BackboneRows, Contents, distinct_contents
 
 
 class Placing:

@@ -1,7 +1,7 @@
 """The tensors of all backbones on the device, in counted stacks. Computes nothing with them.
 
 A stack has rows of one tensor, or of those of sibling layers side by side. Which row a place has
-is decided by `backbone_rows.py`: equal tensors of several backbones are one row.
+is decided by `scheduling.ledgers.backbone_rows`: equal tensors of several backbones are one row.
 """
 
 from collections.abc import Mapping, Sequence

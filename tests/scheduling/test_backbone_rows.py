@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engine.model.backbone_rows import BackboneRows, Contents, distinct_contents
+from serve_app.scheduling.ledgers.backbone_rows import BackboneRows, Contents, distinct_contents
 
 A = {"embedding": "e", "router": "ra"}
 B = {"embedding": "e", "router": "rb"}
