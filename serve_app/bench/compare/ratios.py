@@ -1,4 +1,4 @@
-"""What each arm's numbers are over another's, as values and as cells of a table. Runs no arm."""
+"""Each arm's numbers divided by those of another, as values and as a table. Runs no arm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from serve_app.bench.result.sections import Table
 
 RATIOS_TO = ("single", "isolated")
-"""Arms that the others are held against, where they took part."""
+"""The other arms are compared with these, where they took part."""
 COLUMNS = {
     "tokens/s": "answer_tokens_per_s",
     "turnaround": "turnaround_s_mean",
@@ -20,7 +20,7 @@ COLUMNS = {
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Of every arm's numbers to those of `single` and `isolated`, where there are such numbers."""
-    by_name = {row["arm"]: _held_against(row) for row in rows}
+    by_name = {row["arm"]: _numbers(row) for row in rows}
     return {
         other: {
             name: {
@@ -35,7 +35,7 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, f
     }
 
 
-def _held_against(row: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     numbers = row["all"]
     found = {"device_bytes": float(row["device_bytes"])}
     for measure in ("turnaround_s", "queue_s", "ttft_s", "tpot_s"):
