@@ -23,23 +23,9 @@ from representation.architecture.anatomy import Anatomy
 from representation.architecture.config import context_limit, plain_config, vocabulary_size
 from representation.formats import ExpertShape
 from representation.layout import Layout
+from representation.tokenizer_files import TOKENIZER_FILES
 
 DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
 
 
 @dataclass(frozen=True, slots=True)

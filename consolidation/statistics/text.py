@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
+from representation.tokenizer_files import UnreadableTokenizer, has_tokenizer, read_tokenizer
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
@@ -27,7 +26,6 @@ PROMPT_SHARE = 16
 """Tokens that a window may cost of the limit for each of its scored tokens: long prompts must not
 use it up.
 """
-TOKENIZER_MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +112,10 @@ class Encoder:
         self._directory = directory
         self._vocab_size = vocab_size
         self._tokenizer: Any = None
-        if any((directory / name).is_file() for name in TOKENIZER_MARKS):
+        if has_tokenizer(directory):
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-            except Exception as error:  # transformers raises many classes for damaged files
+                self._tokenizer = read_tokenizer(directory)
+            except UnreadableTokenizer as error:
                 raise Refused(f"{directory}: the tokenizer cannot be read: {error}") from error
 
     def begin(self) -> list[int]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer
 
+from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
 from serve_app.text.errors import BadVariable, NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
 
@@ -44,8 +44,8 @@ class Tokenizer:
     def load(cls, directory: Path) -> "Tokenizer":
         """Reads the files of one model. Raises TextError if they are not a tokenizer."""
         try:
-            return cls(AutoTokenizer.from_pretrained(str(directory), local_files_only=True))
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            return cls(read_tokenizer(directory))
+        except UnreadableTokenizer as error:
             raise TextError(f"cannot read a tokenizer from {directory.name}: {error}") from error
 
     @property
