@@ -23,8 +23,8 @@ class Gather:
         found = [_attend(call, group) for group in groups]
         if len(groups) == 1:  # all tokens, in order
             return found[0]
-        out = torch.cat(found)
-        order = torch.cat([group.rows.flatten() for group in groups])
+        out = torch.cat(found)  # (T, Hq, Dv), group by group
+        order = torch.cat([group.rows.flatten() for group in groups])  # (T,)
         return torch.empty_like(out).index_copy_(0, order, out)
 
     def prepare(self, paging: Paging) -> None:
@@ -39,15 +39,15 @@ def _attend(call: Call, group: SequenceGroup) -> torch.Tensor:
     """
     reach = group.reach(call.window, call.query.dtype)
     keys, values = call.store.read(reach.tables)  # (S, H, L, D)
-    rows, (num, length) = group.rows.flatten(), group.rows.shape
+    rows, (num, length) = group.rows.flatten(), group.rows.shape  # (S*n,), S and n
     heads, each = keys.shape[1], call.query.shape[1] // keys.shape[1]
 
     def by_head(x: torch.Tensor) -> torch.Tensor:
         """(T, Hq, …) -> (S, H, n*each, …)"""
         x = x.index_select(0, rows).view(num, length, heads, each, *x.shape[2:])
-        return x.transpose(1, 2).flatten(2, 3)
+        return x.transpose(1, 2).flatten(2, 3)  # (S, n, H, each, …) -> (S, H, n*each, …)
 
-    query, mask = by_head(call.query), reach.mask  # (S, 1, n, L)
+    query, mask = by_head(call.query), reach.mask  # (S, H, n*each, D), (S, 1, n, L)
     if length > 1 and each > 1:
         mask = mask.repeat_interleave(each, dim=2)  # (S, 1, n*each, L)
     if call.sinks is None and call.softcap is None:
@@ -58,7 +58,7 @@ def _attend(call: Call, group: SequenceGroup) -> torch.Tensor:
         sinks = None if call.sinks is None else by_head(call.sinks)
         got = _by_products(query, keys, values, mask, call.scaling, sinks, call.softcap)
     got = got.view(num, heads, length, each, -1).transpose(1, 2)  # (S, n, H, each, Dv)
-    return got.reshape(num * length, heads * each, -1)
+    return got.reshape(num * length, heads * each, -1)  # (S*n, Hq, Dv)
 
 
 def _by_products(
@@ -75,11 +75,11 @@ def _by_products(
     query: (S, H, n, D)   keys, values: (S, H, L, D)   mask: (S, 1, n, L)   sinks: (S, H, n)
     ->  (S, H, n, Dv)
     """
-    scores = torch.matmul(query.float(), keys.float().transpose(2, 3)) * scaling
+    scores = torch.matmul(query.float(), keys.float().transpose(2, 3)) * scaling  # (S, H, n, L)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores + mask
     if sinks is not None:
-        scores = torch.cat([scores, sinks.float().unsqueeze(-1)], dim=-1)
-    probabilities = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
+        scores = torch.cat([scores, sinks.float().unsqueeze(-1)], dim=-1)  # (S, H, n, L+1)
+    probabilities = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]  # (S, H, n, L)
     return torch.matmul(probabilities, values.float()).to(query.dtype)

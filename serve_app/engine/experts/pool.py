@@ -104,9 +104,9 @@ class PoolLayer:
         x = self._linear(picks, first, hidden.index_select(0, order // top_k))  # (T*K, 2I)
         x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)  # (T*K, I)
         x = self._linear(picks, "down_proj", x)  # (T*K, H)
-        x = x * weights.flatten().index_select(0, order).unsqueeze(-1)
-        out = torch.empty_like(x).index_copy_(0, order, x)
-        return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
+        x = x * weights.flatten().index_select(0, order).unsqueeze(-1)  # (T*K, H)
+        out = torch.empty_like(x).index_copy_(0, order, x)  # (T*K, H), token by token
+        return out.view(num_tokens, top_k, -1).sum(dim=1).to(hidden.dtype)  # (T, H)
 
     def _pick(
         self, entries: torch.Tensor, models: Collection[int] | None
@@ -142,9 +142,9 @@ class PoolLayer:
             if pick.pairs is None:
                 total = part_linear(self._multiplier, pick, name, x)
             elif pick.pairs.shape[0]:
-                part = part_linear(self._multiplier, pick, name, x[pick.pairs])
+                part = part_linear(self._multiplier, pick, name, x[pick.pairs])  # (m, O)
                 if total is None:
-                    total = part.new_zeros((x.shape[0], part.shape[1]))
+                    total = part.new_zeros((x.shape[0], part.shape[1]))  # (n, O)
                 total.index_add_(0, pick.pairs, part)
         assert total is not None, "an expert without a slot"
         return total

@@ -245,14 +245,14 @@ class PackedModel:
         few = self._native is not None and view.tokens.count <= FEW_TOKENS
         with self.step.running(view), on_cores(1) if few else self._multiplier.all_cores():
             out = self._model(
-                input_ids=view.ids.unsqueeze(0),
-                position_ids=view.positions.unsqueeze(0),
+                input_ids=view.ids.unsqueeze(0),  # (1, T)
+                position_ids=view.positions.unsqueeze(0),  # (1, T)
                 use_cache=False,
                 logits_to_keep=view.output_index,
             )
-        logits: torch.Tensor = out.logits[0]
+        logits: torch.Tensor = out.logits[0]  # (1, n, V) -> (n, V)
         if min(self._vocabularies.values()) < logits.shape[1]:
-            ends = self._vocabulary_ends[view.outputs.rows]
-            beyond = torch.arange(logits.shape[1], device=logits.device) >= ends.unsqueeze(1)
+            ends = self._vocabulary_ends[view.outputs.rows].unsqueeze(1)  # (n, 1)
+            beyond = torch.arange(logits.shape[1], device=logits.device) >= ends  # (n, V)
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits

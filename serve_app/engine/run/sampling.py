@@ -105,8 +105,8 @@ def sample(
     adjusted = _adjusted(logits.float(), rows, before)
     greedy = [row.is_greedy for row in rows]
     if all(greedy):
-        return adjusted.argmax(dim=-1)
-    drawn = _draw(adjusted, rows)
+        return adjusted.argmax(dim=-1)  # (n,)
+    drawn = _draw(adjusted, rows)  # (n,)
     if not any(greedy):
         return drawn
     is_greedy = to_device(greedy, torch.bool, logits.device)
@@ -118,8 +118,8 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:
 
     logits: (n, V)   tokens: (n,) int64   num_best: how many of the likeliest, at most
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    values, best = logprobs.topk(min(num_best, logits.shape[1]), dim=-1)
+    logprobs = torch.log_softmax(logits.float(), dim=-1)  # (n, V)
+    values, best = logprobs.topk(min(num_best, logits.shape[1]), dim=-1)  # (n, k) each
     return Scores(tokens, logprobs.gather(1, tokens.unsqueeze(1))[:, 0], best, values)
 
 
@@ -129,7 +129,7 @@ def _adjusted(
     """Apply penalties, then biases, then bans.   logits: (n, V), not changed  ->  (n, V)"""
     settings = [row.sampling for row in rows]
     if any(row.is_repetitive for row in rows):
-        penalty = _column([s.repetition_penalty for s in settings], logits.device)
+        penalty = _column([s.repetition_penalty for s in settings], logits.device)  # (n, 1)
         seen = _counts(logits, rows, before, lambda r: r.tokens if r.is_repetitive else None)
         penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
         logits = torch.where(seen > 0, penalized, logits)
@@ -153,7 +153,7 @@ def _biased(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
             if 0 <= token < size:
                 biases[at * size + token] = biases.get(at * size + token, 0.0) + bias
         banned += [at * size + token for token in sorted(row.banned) if 0 <= token < size]
-    flat = logits.flatten()
+    flat = logits.flatten()  # (n*V,)
     if biases:
         index = to_device(list(biases), torch.int64, logits.device)
         values = to_device(list(biases.values()), torch.float32, logits.device)
@@ -190,7 +190,7 @@ def _counts(
         offsets = to_device([offset for offset, _ in pending], torch.int64, logits.device)
         sources = to_device([source for _, source in pending], torch.int64, logits.device)
         index = torch.cat([index, before[sources] + offsets])
-    counts = torch.zeros_like(logits).flatten()
+    counts = torch.zeros_like(logits).flatten()  # (n*V,)
     return counts.scatter_add(0, index, torch.ones_like(index, dtype=counts.dtype)).view_as(logits)
 
 
@@ -198,7 +198,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
     """Draw from each row's filtered distribution.   logits: (n, V)  ->  (n,)"""
     device = logits.device
     temperatures = _column([1.0 if r.is_greedy else r.sampling.temperature for r in rows], device)
-    probabilities = torch.softmax(logits / temperatures, dim=-1)
+    probabilities = torch.softmax(logits / temperatures, dim=-1)  # (n, V)
     if any(r.sampling.top_k or r.sampling.top_p < 1 or r.sampling.min_p for r in rows):
         probabilities = _filtered(probabilities, rows)
     numbers = [uniform(row.sampling.seed, row.position) for row in rows]
@@ -213,16 +213,17 @@ def _inverted(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tenso
     not move the others. Finds the stretch of the vocabulary first, then the token in it.
     """
     size = probabilities.shape[1]
-    stretches = F.pad(probabilities, (0, -size % STRETCH)).unflatten(1, (-1, STRETCH))
-    sums = stretches.sum(dim=-1).double()
-    ends = sums.cumsum(dim=-1)
-    wanted = numbers * ends[:, -1:]
+    padded = F.pad(probabilities, (0, -size % STRETCH))  # (n, s*STRETCH)
+    stretches = padded.unflatten(1, (-1, STRETCH))  # (n, s, STRETCH)
+    sums = stretches.sum(dim=-1).double()  # (n, s)
+    ends = sums.cumsum(dim=-1)  # (n, s)
+    wanted = numbers * ends[:, -1:]  # (n, 1)
     at = torch.minimum(torch.searchsorted(ends, wanted, right=True), _last_positive(sums))
-    index = at.unsqueeze(2).expand(-1, 1, STRETCH)
-    stretch = stretches.gather(1, index)[:, 0].double()
+    index = at.unsqueeze(2).expand(-1, 1, STRETCH)  # (n, 1, STRETCH)
+    stretch = stretches.gather(1, index)[:, 0].double()  # (n, STRETCH)
     rest = (wanted - ends.gather(1, at) + sums.gather(1, at)).clamp_min(0)
-    token = torch.searchsorted(stretch.cumsum(dim=-1), rest, right=True)
-    return (at * STRETCH + torch.minimum(token, _last_positive(stretch)))[:, 0]
+    token = torch.searchsorted(stretch.cumsum(dim=-1), rest, right=True)  # (n, 1)
+    return (at * STRETCH + torch.minimum(token, _last_positive(stretch)))[:, 0]  # (n,)
 
 
 def _last_positive(values: torch.Tensor) -> torch.Tensor:
@@ -249,14 +250,14 @@ def _filtered(probabilities: torch.Tensor, rows: Sequence[SamplingRow]) -> torch
         (count or size) if limited else 1 for count, limited in zip(most, is_limited, strict=True)
     ]
     likeliest = _likeliest(probabilities, counts, shares)  # (n, c), descending
-    sums = likeliest.cumsum(dim=-1)
+    sums = likeliest.cumsum(dim=-1)  # (n, c)
     ranks = to_device([min(n, likeliest.shape[1]) for n in counts], torch.int64, device)
-    ranks = ranks.unsqueeze(1)
+    ranks = ranks.unsqueeze(1)  # (n, 1)
     has_most = to_device([n > 0 for n in most], torch.bool, device).unsqueeze(1)
     total = torch.where(has_most, sums.gather(1, ranks - 1), 1.0)
     kept = sums - likeliest < shares * total
     kept &= torch.arange(likeliest.shape[1], device=device) < ranks
-    least = likeliest.gather(1, kept.sum(dim=-1, keepdim=True).clamp_min(1) - 1)
+    least = likeliest.gather(1, kept.sum(dim=-1, keepdim=True).clamp_min(1) - 1)  # (n, 1)
     limited = to_device(is_limited, torch.bool, device).unsqueeze(1)
     floor = _column([s.min_p for s in settings], device) * likeliest[:, :1]
     least = torch.maximum(torch.where(limited, least, 0.0), floor)
@@ -274,11 +275,11 @@ def _likeliest(
     size = probabilities.shape[1]
     limits = [count for count in counts if count < size]
     if len(limits) == len(counts):
-        return probabilities.topk(max(limits), dim=-1).values
+        return probabilities.topk(max(limits), dim=-1).values  # (n, c)
     if probabilities.device.type == "cpu" and max(limits, default=1) <= FEW < size:
-        few = probabilities.topk(FEW, dim=-1).values
+        few = probabilities.topk(FEW, dim=-1).values  # (n, FEW)
         is_enough = few.cumsum(dim=-1)[:, -1:] >= shares
         unlimited = [index for index, count in enumerate(counts) if count == size]
         if bool(is_enough[unlimited].all()):
             return few
-    return probabilities.sort(dim=-1, descending=True).values
+    return probabilities.sort(dim=-1, descending=True).values  # (n, V)
