@@ -20,7 +20,7 @@ OnEvent = Callable[[Event], None]
 T = TypeVar("T")
 
 IDLE_S = 0.5
-"""How often an idle loop turns, so that its heartbeat is seen; the first time, it checks counts."""
+"""How often an idle loop turns to show its heartbeat; the first time, it checks counts."""
 STATS_S = 0.1
 """How old the numbers of a busy loop may get."""
 
@@ -28,7 +28,7 @@ STATS_S = 0.1
 class EngineLoop:
     """Owns the thread that steps an engine. Every method may be called from any thread.
 
-    Calls are carried out between steps, in order. `on_event` is called from the loop's thread.
+    Calls run between steps, in order. The loop's thread calls `on_event`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EngineLoop:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """open_engine: makes the engine, in this thread; its argument wakes the loop.
+        """open_engine: makes the engine in this thread; its argument wakes the loop.
 
         Raises: whatever `open_engine` raises.
         """
@@ -59,7 +59,7 @@ class EngineLoop:
         self.submit_all([request], on_event).result()
 
     def submit_all(self, requests: Sequence[Request], on_event: OnEvent) -> "Future[None]":
-        """Queue several requests, or none: the future fails as `submit` does. Does not wait."""
+        """Queue all of several requests or none. The future fails like `submit`. Does not wait."""
 
         def call() -> None:
             queued: list[str] = []
@@ -77,7 +77,7 @@ class EngineLoop:
         return self._call(call)
 
     def abort(self, request_id: str) -> None:
-        """End a request, if it is there; no event of it follows."""
+        """End a request, if it exists; none of its events follow."""
 
         def call() -> None:
             self._listeners.pop(request_id, None)
@@ -86,7 +86,7 @@ class EngineLoop:
         self._call(call)
 
     def fits_beside(self, source: ReleaseSource) -> bool:
-        """Whether there is room for a release beside what is loaded."""
+        """Whether there is room for a release next to what is loaded."""
         return self._call(lambda: self._engine.fits_beside(source)).result()
 
     def require_room_alone(self, source: ReleaseSource) -> None:
@@ -94,7 +94,7 @@ class EngineLoop:
         self._call(lambda: self._engine.require_room_alone(source)).result()
 
     def stage(self, source: ReleaseSource) -> "Future[None]":
-        """Load a release beside the running work. Once done, requests may name it."""
+        """Load a release while requests run. Once this is done, requests may name it."""
         done = self._outcome()
 
         def on_done(error: EngineError | None) -> None:
@@ -125,13 +125,13 @@ class EngineLoop:
         return self._stats
 
     def close(self) -> None:
-        """Stop after the step that is running. Requests under way fail with EngineStopped."""
+        """Stop after the running step. Open requests fail with EngineStopped."""
         self._closing = True
         self._wake.set()
         self._thread.join()
 
     def _call(self, function: Callable[[], T]) -> "Future[T]":
-        """Have the loop's thread call a function between steps."""
+        """Let the loop's thread call a function between steps."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -150,13 +150,13 @@ class EngineLoop:
         return future
 
     def _answer_calls(self) -> None:
-        """Carry out what was asked for; from the loop's thread, or from any once it has ended."""
+        """Run the waiting calls: in the loop's thread, or in any thread once it has ended."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._calls.get_nowait()()
 
     def _outcome(self) -> "Future[None]":
-        """A future that comes true in a later step, or fails with the loop."""
+        """A future that a later step completes, or that fails with the loop."""
         done: Future[None] = Future()
         self._outcomes.add(done)
         done.add_done_callback(self._outcomes.discard)
@@ -167,7 +167,7 @@ class EngineLoop:
 
     @staticmethod
     def _chain(call: "Future[None]", done: "Future[None]") -> None:
-        """Hand a call's failure on to the future that stands for its outcome."""
+        """Pass a call's failure on to the future for its result."""
 
         def check(finished: "Future[None]") -> None:
             error = finished.exception()
@@ -222,5 +222,5 @@ class EngineLoop:
 
 
 def ends(event: Event) -> bool:
-    """Whether a request's events end with this one."""
+    """Whether this is the last event of a request."""
     return isinstance(event, Failed) or (isinstance(event, Token) and event.finish is not None)

@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it answers. Values; tokens only, no text."""
+"""Requests to the engine, and its answers. Values; tokens only, no text."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from serve_app.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. The defaults sample from the model as it is.
+    """How to choose the next token. The defaults sample from the model as it is.
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 filter nothing; penalties as in the
     OpenAI API (presence, frequency: of generated tokens) and transformers (repetition: of prompt
-    and generated tokens). logprobs: how many of the likeliest tokens to report beside the chosen
+    and generated tokens). logprobs: how many of the likeliest tokens to report besides the chosen
     one; None reports nothing. Log-probabilities are the model's own, before any of these.
     """
 
@@ -31,8 +31,8 @@ class Sampling:
 class Request:
     """One prompt for one model of one release. Lengths are in tokens.
 
-    With `max_tokens` 0 only the prompt is computed. prompt_logprobs: as `Sampling.logprobs`, for
-    the prompt's own tokens. A stop token ends the answer once `min_tokens` came before it.
+    With `max_tokens` 0 only the prompt is computed. prompt_logprobs: like `Sampling.logprobs`, for
+    the prompt's own tokens. A stop token ends the answer once `min_tokens` have come before it.
     weight: of the tenant; twice the weight is twice the share of the steps.
     """
 
@@ -63,9 +63,9 @@ class Logprob:
 class Token:
     """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
 
-    token is -1 where none was asked for (`max_tokens` 0). With the first token of a request come
-    queued_s, how long it waited before anything of it was computed, and num_cached, how many
-    tokens of its prompt were found computed.
+    token is -1 if none was requested (`max_tokens` 0). The first token of a request has queued_s,
+    how long it waited before anything was computed, and num_cached, how many tokens of its prompt
+    were already computed.
     """
 
     request: str
@@ -78,7 +78,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class PromptLogprobs:
-    """Of each prompt token given those before it; None for the first. Precedes any `Token`."""
+    """The log-probability of each prompt token; None for the first. Comes before any `Token`."""
 
     request: str
     logprobs: tuple[Logprob | None, ...]
@@ -86,7 +86,7 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request ends here, unanswered."""
+    """The request ends here without an answer."""
 
     request: str
     error: EngineError

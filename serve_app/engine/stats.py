@@ -1,4 +1,4 @@
-"""What an engine has done and holds, as values for metrics and tests."""
+"""What an engine has done and what it holds, as values for metrics and tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from serve_app.scheduling.sequence import ModelKey
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One look at an engine. heartbeat: the loop's clock at its last turn, in seconds.
+    """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
     their own sizes, to be held against `memory`.   attention_bytes, captures_bytes: what kernels

@@ -1,4 +1,4 @@
-"""What a committed step brought each sequence, as values. Not what clients are sent."""
+"""What a committed step gave each sequence, as values. Not what clients receive."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The sequence has one token more and goes on."""
+    """The sequence has one more token and continues."""
 
     id: str
     token: int
@@ -16,7 +16,7 @@ class Continued:
 class Finished:
     """The sequence has ended and holds nothing any more.
 
-    `token` is its last one (the stop token itself for "stop"), or None when none was asked for.
+    `token` is its last one (the stop token itself for "stop"), or None if none was requested.
     """
 
     id: str

@@ -1,8 +1,8 @@
-"""What sequences need to run, by kind, and who holds it. Counts only, and knows no kind by name.
+"""What sequences need to run, by kind, and who holds it. Counts only; knows no kind by name.
 
-One kind is blocks of keys and values; another may be one row of state. What there is of a kind is
-counted in *units* by its ledger; a sequence that has computed so many positions holds so many units
-of each kind. It gets them of all kinds or of none.
+One kind is blocks of keys and values; another may be one row of state. The ledger of a kind counts
+its *units*. How many units a sequence needs depends on how many positions it has computed. A
+sequence gets the units of all kinds or of none.
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ from serve_app.scheduling.sequence import Sequence
 
 
 class Ledger(Protocol):
-    """Which units of one kind are free. A unit is a number; the engine knows what is behind it.
+    """Which units of one kind are free. A unit is a number; the engine knows what it stands for.
 
-    kind: the name under which sequences and chunks have its units.   noun: of several units.
+    kind: the name under which sequences and chunks list its units.   noun: plural, for messages.
     """
 
     @property
@@ -32,23 +32,23 @@ class Ledger(Protocol):
     def num_free(self) -> int: ...
 
     def units_for(self, num_positions: int) -> int:
-        """How many units a sequence holds that has so many positions computed."""
+        """How many units a sequence needs for that many computed positions."""
         ...
 
     def positions_in(self, num_units: int) -> int:
-        """How many positions of one sequence so many units suffice for."""
+        """For how many positions of one sequence that many units are enough."""
         ...
 
     def fits(self, count: int) -> bool:
-        """Whether so many units are free."""
+        """Whether that many units are free."""
         ...
 
     def take(self, count: int) -> list[int]:
-        """Take free units. All or nothing: ValueError where there are too few."""
+        """Take free units. All or nothing: ValueError if there are too few."""
         ...
 
     def give_back(self, units: Iterable[int]) -> None:
-        """All or nothing: ValueError for units that are not in use."""
+        """Give units back. All or nothing: ValueError for units that are not in use."""
         ...
 
     def check(self, owners: Iterable[Iterable[int]]) -> None:
@@ -63,7 +63,7 @@ class Needs:
         self._ledgers = tuple(ledgers)
 
     def require(self, sequence: Sequence) -> None:
-        """Raises NeverFits where prompt and answer need more of a kind than there is in all."""
+        """Raises NeverFits if prompt and answer need more of a kind than exists."""
         for ledger in self._ledgers:
             needed = ledger.units_for(sequence.num_positions)
             if needed > ledger.num_units:
@@ -72,9 +72,9 @@ class Needs:
                 )
 
     def fits(self, sequence: Sequence, shared: Mapping[str, int]) -> bool:
-        """Whether a sequence that holds nothing finds what it needs for all it knows.
+        """Whether a sequence that holds nothing can get what all its known tokens need.
 
-        shared: by kind, how many of the units in use it would use as well.
+        shared: by kind, how many units in use it would share.
         """
         return all(
             ledger.fits(ledger.units_for(len(sequence.tokens)) - shared.get(ledger.kind, 0))
@@ -82,7 +82,7 @@ class Needs:
         )
 
     def fit(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
-        """Whether these running sequences all find what they lack for so many more positions."""
+        """Whether these running sequences can all get what that many more positions need."""
         lacking: Counter[str] = Counter()
         for sequence, length in lengths:
             for ledger in self._ledgers:
@@ -90,7 +90,7 @@ class Needs:
         return all(ledger.fits(lacking[ledger.kind]) for ledger in self._ledgers)
 
     def room(self, sequence: Sequence) -> int:
-        """How many more positions what it holds and what is free suffices for."""
+        """For how many more positions its own units and the free ones are enough."""
         held = sequence.held
         rooms = [
             ledger.positions_in(len(held.get(ledger.kind, ())) + ledger.num_free)
@@ -99,9 +99,9 @@ class Needs:
         return min(rooms) - sequence.num_computed
 
     def take(self, sequence: Sequence, length: int) -> dict[str, tuple[int, ...]]:
-        """Give a sequence what it lacks for so many more positions.
+        """Give a sequence what it lacks for that many more positions.
 
-        -> by kind, the units for all positions up to there. All or nothing: ValueError where there
+        -> by kind, its units for all positions up to there. All or nothing: ValueError if there
         is too little of a kind.
         """
         lacking = [_lacking(ledger, sequence, length) for ledger in self._ledgers]
@@ -126,12 +126,12 @@ class Needs:
             sequence.held.setdefault(ledger.kind, []).extend(ledger.take(count))
 
     def give_back(self, sequence: Sequence) -> None:
-        """Take from a sequence all that it holds."""
+        """Take everything that a sequence holds."""
         for ledger in self._ledgers:
             ledger.give_back(sequence.held.pop(ledger.kind, ()))
 
     def check(self, running: Iterable[Sequence]) -> None:
-        """Assert that these sequences hold all that is in use, and enough for what is computed."""
+        """Assert that these sequences hold everything in use, and enough for what they computed."""
         sequences = list(running)
         for ledger in self._ledgers:
             ledger.check(s.held.get(ledger.kind, ()) for s in sequences)

@@ -1,9 +1,10 @@
-"""What the next step computes, for whom. Takes in nothing: scheduler.py does.
+"""Decides what the next step computes, for whom. `scheduler.py` commits the results.
 
-*Rank* is priority, then arrival. Who needs what is not free, as KV blocks, takes all that the
-sequence of the lowest rank holds, if that is below its own; otherwise it waits, with what it has.
-Hence the first in rank advances in every step, and everything that runs ends. A step that is
-planned ahead takes from nobody: where something is short, nothing is planned before the commit.
+*Rank* is priority, then arrival. If a sequence needs something that is not free, such as KV blocks,
+it takes everything that the sequence with the lowest rank holds, if that rank is below its own.
+Otherwise it waits and keeps what it has. So the first in rank advances in every step, and
+everything that runs ends. A step that is planned ahead takes from nobody: if something is short,
+nothing is planned before the commit.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from serve_app.scheduling.sequence import Sequence
 
 @dataclass(slots=True)
 class _Draft:
-    """A plan in the making. `is_short`: somebody who runs got less room than wanted."""
+    """A plan in the making. `is_short`: a running sequence got less room than it needs."""
 
     budget: int
     chunks: dict[str, Chunk] = field(default_factory=dict)
@@ -25,7 +26,7 @@ class _Draft:
 
 
 class Planner:
-    """Continues and begins sequences, under a budget of `step_tokens` and of `max_running`."""
+    """Continues and starts sequences, within `step_tokens` and `max_running`."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Planner:
         self._max_running = max_running
 
     def goes_on(self) -> bool:
-        """Whether all that run find what their next tokens need, and none starts anew."""
+        """Whether all running ones can get what their next tokens need, and none is recomputed."""
         budget, lengths = self._step_tokens, []
         for sequence in self._running.in_turn():
             lengths.append((sequence, min(sequence.num_missing, budget)))
@@ -53,7 +54,7 @@ class Planner:
         return not anew and self._running.fit(lengths)
 
     def plan(self, now: float, next_number: int) -> dict[Sequence, Chunk]:
-        """Who computes what, by place, then by arrival."""
+        """The chunks, by place, then by arrival."""
         draft = _Draft(self._step_tokens)
         self._continue_running(draft)
         if not draft.is_short:
@@ -63,17 +64,17 @@ class Planner:
         return {s: draft.chunks[s.id] for s in planned}
 
     def check(self) -> None:
-        """Assert that no more run than may."""
+        """Assert that not too many run."""
         assert len(self._running) <= self._max_running, "too many sequences run"
 
     def _continue_running(self, draft: _Draft) -> None:
-        """One token for each that decodes, then chunks of prompts, in order of rank."""
+        """Plan one token for each decoding sequence, then chunks of prompts, in order of rank."""
         for sequence in self._running.in_turn():
             if draft.budget and sequence.place is not None:
                 self._continue(sequence, draft)
 
     def _continue(self, sequence: Sequence, draft: _Draft) -> None:
-        """Plan what there is room for; where there is none, take what the last in rank holds."""
+        """Plan what there is room for; if there is none, take what the last in rank holds."""
         while not (room := self._running.room(sequence)):
             draft.is_short = True
             last = self._running.last
@@ -86,7 +87,7 @@ class Planner:
         self._plan_chunk(sequence, min(wanted, room), draft)
 
     def _preempt(self, sequence: Sequence, draft: _Draft) -> None:
-        """Take all it holds; it waits again and will recompute every token it knows."""
+        """Take everything it holds. It waits again, and will recompute every token it knows."""
         dropped = draft.chunks.pop(sequence.id, None)
         if dropped is not None:
             draft.budget += len(dropped.tokens)
@@ -96,11 +97,11 @@ class Planner:
         self._queues.put_back(sequence)
 
     def _admit(self, draft: _Draft, now: float, next_number: int) -> None:
-        """Begin new sequences, the least served queue first, while budget and room last.
+        """Start new sequences, the least served queue first, while budget and room last.
 
-        One begins when what is free suffices for all it knows; those that run already have what
-        they need, or else there is no budget left or the step is short. The next in turn is waited
-        for when it does not fit: the small do not overtake it.
+        One starts if there is enough for all tokens it knows. Those that run already have what they
+        need; otherwise no budget is left, or the step is short. If the next in turn does not fit,
+        the others wait for it: small ones do not overtake it.
         """
         while draft.budget and len(self._running) < self._max_running:
             queue = self._queues.next(self._residency.admits)

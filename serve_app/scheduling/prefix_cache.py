@@ -1,7 +1,7 @@
-"""What is computed already of how sequences begin. Finds and shares blocks; names none of them.
+"""Finds blocks that hold the beginning of a sequence, and shares them. `prefixes.py` names them.
 
-It looks for blocks of keys and values alone. Where sequences need more than those to go on, as a
-state that is not kept for each block, there must be none.
+It only looks for blocks of keys and values. If sequences need more than those to continue, such as
+a state that is not kept for each block, there must be no cache.
 """
 
 from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
@@ -17,11 +17,11 @@ class PrefixCache:
         self._prefixes = Prefixes(secret, blocks.block_size)
 
     def shared(self, sequence: Sequence) -> dict[str, int]:
-        """By kind, how many of the units that others use a sequence that begins would use too."""
+        """By kind, how many units of others a new sequence would share."""
         return {BLOCKS: sum(self._blocks.is_used(block) for block in self._find(sequence) or ())}
 
     def begin(self, sequence: Sequence) -> None:
-        """Give a sequence that begins what holds its first tokens; they count as computed."""
+        """Give a new sequence the blocks of its first tokens, which count as computed."""
         found = self._find(sequence)
         if found is not None:
             self._blocks.share(found)
@@ -38,13 +38,13 @@ class PrefixCache:
             self._blocks.keep(sequence.held[BLOCKS][index], keys[index])
 
     def forget(self, release: str) -> None:
-        """Know nothing of this release any more."""
+        """Forget everything of this release."""
         self._blocks.forget(release)
 
     def _find(self, sequence: Sequence) -> list[int] | None:
-        """Blocks that hold its first tokens, not the last known; None where none may be used.
+        """Blocks that hold its first tokens, without the last known one; None if none may be used.
 
-        Of prompts whose logits are wanted every position is computed.
+        If the logits of a prompt are requested, every position is computed.
         """
         if sequence.keep_prompt_logits or not sequence.is_alike:
             return None

@@ -1,9 +1,9 @@
-"""Names for what KV blocks hold. Counts no blocks.
+"""Names the content of KV blocks. Counts no blocks.
 
 Keys and values at a position depend on the model and on all tokens up to it. So a full block is
 named by a chain of digests over the tokens up to its end, which begins with release, model and
-tenant. The digest is keyed by a secret of the process: nobody can say what another tenant's
-blocks are named, and by how fast an answer comes learn what that tenant asked.
+tenant. The digest is keyed with a secret of the process: nobody can work out the names of
+another tenant's blocks, and learn from the speed of an answer what that tenant asked.
 """
 
 from array import array
@@ -23,7 +23,7 @@ class Prefixes:
         self._block_size = block_size
 
     def keys(self, sequence: Sequence, num_blocks: int) -> list[ContentKey]:
-        """Of its first blocks, all tokens of which are known; the sequence remembers them."""
+        """The names of its first blocks with only known tokens; the sequence caches them."""
         release = sequence.model[0]
         known = sequence.prefix_keys
         for index in range(len(known), num_blocks):

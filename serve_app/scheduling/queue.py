@@ -1,18 +1,19 @@
-"""Who is next, fairly. Knows queues and what they were served, not places, blocks or steps.
+"""Decides fairly who is next. Knows queues and what they got, not places, blocks or steps.
 
 Virtual token counters: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
-arXiv:2401.00588), algorithm 2. Each (tenant, model) queue has a counter; a prompt is charged when
-it is first admitted and each generated token when it is produced, both divided by the sequence's
-weight. The queue with the lowest counter goes next. A queue that had nothing waiting is lifted to
-the lowest counter of those that have (or, with none, to that of the last which had), so that idle
-time is not saved up. A preempted sequence pays nothing a second time and lifts nothing.
+arXiv:2401.00588), algorithm 2. Each (tenant, model) queue has a counter. A prompt is charged when
+it is first admitted, and each generated token when it is produced, both divided by the weight of
+the sequence. The queue with the lowest counter goes next. When something arrives in an empty queue,
+its counter is lifted to the lowest counter of those with waiting sequences (or, if there are none,
+to that of the last which had some), so that idle time is not saved up. A preempted sequence does
+not pay twice and lifts nothing.
 
 Beyond the paper, a queue may wait for its model to become resident. Its counter stands still
-meanwhile, so that it catches up afterwards; newcomers are not lifted to such a counter, but to
-the lowest of the queues that are being served, or they would catch up on what they never missed.
-Of two queues that both have something waiting and are both being served, the counters differ by
-at most the tokens of one prompt or of all that runs at once, whichever is more (lemma 4.3 there),
-plus what one missed while its model was not resident.
+meanwhile, so it catches up afterwards. New queues are not lifted to such a counter, but to the
+lowest of the queues that are being served; otherwise they would catch up on what they never missed.
+The counters of two queues that both have waiting sequences and are both being served differ by at
+most the tokens of one prompt or of everything that runs at once, whichever is more (lemma 4.3
+there), plus what one missed while its model was not resident.
 """
 
 from bisect import bisect_left, insort
@@ -46,7 +47,7 @@ class FairQueues:
     """All queues, and the number waiting for each backbone."""
 
     def __init__(self) -> None:
-        # The backbone follows from the model; it is in the key so that it need not be believed.
+        # The backbone follows from the model; in the key, it need not be trusted.
         self._queues: dict[tuple[str, ModelKey, str], Queue] = {}
         self._num_waiting: dict[str, int] = {}
         self._level = 0.0
@@ -56,7 +57,7 @@ class FairQueues:
         return iter(self._queues.values())
 
     def next(self, admits: Callable[[str], bool]) -> Queue | None:
-        """The queue least served among those that wait for a backbone which is admitted to."""
+        """The least served queue among those whose backbone admits sequences."""
         ready = (q for q in self if q.waiting and admits(q.backbone))
         return min(ready, key=lambda q: (q.served, q.head.rank), default=None)
 
@@ -64,7 +65,7 @@ class FairQueues:
         return self._num_waiting.get(backbone, 0)
 
     def waiting(self, backbone: str) -> list[Queue]:
-        """The queues in which something waits for this backbone."""
+        """The queues with sequences that wait for this backbone."""
         return [q for q in self if q.waiting and q.backbone == backbone]
 
     def add(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
@@ -80,14 +81,14 @@ class FairQueues:
         self._insert(queue, sequence)
 
     def admit(self, sequence: Sequence) -> None:
-        """A waiting sequence runs; its prompt is charged, the first time."""
+        """A waiting sequence runs; its prompt is charged the first time."""
         queue = self._delete(sequence)
         queue.num_running += 1
         if not sequence.num_preemptions:
             self.charge(sequence, len(sequence.prompt))
 
     def put_back(self, sequence: Sequence) -> None:
-        """A running sequence was preempted and waits again, before those that came after it."""
+        """A running sequence was preempted and waits again, ahead of those that came after it."""
         queue = self.leave(sequence)
         self._insert(queue, sequence)
 
@@ -122,7 +123,7 @@ class FairQueues:
         return queue
 
     def _raise_level(self, admits: Callable[[str], bool]) -> None:
-        """Bring what a queue that becomes active is lifted to up to date; it never falls."""
+        """Update the counter to which new queues are lifted; it never falls."""
         active = [q for q in self if q.waiting]
         if not active and self._last is not None:
             active = [self._last]
@@ -130,7 +131,7 @@ class FairQueues:
         self._level = max(self._level, min(served, default=0.0))
 
     def _prune(self) -> None:
-        """Forget idle queues: those that would be lifted above what they have on coming back."""
+        """Forget idle queues whose counters would be lifted anyway when they come back."""
         idle = [
             key
             for key, q in self._queues.items()

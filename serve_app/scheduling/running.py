@@ -1,8 +1,8 @@
 """Who runs, by rank, and what each holds: its needs and a pin on its place. Decides nothing.
 
-A sequence gives what it needs and its place up at once, though a step that was planned for it may
-still be under way. Whoever gets them then is planned in a later step, and steps run one after
-another: what the earlier step writes there, it has written before the later one begins.
+A sequence gives up what it holds and its place at once, even if a step that was planned for it is
+still running. Whoever gets them is planned in a later step, and steps run one after another: the
+earlier step has written everything before the later one begins.
 """
 
 from bisect import insort
@@ -17,7 +17,7 @@ from serve_app.scheduling.sequence import ModelKey, Sequence
 
 
 class Running:
-    """The sequences that run, first in rank first. cache: None where nothing is shared."""
+    """The running sequences, highest rank first. cache: None if nothing is shared."""
 
     def __init__(self, needs: Needs, places: PlaceLedger, cache: PrefixCache | None) -> None:
         self._needs = needs
@@ -33,24 +33,24 @@ class Running:
 
     @property
     def last(self) -> Sequence:
-        """The lowest in rank."""
+        """The sequence with the lowest rank."""
         return self._sequences[-1]
 
     def in_turn(self) -> list[Sequence]:
-        """Those that have something to compute: decodes first, then prompts, by rank."""
+        """Sequences with something to compute: decodes first, then prompts, by rank."""
         unready = (s for s in self._sequences if s.num_missing)
         return sorted(unready, key=lambda s: (s.num_missing > 1, s.rank))
 
     def by_model(self) -> dict[ModelKey, int]:
-        """How many run, of each model of which something runs."""
+        """How many sequences run, for each model that has any."""
         return dict(Counter(s.model for s in self._sequences))
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether it finds what it needs for all it knows, but for what others have of it."""
+        """Whether it can get what its known tokens need, beyond what it can share."""
         return self._needs.fits(sequence, self._cache.shared(sequence) if self._cache else {})
 
     def begin(self, sequence: Sequence) -> None:
-        """Let a sequence run whose backbone is resident, or arrives."""
+        """Start a sequence whose backbone is resident or arriving."""
         sequence.place = self._places.pin(sequence.backbone)
         insort(self._sequences, sequence, key=lambda s: s.rank)
         if self._cache is not None:
@@ -62,7 +62,7 @@ class Running:
             self._cache.note_computed(sequence, start, end)
 
     def release(self, sequence: Sequence) -> None:
-        """Take away what a sequence needs and its place; it runs no more."""
+        """Take what a sequence holds, and its place; it no longer runs."""
         self._sequences.remove(sequence)
         self._needs.give_back(sequence)
         self._places.unpin(sequence.backbone)
@@ -71,11 +71,11 @@ class Running:
         sequence.place = None
 
     def room(self, sequence: Sequence) -> int:
-        """How many more positions what it holds and what is free suffices for."""
+        """For how many more positions its own units and the free ones are enough."""
         return self._needs.room(sequence)
 
     def fit(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
-        """Whether these all find what they lack for that many more tokens."""
+        """Whether all of these can get what they need for that many more tokens."""
         return self._needs.fit(lengths)
 
     def advance(self, sequence: Sequence, length: int) -> Chunk:
@@ -105,7 +105,7 @@ class Running:
         return chunk
 
     def check(self) -> None:
-        """Assert that sequences, ledgers and places say the same of who holds what."""
+        """Assert that sequences, ledgers and places agree about who holds what."""
         self._needs.check(self._sequences)
         self._places.check(Counter(s.backbone for s in self._sequences))
         ranks = [s.rank for s in self._sequences]

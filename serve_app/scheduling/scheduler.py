@@ -1,12 +1,12 @@
-"""What each step computes, for whom. Decides only: the engine's runner carries out the plan.
+"""Decides what each step computes, for whom. The engine's runner carries out the plan.
 
 There is no prefill phase and no decode phase: computed tokens catch up with known tokens. A step
-is planned, carried out and committed; the next may be planned while it is being carried out, on
-the assumption that no token stops a sequence before its length does. Where one does, its row of
-the next step was computed in vain. Adding, aborting and the end of a load are legal at any
-moment, also between plan and commit. Not thread-safe.
+is planned, carried out and committed. The next may be planned while it runs, on the assumption that
+no token stops a sequence before its maximum length. If one does, its row of the next step was
+computed for nothing. Adding, aborting and the end of a load are allowed at any moment, even between
+plan and commit. Not thread-safe.
 
-Who computes what is decided by planner.py; what sequences need is known to needs.py alone.
+`planner.py` decides who computes what; only `needs.py` knows what sequences need.
 """
 
 from collections import Counter
@@ -28,19 +28,19 @@ from serve_app.scheduling.sequence import ModelKey, Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Outstanding:
-    """A plan that is not committed, and the sequences that it is for, by id."""
+    """A plan that is not committed yet, and its sequences by id."""
 
     plan: StepPlan
     sequences: Mapping[str, Sequence]
 
 
 class Scheduler:
-    """Sequences of many models on few places, under a budget of tokens a step.
+    """Sequences of many models on few places, within a token budget per step.
 
-    At most `max_sequences` run at once; and no more than `step_tokens`, so that each can have a
-    token in every step. `needs`: a ledger for each kind of what they need. `cache`: what sequences
-    share that begin alike; None where nothing is shared. The longest wait of a model that is not
-    resident is stated in residency.py.
+    At most `max_sequences` run at once, and no more than `step_tokens`, so that each can have a
+    token in every step. `needs`: a ledger for each kind of need. `cache`: what sequences that start
+    alike share; None if nothing is shared. residency.py states the longest wait of a model that is
+    not resident.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Scheduler:
     # What comes in.
 
     def add(self, sequence: Sequence, now: float) -> None:
-        """Let a new sequence wait for its turn.
+        """Queue a new sequence.
 
-        All or nothing: DuplicateSequence when its id is in use, NeverFits when prompt and answer
-        need more of a kind than there is in all.
+        All or nothing: DuplicateSequence if its id is in use, NeverFits if prompt and answer need
+        more of a kind than exists.
         """
         if sequence.id in self._sequences:
             raise DuplicateSequence(f"sequence {sequence.id!r} is waiting or running already")
@@ -101,7 +101,7 @@ class Scheduler:
         self._residency.want(sequence.backbone, self._now)
 
     def abort(self, sequence_id: str) -> bool:
-        """Give a sequence up; what it holds is free at once. False when none has that id."""
+        """End a sequence; what it holds is free at once. False if none has that id."""
         sequence = self._sequences.get(sequence_id)
         if sequence is None:
             return False
@@ -109,20 +109,20 @@ class Scheduler:
         return True
 
     def arriving(self, backbone: str) -> None:
-        """The copy that a load began is under way, and a step may wait for each of its tensors.
+        """The copy of a load is running, and a step may wait for each of its tensors.
 
-        ValueError when it is not loading.
+        ValueError if it is not loading.
         """
         self.places.arriving(backbone)
 
     def loaded(self, backbone: str) -> None:
-        """The copy that a load began is complete. ValueError when it is not loading."""
+        """The copy of a load is complete. ValueError if it is not loading."""
         self.places.loaded(backbone)
 
     def load_failed(self, backbone: str) -> list[str]:
-        """The copy failed: its place is empty, and all that waits for it or runs is given up.
+        """The copy failed: its place is empty, and all sequences that need it end.
 
-        Returns the ids given up, in order of arrival. ValueError when it is not loading.
+        Returns their ids, in order of arrival. ValueError if it is not loading.
         """
         lost = []
         if backbone in self.places.loading:
@@ -133,22 +133,22 @@ class Scheduler:
         return [sequence.id for sequence in lost]
 
     def prefetch(self, backbone: str) -> BackboneCopy | None:
-        """Begin loading a backbone that nothing waits for into an empty place that nobody wants.
+        """Start loading a backbone that nothing waits for into an empty place that nobody needs.
 
-        None where there is no such place, or where it has one.
+        None if there is no such place, or it already has one.
         """
         return self._residency.prefetch(backbone)
 
     def drop_backbone(self, backbone: str) -> bool:
         """Empty the place of a backbone that is not needed any more.
 
-        True when it has no place now; False, and nothing changed, while it is loading or a
-        sequence needs it.
+        True if it has no place now; False, with nothing changed, while it is loading or a sequence
+        needs it.
         """
         return self._residency.forget(backbone)
 
     def forget(self, release: str) -> None:
-        """A release is gone: share nothing more of what its sequences have computed."""
+        """A release is gone: no longer share what its sequences have computed."""
         if self._cache is not None:
             self._cache.forget(release)
 
@@ -157,8 +157,8 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan:
         """Plan the next step. A plan with chunks must be committed before the next is made.
 
-        A plan may hold loads and no chunks. When there is work, a plan with neither is made only
-        while a load is under way. RuntimeError when the last plan is not committed.
+        A plan may have loads and no chunks. If there is work, a plan has neither only while a load
+        is running. RuntimeError if the last plan is not committed.
         """
         if self._outstanding:
             raise RuntimeError("the last plan has not been committed")
@@ -168,9 +168,9 @@ class Scheduler:
     def schedule_ahead(self, now: float) -> StepPlan:
         """Plan the step after one that is not committed yet, to be carried out after it.
 
-        An empty plan, with nothing changed, where that would be more than going on: where something
-        is short, or a sequence is to be computed anew. RuntimeError unless one plan, no more and
-        no less, is not committed.
+        An empty plan, with nothing changed, if that takes more than simply continuing: if something
+        is short, or a sequence must be recomputed. RuntimeError unless exactly one plan is not
+        committed.
         """
         if len(self._outstanding) != 1:
             raise RuntimeError(f"{len(self._outstanding)} plans have not been committed, not one")
@@ -178,11 +178,11 @@ class Scheduler:
         return self._make_plan() if self._planner.goes_on() else StepPlan()
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[SequenceEvent]:
-        """Take in what the step computed; `sampled` has the token of each chunk that samples.
+        """Commit the results of a step; `sampled` has the token of each chunk that samples.
 
-        Sequences that ended since the plan are passed over. Returns events in the plan's order. A
-        plan without chunks needs no commit. All or nothing: RuntimeError when this is not the
-        first plan that is not committed, ValueError when a token is missing.
+        Skips sequences that have ended since the plan. Returns events in the order of the plan. A
+        plan without chunks needs no commit. All or nothing: RuntimeError if this is not the first
+        plan that is not committed, ValueError if a token is missing.
         """
         if not plan.chunks:
             return []
@@ -219,11 +219,11 @@ class Scheduler:
         return self._planner.num_preemptions
 
     def num_running_by_model(self) -> dict[ModelKey, int]:
-        """Models of which something runs."""
+        """Models with running sequences."""
         return self._running.by_model()
 
     def num_waiting_by_model(self) -> dict[ModelKey, int]:
-        """Models of which something waits."""
+        """Models with waiting sequences."""
         return dict(Counter(s.model for q in self._queues for s in q.waiting))
 
     def count(self, model: ModelKey) -> int:
@@ -231,17 +231,17 @@ class Scheduler:
         return sum(len(q.waiting) + q.num_running for q in self._queues if q.model == model)
 
     def get(self, sequence_id: str) -> Sequence | None:
-        """The sequence of that id, to read, while it waits or runs."""
+        """The sequence with that id, read-only, while it waits or runs."""
         return self._sequences.get(sequence_id)
 
     @property
     def wanted(self) -> dict[str, float]:
-        """Backbones that are waited for and have no place, and since when; longest first."""
+        """Backbones without a place for which sequences wait, and since when; longest first."""
         return self._residency.wanted
 
     @property
     def draining(self) -> tuple[str, ...]:
-        """Resident backbones that nothing is admitted to, so that another gets the place."""
+        """Resident backbones that admit nothing, so that another gets the place."""
         return self._residency.draining
 
     def check(self) -> None:
@@ -266,11 +266,11 @@ class Scheduler:
     # How.
 
     def _advance_clock(self, now: float) -> None:
-        """A clock that goes back, as of a caller in another thread, stands still here."""
+        """If the clock goes back, as from a caller in another thread, it stands still here."""
         self._now = max(self._now, now)
 
     def _samples(self, outstanding: _Outstanding, sequence: Sequence) -> bool:
-        """Whether a plan under way samples a token for a sequence."""
+        """Whether a running plan samples a token for a sequence."""
         if outstanding.sequences.get(sequence.id) is not sequence:
             return False
         return any(c.samples for c in outstanding.plan.chunks if c.sequence == sequence.id)
@@ -308,7 +308,7 @@ class Scheduler:
         return Finished(sequence.id, token, reason)
 
     def _end(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is."""
+        """Forget a sequence, waiting or running."""
         del self._sequences[sequence.id]
         if sequence.place is None:
             self._queues.remove(sequence)

@@ -1,4 +1,4 @@
-"""One sequence as the scheduler sees it: what is known and what is computed. Holds no tensor."""
+"""One sequence for the scheduler: its known and its computed tokens. Holds no tensor."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -12,17 +12,17 @@ Rank = tuple[int, float, int]
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt and what has been generated for it.
+    """A prompt and the tokens generated for it.
 
-    A sequence is bound to one model for life. A larger `priority` is more important; a larger
-    `weight` gives its tenant a larger share. With
-    `max_tokens=0` only the prompt is computed and nothing is sampled. When the known tokens come
-    to exceed `recompute_at`, everything is computed once more. `by_length`: its keys and values
-    depend on more than the tokens before them. The fields below the
-    blank line belong to the scheduler; nobody else writes them. A token counts as computed once
-    a step is planned that computes it; `num_pending` tokens are being sampled by such steps.
-    `held`: by kind, the units that it has of what it needs (needs.py).
-    `num_found`: tokens that were found computed when it began, None where none were looked for.
+    A sequence belongs to one model for life. A larger `priority` is more important; a larger
+    `weight` gives its tenant a larger share. With `max_tokens=0` only the prompt is computed and
+    nothing is sampled. When the known tokens exceed `recompute_at`, everything is computed again.
+    `by_length`: its keys and values depend on more than the tokens before them.
+
+    Only the scheduler writes the fields below the blank line. A token counts as computed once a
+    step is planned that computes it; `num_pending` tokens are being sampled by such steps. `held`:
+    by kind, the units that it holds (needs.py). `num_found`: tokens that were already computed when
+    it began; None if nobody looked.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Sequence:
 
     @property
     def rank(self) -> Rank:
-        """Smaller goes first: more important, then earlier arrived, then earlier added."""
+        """Smaller goes first: by importance, then by arrival, then by order of adding."""
         return (-self.priority, self.arrival, self.number)
 
     @property
@@ -81,9 +81,9 @@ class Sequence:
 
     @property
     def forward_len(self) -> int:
-        """Leading tokens that the model alone would compute in one forward.
+        """How many first tokens the model alone would compute in one forward pass.
 
-        Its prompt; or, once everything was to be computed again, all that it knew then.
+        The prompt; or, after a recomputation, everything that was known then.
         """
         again = self.recompute_at
         if again is None or not len(self.prompt) <= again < len(self.tokens):
@@ -92,30 +92,30 @@ class Sequence:
 
     @property
     def num_expected(self) -> int:
-        """Tokens that will be known when every step under way is done, unless one ends it."""
+        """Tokens that will be known when all running steps are done, unless one ends it."""
         return len(self.tokens) + self.num_pending
 
     @property
     def starts_anew(self) -> bool:
-        """Whether the last token expected is the one for which everything is computed anew."""
+        """Whether everything is recomputed for the last expected token."""
         again = self.recompute_at
         return again is not None and len(self.prompt) <= again == self.num_expected - 1
 
     @property
     def num_missing(self) -> int:
-        """Expected tokens that are not computed and will be; 1 while it decodes."""
+        """Expected tokens that are still to be computed; 1 while it decodes."""
         return min(self.num_expected, self.num_positions) - self.num_computed
 
     @property
     def num_positions(self) -> int:
-        """KV positions it can come to need: the last token it generates is never computed."""
+        """The most KV positions it can need: the last generated token is never computed."""
         return len(self.prompt) + max(self.max_tokens, 1) - 1
 
     def finish_reason(self) -> Literal["stop", "length"] | None:
-        """Why the token just appended ends the sequence: "stop", "length", or None.
+        """Whether the token just appended ends the sequence: "stop", "length", or None.
 
-        A stop token ends it only when `min_tokens` tokens came before; at the last allowed
-        token "stop" goes before "length".
+        A stop token ends it only after `min_tokens` tokens. For the last allowed token, "stop"
+        takes precedence over "length".
         """
         if self.tokens[-1] in self.stop_token_ids and self.num_generated > self.min_tokens:
             return "stop"

@@ -1,9 +1,9 @@
 """Which KV blocks are free, and what they hold. Counts only: the tensors live in the engine's
 KV store.
 
-A block is used by one sequence, or by several that share what it holds. A full one may be known
-by a key of its content, and stays known while it is free, until somebody else gets it: those that
-hold nothing known first, then those that were given back longest ago.
+A block is used by one sequence, or by several that share its content. A full block may be known by
+a key of its content. It stays known while it is free, until another sequence gets it. Blocks of
+unknown content go first, then those that were given back longest ago.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 ContentKey = tuple[str, bytes]
-"""(release, digest of all that the keys and values in the block depend on)"""
+"""(release, digest of everything on which the keys and values in the block depend)"""
 BLOCKS = "blocks"
 """The kind of need that they are."""
 
@@ -46,11 +46,11 @@ class BlockLedger:
         return self._users[block] > 0
 
     def units_for(self, num_positions: int) -> int:
-        """How many blocks hold that many positions of one sequence."""
+        """How many blocks are needed for that many positions of one sequence."""
         return -(-num_positions // self.block_size)
 
     def positions_in(self, num_units: int) -> int:
-        """How many positions of one sequence that many blocks hold."""
+        """How many positions of one sequence fit into that many blocks."""
         return num_units * self.block_size
 
     def fits(self, count: int) -> bool:
@@ -58,9 +58,9 @@ class BlockLedger:
         return count <= self.num_free
 
     def take(self, count: int) -> list[int]:
-        """Take `count` free blocks, of which nothing is known any more.
+        """Take `count` free blocks, whose content is then unknown.
 
-        All or nothing: ValueError when fewer are free.
+        All or nothing: ValueError if fewer are free.
         """
         if count < 0 or not self.fits(count):
             raise ValueError(f"{count} KV blocks wanted; {self.num_free} are free")
@@ -72,9 +72,9 @@ class BlockLedger:
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
-        """Use blocks that are known by their content once more.
+        """Use blocks of known content once more.
 
-        All or nothing: ValueError when one is not known or comes twice.
+        All or nothing: ValueError if one is not known or is given twice.
         """
         wanted = list(blocks)
         wrong = [block for block in wanted if self._keys[block] is None]
@@ -85,9 +85,9 @@ class BlockLedger:
             self._kept.pop(block, None)
 
     def give_back(self, blocks: Iterable[int]) -> None:
-        """Give blocks back. All or nothing: ValueError when one is not in use or comes twice.
+        """Give blocks back. All or nothing: ValueError if one is not in use or is given twice.
 
-        Of what they hold, the last is the first to go.
+        The last of them will be the first to be forgotten.
         """
         given = list(blocks)
         wrong = [b for b in given if not 0 <= b < self.num_units or not self._users[b]]
@@ -103,13 +103,13 @@ class BlockLedger:
                 self._kept[block] = None
 
     def keep(self, block: int, key: ContentKey) -> None:
-        """Know a used block by its content, unless another one is known by it or it is already."""
+        """Record a used block's content, unless it, or another block for that key, is known."""
         if self._users[block] and self._keys[block] is None and key not in self._block_of:
             self._keys[block] = key
             self._block_of[key] = block
 
     def find(self, keys: Sequence[ContentKey]) -> list[int]:
-        """The blocks known by the first of these keys, up to the first that none is known by."""
+        """The known blocks for the first of these keys, up to the first unknown key."""
         found = []
         for key in keys:
             if key not in self._block_of:
@@ -118,12 +118,12 @@ class BlockLedger:
         return found
 
     def forget(self, release: str) -> None:
-        """Know no block by content of this release any more."""
+        """Forget the known blocks of this release."""
         for key in [key for key in self._block_of if key[0] == release]:
             self._forget(self._block_of[key])
 
     def check(self, owners: Iterable[Iterable[int]]) -> None:
-        """Assert that these lists own every used block, together only where it is known."""
+        """Assert that these lists own every used block, and share only known ones."""
         owned = Counter(block for blocks in owners for block in blocks)
         used = {block: users for block, users in enumerate(self._users) if users}
         assert dict(sorted(owned.items())) == used, f"owned {owned}, used {used}"
@@ -137,7 +137,7 @@ class BlockLedger:
         assert everything == list(range(self.num_units)), "blocks were lost"
 
     def _forget(self, block: int) -> None:
-        """Know a block, which is known, by nothing."""
+        """Forget the content of a known block."""
         key = self._keys[block]
         assert key is not None, f"nothing is known of block {block}"
         self._keys[block] = None

@@ -1,8 +1,8 @@
 """Which backbone is in which place. Counts only: the stacked tensors live in the engine.
 
 A place is empty, loading, or holds a resident backbone. A loading backbone *arrives* when steps
-may use it already, each waiting for those of its tensors that it needs. Running sequences pin the
-backbone they need, a resident or an arriving one; what is pinned or loading is never evicted.
+may already use it, and wait for the tensors that they need. Running sequences pin the backbone that
+they need, whether it is resident or arriving. What is pinned or loading is never evicted.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class _Place:
 
 
 class PlaceLedger:
-    """`num_places` places on the device. Every method that raises has changed nothing."""
+    """`num_places` places on the device. A method that raises changes nothing."""
 
     def __init__(self, num_places: int) -> None:
         if num_places < 1:
@@ -45,7 +45,7 @@ class PlaceLedger:
         return tuple(p.backbone for p in self._places if p.backbone is not None and p.loading)
 
     def place_of(self, backbone: str) -> int | None:
-        """The place that it holds, loading or resident."""
+        """The place that it has, loading or resident."""
         return self._place_of.get(backbone)
 
     def is_resident(self, backbone: str) -> bool:
@@ -53,7 +53,7 @@ class PlaceLedger:
         return place is not None and not self._places[place].loading
 
     def is_arriving(self, backbone: str) -> bool:
-        """Whether it is loading and steps may use it already."""
+        """Whether it is loading and steps may already use it."""
         place = self._place_of.get(backbone)
         return place is not None and self._places[place].arriving
 
@@ -63,12 +63,12 @@ class PlaceLedger:
         return tuple(p.backbone for p in self._places if p.backbone is not None and p.pins)
 
     def pins(self, backbone: str) -> int:
-        """How many running sequences need it; 0 when it has no place."""
+        """How many running sequences need it; 0 if it has no place."""
         place = self._place_of.get(backbone)
         return 0 if place is None else self._places[place].pins
 
     def last_used(self, backbone: str) -> int:
-        """When it was last pinned, unpinned or loaded: a count of uses, not a time."""
+        """When it was last pinned, unpinned or loaded, as a count of uses, not a time."""
         return self._held(backbone).last_used
 
     def empty(self) -> int | None:
@@ -83,7 +83,7 @@ class PlaceLedger:
     def begin_load(self, backbone: str, place: int) -> str | None:
         """Give the place to a backbone, evicting what is there; returns what was evicted.
 
-        ValueError when the backbone has a place already, or this one is loading or pinned.
+        ValueError if the backbone already has a place, or this one is loading or pinned.
         """
         held = self._places[place]
         if backbone in self._place_of:
@@ -103,11 +103,11 @@ class PlaceLedger:
         return evicted
 
     def arriving(self, backbone: str) -> None:
-        """Steps may use it from now on. ValueError when it is not loading."""
+        """Steps may use it from now on. ValueError if it is not loading."""
         self._loading(backbone).arriving = True
 
     def loaded(self, backbone: str) -> None:
-        """The copy is complete. ValueError when it is not loading."""
+        """The copy is complete. ValueError if it is not loading."""
         place = self._loading(backbone)
         place.loading = place.arriving = False
         self._touch(place)
@@ -121,7 +121,7 @@ class PlaceLedger:
     def pin(self, backbone: str) -> int:
         """One more running sequence needs it; returns its place.
 
-        ValueError when it neither is resident nor arrives.
+        ValueError if it is neither resident nor arriving.
         """
         if not self.is_resident(backbone) and not self.is_arriving(backbone):
             raise ValueError(f"backbone {backbone!r} is not resident and cannot be pinned")
@@ -131,7 +131,7 @@ class PlaceLedger:
         return self._place_of[backbone]
 
     def unpin(self, backbone: str) -> None:
-        """One running sequence less needs it. ValueError when it is not pinned."""
+        """One running sequence no longer needs it. ValueError if it is not pinned."""
         place = self._held(backbone)
         if not place.pins:
             raise ValueError(f"backbone {backbone!r} is not pinned")
@@ -139,7 +139,7 @@ class PlaceLedger:
         self._touch(place)
 
     def forget(self, backbone: str) -> bool:
-        """Empty its place; False, and nothing changed, while it is loading or pinned."""
+        """Empty its place. False, with nothing changed, while it is loading or pinned."""
         if backbone in self._place_of:
             if not self.is_resident(backbone) or self.pins(backbone):
                 return False

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 
 class RowLedger:
-    """Rows of a shelf by the digest of the slot or residual they hold, with reference counts.
+    """Rows of a shelf by the digest of the slot or residual that they hold, with use counts.
 
-    A row is free when no release needs what it holds; a release names each digest once.
+    A row is free if no release needs its part. A release names each digest once.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -30,7 +30,7 @@ class RowLedger:
         return self.num_rows - self.num_held
 
     def missing(self, digests: Iterable[str]) -> list[str]:
-        """Those of the digests that no row holds, each once, in order."""
+        """The digests that no row holds, each once, in order."""
         return [digest for digest in dict.fromkeys(digests) if digest not in self._rows]
 
     def row(self, digest: str) -> int:
@@ -38,14 +38,14 @@ class RowLedger:
         return self._rows[digest]
 
     def fits(self, digests: Iterable[str]) -> bool:
-        """Whether there are free rows for those of the parts that no row holds."""
+        """Whether there are free rows for the parts that no row holds."""
         return len(self.missing(digests)) <= self.num_free
 
     def take(self, digests: Iterable[str]) -> list[str]:
-        """Need these parts once more; those that no row holds get a free row.
+        """Count one more user of these parts. Parts that no row holds get a free row.
 
-        Returns the digests that got one, to be written by the caller. Raises: ValueError, having
-        changed nothing, when there are too few free rows.
+        Returns the digests that got one, which the caller must write. Raises: ValueError, with
+        nothing changed, if there are too few free rows.
         """
         wanted = list(dict.fromkeys(digests))
         missing = self.missing(wanted)
@@ -60,7 +60,7 @@ class RowLedger:
         return missing
 
     def give_back(self, digests: Iterable[str]) -> None:
-        """Need these parts once less; rows of those that nobody needs are free again."""
+        """Count one user less of these parts. Rows of parts without users are free again."""
         for digest in dict.fromkeys(digests):
             self._owners[digest] -= 1
             if not self._owners[digest]:
@@ -68,9 +68,9 @@ class RowLedger:
                 self._digests[self._rows.pop(digest)] = None
 
     def check(self, owners: Iterable[Iterable[str]]) -> None:
-        """Assert that these releases need just the parts that are held, each in a row of its own.
+        """Assert that these releases need exactly the parts that are held, each in its own row.
 
-        owners: of each release the digests that it needs.
+        owners: for each release, the digests that it needs.
         """
         needed = Counter(digest for digests in owners for digest in set(digests))
         assert needed == self._owners, f"needed {needed}, counted {self._owners}"
@@ -79,7 +79,7 @@ class RowLedger:
         assert held.keys() == needed.keys(), f"held {held}, needed {needed}"
 
     def grow(self, num_rows: int) -> None:
-        """Have more rows; those that are there keep what they hold."""
+        """Add rows; existing rows keep their parts."""
         if num_rows < self.num_rows:
             raise ValueError(f"a shelf of {self.num_rows} rows cannot shrink to {num_rows}")
         self._digests += [None] * (num_rows - self.num_rows)
