@@ -39,6 +39,7 @@ def engine_options(
 
         carry_out.__doc__ = command.__doc__
         carry_out.__name__ = command.__name__
+        carry_out.__module__ = command.__module__
         carry_out.__annotations__ = {each.name: each.annotation for each in own + added}
         vars(carry_out)["__signature__"] = inspect.Signature(own + added)
         return carry_out

@@ -141,11 +141,7 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         for shape, rows in zip(shapes, shelves, strict=True)
     )
     unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
-    if config.host_memory is not None and config.host_memory < unit.copy:
-        raise ConfigError(
-            f"host_memory is {config.host_memory:,} bytes; a copy of one backbone takes "
-            f"{unit.copy:,}"
-        )
+    _require_room_for_a_copy(config.host_memory, unit.copy)
     captures = 0
     if config.cuda_graphs and device.type != "cpu":
         captures = unit.captured.of_all(config.max_sequences, -(-longest // BLOCK_SIZE))
@@ -185,6 +181,14 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         copy_bytes=unit.copy,
         host_memory=config.host_memory,
     )
+
+
+def _require_room_for_a_copy(host_memory: int | None, copy_bytes: int) -> None:
+    """Raises: ConfigError where the host may not hold even one backbone's copy."""
+    if host_memory is not None and host_memory < copy_bytes:
+        raise ConfigError(
+            f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {copy_bytes:,}"
+        )
 
 
 def _device_memory(config: EngineConfig, device: torch.device) -> int | None:
