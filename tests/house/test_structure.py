@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.cli.tree import TREE
 from tests.house.structure import (
     crowded_folders,
     long_files,
@@ -16,6 +17,20 @@ PACKAGES = [ROOT / name for name in ("consolidation", "representation", "serve_a
 
 def test_no_folder_has_more_files_than_one_takes_in() -> None:
     assert crowded_folders(PACKAGES) == []
+
+
+def test_no_file_is_too_long() -> None:
+    assert long_files(PACKAGES) == []
+
+
+def test_no_function_is_too_long_but_those_of_commands() -> None:
+    allowed = {(one.callback.__module__, one.callback.__name__) for one in TREE.values()}
+    assert ("serve_app.cli.consolidate", "consolidate") in allowed
+    assert long_functions(PACKAGES, allowed) == []
+
+
+def test_no_two_modules_have_one_name() -> None:
+    assert shared_basenames(PACKAGES) == []
 
 
 # What follows judges made-up trees.
