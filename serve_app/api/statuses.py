@@ -12,7 +12,7 @@ RETRY_AFTER_S = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class HttpStatus:
     """How one kind of error is answered. `code` is what the body says, None for `null`."""
 
     number: int
@@ -21,17 +21,17 @@ class Status:
     retry_after_s: int | None = None
 
 
-STATUSES: Mapping[ErrorCode, Status] = {
-    "invalid_request": Status(400, "invalid_request_error", None),
-    "unsupported_parameter": Status(400, "invalid_request_error", "unsupported_parameter"),
-    "context_length_exceeded": Status(400, "invalid_request_error", "context_length_exceeded"),
-    "model_not_found": Status(404, "invalid_request_error", "model_not_found"),
-    "server_overloaded": Status(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
-    "internal_error": Status(500, "server_error", "internal_error"),
-    "loading": Status(503, "server_error", "loading", RETRY_AFTER_S),
+STATUSES: Mapping[ErrorCode, HttpStatus] = {
+    "invalid_request": HttpStatus(400, "invalid_request_error", None),
+    "unsupported_parameter": HttpStatus(400, "invalid_request_error", "unsupported_parameter"),
+    "context_length_exceeded": HttpStatus(400, "invalid_request_error", "context_length_exceeded"),
+    "model_not_found": HttpStatus(404, "invalid_request_error", "model_not_found"),
+    "server_overloaded": HttpStatus(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
+    "internal_error": HttpStatus(500, "server_error", "internal_error"),
+    "loading": HttpStatus(503, "server_error", "loading", RETRY_AFTER_S),
 }
-NO_SUCH_ROUTE = Status(404, "invalid_request_error", None)
-WRONG_METHOD = Status(405, "invalid_request_error", "method_not_supported")
+NO_SUCH_ROUTE = HttpStatus(404, "invalid_request_error", None)
+WRONG_METHOD = HttpStatus(405, "invalid_request_error", "method_not_supported")
 
 
 def error_body(error: ProtocolError) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def error_response(error: ProtocolError) -> JSONResponse:
 
 
 def routing_response(
-    status: Status, message: str, headers: Mapping[str, str] | None
+    status: HttpStatus, message: str, headers: Mapping[str, str] | None
 ) -> JSONResponse:
     """The answer to a request that no route takes."""
     return JSONResponse(_body(status, message, None), status.number, headers)
 
 
-def _body(status: Status, message: str, param: str | None) -> dict[str, Any]:
+def _body(status: HttpStatus, message: str, param: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": status.kind, "param": param, "code": status.code}}

@@ -23,7 +23,7 @@ _DRAIN_S = 60.0
 _ENV_PREFIX = "EXPERTPOOL_"
 
 
-class Engine(EngineReplica):
+class EngineDeployment(EngineReplica):
     """The class that Ray Serve constructs: an EngineReplica, from a plain dict."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ def application(
     if device == "cuda":
         actor["num_gpus"] = 1
     engine: Any = serve.deployment(
-        Engine,
+        EngineDeployment,
         name=ENGINE,
         num_replicas=1,
         max_ongoing_requests=_MAX_ONGOING,
