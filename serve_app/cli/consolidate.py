@@ -119,7 +119,7 @@ MaxKl = Annotated[
         metavar="Y",
         parser=parse_limit,
         show_default=False,
-        help="Publish nothing if a model is further from its original, in nats per token.",
+        help="Publish nothing if a model's KL to its original is higher, in nats per token.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
@@ -148,7 +148,12 @@ def consolidate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build a release from several checkpoints, and publish it."""
+    """Build a release from several checkpoints, and publish it.
+
+    Identical experts are stored once. The others become shared slots and
+    small residuals, as far as a budget asks for it. Every model is compared
+    with its original before the release is published.
+    """
     _check_sizes(expert_budget, target_kl, device_memory)
     chosen = _models(model or [], extend, remove or [])
     original = parse_checkpoint(base, hint="--base") if base else None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Releases = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RELEASE]...",
+        metavar="RELEASE",
         show_default=False,
         help="Ids of releases, beginnings of ids, or channels. "
         "Default: that of the channel stable, else the newest.",

@@ -17,7 +17,8 @@ from serve_app.cli.serving import demo, plan_memory, serve
 
 app = typer.Typer(
     name="expertpool",
-    help="Put fine-tunes of a mixture-of-experts model into one pool of experts, and serve them.",
+    help="Put fine-tunes of a mixture-of-experts model into one pool of experts, and serve them. "
+    "To see it work, run `expertpool demo`.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",

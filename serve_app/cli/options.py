@@ -8,7 +8,12 @@ from serve_app.cli.parsing import parse_limit, parse_name, parse_registry
 
 Family = Annotated[
     str,
-    typer.Option("--family", metavar="F", parser=parse_name, help="Name of the model family."),
+    typer.Option(
+        "--family",
+        metavar="F",
+        parser=parse_name,
+        help="Name of the model family: the models that share a pool.",
+    ),
 ]
 RegistryUrl = Annotated[
     str,
@@ -22,7 +27,7 @@ RegistryUrl = Annotated[
 Release = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RELEASE]",
+        metavar="RELEASE",
         show_default=False,
         help="Id of a release, the beginning of an id, or a channel. "
         "Default: that of the channel stable, else the newest.",
@@ -36,7 +41,12 @@ RequiredRelease = Annotated[
 ]
 Channel = Annotated[
     str,
-    typer.Option("--channel", metavar="C", parser=parse_name, help="Name of the channel."),
+    typer.Option(
+        "--channel",
+        metavar="C",
+        parser=parse_name,
+        help="Channel: a name that points to a release.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")
@@ -53,13 +63,16 @@ Tasks = Annotated[
         "--task",
         metavar="MODEL=FILE.jsonl",
         show_default=False,
-        help="Questions for a model: a JSON object with prompt and completion per line.",
+        help="Questions to measure a model's accuracy: JSON with prompt and completion per line.",
     ),
 ]
 Texts = Annotated[
     list[str] | None,
     typer.Option(
-        "--text", metavar="MODEL=FILE.txt", show_default=False, help="Plain text for a model."
+        "--text",
+        metavar="MODEL=FILE.txt",
+        show_default=False,
+        help="Text to measure a model's perplexity.",
     ),
 ]
 MaxAccuracyDrop = Annotated[

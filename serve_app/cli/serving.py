@@ -29,8 +29,8 @@ def plan_memory(
 ) -> None:
     """Print how serving will divide memory, or why the release does not fit.
 
-    Takes the options of `serve`, and plans exactly what `serve` allocates. If the stable channel
-    has no release yet, it plans for the newest release.
+    Takes the options of `serve`, and plans exactly what `serve` allocates.
+    If the stable channel has no release yet, it plans for the newest release.
     """
     from consolidation.release import ReleaseReader
     from serve_app.engine import memory

@@ -45,7 +45,7 @@ class EngineConfig:
         Setting(
             size,
             "BYTES",
-            "Most host memory for copies of backbones, for example 64GiB.",
+            "Most host memory for copies of backbones (weights outside the experts).",
             "room for all of them",
         ),
     ] = None

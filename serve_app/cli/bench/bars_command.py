@@ -26,8 +26,8 @@ def bars(
 ) -> None:
     """Measure every speed target and say whether this machine meets it.
 
-    Takes minutes. Uses the CPU, bfloat16 and random weights of the shape mixtral-115m, see
-    docs/benchmarks.md. The exit code is 0 even if a target is not met.
+    Takes up to 15 minutes. Uses the CPU, bfloat16 and random weights.
+    The exit code is 0 even if a target is not met. See docs/benchmarks.md.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.bars.bars import BARS, bars_result

@@ -80,8 +80,9 @@ def compare(
 ) -> None:
     """Send the same requests through several ways of serving, one after another.
 
-    They are pool, pool-unmerged, isolated, swap, separate, single and transformers. Each has the
-    whole machine during its turn, and the same memory for keys and values.
+    They are pool, pool-unmerged, isolated, swap, separate, single, transformers.
+    Each has the whole machine during its turn, and the same memory for keys
+    and values.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.arms.arm_catalogue import ARMS

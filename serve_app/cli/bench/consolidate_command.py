@@ -28,8 +28,8 @@ def consolidate(
 ) -> None:
     """Measure seconds and peak memory of each stage of consolidating random checkpoints.
 
-    Run it at two sizes to see what grows with the bytes read. Ratios to reading use processor
-    seconds, which other processes disturb less.
+    Run it at two sizes to see what grows with the bytes read.
+    Ratios to reading use processor seconds, which other processes disturb less.
     """
     from serve_app.bench.consolidate.footprint import FamilyShape, footprint
     from serve_app.bench.consolidate.footprint_terminal import terminal

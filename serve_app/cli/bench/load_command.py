@@ -109,8 +109,9 @@ def load(
 ) -> None:
     """Send requests at given times to an endpoint or an engine, even if others are unfinished.
 
-    Requests arrive by a Poisson process of --rate, or as in --trace. Waits count from a request's
-    arrival, however late it was sent; the output says how late that was.
+    Requests arrive by a Poisson process of --rate, or as in --trace.
+    Waits count from a request's arrival, however late it was sent;
+    the output says how late that was.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.load.load import measure_load

@@ -93,12 +93,11 @@ def step(
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
 ) -> None:
-    """Time steps of one engine and hold them against their floor.
+    """Time steps of one engine, and compare them with the shortest possible time.
 
-    Prefills that are longer than a step may be are left out.
-
-    The floor is the bytes that must move over the rate of copying, or the operations over the
-    rate of matrix products, both measured here: whichever takes longer.
+    That is the time for the bytes that must move at the rate of copying, or for
+    the operations at the rate of matrix products, whichever is longer.
+    Both rates are measured here. Prefills longer than a step are left out.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.step.grid import PHASES, Grid

@@ -65,9 +65,9 @@ Unmerged = Annotated[
 
 
 def on_its_device(engine: EngineConfig) -> EngineConfig:
-    """With the device that it stands for, in place of `auto`.
+    """The same configuration, with the real device in place of `auto`.
 
-    Raises: ConfigError where CUDA is wanted, and there is none.
+    Raises: ConfigError if CUDA is requested but not available.
     """
     from serve_app.engine.device.device import require_device, resolve_device
 
