@@ -14,7 +14,7 @@ from representation.architecture.attention import AttentionShape
 from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
-from representation.architecture.mixers import refuse_other_mixers
+from representation.architecture.mixers import attention_modules
 from representation.architecture.skeleton import meta_model, own_tensors, tensor_dtypes
 from representation.architecture.tracing import Axes, Trace, trace_of
 
@@ -56,12 +56,15 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     name = type(model).__name__
     modules = dict(model.named_modules())
     experts = find_experts(model)
-    refuse_other_mixers(model)
+    mixers = attention_modules(model)
     rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
     trace = trace_of(model, config, rotaries, owners)
+    for path in mixers:
+        if path not in trace.attentions:
+            raise Unservable(f"{name}: {path} does not call attention")
     whole = {p: m for p, m in modules.items() if p in owners or p in trace.readers}
     units = _units(name, whole, trace)
     dtypes = tensor_dtypes(model, dtype)

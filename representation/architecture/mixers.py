@@ -16,11 +16,12 @@ from representation.architecture.errors import Unservable
 CACHE_ARGUMENTS = frozenset({"past_key_values", "past_key_value", "cache_params", "layer_past"})
 
 
-def refuse_other_mixers(skeleton: nn.Module) -> None:
-    """Every token mixer must be attention that is called through `AttentionInterface`.
+def attention_modules(skeleton: nn.Module) -> list[str]:
+    """The token mixers by qualified name, in order of layers. Each must be attention.
 
-    A mixer is an innermost module that receives the cache. There must be one per decoder layer, and
-    nothing else may keep state between tokens (convolutions, indexers of sparse attention).
+    A mixer is an innermost module that receives the cache. There must be one per decoder layer,
+    called through `AttentionInterface`, and nothing else may keep state between tokens
+    (convolutions, indexers of sparse attention).
     Raises: Unservable.
     """
     num_layers = int(cast(Any, skeleton).config.num_hidden_layers)
@@ -43,6 +44,7 @@ def refuse_other_mixers(skeleton: nn.Module) -> None:
             f"{len(mixers)} attention modules in {len(layers)} of {num_layers} "
             "layers; exactly one in each can be served"
         )
+    return [name for name, _ in mixers]
 
 
 def _mixers(skeleton: nn.Module) -> Iterator[tuple[str, nn.Module]]:

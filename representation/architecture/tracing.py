@@ -172,9 +172,23 @@ def _traced_attention(
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 
-def _traced_experts(_: nn.Module, hidden: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
-    """Stands in for the experts in a run without data."""
-    return torch.empty_like(hidden)
+def _traced_experts(
+    experts: nn.Module,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """Stands in for the experts in a run without data.
+
+    hidden_states: (T, H)   top_k_index, top_k_weights: (T, K)  ->  (T, H)
+    """
+    if hidden_states.dim() != 2 or not top_k_index.dim() == top_k_weights.dim() == 2:
+        given = (hidden_states, top_k_index, top_k_weights)
+        raise Unservable(
+            f"{type(experts).__name__} gets tensors of {[x.dim() for x in given]} dimensions; "
+            "each must have one row per token and no other dimension but its own"
+        )
+    return torch.empty_like(hidden_states)
 
 
 AttentionInterface.register(TRACING, _traced_attention)
@@ -206,7 +220,9 @@ def trace_of(
                 use_cache=False,
                 logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),
             )
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except Unservable:
+        raise
+    except Exception as error:  # a model's code may raise anything where there is no data
         raise Unservable(f"{name}: its forward cannot be traced: {error}") from error
     finally:
         for module in rotaries.values():
@@ -254,7 +270,7 @@ def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> n
     try:
         with torch.device("cpu"):
             return kind(config)
-    except (TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # transformers raises many classes for configs that lack a field
         raise Unservable(f"{model}: {path} cannot be made from a config alone: {error}") from error
 
 

@@ -151,12 +151,14 @@ class PoolLayer:
 
 
 def _experts_forward(
-    experts: Any, hidden: torch.Tensor, *args: torch.Tensor, **kwargs: torch.Tensor
+    experts: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
 ) -> torch.Tensor:
     """The experts interface's function: the module's pool does the work."""
-    index, weights = [*args, *kwargs.values()]
     layer: PoolLayer = experts.pool_layer
-    return layer.forward(experts, hidden, index, weights)
+    return layer.forward(experts, hidden_states, top_k_index, top_k_weights)
 
 
 ALL_EXPERTS_FUNCTIONS.register(EXPERTS, _experts_forward)

@@ -112,6 +112,30 @@ class MaskedAttention(mixtral.MixtralAttention):
         return super().forward(hidden_states, **kwargs)
 
 
+class SilentAttention(mixtral.MixtralAttention):
+    def forward(self, hidden_states: Any, past_key_values: Any = None, **_: Any) -> Any:
+        """Speaks of ALL_ATTENTION_FUNCTIONS and calls none."""
+        return self.o_proj(self.q_proj(hidden_states)), None
+
+
+class BatchedExperts(mixtral.MixtralSparseMoeBlock):
+    """Hands its experts a batch of sequences, where a row per token is due."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.experts.register_forward_pre_hook(lambda _, args: tuple(x[None] for x in args))
+
+
+class ScalingExperts(mixtral.MixtralSparseMoeBlock):
+    """Hands its experts an argument that the interface does not know."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.experts.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, kwargs | {"scale": 2.0}), with_kwargs=True
+        )
+
+
 class LookingRouter(mixtral.MixtralTopKRouter):
     """Does what depends on the data."""
 
@@ -138,6 +162,8 @@ MADE_UP: dict[str, tuple[str, Any]] = {
     "weights of a module that is not called": ("MixtralDecoderLayer", UncalledNorm),
     "a module that does not map tokens to tokens": ("MixtralDecoderLayer", MeanLayer),
     "an unknown keyword for attention": ("MixtralAttention", BiasedAttention),
+    "a mixer that calls no attention": ("MixtralAttention", SilentAttention),
+    "experts that get more than rows": ("MixtralSparseMoeBlock", BatchedExperts),
     "a mask of its own": ("MixtralAttention", MaskedAttention),
     "a mask that is not causal": (
         "create_causal_mask",

@@ -28,7 +28,7 @@ from serve_app.engine.attention.paged import ATTENTION
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import Unsupported
-from tests.representation.architecture.made_up import MADE_UP
+from tests.representation.architecture.made_up import MADE_UP, ScalingExperts
 from tests.support.checkpoints import tiny_config
 
 MIXTRAL: dict[str, Any] = tiny_config("mixtral").to_dict()
@@ -110,6 +110,11 @@ def test_attention_at_serving_refuses_a_keyword_that_it_does_not_know() -> None:
     x = torch.zeros(1, 2, 3, 4)
     with pytest.raises(Unsupported, match="Linear calls attention with 'alibi', 'position_bias'"):
         attend(torch.nn.Linear(1, 1), x, x, x, None, position_bias=x, alibi=0, use_cache=False)
+
+
+def test_an_argument_that_experts_do_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_mixtral, "MixtralSparseMoeBlock", ScalingExperts)
+    assert "unexpected keyword argument 'scale'" in str(words_of(MIXTRAL))
 
 
 @pytest.mark.parametrize("keyword", sorted(IGNORED))
