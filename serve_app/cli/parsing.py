@@ -8,7 +8,7 @@ from typing import TypeVar
 import typer
 
 from representation.names import NAME_RULE, valid_name
-from serve_app.engine.settings import size
+from serve_app.engine.settings import num_bytes
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:
     return parse
 
 
-parse_size = parser_of(size)
+parse_size = parser_of(num_bytes)
 
 
 def parse_port(value: str | int) -> int:

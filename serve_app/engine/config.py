@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, get_type_hints
 
-from serve_app.engine.settings import Setting, count, one_of, seconds, size, switch
+from serve_app.engine.settings import Setting, count, num_bytes, one_of, seconds, switch
 from serve_app.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class EngineConfig:
     device_memory: Annotated[
         int | None,
         Setting(
-            size,
+            num_bytes,
             "BYTES",
             "Most device memory to use, for example 24GiB or 500MB.",
             "90 % of the free memory on CUDA, no limit on the CPU",
@@ -43,7 +43,7 @@ class EngineConfig:
     host_memory: Annotated[
         int | None,
         Setting(
-            size,
+            num_bytes,
             "BYTES",
             "Most host memory for copies of backbones (weights outside the experts).",
             "room for all of them",

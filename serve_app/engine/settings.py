@@ -29,22 +29,22 @@ class Setting:
     unset: str = ""
 
 
-def size(value: object) -> int:
+def num_bytes(value: object) -> int:
     """Bytes: a number, alone or with a unit (`24GiB`, `500MB`, `8g`; G is GiB, GB is 10^9).
 
     Raises: ValueError if it is not such a number, or is less than one byte.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        num_bytes = value
+        number = value
     else:
         match = _SIZE.fullmatch(str(value).strip())
         if match is None:
             raise ValueError(f"{value!r} is not a size: give bytes, or 24GiB, 500MB, …")
         base = 1000 if (match[3] or "").lower() == "b" else 1024
-        num_bytes = int(float(match[1]) * base ** _POWERS.get((match[2] or "").lower(), 0))
-    if num_bytes < 1:
+        number = int(float(match[1]) * base ** _POWERS.get((match[2] or "").lower(), 0))
+    if number < 1:
         raise ValueError(f"{value!r} is not more than 0 bytes")
-    return num_bytes
+    return number
 
 
 def count(value: object) -> int:
