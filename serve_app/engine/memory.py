@@ -120,18 +120,71 @@ class MemoryPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What a release asks for, before it is known how much there is.
+
+    pool: bytes.   captures: bytes, at most.   least_blocks: of keys and values, without which the
+    engine does not start; useful_blocks: the most that it could use.
+    """
+
+    shelves: tuple[ShelfRows, ...]
+    pool: int
+    unit: UnitBytes
+    stacks: StackNeeds
+    captures: int
+    num_backbones: int
+    most_places: int
+    least_blocks: int
+    useful_blocks: int
+
+
 @as_unsupported()
 def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     """How a device's memory will be spent on a release.
 
-    Without a limit there is room for every backbone and for 1 GiB of keys and values; on CUDA
-    there is one. What is bounded is what is allocated here: the CUDA driver takes some hundred MB
-    beside it.
+    If memory has no limit, as on the CPU unless one is set, there is room for every backbone and
+    for 1 GiB of keys and values. The limit is for what is allocated here: the CUDA driver takes
+    some hundred MB more.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     device = torch.device(resolve_device(config.device))
     device_memory = _device_memory(config, device)
     dtype = resolve_dtype(config.dtype, source.dtype)
+    demand = _demand(source, config, device, dtype)
+    unit, stacks = demand.unit, demand.stacks
+    places, blocks, captures = _shares(demand, device_memory)
+    workspace = unit.step + math.ceil(unit.step_per_block * blocks)
+    kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
+    backbones = stacks.num_bytes(places)
+    used = demand.pool + backbones + kv + unit.attention + captures + workspace
+    return MemoryPlan(
+        pool_bytes=demand.pool,
+        backbones_bytes=backbones,
+        kv_bytes=kv,
+        attention_bytes=unit.attention,
+        captures_bytes=captures,
+        workspace_bytes=workspace,
+        spare_bytes=0 if device_memory is None else device_memory - used,
+        place_bytes=unit.place,
+        num_places=places,
+        num_backbones=demand.num_backbones,
+        backbone_rows=stacks.rows(places),
+        shelves=demand.shelves,
+        num_blocks=blocks,
+        block_size=BLOCK_SIZE,
+        dtype=str(dtype).removeprefix("torch."),
+        device_memory=device_memory,
+        captured=unit.captured,
+        copy_bytes=unit.copy,
+        host_memory=config.host_memory,
+    )
+
+
+def _demand(
+    source: ReleaseSource, config: EngineConfig, device: torch.device, dtype: torch.dtype
+) -> _Demand:
+    """Raises: Unsupported; ConfigError where host memory has no room for one copy."""
     anatomy = study(config_of(widest(source.models)), dtype)
     longest = max(context_length(model.config) for model in source.models.values())
     shapes = layer_shapes(anatomy)
@@ -145,41 +198,18 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     captures = 0
     if config.cuda_graphs and device.type != "cpu":
         captures = unit.captured.of_all(config.max_sequences, -(-longest // BLOCK_SIZE))
-    stacks = stack_needs(anatomy, source.models.values())
     num_backbones = len({backbone_key(model) for model in source.models.values()})
-    most_places = min(num_backbones, config.num_places or num_backbones)
-    least, useful = _fewest_and_most_blocks(longest, config)
-    if device_memory is None:
-        places = most_places
-        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
-    else:
-        places, blocks, captures = _shares(
-            pool, captures, unit, stacks, most_places, least, useful, device_memory
-        )
-    workspace = unit.step + math.ceil(unit.step_per_block * blocks)
-    kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
-    backbones = stacks.num_bytes(places)
-    used = pool + backbones + kv + unit.attention + captures + workspace
-    return MemoryPlan(
-        pool_bytes=pool,
-        backbones_bytes=backbones,
-        kv_bytes=kv,
-        attention_bytes=unit.attention,
-        captures_bytes=captures,
-        workspace_bytes=workspace,
-        spare_bytes=0 if device_memory is None else device_memory - used,
-        place_bytes=unit.place,
-        num_places=places,
-        num_backbones=num_backbones,
-        backbone_rows=stacks.rows(places),
-        shelves=shelves,
-        num_blocks=blocks,
-        block_size=BLOCK_SIZE,
-        dtype=str(dtype).removeprefix("torch."),
-        device_memory=device_memory,
-        captured=unit.captured,
-        copy_bytes=unit.copy,
-        host_memory=config.host_memory,
+    least, useful = _least_and_useful_blocks(longest, config)
+    return _Demand(
+        shelves,
+        pool,
+        unit,
+        stack_needs(anatomy, source.models.values()),
+        captures,
+        num_backbones,
+        most_places=min(num_backbones, config.num_places or num_backbones),
+        least_blocks=least,
+        useful_blocks=useful,
     )
 
 
@@ -243,46 +273,46 @@ def _least_blocks(longest: int) -> int:
     return -(-min(longest, MIN_KV_TOKENS) // BLOCK_SIZE)
 
 
-def _fewest_and_most_blocks(longest: int, config: EngineConfig) -> tuple[int, int]:
-    """KV blocks without which the engine does not start, and those that it could use."""
+def _least_and_useful_blocks(longest: int, config: EngineConfig) -> tuple[int, int]:
+    """See `_Demand`. longest: context, in tokens."""
     if config.kv_tokens is not None:
         blocks = -(-config.kv_tokens // BLOCK_SIZE)
         return blocks, blocks
     return _least_blocks(longest), -(-longest * config.max_sequences // BLOCK_SIZE)
 
 
-def _shares(
-    pool: int,
-    captures: int,
-    unit: UnitBytes,
-    stacks: StackNeeds,
-    most_places: int,
-    least: int,
-    useful: int,
-    device_memory: int,
-) -> tuple[int, int, int]:
-    """Places, KV blocks and bytes for captures within a budget.
+def _shares(demand: _Demand, device_memory: int | None) -> tuple[int, int, int]:
+    """Places, KV blocks and bytes for captures within a budget; None: there is none.
 
     First the least of places and blocks, then captures, then places, then KV.
     """
-    per_block = unit.block + unit.step_per_block
-    fixed = pool + unit.attention + unit.step
-    floor = fixed + unit.place + unit.block + math.ceil(least * per_block)
-    if floor > device_memory:
-        raise DoesNotFit(
-            f"the release needs at least {floor:,} bytes: pool {pool:,}, one backbone "
-            f"{unit.place:,}, keys and values {(least + 1) * unit.block:,}, kernels of attention "
-            f"{unit.attention:,}, workspace "
-            f"{unit.step + math.ceil(least * unit.step_per_block):,}; the device memory is "
-            f"{device_memory:,} bytes",
-            needed=floor,
-            available=device_memory,
-        )
-    rest = device_memory - floor
-    captures = min(captures, int(rest * CAPTURES_SHARE))
+    unit, stacks = demand.unit, demand.stacks
+    least, useful = demand.least_blocks, demand.useful_blocks
+    if device_memory is None:
+        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
+        return demand.most_places, blocks, demand.captures
+    rest = device_memory - _floor(demand, device_memory)
+    captures = min(demand.captures, int(rest * CAPTURES_SHARE))
     rest -= captures
+    per_block = unit.block + unit.step_per_block
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
-    places = stacks.most_places(most_places, unit.place + rest - wanted_kv)
+    places = stacks.most_places(demand.most_places, unit.place + rest - wanted_kv)
     rest -= stacks.num_bytes(places) - unit.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
     return places, least + more, captures
+
+
+def _floor(demand: _Demand, device_memory: int) -> int:
+    """Bytes without which the engine does not start. Raises: DoesNotFit where there are fewer."""
+    unit, least = demand.unit, demand.least_blocks
+    kv, workspace = (least + 1) * unit.block, unit.step + math.ceil(least * unit.step_per_block)
+    floor = demand.pool + unit.place + kv + unit.attention + workspace
+    if floor > device_memory:
+        raise DoesNotFit(
+            f"the release needs at least {floor:,} bytes: pool {demand.pool:,}, one backbone "
+            f"{unit.place:,}, keys and values {kv:,}, kernels of attention {unit.attention:,}, "
+            f"workspace {workspace:,}; the device memory is {device_memory:,} bytes",
+            needed=floor,
+            available=device_memory,
+        )
+    return floor
