@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consolidation.release import Part, Registry
+from consolidation.release import SCHEMA_VERSION, Part, Registry
 from consolidation.release.manifest import release_id
 
 Call = Callable[..., tuple[int, str, str]]
@@ -134,9 +134,10 @@ def test_an_altered_manifest_is_a_failure_that_names_the_file(
 def test_a_release_of_a_newer_program_is_refused(
     command: str, call: Call, registry: Registry
 ) -> None:
-    data = b'{"schema_version":3}'
+    newer = SCHEMA_VERSION + 1
+    data = b'{"schema_version":%d}' % newer
     release = release_id(data)
     registry.storage.write(f"releases/{release}/manifest.json", data)
     code, out, err = call(command, release)
     assert (code, out) == (2, "")
-    assert "schema_version 3" in err
+    assert f"schema_version {newer}" in err
