@@ -4,7 +4,6 @@ Knows no requests: those that a failed load costs are only reported.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,16 +16,15 @@ from serve_app.engine.loading.loader import (
     BackboneToRead,
     Loader,
     PartsLoaded,
-    Report,
 )
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
+from serve_app.engine.loading.stagings import OnDone, Stagings
 from serve_app.engine.memory import MemoryPlan
-from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
-from serve_app.errors import EngineError, LoadFailed
+from serve_app.errors import EngineError
 from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.scheduler import Scheduler
 
@@ -39,16 +37,6 @@ class Lost:
 
     request: str
     error: EngineError
-
-
-@dataclass(slots=True)
-class _Staging:
-    """A release that is being loaded. due: the reports that it waits for, and of what."""
-
-    source: ReleaseSource
-    backbones: dict[str, BackboneToRead]
-    due: set[tuple[type, str]]
-    error: EngineError | None = None
 
 
 class Supply:
@@ -78,11 +66,8 @@ class Supply:
         self._room = Room(packed, releases, self._placing, memory)
         self._counters = counters
         self._loader = Loader(packed, on_loaded)
-        self._on_done: dict[str, Callable[[EngineError | None], None]] = {}
-        self._staging: _Staging | None = None
-        self._is_making_room = False
+        self._stagings = Stagings(releases, self._room, self._loader)
         self._host = HeldBackbones(packed, memory.host_memory)
-        self._awaiting: deque[ReleaseSource] = deque()
         self._held_loads: list[BackboneCopy] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
         self._orphans: set[str] = set()
@@ -90,7 +75,7 @@ class Supply:
     @property
     def is_staging(self) -> bool:
         """Whether a release is being loaded."""
-        return bool(self._on_done)
+        return bool(self._stagings)
 
     @property
     def host_bytes(self) -> int:
@@ -109,18 +94,15 @@ class Supply:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
         self._room.require_alone(source)
 
-    def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
+    def stage(self, source: ReleaseSource, on_done: OnDone) -> None:
         """Begin loading a release's parts and backbones. `on_done`: as of `Engine.stage`."""
-        try:
-            if source.id in self._releases or source.id in self._on_done:
-                raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
-            self._releases.check_shape(source)
-        except EngineError as error:
-            on_done(error)
-            return
-        self._on_done[source.id] = on_done
-        self._awaiting.append(source)
+        self._stagings.add(source, on_done)
         self.begin_stagings()
+
+    def begin_stagings(self) -> None:
+        """Begin loading releases that need wait no longer."""
+        while self._stagings.begin_next():
+            self._fetch()
 
     def retire(self, release: str, on_done: Callable[[], None]) -> None:
         """Take no new requests for a release; free it when its last sequence has ended.
@@ -137,15 +119,11 @@ class Supply:
             match report:
                 case PartsLoaded():
                     self._counters.staging_seconds += report.seconds
-                    self._note_staged(report, report.source.id)
                 case BackboneHeld():
                     self._host.note(report.backbone, report.held)
-                    self._note_staged(report, report.backbone)
-                case BackboneChecked():
-                    self._note_staged(report, report.backbone)
                 case BackboneLoaded():
                     yield from self._note_backbone(report)
-                    self._note_staged(report, report.backbone)
+            self._orphans.update(self._stagings.note(report))
             self._let_go()
 
     def begin_loads(self, loads: tuple[BackboneCopy, ...]) -> bool:
@@ -156,7 +134,7 @@ class Supply:
         self._held_loads += loads
         for load in loads:  # what was there is needed no more
             self._placing.clear(load.place)
-        if self._is_making_room or not self._held_loads:
+        if self._stagings.is_making_room or not self._held_loads:
             return False
         begun, self._held_loads = self._held_loads, []
         sources = self._to_read()
@@ -205,7 +183,7 @@ class Supply:
 
     def check(self) -> None:
         """Assert that rows, places and host copies are counted as they are used."""
-        self._releases.check(None if self._staging is None else self._staging.source)
+        self._releases.check(self._stagings.source)
         self._placing.check()
         self._host.check()
 
@@ -213,33 +191,7 @@ class Supply:
         """Stop loading."""
         self._loader.close()
 
-    def begin_stagings(self) -> None:
-        """Begin loading releases, one after another, in the order in which they were asked for.
-
-        Growing replaces tensors that a load may be writing. So a release that needs more room
-        waits for the loads that are under way, and new loads wait for it; the steps wait for none.
-        """
-        while self._awaiting and self._staging is None:
-            source = self._awaiting[0]
-            self._is_making_room = bool(self._loader.num_writing) and self._room.must_move(source)
-            if self._is_making_room:
-                return
-            self._awaiting.popleft()
-            try:
-                self._room.make(source)
-                parts = self._releases.take_rows(source)
-            except EngineError as error:
-                self._on_done.pop(source.id)(error)
-                continue
-            backbones = {
-                backbone_key(model): BackboneToRead(backbone_key(model), source, name)
-                for name, model in source.models.items()
-            }
-            self._staging = _Staging(source, backbones, {(PartsLoaded, source.id)})
-            self._loader.load_parts(source, parts)
-            self._fetch(self._staging)
-
-    def _fetch(self, staging: _Staging) -> None:
+    def _fetch(self) -> None:
         """Begin reading the backbones that a release brings, and all that need a host copy now.
 
         No copy is dropped for one that nobody has asked for yet.
@@ -255,12 +207,13 @@ class Supply:
             if backbone in self._host:
                 continue
             if self._host.has_room and self._host.make_room(backbone):
-                staging.due.add((BackboneHeld, backbone))
+                self._stagings.wait_for(BackboneHeld, backbone)
                 self._loader.hold_backbone(wanted)
             elif backbone not in there:
-                staging.due.add((BackboneChecked, backbone))
+                self._stagings.wait_for(BackboneChecked, backbone)
                 self._loader.check_backbone(wanted)
-        staging.due |= {(BackboneLoaded, backbone) for backbone in fetched}
+        for backbone in fetched:
+            self._stagings.wait_for(BackboneLoaded, backbone)
         self.begin_loads(tuple(fetched.values()))
 
     def _to_read(self) -> dict[str, BackboneToRead]:
@@ -269,28 +222,11 @@ class Supply:
             backbone: BackboneToRead(backbone, source, model)
             for backbone, (source, model) in self._releases.backbones().items()
         }
-        return found if self._staging is None else {**self._staging.backbones, **found}
+        return {**self._stagings.backbones, **found}
 
     @property
     def _has_places_for_all(self) -> bool:
         return len(self._to_read()) <= self._scheduler.places.num_places
-
-    def _note_staged(self, report: Report, of: str) -> None:
-        """One report less that the release which is being loaded waits for, if it is one."""
-        staging = self._staging
-        if staging is None or (type(report), of) not in staging.due:
-            return
-        staging.due.discard((type(report), of))
-        staging.error = staging.error or report.error
-        if staging.due:
-            return
-        self._staging = None
-        if staging.error is None:
-            self._releases.register(staging.source)
-        else:
-            self._releases.give_back_rows(staging.source)
-            self._orphans |= staging.backbones.keys()
-        self._on_done.pop(staging.source.id)(staging.error)
 
     def _note_backbone(self, report: BackboneLoaded) -> Iterator[Lost]:
         self._packed.arrivals.settle(report.place)
