@@ -17,7 +17,7 @@ help: ## list the targets
 install: $(STAMP) ## make .venv with everything in it, .venv/bin/expertpool too
 
 # torch first and by itself: what it brings is then already there when the rest is resolved.
-$(STAMP): pyproject.toml constraints.txt $(wildcard serve_app/engine/device/native/*.[ch])
+$(STAMP): pyproject.toml constraints.txt $(wildcard serve_app/engine/device/native/c/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -11,7 +11,7 @@ import torch
 logger = logging.getLogger(__name__)
 NAME = "serve_app.engine.device.native._compiled"
 NEEDS = ("avx2", "fma3")
-INTERFACE = 1
+INTERFACE = 2
 """Version of the functions, see crew.h. Code of another version would read what is not there."""
 
 

@@ -1,29 +1,18 @@
 /* Products with bfloat16 matrices, on x86 CPUs with AVX2. products.py calls it.
 
    torch computes such products as dot products of bfloat16 where there is no AVX-512: their time
-   grows with the rows. Here tiles of a few rows by a few lines of the matrix are converted to
-   float32 in registers and summed there, as many sums as registers hold (after K. Goto, R. van de
-   Geijn, Anatomy of high-performance matrix multiplication, 2008; nothing is packed, as operands
-   of 16 bits are small and are read along the columns on both sides).
+   grows with the rows. Here they are made of tiles: see lines.h. Every number is summed in one
+   order, whatever other rows there are and however many threads. */
 
-   Every number is summed in one order, whatever other rows there are and however many threads. */
-
-#include "bfloat16.h"
 #include "crew.h"
+#include "lines.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#define LINES 4      /* outputs of a tile */
-#define MOST 3       /* rows of a tile: with four lines twelve sums, of sixteen registers */
 #define BLOCK 96     /* rows that all lines of a piece meet before others: L2 holds them */
-#define AHEAD 8      /* lines of the matrix that are fetched ahead */
-#define FETCH 32     /* numbers in a cache line */
 #define READING 3    /* rows that take as long as reading the matrix from memory does */
 #define PIECES 4     /* pieces of work for each thread */
 #define LEAST 200000 /* products of numbers that are worth a piece */
-
-/* Unrolled, so that sums stay in registers. */
-#define EACH(index, num) _Pragma("GCC unroll 8") for (int index = 0; index < (num); index++)
 
 typedef struct {
     const uint16_t *lines; /* of the matrix */
@@ -37,62 +26,18 @@ typedef struct {
     int64_t out_stride; /* from row to row */
 } Tile;
 
-/* Two of PAIR columns to each lane, first those of even number. The order of sums depends on this
-   alone, and both operands are taken apart the same way. */
-INLINE void add_products(__m256 sums[MOST][LINES], int num_rows,
-                         const uint16_t *const lines[LINES], const uint16_t *const rows[MOST],
-                         int64_t column) {
-    __m256 row[MOST];
-    EACH(r, num_rows) row[r] = widened_even(rows[r] + column);
-    EACH(l, LINES) {
-        __m256 line = widened_even(lines[l] + column);
-        EACH(r, num_rows) add_product(&sums[r][l], line, row[r]);
-    }
-    EACH(r, num_rows) row[r] = widened_odd(rows[r] + column);
-    EACH(l, LINES) {
-        __m256 line = widened_odd(lines[l] + column);
-        EACH(r, num_rows) add_product(&sums[r][l], line, row[r]);
-    }
-}
-
-static inline const uint16_t *padded(uint16_t *room, const uint16_t *numbers, int64_t num) {
-    return memcpy(room, numbers, (size_t)num * sizeof *numbers);
-}
-
 INLINE void tile(const Tile *own, int num_rows) {
-    const uint16_t *lines[LINES], *rows[MOST];
-    /* Where lines are fewer the last one is computed again, and not kept. */
-    EACH(l, LINES)
-        lines[l] = own->lines + (l < own->num_lines ? l : own->num_lines - 1) * own->line_stride;
+    const uint16_t *rows[MOST];
+    __m128 sums[MOST];
     EACH(r, num_rows) rows[r] = own->x + r * own->x_stride;
-
-    __m256 sums[MOST][LINES];
-    EACH(r, num_rows)
-        EACH(l, LINES) sums[r][l] = _mm256_setzero_ps();
-    const uint16_t *next = own->lines + AHEAD * own->line_stride;
-    int64_t rest = own->num_columns % PAIR, end = own->num_columns - rest;
-    uint16_t room[LINES + MOST][PAIR];
-    for (;;) {
-        for (int64_t column = 0; column < end; column += PAIR) {
-            for (int i = 0; i < PAIR * LINES; i += FETCH)
-                _mm_prefetch((const char *)(next + LINES * column + i), _MM_HINT_T1);
-            add_products(sums, num_rows, lines, rows, column);
-        }
-        if (!rest) break;
-        /* Once more, with zeros behind the last columns. */
-        memset(room, 0, sizeof room);
-        EACH(l, LINES) lines[l] = padded(room[l], lines[l] + end, rest);
-        EACH(r, num_rows) rows[r] = padded(room[LINES + r], rows[r] + end, rest);
-        end = PAIR;
-        rest = 0;
-    }
-
+    sums_of_lines(own->lines, own->line_stride, own->num_lines, rows, num_rows, own->num_columns,
+                  sums);
     size_t num_bytes = (size_t)own->num_lines * sizeof *own->out;
     uint16_t four[LINES] = {0};
     if (own->bias) memcpy(four, own->bias, num_bytes);
     __m128 bias = widened_four(four);
     EACH(r, num_rows) {
-        rounded_four(_mm_add_ps(totals(sums[r]), bias), four);
+        rounded_four(_mm_add_ps(sums[r], bias), four);
         memcpy(own->out + r * own->out_stride, four, num_bytes);
     }
 }

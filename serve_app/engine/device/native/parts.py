@@ -1,0 +1,231 @@
+"""Linear layers of experts that are sums of parts, by compiled code. Knows no format's name."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.device.native.library import Native
+
+GROUP = 128
+"""Columns that share a scale: of `planes.h`."""
+MOST_PLANES = 4
+VNNI = ("avx512_vl", "avx512_vnni")
+
+_Number, _Pointer = ctypes.c_int64, ctypes.c_void_p
+_DENSE, _PLANES, _FACTORS, _CHANGES = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Some bits of every code. codes: (P, O, ceil(I * width / 8)) uint8   width: 1, 2, 4 or 8"""
+
+    codes: torch.Tensor
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """Packed matrices. scales: (P, O, ceil(I / GROUP)) bfloat16
+
+    planes: the most significant first.   fine_bits: the upper bits that x meets in 15 bits; in 8
+    it meets the planes below them.
+    """
+
+    planes: Sequence[Plane]
+    scales: torch.Tensor
+    fine_bits: int
+
+    @property
+    def bits(self) -> int:
+        return sum(plane.width for plane in self.planes)
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Whole matrices. matrices: (P, O, I) bfloat16"""
+
+    matrices: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Products of two. left: (P, r, O) bfloat16, column by column   right: (P, r, I) bfloat16"""
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Whole matrices with new values in some places. bases: (…) int64, of each entry: which matrix
+
+    matrices: (Q, O, I) bfloat16   starts: (P, O + 1) int32   values: (P, n) bfloat16
+    gaps: (P, n) uint8, or None   bits: (P, O, ceil(I / 8)) uint8, or None
+    See `representation.formats.sparse`, whose tensors these are.
+    """
+
+    matrices: torch.Tensor
+    bases: torch.Tensor
+    starts: torch.Tensor
+    values: torch.Tensor
+    gaps: torch.Tensor | None
+    bits: torch.Tensor | None
+
+
+Matrix = Planes | Dense | Factors | Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One matrix of P parts. All tensors are contiguous.
+
+    rows: (…) int64, of each entry: which part, or -1   bias: (P, O) bfloat16 or float32
+    """
+
+    rows: torch.Tensor
+    matrix: Matrix
+    bias: torch.Tensor | None = None
+
+
+class _Plane(ctypes.Structure):
+    _fields_ = (
+        ("codes", _Pointer),
+        ("width", _Number),
+        ("shift", _Number),
+        ("is_fine", _Number),
+    )
+
+
+class _Shelf(ctypes.Structure):
+    """`Shelf` of `parts.c`, field by field."""
+
+    _fields_ = (
+        ("kind", _Number),
+        ("map", _Pointer),
+        ("num_parts", _Number),
+        ("matrix", _Pointer),
+        ("left", _Pointer),
+        ("rank", _Number),
+        ("planes", _Plane * MOST_PLANES),
+        ("num_planes", _Number),
+        ("scales", _Pointer),
+        ("bases", _Pointer),
+        ("starts", _Pointer),
+        ("gaps", _Pointer),
+        ("bits", _Pointer),
+        ("values", _Pointer),
+        ("room", _Number),
+        ("bias", _Pointer),
+        ("wide_bias", _Pointer),
+    )
+
+
+class _Call(ctypes.Structure):
+    """`Call` of `parts.c`, field by field."""
+
+    _fields_ = (
+        ("shelves", _Pointer),
+        ("num_shelves", _Number),
+        ("entries", _Pointer),
+        ("num_pairs", _Number),
+        ("pairs_of_row", _Number),
+        ("x", _Pointer),
+        ("num_columns", _Number),
+        ("num_outputs", _Number),
+        ("out", _Pointer),
+        ("scratch", _Pointer),
+        ("num_threads", _Number),
+        ("has_vnni", _Number),
+    )
+
+
+class Laid:
+    """Shelves as the code reads them. Holds their tensors, which must stay where they are."""
+
+    def __init__(self, shelves: Sequence[Shelf]) -> None:
+        self.shelves = shelves
+        self.array = (_Shelf * len(shelves))(*map(_laid, shelves))
+
+
+class Parts:
+    """The code of `parts.c`. Not for several threads at once: it has one scratch."""
+
+    def __init__(self, native: Native, *, vnni: bool | None = None) -> None:
+        """vnni: whether to use those instructions; None: where there are any."""
+        capabilities = torch.cpu.get_capabilities()
+        self._has_vnni = all(map(capabilities.get, VNNI)) if vnni is None else vnni
+        self._num_threads = native.num_threads
+        self._call = native.library.expertpool_parts
+        self._call.restype, self._call.argtypes = None, [_Pointer]
+        self._scratch_size = native.library.expertpool_parts_scratch
+        self._scratch_size.restype, self._scratch_size.argtypes = _Number, [_Pointer]
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def multiply(
+        self, laid: Laid, entries: torch.Tensor, x: torch.Tensor, num_outputs: int
+    ) -> torch.Tensor:
+        """Each pair of a row and an expert: the row times the sum of the expert's parts.
+
+        entries: (n,) int64, of each pair: where its parts are found in the shelves' rows
+        x: (m, I) bfloat16, contiguous; n / m pairs follow one another for each row
+        ->  (n, O) bfloat16, summed in float32 and rounded once
+        A pair's numbers do not depend on what other pairs there are, nor on the threads.
+        """
+        num_pairs, num_rows = entries.shape[0], x.shape[0]
+        out = x.new_empty((num_pairs, num_outputs))
+        call = _Call(
+            ctypes.addressof(laid.array),
+            len(laid.shelves),
+            entries.data_ptr(),
+            num_pairs,
+            num_pairs // max(1, num_rows),
+            x.data_ptr(),
+            x.shape[1],
+            num_outputs,
+            out.data_ptr(),
+            None,
+            self._num_threads,
+            self._has_vnni,
+        )
+        if num_pairs == 0:
+            return out
+        needed = self._scratch_size(ctypes.addressof(call))
+        if needed > len(self._scratch):
+            self._scratch = torch.empty(needed, dtype=torch.uint8)
+        call.scratch = self._scratch.data_ptr()
+        self._call(ctypes.addressof(call))
+        return out
+
+
+def _laid(shelf: Shelf) -> _Shelf:
+    laid = _Shelf(map=shelf.rows.data_ptr())
+    if shelf.bias is not None:
+        wide = shelf.bias.dtype == torch.float32
+        setattr(laid, "wide_bias" if wide else "bias", shelf.bias.data_ptr())
+    match shelf.matrix:
+        case Dense(matrices):
+            laid.kind, laid.num_parts = _DENSE, matrices.shape[0]
+            laid.matrix = matrices.data_ptr()
+        case Factors(left, right):
+            laid.kind, laid.num_parts = _FACTORS, left.shape[0]
+            laid.rank = left.shape[1]
+            laid.left, laid.matrix = left.data_ptr(), right.data_ptr()
+        case Changes(matrices, bases, starts, values, gaps, bits):
+            laid.kind, laid.num_parts = _CHANGES, starts.shape[0]
+            laid.matrix, laid.bases = matrices.data_ptr(), bases.data_ptr()
+            laid.starts, laid.values = starts.data_ptr(), values.data_ptr()
+            laid.room = values.shape[1]
+            laid.gaps = None if gaps is None else gaps.data_ptr()
+            laid.bits = None if bits is None else bits.data_ptr()
+        case Planes(planes, scales):
+            laid.kind, laid.num_parts = _PLANES, scales.shape[0]
+            laid.scales, laid.num_planes = scales.data_ptr(), len(planes)
+            above = 0
+            for place, plane in enumerate(planes):
+                is_fine, shift = above < shelf.matrix.fine_bits, shelf.matrix.bits - above
+                above += plane.width
+                own = _Plane(plane.codes.data_ptr(), plane.width, shift - plane.width, is_fine)
+                laid.planes[place] = own
+    return laid
