@@ -113,7 +113,11 @@ class Engine:
         device = torch.device(resolve_device(config.device))
         memory = plan_memory(source, config)
         packed = PackedModel(
-            widest(source.models), memory.sizes, dtype=DTYPES[memory.dtype], device=device
+            widest(source.models),
+            memory.sizes,
+            dtype=DTYPES[memory.dtype],
+            device=device,
+            uses_int8=config.int8_activations,
         )
         return cls(
             packed,

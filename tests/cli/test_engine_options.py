@@ -29,6 +29,7 @@ CHANGED = EngineConfig(
     max_model_wait_s=0.5,
     prefix_cache=False,
     cuda_graphs=False,
+    int8_activations=False,
     plan_ahead=True,
 )
 """Differs from the defaults in every field."""
@@ -36,7 +37,7 @@ FLAGS = [
     *("--device", "cpu", "--dtype", "float32", "--device-memory", "24GiB"),
     *("--host-memory", "500MB", "--kv-tokens", "4096", "--num-places", "3"),
     *("--step-tokens", "99", "--max-sequences", "7", "--max-model-wait", "0.5"),
-    *("--no-prefix-cache", "--no-cuda-graphs", "--plan-ahead"),
+    *("--no-prefix-cache", "--no-cuda-graphs", "--no-int8-activations", "--plan-ahead"),
 ]
 
 

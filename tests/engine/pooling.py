@@ -7,6 +7,7 @@ import torch
 
 from representation.architecture.experts import experts_module
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfKey, maps_of, parts_by_shelf, shelf_rows
@@ -17,12 +18,21 @@ from tests.support.mixes import MixedSource
 CPU = torch.device("cpu")
 
 
-def filled_layer(source: MixedSource, position: int, experts: Any) -> PoolLayer:
+def filled_layer(
+    source: MixedSource,
+    position: int,
+    experts: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compiled: CompiledExperts | None = None,
+) -> PoolLayer:
     """A layer with all parts of a release, models in map rows 0, 1, … in order."""
     of_source = source.layers[position]
     shape = LayerShape.of(experts_module(of_source.module, experts))
     step, rows = CurrentStep(), shelf_rows(of_source)
-    layer = PoolLayer(step, shape, rows, Multiplier(CPU), dtype=torch.float32, device=CPU)
+    layer = PoolLayer(
+        step, shape, rows, Multiplier(CPU), dtype=dtype, device=CPU, compiled=compiled
+    )
     rows_of: dict[ShelfKey, dict[str, int]] = {}
     for key, digests in parts_by_shelf(of_source).items():
         read = source.read_residual if key.residual else source.read_slot

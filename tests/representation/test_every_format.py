@@ -5,7 +5,7 @@ import pytest
 from consolidation.compare.costs import cost_of
 from consolidation.report.drawing import PALETTE
 from representation.formats import FORMATS
-from serve_app.engine.experts.runs import maker_of
+from serve_app.engine.experts.runs import file_of
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -15,7 +15,8 @@ def test_every_format_has_a_cost_and_runs(kind: str) -> None:
         assert fmt.kind == kind
     assert all(fmt.stands_as(residual=False) for fmt in cost.slots)
     assert all(fmt.stands_as(residual=True) for fmt in cost.residuals)
-    assert callable(maker_of(kind))
+    assert callable(file_of(kind).runs_of)
+    assert callable(file_of(kind).laid_of)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

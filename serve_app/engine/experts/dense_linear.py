@@ -6,7 +6,8 @@ import torch
 
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts.shelves import Pick
+from serve_app.engine.device.native.parts import Dense
+from serve_app.engine.experts.shelves import Pick, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ class DenseRuns:
 
 
 def runs_of(pick: Pick, name: str) -> DenseRuns:
-    """See `RunsOf`."""
+    """See `FormatFile`."""
     shelf = pick.shelf
     return DenseRuns(shelf.tensors[name], shelf.shape.expert.transposed, pick.groups)
+
+
+def laid_of(shelf: Shelf, name: str) -> Dense | None:
+    """See `FormatFile`. Only as (O, I), in bfloat16."""
+    matrices = shelf.tensors[name]
+    fits = matrices.dtype == torch.bfloat16 and not shelf.shape.expert.transposed
+    return Dense(matrices) if fits else None

@@ -10,8 +10,9 @@ from representation.formats import Packed
 from representation.formats.codes import dequantise
 from serve_app.engine.device.grouped import Groups, Run
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.parts import GROUP, Plane, Planes
 from serve_app.engine.experts import runs
-from serve_app.engine.experts.shelves import Pick
+from serve_app.engine.experts.shelves import Pick, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,19 @@ class PackedRuns:
 
 
 def runs_of(pick: Pick, name: str) -> PackedRuns:
-    """See `RunsOf`."""
+    """See `FormatFile`."""
     fmt, tensors = pick.shelf.key.format, pick.shelf.tensors
     assert isinstance(fmt, Packed)
     planes = [tensors[plane] for plane in fmt.plane_names(name)]
     return PackedRuns(planes, tensors[f"{name}.scales"], fmt, pick.groups)
+
+
+def laid_of(shelf: Shelf, name: str) -> Planes | None:
+    """See `FormatFile`. Only in groups of as many columns as the code knows."""
+    fmt, tensors = shelf.key.format, shelf.tensors
+    assert isinstance(fmt, Packed)
+    if fmt.group != GROUP:
+        return None
+    named = zip(fmt.plane_names(name), fmt.widths, strict=True)
+    planes = [Plane(tensors[plane], width) for plane, width in named]
+    return Planes(planes, tensors[f"{name}.scales"], fmt.bits)

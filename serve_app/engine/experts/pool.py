@@ -11,6 +11,7 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey, ShelfMap, ShelfRows
@@ -34,8 +35,11 @@ class PoolLayer:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        compiled: CompiledExperts | None = None,
     ) -> None:
+        """compiled: used where it can be; it is this layer's own."""
         self.step = step
+        self._compiled = compiled
         self._multiplier = multiplier
         self.shape = shape
         self.num_map_rows = 0
@@ -62,17 +66,17 @@ class PoolLayer:
             device=self._device,
         )
         self.shelves = dict(sorted([*self.shelves.items(), (key, shelf)]))
-        self.step.revise()
+        self._revise()
 
     def grow(self, key: ShelfKey, num_rows: int) -> None:
         """Make room on a shelf for more parts; those that are there keep their rows."""
         self.shelves[key].grow(num_rows)
-        self.step.revise()
+        self._revise()
 
     def remove(self, key: ShelfKey) -> None:
         """Have a shelf no more, whose parts nothing needs."""
         del self.shelves[key]
-        self.step.revise()
+        self._revise()
 
     def set_map(self, row: int, parts: Mapping[ShelfKey, ShelfMap]) -> None:
         """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
@@ -80,29 +84,57 @@ class PoolLayer:
         nothing = ShelfMap(*[[NO_PART] * self.shape.num_experts] * 2)
         for key, shelf in self.shelves.items():
             shelf.set_map(row, parts.get(key, nothing))
-        self.step.revise()
+        self._revise()
 
     def forget_row(self, row: int) -> None:
         """Forget the model of a map row: no token is of it any more."""
         for shelf in self.shelves.values():
             shelf.forget_row(row)
+        self._revise()
+
+    def _revise(self) -> None:
+        """Shelves or maps are others than before."""
+        if self._compiled is not None:
+            self._compiled.forget()
         self.step.revise()
 
     def forward(
         self, experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """Experts of all models' tokens in one sequence of grouped products over shelves.
+        """Experts of all models' tokens.
 
         hidden: (T, H)   index: (T, K), each token's experts   weights: (T, K)  ->  (T, H)
         Two experts of one token may lie in one slot: their weights then add up.
         """
-        num_tokens, top_k = index.shape
         tokens = self.step.view.tokens
         entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
-        picks, order = self._pick(entries.flatten(), tokens.models)
-        first = "gate_up_proj" if experts.has_gate else "up_proj"
-        x = self._linear(picks, first, hidden.index_select(0, order // top_k))  # (T*K, 2I)
-        x = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)  # (T*K, I)
+        code = None if tokens.models is None else self._compiled
+        if code is not None and code.reads(self.shelves):
+            return self._by_code(code, experts, hidden, entries.flatten(), weights)
+        return self._by_shelves(experts, hidden, entries, weights)
+
+    def _by_code(
+        self,
+        code: CompiledExperts,
+        experts: Any,
+        hidden: torch.Tensor,
+        entries: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """In one compiled call for each matrix. entries: (T*K,)"""
+        x = code.linear(self.shelves, _first_matrix(experts), entries, hidden)
+        x = code.linear(self.shelves, "down_proj", entries, _activated(experts, x))  # (T*K, H)
+        x = x.view(*weights.shape, -1) * weights.unsqueeze(-1)  # (T, K, H)
+        return x.sum(dim=1).to(hidden.dtype)
+
+    def _by_shelves(
+        self, experts: Any, hidden: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """In one sequence of grouped products over shelves. entries: (T, K)"""
+        num_tokens, top_k = entries.shape
+        picks, order = self._pick(entries.flatten(), self.step.view.tokens.models)
+        x = hidden.index_select(0, order // top_k)  # (T*K, H)
+        x = _activated(experts, self._linear(picks, _first_matrix(experts), x))  # (T*K, I)
         x = self._linear(picks, "down_proj", x)  # (T*K, H)
         x = x * weights.flatten().index_select(0, order).unsqueeze(-1)  # (T*K, H)
         out = torch.empty_like(x).index_copy_(0, order, x)  # (T*K, H), token by token
@@ -148,6 +180,16 @@ class PoolLayer:
                 total.index_add_(0, pick.pairs, part)
         assert total is not None, "an expert without a slot"
         return total
+
+
+def _first_matrix(experts: Any) -> str:
+    return "gate_up_proj" if experts.has_gate else "up_proj"
+
+
+def _activated(experts: Any, x: torch.Tensor) -> torch.Tensor:
+    """x: (n, 2I), or (n, I) where there is no gate  ->  (n, I)"""
+    found: torch.Tensor = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
+    return found
 
 
 def _experts_forward(

@@ -6,7 +6,8 @@ import torch
 
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts.shelves import Pick
+from serve_app.engine.device.native.parts import Factors
+from serve_app.engine.experts.shelves import Pick, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,12 @@ class RankRuns:
 
 
 def runs_of(pick: Pick, name: str) -> RankRuns:
-    """See `RunsOf`."""
+    """See `FormatFile`."""
     tensors = pick.shelf.tensors
     return RankRuns(tensors[f"{name}.left"], tensors[f"{name}.right"], pick.groups)
+
+
+def laid_of(shelf: Shelf, name: str) -> Factors | None:
+    """See `FormatFile`. Only in bfloat16."""
+    left, right = shelf.tensors[f"{name}.left"], shelf.tensors[f"{name}.right"]
+    return Factors(left.transpose(1, 2), right) if left.dtype == torch.bfloat16 else None

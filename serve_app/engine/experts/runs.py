@@ -1,18 +1,19 @@
 """What a format's file gives the engine: the runs of one matrix of a shelf, as a plain value.
 
-Each file `<kind>_linear.py` beside this one has a function `runs_of(pick, name)`; its value says
-what a product reads and for which rows, and can multiply plainly, in torch. Launches nothing.
+Each file `<kind>_linear.py` beside this one is a `FormatFile`: its runs say what a product reads
+and for which rows, and can multiply plainly, in torch. Launches nothing.
 """
 
 import functools
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts.shelves import Pick
+from serve_app.engine.device.native.parts import Matrix
+from serve_app.engine.experts.shelves import Pick, Shelf
 
 BLOCK_VALUES = 1 << 19
 """Most values of matrices that are made at a time where they are not stored: 2 MiB in float32."""
@@ -40,19 +41,29 @@ class Runs(Protocol):
         ...
 
 
-class RunsOf(Protocol):
-    def __call__(self, pick: Pick, name: str) -> Runs:
+class FormatFile(Protocol):
+    """The file of a format."""
+
+    def runs_of(self, pick: Pick, name: str) -> Runs:
         """The runs of what was picked of a shelf, through its matrix `name`."""
         ...
+
+    def laid_of(self, shelf: Shelf, name: str) -> Matrix | None:
+        """A shelf's matrix `name` as compiled code reads it; None where it cannot."""
+        ...
+
+
+def laid_of(shelf: Shelf, name: str) -> Matrix | None:
+    """A shelf's matrix `name` as compiled code reads it; None where it cannot."""
+    return file_of(shelf.key.format.kind).laid_of(shelf, name)
 
 
 def runs_of(pick: Pick, name: str) -> Runs:
     """The runs of what was picked of a shelf, as its format's own file says."""
-    return maker_of(pick.shelf.key.format.kind)(pick, name)
+    return file_of(pick.shelf.key.format.kind).runs_of(pick, name)
 
 
 @functools.cache
-def maker_of(kind: str) -> RunsOf:
-    """What makes the runs of a kind of format: a function of its own file."""
-    found: RunsOf = import_module(f"serve_app.engine.experts.{kind}_linear").runs_of
-    return found
+def file_of(kind: str) -> FormatFile:
+    """The file of a kind of format."""
+    return cast(FormatFile, import_module(f"serve_app.engine.experts.{kind}_linear"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from representation.formats import Packed, Split
-from serve_app.engine.experts.packed_linear import PackedRuns
+from serve_app.engine.experts.packed_linear import PackedRuns, laid_of
 from serve_app.engine.experts.shelves import Pick
 
 
@@ -24,8 +24,11 @@ class SplitRuns(PackedRuns):
 
 
 def runs_of(pick: Pick, name: str) -> SplitRuns:
-    """See `RunsOf`."""
+    """See `FormatFile`."""
     fmt, tensors = pick.shelf.key.format, pick.shelf.tensors
     assert isinstance(fmt, Split)
     planes = [tensors[plane] for plane in fmt.plane_names(name)]
     return SplitRuns(planes, tensors[f"{name}.scales"], fmt, pick.groups)
+
+
+__all__ = ["SplitRuns", "laid_of", "runs_of"]

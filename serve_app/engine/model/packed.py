@@ -17,6 +17,7 @@ from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
+from serve_app.engine.device.native.parts import Parts
 from serve_app.engine.model.arrivals import Arrivals
 from serve_app.engine.model.fitting import Fitter
 from serve_app.engine.model.originals import PerSegment
@@ -50,9 +51,17 @@ class PackedModel:
 
     @as_unsupported()
     def __init__(
-        self, config: Mapping[str, Any], sizes: Sizes, *, dtype: torch.dtype, device: torch.device
+        self,
+        config: Mapping[str, Any],
+        sizes: Sizes,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        uses_int8: bool = True,
     ) -> None:
         """Allocate everything. `config`: of a model of the family, with the longest vocabulary.
+
+        uses_int8: see `CompiledExperts`.
 
         Raises: Unsupported.
         """
@@ -79,7 +88,14 @@ class PackedModel:
         # Before the leaves: no path leads to the experts of a block that one leaf replaces.
         self._experts = {path: self._model.get_submodule(path) for path in anatomy.experts}
         self.pool = attach_pool(
-            anatomy, self.step, sizes.shelves, self._multiplier, dtype=dtype, device=device
+            anatomy,
+            self.step,
+            sizes.shelves,
+            self._multiplier,
+            dtype=dtype,
+            device=device,
+            parts=None if self._native is None else Parts(self._native),
+            uses_int8=uses_int8,
         )
         fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)

@@ -15,6 +15,8 @@ from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.parts import Parts
+from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfRows
@@ -92,12 +94,22 @@ def attach_pool(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    parts: Parts | None,
+    uses_int8: bool,
 ) -> dict[str, PoolLayer]:
-    """Have experts modules read layers of a pool. shelves: of each. -> the layers by path"""
+    """Have experts modules read layers of a pool. shelves: of each. -> the layers by path
+
+    parts: compiled code, where there is any.   uses_int8: see `CompiledExperts`
+    """
     pool = {}
     for (path, experts), rows in zip(anatomy.experts.items(), shelves, strict=True):
         shape = LayerShape.of(experts)
-        pool[path] = PoolLayer(step, shape, rows, multiplier, dtype=dtype, device=device)
+        compiled = None
+        if parts is not None and dtype == torch.bfloat16:
+            compiled = CompiledExperts(parts, uses_int8=uses_int8)
+        pool[path] = PoolLayer(
+            step, shape, rows, multiplier, dtype=dtype, device=device, compiled=compiled
+        )
         module = anatomy.model.get_submodule(path)
         module._parameters.clear()
         module.pool_layer = pool[path]

@@ -1,0 +1,100 @@
+"""All shelves of a layer in one compiled call for each of its matrices, on x86 CPUs.
+
+How the parts of a format lie is said by the format's own file; here is decided in how many bits
+what is multiplied by them is taken. Where a shelf cannot be read so, the plain products do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from representation.formats import DENSE
+from serve_app.engine.device.native.parts import Laid, Matrix, Parts, Planes
+from serve_app.engine.device.native.parts import Shelf as LaidShelf
+from serve_app.engine.experts.runs import laid_of
+from serve_app.engine.experts.shelves import Shelf
+from serve_app.engine.experts.shelving import ShelfKey
+
+TOP_BITS = 4
+"""The upper bits of an expert's sum of parts that are multiplied by x in 15 bits, where the sum has
+more than these. What lies below them, and a sum that has no more, meets x in 8 bits: that costs a
+sum of 4 bits 0.4 % of the error that it has anyway."""
+
+Shelves = Mapping[ShelfKey, Shelf]
+
+
+class CompiledExperts:
+    """One layer's linear layers. Not for several threads at once.
+
+    uses_int8: whether x may be taken in 8 bits where that costs little; else in 15 always.
+    """
+
+    def __init__(self, parts: Parts, *, uses_int8: bool) -> None:
+        self._parts = parts
+        self._uses_int8 = uses_int8
+        self._laid: dict[str, Laid] | None = None
+
+    def forget(self) -> None:
+        """Shelves or their maps have moved."""
+        self._laid = None
+
+    def reads(self, shelves: Shelves) -> bool:
+        """Whether the code can multiply by the parts on these shelves, and is worth it.
+
+        Where all parts are dense, what multiplies backbones is as fast, and reads each row once.
+        """
+        if self._laid is None:
+            self._laid = self._lay(shelves)
+        return bool(self._laid)
+
+    def linear(
+        self, shelves: Shelves, name: str, entries: torch.Tensor, x: torch.Tensor
+    ) -> torch.Tensor:
+        """Each pair's row times the matrix `name` of the pair's expert. Only what it `reads`.
+
+        entries: (n,), where a pair's parts are found in the maps, flattened
+        x: (m, I), n / m pairs for each row in order  ->  (n, O)
+        """
+        assert self._laid is not None
+        num_outputs, _ = next(iter(shelves.values())).shape.expert.matrix(name)
+        return self._parts.multiply(self._laid[name], entries, x.contiguous(), num_outputs)
+
+    def _lay(self, shelves: Shelves) -> dict[str, Laid]:
+        """By matrix; nothing where a shelf cannot be read."""
+        found = {}
+        if all(key.format == DENSE for key in shelves):
+            return {}
+        for name in next(iter(shelves.values())).shape.expert.matrices:
+            held = {key: shelf for key, shelf in shelves.items() if key.holds(name)}
+            matrices = {}
+            for key, shelf in held.items():
+                matrix = laid_of(shelf, name)
+                if matrix is None:
+                    return {}
+                matrices[key] = matrix
+            if self._uses_int8:
+                matrices = _in_few_bits(matrices)
+            found[name] = Laid(
+                [
+                    LaidShelf(shelf.maps, matrices[key], shelf.tensors.get(f"{name}_bias"))
+                    for key, shelf in held.items()
+                ]
+            )
+        return found
+
+
+def _in_few_bits(matrices: Mapping[ShelfKey, Matrix]) -> dict[ShelfKey, Matrix]:
+    """The same, x in 15 bits only where it meets the top bits of experts' sums."""
+    slots = [one for key, one in matrices.items() if not key.residual]
+    least = min(one.bits if isinstance(one, Planes) else TOP_BITS for one in slots)
+    packed = {key: one for key, one in matrices.items() if isinstance(one, Planes)}
+    most = sum(
+        max((one.bits for key, one in packed.items() if key.residual is residual), default=0)
+        for residual in (False, True)
+    )
+    found = dict(matrices)
+    for key, one in packed.items():
+        bits = max(0, TOP_BITS - least) if key.residual else TOP_BITS
+        found[key] = replace(one, fine_bits=bits if most > TOP_BITS else 0)
+    return found

@@ -1,0 +1,111 @@
+"""Experts that are sums of parts, multiplied by compiled code for all shelves at once."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.device.native.parts import Parts
+from serve_app.engine.experts.compiled import CompiledExperts
+from serve_app.engine.experts.pool import PoolLayer
+from serve_app.engine.experts.shelves import Shelf
+from serve_app.engine.experts.shelving import ShelfMap
+from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.step import Spans, StepView
+from tests.engine.pooling import CPU, filled_layer
+from tests.support.checkpoints import tiny_model
+from tests.support.mixes import Mix, MixedSource, in_turn
+
+ROWS = [0] * 5 + [1] * 4 + [2]
+"""The map row of each token."""
+
+MIXES = {
+    "packed slots": [Mix("packed-4-128")],
+    "slots of odd bits": [Mix("packed-3-128"), Mix("packed-7-128")],
+    "split bytes and a packed difference": [Mix("split-8-128", ("packed-2-128",), "m1")],
+    "a dense base and differences": [
+        Mix("dense", ("packed-1-128",), "m1"),
+        Mix("dense", ("rank-3",), "m1"),
+        Mix("dense"),
+    ],
+    "everything": [
+        Mix("packed-8-128", ("rank-4", "packed-3-128"), "m2"),
+        Mix("dense", ("packed-2-128",), "m1"),
+        Mix("packed-2-128"),
+    ],
+}
+
+
+def compiled(*, uses_int8: bool) -> CompiledExperts:
+    code = library()
+    if code is None:
+        pytest.skip("nothing was compiled, or this CPU has no AVX2")
+    return CompiledExperts(Parts(Native(code, 2)), uses_int8=uses_int8)
+
+
+def source_of(mixes: list[Mix]) -> tuple[MixedSource, dict[str, Any]]:
+    """Models of 160 columns: more than one group, and a group that is not full."""
+    sizes = {"hidden_size": 160, "intermediate_size": 144}
+    models = {f"m{n}": tiny_model("mixtral", n, **sizes).to(torch.bfloat16) for n in (1, 2, 3)}
+    turn = lambda model, layer, expert: mixes[(int(model[1:]) + layer + expert) % len(mixes)]  # noqa: E731
+    return MixedSource("r1", models, turn, dtype="bfloat16"), models
+
+
+def through(layer: PoolLayer, experts: Any) -> torch.Tensor:
+    """Random tokens of three models through a layer. -> (T, H)"""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn((len(ROWS), 160), generator=generator).to(torch.bfloat16)
+    chosen = torch.rand((len(ROWS), layer.shape.num_experts), generator=generator)
+    weights, index = chosen.topk(2, dim=-1)
+    spans = Spans.of(ROWS, ROWS, 3, Integers(CPU))
+    nothing = torch.empty(0, dtype=torch.int64)
+    view = StepView(spans, spans, nothing, nothing, nothing, nothing)
+    with torch.no_grad(), layer.step.running(view):
+        return layer.forward(experts, hidden, index, weights)
+
+
+@pytest.mark.parametrize(("uses_int8", "allowed"), [(False, 0.01), (True, 0.03)])
+@pytest.mark.parametrize("mix", MIXES)
+def test_one_call_gives_what_shelves_give_one_by_one(
+    mix: str, uses_int8: bool, allowed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = compiled(uses_int8=uses_int8)
+    source, models = source_of(MIXES[mix])
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    expected = through(filled_layer(source, 0, experts, dtype=torch.bfloat16), experts)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    for method in ("pick_some", "pick_all"):
+        monkeypatch.setattr(Shelf, method, lambda *_, **__: pytest.fail("shelf by shelf"))
+    found = through(layer, experts)
+    assert (found - expected).abs().max() <= allowed * expected.abs().max()
+    assert not torch.equal(found, torch.zeros_like(found))
+
+
+def test_shelves_that_move_are_read_where_they_are() -> None:
+    """Growing a shelf and mapping another model replaces tensors that the code has read."""
+    source, models = source_of(MIXES["packed slots"])
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    layer = filled_layer(
+        source, 0, experts, dtype=torch.bfloat16, compiled=compiled(uses_int8=False)
+    )
+    before = through(layer, experts)
+    [(key, shelf)] = layer.shelves.items()
+    parts = shelf.maps[0].tolist()
+    layer.grow(key, shelf.num_rows + 40)
+    layer.set_map(9, {key: ShelfMap(parts, parts)})
+    assert torch.equal(through(layer, experts), before)
+
+
+@pytest.mark.parametrize(
+    "mix", ["packed slots of their own", "a packed base and a packed difference"]
+)
+def test_groups_that_the_code_does_not_know_are_multiplied_shelf_by_shelf(mix: str) -> None:
+    models = {f"m{n}": tiny_model("mixtral", n).to(torch.bfloat16) for n in (1, 2, 3)}
+    source = MixedSource("r1", models, in_turn(mix), dtype="bfloat16")
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    layer = filled_layer(
+        source, 0, experts, dtype=torch.bfloat16, compiled=compiled(uses_int8=True)
+    )
+    assert layer._compiled is not None
+    assert not layer._compiled.reads(layer.shelves)
