@@ -1,4 +1,4 @@
-"""Numbers of bytes as people read them. Reads none: that is for whoever takes a setting."""
+"""Writes numbers of bytes for people. `engine/settings.py` parses them."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -1,4 +1,4 @@
-"""What an engine has done, counted as it does it."""
+"""Counts what an engine does."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class Counters:
     """Totals since the engine was made. Seconds are of the engine's clock.
 
-    forward_seconds: those of the steps' seconds that went into the packed forward; on CUDA, until
-    it was launched.   backbone_load_bytes: copied into places; what is there already is not.
-    prefix_tokens: of prompts, when they began, in which known beginnings were
-    looked for.   prefix_hit_tokens: those that were found, and need not be computed.
+    forward_seconds: the part of the steps' seconds that went into the packed forward pass; on CUDA,
+    until it was launched.   backbone_load_bytes: bytes copied into places, without what was there
+    already.   prefix_tokens: tokens of prompts that were looked up in the prefix cache.
+    prefix_hit_tokens: those that were found, and need not be computed.
     """
 
     num_steps: int = 0
@@ -30,7 +30,7 @@ class Counters:
         self.forward_seconds += forward_s
 
     def note_prefix(self, num_tokens: int, num_found: int | None) -> None:
-        """num_found: None where nothing was looked for."""
+        """num_found: None if nothing was looked up."""
         if num_found is not None:
             self.prefix_tokens += num_tokens
             self.prefix_hit_tokens += num_found

@@ -1,4 +1,4 @@
-"""What the engine will allocate, before it does. Plans only: nothing is allocated here."""
+"""Plans what the engine will allocate. Allocates nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,18 @@ from serve_app.errors import ConfigError, DoesNotFit
 MIN_KV_TOKENS = 512
 DEFAULT_KV_BYTES = 1 << 30
 KV_SHARE = 0.4
-"""Of what is left after the least of everything, the part that KV may claim before backbones."""
+"""The share of what is left after all minimums that KV may claim before backbones."""
 SPARE_SHARE = 0.2
-"""Of what KV could take beyond its least, the part left free for the slots of a next release."""
+"""The share of what KV could take beyond its minimum that is left for a next release's slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `attention`
-    and `captures` are the most that kernels and captured steps come to keep; `workspace` is the
-    most that a step is expected to need while it runs; `spare` is left free.
+    and `captures` are the most that kernels and captured steps will keep; `workspace` is the most
+    that a step should need while it runs; `spare` is left free.
 
-    captured: what single captures take, to be held against what is planned for all.
+    captured: what single captures take, to compare with the plan for all.
     place_bytes: of a whole backbone; backbone_rows: of each stack, where equal tensors are one.
     copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
     """
@@ -69,12 +69,12 @@ class MemoryPlan:
 
     @property
     def allocated_bytes(self) -> int:
-        """What is allocated at once."""
+        """Bytes that are allocated at once."""
         return self.pool_bytes + self.backbones_bytes + self.kv_bytes
 
     @property
     def kept_bytes(self) -> int | None:
-        """The most that attention and captured steps may keep; None where nothing limits it."""
+        """The most that attention and captured steps may keep; None if there is no limit."""
         if self.device_memory is None:
             return None
         return self.attention_bytes + self.captures_bytes
@@ -85,12 +85,12 @@ class MemoryPlan:
 
     @property
     def shared_bytes(self) -> int:
-        """What is saved by holding tensors once that several backbones have in common."""
+        """Bytes saved by holding tensors once that several backbones share."""
         return self.num_places * self.place_bytes - self.backbones_bytes
 
     @property
     def num_copies(self) -> int:
-        """Backbones that host memory holds copies of, where there are fewer places; at most."""
+        """The most backbones with a copy in host memory, if there are fewer places."""
         if self.num_places >= self.num_backbones:
             return 0
         if self.host_memory is None:
@@ -99,7 +99,7 @@ class MemoryPlan:
 
     @property
     def host_bytes(self) -> int:
-        """Host memory for copies of backbones, at most."""
+        """The most host memory that copies of backbones take."""
         return self.num_copies * self.copy_bytes
 
     @property
@@ -122,10 +122,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """What a release asks for, before it is known how much there is.
+    """What a release needs, before it is known how much there is.
 
-    pool: bytes.   captures: bytes, at most.   least_blocks: of keys and values, without which the
-    engine does not start; useful_blocks: the most that it could use.
+    pool: bytes.   captures: the most bytes.   least_blocks: KV blocks without which the engine does
+    not start; useful_blocks: the most that it could use.
     """
 
     shelves: tuple[ShelfRows, ...]
@@ -141,11 +141,11 @@ class _Demand:
 
 @as_unsupported()
 def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
-    """How a device's memory will be spent on a release.
+    """How to divide a device's memory for a release.
 
     If memory has no limit, as on the CPU unless one is set, there is room for every backbone and
-    for 1 GiB of keys and values. The limit is for what is allocated here: the CUDA driver takes
-    some hundred MB more.
+    for 1 GiB of keys and values. The limit covers what is allocated here; the CUDA driver takes
+    a few hundred MB more.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     device = torch.device(resolve_device(config.device))
@@ -184,7 +184,7 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
 def _demand(
     source: ReleaseSource, config: EngineConfig, device: torch.device, dtype: torch.dtype
 ) -> _Demand:
-    """Raises: Unsupported; ConfigError where host memory has no room for one copy."""
+    """Raises: Unsupported; ConfigError if host memory has no room for one copy."""
     anatomy = study(config_of(widest(source.models)), dtype)
     longest = max(context_length(model.config) for model in source.models.values())
     shapes = layer_shapes(anatomy)
@@ -214,7 +214,7 @@ def _demand(
 
 
 def _require_room_for_a_copy(host_memory: int | None, copy_bytes: int) -> None:
-    """Raises: ConfigError where the host may not hold even one backbone's copy."""
+    """Raises: ConfigError if the host may not hold even one backbone's copy."""
     if host_memory is not None and host_memory < copy_bytes:
         raise ConfigError(
             f"host_memory is {host_memory:,} bytes; a copy of one backbone takes {copy_bytes:,}"
@@ -237,13 +237,13 @@ def expert_memory(
     *,
     num_formats: int,
 ) -> int:
-    """Bytes that are left for the parts of experts, as the device holds them.
+    """Bytes that are left on the device for the parts of experts.
 
-    After every model's backbone, the least of keys and values, what kernels of attention keep,
-    the workspace of a step and maps.
-    configs: of all models.   stored: the dtype that they are stored in.   num_formats: that the
-    parts of a layer may have, slots and residuals counted apart; each has maps of its own.
-    Raises: DoesNotFit where nothing is left; Unsupported; ConfigError where memory has no limit.
+    That is after every model's backbone, the minimum of keys and values, what attention kernels
+    keep, the workspace of a step and maps.
+    configs: of all models.   stored: the dtype in which they are stored.   num_formats: how many
+    the parts of a layer may have, slots and residuals separately; each has its own maps.
+    Raises: DoesNotFit if nothing is left; Unsupported; ConfigError if memory has no limit.
     """
     device = torch.device(resolve_device(config.device))
     device_memory = _device_memory(config, device)
@@ -282,9 +282,9 @@ def _least_and_useful_blocks(longest: int, config: EngineConfig) -> tuple[int, i
 
 
 def _shares(demand: _Demand, device_memory: int | None) -> tuple[int, int, int]:
-    """Places, KV blocks and bytes for captures within a budget; None: there is none.
+    """Places, KV blocks and bytes for captures within a budget; None: no limit.
 
-    First the least of places and blocks, then captures, then places, then KV.
+    Takes the minimum of places and blocks first, then captures, then places, then KV.
     """
     unit, stacks = demand.unit, demand.stacks
     least, useful = demand.least_blocks, demand.useful_blocks
@@ -303,7 +303,7 @@ def _shares(demand: _Demand, device_memory: int | None) -> tuple[int, int, int]:
 
 
 def _floor(demand: _Demand, device_memory: int) -> int:
-    """Bytes without which the engine does not start. Raises: DoesNotFit where there are fewer."""
+    """Bytes without which the engine does not start. Raises: DoesNotFit if there are fewer."""
     unit, least = demand.unit, demand.least_blocks
     kv, workspace = (least + 1) * unit.block, unit.step + math.ceil(least * unit.step_per_block)
     floor = demand.pool + unit.place + kv + unit.attention + workspace

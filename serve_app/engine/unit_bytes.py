@@ -1,4 +1,4 @@
-"""What one place, one block and one step of a model take. How many there will be: `memory.py`."""
+"""Bytes of one place, one block and one step of a model. `memory.py` decides how many there are."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from serve_app.engine.run.kept import CaptureNeeds
 BLOCK_SIZE = 16
 """Tokens in a KV block."""
 CUBLAS_BYTES = 64 << 20
-"""What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps, and for captures'."""
+"""What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps and of captures."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitBytes:
-    """Bytes of one of each thing. step: workspace, and step_per_block what it grows by.
+    """Bytes of one of each thing. step: its workspace; step_per_block: its growth per block.
 
-    attention: that its kernels keep.   captured: of captures, of which there may be none.
+    attention: what its kernels keep.   captured: of captures, if there are any.
     """
 
     place: int

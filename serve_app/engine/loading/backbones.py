@@ -1,4 +1,4 @@
-"""Backbones on the host, and their way into places. Which, where and when is decided elsewhere."""
+"""Copies backbones to the host and into places. Decides neither which nor when."""
 
 import time
 import weakref
@@ -13,16 +13,15 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.errors import LoadFailed
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
-"""A backbone's tensors with the names that its checkpoint gives them."""
+"""A backbone's tensors with the names of its checkpoint."""
 
 PIECE_BYTES = 1 << 20
-"""Bytes that are copied on the CPU before the copy may rest."""
+"""On the CPU, a copy may rest after this many bytes."""
 SHARE_A_THREAD = 0.025
-"""Of the time, while steps run that wait for none of it, what a copy on the CPU takes; for each
-thread that computes the steps. A step waits for the last of its threads, so one that is disturbed
-delays all."""
+"""The share of time that a copy on the CPU takes per thread of the steps, while steps run that do
+not wait for it. A step waits for the last of its threads, so disturbing one delays all."""
 ALIGNMENT = 64
-"""Of tensors in a pinned buffer, in bytes."""
+"""Alignment of tensors in a pinned buffer, in bytes."""
 PORTABLE = 1
 """`cudaHostRegisterPortable`: pinned for every context."""
 
@@ -31,8 +30,8 @@ PORTABLE = 1
 class HostBackbone:
     """A backbone's verified tensors in host memory, by stack, in the order of the forward.
 
-    buffer: what holds them, pinned, where they are to go to a CUDA device. Otherwise they are
-    those that were read: views of mapped files where the registry is a directory.
+    buffer: the pinned memory that holds them, if they go to a CUDA device. Otherwise they are the
+    tensors as read: views of mapped files if the registry is a directory.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -40,7 +39,7 @@ class HostBackbone:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes, mapped files included."""
+        """Bytes that it takes, including mapped files."""
         if self.buffer is not None:
             return self.buffer.nbytes
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -48,7 +47,7 @@ class HostBackbone:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a backbone goes. rows: one of each stack.   contents: what each is to hold."""
+    """Where a backbone goes. rows: one of each stack.   contents: what each must hold."""
 
     place: int
     rows: Mapping[str, int]
@@ -56,7 +55,7 @@ class Destination:
 
 
 def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
-    """What a host copy takes for an engine on that device. sizes: of its tensors, in bytes."""
+    """Bytes of a host copy for an engine on that device. sizes: of its tensors, in bytes."""
     step = ALIGNMENT if device.type == "cuda" else 1
     return sum(-(-size // step) * step for size in sizes)
 
@@ -64,7 +63,7 @@ def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
 def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBackbone:
     """Read a backbone into host memory, in the engine's dtype. `source` names it in errors.
 
-    Raises: LoadFailed where tensors are missing, unknown or of another shape.
+    Raises: LoadFailed if tensors are missing, unknown or have the wrong shape.
     """
     buffer: torch.Tensor | None = None
     rooms: dict[str, torch.Tensor] = {}
@@ -82,7 +81,7 @@ def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBac
 
 
 def check_backbone(packed: PackedModel, tensors: Tensors, source: str) -> None:
-    """Read a backbone and keep nothing. Raises: LoadFailed as `hold_backbone` does."""
+    """Read a backbone and keep nothing. Raises: LoadFailed like `hold_backbone`."""
     for _ in _checked(packed, tensors, source):
         pass
 
@@ -96,10 +95,10 @@ def load_backbone(
 ) -> int:
     """Fill one row of each stack, tensor by tensor, and note each in `arrival`. -> bytes copied
 
-    A row that holds its content already is left as it is. On CUDA the copies are queued on the
+    A row that already holds its content is not touched. On CUDA the copies are queued on the
     current stream. A tensor over the vocabulary may be shorter than its stack; the rest of its row
     is zeroed. Called by one thread, for one backbone after another.
-    Raises: LoadFailed as `hold_backbone` does; the rows then hold nothing that may be used.
+    Raises: LoadFailed like `hold_backbone`; then the rows must not be used.
     """
     stacks, rows, contents = packed.stacks, to.rows, to.contents
     due = {stack for stack, row in rows.items() if not stacks.holds(stack, row, contents[stack])}
@@ -158,9 +157,9 @@ def _checked(packed: PackedModel, tensors: Tensors, source: str) -> Tensors:
 
 
 def _copy_in_pieces(room: torch.Tensor, tensor: torch.Tensor, may_rest: Callable[[], bool]) -> None:
-    """Copy on this thread alone, resting between pieces while others need the cores.
+    """Copy on this thread only, resting between pieces while others need the cores.
 
-    Not `Tensor.copy_`, which would set up threads of its own beside those of the steps.
+    Does not use `Tensor.copy_`, which would add its own threads to those of the steps.
     """
     into = room.reshape(-1).view(torch.uint8).numpy()
     data = tensor.reshape(-1).view(torch.uint8).numpy()
@@ -174,7 +173,7 @@ def _copy_in_pieces(room: torch.Tensor, tensor: torch.Tensor, may_rest: Callable
 
 
 def _pinned_rooms(packed: PackedModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """One pinned buffer for a backbone, and its room for each tensor: the shape in the stacks.
+    """One pinned buffer for a backbone, with room for each tensor in its stack's shape.
 
     Registered rather than allocated as pinned memory, which comes in powers of two.
     """

@@ -1,4 +1,4 @@
-"""Backbones that are held in host memory, within its bytes. Reads none and copies none."""
+"""The backbones in host memory, within a limit of bytes. Reads none and copies none."""
 
 from collections.abc import Collection
 
@@ -8,39 +8,39 @@ from serve_app.scheduling.ledgers.host import HostLedger
 
 
 class HeldBackbones:
-    """Copies on the host, of which a new one takes the place of those not used for longest."""
+    """Copies on the host. A new one replaces those that have not been used for longest."""
 
     def __init__(self, packed: PackedModel, max_bytes: int | None) -> None:
-        """max_bytes: of all copies together; None: as many as there are."""
+        """max_bytes: of all copies together; None: no limit."""
         self._packed = packed
         self._ledger = HostLedger(max_bytes)
         self._held: dict[str, HostBackbone] = {}
 
     def __contains__(self, backbone: str) -> bool:
-        """Whether it has a copy, or one is being read."""
+        """Whether it has a copy, or its copy is being read."""
         return backbone in self._ledger
 
     @property
     def num_bytes(self) -> int:
-        """What the copies take, mapped files included."""
+        """Bytes of the copies, including mapped files."""
         return sum(held.num_bytes for held in self._held.values())
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for one more copy beside all others."""
+        """Whether there is room for one more copy without dropping any."""
         return self._ledger.fits(self._copy_bytes)
 
     def take(self, backbone: str) -> HostBackbone | None:
-        """Its copy, which stays until `note` is told of it; None where there is none."""
+        """Its copy, which stays until `note` is called for it; None if there is none."""
         held = self._held.get(backbone)
         if held is not None:
             self._ledger.pin(backbone)
         return held
 
     def make_room(self, backbone: str) -> bool:
-        """Make room for its copy, which is read next, in the stead of others, if there can be any.
+        """Make room for its copy, which is read next, by dropping others if possible.
 
-        `note` is to be told when it has been read.
+        Call `note` when it has been read.
         """
         dropped = self._ledger.take(backbone, self._copy_bytes)
         for other in dropped or ():
@@ -62,12 +62,12 @@ class HeldBackbones:
                 del self._held[backbone]
 
     def check(self) -> None:
-        """Assert that what is held is what is counted."""
+        """Assert that exactly the counted copies are held."""
         self._ledger.check(self._held)
 
     @property
     def _copy_bytes(self) -> int:
-        """What a copy of one backbone takes."""
+        """Bytes of a copy of one backbone."""
         stacks = self._packed.stacks
         sizes = (stacks[name][0].nbytes for name in stacks.names())
         return copy_bytes(sizes, self._packed.device)

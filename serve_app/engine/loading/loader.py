@@ -1,6 +1,6 @@
 """Reads experts' parts and backbones in the background, into rows and places that nothing uses yet.
 
-Decides nothing, and changes no count: what is done is reported, and the engine's thread acts on it.
+Decides nothing and changes no count: it reports what is done, and the engine's thread acts on it.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from serve_app.errors import EngineError, LoadFailed
 
 @dataclass(frozen=True, slots=True)
 class BackboneLoaded:
-    """A backbone is in its place; or is not, and why.
+    """A backbone is in its place, or why it is not.
 
-    through_host: whether from a host copy, there before or made for it; held: that copy, if any.
-    num_bytes: that were copied; what rows held already was not.
+    through_host: whether it came from a host copy, old or new; held: that copy, if any.
+    num_bytes: copied bytes, without what rows already held.
     """
 
     backbone: str
@@ -46,7 +46,7 @@ class BackboneLoaded:
 
 @dataclass(frozen=True, slots=True)
 class BackboneHeld:
-    """A backbone is in host memory; or is not, and why."""
+    """A backbone is in host memory, or why it is not."""
 
     backbone: str
     held: HostBackbone | None
@@ -55,7 +55,7 @@ class BackboneHeld:
 
 @dataclass(frozen=True, slots=True)
 class BackboneChecked:
-    """A backbone can be read; or cannot, and why."""
+    """A backbone can be read, or why it cannot."""
 
     backbone: str
     error: EngineError | None
@@ -63,7 +63,7 @@ class BackboneChecked:
 
 @dataclass(frozen=True, slots=True)
 class PartsLoaded:
-    """The parts that a release was missing are written; or are not, and why."""
+    """The missing parts of a release are written, or why they are not."""
 
     source: ReleaseSource
     seconds: float
@@ -72,7 +72,7 @@ class PartsLoaded:
 
 @dataclass(frozen=True, slots=True)
 class PartToLoad:
-    """A slot or a residual of a release, by its index in its layer, and the row it is to be in."""
+    """A slot or a residual of a release, by its index in its layer, and the row for it."""
 
     layer: int
     shelf: ShelfKey
@@ -101,13 +101,13 @@ Report = BackboneLoaded | BackboneHeld | BackboneChecked | PartsLoaded
 
 
 class Loader:
-    """Three threads, so that none waits for another: into places, onto the host, and for parts.
+    """Three threads, so that none waits for another: for places, for the host, and for parts.
 
-    num_writing: loads into places and rows that have not been reported yet.
+    num_writing: loads into places and rows that are not reported yet.
     """
 
     def __init__(self, packed: PackedModel, on_report: Callable[[], None]) -> None:
-        """on_report: called after each report, from the loader's threads."""
+        """on_report: called after each report, on the loader's threads."""
         self._packed = packed
         self._on_report = on_report
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
@@ -125,9 +125,9 @@ class Loader:
         *,
         hold: bool,
     ) -> None:
-        """Begin copying a backbone into a place, from the host where it is held there.
+        """Start copying a backbone into a place, from its host copy if there is one.
 
-        hold: where it is not, read it into host memory first.
+        hold: if there is none, read it into host memory first.
         """
         through_host = hold or held is not None
         num_bytes = 0
@@ -149,7 +149,7 @@ class Loader:
         future.add_done_callback(lambda _: arrival.end())
 
     def hold_backbone(self, wanted: BackboneToRead) -> None:
-        """Begin reading a backbone into host memory."""
+        """Start reading a backbone into host memory."""
         held: list[HostBackbone] = []
 
         def work() -> None:
@@ -161,7 +161,7 @@ class Loader:
         self._host.submit(self._run, work, wanted.label, report)
 
     def check_backbone(self, wanted: BackboneToRead) -> None:
-        """Begin reading a backbone to see that it can be read."""
+        """Start reading a backbone to check that it can be read."""
 
         def work() -> None:
             check_backbone(self._packed, wanted.read(), wanted.label)
@@ -172,7 +172,7 @@ class Loader:
         self._host.submit(self._run, work, wanted.label, report)
 
     def load_parts(self, source: ReleaseSource, parts: list[PartToLoad]) -> None:
-        """Begin copying slots and residuals."""
+        """Start copying slots and residuals."""
         layers = list(self._packed.pool.values())
         label = f"release {source.id!r}"
 
@@ -196,7 +196,7 @@ class Loader:
                 yield report
 
     def close(self) -> None:
-        """Finish what is under way and take no more."""
+        """Finish running loads and take no more."""
         for threads in (self._places, self._host, self._parts):
             threads.shutdown(cancel_futures=True)
 
@@ -221,9 +221,9 @@ class Loader:
 
     @contextlib.contextmanager
     def _side_stream(self) -> Iterator[None]:
-        """On CUDA copy beside the steps, and wait for the copies before they are reported.
+        """On CUDA, copy while steps run, and wait for the copies before reporting them.
 
-        A place or row may have been in use until the last step: copies begin after it.
+        A place or row may have been in use until the last step, so copies begin after it.
         """
         if self._packed.device.type != "cuda":
             yield

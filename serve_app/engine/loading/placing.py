@@ -1,6 +1,6 @@
 """Gives places to backbones: counts rows of stacks by content, and points places at them.
 
-Copies nothing: what is yet to be written of a backbone is seen when it is loaded.
+Copies nothing: loading sees what is still to be written of a backbone.
 """
 
 from collections.abc import Iterable
@@ -21,20 +21,20 @@ class Placing:
         self._rows = BackboneRows(packed.sizes.num_places, packed.stacks.num_rows)
 
     def put(self, place: int, model: ModelLike) -> Destination:
-        """Give a place to a model's backbone, in the stead of what it held."""
+        """Give a place to a model's backbone, replacing what it held."""
         contents = self._packed.contents_of(model)
         rows = self._rows.put(place, contents)
         self._packed.stacks.point(place, rows)
         return Destination(place, rows, contents)
 
     def clear(self, place: int) -> None:
-        """A place holds nothing that is needed any more."""
+        """Nothing in this place is needed any more."""
         self._rows.clear(place)
 
     def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> dict[str, int]:
-        """Rows that each stack must have to hold a release's backbones; never fewer than there are.
+        """Rows that each stack needs for a release's backbones; never fewer than there are.
 
-        Beside those of releases that are loaded; or, `alone`, once nothing else is.
+        Together with the loaded releases, or `alone`, if nothing else is loaded.
         """
         own = self._contents(source.models.values())
         if alone:
@@ -48,15 +48,15 @@ class Placing:
         return self._rows.wanted([*others, *own])
 
     def must_grow(self, source: ReleaseSource) -> bool:
-        """Whether a release takes more rows than there are."""
+        """Whether a release needs more rows than there are."""
         return self.rows_wanted(source) != dict(self._rows.num_rows)
 
     def grow(self, source: ReleaseSource) -> None:
-        """Have the rows that a release takes; nothing may be copying into stacks meanwhile."""
+        """Make the rows that a release needs. Nothing may be copying into stacks meanwhile."""
         self._packed.grow_backbones(self._rows.grow(self.rows_wanted(source)))
 
     def check(self) -> None:
-        """Assert that rows are counted as they are used, and that places read them."""
+        """Assert that the counts of rows are right, and that places read these rows."""
         self._rows.check()
         stacks = self._packed.stacks.stacks()
         for place in range(self._packed.sizes.num_places):

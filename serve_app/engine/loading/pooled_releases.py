@@ -1,4 +1,4 @@
-"""The releases that are loaded: whose map rows, parts and backbones are whose. No threads."""
+"""The loaded releases: which map rows, parts and backbones belong to which. No threads."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRelease:
-    """A release whose parts are in the pool. parts: their digests, per layer and shelf."""
+    """A release with its parts in the pool. parts: their digests, per layer and shelf."""
 
     source: ReleaseSource
     models: Mapping[str, LoadedModel]
@@ -84,7 +84,7 @@ class PooledReleases:
             ) from None
 
     def check_shape(self, source: ReleaseSource) -> None:
-        """Raises: LoadFailed where the release is not of this engine's family."""
+        """Raises: LoadFailed if the release is not of this engine's family."""
         modules = [layer.module for layer in source.layers]
         if modules != [path for path, _ in self._layers]:
             raise LoadFailed(f"release {source.id!r}: its MoE layers are not those of the engine")
@@ -98,10 +98,10 @@ class PooledReleases:
                 raise LoadFailed(f"release {source.id!r}, {path}: {error}") from error
 
     def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> list[ShelfRows]:
-        """Rows that each layer's shelves must have to hold a release.
+        """Rows that each layer's shelves need for a release.
 
-        Beside what is loaded; or, `alone`, once nothing else is. A shelf that nothing else needs
-        has the rows that the release takes, and no more.
+        Together with what is loaded, or `alone`, if nothing else is. A shelf that nothing else
+        needs has exactly the rows that the release takes.
         """
         if alone:
             return [shelf_rows(layer) for layer in source.layers]
@@ -111,7 +111,7 @@ class PooledReleases:
         ]
 
     def map_rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> int:
-        """Map rows that there must be for a release's models, beside those of others or alone."""
+        """Map rows needed for a release's models, together with those of others or alone."""
         free = self._num_rows if alone else len(self._free_rows)
         return self._num_rows + max(0, len(source.models) - free)
 
@@ -133,9 +133,9 @@ class PooledReleases:
                     ledgers[key].grow(num_rows)
 
     def take_rows(self, source: ReleaseSource) -> list[PartToLoad]:
-        """Take rows for a release's parts. -> those that are yet to be written
+        """Take rows for a release's parts. -> the parts that must still be written
 
-        All or nothing. Raises: ValueError when a shelf has too few free rows.
+        All or nothing. Raises: ValueError if a shelf has too few free rows.
         """
         wanted = [parts_by_shelf(layer) for layer in source.layers]
         for ledgers, parts in zip(self.ledgers, wanted, strict=True):
@@ -159,7 +159,7 @@ class PooledReleases:
                 ledgers[key].give_back(digests)
 
     def register(self, source: ReleaseSource) -> LoadedRelease:
-        """Make a release, whose parts are all written, known by its maps and models."""
+        """Register the maps and models of a release whose parts are all written."""
         models = {}
         for name in sorted(source.models):
             model = source.models[name]
@@ -192,7 +192,7 @@ class PooledReleases:
         return tuple(sorted(gone))
 
     def check(self, staged: ReleaseSource | None) -> None:
-        """Assert that the rows in use are those of all releases, and of one being loaded."""
+        """Assert that the rows in use are those of all releases and of one being loaded."""
         parts = [loaded.parts for loaded in self._loaded.values()]
         if staged is not None:
             parts.append(tuple(parts_by_shelf(layer) for layer in staged.layers))
@@ -201,7 +201,7 @@ class PooledReleases:
                 ledger.check(of_layers[layer].get(key, ()) for of_layers in parts)
 
     def backbones(self) -> dict[str, tuple[ReleaseSource, str]]:
-        """Every backbone, and a release and model that it can be read from."""
+        """Every backbone, with a release and model from which it can be read."""
         return {
             model.backbone: (loaded.source, name)
             for loaded in self._loaded.values()
@@ -225,7 +225,7 @@ class PooledReleases:
 
     @property
     def num_unique_experts(self) -> int:
-        """Slots that are held."""
+        """How many slots are held."""
         return sum(
             ledger.num_held
             for ledgers in self.ledgers
@@ -243,7 +243,7 @@ class PooledReleases:
 def _rows_beside(
     ledgers: Mapping[ShelfKey, RowLedger], parts: Mapping[ShelfKey, Collection[str]]
 ) -> dict[ShelfKey, int]:
-    """Rows that a layer's shelves must have to hold these parts beside what they hold."""
+    """Rows that a layer's shelves need for these parts together with what they hold."""
     rows = {key: len(digests) for key, digests in parts.items()}
     for key, ledger in ledgers.items():
         if ledger.num_held:
@@ -253,7 +253,7 @@ def _rows_beside(
 
 
 def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
-    """Raises: LoadFailed where a layer's parts are none that its shelves can hold."""
+    """Raises: LoadFailed if a layer's shelves cannot hold its parts."""
     is_dense = all(key.format == DENSE for key in parts_by_shelf(layer))
     if not is_dense and layer.transposed != pool.shape.expert.transposed:
         ways = {False: "(out, in)", True: "(in, out)"}
@@ -266,7 +266,7 @@ def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
 def _check_experts(
     layer: LayerLike, pool: PoolLayer, model: ModelLike, position: int, what: str
 ) -> None:
-    """Raises: LoadFailed, naming `what`, where a model's maps are not of the layer."""
+    """Raises: LoadFailed, naming `what`, if a model's maps do not fit the layer."""
     num_experts = pool.shape.num_experts
     if len(model.expert_map[position]) != num_experts:
         raise LoadFailed(

@@ -1,4 +1,4 @@
-"""Room for a release beside those that are loaded: how much it takes, and making it."""
+"""Room for a release next to the loaded ones: how much it needs, and making it."""
 
 from representation.architecture.config import config_of, vocabulary_size
 from serve_app.engine.loading.placing import Placing
@@ -11,7 +11,7 @@ from serve_app.errors import DoesNotFit
 
 
 class Room:
-    """Shelves, maps and stacks as they are, and what there is left to grow them."""
+    """Shelves, maps and stacks as they are, and how much they may grow."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Room:
         self._memory = memory
 
     def fits_beside(self, source: ReleaseSource) -> bool:
-        """Whether there is room for a release beside what is loaded."""
+        """Whether there is room for a release next to what is loaded."""
         spare = self._spare_bytes()
         return spare is None or self._growth_bytes(source) <= spare
 
@@ -43,7 +43,7 @@ class Room:
             )
 
     def must_move(self, source: ReleaseSource) -> bool:
-        """Whether tensors that a load may be writing must be replaced to hold a release."""
+        """Whether a release needs tensors replaced that a load may be writing."""
         if _vocabulary(source) > self._packed.longest_vocabulary:
             return True
         there = [
@@ -53,7 +53,7 @@ class Room:
         return self._placing.must_grow(source) or there != self._releases.rows_wanted(source)
 
     def make(self, source: ReleaseSource) -> None:
-        """Grow what must grow to hold a release; nothing may be copying into it meanwhile.
+        """Grow what must grow for a release. Nothing may be copying into it meanwhile.
 
         Raises: DoesNotFit, with nothing changed.
         """
@@ -72,10 +72,10 @@ class Room:
             self._packed.grow_vocabulary(_vocabulary(source))
 
     def _growth_bytes(self, source: ReleaseSource, *, alone: bool = False) -> int:
-        """Bytes that shelves, maps and stacks must grow by to hold a release.
+        """Bytes by which shelves, maps and stacks must grow for a release.
 
-        Beside what is loaded; or, `alone`, once nothing else is. Below zero where shelves that
-        nothing needs any more take more than it.
+        Together with what is loaded, or `alone`, if nothing else is. Negative if shelves that
+        nothing needs any more take more than the release.
         """
         packed = self._packed
         num_models = self._releases.map_rows_wanted(source, alone=alone)
@@ -89,7 +89,7 @@ class Room:
         return more + stacks - packed.backbone_bytes
 
     def _spare_bytes(self) -> int | None:
-        """Bytes that may still be allocated; None where nothing limits them."""
+        """Bytes that may still be allocated; None if there is no limit."""
         if self._memory.device_memory is None:
             return None
         packed = self._packed

@@ -1,4 +1,4 @@
-"""Which tensors of which places are still on their way. Copies nothing and decides nothing."""
+"""Which tensors of which places have not arrived yet. Copies nothing and decides nothing."""
 
 import threading
 from collections.abc import Iterable
@@ -7,32 +7,32 @@ import torch
 
 
 class Arrival:
-    """One backbone on its way into a place. A thread brings it; steps wait for what they read."""
+    """One backbone on its way into a place. A thread copies it; steps wait for what they read."""
 
     def __init__(self) -> None:
         self._there: dict[str, torch.cuda.Event | None] = {}
         self._has_ended = False
         self._changed = threading.Condition()
         self.is_awaited = False
-        """Whether a step has waited for it, so that its tensors had better come soon."""
+        """Whether a step has waited for it, so that its copy should hurry."""
 
     def came(self, name: str, event: torch.cuda.Event | None = None) -> None:
-        """The tensor of a stack is there; on CUDA, once the event has happened."""
+        """The tensor of a stack has arrived; on CUDA, once the event has happened."""
         with self._changed:
             self._there[name] = event
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Nothing more comes: all is there, or the load failed. Nobody waits any longer."""
+        """Nothing more comes: all has arrived, or the load failed. Nobody waits any longer."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
 
     def wait(self, name: str) -> None:
-        """Let the caller (on CUDA: what it launches from now on) go on once a tensor is there.
+        """Wait (on CUDA: let later launches wait) until a tensor has arrived.
 
-        After a load that failed it goes on as well: whoever launched the step learns of that from
-        the loader, which reports before it ends an arrival.
+        Also goes on after a failed load: whoever launched the step hears of that from the loader,
+        which reports before it ends an arrival.
         """
         self.is_awaited = True
         with self._changed:
@@ -43,22 +43,22 @@ class Arrival:
 
 
 class Arrivals:
-    """The arrivals of all places; written and asked by the thread that runs the steps."""
+    """The arrivals of all places; only the thread that runs the steps writes and reads it."""
 
     def __init__(self) -> None:
         self._coming: dict[int, Arrival] = {}
 
     def expect(self, place: int) -> Arrival:
-        """A backbone is about to be copied into a place."""
+        """A backbone will now be copied into a place."""
         arrival = self._coming[place] = Arrival()
         return arrival
 
     def settle(self, place: int) -> None:
-        """What was on its way to a place is there, or will not come."""
+        """The backbone for a place has arrived, or will not come."""
         self._coming.pop(place, None)
 
     def pending(self, places: Iterable[int]) -> tuple[Arrival, ...]:
-        """What is on its way to any of these places. A step on them must wait for tensors."""
+        """The arrivals at any of these places. A step on them must wait for tensors."""
         if not self._coming:
             return ()
         return tuple(self._coming[place] for place in places if place in self._coming)

@@ -1,4 +1,4 @@
-"""What the configs of models say that memory and loading need. Plans and allocates nothing."""
+"""What memory and loading need to know from models' configs. Plans and allocates nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def widest_config(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def backbone_key(model: ModelLike) -> str:
-    """Equal for models whose backbones are the same files."""
+    """A key that is equal for models whose backbones are the same files."""
     return "+".join(blob.digest for blob in model.backbone)
 
 

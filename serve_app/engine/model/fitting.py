@@ -1,4 +1,4 @@
-"""Which leaf a module gets: the fast form where it proves equal to the original, else the slow."""
+"""Chooses a module's leaf: the fast form if it proves equal to the original, else the slow one."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class Fitter:
         self.slow: list[str] = []
 
     def leaf(self, path: str, module: nn.Module, names: Names, axes: Axes) -> Leaf:
-        """The leaf for a module; the slow form, with a warning, where the fast one differs."""
+        """The leaf for a module. If the fast form differs, warns and returns the slow one."""
         forms = fast_forms(module, axes, self._multiplier, self._rows)
         if forms:
             chosen = self._first_equal(module, axes, forms)
@@ -86,7 +86,7 @@ class Fitter:
 def fast_forms(
     module: nn.Module, axes: Axes, multiplier: Multiplier, rows: Rows | None
 ) -> Sequence[MakeLeaf]:
-    """How to make fast forms that the module may have, the fastest first."""
+    """How to make the fast forms that suit the module, the fastest first."""
     if type(module) is nn.Linear:
         return [partial(StackedLinear, multiplier=multiplier)]
     if type(module) is nn.Embedding:
@@ -113,11 +113,10 @@ def fast_forms(
 
 
 def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.device) -> str | None:
-    """How the fast form of two random sets of weights differs from the original code; None: not.
+    """How the fast form differs from the original code on two random sets of weights, or None.
 
-    Matrices are cut to a few rows and columns: the form of the code is what is checked. Where more
-    than one tensor comes out some may be choices, which rounding changes: those are checked in
-    float32.
+    Matrices are cut to a few rows and columns, because the check is of the code. If there are
+    several outputs, some may be choices, which rounding changes, so they are checked in float32.
     """
     generator = torch.Generator().manual_seed(0)
     module, shape = _small(module, axes)
@@ -146,7 +145,7 @@ def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.devi
         try:
             got = tensors_in(leaf(x))
         except (RuntimeError, TypeError, AttributeError) as error:
-            return f"it fails: {error}"  # code of a form that the leaf is not for
+            return f"it fails: {error}"  # a form of code that does not suit the leaf
         parts = [
             tensors_in(
                 functional_call(
@@ -167,7 +166,7 @@ def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.devi
 
 
 def _small(module: nn.Module, axes: Axes) -> tuple[nn.Module, tuple[int, ...]]:
-    """The module, its matrices cut; and the shape of an input of five tokens."""
+    """The module with its matrices cut, and the shape of an input of five tokens."""
     marks = (TRACED_TOKENS, TRACED_OUTPUTS)
     shape = [len(PROBE_PLACES) if size in marks else size for size in axes.shape]
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Leaves with the weights of several backbones, put where a stock model had one of each.
+"""Leaves with the weights of several backbones, which replace modules of a stock model.
 
 These know what a module of a library's class computes; `originals.py` has those that run a
 module's own code. `fitting.py` decides which one a module gets.
@@ -18,11 +18,11 @@ from serve_app.engine.model.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Spans
 
 Names = Mapping[str, str]
-"""A module's own tensor names -> the names that a checkpoint gives them."""
+"""A module's own tensor names -> their names in a checkpoint."""
 
 
 class Leaf(nn.Module):
-    """Common to the leaves: the running step, the stacks, and where the tokens are."""
+    """What all leaves share: the running step, the stacks, and where the tokens are."""
 
     def __init__(self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class StackedLinear(Leaf):
 
 
 def sole_rows(stacks: Sequence[Stack | None], spans: Spans) -> list[torch.Tensor | None] | None:
-    """The row of each stack that all tokens read; None where one of them has several that are."""
+    """The row of each stack that all tokens read; None if they read several of one."""
     found: list[torch.Tensor | None] = []
     for stack in stacks:
         row = None if stack is None else stack.rows.sole(spans)
@@ -100,7 +100,7 @@ def by_row(
 def _by_runs(
     multiplier: Multiplier, x: torch.Tensor, weight: Stack, bias: Stack | None, spans: Spans
 ) -> torch.Tensor:
-    """As `by_row`, where the host knows the tokens: the bias is added before rounding."""
+    """Like `by_row`, if the host knows the tokens: adds the bias before rounding."""
     flat = x.reshape(-1, x.shape[-1])  # (n * each, I)
     each = flat.shape[0] // spans.count  # rows of the product for one token
     vectors = None if bias is None else _alongside(bias, weight, spans)
@@ -121,7 +121,7 @@ def _by_runs(
 
 
 def _alongside(bias: Stack, weight: Stack, spans: Spans) -> torch.Tensor | None:
-    """The bias of each row of the weights, (R, O); None where they are shared in other ways."""
+    """The bias of each row of the weights, (R, O); None if biases are shared differently."""
     if bias.rows.num_rows == 1:
         return bias.tensor.expand(weight.rows.num_rows, -1)
     alike = all(
@@ -133,10 +133,10 @@ def _alongside(bias: Stack, weight: Stack, spans: Spans) -> torch.Tensor | None:
 def _by_groups(
     multiplier: Multiplier, x: torch.Tensor, weight: Stack, spans: Spans
 ) -> torch.Tensor:
-    """As `by_row` without a bias, where the device alone knows which token reads which row.
+    """Like `by_row` without a bias, if only the device knows which token reads which row.
 
-    A grouped product takes its groups in the order of the matrices: tokens are sorted by row, and
-    put back, unless each place has a row of its own, by which they are sorted already.
+    A grouped product takes its groups in the order of the matrices. So tokens are sorted by row,
+    and put back, unless each place has its own row, because they are sorted by place already.
     """
     order = weight.rows.order(spans)
     moved = x if order is None else x.index_select(0, order)  # (n, ..., I)
@@ -198,7 +198,7 @@ class StackedRMSNorm(Leaf):
         eps: float,
         rows: Rows | None,
     ) -> None:
-        """rows: compiled code for it, where there is any."""
+        """rows: compiled code for it, if available."""
         super().__init__(step, stacks, names, axes)
         self.eps = eps
         self._rows = rows
@@ -214,7 +214,7 @@ class StackedRMSNorm(Leaf):
         return out * per_token(weight, spans, self.axes, x.dim())
 
     def _suits(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
-        """Whether the compiled code takes these: rows that lie token by token."""
+        """Whether the compiled code can take these: rows must be in the order of tokens."""
         axis = self.axes.inputs[0]
         is_bfloat16 = x.dtype == weight.dtype == torch.bfloat16
         return is_bfloat16 and x.is_contiguous() and all(size == 1 for size in x.shape[:axis])

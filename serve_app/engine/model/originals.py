@@ -2,7 +2,7 @@
 
 `PerToken` runs it once for all tokens, for modules that only scale, shift and multiply rows by
 matrices. `PerSegment` runs it once per backbone that is in the step: right for every architecture,
-slower. `fitting.py` decides which one a module gets.
+but slower. `fitting.py` decides which one a module gets.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +20,9 @@ from serve_app.engine.step.step import CurrentStep, Segment, Spans
 
 
 class Original:
-    """A module's code, lent other weights for each call.
+    """A module's code, run with other weights in each call.
 
-    As `torch.func.functional_call`, which takes longer than a router or a norm does.
+    Like `torch.func.functional_call`, which takes longer than a router or a norm.
     """
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
@@ -47,7 +47,7 @@ class Original:
 
 
 class Matrices:
-    """A stack of matrices, where a module's code expects one: each token is multiplied by its own.
+    """A stack of matrices in place of one: each token is multiplied by its own.
 
     stack: of (O, I). It can be converted to another dtype and given to `F.linear`, nothing else.
     """
@@ -89,15 +89,15 @@ def _linear(
     weight: Matrices,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`F.linear`, its arguments named as there."""
+    """`F.linear`, with the same argument names."""
     return weight.linear(input, bias)
 
 
 class PerToken(Leaf):
     """A module's original code, run once on all tokens, with weights that differ by token.
 
-    For modules that use vectors by broadcasting alone and matrices by `F.linear`: as norms and
-    routers do.
+    For modules that use vectors only by broadcasting and matrices only by `F.linear`, such as norms
+    and routers.
     """
 
     def __init__(
@@ -125,13 +125,13 @@ class PerToken(Leaf):
     def _spread(self, stack: Stack, spans: Spans, dims: int) -> Any:
         if stack.tensor.dim() == 3:
             return Matrices(stack, spans, self._multiplier)
-        if not self.axes.keeps_shape:  # what it is added to has one row for each token
+        if not self.axes.keeps_shape:  # it is added to something with one row per token
             return stack.tensor.index_select(0, stack.rows.by_token(spans))  # (n, *p)
         return per_token(stack, spans, self.axes, dims)
 
 
 class PerSegment(Leaf):
-    """A module's original code, run once for each backbone that is in the step."""
+    """A module's original code, run once for each backbone in the step."""
 
     def __init__(
         self, step: CurrentStep, stacks: Stacks, names: Names, axes: Axes, original: nn.Module

@@ -1,4 +1,4 @@
-"""What `representation.architecture` refuses is refused here too. Judges nothing."""
+"""Refuses in the engine what `representation.architecture` refuses. Judges nothing itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from serve_app.errors import Unsupported
 
 @contextmanager
 def as_unsupported() -> Iterator[None]:
-    """Around what asks about an architecture: `Unservable` becomes `Unsupported`, in its words."""
+    """Turns `Unservable` inside the block into `Unsupported`, with the same words."""
     try:
         yield
     except Unservable as error:

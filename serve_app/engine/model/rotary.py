@@ -2,9 +2,9 @@
 
 Each model keeps its own rotary module, made from its own config. Some variants (dynamic,
 longrope) look at the length of the sequence. `generate()` shows them the prompt's length for the
-prompt's tokens and the position of each later token plus one; so the length is a function of
+prompt's tokens, and the position plus one for each later token. So the length is a function of
 (prompt length, position), however a prompt is cut into chunks and whoever shares the step. Some
-architectures compute everything once more where the length passes a limit: `recompute_length`.
+architectures recompute everything when the length passes a limit: `recompute_length`.
 """
 
 import copy
@@ -21,9 +21,9 @@ FAR = 1 << 20
 
 
 class PackedRotary(nn.Module):
-    """Stands where a stock model had its rotary module. One original per map row.
+    """Replaces the rotary module of a stock model. Has one original per map row.
 
-    config: of the module that was there; some models look at it.
+    config: of the replaced module; some models look at it.
     """
 
     def __init__(self, step: CurrentStep, config: Any) -> None:
@@ -35,12 +35,12 @@ class PackedRotary(nn.Module):
         self._kind_of_row = torch.empty(0, dtype=torch.int64)
 
     def register_row(self, row: int, original: nn.Module, signature: str) -> None:
-        """Give a map row its rotary module; equal signatures say that modules are alike."""
+        """Give a map row its rotary module; equal signatures mean equal modules."""
         self._originals[row] = (original, looks_at_length(original), signature)
         self._note_kinds()
 
     def forget_row(self, row: int) -> None:
-        """Forget a map row's model: no token is of it any more."""
+        """Forget a map row's model: it has no more tokens."""
         del self._originals[row]
         self._note_kinds()
 
@@ -67,7 +67,7 @@ class PackedRotary(nn.Module):
         return self._originals[row][1]
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kw: Any) -> Any:
-        """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  what the originals give"""
+        """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  the originals' results"""
         if self.step.view.tokens.anywhere:
             return self._run_all(x, position_ids, *args, **kw)
         parts = [
@@ -89,7 +89,7 @@ class PackedRotary(nn.Module):
         return at_length(original, x, positions, span.length, *args, **kw)
 
     def _run_all(self, x: torch.Tensor, positions: torch.Tensor, *args: Any, **kw: Any) -> Any:
-        """Every kind of angles for all tokens, then each token's own."""
+        """Computes every kind of angles for all tokens, then takes each token's own."""
         each = [original(x, positions, *args, **kw) for original in self._kinds]
         if len(each) == 1:
             return each[0]
@@ -105,7 +105,7 @@ class PackedRotary(nn.Module):
         return tuple(choose(column) for column in zip(*each, strict=True))
 
     def _spans(self) -> Iterable[RopeSpan]:
-        """The step's spans, neighbours joined where the same module and length serve both."""
+        """The step's spans; joins neighbours with the same module and length."""
         joined: list[RopeSpan] = []
         for span in self.step.view.ropes:
             if joined and self._alike(joined[-1], span):
@@ -129,9 +129,9 @@ def at_length(
     *args: Any,
     **kw: Any,
 ) -> Any:
-    """The angles that the module, in its first state, gives in a forward over `length` tokens.
+    """The angles that the module gives from its initial state in a forward over `length` tokens.
 
-    The modules take the length from the largest position: one more, of which nothing is kept.
+    The modules take the length from the largest position, so one more is added and dropped again.
     """
     last = positions.new_full((1, 1), length - 1)
     out = copy.deepcopy(original)(x, torch.cat([positions, last], dim=1), *args, **kw)
@@ -141,7 +141,7 @@ def at_length(
 
 
 def looks_at_length(original: nn.Module) -> bool:
-    """Whether the angles of the first positions change when a far one is asked for too."""
+    """Whether the angles of the first positions change if a far one is requested too."""
     device = next(original.buffers()).device
     positions = torch.arange(4, device=device).unsqueeze(0)
     x = torch.zeros((1, 4, 1), device=device)
@@ -156,9 +156,9 @@ def looks_at_length(original: nn.Module) -> bool:
 
 
 def recompute_length(architecture: type, config: Any) -> int | None:
-    """Known tokens beyond which `generate()` drops its cache and computes them all once more.
+    """The number of known tokens beyond which `generate()` drops its cache and recomputes them all.
 
-    Phi-style models do, where long rope factors take over from short ones.
+    Phi-style models do this when long rope factors replace short ones.
     """
     prepare = getattr(architecture, "prepare_inputs_for_generation", None)
     limit = getattr(config, "original_max_position_embeddings", None)
@@ -168,7 +168,7 @@ def recompute_length(architecture: type, config: Any) -> int | None:
 
 
 def _layer_types(original: nn.Module) -> list[tuple[str, ...]]:
-    """Modules with a set of frequencies for each layer type are asked for one at a time."""
+    """Modules with frequencies for each layer type are asked for one type at a time."""
     types: Any = getattr(original, "rope_type", None)
     return [(kind,) for kind in types] if isinstance(types, dict) else [()]
 

@@ -1,6 +1,6 @@
-"""Linear layers that read the same tensor, as queries, keys and values do: computed as one.
+"""Computes linear layers that read the same tensor, like queries, keys and values, as one.
 
-Which ones those are is seen in the trace. Their weights lie side by side, and keep their names.
+The trace shows which ones these are. Their weights are side by side, and keep their names.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from serve_app.engine.step.step import CurrentStep
 
 
 class Siblings:
-    """One product for layers that read the same tensor, handed out to them one by one."""
+    """One product for layers that read the same tensor, which then take their parts one by one."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Siblings:
         self._parts: tuple[torch.Tensor, ...] = ()
 
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """What layer `index` makes of x. Nothing is kept once the last layer has asked."""
+        """The output of layer `index` for x. Forgets everything once the last layer has asked."""
         if self._input is not x:
             for name in self._others:  # those that are on their way to a place in the step
                 self._stacks.ready(name)
@@ -78,7 +78,7 @@ class SiblingLinear(Leaf):
 def sibling_leaves(
     anatomy: Anatomy, step: CurrentStep, stacks: Stacks, multiplier: Multiplier
 ) -> dict[str, Leaf]:
-    """Leaves of the linear layers whose weights lie side by side, by path."""
+    """Leaves of the linear layers whose weights are side by side, by path."""
     leaves: dict[str, Leaf] = {}
     for paths in joined_siblings(anatomy):
         axes = anatomy.units[paths[0]]

@@ -1,4 +1,4 @@
-"""Which stacks the backbones of an architecture take, and what a model has in each. No tensors."""
+"""The stacks for the backbones of an architecture, and a model's content in each. No tensors."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ Kinds = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 @dataclass(frozen=True, slots=True)
 class StackShape:
-    """One row of a stack. members: the tensors in it, and how much of its first dimension each has.
+    """One row of a stack. members: its tensors, and how much of the first dimension each takes.
 
-    Of several, which lie side by side along that dimension.
+    Several tensors are side by side along that dimension.
     """
 
     members: Mapping[str, int]
@@ -32,9 +32,9 @@ class StackShape:
 def contents_of(
     model: ModelLike, shapes: Mapping[str, StackShape], canonical: Callable[[str], str]
 ) -> dict[str, str]:
-    """What a model's backbone has in each stack: equal for models whose tensors there are equal.
+    """The content of a model's backbone in each stack: equal for models with equal tensors there.
 
-    canonical: the one name of a tied tensor. Where the manifest tells no digests, nothing of the
+    canonical: the one name of a tied tensor. If the manifest has no digests, nothing in the
     backbone counts as equal to another's.
     """
     digests: dict[str, set[str]] = {}
@@ -49,7 +49,7 @@ def contents_of(
 
 
 def tied_names(anatomy: Anatomy) -> dict[str, str]:
-    """Names of tensors that are another one's, and whose they are."""
+    """Names of tied tensors -> the name of the tensor that they are tied to."""
     first: dict[int, str] = {}
     tied = {}
     for name, tensor in anatomy.model.state_dict(keep_vars=True).items():
@@ -59,13 +59,13 @@ def tied_names(anatomy: Anatomy) -> dict[str, str]:
 
 
 def unique_tensors(anatomy: Anatomy) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of every backbone tensor, tied ones once."""
+    """Shape and dtype of every backbone tensor, tied ones only once."""
     tied = tied_names(anatomy)
     return {name: value for name, value in anatomy.tensors.items() if name not in tied}
 
 
 def joined_siblings(anatomy: Anatomy) -> tuple[tuple[str, ...], ...]:
-    """Paths of the linear layers whose weights lie side by side, in the order of calls."""
+    """Paths of the linear layers whose weights are side by side, in the order of calls."""
     tied = tied_names(anatomy)
     return tuple(
         paths
@@ -75,7 +75,7 @@ def joined_siblings(anatomy: Anatomy) -> tuple[tuple[str, ...], ...]:
 
 
 def _alike(paths: Sequence[str], tensors: Kinds, tied: Mapping[str, str]) -> bool:
-    """Whether the weights of linear layers can lie side by side.
+    """Whether the weights of linear layers can be side by side.
 
     tensors: shape and dtype of each, by name   tied: names that are another tensor's
     """

@@ -1,4 +1,4 @@
-"""What a step's routers choose, told to whoever asks. Changes nothing of what is computed."""
+"""Reports what a step's routers choose. Does not change what is computed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,12 +10,12 @@ from torch import nn
 from serve_app.engine.experts.pool import PoolLayer
 
 RoutingSeen = Callable[[PoolLayer, torch.Tensor, torch.Tensor], None]
-"""Told a layer, the map row of each token, (T,), and the token's experts, (T, K)."""
+"""Called with a layer, the map row of each token, (T,), and each token's experts, (T, K)."""
 
 
 @contextmanager
 def told(modules: Iterable[tuple[nn.Module, PoolLayer]], seen: RoutingSeen) -> Iterator[None]:
-    """Have `seen` called with what each experts module is asked for, for as long as it lasts."""
+    """Calls `seen` with the inputs of each experts module, inside the block."""
     with ExitStack() as hooks:
         for module, layer in modules:
             hook = _hook(layer, seen)
@@ -24,7 +24,7 @@ def told(modules: Iterable[tuple[nn.Module, PoolLayer]], seen: RoutingSeen) -> I
 
 
 def _hook(layer: PoolLayer, seen: RoutingSeen) -> Callable[..., None]:
-    """What tells of a call of an experts module, before it runs."""
+    """A hook that reports a call of an experts module before it runs."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _hidden, experts, _weights = [*args, *kwargs.values()]
