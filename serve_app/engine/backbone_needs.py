@@ -1,4 +1,4 @@
-"""How many rows the stacks of backbones need, and what they take. Allocates nothing."""
+"""How many rows the stacks of backbones need, and their bytes. Allocates nothing."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ class StackNeeds:
     distinct: Mapping[str, int]
 
     def rows(self, num_places: int) -> dict[str, int]:
-        """Of each stack, so that any of the backbones can be in any of so many places."""
+        """Rows of each stack, so that any backbone can be in any of `num_places` places."""
         return {stack: min(num_places, count) for stack, count in self.distinct.items()}
 
     def num_bytes(self, num_places: int) -> int:
-        """Of stacks with those rows."""
+        """Bytes of stacks with those rows."""
         rows = self.rows(num_places)
         return sum(self.row_bytes[stack] * count for stack, count in rows.items())
 
     def most_places(self, limit: int, num_bytes: float) -> int:
-        """How many places, up to a limit, take no more than so many bytes; one at least."""
+        """How many places, up to a limit, fit into that many bytes; at least one."""
         fitting = (n for n in range(limit, 1, -1) if self.num_bytes(n) <= num_bytes)
         return next(fitting, 1)
 

@@ -1,7 +1,6 @@
 """One engine on one device: scheduler, runner and what is loaded. Single-threaded, no Ray.
 
-`loop.py` gives it a thread. Every method is called from that one thread; loading alone goes on
-beside it.
+`loop.py` gives it a thread, and calls every method from it. Only loading runs in other threads.
 """
 
 import logging
@@ -57,9 +56,9 @@ class Engine:
         clock: Callable[[], float],
         on_loaded: Callable[[], None],
     ) -> None:
-        """See `open`. secret: of shared prefixes; None: none are shared.
+        """See `open`. secret: for shared prefixes; None: nothing is shared.
 
-        graphs: what records decode steps; None: nothing does.
+        graphs: records decode steps; None: nothing does.
         """
         self.memory = memory
         self.counters = Counters()
@@ -85,13 +84,13 @@ class Engine:
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )
         self._flights = Flights(self._scheduler, runner, self.counters, clock=clock)
-        # On CUDA, where the device need not wait for the host then.
+        # On CUDA, so that the device need not wait for the host.
         on_cuda = packed.device.type == "cuda"
         self._plan_ahead = on_cuda if config.plan_ahead is None else config.plan_ahead
         self._checked_steps = 0
         self._broken: str | None = None
         self.is_stepping = False
-        """Whether the last step computed anything; if not, there is nothing to do but wait."""
+        """Whether the last step computed anything; if not, the caller can only wait."""
 
     @classmethod
     def open(
@@ -103,10 +102,10 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> "Engine":
-        """An engine with room for a release, the release not yet loaded: see `stage`.
+        """An engine with room for a release, which is not loaded yet: see `stage`.
 
-        random_bytes: as many as asked, for the secret that keeps tenants' prefixes apart.
-        on_loaded: called from another thread when something in the background got done.
+        random_bytes: gives that many, for the secret that keeps tenants' prefixes apart.
+        on_loaded: called from another thread when background work is done.
         Raises: DoesNotFit, Unsupported, ConfigError.
         """
         require_device(config.device)
@@ -131,11 +130,11 @@ class Engine:
 
     @property
     def packed(self) -> PackedModel:
-        """The tensors, and the forward over them: for those who measure."""
+        """The tensors and the forward pass over them, for benchmarks."""
         return self._packed
 
     def fits_beside(self, source: ReleaseSource) -> bool:
-        """Whether there is room for a release beside what is loaded."""
+        """Whether there is room for a release next to what is loaded."""
         return self._supply.fits_beside(source)
 
     def require_room_alone(self, source: ReleaseSource) -> None:
@@ -143,10 +142,10 @@ class Engine:
         self._supply.require_room_alone(source)
 
     def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
-        """Begin loading the parts of a release's experts beside the running work.
+        """Start loading the parts of a release's experts while requests run.
 
-        `on_done(None)` says that requests may name it; `on_done(error)` that it was not loaded,
-        and that nothing has changed. Both come from `step`, or at once.
+        Calls `on_done(None)` when requests may name it, or `on_done(error)` if it was not loaded
+        and nothing has changed: from `step`, or at once.
         """
         self._supply.stage(source, on_done)
 
@@ -204,7 +203,7 @@ class Engine:
         self._flights.add(request, model.row)
 
     def abort(self, request: str) -> bool:
-        """End a request and free what it holds. False where there is none of that id."""
+        """End a request and free what it holds. False if there is none with that id."""
         self._flights.drop(request)
         return self._scheduler.abort(request)
 
@@ -217,15 +216,17 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request waits or runs, a step is under way, or a release is being loaded."""
+        """Whether a request waits or runs, a step is running, or a release is being loaded."""
         return self._scheduler.has_work or bool(self._flights) or self._supply.is_staging
 
     def step(self) -> list[Event]:
-        """Do what can be done now; no events and no wait when nothing can."""
+        """Do what can be done now. If there is nothing, returns no events and does not wait."""
         self._take_reports()
         self._supply.begin_stagings()
         if not self._flights and self._launch(self._scheduler.schedule(self._clock())):
-            self._launch(self._scheduler.schedule(self._clock()))  # with what arrives from now on
+            self._launch(
+                self._scheduler.schedule(self._clock())
+            )  # with everything that arrives from now on
         if self._plan_ahead and len(self._flights) == 1:
             self._launch(self._scheduler.schedule_ahead(self._clock()))
         self.is_stepping = bool(self._flights)
@@ -235,9 +236,9 @@ class Engine:
         return self._flights.take_events()
 
     def check(self) -> None:
-        """See whether what is counted adds up, if steps were made since that was last seen.
+        """Check that the engine's counts agree, if there were steps since the last check.
 
-        What does not is logged, and told by `stats` from then on: what is served may be wrong.
+        If they do not, logs it and reports it in `stats` from then on: answers may be wrong.
         """
         if self._checked_steps == self.counters.num_steps or self._broken is not None:
             return
@@ -250,11 +251,11 @@ class Engine:
             logger.error("the engine's counts do not add up: %s", error)
 
     def close(self) -> None:
-        """Stop loading. The engine is of no use afterwards."""
+        """Stop loading. The engine cannot be used afterwards."""
         self._supply.close()
 
     def stats(self) -> Stats:
-        """A look at what is going on."""
+        """The current state, for metrics."""
         return look(
             self._scheduler,
             self._blocks,
@@ -268,14 +269,14 @@ class Engine:
         )
 
     def _take_reports(self) -> None:
-        """Learn what was loaded, and tell the requests that a failed load costs."""
+        """Take in what was loaded, and fail the requests of a failed load."""
         for lost in self._supply.take_reports():
             self._flights.fail(lost.request, lost.error)
 
     def _launch(self, plan: StepPlan) -> bool:
-        """Begin a plan's loads and its step, after the step that is under way if one is.
+        """Start a plan's loads and its step, after the running step if there is one.
 
-        -> whether there is no step, but a backbone arrives that one might use.
+        -> whether there is no step, but a backbone is arriving that one could use.
         """
         arrives = self._supply.begin_loads(plan.loads)
         if plan.chunks:

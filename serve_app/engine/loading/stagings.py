@@ -1,4 +1,4 @@
-"""The queue of releases that are to be loaded, and the one that is. Loads no backbone itself."""
+"""The queue of releases to load, and the one being loaded. Loads no backbone itself."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +16,7 @@ OnDone = Callable[[EngineError | None], None]
 
 @dataclass(slots=True)
 class _Staging:
-    """A release that is being loaded. due: the reports that it waits for, and of what."""
+    """A release that is being loaded. due: the reports that it waits for."""
 
     source: ReleaseSource
     backbones: dict[str, BackboneToRead]
@@ -25,11 +25,11 @@ class _Staging:
 
 
 class Stagings:
-    """One release is loaded after another, in the order in which they were asked for.
+    """Loads one release after another, in the order of the requests for them.
 
     Growing replaces tensors that a load may be writing. So a release that needs more room waits
-    for the loads that are under way, and new loads wait for it; the steps wait for none.
-    is_making_room: whether one waits so.
+    for running loads, and new loads wait for it. Steps never wait.
+    is_making_room: whether a release is waiting like this.
     """
 
     def __init__(self, releases: PooledReleases, room: Room, loader: Loader) -> None:
@@ -47,7 +47,7 @@ class Stagings:
 
     @property
     def source(self) -> ReleaseSource | None:
-        """The release that is being loaded, with rows of its own already."""
+        """The release that is being loaded; it already has its rows."""
         return None if self._current is None else self._current.source
 
     @property
@@ -56,7 +56,7 @@ class Stagings:
         return {} if self._current is None else self._current.backbones
 
     def add(self, source: ReleaseSource, on_done: OnDone) -> None:
-        """Ask for a release. `on_done`: as of `Engine.stage`, at once where it is refused."""
+        """Ask for a release. `on_done`: as in `Engine.stage`; called at once if it is refused."""
         try:
             if source.id in self._releases or source.id in self._on_done:
                 raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
@@ -68,9 +68,9 @@ class Stagings:
         self._awaiting.append(source)
 
     def begin_next(self) -> bool:
-        """Begin loading the parts of the next release, if there is one and it need not wait.
+        """Start loading the parts of the next release, if there is one and it need not wait.
 
-        -> whether one was begun, whose backbones are to be fetched.
+        -> whether one was started, whose backbones must be fetched.
         """
         while self._awaiting and self._current is None:
             source = self._awaiting[0]
@@ -91,14 +91,14 @@ class Stagings:
         return False
 
     def wait_for(self, report: type[Report], of: str) -> None:
-        """The release that is being loaded is complete once this report has come, among others."""
+        """The release being loaded also waits for this report."""
         assert self._current is not None
         self._current.due.add((report, of))
 
     def note(self, report: Report) -> Collection[str]:
-        """One report less that the release which is being loaded waits for, if it is one.
+        """A report has come; the release being loaded may have waited for it.
 
-        -> backbones that it brought, where it is given up with this report.
+        -> backbones of that release, if this report makes it fail.
         """
         staging = self._current
         of = report.source.id if isinstance(report, PartsLoaded) else report.backbone

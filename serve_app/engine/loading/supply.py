@@ -1,6 +1,6 @@
-"""Brings releases and backbones in beside the steps, and lets go of what nothing needs.
+"""Loads releases and backbones while steps run, and drops what nothing needs.
 
-Knows no requests: those that a failed load costs are only reported.
+Knows no requests: it only reports those that a failed load costs.
 """
 
 import logging
@@ -33,20 +33,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A request that was given up, because its model's backbone could not be loaded."""
+    """A request that fails because its model's backbone could not be loaded."""
 
     request: str
     error: EngineError
 
 
 class Supply:
-    """Releases that are being staged and retired, and loads of backbones that are under way.
+    """Releases that are being staged and retired, and running loads of backbones.
 
-    The scheduler decides which backbone is loaded; here it is done and reported. A backbone is
-    read and verified once, while its release is staged: straight into a place where there are
-    places for all, and else into host memory, from where it is copied whenever it is wanted. Where
-    host memory has no room for all, what is wanted and not there is read again, and stays there in
-    the stead of the copy that was not used for longest.
+    The scheduler decides which backbone to load; this class loads it and reports. A backbone is
+    read and verified once, while its release is staged: straight into a place if there are places
+    for all, else into host memory, from where it is copied whenever it is needed. If host memory
+    has no room for all, a backbone without a copy is read again when it is needed, and its copy
+    replaces the one that has not been used for longest.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Supply:
         counters: Counters,
         on_loaded: Callable[[], None],
     ) -> None:
-        """on_loaded: called from another thread when something in the background got done."""
+        """on_loaded: called from another thread when background work is done."""
         self._packed = packed
         self._scheduler = scheduler
         self._releases = releases
@@ -79,7 +79,7 @@ class Supply:
 
     @property
     def host_bytes(self) -> int:
-        """What backbones take in host memory, mapped files included."""
+        """Bytes of backbones in host memory, including mapped files."""
         return self._host.num_bytes
 
     def is_retiring(self, release: str) -> bool:
@@ -87,7 +87,7 @@ class Supply:
         return release in self._retiring
 
     def fits_beside(self, source: ReleaseSource) -> bool:
-        """Whether there is room for a release beside what is loaded."""
+        """Whether there is room for a release next to what is loaded."""
         return self._room.fits_beside(source)
 
     def require_room_alone(self, source: ReleaseSource) -> None:
@@ -95,12 +95,12 @@ class Supply:
         self._room.require_alone(source)
 
     def stage(self, source: ReleaseSource, on_done: OnDone) -> None:
-        """Begin loading a release's parts and backbones. `on_done`: as of `Engine.stage`."""
+        """Start loading a release's parts and backbones. `on_done`: as in `Engine.stage`."""
         self._stagings.add(source, on_done)
         self.begin_stagings()
 
     def begin_stagings(self) -> None:
-        """Begin loading releases that need wait no longer."""
+        """Start loading releases that need not wait any longer."""
         while self._stagings.begin_next():
             self._fetch()
 
@@ -114,7 +114,7 @@ class Supply:
         self.drop_retired()
 
     def take_reports(self) -> Iterator[Lost]:
-        """Take in what was done since the last call."""
+        """Take in what has been done since the last call."""
         for report in self._loader.reports():
             match report:
                 case PartsLoaded():
@@ -127,12 +127,12 @@ class Supply:
             self._let_go()
 
     def begin_loads(self, loads: tuple[BackboneCopy, ...]) -> bool:
-        """Begin a plan's loads, or hold them while a release waits to make room.
+        """Start a plan's loads, or hold them while a release waits to make room.
 
         -> whether one of them may be used before it is complete.
         """
         self._held_loads += loads
-        for load in loads:  # what was there is needed no more
+        for load in loads:  # its old content is no longer needed
             self._placing.clear(load.place)
         if self._stagings.is_making_room or not self._held_loads:
             return False
@@ -142,7 +142,9 @@ class Supply:
         return any(arriving)
 
     def _begin_load(self, load: BackboneCopy, wanted: BackboneToRead | None) -> bool:
-        if wanted is None:  # its release went while the load was held, and nothing waits for it
+        if (
+            wanted is None
+        ):  # its release was dropped while the load was held, and nothing waits for it
             self._scheduler.load_failed(load.backbone)
             return False
         held = self._host.take(load.backbone)
@@ -158,7 +160,7 @@ class Supply:
         return arrives
 
     def drop_retired(self) -> None:
-        """Free the releases that are being retired and that no sequence is of any more."""
+        """Free the retiring releases that have no sequences any more."""
         for release in list(self._retiring):
             models = self._releases.release(release).models
             if any(self._scheduler.count((release, name)) for name in models):
@@ -173,7 +175,7 @@ class Supply:
             self._let_go()
 
     def _drop(self, backbone: str) -> bool:
-        """Let go of a backbone of no release; False while it is loading or needed."""
+        """Drop a backbone without a release; False while it is loading or needed."""
         place = self._scheduler.places.place_of(backbone)
         if not self._scheduler.drop_backbone(backbone):
             return False
@@ -182,7 +184,7 @@ class Supply:
         return True
 
     def check(self) -> None:
-        """Assert that rows, places and host copies are counted as they are used."""
+        """Assert that the counts of rows, places and host copies are right."""
         self._releases.check(self._stagings.source)
         self._placing.check()
         self._host.check()
@@ -192,9 +194,9 @@ class Supply:
         self._loader.close()
 
     def _fetch(self) -> None:
-        """Begin reading the backbones that a release brings, and all that need a host copy now.
+        """Start reading a release's new backbones, and all that need a host copy now.
 
-        No copy is dropped for one that nobody has asked for yet.
+        Drops no copy for a backbone that nobody has requested yet.
         """
         there = self._releases.backbones()
         fetched = {}

@@ -39,8 +39,8 @@ from serve_app.engine.source import ModelLike
 from serve_app.engine.step.step import CurrentStep, StepView
 
 FEW_TOKENS = 128
-"""Up to which small operations of a step on the CPU are done on one core: what is large uses all,
-as compiled code or products of torch."""
+"""In steps of at most this many tokens, small operations on the CPU use one core. Large operations,
+such as compiled code or products of torch, use all cores."""
 
 
 class PackedModel:
@@ -59,7 +59,7 @@ class PackedModel:
         device: torch.device,
         uses_int8: bool = True,
     ) -> None:
-        """Allocate everything. `config`: of a model of the family, with the longest vocabulary.
+        """Allocate everything. `config`: of the model with the longest vocabulary in the family.
 
         uses_int8: see `CompiledExperts`.
 
@@ -107,13 +107,13 @@ class PackedModel:
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:
-        """The forms of attention that layers have, each once."""
+        """The forms of attention of the layers, each once."""
         forms = {id(paged.form): paged.form for paged in self.attentions.values()}
         return tuple(forms.values())
 
     @as_unsupported()
     def register_row(self, row: int, config: Mapping[str, Any]) -> None:
-        """Tell the packed model about the model of a map row: its rope and its vocabulary."""
+        """Register the model of a map row: its rope and its vocabulary."""
         own = config_of(config)
         signature = repr(sorted(rope_fields(config).items()))
         for path, kind in self._rotary_classes.items():
@@ -125,7 +125,7 @@ class PackedModel:
         self._register_scales(row, own)
 
     def forget_row(self, row: int) -> None:
-        """Forget the model of a map row: no token is of it any more."""
+        """Forget the model of a map row, which has no more tokens."""
         for rotary in self.rotaries.values():
             rotary.forget_row(row)
         for layer in self.pool.values():
@@ -142,7 +142,7 @@ class PackedModel:
         self.step.revise()
 
     def _register_scales(self, row: int, own: Any) -> None:
-        """Note where a model's attention scale differs from the stock module's."""
+        """Note attention scales of a model that differ from the stock module's."""
         if rope_fields(own.to_dict()) == rope_fields(self._config.to_dict()):
             model = self._model
         else:
@@ -160,7 +160,7 @@ class PackedModel:
 
     @property
     def bound_to_host(self) -> str | None:
-        """What keeps the same operations from serving steps of any models; None: nothing does."""
+        """Why the same operations cannot serve steps of any models; None: they can."""
         for path, module in self._model.named_modules():
             if isinstance(module, PerSegment):
                 return f"{path} runs once per model"
@@ -173,7 +173,7 @@ class PackedModel:
         return self._vocabularies[row]
 
     def recompute_length(self, row: int) -> int | None:
-        """Known tokens beyond which sequences of the model are computed once more; or None."""
+        """Number of known tokens beyond which the model's sequences are recomputed, or None."""
         return self._recompute_lengths[row]
 
     def is_by_length(self, row: int) -> bool:
@@ -186,7 +186,7 @@ class PackedModel:
         return vocabulary_size(self._config)
 
     def grow_vocabulary(self, length: int) -> None:
-        """Make room for longer vocabularies; what is loaded stays loaded."""
+        """Make room for longer vocabularies; loaded models stay loaded."""
         more = length - self.longest_vocabulary
         for name in self._vocabulary_stacks():
             stack = self.stacks.stacks()[name]
@@ -203,7 +203,7 @@ class PackedModel:
             self.step.revise()
 
     def backbone_bytes_with(self, num_rows: Mapping[str, int], vocabulary: int) -> int:
-        """Bytes of stacks of so many rows each, with room for a vocabulary of that length."""
+        """Bytes of stacks with that many rows each, with room for a vocabulary of that length."""
         longer = max(0, vocabulary - self.longest_vocabulary)
         over_vocabulary = self._vocabulary_stacks()
         total = 0
@@ -214,7 +214,7 @@ class PackedModel:
         return total
 
     def contents_of(self, model: ModelLike) -> dict[str, str]:
-        """What a model's backbone has in each stack: equal where the tensors are."""
+        """The content of a model's backbone in each stack: equal if the tensors are equal."""
         return contents_of(model, self.stack_shapes, self.stacks.canonical)
 
     def _vocabulary_stacks(self) -> list[str]:
@@ -234,14 +234,14 @@ class PackedModel:
 
     @property
     def attention_bytes(self) -> int:
-        """What forms of attention keep between steps."""
+        """Bytes that forms of attention keep between steps."""
         return sum(form.num_bytes for form in self.attention_forms)
 
     @contextmanager
     def watching(self, seen: RoutingSeen) -> Iterator[None]:
-        """Have `seen` called with what each experts module is asked for, for as long as it lasts.
+        """Calls `seen` with the inputs of each experts module, inside the block.
 
-        Modules must be called for that: a step is not to be replayed while it is watched.
+        This needs calls of the modules, so do not replay a captured step meanwhile.
         """
         modules = [(self._experts[path], layer) for path, layer in self.pool.items()]
         with told(modules, seen):
@@ -253,7 +253,7 @@ class PackedModel:
 
     @torch.inference_mode()
     def forward(self, view: StepView) -> torch.Tensor:
-        """Run one step. ->  (n, V) logits of the rows that want them, V the longest vocabulary.
+        """Run one step. ->  (n, V) logits of the rows that need them, V the longest vocabulary.
 
         Rows of a model with a shorter vocabulary are -inf beyond its end.
         """

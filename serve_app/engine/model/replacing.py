@@ -1,4 +1,4 @@
-"""Puts leaves, rotaries, the pool and paged attention where a stock model had modules of its own.
+"""Replaces modules of a stock model by leaves, rotaries, the pool and paged attention.
 
 Runs nothing: `packed.py` does.
 """
@@ -33,8 +33,8 @@ class Sizes:
 
     num_places: backbones on the device.   backbone_rows: of each stack of their tensors; None: one
     for each place.   shelves: of each layer's pool, in layer order.
-    num_blocks, block_size: of the KV store; block size in tokens. There is one block more, which
-    no sequence has: rows that only pad a step write there.
+    num_blocks, block_size: of the KV store; block size in tokens. There is one more block, which
+    no sequence has: padding rows of a step write there.
     """
 
     num_places: int
@@ -45,7 +45,7 @@ class Sizes:
 
 
 def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf]) -> None:
-    """Put a leaf in the stead of each unit. joined: those that are there already, by path."""
+    """Replace each unit by a leaf. joined: leaves that exist already, by path."""
     for path, axes in anatomy.units.items():
         if path in joined:
             anatomy.model.set_submodule(path, joined[path])
@@ -57,7 +57,7 @@ def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf])
 
 
 def spread_sinks(anatomy: Anatomy, step: CurrentStep, stacks: Stacks) -> None:
-    """Give attention modules with a parameter of their own that of each token's backbone."""
+    """For attention modules with their own parameter, take that of each token's backbone."""
     for path, name in anatomy.sinks.items():
         module = anatomy.model.get_submodule(path)
         del module._parameters[name]
@@ -76,7 +76,7 @@ def _spread(step: CurrentStep, stacks: Stacks, stack: str, attribute: str) -> An
 
 
 def replace_rotaries(anatomy: Anatomy, step: CurrentStep) -> dict[str, PackedRotary]:
-    """Put a rotary module of all models in the stead of each. -> them by path"""
+    """Replace each rotary module by one for all models. -> the new ones by path"""
     rotaries = {
         path: PackedRotary(step, getattr(module, "config", None))
         for path, module in anatomy.rotaries.items()
@@ -97,7 +97,7 @@ def attach_pool(
     parts: Parts | None,
     uses_int8: bool,
 ) -> dict[str, PoolLayer]:
-    """Have experts modules read layers of a pool. shelves: of each. -> the layers by path
+    """Let experts modules read layers of a pool. shelves: of each. -> the layers by path
 
     parts: compiled code, where there is any.   uses_int8: see `CompiledExperts`
     """
@@ -120,7 +120,7 @@ def attach_pool(
 def attach_attention(
     anatomy: Anatomy, step: CurrentStep, sizes: Sizes, *, dtype: torch.dtype, device: torch.device
 ) -> dict[str, PagedAttention]:
-    """Have attention modules read a paged store of keys and values. -> what does it, by path"""
+    """Let attention modules read a paged store of keys and values. -> their attention by path"""
     attentions = {}
     chooser = FormChooser(makers(device), block_size=sizes.block_size, dtype=dtype, device=device)
     for path, shape in anatomy.attentions.items():

@@ -1,4 +1,4 @@
-"""The requests of an engine, and the steps under way for them. Plans no step, loads nothing."""
+"""The requests of an engine, and the running steps for them. Plans no step, loads nothing."""
 
 import logging
 from collections import deque
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 class _Active:
     """A request in the engine, and the log-probabilities of its prompt so far, by position.
 
-    row: of its model in the expert maps.   queued_s: its wait before anything was computed, from
-    then until its first token is reported; num_cached: tokens of its prompt that were found
-    computed, as long.
+    row: of its model in the expert maps.   queued_s: its wait before anything was computed;
+    num_cached: tokens of its prompt that were already computed. Both are set until its first token
+    is reported.
     """
 
     request: Request
@@ -36,7 +36,7 @@ class _Active:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A step under way, and its requests by id. step: None where it could not be launched."""
+    """A running step, and its requests by id. step: None if it could not be launched."""
 
     plan: StepPlan
     active: Mapping[str, _Active]
@@ -45,7 +45,7 @@ class _Flight:
 
 
 class Flights:
-    """Steps are launched one after another and land in that order, with events for requests."""
+    """Steps are launched one after another, and finish in that order with events for requests."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Flights:
         self._events: list[Event] = []
 
     def __len__(self) -> int:
-        """How many steps are under way."""
+        """How many steps are running."""
         return len(self._flights)
 
     def __contains__(self, request: str) -> bool:
@@ -76,21 +76,21 @@ class Flights:
         self._active[request.id] = _Active(request, row, request.prompt_logprobs is not None)
 
     def drop(self, request: str) -> None:
-        """No event of this request follows, if it is there."""
+        """Forget this request: none of its events follow."""
         self._active.pop(request, None)
 
     def fail(self, request: str, error: EngineError) -> None:
-        """This request ends, unanswered; the scheduler has forgotten its sequence."""
+        """This request ends without an answer; the scheduler has forgotten its sequence."""
         self.drop(request)
         self._events.append(Failed(request, error))
 
     def take_events(self) -> list[Event]:
-        """What has come for requests since the last call."""
+        """The events for requests since the last call."""
         events, self._events = self._events, []
         return events
 
     def launch(self, plan: StepPlan) -> None:
-        """Begin a step that computes something, after the last one under way."""
+        """Start a step that computes something, after the last running one."""
         active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
         running = {name: self._running(request) for name, request in active.items()}
         after = self._flights[-1].step if self._flights else None
@@ -111,9 +111,9 @@ class Flights:
         return RunningRequest(active.request, active.row, sequence.tokens)
 
     def land(self, take_reports: Callable[[], None]) -> None:
-        """Wait for a step, the oldest under way, and tell its requests what it gave.
+        """Wait for the oldest running step, and give its results to its requests.
 
-        take_reports: called before its tokens count: a load that it waited for may have failed.
+        take_reports: called before its tokens count, as a load that it waited for may have failed.
         """
         flight = self._flights.popleft()
         result = StepResult()
@@ -132,7 +132,7 @@ class Flights:
             self._report(done, flight.active[done.id], result.logprobs.get(done.id))
 
     def _report(self, done: SequenceEvent, active: _Active, logprob: Logprob | None) -> None:
-        """A request has a token more, or has ended. Before the first comes what its prompt gave."""
+        """A request has one more token, or has ended. Results for its prompt come first."""
         if active.prompt_due:
             active.prompt_due = False
             found = active.prompt_logprobs
@@ -148,7 +148,7 @@ class Flights:
         self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
 
     def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
-        """End the requests of a step that broke, and leave the others as they are."""
+        """End the requests of a step that failed, and leave the others as they are."""
         logger.error("a step broke; its requests are given up", exc_info=error)
         failure = EngineError(f"the engine could not compute a step: {error}")
         failure.__cause__ = error
