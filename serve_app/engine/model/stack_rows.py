@@ -20,19 +20,15 @@ class StackRows:
 
     With S rows each place has the row of its own number, with one all have that. With any other
     number several places may read one row, in any order: `table` then knows which.
-    of_place: as the host knows it.
+    of_place: as the host knows it.   is_own: whether each place has the row of its own number.
     """
 
     def __init__(self, num_rows: int, num_places: int) -> None:
         self.num_rows = num_rows
-        self.of_place = list(range(num_places)) if num_rows == num_places else [0] * num_places
+        self.is_own = num_rows == num_places
+        self.of_place = list(range(num_places)) if self.is_own else [0] * num_places
         self._table: RowTable | None = None
         self._line = 0
-
-    @property
-    def is_own(self) -> bool:
-        """Whether each place has the row of its own number."""
-        return self.num_rows == len(self.of_place)
 
     @property
     def is_shared(self) -> bool:
@@ -42,6 +38,7 @@ class StackRows:
     def grow(self, num_rows: int) -> None:
         """Be of more rows. Places keep theirs, unless each has its own from now on."""
         self.num_rows = num_rows
+        self.is_own = num_rows == len(self.of_place)
         if self.is_own:
             self.of_place = list(range(num_rows))
 

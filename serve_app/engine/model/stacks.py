@@ -54,6 +54,9 @@ class Stacks:
                 if len(shape.members) > 1:
                     self._part_of[name] = stack, start, size
                 start += size
+        self._holding = {
+            name: self._stacks[self.stack_of(name)] for name in (*self._names, *self._aliases)
+        }
         self._written: dict[str, list[str | None]] = {
             name: [None] * len(stack.tensor) for name, stack in self._stacks.items()
         }
@@ -77,7 +80,7 @@ class Stacks:
         """The stack of a tensor, to compute with: what the running step reads of it has arrived."""
         for arrival in self.awaited:
             arrival.wait(self.canonical(name))
-        return self._stacks[self.stack_of(name)]
+        return self._holding[name]
 
     def canonical(self, name: str) -> str:
         """The one name of a tied tensor."""
