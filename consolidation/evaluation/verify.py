@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from consolidation.release import (
     BackboneBlob,
@@ -21,6 +20,8 @@ from consolidation.release.registry import manifest_blobs
 from consolidation.release.tensors import tensor_digest
 from consolidation.run.executor import Progress
 from consolidation.statistics.scoring import COMPUTE_DTYPE, golden_logits, quiet_transformers
+from representation.architecture.config import config_of
+from representation.architecture.errors import Unservable
 
 
 def verify(
@@ -90,7 +91,7 @@ def _golden(reader: ReleaseReader, name: str) -> list[str]:
         return ["has no golden prompt"]
     try:
         model = assemble(reader, name)
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, Unservable) as error:
         return [f"cannot be assembled: {error}"]
     return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
 
@@ -98,7 +99,7 @@ def _golden(reader: ReleaseReader, name: str) -> list[str]:
 def assemble(reader: ReleaseReader, name: str) -> Any:
     """One model of a release in transformers' own class, in float32 on the CPU."""
     model = reader.models[name]
-    config = CONFIG_MAPPING[model.config["model_type"]].from_dict(model.config)
+    config = config_of(model.config)
     state = {key: tensor.float() for key, tensor in reader.read_backbone(name)}
     for layer, row in enumerate(model.expert_map):
         experts = [reader.expert(name, layer, index) for index in range(len(row))]

@@ -25,6 +25,7 @@ from torch.nn import functional
 from consolidation.errors import Refused
 from consolidation.release import Golden
 from consolidation.statistics.text import Window
+from representation.architecture.config import context_limit
 
 NO_READING_AHEAD = "HF_DEACTIVATE_ASYNC_LOAD"
 GOLDEN_PROMPT = 16
@@ -128,7 +129,7 @@ def load_original(directory: Path) -> Any:
 
 def max_window(config: Any, limit: int) -> int:
     """The most tokens of a window: the limit, or the context length where that is less."""
-    return int(min(limit, getattr(config, "max_position_embeddings", None) or limit))
+    return min(limit, context_limit(config) or limit)
 
 
 def one_thread_each(
