@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.bench.bars import compared, decoding, scaling, streaming
+from serve_app.bench.bars import compared, consolidated, decoding, scaling, streaming
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.result.result import Result
@@ -42,6 +42,21 @@ BARS: dict[str, Bar] = {
             "packed_over_single",
             1.6,
             "one decode step of four models ÷ one model with as many sequences",
+        ),
+        Bar(
+            "four_bits_over_dense",
+            0.7,
+            "one decode step of 16 sequences, slots of 4 bits ÷ dense slots",
+        ),
+        Bar(
+            "four_bits_alone_over_dense",
+            0.6,
+            "the same, of one sequence",
+        ),
+        Bar(
+            "one_size_over_dense",
+            1.2,
+            "one decode step of four models, slots of 8 and residuals of 2 bits ÷ dense slots",
         ),
         Bar(
             "engine_over_transformers",
@@ -97,6 +112,15 @@ def _packed(on_progress: OnProgress) -> Mapping[str, Measured]:
     return decoding.packed_ratios(_release(), on_progress=on_progress)
 
 
+def _consolidated(on_progress: OnProgress) -> Mapping[str, Measured]:
+    return consolidated.steps_over_dense(
+        lambda slots, residuals: RandomRelease(
+            SHAPE.config(), NUM_MODELS, parts=slots, residuals=residuals
+        ),
+        on_progress=on_progress,
+    )
+
+
 def _outside(on_progress: OnProgress) -> Mapping[str, Measured]:
     found = decoding.outside_forward_share(_release(), on_progress=on_progress)
     return {"outside_forward_share": found}
@@ -140,6 +164,7 @@ def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
 
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("packed_over_sequential", "packed_over_single"): _packed,
+    ("four_bits_over_dense", "four_bits_alone_over_dense", "one_size_over_dense"): _consolidated,
     ("engine_over_transformers",): _against_transformers,
     ("outside_forward_share",): _outside,
     ("http_over_engine",): _over_http,

@@ -107,12 +107,13 @@ def ratios_of(seconds: Mapping[str, Sequence[float]], names: Sequence[str]) -> d
         "rounds": {kind: list(each) for kind, each in seconds.items()},
     }
     return {
-        "packed_over_sequential": Measured(_median_ratio(seconds["packed"], sequential), facts),
-        "packed_over_single": Measured(_median_ratio(seconds["packed"], seconds["single"]), facts),
+        "packed_over_sequential": Measured(median_ratio(seconds["packed"], sequential), facts),
+        "packed_over_single": Measured(median_ratio(seconds["packed"], seconds["single"]), facts),
     }
 
 
-def _median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
+def median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """Of the ratios in each round."""
     return statistics.median(one / other for one, other in zip(of, to, strict=True))
 
 

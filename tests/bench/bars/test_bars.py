@@ -10,6 +10,9 @@ def test_the_bars_are_these() -> None:
     assert {name: (bar.limit, bar.at_least) for name, bar in BARS.items()} == {
         "packed_over_sequential": (0.65, False),
         "packed_over_single": (1.6, False),
+        "four_bits_over_dense": (0.7, False),
+        "four_bits_alone_over_dense": (0.6, False),
+        "one_size_over_dense": (1.2, False),
         "engine_over_transformers": (1.2, True),
         "outside_forward_share": (0.10, False),
         "http_over_engine": (0.75, True),

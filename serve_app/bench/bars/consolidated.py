@@ -1,0 +1,76 @@
+"""Compares decode steps of packed experts with those of dense ones. Measures; judges nothing.
+
+Each is an engine of its own, in one process; they are measured in turn, so that what else runs on
+the machine reaches all alike.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+from serve_app.bench.bars.decoding import Decoding, median_ratio, open_engine
+from serve_app.bench.result.measured import Measured, OnProgress
+from serve_app.bench.step.session import Session, running
+from serve_app.bench.step.timing import shortest_vocabulary
+from serve_app.bench.weights.random_release import RandomRelease
+
+SLOTS = {
+    "dense": ("dense", ()),
+    "four_bits": ("packed-4-128", ()),
+    "one_size": ("split-8-128", ("packed-2-128",)),
+}
+"""Formats of slots and residuals. `one_size`: about what a plan of one model's bytes looks like."""
+
+AS_ELSEWHERE = Decoding()
+"""The sequences and rounds of the other bars."""
+
+Make = Callable[[str, Sequence[str]], RandomRelease]
+"""A release with slots and residuals in these formats."""
+
+
+def steps_over_dense(
+    make: Make, wanted: Decoding = AS_ELSEWHERE, on_progress: OnProgress = lambda *_: None
+) -> dict[str, Measured]:
+    """Times decode steps of all models' sequences, and of one sequence, in each format.
+
+    `four_bits_over_dense`, `one_size_over_dense`: of all sequences.   `four_bits_alone_over_dense`:
+    of one sequence. Divided by the same step with dense slots and no residuals.
+    """
+    seconds: dict[tuple[str, bool], list[float]] = {}
+    with ExitStack() as engines:
+        sessions = {}
+        for name, (slots, residuals) in SLOTS.items():
+            source = make(slots, residuals)
+            engine = engines.enter_context(running(open_engine(source, wanted), source))
+            vocabulary = shortest_vocabulary(source)
+            session = Session(engine, source, vocabulary=vocabulary, step_tokens=wanted.step_tokens)
+            session.warm(sorted(source.models))
+            sessions[name] = session, sorted(source.models)
+        total = wanted.rounds * len(sessions) * 2
+        for number in range(total):
+            on_progress("steps of packed experts", number, total)
+            name = list(sessions)[number // 2 % len(sessions)]
+            session, models = sessions[name]
+            alone = bool(number % 2)
+            sequences = models[:1] if alone else models * wanted.sequences
+            steps = session.decode(sorted(sequences), wanted.context, wanted.steps)
+            seconds.setdefault((name, alone), []).append(statistics.median(steps.seconds))
+    on_progress("steps of packed experts", total, total)
+    return ratios_to_dense(seconds)
+
+
+def ratios_to_dense(seconds: Mapping[tuple[str, bool], Sequence[float]]) -> dict[str, Measured]:
+    """seconds: of a step in each round, by name in `SLOTS` and whether of one sequence alone."""
+    facts = {
+        f"{name}_{'one' if alone else 'all'}_s": statistics.median(each)
+        for (name, alone), each in seconds.items()
+    }
+
+    def ratio(name: str, *, alone: bool = False) -> Measured:
+        return Measured(median_ratio(seconds[name, alone], seconds["dense", alone]), facts)
+
+    return {
+        "four_bits_over_dense": ratio("four_bits"),
+        "four_bits_alone_over_dense": ratio("four_bits", alone=True),
+        "one_size_over_dense": ratio("one_size"),
+    }
