@@ -29,6 +29,18 @@ class Weights:
             {name: tensor - other.vectors[name] for name, tensor in self.vectors.items()},
         )
 
+    def equals(self, other: "Weights") -> bool:
+        """Whether two experts of one shape are the same to the bit: 0 and −0 are not."""
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
+        return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in pairs)
+
+    def rounded(self, dtype: torch.dtype) -> "Weights":
+        """The same, rounded to a dtype and widened again."""
+        return Weights(
+            {name: tensor.to(dtype).float() for name, tensor in self.matrices.items()},
+            {name: tensor.to(dtype).float() for name, tensor in self.vectors.items()},
+        )
+
     def is_zero(self) -> bool:
         """Whether nothing is left of a difference."""
         return not any(bool(tensor.any()) for tensor in self.tensors())

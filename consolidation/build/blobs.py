@@ -6,7 +6,7 @@ makes up for the rounding of the slot.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from consolidation.arithmetic.metric import Metric, together, weight_metric
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
-from consolidation.compare.costs import cost_of
+from consolidation.compare.costs import Wanted, cost_of
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
@@ -129,7 +129,7 @@ class _Builder:
             part = self._slot_part(request, content, shape)
             given = content if request.digest is not None else self._read(part, shape)
         residuals = [
-            [part.model_dump() for part in self._residuals(member, given, shape)]
+            [one.model_dump() for one in self._residuals(member, part, given, shape)]
             for member in request.members
         ]
         return {"slot": part.model_dump(), "residuals": residuals}
@@ -170,13 +170,21 @@ class _Builder:
             return together(metrics, [user.weight for _, _, user in users()])
 
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
-        wanted = Weights(content.matrices, vectors)
-        return self._write(self._fit(request.format, wanted, metric, shape), request.format)
+        weights = Weights(content.matrices, vectors)
+        wanted = Wanted(weights, metric, shape, self._task.dtype)
+        return self._write(request.format, wanted)
 
-    def _residuals(self, member: MemberRequest, given: Weights, shape: ExpertShape) -> list[Part]:
-        """Parts that add up to a member's difference from the slot, in the better of two orders."""
+    def _residuals(
+        self, member: MemberRequest, slot: Part, given: Weights, shape: ExpertShape
+    ) -> list[Part]:
+        """Parts that add up to a member's difference from the slot, in the better of two orders.
+
+        given: what the slot gives.
+        """
         if not member.residuals:
             return []
+        if member.residuals[0].replaces:
+            return [self._replacing(member, slot, shape)]
         order = member.origin.order()
         left = member.origin.read(order).minus(given)
         metrics = {}
@@ -186,7 +194,18 @@ class _Builder:
         orders = {member.residuals, member.residuals[::-1]}
         tried = [self._approximate(left, metrics, formats, shape) for formats in sorted(orders)]
         _, parts = min(tried, key=lambda found: found[0])
-        return [self._write(parts[fmt], fmt) for fmt in member.residuals]
+        return [self._write_tensors(fmt, parts[fmt]) for fmt in member.residuals]
+
+    def _replacing(self, member: MemberRequest, slot: Part, shape: ExpertShape) -> Part:
+        """The residual that gives a member back to the bit where the slot has other weights."""
+        (fmt,) = member.residuals
+        origin = member.origin
+        weights = origin.read(None)
+        stored = origin.source.read(origin.index), self._registry.read_tensors(slot)
+        wanted = Wanted(
+            weights, lambda name: weight_metric(shape.matrix(name)), shape, self._task.dtype, stored
+        )
+        return self._write(fmt, wanted).model_copy(update={"on": slot.digest})
 
     def _approximate(
         self,
@@ -200,19 +219,12 @@ class _Builder:
         rest = dict(left.matrices)
         for number, fmt in enumerate(formats):
             vectors = left.vectors if number == 0 else _zeros(left.vectors)
-            parts[fmt] = self._fit(fmt, Weights(rest, vectors), metrics.__getitem__, shape)
+            weights = Weights(rest, vectors)
+            wanted = Wanted(weights, metrics.__getitem__, shape, self._task.dtype)
+            parts[fmt] = cost_of(fmt.kind).fit(fmt, wanted)
             given = {name: fmt.decode(parts[fmt], name, shape) for name in rest}
             rest = {name: matrix - given[name] for name, matrix in rest.items()}
         return sum(metrics[name].cost(error) for name, error in rest.items()), parts
-
-    def _fit(
-        self,
-        fmt: Format,
-        wanted: Weights,
-        metric: Callable[[str], Metric],
-        shape: ExpertShape,
-    ) -> dict[str, torch.Tensor]:
-        return cost_of(fmt.kind).fit(fmt, wanted, metric, shape, self._task.dtype)
 
     def _metric(
         self,
@@ -234,7 +246,10 @@ class _Builder:
     def _read(self, part: Part, shape: ExpertShape) -> Weights:
         return weights_of(read_expert(self._registry, [part], shape), shape)
 
-    def _write(self, tensors: Mapping[str, torch.Tensor], fmt: Format) -> Part:
+    def _write(self, fmt: Format, wanted: Wanted) -> Part:
+        return self._write_tensors(fmt, cost_of(fmt.kind).fit(fmt, wanted))
+
+    def _write_tensors(self, fmt: Format, tensors: Mapping[str, torch.Tensor]) -> Part:
         blob = self._registry.write_blob(encode_tensors(tensors))
         return Part(digest=blob.digest, bytes=blob.bytes, format=str(fmt))
 

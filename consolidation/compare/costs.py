@@ -15,7 +15,7 @@ import torch
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.weights import Weights
 from consolidation.compare.noise import Noise, Spread, Unit
-from representation.formats import ExpertShape, Format
+from representation.formats import ExpertShape, Format, Tensors
 
 Formats = tuple[Format, ...]
 """Formats of an expert's residuals; none when the slot is all it has."""
@@ -25,17 +25,24 @@ FEEDBACK = 1.7
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An expert seen from the content of a slot. weights: the unit's less the content's."""
+    """An expert seen from the content of a slot.
+
+    weights: the unit's less the content's.   is_stored: whether unit and content are what a
+    checkpoint or a dense slot holds, to the bit, and every neuron in its own place.
+    """
 
     unit: Unit
+    content: Weights
     weights: Weights
     is_zero: bool
+    is_stored: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SlotLoss:
     """What holding a content in a slot's format costs one unit, by matrix."""
 
+    slot: Format
     by_matrix: Mapping[str, float]
     noise: Noise
 
@@ -68,6 +75,21 @@ class NoOffers:
         yield from ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a part is to hold. Vectors are stored as they are.
+
+    weights: for a slot its content, for a residual what is left of a difference.   metric: of each
+    matrix, by name.   stored: the expert's own tensors and its slot's, where a residual replaces.
+    """
+
+    weights: Weights
+    metric: Callable[[str], Metric]
+    shape: ExpertShape
+    dtype: torch.dtype
+    stored: tuple[Tensors, Tensors] | None = None
+
+
 class Cost(Protocol):
     """What parts of one kind of format cost."""
 
@@ -89,18 +111,8 @@ class Cost(Protocol):
         """What this kind offers for a difference."""
         ...
 
-    def fit(
-        self,
-        fmt: Format,
-        wanted: Weights,
-        metric: Callable[[str], Metric],
-        shape: ExpertShape,
-        dtype: torch.dtype,
-    ) -> dict[str, torch.Tensor]:
-        """The tensors of a part that is as near to `wanted` as the format allows.
-
-        metric: of each matrix, by name.   dtype: the family's. Vectors are stored as they are.
-        """
+    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+        """The tensors of a part that is as near to what is wanted as the format allows."""
         ...
 
 

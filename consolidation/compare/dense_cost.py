@@ -1,14 +1,12 @@
 """What dense parts cost: slots that lose nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
-from consolidation.arithmetic.metric import Metric
-from consolidation.arithmetic.weights import Weights
-from consolidation.compare.costs import Cost, Difference, Formats, NoOffers
+from consolidation.compare.costs import Cost, Difference, Formats, NoOffers, Wanted
 from consolidation.compare.noise import Noise, Spread
-from representation.formats import DENSE, ExpertShape, Format
+from representation.formats import DENSE, Format
 
 
 class DenseCost:
@@ -25,16 +23,11 @@ class DenseCost:
         """See `Cost.offers`."""
         return NoOffers()
 
-    def fit(
-        self,
-        fmt: Format,
-        wanted: Weights,
-        metric: Callable[[str], Metric],
-        shape: ExpertShape,
-        dtype: torch.dtype,
-    ) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
-        return DENSE.encode(wanted.matrices, wanted.vectors, shape, dtype)
+        return DENSE.encode(
+            wanted.weights.matrices, wanted.weights.vectors, wanted.shape, wanted.dtype
+        )
 
 
 COST: Cost = DenseCost()

@@ -5,7 +5,7 @@ which of them may share a slot: each node is either one slot or what its halves 
 slot are tried: the base's expert, each member's own, their mean.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -80,11 +80,14 @@ class _Comparison:
         self._shape = task.experts[0].source.shape
         self._layout = task.experts[0].source.layout
         self._sizes = FileSizes(self._shape, task.dtype)
+        self._is_lossless = all(expert.locked for expert in task.experts)
         self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
 
     def groups(self) -> Iterator[Group]:
         experts = self._task.experts
-        noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
+        noise = Noise({})
+        if not self._is_lossless:
+            noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
         homes = [expert.index for expert in experts]
         locked = [expert.locked for expert in experts]
         for kin in find_kin(homes, locked, self._read, self._layout):
@@ -99,7 +102,8 @@ class _Comparison:
         }
         units = [self._unit(member, orders.get(member)) for member in kin.members]
         nodes = _nodes(units)
-        group = _GroupMenu(kin, units, self._others(kin, units), noise, self._sizes)
+        others = self._others(kin, units)
+        group = _GroupMenu(kin, units, others, self._stored(kin, others), noise, self._sizes)
         frontiers: list[tuple[Point[tuple[SlotChoice, ...]], ...]] = []
         for node in nodes:
             points = list(group.as_one_slot(node.members))
@@ -114,7 +118,8 @@ class _Comparison:
         expert = self._task.experts[position]
         weights = self._read(position)
         metrics = {}
-        for name, matrix in weights.matrices.items():
+        # Nothing is weighed where nothing may be lost.
+        for name, matrix in () if self._is_lossless else weights.matrices.items():
             found = self._metric(expert, name, matrix)
             if order is not None and self._layout is not None:
                 found = reorder_metric(name, found, order, self._layout)
@@ -162,6 +167,18 @@ class _Comparison:
         reference = units[0].weights
         return {content: w for content, w in found.items() if related(reference, w)}
 
+    def _stored(self, kin: Kin, others: Mapping[Content, Weights]) -> frozenset[Content]:
+        """Contents that a dense slot would hold to the bit, every neuron in its own place."""
+        found = {Content(EXPERTS, (member,)) for member in kin.members if member not in kin.via}
+        for content, weights in others.items():
+            if content.kind == KEPT:
+                stored = self._task.slots[content.positions[0]].parsed == DENSE
+            else:  # A base may be stored in more bits than its models.
+                stored = weights.equals(weights.rounded(self._task.dtype))
+            if stored:
+                found.add(content)
+        return frozenset(found)
+
 
 @dataclass(frozen=True, slots=True)
 class _Node:
@@ -189,12 +206,15 @@ class _GroupMenu:
         kin: Kin,
         units: Sequence[Unit],
         others: Mapping[Content, Weights],
+        stored: Collection[Content],
         noise: Noise,
         sizes: FileSizes,
     ) -> None:
         self._kin = kin
         self._units = units
         self._others = others
+        self._stored = stored
+        self._is_lossless = all(unit.locked for unit in units)
         self._noise = noise
         self._sizes = sizes
         self._pairs: dict[tuple[int, Content], Pair] = {}
@@ -207,7 +227,7 @@ class _GroupMenu:
         for content, weights in self._others.items():
             if len(members) > 1 or content.kind == KEPT:
                 yield from self._with(content, weights, members)
-        if len(members) > 1:
+        if len(members) > 1 and not self._is_lossless:
             units = [self._units[m] for m in members]
             mean = mean_weights([u.weights for u in units], [u.count for u in units])
             content = Content(EXPERTS, tuple(self._kin.members[m] for m in members))
@@ -217,10 +237,11 @@ class _GroupMenu:
         self, content: Content, weights: Weights, members: Sequence[int]
     ) -> Iterator[Point[tuple[SlotChoice, ...]]]:
         pairs = [self._pair(member, content, weights) for member in members]
-        for fmt in (DENSE,) if content.kind == KEPT else SLOT_FORMATS:
+        only_dense = content.kind == KEPT or self._is_lossless
+        for fmt in (DENSE,) if only_dense else SLOT_FORMATS:
             options = [pair.options(fmt, self._noise, self._sizes) for pair in pairs]
             if not all(options):
-                continue  # One of them is locked, and this is not exactly it.
+                continue  # One of them is locked, and nothing gives it back from this.
             num_bytes = 0 if content.kind == KEPT else self._sizes.slot(fmt)
             for point in total(options):
                 uses = []
@@ -233,5 +254,7 @@ class _GroupMenu:
     def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
         key = (member, content)
         if key not in self._pairs:
-            self._pairs[key] = Pair(self._units[member], weights)
+            own = Content(EXPERTS, (self._kin.members[member],))
+            is_stored = own in self._stored and content in self._stored
+            self._pairs[key] = Pair(self._units[member], weights, is_stored=is_stored)
         return self._pairs[key]

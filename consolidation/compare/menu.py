@@ -12,30 +12,44 @@ from consolidation.compare.noise import Noise, Unit
 from representation.formats import DENSE, FORMATS, ExpertShape, Format
 
 COSTS = tuple(cost_of(kind) for kind in FORMATS)
+LOSSLESS = tuple(cost for cost in COSTS if any(fmt.replaces for fmt in cost.residuals))
+"""Costs of kinds whose residuals give an expert back to the bit."""
 SLOT_FORMATS: Formats = tuple(fmt for cost in COSTS for fmt in cost.slots)
-MAX_FORMATS = len(SLOT_FORMATS) + sum(len(cost.residuals) for cost in COSTS)
-"""Formats that the parts of one layer may have, slots and residuals counted apart."""
+MAX_MAPS = len(SLOT_FORMATS) + sum(1 + f.replaces for cost in COSTS for f in cost.residuals)
+"""Maps that shelves of one layer may have: one a format, two where residuals replace weights."""
 
 
 class Pair:
-    """One unit seen from one content of a slot: the difference, and what is known about it."""
+    """One unit seen from one content of a slot: the difference, and what is known about it.
 
-    def __init__(self, unit: Unit, content: Weights) -> None:
+    is_stored: as in `Difference`.
+    """
+
+    def __init__(self, unit: Unit, content: Weights, *, is_stored: bool) -> None:
         weights = unit.weights.minus(content)
         self._unit = unit
-        self._difference = Difference(unit, weights, weights.is_zero())
-        self._cost = 0.0 if self._difference.is_zero else unit.cost(weights)
-        self._content_spread = unit.spread(content.matrices)
-        self._offers = [cost.offers(self._difference) for cost in COSTS if not unit.locked]
+        self._same = unit.weights.equals(content)
+        self._difference = Difference(unit, content, weights, weights.is_zero(), is_stored)
+        self._offers = [
+            cost.offers(self._difference) for cost in (LOSSLESS if unit.locked else COSTS)
+        ]
+        if not unit.locked:
+            self._cost = 0.0 if self._difference.is_zero else unit.cost(weights)
+            self._content_spread = unit.spread(content.matrices)
 
     def options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> tuple[Point[Formats], ...]:
-        """The frontier of residuals for this unit, where the slot is held in this format."""
-        if self._difference.is_zero and slot == DENSE:
+        """The frontier of residuals for this unit, where the slot is held in this format.
+
+        Empty where the unit is locked, and nothing gives it back to the bit.
+        """
+        if self._same and slot == DENSE:
             return (Point(0, 0.0, ()),)
-        if self._unit.locked:
-            return ()
-        loss = SlotLoss(cost_of(slot.kind).of_slot(slot, self._content_spread, noise), noise)
-        points: list[Point[Formats]] = [Point(0, self._cost + loss.cost, ())]
+        points: list[Point[Formats]] = []
+        loss = SlotLoss(slot, {}, noise)
+        if not self._unit.locked:
+            lost = cost_of(slot.kind).of_slot(slot, self._content_spread, noise)
+            loss = SlotLoss(slot, lost, noise)
+            points.append(Point(0, self._cost + loss.cost, ()))
         for offers in self._offers:
             for formats, error in offers.residuals(loss):
                 points.append(Point(sum(map(sizes.residual, formats)), error, formats))

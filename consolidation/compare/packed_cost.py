@@ -1,16 +1,14 @@
 """What packed parts cost: slots and residuals, rounded to a few bits with feedback."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrix
-from consolidation.arithmetic.weights import Weights
-from consolidation.compare.costs import Cost, Difference, Formats, Offers, SlotLoss
+from consolidation.compare.costs import Cost, Difference, Formats, Offers, SlotLoss, Wanted
 from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, Noise, Spread
-from representation.formats import ExpertShape, Format, Packed
+from representation.formats import Format, Packed
 
 
 class PackedCost:
@@ -27,20 +25,13 @@ class PackedCost:
         """See `Cost.offers`."""
         return PackedOffers(difference.unit.spread(difference.weights.matrices))
 
-    def fit(
-        self,
-        fmt: Format,
-        wanted: Weights,
-        metric: Callable[[str], Metric],
-        shape: ExpertShape,
-        dtype: torch.dtype,
-    ) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         matrices = {}
-        for name, matrix in wanted.matrices.items():
-            rounded = round_matrix(matrix, _packed(fmt), metric(name))
+        for name, matrix in wanted.weights.matrices.items():
+            rounded = round_matrix(matrix, _packed(fmt), wanted.metric(name))
             matrices[name] = rounded.codes, rounded.scales
-        return _packed(fmt).encode(matrices, wanted.vectors, shape)
+        return _packed(fmt).encode(matrices, wanted.weights.vectors, wanted.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,14 @@
 """What low-rank residuals cost, alone and with a few bits for what they leave."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from consolidation.arithmetic.decomposition import decompose
-from consolidation.arithmetic.metric import Metric
-from consolidation.arithmetic.weights import Weights
-from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss
+from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss, Wanted
 from consolidation.compare.noise import GROUP, Noise, Spread
 from consolidation.compare.packed_cost import rounding_cost
-from representation.formats import ExpertShape, Format, LowRank, Packed
+from representation.formats import Format, LowRank, Packed
 
 RANKS = (2, 4, 8, 16, 32, 64)
 BOTH_RANKS = (4, 8, 16)
@@ -31,21 +29,14 @@ class RankCost:
         """See `Cost.offers`."""
         return RankOffers(difference)
 
-    def fit(
-        self,
-        fmt: Format,
-        wanted: Weights,
-        metric: Callable[[str], Metric],
-        shape: ExpertShape,
-        dtype: torch.dtype,
-    ) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         assert isinstance(fmt, LowRank)
         factors = {}
-        for name, matrix in wanted.matrices.items():
-            found = decompose(matrix, metric(name), fmt.rank)
+        for name, matrix in wanted.weights.matrices.items():
+            found = decompose(matrix, wanted.metric(name), fmt.rank)
             factors[name] = found.left, found.right
-        return fmt.encode(factors, wanted.vectors, dtype)
+        return fmt.encode(factors, wanted.weights.vectors, wanted.dtype)
 
 
 class RankOffers:

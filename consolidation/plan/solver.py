@@ -28,7 +28,7 @@ def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extend
     def plan(choices: Sequence[Choices]) -> Plan:
         return _chosen_plan(layers, choices, terms, extended)
 
-    lossless = _plan(layers, [_as_they_are(layer) for layer in layers], terms, extended)
+    lossless = _lossless_plan(layers, terms, extended)
     if terms.allowed is None or lossless.expert_bytes_after <= terms.allowed:
         return lossless
     spent = spend(frontiers, terms.allowed, lambda choices: plan(choices).expert_bytes_after)
@@ -41,6 +41,22 @@ def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extend
             f"{least:.4f}"
         )
     return plan(spent)
+
+
+def _lossless_plan(
+    layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None
+) -> Plan:
+    """The plan of the fewest bytes in which every expert is what it was, to the bit.
+
+    Each in a slot as it is, or what every frontier ends with, which may be known by fewer bytes.
+    """
+    plain = _plan(layers, [_as_they_are(layer) for layer in layers], terms, extended)
+    ends = [group.points[-1] for layer in layers for group in layer.groups or ()]
+    if not ends or any(end.error for end in ends):
+        return plain
+    found = _chosen_plan(layers, [end.choice for end in ends], terms, extended)
+    is_better = found.expert_bytes_after < plain.expert_bytes_after
+    return found if is_better and not found.approximated else plain
 
 
 def _chosen_plan(
@@ -143,6 +159,8 @@ def _approximated(
             for use in choice.uses:
                 kept = layer.contents.kept.get(layer.contents.digests[use.expert])
                 exact = SlotChoice.exactly(use.expert, kept)
+                if any(fmt.replaces for fmt in use.residual):
+                    continue
                 if (choice.content, choice.format, use.residual) != (exact.content, DENSE, ()):
                     found |= {user.model for user in layer.contents.users[use.expert]}
     return frozenset(found)

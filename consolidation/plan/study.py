@@ -72,8 +72,9 @@ def make_study(
     store: StatisticsStore,
     stages: Stages,
 ) -> Study:
-    """Scan, and where the recipe allows losses, gather statistics and compare.
+    """Scan and compare; where the recipe allows losses, gather statistics first.
 
+    Where it allows none, every expert is locked: what gives it back to the bit is all there is.
     `windows` are by model; without any for statistics, weights alone are compared.
     Raises `Refused`.
     """
@@ -84,8 +85,8 @@ def make_study(
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
     statistics, responses = None, None
     groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
-    if recipe.is_lossy and family.checkpoints:
-        if any(found.statistics for found in windows.values()):
+    if family.checkpoints:
+        if recipe.is_lossy and any(found.statistics for found in windows.values()):
             responses = _gather(family, windows, store, stages)
             statistics = store
         groups = list(_compare(recipe, family, by_layer, kept, statistics, stages))
@@ -228,6 +229,6 @@ def _distinct(
         source=family.source(first.model, layer),
         index=first.index,
         users=tuple(User(u.model, u.index, recipe.weights.get(u.model, 1.0)) for u in users),
-        locked=any(user.model in recipe.exact for user in users),
+        locked=not recipe.is_lossy or any(user.model in recipe.exact for user in users),
         kept=tuple(sorted(kept)),
     )

@@ -213,7 +213,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """Bytes that a device has left for experts. Raises `DoesNotFit`."""
 
     from consolidation.checkpoints.checkpoint import open_checkpoint
-    from consolidation.compare.menu import MAX_FORMATS
+    from consolidation.compare.menu import MAX_MAPS
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
 
@@ -227,7 +227,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
         configs,
         str(configs[0]["dtype"]),
         EngineConfig(device_memory=device_memory),
-        num_formats=MAX_FORMATS,
+        num_formats=MAX_MAPS,
     )
 
 

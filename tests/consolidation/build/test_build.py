@@ -86,7 +86,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("slot", SLOT_FORMATS, ids=str)
 def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slot: Format) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
-    pair = Pair(unit, two.unit(two.base).weights)
+    pair = Pair(unit, two.unit(two.base).weights, is_stored=True)
     sizes = FileSizes(shape, torch.bfloat16)
     noise = measure_noise([unit])
     predicted = {p.choice: p for p in pair.options(slot, noise, sizes)}
@@ -129,7 +129,7 @@ def test_of_two_orders_the_better_is_built(two: Two) -> None:
 def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: Two) -> None:
     unit, sizes = two.unit(two.base), FileSizes(two.base.shape, torch.bfloat16)
     noise = measure_noise([unit])
-    same = Pair(unit, unit.weights)
+    same = Pair(unit, unit.weights, is_stored=True)
     (point,) = same.options(DENSE, noise, sizes)
     assert (point.num_bytes, point.error, point.choice) == (0, 0.0, ())
     assert all(
@@ -137,9 +137,10 @@ def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: 
         for p in same.options(Packed(4, GROUP), noise, sizes)
     )
     locked = unit_of(unit.weights, unit.metrics, locked=True)
-    assert Pair(locked, unit.weights).options(DENSE, noise, sizes)[0].error == 0
-    assert Pair(locked, unit.weights).options(Packed(8, GROUP), noise, sizes) == ()
-    assert Pair(locked, two.unit(two.tuned).weights).options(DENSE, noise, sizes) == ()
+    assert Pair(locked, unit.weights, is_stored=True).options(DENSE, noise, sizes)[0].error == 0
+    assert Pair(locked, unit.weights, is_stored=True).options(Packed(8, GROUP), noise, sizes) == ()
+    other = Pair(locked, two.unit(two.tuned).weights, is_stored=False)
+    assert other.options(DENSE, noise, sizes) == ()
 
 
 def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
     ).experts
     metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
     one, other = (unit_of(weights_of(source.read(i), source.shape), metrics) for i in (0, 1))
-    points = Pair(one, other.weights).options(
+    points = Pair(one, other.weights, is_stored=True).options(
         DENSE, measure_noise([one]), FileSizes(source.shape, torch.float32)
     )
     ranks = [f.rank for point in points for f in point.choice if isinstance(f, LowRank)]
