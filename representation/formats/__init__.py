@@ -11,6 +11,7 @@ from representation.formats.expert import dense_expert
 from representation.formats.low_rank import LowRank
 from representation.formats.packing import Packed
 from representation.formats.shape import ExpertShape
+from representation.formats.sparse import Sparse
 from representation.formats.split import Split
 
 FORMATS: dict[str, type[Format]] = {
@@ -20,6 +21,7 @@ FORMATS: dict[str, type[Format]] = {
         Packed,
         Split,
         LowRank,
+        Sparse,
     )
 }
 """Every format that there is, by kind."""
@@ -48,6 +50,7 @@ __all__ = [
     "Look",
     "LowRank",
     "Packed",
+    "Sparse",
     "Split",
     "TensorSpec",
     "Tensors",

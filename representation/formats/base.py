@@ -27,6 +27,7 @@ SCALE_DTYPE = torch.bfloat16
 
 SAFETENSORS_NAMES = {
     torch.float32: "F32",
+    torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.uint8: "U8",

@@ -13,13 +13,13 @@ from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfKey, maps_of, parts_by_shelf, shelf_rows
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
-from tests.support.mixes import MixedSource
+from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
 
 
 def filled_layer(
-    source: MixedSource,
+    source: MemorySource,
     position: int,
     experts: Any,
     *,
@@ -47,8 +47,8 @@ def filled_layer(
 
 def assert_as_by_themselves(
     layer: PoolLayer, experts: Mapping[str, Any], rows: Sequence[int], seed: int = 0
-) -> None:
-    """Random tokens through the layer give what each model's own experts module gives.
+) -> torch.Tensor:
+    """Random tokens through the layer give what each model's own experts module gives: that.
 
     experts: of each model, dense.   rows: map row of each token, ascending.
     """
@@ -68,3 +68,4 @@ def assert_as_by_themselves(
             part = slice(segment.start, segment.end)
             expected = own[segment.place](hidden[part], index[part], weights[part])
             assert torch.allclose(found[part], expected, rtol=1e-4, atol=1e-5)
+    return found

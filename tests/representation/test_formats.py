@@ -6,13 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consolidation.release.tensors import encode_tensors
-from representation.formats import DENSE, ExpertShape, Format, LowRank, Packed, Split, format_of
+from representation.formats import (
+    DENSE,
+    ExpertShape,
+    Format,
+    LowRank,
+    Packed,
+    Sparse,
+    Split,
+    format_of,
+)
 
 formats = st.one_of(
     st.just(DENSE),
     st.builds(Packed, st.integers(1, 8), st.integers(1, 130)),
     st.builds(Split, st.integers(1, 8), st.integers(1, 130)),
     st.builds(LowRank, st.integers(1, 40)),
+    st.builds(Sparse, st.integers(1, 1024)),
 )
 sizes = st.integers(1, 70)
 

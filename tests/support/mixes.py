@@ -14,6 +14,7 @@ from representation.formats import (
     Format,
     LowRank,
     Packed,
+    Sparse,
     dense_expert,
     format_of,
 )
@@ -99,6 +100,9 @@ class MixedSource(MemorySource):
         for label in mix.residuals:
             name, _, matrix = label.partition("@")
             fmt = format_of(name)
+            if isinstance(fmt, Sparse):
+                parts.append((fmt, fmt.encode(wanted, base, shape)))
+                continue
             served = dense_expert(parts, shape)
             left = {name: tensor.float() - served[name] for name, tensor in wanted.items()}
             only = shape.only((matrix,) if matrix else ())

@@ -98,8 +98,9 @@ class MemorySource:
                 slot, *others = self.parts_of(experts, name, len(self.layers), index)
                 shape = expert_shape(experts[name])
                 row.append(_keep(layer.slots, slots, slot, shape))
+                on = layer.slots[row[-1]].digest
                 residual_row.append(
-                    tuple(_keep(layer.residuals, residuals, other, shape) for other in others)
+                    tuple(_keep(layer.residuals, residuals, one, shape, on) for one in others)
                 )
             model.expert_map.append(row)
             model.residual_map.append(residual_row)
@@ -128,18 +129,23 @@ def without_digests(source: MemorySource) -> MemorySource:
 
 
 def _keep(
-    parts: list[FakePart], tensors: list[dict[str, torch.Tensor]], part: Part, shape: ExpertShape
+    parts: list[FakePart],
+    tensors: list[dict[str, torch.Tensor]],
+    part: Part,
+    shape: ExpertShape,
+    on: str | None = None,
 ) -> int:
     """The index of a part among those that are kept; it is added where none is equal."""
     fmt, found = part
+    on = on if fmt.replaces else None
     digest = digest_of(found, str(fmt))
     for index, kept in enumerate(parts):
-        if kept.digest == digest:
+        if (kept.digest, kept.on) == (digest, on):
             return index
     size = sum(tensor.nbytes for tensor in found.values())
     held = tuple(m for m in shape.matrices if any(n.split(".")[0] == m for n in found))
     matrices = () if held == shape.matrices else held
-    parts.append(FakePart(digest, size, str(fmt), matrices))
+    parts.append(FakePart(digest, size, str(fmt), matrices, on))
     tensors.append(found)
     return len(parts) - 1
 

@@ -275,6 +275,13 @@ def test_a_residual_may_be_for_one_matrix_alone(mixed: Mixed) -> None:
         ("slots", {"matrices": ["w"]}, "slot 0 is dense and must be for all matrices"),
         ("residuals", {"format": "rank-2", "matrices": ["x"]}, "is for x, which is no matrix"),
         ("residuals", {"format": "rank-2", "on": "0" * 64}, "names a slot that it stands on"),
+        ("residuals", {"format": "sparse-8"}, "names no slot that it stands on"),
+        (
+            "residuals",
+            {"format": "sparse-8", "on": "0" * 64},
+            "stands on 0+, which is no dense slot",
+        ),
+        ("slots", {"format": "sparse-8", "on": "0" * 64}, "slot 0 cannot be sparse-8"),
     ],
 )
 def test_what_a_part_is_for_must_be_there(field: str, part: dict[str, Any], message: str) -> None:

@@ -1,0 +1,52 @@
+"""What sparse residuals cost: bytes and nothing else, wherever a dense slot is near."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss, Wanted
+from consolidation.compare.noise import Noise, Spread
+from representation.formats import DENSE, Format, Sparse
+from representation.formats.sparse import SHARES, Changes
+
+
+class SparseCost:
+    """See `Cost`. It is never a slot."""
+
+    slots: Formats = ()
+    residuals: Formats = tuple(Sparse(share) for share in SHARES)
+
+    def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
+        """See `Cost.of_slot`: there is no such slot."""
+        raise AssertionError(f"a slot cannot be {fmt}")
+
+    def offers(self, difference: Difference) -> "SparseOffers":
+        """See `Cost.offers`."""
+        return SparseOffers(difference)
+
+    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+        """See `Cost.fit`."""
+        assert isinstance(fmt, Sparse)
+        assert wanted.stored is not None, "what is replaced is read as it is stored"
+        expert, slot = wanted.stored
+        return fmt.encode(expert, slot, wanted.shape)
+
+
+class SparseOffers:
+    """See `Offers`. One residual at most, and only on what a slot gives to the bit."""
+
+    def __init__(self, difference: Difference) -> None:
+        self._smallest: Sparse | None = None
+        if difference.is_stored:
+            own, content = difference.unit.weights.matrices, difference.content.matrices
+            self._smallest = Sparse.smallest(
+                [Changes.between(matrix, content[name]) for name, matrix in own.items()]
+            )
+
+    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
+        """See `Offers.residuals`."""
+        if self._smallest is not None and loss.slot == DENSE:
+            yield (self._smallest,), 0.0
+
+
+COST: Cost = SparseCost()
