@@ -12,31 +12,27 @@ Stream = Literal["decoder"]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some tokens of one sequence: positions start .. start + len(tokens).
-
-    A `pending` chunk has one token, which the step before is still sampling for the sequence; 0
-    stands for it.
-    `held` is what the sequence has of each kind of need for positions [0, start + len(tokens)),
-    as its table of KV blocks. `samples` says
-    that the last of the tokens is the last one expected, so that the next is to be sampled;
-    `num_generated` is the index that token will have among the generated ones. With
-    `keep_prompt_logits` the logits of the chunk's prompt positions are wanted; after a preemption
-    some positions come a second time. The first `forward_len` tokens of the sequence are those
-    that its model alone would compute in one forward.
-    """
+    """Some tokens of one sequence: positions start .. start + len(tokens)."""
 
     sequence: str
     model: ModelKey
     place: int
+    """Of the model's backbone: chunks of a step are computed place by place."""
     start: int
     tokens: tuple[int, ...]
     pending: bool
+    """The only token is the one that the step before is still sampling; 0 stands for it."""
     held: Mapping[str, tuple[int, ...]]
+    """By kind of need, the units for positions [0, end): what it reads, and where it writes."""
     prompt_len: int
     forward_len: int
+    """The model alone would compute that many first tokens in one forward: some rotate by it."""
     samples: bool
+    """The last of the tokens is the last one expected, so the next one is to be sampled."""
     keep_prompt_logits: bool
+    """Logits of prompt positions are wanted; after a preemption some come a second time."""
     num_generated: int
+    """The index, among the generated tokens, of the one that is sampled next."""
     stream: Stream = "decoder"
 
     @property
