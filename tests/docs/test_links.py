@@ -1,4 +1,4 @@
-"""Links in README, CHANGELOG and docs lead to files and headings that exist."""
+"""Links and paths in README, CHANGELOG and docs lead to files and headings that exist."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)+)/?`")
+_BUILT = ".venv/"
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -39,6 +41,20 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         if not found.exists() or (anchor and anchor not in anchors(found)):
             broken.append(target)
     assert not broken, f"{page.relative_to(ROOT)}: {broken}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_leads_somewhere(page: Path) -> None:
+    """From the top, `serve_app` or `consolidation`. The log names files as they were then."""
+    if page.name == "log.md":
+        return
+    missing = [
+        path
+        for path in _PATH.findall(page.read_text(encoding="utf-8"))
+        if not path.startswith(_BUILT)
+        and not any((ROOT / top / path).exists() for top in ("", "serve_app", "consolidation"))
+    ]
+    assert not missing, f"{page.relative_to(ROOT)}: {missing}"
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
