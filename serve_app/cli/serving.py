@@ -40,11 +40,6 @@ def plan_memory(
     _print_plan(release, memory.plan_memory(ReleaseReader(opened, release), engine))
 
 
-def _saved(plan: MemoryPlan) -> str:
-    saved = plan.shared_bytes
-    return f", {size(saved)} less since models have tensors in common" if saved else ""
-
-
 def _print_plan(release: str, plan: MemoryPlan) -> None:
     of = f"{plan.num_places} of {plan.num_backbones}"
     rows = (
@@ -52,7 +47,12 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         (
             "backbones",
             plan.backbones_bytes,
-            f"places for {of}, {size(plan.place_bytes)} each{_saved(plan)}",
+            f"places for {of}, {size(plan.place_bytes)} each",
+        ),
+        *(
+            [("  saved", plan.shared_bytes, "as equal tensors of backbones are held once")]
+            if plan.shared_bytes
+            else []
         ),
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
         *(

@@ -31,6 +31,7 @@ def test_without_a_budget_every_model_comes_back_exactly(family: Paths, tmp_path
     assert manifest.models["frozen"].expert_map == manifest.models["base"].expert_map
     assert manifest.expert_bytes_before == 4 * manifest.expert_bytes_one_model
     assert manifest.expert_bytes_after == expert_bytes(manifest.layers, manifest.models)
+    assert all(blob.tensors for model in manifest.models.values() for blob in model.backbone)
     reader = ReleaseReader(registry, manifest.id)
     for name, path in family.items():
         assert manifest.quality[name].kl == 0

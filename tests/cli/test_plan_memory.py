@@ -1,0 +1,36 @@
+"""`plan-memory` counts once what models have in common, and says so."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from consolidation.release import Registry
+from serve_app.cli.main import run
+from serve_app.engine.memory import plan_memory
+from tests.engine.running import ON_CPU
+from tests.engine.test_published import published
+from tests.support.checkpoints import tiny_model
+from tests.support.mixes import Mix, MixedSource
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_is_held_once_is_counted_once(
+    shares: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tiny_model("mixtral", 1)
+    second = copy.deepcopy(first) if shares else tiny_model("mixtral", 2)
+    with torch.no_grad():
+        for name, tensor in second.state_dict().items():
+            if "mlp.gate." in name:
+                tensor.add_(1)
+    source = MixedSource("any", {"m1": first, "m2": second}, lambda *_: Mix("dense"))
+    reader = published(Registry(str(tmp_path), "tiny"), source, first)
+    plan = plan_memory(reader, ON_CPU)
+    assert (plan.shared_bytes > 0.8 * plan.place_bytes) is shares
+    assert run(["plan-memory", "--family", "tiny", "--registry", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert str(plan.backbones_bytes) in out
+    assert ("held once" in out) is shares
+    assert all(len(line) <= 80 for line in out.splitlines())
