@@ -27,10 +27,10 @@ class Recipe:
     models are kept, except those in `remove` and those given anew in `models`. `base` is the
     checkpoint that the models were tuned from: slots may hold its experts.
 
-    At most one of three settings says how much the release may take; without any, only identical
-    experts are merged. `expert_budget` is the expert bytes of the release over those of one model,
-    `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes with at most this mean
-    divergence over all new models, in nats per token.
+    At most one of three settings says how much the release may take; without any, nothing is lost:
+    every expert comes back to the bit. `expert_budget` is the expert bytes of the release over
+    those of one model, `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes with
+    at most this mean divergence over all new models, in nats per token.
 
     `weights` says how much each model counts (1 by default), `exact` which models must be served
     bit for bit. `calibration` has files, each with the model it is for, or None for all.

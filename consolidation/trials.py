@@ -37,7 +37,7 @@ class Trial:
 
 
 def _allowed(recipe: Recipe, family: Family) -> int | None:
-    """Bytes that the experts may take; None merges only identical experts."""
+    """Bytes that the experts may take; None: nothing may be lost."""
     if recipe.expert_bytes is not None:
         return recipe.expert_bytes
     one_model, num_models = family.expert_bytes_one_model, len(family.models)

@@ -167,7 +167,7 @@ def _approximated(
 
 
 def budget_bytes(budget: float | None, one_model: int, num_models: int) -> int | None:
-    """The budget in bytes; None if it needs no more than merging identical experts.
+    """The budget in bytes; None if a plan that loses nothing is wanted.
 
     `budget` is expert bytes of the release over those of one model. Raises `Refused` unless it
     is a positive number.

@@ -1,7 +1,7 @@
 """From opened checkpoints to a plan: runs the tasks that it needs. The rules are in solver.py.
 
-The scan finds identical experts. Only where a budget asks for more are statistics gathered and
-experts compared.
+The scan finds identical experts. The others are compared; only where a budget allows losses are
+statistics gathered for it.
 """
 
 import math
@@ -48,7 +48,7 @@ class Study:
     square_norm: float
 
     def plan(self, allowed: int | None) -> Plan:
-        """The plan within `allowed` bytes; None merges only identical experts. Raises `Refused`."""
+        """The plan within `allowed` bytes; None: nothing is lost. Raises `Refused`."""
         return make_plan(self.layers, self._terms(allowed), self.extended)
 
     def least_bytes(self) -> int:

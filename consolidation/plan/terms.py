@@ -39,7 +39,7 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class PlanTerms:
-    """What a plan must keep to. `allowed` is in bytes; None merges only identical experts.
+    """What a plan must keep to. `allowed` is in bytes; None: nothing may be lost.
 
     `responses` gives, by model, the divergence that an error is expected to cause; None where
     nothing was calibrated and errors are squares of weights.
