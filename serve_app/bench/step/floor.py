@@ -18,8 +18,10 @@ from representation.architecture.config import config_of
 from representation.formats import ExpertShape, Format
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import Routing
+from serve_app.engine.backbone_needs import stack_needs
 from serve_app.engine.model.facts import layer_shapes
 from serve_app.engine.model.stack_shapes import tied_names, unique_tensors
+from serve_app.engine.source import ModelLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class FloorPlan:
         fields = config_of(config)
         anatomy = study(fields, dtype)
         text = fields.get_text_config()
+        self._anatomy = anatomy
         tensors = unique_tensors(anatomy)
         model = anatomy.model
         embedding = _weight_name(model, model.get_input_embeddings())
@@ -84,6 +87,7 @@ class FloorPlan:
         ]
         sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in tensors.items()}
         is_tied = tied_names(anatomy).get(head) == embedding
+        self._gathered = None if is_tied else embedding
         self._row_bytes = 0 if is_tied else sizes[embedding] // self._vocabulary
         self._backbone_bytes = sum(sizes.values()) - self._row_bytes * self._vocabulary
         self._head_ops = 2 * anatomy.tensors[head][0].numel()
@@ -93,11 +97,31 @@ class FloorPlan:
             if len(shape) > 1 and name not in (embedding, head)
         )
 
+    def in_common(self, models: Sequence[ModelLike]) -> int:
+        """Bytes of backbones that a step of these models need not move, since they are held once.
+
+        Of what is read whole: an embedding is read by the token.
+        """
+        needs = stack_needs(self._anatomy, models)
+        return sum(
+            (len(models) - needs.distinct[stack]) * num_bytes
+            for stack, num_bytes in needs.row_bytes.items()
+            if stack != self._gathered
+        )
+
     def floor(
-        self, num_models: int, spans: Sequence[Span], routing: Routing, rates: Rates
+        self,
+        num_models: int,
+        spans: Sequence[Span],
+        routing: Routing,
+        rates: Rates,
+        in_common: int = 0,
     ) -> Floor:
-        """The floor of a step in which each span samples one token. num_models: in the step."""
-        traffic = self.traffic(num_models, spans, routing)
+        """The floor of a step in which each span samples one token.
+
+        num_models: in the step.   in_common: bytes that their backbones share
+        """
+        traffic = self.traffic(num_models, spans, routing, in_common)
         operations = self.operations(spans, routing)
         return Floor(
             traffic,
@@ -106,10 +130,13 @@ class FloorPlan:
             computing_s=operations / rates.best_matrix_ops_s,
         )
 
-    def traffic(self, num_models: int, spans: Sequence[Span], routing: Routing) -> Traffic:
+    def traffic(
+        self, num_models: int, spans: Sequence[Span], routing: Routing, in_common: int = 0
+    ) -> Traffic:
         """Bytes that a step must move."""
         num_tokens = sum(span.length for span in spans)
-        backbones = num_models * self._backbone_bytes + num_tokens * self._row_bytes
+        whole = num_models * self._backbone_bytes - in_common
+        backbones = whole + num_tokens * self._row_bytes
         pool = sum(
             use.num_rows * shape.part_bytes(key, self._dtype)
             for shape, layer in zip(self._layers, routing, strict=True)

@@ -80,7 +80,9 @@ def _of_variant(
         session.warm(names[: max(point.models for point in points)])
         for point in points:
             steps = _time(session, point, names, conditions)
-            floor = plan.floor(point.models, steps.spans, steps.routing, rates)
+            present = sorted(set(models_of(point, names)))
+            in_common = plan.in_common([source.models[name] for name in present])
+            floor = plan.floor(point.models, steps.spans, steps.routing, rates, in_common)
             yield row(point, variant, steps, floor)
 
 

@@ -1,5 +1,7 @@
 """Floors of steps, against sums done by hand."""
 
+import copy
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from serve_app.bench.step.touched import ShelfUse
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.experts.shelving import ShelfKey
 from tests.bench.tiny import tiny_config
+from tests.support.checkpoints import tiny_model
+from tests.support.sources import MemorySource, backbone_tensors
 
 SLOTS = ShelfKey(residual=False, format=DENSE)
 LOW_RANK = ShelfKey(residual=True, format=format_of("rank-2"))
@@ -37,6 +41,27 @@ def test_bytes_are_those_of_rows_backbones_keys_and_values_and_logits(plan: Floo
     assert traffic.kv == (10 + 1 + 20 + 5) * KV_TOKEN * 2
     assert traffic.logits == 2 * 2 * 320 * 2
     assert traffic.total == sum((traffic.pool, traffic.backbones, traffic.kv, traffic.logits))
+
+
+def test_what_backbones_have_in_common_is_moved_once(plan: FloorPlan) -> None:
+    first = tiny_model("mixtral", 1)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for name, tensor in second.state_dict().items():
+            if "mlp.gate." in name:
+                tensor.add_(1)
+    models = list(MemorySource("r", {"a": first, "b": second}).models.values())
+    moved = [
+        tensor.nbytes
+        for name, tensor in backbone_tensors(first).items()
+        if "mlp.gate." not in name and "embed_tokens" not in name
+    ]
+    floors = FloorPlan(first.config.to_dict(), torch.float32)
+    assert floors.in_common(models) == sum(moved)
+    assert floors.in_common(models[:1]) == 0
+    spans = [Span(10, 1)]
+    apart, together = plan.traffic(2, spans, ROUTING), plan.traffic(2, spans, ROUTING, 100)
+    assert apart.total - together.total == 100
 
 
 def test_operations_are_those_of_every_matrix_of_a_token(plan: FloorPlan) -> None:
