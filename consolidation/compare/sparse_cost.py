@@ -1,4 +1,4 @@
-"""What sparse residuals cost: bytes and nothing else, wherever a dense slot is near."""
+"""The cost of sparse residuals: only bytes, wherever a dense slot is close."""
 
 from collections.abc import Iterator, Mapping
 
@@ -33,7 +33,7 @@ class SparseCost:
 
 
 class SparseOffers:
-    """See `Offers`. One residual at most, and only on what a slot gives to the bit."""
+    """See `Offers`. At most one residual, and only on a slot that gives its content to the bit."""
 
     def __init__(self, difference: Difference) -> None:
         self._smallest: Sparse | None = None

@@ -1,7 +1,7 @@
 """Sparse: positions and new values of the weights in which an expert differs from a dense slot.
 
-A residual that replaces instead of adding, so it gives the expert back to the bit; it stands on the
-slot that it was made for, and on no other. Positions are gaps or a bitmap, whichever is smaller.
+A residual that replaces weights instead of adding to them, so the expert comes back to the bit. It
+only fits the slot that it was made for. Positions are gaps or a bitmap, whichever is smaller.
 """
 
 import math
@@ -15,24 +15,24 @@ from representation.formats.shape import ExpertShape
 
 OF = 1024
 GAPS_BELOW = 128
-"""From this share on a bitmap, a bit for a weight, is no larger than a byte for an entry."""
+"""From this share on, a bitmap (a bit per weight) is no larger than gaps (a byte per entry)."""
 MAX_GAP = 255
 SHARES = (
     *range(1, 8),
     *(step << octave for octave in range(1, 8) for step in (4, 5, 6, 7)),
 )
-"""Shares that are used: few, so that parts have shelves in common; a quarter too much at most."""
+"""The shares to use: few, so that parts share shelves, and at most a quarter too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sparse(Format):
-    """Room for new values of so many in 1,024 of each matrix's weights.
+    """Room for new values of `share` in 1,024 weights of each matrix.
 
-    `<p>.values` (n,) in the family's dtype, line after line, n = ⌈share · O · I / 1024⌉, filled up
-    with zeros; `<p>.starts` (O + 1,) int32, where each line's begin, and where the last one's end.
-    Below a share of 128 `<p>.gaps` (n,) uint8: how many weights lie between an entry and the one
-    before it in its line. Longer gaps have entries in between, of weights that are the slot's.
-    From 128 on `<p>.bits` (O, ⌈I / 8⌉) uint8, the first column in the lowest bit.
+    `<p>.values` (n,) in the family's dtype, line after line, n = ⌈share · O · I / 1024⌉, padded
+    with zeros; `<p>.starts` (O + 1,) int32, where the values of each line begin, and the last end.
+    Below a share of 128, `<p>.gaps` (n,) uint8: how many weights are between an entry and the one
+    before it in its line. Longer gaps have entries in between that repeat the slot's weights.
+    From 128 on, `<p>.bits` (O, ⌈I / 8⌉) uint8, the first column in the lowest bit.
     """
 
     share: int
@@ -48,7 +48,7 @@ class Sparse(Format):
 
     @classmethod
     def smallest(cls, changes: list["Changes"]) -> "Sparse | None":
-        """The format of fewest bytes that has room for changes; None where none has."""
+        """The smallest format with room for these changes; None if there is none."""
         with_gaps = _share(max(one.num_entries / one.num_weights for one in changes))
         if with_gaps is not None and with_gaps < GAPS_BELOW:
             return cls(with_gaps)
@@ -61,7 +61,7 @@ class Sparse(Format):
         return self.share < GAPS_BELOW
 
     def room(self, shape: ExpertShape, name: str) -> int:
-        """Entries that a matrix has room for."""
+        """How many entries a matrix has room for."""
         return math.ceil(self.share * math.prod(shape.matrix(name)) / OF)
 
     def matrix_specs(
@@ -82,7 +82,7 @@ class Sparse(Format):
     def encode(self, expert: Tensors, slot: Tensors, shape: ExpertShape) -> dict[str, torch.Tensor]:
         """The tensors of a part. Both experts as their module has them, in the family's dtype.
 
-        Raises `ValueError` when more weights differ than there is room for.
+        Raises `ValueError` if more weights differ than there is room for.
         """
         found = {name: expert[name] for name in shape.vectors}
         for name in shape.matrices:
@@ -100,7 +100,7 @@ class Sparse(Format):
         return found
 
     def decode(self, tensors: Tensors, name: str, shape: ExpertShape) -> torch.Tensor:
-        """The new values where there are some, and zeros. -> (O, I) float32"""
+        """The new values, and zeros elsewhere. -> (O, I) float32"""
         return self.onto(torch.zeros(shape.matrix(name)), tensors, name, shape)
 
     def onto(
@@ -120,10 +120,10 @@ class Sparse(Format):
     def replaced(
         self, block: torch.Tensor, tensors: Tensors, name: str, first: int
     ) -> torch.Tensor:
-        """A copy of some of a matrix's lines, its new values in their places.
+        """A copy of some lines of a matrix, with the new values in place.
 
         block: (L, I) the slot's lines from `first` on   tensors: of one part  ->  (L, I)
-        On CUDA the host waits for nothing: entries of other lines go where they are cut off.
+        On CUDA the host never waits: entries of other lines are written where they are cut off.
         """
         num_lines, num_columns = block.shape
         starts = tensors[f"{name}.starts"][first : first + num_lines + 1].long()  # (L + 1,)
@@ -166,7 +166,7 @@ class Sparse(Format):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How many weights of a matrix are new, and entries that they take as gaps."""
+    """How many weights of a matrix are new, and how many entries they take as gaps."""
 
     num_weights: int
     num_changed: int
@@ -192,7 +192,7 @@ def _share(part: float) -> int | None:
 
 
 def _steps(lines: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Columns from each entry back to the one before it in its line, or to before the first."""
+    """Columns from each entry back to the one before it in its line, or to the line's beginning."""
     steps = columns.diff(prepend=columns.new_full((1,), -1))
     is_first = lines.diff(prepend=lines.new_full((1,), -1)) != 0
     return torch.where(is_first, columns + 1, steps)
@@ -208,8 +208,8 @@ def _with_fillers(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All entries: lines, columns and gaps, in order. (c,), (c,)  ->  (n,), (n,), (n,)"""
     counts = _num_fillers(lines, columns) + 1  # (c,)
-    before = columns - _steps(lines, columns)  # (c,), the column behind which each gap begins
-    last = counts.cumsum(0) - 1  # (c,), where the entries themselves come to stand
+    before = columns - _steps(lines, columns)  # (c,), the column after which each gap begins
+    last = counts.cumsum(0) - 1  # (c,), where the entries themselves go
     number = torch.arange(int(counts.sum())) - (last + 1 - counts).repeat_interleave(counts)
     filled = before.repeat_interleave(counts) + (MAX_GAP + 1) * (number + 1)
     filled[last] = columns
@@ -228,5 +228,5 @@ def _bitmap(lines: torch.Tensor, columns: torch.Tensor, size: torch.Size) -> tor
 
 def _filled(entries: torch.Tensor, room: int, name: str) -> torch.Tensor:
     if len(entries) > room:
-        raise ValueError(f"{name}: {len(entries)} entries, and room for {room}")
+        raise ValueError(f"{name}: {len(entries)} entries, but room for {room}")
     return torch.nn.functional.pad(entries, (0, room - len(entries)))

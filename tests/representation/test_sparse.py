@@ -106,5 +106,5 @@ def test_where_all_is_new_a_slot_of_its_own_takes_less() -> None:
 def test_more_changes_than_there_is_room_for_are_refused() -> None:
     shape = ExpertShape({"w": (8, 64)}, False)
     slot, expert = experts(shape, 0.5)
-    with pytest.raises(ValueError, match=r"w: \d+ entries, and room for 4"):
+    with pytest.raises(ValueError, match=r"w: \d+ entries, but room for 4"):
         Sparse(7).encode(expert, slot, shape)

@@ -1,7 +1,7 @@
 """All shelves of a layer in one compiled call for each of its matrices, on x86 CPUs.
 
-How the parts of a format lie is said by the format's own file; here is decided in how many bits
-what is multiplied by them is taken. Where a shelf cannot be read so, the plain products do.
+Each format's own file tells how its parts are stored; this file decides in how many bits x is
+taken. If a shelf cannot be read this way, the plain products are used.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from serve_app.engine.experts.shelves import Shelf
 from serve_app.engine.experts.shelving import ShelfKey
 
 TOP_BITS = 4
-"""The upper bits of an expert's sum of parts that are multiplied by x in 15 bits, where the sum has
-more than these. What lies below them, and a sum that has no more, meets x in 8 bits: that costs a
-sum of 4 bits 0.4 % of the error that it has anyway."""
+"""If an expert's sum of parts has more than this many bits, its upper bits meet x in 15 bits, and
+the rest meets x in 8. A sum with no more bits meets x only in 8 bits, which adds 0.4 % to the error
+that a sum of 4 bits has anyway."""
 
 Shelves = Mapping[ShelfKey, Shelf]
 
@@ -27,7 +27,7 @@ Shelves = Mapping[ShelfKey, Shelf]
 class CompiledExperts:
     """One layer's linear layers. Not for several threads at once.
 
-    uses_int8: whether x may be taken in 8 bits where that costs little; else in 15 always.
+    uses_int8: whether x may be taken in 8 bits where that costs little; else always in 15.
     """
 
     def __init__(self, parts: Parts, *, uses_int8: bool) -> None:
@@ -36,13 +36,13 @@ class CompiledExperts:
         self._laid: dict[str, Laid] | None = None
 
     def forget(self) -> None:
-        """Shelves or their maps have moved."""
+        """Call it when shelves or their maps have moved."""
         self._laid = None
 
     def reads(self, shelves: Shelves) -> bool:
-        """Whether the code can multiply by the parts on these shelves, and is worth it.
+        """Whether the code can multiply by the parts on these shelves, and pays off.
 
-        Where all parts are dense, what multiplies backbones is as fast, and reads each row once.
+        If all parts are dense, the products for backbones are as fast, and read each row once.
         """
         if self._laid is None:
             self._laid = self._lay(shelves)
@@ -61,7 +61,7 @@ class CompiledExperts:
         return self._parts.multiply(self._laid[name], entries, x.contiguous(), num_outputs)
 
     def _lay(self, shelves: Shelves) -> dict[str, Laid]:
-        """By matrix; nothing where a shelf cannot be read."""
+        """By matrix; empty if a shelf cannot be read."""
         found = {}
         if all(key.format == DENSE for key in shelves):
             return {}

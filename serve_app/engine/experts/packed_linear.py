@@ -27,8 +27,8 @@ class PackedRuns:
     def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
         """See `Runs.product`.
 
-        On CUDA the bits are read by a kernel, and rows behind the last group are zero. On the CPU
-        the matrices in use are unpacked a block at a time, in float32.
+        On CUDA a kernel reads the bits, and rows after the last group are zero. On the CPU, the
+        matrices in use are unpacked block by block, in float32.
         """
         if self.groups.runs is None:
             return self._by_kernel(x)

@@ -1,7 +1,7 @@
 """The pool: per layer, the shelves that hold the experts' parts, and the forward over them.
 
-An expert is the sum of its parts, one slot and any residuals; so its linear layers are sums over
-shelves of grouped products. Decides nothing: rows are counted by `scheduling.ledgers`.
+An expert is the sum of its parts, one slot and any residuals, so its linear layers are sums over
+shelves of grouped products. Decides nothing: `scheduling.ledgers` counts rows.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -37,7 +37,7 @@ class PoolLayer:
         device: torch.device,
         compiled: CompiledExperts | None = None,
     ) -> None:
-        """compiled: used where it can be; it is this layer's own."""
+        """compiled: used if possible; belongs to this layer alone."""
         self.step = step
         self._compiled = compiled
         self._multiplier = multiplier
@@ -45,7 +45,7 @@ class PoolLayer:
         self.num_map_rows = 0
         self.shelves: dict[ShelfKey, Shelf] = {}
         self.counts = device.type != "cuda"
-        """Whether the host counts which pairs have parts: on CUDA it would wait for the device."""
+        """Whether the host counts which pairs have parts; on CUDA it would have to wait."""
         self._dtype = dtype
         self._device = device
         for key, num_rows in rows.items():
@@ -56,7 +56,7 @@ class PoolLayer:
         return sum(shelf.num_bytes for shelf in self.shelves.values())
 
     def add(self, key: ShelfKey, num_rows: int) -> None:
-        """Have a new shelf, where no expert has a part yet."""
+        """Add a shelf, on which no expert has a part yet."""
         shelf = Shelf(
             key,
             self.shape,
@@ -69,17 +69,17 @@ class PoolLayer:
         self._revise()
 
     def grow(self, key: ShelfKey, num_rows: int) -> None:
-        """Make room on a shelf for more parts; those that are there keep their rows."""
+        """Make room on a shelf for more parts; existing parts keep their rows."""
         self.shelves[key].grow(num_rows)
         self._revise()
 
     def remove(self, key: ShelfKey) -> None:
-        """Have a shelf no more, whose parts nothing needs."""
+        """Remove a shelf whose parts nothing needs."""
         del self.shelves[key]
         self._revise()
 
     def set_map(self, row: int, parts: Mapping[ShelfKey, ShelfMap]) -> None:
-        """Point map row `row` at rows of parts; an expert has none on a shelf not given."""
+        """Point map row `row` at rows of parts; on shelves not given, experts have none."""
         self.num_map_rows = max(self.num_map_rows, row + 1)
         nothing = ShelfMap(*[[NO_PART] * self.shape.num_experts] * 2)
         for key, shelf in self.shelves.items():
@@ -87,13 +87,13 @@ class PoolLayer:
         self._revise()
 
     def forget_row(self, row: int) -> None:
-        """Forget the model of a map row: no token is of it any more."""
+        """Forget the model of a map row, which has no more tokens."""
         for shelf in self.shelves.values():
             shelf.forget_row(row)
         self._revise()
 
     def _revise(self) -> None:
-        """Shelves or maps are others than before."""
+        """Call it when shelves or maps have changed."""
         if self._compiled is not None:
             self._compiled.forget()
         self.step.revise()
@@ -104,7 +104,7 @@ class PoolLayer:
         """Experts of all models' tokens.
 
         hidden: (T, H)   index: (T, K), each token's experts   weights: (T, K)  ->  (T, H)
-        Two experts of one token may lie in one slot: their weights then add up.
+        Two experts of one token may share a slot; then their weights add up.
         """
         tokens = self.step.view.tokens
         entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
@@ -143,10 +143,10 @@ class PoolLayer:
     def _pick(
         self, entries: torch.Tensor, models: Collection[int] | None
     ) -> tuple[list[Pick], torch.Tensor]:
-        """What is needed of each shelf, and the order in which the pairs are computed.
+        """What is needed from each shelf, and the order in which the pairs are computed.
 
-        That is the order of a shelf that has a part of every expert in the step, if one does:
-        its product takes and gives all rows as they are.
+        If some shelf has a part of every expert in the step, this is its order, so that its product
+        takes and gives all rows as they are.
         entries: (n,)   models: those in the step; None: any  ->  order: (n,)
         """
         counts = self.counts and models is not None
@@ -187,7 +187,7 @@ def _first_matrix(experts: Any) -> str:
 
 
 def _activated(experts: Any, x: torch.Tensor) -> torch.Tensor:
-    """x: (n, 2I), or (n, I) where there is no gate  ->  (n, I)"""
+    """x: (n, 2I), or (n, I) without a gate  ->  (n, I)"""
     found: torch.Tensor = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
     return found
 

@@ -1,7 +1,7 @@
 """What a format's file gives the engine: the runs of one matrix of a shelf, as a plain value.
 
-Each file `<kind>_linear.py` beside this one is a `FormatFile`: its runs say what a product reads
-and for which rows, and can multiply plainly, in torch. Launches nothing.
+Each file `<kind>_linear.py` next to this one is a `FormatFile`. Its runs say what a product reads
+and for which rows, and have a plain product in torch. Launches nothing.
 """
 
 import functools
@@ -16,13 +16,13 @@ from serve_app.engine.device.native.parts import Matrix
 from serve_app.engine.experts.shelves import Pick, Shelf
 
 BLOCK_VALUES = 1 << 19
-"""Most values of matrices that are made at a time where they are not stored: 2 MiB in float32."""
+"""The most values of unstored matrices that are made at a time: 2 MiB in float32."""
 WORKSPACE_BYTES = 12 * BLOCK_VALUES
-"""Most that making a block takes: the values, those of a second plane, and indices."""
+"""The most bytes for making a block: its values, those of a second plane, and indices."""
 
 
 class Runs(Protocol):
-    """Rows of a step, each with one matrix of a shelf: the tensors that are read, in which form.
+    """Rows of a step, each with one matrix of a shelf: which tensors are read, in which form.
 
     Tensors are the shelf's slabs, (P, …), never copies.
     """
@@ -33,10 +33,10 @@ class Runs(Protocol):
         ...
 
     def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
-        """The plain product: what every other form must give.
+        """The plain product, which every other form must equal.
 
-        x: (m, I), in the order of the groups  ->  (m, O); whatever was there in rows behind the
-        last group
+        x: (m, I), in the order of the groups  ->  (m, O); rows after the last group are
+        undefined
         """
         ...
 

@@ -1,6 +1,6 @@
 """A shelf: a layer's parts of one format, stacked, and the map of each model into them.
 
-Decides nothing: which rows are free, and whose they are, is counted by `scheduling.ledgers`.
+Decides nothing: `scheduling.ledgers` counts which rows are free, and who uses them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +36,7 @@ class LayerShape:
         return key.format.num_bytes(shape, dtype, residual=key.residual)
 
     def shelves_bytes(self, rows: ShelfRows, num_models: int, dtype: torch.dtype) -> int:
-        """Bytes of shelves of so many rows, their maps for so many models included."""
+        """Bytes of shelves with that many rows, including maps for that many models."""
         parts = sum(count * self.part_bytes(key, dtype) for key, count in rows.items())
         return parts + sum(map(num_maps, rows)) * self.maps_bytes(num_models)
 
@@ -46,13 +46,13 @@ class LayerShape:
 
 
 def num_maps(key: ShelfKey) -> int:
-    """Maps of a shelf: into it, and into the dense one where its parts replace weights of that."""
+    """How many maps a shelf has: into it, and into the dense one if its parts replace weights."""
     return 2 if key.format.replaces else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What parts stand on that replace weights. rows: (m,) int64, the dense row of each pair."""
+    """What replacing parts stand on. rows: (m,) int64, the dense row of each pair."""
 
     shelf: "Shelf"
     rows: torch.Tensor
@@ -60,13 +60,13 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Those of a step's n pairs of token and expert that have a part on a shelf, by its row.
+    """The pairs of token and expert in a step that have a part on a shelf, sorted by its row.
 
-    pairs: (m,) int64, which they are; None where they are all n, in the order they are in.
+    pairs: (m,) int64, which of the n pairs they are; None: all n, in their own order.
     rows: (m,) int64, ascending.   groups: the pairs by row.
-    padded: the pairs without a part are there too, behind the others, their row P; so m is n, and
-    how many have one need not be known to the host.
-    base: where the parts replace weights of dense slots.
+    padded: pairs without a part are included, after the others and with row P. So m is n, and the
+    host need not know how many have a part.
+    base: if the parts replace weights of dense slots.
     """
 
     shelf: "Shelf"
@@ -81,8 +81,8 @@ class Shelf:
     """Rows of parts in one format, each tensor of a part stacked, and the maps into them.
 
     tensors: name -> (P, *shape), P rows.
-    maps: (R, E) int64, the row of each expert of the model in map row r; -1 where it has no part.
-    bases: (R, E) int64, the dense row that such a part stands on; None where parts are added.
+    maps: (R, E) int64, the row of each expert of the model in map row r; -1 if it has no part.
+    bases: (R, E) int64, the dense row that such a part stands on; None if parts are added.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Shelf:
     def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
         """Copy a part's tensors into a row. `source` names the part in errors.
 
-        Raises: LoadFailed, having copied nothing, where names, shapes or kinds of number differ.
+        Raises: LoadFailed, with nothing copied, if names, shapes or kinds of number differ.
         """
         got = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         if _kinds(got) != _kinds(self._specs):
@@ -124,7 +124,7 @@ class Shelf:
             self.tensors[name][row].copy_(tensor)
 
     def set_map(self, row: int, found: ShelfMap) -> None:
-        """Point map row `row` at rows of parts, growing the maps where they end before it."""
+        """Point map row `row` at rows of parts. Grows the maps if needed."""
         self.maps = self._with_row(self.maps, row, found.parts)
         if self.bases is not None:
             self.bases = self._with_row(self.bases, row, found.bases)
@@ -138,30 +138,30 @@ class Shelf:
         return maps
 
     def grow(self, num_rows: int) -> None:
-        """Make room for more parts; those that are there keep their rows."""
+        """Make room for more parts; existing parts keep their rows."""
         for name, tensor in self.tensors.items():
             self.tensors[name] = self._slab(name, num_rows)
             self.tensors[name][: self.num_rows].copy_(tensor)
         self.num_rows = num_rows
 
     def forget_row(self, row: int) -> None:
-        """Forget the model of a map row: no token is of it any more."""
+        """Forget the model of a map row, which has no more tokens."""
         self._num_parts.pop(row, None)
 
     def serves(self, models: Collection[int] | None) -> bool:
-        """Whether an expert of any of these models (map rows) has a part here. None: of all."""
+        """Whether an expert of any of these models (map rows) has a part here. None: all models."""
         models = self._num_parts if models is None else models
         return any(self._num_parts.get(row) for row in models)
 
     def serves_all(self, models: Collection[int] | None) -> bool:
-        """Whether every expert of all of these models has a part here. None: of all there are."""
+        """Whether every expert of all these models has a part here. None: all models."""
         models = self._num_parts if models is None else models
         return all(self._num_parts.get(row) == self.shape.num_experts for row in models)
 
     def pick_all(
         self, entries: torch.Tensor, slots: "Shelf | None", *, counts: bool
     ) -> tuple[Pick, torch.Tensor]:
-        """All pairs, each of which has a part here, and the order that sorts them by row.
+        """All pairs, if each has a part here, and the order that sorts them by row.
 
         entries: (n,), where a pair's part is found in the maps, flattened
         slots: the dense shelf   counts: whether the host may count them  ->  order: (n,)
@@ -171,7 +171,7 @@ class Shelf:
         return Pick(self, None, rows, self._groups(rows, counts=counts), base=base), order
 
     def pick_some(self, entries: torch.Tensor, slots: "Shelf | None", *, counts: bool) -> Pick:
-        """Those of the pairs that have a part here.
+        """The pairs that have a part here.
 
         entries: (n,), where a pair's part is found in the maps, flattened
         slots: the dense shelf
@@ -206,7 +206,7 @@ class Shelf:
         return Groups(ends=torch.searchsorted(rows, numbers, right=True, out_int32=True))
 
     def _slab(self, name: str, num_rows: int) -> torch.Tensor:
-        """Zeros for a tensor of so many parts. -> (num_rows, *size)"""
+        """Zeros for a tensor of that many parts. -> (num_rows, *size)"""
         size, dtype = self._specs[name]
         if self.key.format.lies_by_columns(name):
             columns = zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
@@ -215,7 +215,7 @@ class Shelf:
 
 
 def _kinds(tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Shapes, and whether there are fractions: those are converted, packed codes never."""
+    """Shapes, and whether it holds fractions, which may be converted; packed codes never are."""
     return {name: (size, dtype.is_floating_point) for name, (size, dtype) in tensors.items()}
 
 

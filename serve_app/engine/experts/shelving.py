@@ -24,12 +24,12 @@ class ShelfKey:
     matrices: tuple[str, ...] = ()
 
     def holds(self, matrix: str) -> bool:
-        """Whether parts here have anything to do with a matrix."""
+        """Whether parts here concern a matrix."""
         return not self.matrices or matrix in self.matrices
 
 
 DENSE_SLOTS = ShelfKey(residual=False, format=DENSE)
-"""The shelf that residuals stand on whose format replaces weights."""
+"""The shelf on which replacing residuals stand."""
 
 
 ShelfRows = Mapping[ShelfKey, int]
@@ -37,7 +37,7 @@ ShelfRows = Mapping[ShelfKey, int]
 
 
 def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
-    """Raises: LoadFailed for a format that parts of its kind cannot have."""
+    """Raises: LoadFailed for a format that parts of this kind cannot have."""
     noun = "residual" if residual else "slot"
     try:
         fmt = _parse(part.format)
@@ -56,12 +56,12 @@ def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
 
 @functools.lru_cache(maxsize=256)
 def _parse(label: str) -> Format:
-    """There are thousands of parts, and a few formats."""
+    """Cached, because there are thousands of parts and only a few formats."""
     return format_of(label)
 
 
 def part_name(part: PartLike) -> str:
-    """What a row of a shelf is known by: a part's digest, and the slot's where it stands on one."""
+    """The name of a shelf's row: a part's digest, and that of the slot it stands on, if any."""
     return part.digest if part.on is None else f"{part.digest} on {part.on}"
 
 
@@ -79,7 +79,7 @@ def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:
 
 
 def shelf_rows(layer: LayerLike) -> dict[ShelfKey, int]:
-    """Rows that each shelf of a layer must have to hold a release and nothing else.
+    """Rows that each shelf of a layer needs for one release and nothing else.
 
     Raises: LoadFailed.
     """
@@ -89,7 +89,7 @@ def shelf_rows(layer: LayerLike) -> dict[ShelfKey, int]:
 def parts_of_expert(
     layer: LayerLike, model: ModelLike, position: int, expert: int
 ) -> Iterator[tuple[ShelfKey, PartLike]]:
-    """The parts that a model's expert is made of. position: of the layer among the MoE layers.
+    """The parts of a model's expert. position: of the layer among the MoE layers.
 
     Raises: LoadFailed for a residual that replaces weights of another slot than the expert's, or
     is not the only one.

@@ -1,4 +1,4 @@
-"""Runs of sparse parts: lines of dense slots with new values in their places, a block at a time."""
+"""Runs of sparse parts: lines of dense slots with new values in place, block by block."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ class SparseRuns:
     groups: Groups
 
     def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
-        """See `Runs.product`. A matrix is made a block of lines at a time, and never kept.
+        """See `Runs.product`. Makes each matrix a block of lines at a time, and never keeps it.
 
-        On the CPU each block is multiplied as a dense one is. On CUDA every row is multiplied by
-        every part's, since the host does not know which rows are whose: right, and slow.
+        On the CPU, each block is multiplied like a dense one. On CUDA, every row is multiplied by
+        every part, because the host does not know which rows belong to which: right, but slow.
         """
         matrices = self.slots.transpose(-2, -1) if self.transposed else self.slots  # (S, O, I)
         if self.groups.runs is None:
@@ -59,7 +59,7 @@ class SparseRuns:
         out = x.new_zeros((x.shape[0], matrices.shape[1]))
         rows = torch.arange(x.shape[0], device=x.device)
         starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # (P,)
-        # Of a part without rows any slot will do.
+        # For a part without rows, any slot will do.
         bases = self.bases[starts.long().clamp(max=x.shape[0] - 1)].clamp(min=0)  # (P,)
         for part in range(len(ends)):
             is_own = ((rows >= starts[part]) & (rows < ends[part])).unsqueeze(1)  # (m, 1)

@@ -1,8 +1,8 @@
 """Which row of a stack each token of a step reads. Holds no weights, and decides nothing.
 
-What the host knows of a step is worked out from lists. What it does not, since the same operations
-serve any mix of models, is worked out on the device, from a table that is rewritten whenever a
-place is given to another backbone.
+What the host knows about a step is computed from lists. What it does not know, because the same
+operations serve any mix of models, is computed on the device, from a table that is rewritten
+whenever a place gets another backbone.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from serve_app.engine.step.transfer import to_device
 class StackRows:
     """Which of a stack's R rows the backbone in each of S places has.
 
-    With S rows each place has the row of its own number, with one all have that. With any other
-    number several places may read one row, in any order: `table` then knows which.
+    With S rows, each place has the row with its own number; with one row, all have that. With any
+    other number, several places may read one row, in any order, and `table` knows which.
     of_place: as the host knows it.   is_own: whether each place has the row of its own number.
     """
 
@@ -32,18 +32,18 @@ class StackRows:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it takes a table to tell which places read which row."""
+        """Whether only a table can tell which places read which row."""
         return not self.is_own and self.num_rows > 1
 
     def grow(self, num_rows: int) -> None:
-        """Be of more rows. Places keep theirs, unless each has its own from now on."""
+        """Add rows. Places keep theirs, unless each has its own from now on."""
         self.num_rows = num_rows
         self.is_own = num_rows == len(self.of_place)
         if self.is_own:
             self.of_place = list(range(num_rows))
 
     def lie(self, table: "RowTable", line: int) -> None:
-        """Be found in a line of the table."""
+        """Set its line in the table."""
         self._table, self._line = table, line
 
     def sole(self, spans: Spans) -> int | None:
@@ -66,7 +66,7 @@ class StackRows:
         return self._laid(spans).rows[self._line]
 
     def runs(self, spans: Spans) -> list[Run]:
-        """Each row, and the first and past the last of neighbours that read it; host knows them."""
+        """Each row, with the range of neighbours that read it, as the host knows them."""
         runs: list[Run] = []
         for segment in spans.segments:
             row, start = self.of_place[segment.place], segment.start
@@ -100,13 +100,13 @@ class RowTable:
         self._table = torch.tensor(lines, dtype=torch.int64, device=device)  # (M, S)
 
     def point(self, place: int) -> None:
-        """Take over what the host knows of a place. Steps that are under way do not read it."""
+        """Take over what the host knows about a place. No running step may read it."""
         if self._maps:
             column = [rows.of_place[place] for rows in self._maps]
             self._table[:, place] = to_device(column, torch.int64, self._table.device)
 
     def laid(self, spans: Spans) -> "Laid":
-        """Tokens by row, for all stacks at once: worked out when the first leaf of a step asks."""
+        """Tokens by row, for all stacks at once, computed when the first leaf of a step asks."""
         if self not in spans.kept:
             rows = self._table.index_select(1, spans.places)  # (M, n)
             spans.kept[self] = Laid(rows, self._most_rows)

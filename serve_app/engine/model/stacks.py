@@ -1,7 +1,8 @@
 """The tensors of all backbones on the device, in counted stacks. Computes nothing with them.
 
-A stack has rows of one tensor, or of those of sibling layers side by side. Which row a place has
-is decided by `scheduling.ledgers.backbone_rows`: equal tensors of several backbones are one row.
+A stack has rows of one tensor, or of those of sibling layers side by side.
+`scheduling.ledgers.backbone_rows` decides which row a place has: equal tensors of several backbones
+are one row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,10 @@ class Stack:
 
 
 class Stacks:
-    """Tensors of all backbones, by the name that a checkpoint gives them.
+    """Tensors of all backbones, by their names in a checkpoint.
 
     Tied tensors are one under several names. A stack has the name of its first tensor.
-    awaited: what is on its way to places of the running step.
+    awaited: the arrivals at places of the running step.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Stacks:
 
     @classmethod
     def each_its_own(cls, tensors: Mapping[str, torch.Tensor]) -> "Stacks":
-        """Stacks in which each place has a row of its own. tensors: (S, *shape) each"""
+        """Stacks in which each place has its own row. tensors: (S, *shape) each"""
         return cls({n: Stack(t, StackRows(len(t), len(t))) for n, t in tensors.items()})
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -77,7 +78,7 @@ class Stacks:
         return self._stacks[stack].tensor.narrow(1, start, size)
 
     def ready(self, name: str) -> Stack:
-        """The stack of a tensor, to compute with: what the running step reads of it has arrived."""
+        """The stack of a tensor, once what the running step reads of it has arrived."""
         for arrival in self.awaited:
             arrival.wait(self.canonical(name))
         return self._holding[name]
@@ -87,7 +88,7 @@ class Stacks:
         return self._aliases.get(name, name)
 
     def stack_of(self, name: str) -> str:
-        """The name of the stack that a tensor lies in."""
+        """The name of the stack that holds a tensor."""
         name = self.canonical(name)
         return self._part_of[name][0] if name in self._part_of else name
 
@@ -101,7 +102,7 @@ class Stacks:
 
     @property
     def num_rows(self) -> dict[str, int]:
-        """Rows of each stack."""
+        """The number of rows of each stack."""
         return {name: len(stack.tensor) for name, stack in self._stacks.items()}
 
     @property
@@ -109,13 +110,13 @@ class Stacks:
         return sum(stack.tensor.nbytes for stack in self._stacks.values())
 
     def point(self, place: int, rows: Mapping[str, int]) -> None:
-        """Have a place read these rows, one of each stack. No step under way may be on it."""
+        """Let a place read these rows, one of each stack. No running step may use the place."""
         for name, row in rows.items():
             self._stacks[name].rows.of_place[place] = row
         self._table.point(place)
 
     def grow(self, sources: Mapping[str, Sequence[int | None]]) -> None:
-        """Have more rows. sources: for each stack that grows, the row that each is a copy of.
+        """Add rows. sources: for each stack that grows, the row of which each is a copy.
 
         Nothing may be copying into them meanwhile. A place that had a row still has its content.
         """
@@ -133,11 +134,11 @@ class Stacks:
         self._arrange()
 
     def holds(self, stack: str, row: int, content: str) -> bool:
-        """Whether all of a content was written to a row. Asked by the thread that writes."""
+        """Whether a row holds all of a content. Only the writing thread asks."""
         return self._written[stack][row] == content
 
     def note(self, stack: str, row: int, content: str | None) -> None:
-        """What a row holds from now on; None: parts of one content or another."""
+        """Note what a row holds from now on; None: an incomplete content."""
         self._written[stack][row] = content
 
     def _arrange(self) -> None:
@@ -152,7 +153,7 @@ def allocate_stacks(
     device: torch.device,
     num_rows: Mapping[str, int] | None = None,
 ) -> Stacks:
-    """Zeroed stacks for every backbone tensor; tied ones once.
+    """Zeroed stacks for every backbone tensor, tied ones only once.
 
     num_rows: of each stack; None: one for each place.
     """

@@ -1,4 +1,4 @@
-"""Linear layers of experts that are sums of parts, by compiled code. Knows no format's name."""
+"""Linear layers of experts that are sums of parts, by compiled code. Knows no formats by name."""
 
 import ctypes
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class Plane:
 class Planes:
     """Packed matrices. scales: (P, O, ceil(I / GROUP)) bfloat16
 
-    planes: the most significant first.   fine_bits: the upper bits that x meets in 15 bits; in 8
-    it meets the planes below them.
+    planes: the most significant first.   fine_bits: the upper bits, which meet x in 15 bits; the
+    planes below them meet x in 8.
     """
 
     planes: Sequence[Plane]
@@ -59,7 +59,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Whole matrices with new values in some places. bases: (…) int64, of each entry: which matrix
+    """Whole matrices with new values in some places. bases: (…) int64, the matrix of each entry
 
     matrices: (Q, O, I) bfloat16   starts: (P, O + 1) int32   values: (P, n) bfloat16
     gaps: (P, n) uint8, or None   bits: (P, O, ceil(I / 8)) uint8, or None
@@ -81,7 +81,7 @@ Matrix = Planes | Dense | Factors | Changes
 class Shelf:
     """One matrix of P parts. All tensors are contiguous.
 
-    rows: (…) int64, of each entry: which part, or -1   bias: (P, O) bfloat16 or float32
+    rows: (…) int64, the part of each entry, or -1   bias: (P, O) bfloat16 or float32
     """
 
     rows: torch.Tensor
@@ -150,10 +150,10 @@ class Laid:
 
 
 class Parts:
-    """The code of `parts.c`. Not for several threads at once: it has one scratch."""
+    """The code of `parts.c`. Not for several threads at once: it has one scratch buffer."""
 
     def __init__(self, native: Native, *, vnni: bool | None = None) -> None:
-        """vnni: whether to use those instructions; None: where there are any."""
+        """vnni: whether to use these instructions; None: if available."""
         capabilities = torch.cpu.get_capabilities()
         self._has_vnni = all(map(capabilities.get, VNNI)) if vnni is None else vnni
         self._num_threads = native.num_threads
@@ -166,12 +166,12 @@ class Parts:
     def multiply(
         self, laid: Laid, entries: torch.Tensor, x: torch.Tensor, num_outputs: int
     ) -> torch.Tensor:
-        """Each pair of a row and an expert: the row times the sum of the expert's parts.
+        """For each pair of a row and an expert, the row times the sum of the expert's parts.
 
         entries: (n,) int64, of each pair: where its parts are found in the shelves' rows
         x: (m, I) bfloat16, contiguous; n / m pairs follow one another for each row
         ->  (n, O) bfloat16, summed in float32 and rounded once
-        A pair's numbers do not depend on what other pairs there are, nor on the threads.
+        The numbers of a pair depend neither on other pairs nor on the threads.
         """
         num_pairs, num_rows = entries.shape[0], x.shape[0]
         out = x.new_empty((num_pairs, num_outputs))
