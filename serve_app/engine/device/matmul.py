@@ -17,6 +17,9 @@ SCRATCH_VALUES = 1 << 20
 SCRATCH_BYTES = 4 * SCRATCH_VALUES
 FEW_ROWS = 5
 """From this many rows on, widening pays. With fewer, torch computes dot products, one by one."""
+MANY_ROWS = 9
+"""From this many rows on, torch's bfloat16 products are faster than compiled code where it has fast
+ones (with AVX-512). With fewer they take two to three times as long."""
 NUM_CHUNKS = 4
 """Pieces that a product on the CPU is cut into. Cores share pieces well. In a product with few
 rows they share the packing of its operands instead, and wait for each other (MKL 2024)."""
@@ -32,8 +35,8 @@ class Multiplier:
     """Multiplies rows by matrices on one device. Not for several threads at once.
 
     widens: copy bfloat16 matrices to float32 block by block, multiply there, and round the result;
-    else let the device multiply bfloat16.   native: if set, used instead of widening for matrices
-    with contiguous lines.
+    else let the device multiply bfloat16.   native: if set, used instead for matrices with
+    contiguous lines: of widening, and of the device's own products with few rows.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Multiplier:
         self._on_cpu = device.type == "cpu"
         self._widens = widens_on(device) if widens is None else widens
         self._num_threads = torch.get_num_threads()
-        self._compiled = Products(native) if self._widens and native is not None else None
+        self._compiled = None if native is None else Products(native)
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
 
     def all_cores(self) -> AbstractContextManager[None]:
@@ -99,8 +102,13 @@ class Multiplier:
     ) -> None:
         """On the CPU.   x: (n, I)   matrices: (G, O, I)   bias: (G, O)   out: (n, O), is filled"""
         if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(2) == 1:
-            self._compiled.multiply(x, matrices, runs, bias, out)
-            return
+            most = x.shape[0] if self._widens else MANY_ROWS - 1
+            few = [run for run in runs if run[2] - run[1] <= most]
+            if few:
+                self._compiled.multiply(x, matrices, few, bias, out)
+            runs = [run for run in runs if run[2] - run[1] > most]
+            if not runs:
+                return
         with self.all_cores():
             for group, start, end in runs:
                 own = None if bias is None else bias[group]

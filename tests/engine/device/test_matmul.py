@@ -47,7 +47,7 @@ def test_matrices_of_any_width_are_multiplied(
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("way", ["native", "widened", "compiled"])
+@pytest.mark.parametrize("way", ["native", "widened", "compiled", "compiled if few"])
 def test_products_in_bfloat16_are_rounded_once(
     way: str, with_bias: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,8 +61,8 @@ def test_products_in_bfloat16_are_rounded_once(
     num = len(counts)
     weight, bias, x = random(num, 36, 48), random(num, 36), random(sum(counts), 48)
     given = weight.transpose(1, 2).contiguous() if transposed else weight
-    code = compiled(num_threads=2) if way == "compiled" else None
-    multiplier = Multiplier(CPU, code, widens=way != "native")
+    code = compiled(num_threads=2) if way.startswith("compiled") else None
+    multiplier = Multiplier(CPU, code, widens=way in ("widened", "compiled"))
     groups = groups_of(counts, known=True)
     found = multiplier.grouped(x, given, groups, bias if with_bias else None, transposed=transposed)
     assert found.dtype == torch.bfloat16
