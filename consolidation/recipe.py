@@ -24,7 +24,7 @@ class Recipe:
     """One run of the pipeline.
 
     `models` are checkpoints by name. `extend` is a release whose slots stay as they are and whose
-    models are kept, except those in `remove` and those given anew in `models`. `base` is the
+    models are kept, except those in `remove` and those given again in `models`. `base` is the
     checkpoint that the models were tuned from: slots may hold its experts.
 
     At most one of three settings says how much the release may take; without any, nothing is lost:

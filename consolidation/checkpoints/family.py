@@ -86,7 +86,7 @@ def open_family(
 ) -> Family:
     """Open new models and their base, and check them against each other and the release.
 
-    Models of the release `extend` stay, except those in `remove` and those that are given anew.
+    Models of the release `extend` stay, except those in `remove` and those that are given again.
     `opened` is told how many of the new models are open. Raises `Refused`, `ReleaseError`.
     """
     extended = registry.read_manifest(extend) if extend is not None else None

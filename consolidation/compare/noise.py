@@ -73,7 +73,7 @@ def _spread(matrix: torch.Tensor, gain: torch.Tensor, spreads: torch.Tensor) -> 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Cost of rounding a matrix to so many bits, over the cost of its spread. By (name, bits)."""
+    """Cost of rounding a matrix to a few bits, over the cost of its spread. By (name, bits)."""
 
     factors: Mapping[tuple[str, int], float]
 

@@ -36,7 +36,7 @@ class PackedCost:
 
 @dataclass(frozen=True, slots=True)
 class PackedOffers:
-    """See `Offers`. The whole difference, the slot's own rounding included, in so many bits."""
+    """See `Offers`. The whole difference, including the slot's own rounding, in a few bits."""
 
     spread: Spread
 
@@ -47,7 +47,7 @@ class PackedOffers:
 
 
 def rounding_cost(spread: Spread, bits: int, loss: SlotLoss) -> float:
-    """Cost of a residual of so many bits for what has this spread beside the slot's rounding."""
+    """Cost of a residual of `bits` bits for this spread, plus the slot's rounding."""
     return sum(loss.noise.of_rounding(loss.added_to(spread), bits).values())
 
 

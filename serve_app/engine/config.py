@@ -87,7 +87,7 @@ class EngineConfig:
         Setting(
             switch,
             "BOOL",
-            "On x86 CPUs multiply packed experts by activations in 8 bits where that costs little.",
+            "On x86 CPUs, multiply packed experts by 8-bit activations where that costs little.",
         ),
     ] = True
     plan_ahead: Annotated[

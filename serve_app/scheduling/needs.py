@@ -114,7 +114,7 @@ class Needs:
         }
 
     def _take(self, sequence: Sequence, counts: Iterable[int]) -> None:
-        """Give a sequence so many units of each kind, or raise ValueError."""
+        """Give a sequence these numbers of units of each kind, or raise ValueError."""
         wanted = list(zip(self._ledgers, counts, strict=True))
         for ledger, count in wanted:
             if not ledger.fits(count):
