@@ -14,7 +14,7 @@ from serve_app.engine.device.native.parts import Laid, Matrix, Parts, Planes
 from serve_app.engine.device.native.parts import Shelf as LaidShelf
 from serve_app.engine.experts.runs import laid_of
 from serve_app.engine.experts.shelves import Shelf
-from serve_app.engine.experts.shelving import ShelfKey
+from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey
 
 TOP_BITS = 4
 """If an expert's sum of parts has more than this many bits, its upper bits meet x in 15 bits, and
@@ -69,7 +69,7 @@ class CompiledExperts:
             held = {key: shelf for key, shelf in shelves.items() if key.holds(name)}
             matrices = {}
             for key, shelf in held.items():
-                matrix = laid_of(shelf, name)
+                matrix = laid_of(shelf, name, shelves.get(DENSE_SLOTS))
                 if matrix is None:
                     return {}
                 matrices[key] = matrix

@@ -29,7 +29,7 @@ def runs_of(pick: Pick, name: str) -> DenseRuns:
     return DenseRuns(shelf.tensors[name], shelf.shape.expert.transposed, pick.groups)
 
 
-def laid_of(shelf: Shelf, name: str) -> Dense | None:
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Dense | None:
     """See `FormatFile`. Only as (O, I), in bfloat16."""
     matrices = shelf.tensors[name]
     fits = matrices.dtype == torch.bfloat16 and not shelf.shape.expert.transposed

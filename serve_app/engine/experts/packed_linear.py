@@ -81,7 +81,7 @@ def runs_of(pick: Pick, name: str) -> PackedRuns:
     return PackedRuns(planes, tensors[f"{name}.scales"], fmt, pick.groups)
 
 
-def laid_of(shelf: Shelf, name: str) -> Planes | None:
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Planes | None:
     """See `FormatFile`. Only in groups of as many columns as the code knows."""
     fmt, tensors = shelf.key.format, shelf.tensors
     assert isinstance(fmt, Packed)

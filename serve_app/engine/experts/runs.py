@@ -48,14 +48,14 @@ class FormatFile(Protocol):
         """The runs of what was picked of a shelf, through its matrix `name`."""
         ...
 
-    def laid_of(self, shelf: Shelf, name: str) -> Matrix | None:
+    def laid_of(self, shelf: Shelf, name: str, slots: Shelf | None) -> Matrix | None:
         """A shelf's matrix `name` as compiled code reads it; None where it cannot."""
         ...
 
 
-def laid_of(shelf: Shelf, name: str) -> Matrix | None:
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Matrix | None:
     """A shelf's matrix `name` as compiled code reads it; None where it cannot."""
-    return file_of(shelf.key.format.kind).laid_of(shelf, name)
+    return file_of(shelf.key.format.kind).laid_of(shelf, name, slots)
 
 
 def runs_of(pick: Pick, name: str) -> Runs:

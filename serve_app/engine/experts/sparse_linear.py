@@ -8,6 +8,7 @@ import torch
 from representation.formats import Sparse
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.parts import Changes
 from serve_app.engine.experts import runs
 from serve_app.engine.experts.shelves import Pick, Shelf
 
@@ -104,6 +105,19 @@ def runs_of(pick: Pick, name: str) -> SparseRuns:
     )
 
 
-def laid_of(shelf: Shelf, name: str) -> None:
-    """See `FormatFile.laid_of`: the code cannot read parts that replace weights."""
-    return
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Changes | None:
+    """See `FormatFile.laid_of`. Only where the slots are (O, I), in bfloat16."""
+    tensors = shelf.tensors
+    assert shelf.bases is not None
+    if slots is None or shelf.shape.expert.transposed:
+        return None
+    if tensors[f"{name}.values"].dtype != torch.bfloat16:
+        return None
+    return Changes(
+        slots.tensors[name],
+        shelf.bases,
+        tensors[f"{name}.starts"],
+        tensors[f"{name}.values"],
+        tensors.get(f"{name}.gaps"),
+        tensors.get(f"{name}.bits"),
+    )

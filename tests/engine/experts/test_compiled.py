@@ -1,5 +1,6 @@
 """Experts that are sums of parts, multiplied by compiled code for all shelves at once."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from serve_app.engine.step.step import Spans, StepView
 from tests.engine.pooling import CPU, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import Mix, MixedSource, in_turn
+from tests.support.sources import expert_paths
 
 ROWS = [0] * 5 + [1] * 4 + [2]
 """The map row of each token."""
@@ -80,6 +82,29 @@ def test_one_call_gives_what_shelves_give_one_by_one(
     found = through(layer, experts)
     assert (found - expected).abs().max() <= allowed * expected.abs().max()
     assert not torch.equal(found, torch.zeros_like(found))
+
+
+def test_experts_that_change_a_base_here_and_there_are_read_too() -> None:
+    sizes = {"hidden_size": 160, "intermediate_size": 144}
+    models = {"m1": tiny_model("mixtral", 1, **sizes).to(torch.bfloat16)}
+    for name, part in (("m2", 0.06), ("m3", 0.5)):  # by gaps, and by a bitmap
+        models[name] = copy.deepcopy(models["m1"])
+        for path in expert_paths(models[name]):
+            for own in models[name].get_submodule(path).parameters(recurse=False):
+                is_new = torch.rand(own.shape, generator=torch.Generator().manual_seed(1)) < part
+                own.data = torch.where(is_new, -own.data, own.data)
+    held = {
+        "m1": Mix("dense"),
+        "m2": Mix("dense", ("sparse-112",), "m1"),
+        "m3": Mix("dense", ("sparse-640",), "m1"),
+    }
+    source = MixedSource("r1", models, lambda model, _, __: held[model], dtype="bfloat16")
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    expected = through(filled_layer(source, 0, experts, dtype=torch.bfloat16), experts)
+    code = compiled(uses_int8=True)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    assert code.reads(layer.shelves)
+    assert (through(layer, experts) - expected).abs().max() <= 0.01 * expected.abs().max()
 
 
 def test_shelves_that_move_are_read_where_they_are() -> None:
