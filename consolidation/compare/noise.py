@@ -18,6 +18,8 @@ GROUP = 128
 """Input features that share a scale. Half as many lessen errors by a tenth for twice the scales."""
 SLOT_BITS = (8, 6, 4, 3, 2)
 RESIDUAL_BITS = (1, 2, 3, 4, 8)
+SPLIT_BITS = frozenset({8})
+"""What is stored as `split`: two planes of 4 bits, which are multiplied as such anyway."""
 
 Spread = Mapping[str, float]
 """By matrix, mean squares of groups of weights, weighed by what errors in them cost."""

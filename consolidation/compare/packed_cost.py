@@ -1,21 +1,26 @@
 """What packed parts cost: slots and residuals, rounded to a few bits with feedback."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from consolidation.arithmetic.rounding import round_matrix
 from consolidation.compare.costs import Cost, Difference, Formats, Offers, SlotLoss, Wanted
-from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, Noise, Spread
+from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, SPLIT_BITS, Noise, Spread
 from representation.formats import Format, Packed
 
 
 class PackedCost:
     """See `Cost`."""
 
-    slots: Formats = tuple(Packed(bits, GROUP) for bits in SLOT_BITS)
-    residuals: Formats = tuple(Packed(bits, GROUP) for bits in RESIDUAL_BITS)
+    def __init__(
+        self, kind: type[Packed], slot_bits: Sequence[int], residual_bits: Sequence[int]
+    ) -> None:
+        """Formats of one kind, in so many bits."""
+        self.slots: Formats = tuple(kind(bits, GROUP) for bits in slot_bits)
+        self._offered = tuple(kind(bits, GROUP) for bits in residual_bits)
+        self.residuals: Formats = self._offered
 
     def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
         """See `Cost.of_slot`."""
@@ -23,7 +28,8 @@ class PackedCost:
 
     def offers(self, difference: Difference) -> Offers:
         """See `Cost.offers`."""
-        return PackedOffers(difference.unit.spread(difference.weights.matrices))
+        spread = difference.unit.spread(difference.weights.matrices)
+        return PackedOffers(spread, self._offered)
 
     def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
@@ -39,11 +45,12 @@ class PackedOffers:
     """See `Offers`. The whole difference, including the slot's own rounding, in a few bits."""
 
     spread: Spread
+    formats: Sequence[Packed]
 
     def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
         """See `Offers.residuals`."""
-        for bits in RESIDUAL_BITS:
-            yield (Packed(bits, GROUP),), rounding_cost(self.spread, bits, loss)
+        for fmt in self.formats:
+            yield (fmt,), rounding_cost(self.spread, fmt.bits, loss)
 
 
 def rounding_cost(spread: Spread, bits: int, loss: SlotLoss) -> float:
@@ -56,4 +63,8 @@ def _packed(fmt: Format) -> Packed:
     return fmt
 
 
-COST: Cost = PackedCost()
+COST: Cost = PackedCost(
+    Packed,
+    [bits for bits in SLOT_BITS if bits not in SPLIT_BITS],
+    [bits for bits in RESIDUAL_BITS if bits not in SPLIT_BITS],
+)

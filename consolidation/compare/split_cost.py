@@ -1,18 +1,12 @@
-"""What split parts cost: as packed ones. None is offered yet: releases that hold some are read."""
+"""What split parts cost: as packed ones. They are how 8 bits are stored."""
 
-from consolidation.compare.costs import Cost, Difference, Formats, NoOffers
+from consolidation.compare.costs import Cost
+from consolidation.compare.noise import RESIDUAL_BITS, SLOT_BITS, SPLIT_BITS
 from consolidation.compare.packed_cost import PackedCost
+from representation.formats import Split
 
-
-class SplitCost(PackedCost):
-    """See `Cost`."""
-
-    slots: Formats = ()
-    residuals: Formats = ()
-
-    def offers(self, difference: Difference) -> NoOffers:
-        """See `Cost.offers`."""
-        return NoOffers()
-
-
-COST: Cost = SplitCost()
+COST: Cost = PackedCost(
+    Split,
+    [bits for bits in SLOT_BITS if bits in SPLIT_BITS],
+    [bits for bits in RESIDUAL_BITS if bits in SPLIT_BITS],
+)
