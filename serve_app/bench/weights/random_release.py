@@ -86,6 +86,8 @@ class RandomRelease:
         self._noise = _Noise(seed, torch.device(device))
         self._slot_format = format_of(parts)
         self._residual_formats = [format_of(label) for label in residuals]
+        for fmt in (self._slot_format, *self._residual_formats):
+            _size_of("", fmt, SIZE)  # Refused by name here, not when parts are read.
         anatomy = study(config_of(config), DTYPES[dtype])
         self._tensors = unique_tensors(anatomy)
         self._shapes = {path: LayerShape.of(e) for path, e in anatomy.experts.items()}

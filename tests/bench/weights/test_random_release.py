@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.errors import ConfigError
 from tests.bench.tiny import tiny_config
 from tests.engine.running import answer, engine_of, greedy_requests
 
@@ -55,3 +56,5 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None
 def test_a_format_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="packed-9-1"):
         RandomRelease(tiny_config(), 1, parts="packed-9-1")
+    with pytest.raises(ConfigError, match="no random weights in format 'sparse-8'"):
+        RandomRelease(tiny_config(), 1, residuals=("sparse-8",))
