@@ -19,6 +19,14 @@
 /* Unrolled, so that sums stay in registers. */
 #define EACH(index, num) _Pragma("GCC unroll 8") for (int index = 0; index < (num); index++)
 
+/* Clang would keep the pairs of the first half for the second, in registers that sums then have to
+   leave. GCC loads them again by itself, and does worse when told to. */
+#ifdef __clang__
+#define FORGET_LOADS() __asm__ volatile("" ::: "memory")
+#else
+#define FORGET_LOADS()
+#endif
+
 /* Two of PAIR columns to each lane, first those of even number. The order of sums depends on this
    alone, and both operands are taken apart the same way. */
 INLINE void add_products(__m256 sums[MOST][LINES], int num_rows,
@@ -30,6 +38,7 @@ INLINE void add_products(__m256 sums[MOST][LINES], int num_rows,
         __m256 line = widened_even(lines[l] + column);
         EACH(r, num_rows) add_product(&sums[r][l], line, row[r]);
     }
+    FORGET_LOADS();
     EACH(r, num_rows) row[r] = widened_odd(rows[r] + column);
     EACH(l, LINES) {
         __m256 line = widened_odd(lines[l] + column);
