@@ -1,15 +1,16 @@
 """Finds the compiled code. Its functions take addresses, so they know nothing of Python."""
 
 import ctypes
-import importlib.util
 import logging
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
-NAME = "serve_app.engine.device.native._compiled"
+PATH = Path(__file__).with_name("_compiled.abi3.so")
+"""One file serves every Python (pyproject.toml). Code from before it was named so is not loaded."""
 NEEDS = ("avx2", "fma3")
 INTERFACE = 2
 """Version of the functions, see crew.h. Code of another version would read what is not there."""
@@ -17,17 +18,23 @@ INTERFACE = 2
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None if it was not compiled or this CPU cannot run it.
+    """The compiled code; None if this CPU cannot run it.
 
-    Also None, with a warning, if it was compiled from other sources than those that are here.
+    Also None, with a warning once a process, if nothing was compiled, or if it was compiled from
+    other sources than those that are here.
     """
     capabilities = torch.cpu.get_capabilities()
-    found = importlib.util.find_spec(NAME)
-    if found is None or found.origin is None or not all(map(capabilities.get, NEEDS)):
+    if not all(map(capabilities.get, NEEDS)):
         return None
-    code = ctypes.CDLL(found.origin)
+    if not PATH.exists():
+        logger.warning(
+            "The compiled code for this CPU is missing, so torch computes instead, more slowly. "
+            "Install expertpool from its wheel, or where there is a C compiler."
+        )
+        return None
+    code = ctypes.CDLL(str(PATH))
     if not hasattr(code, "expertpool_interface") or code.expertpool_interface() != INTERFACE:
-        logger.warning("%s is of another version: install the package again", found.origin)
+        logger.warning("%s is of another version: install the package again", PATH)
         return None
     return code
 
