@@ -8,17 +8,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+WHEEL_TOOLS := $(shell grep -E '^(auditwheel|build|wheel|ziglang)==' constraints.txt)
+ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
-.PHONY: help install check format test test-slow demo clean
+.PHONY: help install check format test test-slow wheel test-wheel demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## make .venv with everything in it, .venv/bin/expertpool too
 
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
 # torch first and by itself: what it brings is then already there when the rest is resolved.
-$(STAMP): pyproject.toml constraints.txt $(wildcard serve_app/engine/device/native/c/*.[ch])
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(STAMP): pyproject.toml constraints.txt $(wildcard serve_app/engine/device/native/c/*.[ch]) \
+		| $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -39,8 +44,21 @@ test: install ## the tests, without the slow ones
 test-slow: install ## every test that this machine can run, slow ones too
 	$(BIN)/python -m pytest -m 'not gpu'
 
+# The wheel is built from the sdist, so both are complete, and holds nothing of this machine.
+wheel: | $(BIN)/python ## dist/: one wheel for every Python from 3.11 on, and the sdist
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(WHEEL_TOOLS)
+	rm -rf build dist
+	CC='$(ZIG)' LDSHARED='$(ZIG) -shared -s' $(BIN)/python -m build --quiet --outdir build
+	$(BIN)/python -m wheel tags --remove --python-tag py3 --abi-tag none build/*.whl
+	$(BIN)/python -m auditwheel repair --patcher none --plat manylinux_2_17_x86_64 \
+		--wheel-dir dist build/*.whl
+	mv build/*.tar.gz dist
+
+test-wheel: install wheel ## install what is in dist/ where there is no compiler, and use it
+	$(BIN)/python -m pytest -m slow tests/install
+
 demo: install ## the main job on a small family made on the spot; ONCE=1 ends after the table
 	$(BIN)/expertpool demo $(if $(filter 1,$(ONCE)),--once)
 
-clean: ## forget .venv and caches of tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## forget .venv, what was built and caches of tools
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
