@@ -227,7 +227,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
         configs,
         str(configs[0]["dtype"]),
         EngineConfig(device_memory=device_memory),
-        num_formats=MAX_MAPS,
+        num_maps=MAX_MAPS,
     )
 
 

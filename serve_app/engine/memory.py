@@ -235,14 +235,14 @@ def expert_memory(
     stored: str,
     config: EngineConfig,
     *,
-    num_formats: int,
+    num_maps: int,
 ) -> int:
     """Bytes that are left on the device for the parts of experts.
 
     That is after every model's backbone, the minimum of keys and values, what attention kernels
     keep, the workspace of a step and maps.
-    configs: of all models.   stored: the dtype in which they are stored.   num_formats: how many
-    the parts of a layer may have, slots and residuals separately; each has its own maps.
+    configs: of all models.   stored: the dtype in which they are stored.   num_maps: how many
+    a layer may have: one for each format of slots and of residuals, two where it replaces weights.
     Raises: DoesNotFit if nothing is left; Unsupported; ConfigError if memory has no limit.
     """
     device = torch.device(resolve_device(config.device))
@@ -254,7 +254,7 @@ def expert_memory(
     shapes = layer_shapes(anatomy)
     unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
     blocks = _least_blocks(max(context_length(each) for each in configs))
-    maps = sum(num_formats * shape.maps_bytes(len(configs)) for shape in shapes)
+    maps = sum(num_maps * shape.maps_bytes(len(configs)) for shape in shapes)
     others = len(configs) * unit.place + maps + unit.attention + unit.step
     others += unit.block + math.ceil(blocks * (unit.block + unit.step_per_block))
     if others >= device_memory:

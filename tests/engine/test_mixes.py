@@ -206,11 +206,9 @@ def test_expert_memory_is_what_a_release_may_take(architecture: str) -> None:
     parts = sum(part.bytes for layer in source.layers for part in [*layer.slots, *layer.residuals])
     plenty = 10**9
     others = plenty - expert_memory(
-        configs, "float32", replace(ON_CPU, device_memory=plenty), num_formats=formats
+        configs, "float32", replace(ON_CPU, device_memory=plenty), num_maps=formats
     )
     plan = plan_memory(source, replace(ON_CPU, device_memory=others + parts))
     assert plan.total_bytes <= others + parts
     with pytest.raises(DoesNotFit, match="3 backbones of"):
-        expert_memory(
-            configs, "float32", replace(ON_CPU, device_memory=others), num_formats=formats
-        )
+        expert_memory(configs, "float32", replace(ON_CPU, device_memory=others), num_maps=formats)

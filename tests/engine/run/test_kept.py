@@ -83,7 +83,7 @@ def test_what_has_no_room_beside_what_is_kept_is_refused_by_name(
     configs = [model.config for model in source.models.values()]
     left = [
         expert_memory(
-            configs, "float32", EngineConfig(device=device, device_memory=GIB), num_formats=1
+            configs, "float32", EngineConfig(device=device, device_memory=GIB), num_maps=1
         )
         for device in ("cpu", "cuda")
     ]
