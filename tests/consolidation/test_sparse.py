@@ -38,6 +38,15 @@ def sparse_tune(source: Path, target: Path, seed: int, part: float = PART) -> Pa
 
 
 @pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Calibration text that is shorter than the default."""
+    path = tmp_path_factory.mktemp("text") / "short.txt"
+    lines = (f"Line {n} says that {n} times {n} makes {n * n}." for n in range(30))
+    path.write_text("\n\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sparse")
     base = write_checkpoint(root / "base", "mixtral", dtype=torch.bfloat16, **SIZES)
@@ -87,15 +96,19 @@ def test_without_a_budget_near_experts_take_little_and_lose_nothing(
 
 
 def test_a_budget_that_is_enough_for_that_loses_nothing_either(
-    family: dict[str, Path], tmp_path: Path
+    family: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
-    outcome = run(tmp_path / "r", family, budget=1.5, base=family["base"])
+    given: dict[str, Any] = {"base": family["base"], "calibration": ((None, text),)}
+    outcome = run(tmp_path / "r", family, budget=1.5, **given)
     assert max(residual_bytes(outcome)) < 0.25
     assert_to_the_bit(outcome, tmp_path / "r", family)
 
 
-def test_a_model_that_must_be_exact_may_be_sparse(family: dict[str, Path], tmp_path: Path) -> None:
-    outcome = run(tmp_path / "r", family, budget=1.25, exact=frozenset({"one"}))
+def test_a_model_that_must_be_exact_may_be_sparse(
+    family: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"exact": frozenset({"one"}), "calibration": ((None, text),)}
+    outcome = run(tmp_path / "r", family, budget=1.25, **given)
     manifest = manifest_of(outcome)
     assert manifest.quality["one"].kl == 0
     assert "one" not in outcome.plan.approximated
