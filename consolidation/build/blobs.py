@@ -17,7 +17,7 @@ from consolidation.arithmetic.metric import Metric, together, weight_metric
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
-from consolidation.compare.costs import Wanted, cost_of
+from consolidation.compare.costs import PartWanted, cost_of
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
@@ -171,7 +171,7 @@ class _Builder:
 
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
         weights = Weights(content.matrices, vectors)
-        wanted = Wanted(weights, metric, shape, self._task.dtype)
+        wanted = PartWanted(weights, metric, shape, self._task.dtype)
         return self._write(request.format, wanted)
 
     def _residuals(
@@ -202,7 +202,7 @@ class _Builder:
         origin = member.origin
         weights = origin.read(None)
         stored = origin.source.read(origin.index), self._registry.read_tensors(slot)
-        wanted = Wanted(
+        wanted = PartWanted(
             weights, lambda name: weight_metric(shape.matrix(name)), shape, self._task.dtype, stored
         )
         return self._write(fmt, wanted).model_copy(update={"on": slot.digest})
@@ -220,7 +220,7 @@ class _Builder:
         for number, fmt in enumerate(formats):
             vectors = left.vectors if number == 0 else _zeros(left.vectors)
             weights = Weights(rest, vectors)
-            wanted = Wanted(weights, metrics.__getitem__, shape, self._task.dtype)
+            wanted = PartWanted(weights, metrics.__getitem__, shape, self._task.dtype)
             parts[fmt] = cost_of(fmt.kind).fit(fmt, wanted)
             given = {name: fmt.decode(parts[fmt], name, shape) for name in rest}
             rest = {name: matrix - given[name] for name, matrix in rest.items()}
@@ -246,7 +246,7 @@ class _Builder:
     def _read(self, part: Part, shape: ExpertShape) -> Weights:
         return weights_of(read_expert(self._registry, [part], shape), shape)
 
-    def _write(self, fmt: Format, wanted: Wanted) -> Part:
+    def _write(self, fmt: Format, wanted: PartWanted) -> Part:
         return self._write_tensors(fmt, cost_of(fmt.kind).fit(fmt, wanted))
 
     def _write_tensors(self, fmt: Format, tensors: Mapping[str, torch.Tensor]) -> Part:

@@ -76,7 +76,7 @@ class NoOffers:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PartWanted:
     """What a part is to hold. Vectors are stored as they are.
 
     weights: for a slot its content, for a residual what is left of a difference.   metric: of each
@@ -111,7 +111,7 @@ class Cost(Protocol):
         """What this kind offers for a difference."""
         ...
 
-    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """The tensors of a part that is as near to what is wanted as the format allows."""
         ...
 

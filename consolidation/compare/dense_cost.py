@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from consolidation.compare.costs import Cost, Difference, Formats, NoOffers, Wanted
+from consolidation.compare.costs import Cost, Difference, Formats, NoOffers, PartWanted
 from consolidation.compare.noise import Noise, Spread
 from representation.formats import DENSE, Format
 
@@ -23,7 +23,7 @@ class DenseCost:
         """See `Cost.offers`."""
         return NoOffers()
 
-    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         return DENSE.encode(
             wanted.weights.matrices, wanted.weights.vectors, wanted.shape, wanted.dtype

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from consolidation.arithmetic.rounding import round_matrix
-from consolidation.compare.costs import Cost, Difference, Formats, Offers, SlotLoss, Wanted
+from consolidation.compare.costs import Cost, Difference, Formats, Offers, PartWanted, SlotLoss
 from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, SPLIT_BITS, Noise, Spread
 from representation.formats import Format, Packed
 
@@ -31,7 +31,7 @@ class PackedCost:
         spread = difference.unit.spread(difference.weights.matrices)
         return PackedOffers(spread, self._offered)
 
-    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         matrices = {}
         for name, matrix in wanted.weights.matrices.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from consolidation.arithmetic.decomposition import decompose
-from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss, Wanted
+from consolidation.compare.costs import Cost, Difference, Formats, PartWanted, SlotLoss
 from consolidation.compare.noise import GROUP, Noise, Spread
 from consolidation.compare.packed_cost import rounding_cost
 from representation.formats import Format, LowRank, Packed
@@ -29,7 +29,7 @@ class RankCost:
         """See `Cost.offers`."""
         return RankOffers(difference)
 
-    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         assert isinstance(fmt, LowRank)
         factors = {}

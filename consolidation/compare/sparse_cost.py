@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from consolidation.compare.costs import Cost, Difference, Formats, SlotLoss, Wanted
+from consolidation.compare.costs import Cost, Difference, Formats, PartWanted, SlotLoss
 from consolidation.compare.noise import Noise, Spread
 from representation.formats import DENSE, Format, Sparse
 from representation.formats.sparse import SHARES, Changes
@@ -24,7 +24,7 @@ class SparseCost:
         """See `Cost.offers`."""
         return SparseOffers(difference)
 
-    def fit(self, fmt: Format, wanted: Wanted) -> dict[str, torch.Tensor]:
+    def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""
         assert isinstance(fmt, Sparse)
         assert wanted.stored is not None, "what is replaced is read as it is stored"

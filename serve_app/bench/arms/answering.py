@@ -9,7 +9,7 @@ from serve_app.bench.arms.arm_catalogue import ArmSpec
 from serve_app.bench.arms.process import ArmProcess, answer_all
 from serve_app.bench.requests.open_loop import ClientLoad, lateness
 from serve_app.bench.requests.outcomes import Outcome, answered, summary
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.bench.result.measured import OnProgress
 from serve_app.errors import EngineError
 
@@ -52,7 +52,7 @@ def opened(spec: ArmSpec) -> Iterator[list[ArmProcess]]:
         for process in processes:
             process.wait_until_open()
         warm = [
-            Job(0.0, name, (3,) * WARM_TOKENS, WARM_TOKENS, 0)
+            TimedJob(0.0, name, (3,) * WARM_TOKENS, WARM_TOKENS, 0)
             for process in processes
             for name in process.spec.models
         ]
@@ -68,7 +68,7 @@ def opened(spec: ArmSpec) -> Iterator[list[ArmProcess]]:
 
 def run_arm(
     spec: ArmSpec,
-    jobs: Sequence[Job],
+    jobs: Sequence[TimedJob],
     *,
     drain_s: float,
     on_progress: OnProgress,

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from serve_app.bench.arms.weight_specs import SourceSpec
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.request import Request, Sampling
 
@@ -46,7 +46,7 @@ class Arm(Protocol):
         """What else there is to report after a run."""
         ...
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         """Start to answer a job, greedily and to its full length. Does not wait."""
         ...
 
@@ -55,7 +55,7 @@ class Arm(Protocol):
         ...
 
 
-def request_of(index: int, job: Job, release: str) -> Request:
+def request_of(index: int, job: TimedJob, release: str) -> Request:
     """A job as a request to an engine: greedy, and ended only by its length."""
     sampling = Sampling(temperature=0.0, seed=job.seed)
     return Request(str(index), release, job.model, job.prompt, job.max_tokens, sampling)

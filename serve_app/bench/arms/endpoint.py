@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Asked, Job
+from serve_app.bench.requests.workload import Asked, TimedJob
 from serve_app.errors import ConfigError
 
 LIST_TIMEOUT_S = 10.0
@@ -52,7 +52,7 @@ class Http:
     def facts(self) -> dict[str, float]:
         return {}
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         asyncio.run_coroutine_threadsafe(self._ask(index, job, notes), self._loop)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Http:
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
 
-    async def _ask(self, index: int, job: Job, notes: Notes) -> None:
+    async def _ask(self, index: int, job: TimedJob, notes: Notes) -> None:
         error: str | None = "the connection ended before the answer did"
         try:
             async with self._session.post(self._url, json=body(job)) as response:
@@ -83,7 +83,7 @@ class Http:
             notes.ended(index, error)
 
 
-def body(job: Job) -> dict[str, Any]:
+def body(job: TimedJob) -> dict[str, Any]:
     """A job as a request to an endpoint: greedy, and ended only by its length."""
     return {
         "model": job.model,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.rationed import rationed
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.request import Event, Failed, Token
@@ -42,7 +42,7 @@ class Pooled:
     def facts(self) -> dict[str, float]:
         return {}
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         request = request_of(index, job, self._release)
         sent = self._loop.submit_all([request], lambda event: note_event(index, event, notes))
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from serve_app.bench.arms.arm import Arm
 from serve_app.bench.requests.open_loop import Run, drive
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.errors import EngineError
 
 CLOSE_S = 10.0
@@ -55,7 +55,7 @@ class Opened:
 class Order:
     """Jobs to answer, starting at a time of the clock."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TimedJob, ...]
     start: float
     drain_s: float
 
@@ -183,7 +183,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def answer_all(
     processes: Sequence[ArmProcess],
-    jobs: Sequence[Job],
+    jobs: Sequence[TimedJob],
     *,
     drain_s: float,
     on_progress: Callable[[int], None] = lambda _: None,

@@ -10,7 +10,7 @@ from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.pooled import note_event, open_engine
 from serve_app.bench.arms.unmerged import Unmerged
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import ends
 from serve_app.engine.source import ReleaseSource
@@ -32,7 +32,7 @@ class Separate:
         divided = ground.divided(len(ground.models))
         each = replace(divided, engine=replace(divided.engine, device_memory=None))
         self._wake = threading.Event()
-        self._sent: queue.SimpleQueue[tuple[float, int, Job, Notes]] = queue.SimpleQueue()
+        self._sent: queue.SimpleQueue[tuple[float, int, TimedJob, Notes]] = queue.SimpleQueue()
         self._open_jobs: dict[str, tuple[int, Notes, float]] = {}
         self._closing = False
         sources = {name: Unmerged(source, [name]) for name in ground.models}
@@ -52,7 +52,7 @@ class Separate:
     def facts(self) -> dict[str, float]:
         return {}
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         self._sent.put((time.monotonic(), index, job, notes))
         self._wake.set()
 

@@ -17,7 +17,7 @@ from serve_app.bench.arms.arm import Ground, request_of
 from serve_app.bench.arms.pooled import note_event, open_engine
 from serve_app.bench.arms.unmerged import Unmerged
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop, ends
 from serve_app.engine.request import Event, Failed
@@ -26,7 +26,7 @@ from serve_app.errors import Unsupported
 
 TURN_S = 1.0
 """How long the loaded model goes on taking requests while other models' requests wait."""
-WARM = Job(0.0, "", (3,), 1, 0)
+WARM = TimedJob(0.0, "", (3,), 1, 0)
 """A job that loads a model's backbone onto the device."""
 
 
@@ -35,7 +35,7 @@ class _Waiting:
     number: int
     since: float
     index: int
-    job: Job
+    job: TimedJob
     notes: Notes
 
 
@@ -106,7 +106,7 @@ class Swap:
             "host_bytes": sum(t.nbytes for own in self._host.values() for t in own),
         }
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         with self._changed:
             self._num_sent += 1
             self._waiting[job.model].append(

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from representation.architecture.config import config_of
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.requests.open_loop import Notes
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.model.facts import resolve_dtype
 from serve_app.engine.source import ReleaseSource
 
@@ -78,7 +78,7 @@ class Batching:
     def facts(self) -> dict[str, float]:
         return {}
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         key = str(index)
         self._jobs[key] = index, notes
         added = self._manager.add_request(

@@ -13,7 +13,7 @@ from serve_app.bench.requests.outcomes import Outcome, answered
 from serve_app.bench.requests.workload import (
     LONG_S,
     Asked,
-    Job,
+    TimedJob,
     Workload,
 )
 from serve_app.bench.result.environment import environment
@@ -59,7 +59,7 @@ def rate_between(outcomes: Sequence[Outcome], at_once: int) -> float:
 def compare(
     names: Sequence[str],
     ground: Ground,
-    jobs: Sequence[Job],
+    jobs: Sequence[TimedJob],
     *,
     drain_s: float,
     on_progress: OnProgress = lambda *_: None,

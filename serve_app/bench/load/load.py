@@ -6,7 +6,7 @@ from typing import Any
 from serve_app.bench.arms.answering import ArmResult, run_arm
 from serve_app.bench.arms.arm_catalogue import ArmSpec
 from serve_app.bench.load import queue_waits
-from serve_app.bench.requests.workload import Arrival, Asked, JobList, make_jobs
+from serve_app.bench.requests.workload import Asked, JobList, RequestArrival, make_jobs
 from serve_app.bench.result.environment import Environment, environment
 from serve_app.bench.result.measured import OnProgress
 from serve_app.bench.result.result import Result
@@ -15,7 +15,7 @@ from serve_app.bench.result.result import Result
 def measure_load(
     spec: ArmSpec,
     asked: Sequence[Asked],
-    arrivals: Sequence[Arrival],
+    arrivals: Sequence[RequestArrival],
     settings: Mapping[str, Any],
     device: str,
     on_progress: OnProgress,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.bench.requests.outcomes import Outcome, spread
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 
 PROGRESS_S = 0.25
 """How often progress is reported."""
@@ -37,7 +37,7 @@ class Notes:
     """What is known about each job of a run, by index. Any thread may write, but one per job."""
 
     def __init__(
-        self, jobs: Sequence[Job], start: float, clock: Callable[[], float] = time.monotonic
+        self, jobs: Sequence[TimedJob], start: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """start: of the run, by the clock; all times are relative to it."""
         self._jobs = jobs
@@ -110,7 +110,7 @@ class Notes:
             for job, note in zip(self._jobs, self._notes, strict=True)
         ]
 
-    def _outcome(self, job: Job, note: _Note, unfinished: str) -> Outcome:
+    def _outcome(self, job: TimedJob, note: _Note, unfinished: str) -> Outcome:
         error = note.error if note.ended else unfinished
         return Outcome(
             job=job,
@@ -127,7 +127,7 @@ class Notes:
 class Target(Protocol):
     """Answers jobs. Notes its answers from its own threads."""
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         """Start to answer a job. Does not wait."""
         ...
 
@@ -178,7 +178,7 @@ class Run:
 
 def drive(
     target: Target,
-    jobs: Sequence[Job],
+    jobs: Sequence[TimedJob],
     *,
     start: float,
     drain_s: float,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 
 JAIN_OF = "mean turnaround per answer token, by model"
 """What the fairness index compares."""
@@ -14,7 +14,7 @@ JAIN_OF = "mean turnaround per answer token, by model"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a job. Times are in seconds from the start of the run, like `Job.at_s`.
+    """The outcome of a job. Times are in seconds from the start of the run, like `TimedJob.at_s`.
 
     submitted_s: when it was sent.   first_s, finished_s: when its first and last token came; None
     if none did.   queued_s: how long it waited before anything was computed, counted from when it
@@ -22,7 +22,7 @@ class Outcome:
     error: why there is no complete answer.
     """
 
-    job: Job
+    job: TimedJob
     submitted_s: float
     first_s: float | None
     finished_s: float | None

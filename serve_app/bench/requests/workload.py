@@ -18,7 +18,7 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TimedJob:
     """One request. at_s: when it is due, in seconds from the beginning of the run."""
 
     at_s: float
@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class RequestArrival:
     """When a request is due, and how long its prompt and its answer are, in tokens."""
 
     at_s: float
@@ -64,7 +64,7 @@ class Asked:
 class JobList:
     """Jobs in the order in which they are due. num_cut: how many were cut to fit the context."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TimedJob, ...]
     num_cut: int
 
 
@@ -76,7 +76,7 @@ def poisson(
     seed: int,
     duration_s: float | None = None,
     num: int | None = None,
-) -> list[Arrival]:
+) -> list[RequestArrival]:
     """Arrivals of a Poisson process with `rate` per second, until either limit is reached.
 
     If each arrival goes to a random model, each model's arrivals are a Poisson process too. The
@@ -85,11 +85,11 @@ def poisson(
     assert num is not None or duration_s is not None, "a Poisson process needs a limit"
     times, lengths = Random(f"{seed} times"), Random(f"{seed} lengths")
 
-    def process() -> Iterable[Arrival]:
+    def process() -> Iterable[RequestArrival]:
         at = 0.0
         while True:
             at += times.expovariate(1.0)
-            yield Arrival(at / rate, prompt.draw(lengths), answer.draw(lengths))
+            yield RequestArrival(at / rate, prompt.draw(lengths), answer.draw(lengths))
 
     return _bounded(process(), duration_s, num)
 
@@ -100,7 +100,7 @@ def parse_trace(
     speed: float = 1.0,
     duration_s: float | None = None,
     num: int | None = None,
-) -> list[Arrival]:
+) -> list[RequestArrival]:
     """Arrivals of a trace, counted from its first, `speed` times as fast as recorded.
 
     lines: of a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens.
@@ -120,13 +120,13 @@ def parse_trace(
     if not found:
         raise ConfigError("the trace has no rows")
     first = min(moment for moment, _, _ in found)
-    arrivals = [Arrival((at - first).total_seconds() / speed, p, a) for at, p, a in found]
+    arrivals = [RequestArrival((at - first).total_seconds() / speed, p, a) for at, p, a in found]
     return _bounded(sorted(arrivals, key=lambda arrival: arrival.at_s), duration_s, num)
 
 
 def _bounded(
-    arrivals: Iterable[Arrival], duration_s: float | None, num: int | None
-) -> list[Arrival]:
+    arrivals: Iterable[RequestArrival], duration_s: float | None, num: int | None
+) -> list[RequestArrival]:
     if duration_s is not None:
         arrivals = takewhile(lambda arrival: arrival.at_s < duration_s, arrivals)
     return list(islice(arrivals, num))
@@ -139,7 +139,7 @@ def popularity(num_models: int, skew: float) -> list[float]:
 
 
 def make_jobs(
-    arrivals: Iterable[Arrival], models: Sequence[Asked], *, skew: float = 0.0, seed: int = 0
+    arrivals: Iterable[RequestArrival], models: Sequence[Asked], *, skew: float = 0.0, seed: int = 0
 ) -> JobList:
     """A job for each arrival, with a random model, the first being the most popular, and prompt.
 
@@ -154,7 +154,7 @@ def make_jobs(
         prompt, answer = _cut(arrival.prompt_tokens, arrival.answer_tokens, model.context)
         num_cut += (prompt, answer) != (arrival.prompt_tokens, arrival.answer_tokens)
         ids = tuple(tokens.randrange(FIRST_TOKEN, model.vocabulary) for _ in range(prompt))
-        jobs.append(Job(arrival.at_s, model.name, ids, answer, seed + number))
+        jobs.append(TimedJob(arrival.at_s, model.name, ids, answer, seed + number))
     return JobList(tuple(jobs), num_cut)
 
 
@@ -173,15 +173,15 @@ class Workload:
     skew: float
     seed: int
 
-    def arrivals(self, rate: float, duration_s: float) -> list[Arrival]:
+    def arrivals(self, rate: float, duration_s: float) -> list[RequestArrival]:
         return poisson(
             rate, prompt=self.prompt, answer=self.answer, seed=self.seed, duration_s=duration_s
         )
 
-    def backlog(self, num: int) -> list[Arrival]:
+    def backlog(self, num: int) -> list[RequestArrival]:
         """`num` arrivals, all due at once."""
         found = poisson(1.0, prompt=self.prompt, answer=self.answer, seed=self.seed + 1, num=num)
         return [replace(arrival, at_s=0.0) for arrival in found]
 
-    def jobs(self, arrivals: Sequence[Arrival], asked: Sequence[Asked]) -> JobList:
+    def jobs(self, arrivals: Sequence[RequestArrival], asked: Sequence[Asked]) -> JobList:
         return make_jobs(arrivals, asked, skew=self.skew, seed=self.seed)

@@ -15,7 +15,7 @@ from serve_app.cli.parsing import parse_limit, parse_positive
 
 if TYPE_CHECKING:
     from serve_app.bench.arms.weight_specs import SourceSpec
-    from serve_app.bench.requests.workload import Arrival, Asked, Lengths
+    from serve_app.bench.requests.workload import Asked, Lengths, RequestArrival
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import MemoryPlan
     from serve_app.engine.source import ReleaseSource
@@ -160,7 +160,7 @@ class Bounds:
 
 def poisson_arrivals(
     rate: float, lengths: Sequence[Lengths], bounds: Bounds, *, seed: int
-) -> list[Arrival]:
+) -> list[RequestArrival]:
     """The arrivals of a Poisson process. lengths: of prompts, and of answers."""
     from serve_app.bench.requests.workload import poisson
 
@@ -175,7 +175,7 @@ def poisson_arrivals(
     )
 
 
-def trace_arrivals(file: Path, bounds: Bounds, *, speed: float) -> list[Arrival]:
+def trace_arrivals(file: Path, bounds: Bounds, *, speed: float) -> list[RequestArrival]:
     """The arrivals of a trace file.
 
     Raises:

@@ -10,8 +10,13 @@ from dataclasses import replace
 import torch
 
 from representation.formats import DENSE
-from serve_app.engine.device.native.parts import Laid, Matrix, Parts, Planes
-from serve_app.engine.device.native.parts import Shelf as LaidShelf
+from serve_app.engine.device.native.parts import (
+    CompiledParts,
+    LaidShelf,
+    LaidShelves,
+    Matrix,
+    Planes,
+)
 from serve_app.engine.experts.runs import laid_of
 from serve_app.engine.experts.shelves import Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey
@@ -30,10 +35,10 @@ class CompiledExperts:
     uses_int8: whether x may be taken in 8 bits where that costs little; else always in 15.
     """
 
-    def __init__(self, parts: Parts, *, uses_int8: bool) -> None:
+    def __init__(self, parts: CompiledParts, *, uses_int8: bool) -> None:
         self._parts = parts
         self._uses_int8 = uses_int8
-        self._laid: dict[str, Laid] | None = None
+        self._laid: dict[str, LaidShelves] | None = None
 
     def forget(self) -> None:
         """Call it when shelves or their maps have moved."""
@@ -60,7 +65,7 @@ class CompiledExperts:
         num_outputs, _ = next(iter(shelves.values())).shape.expert.matrix(name)
         return self._parts.multiply(self._laid[name], entries, x.contiguous(), num_outputs)
 
-    def _lay(self, shelves: Shelves) -> dict[str, Laid]:
+    def _lay(self, shelves: Shelves) -> dict[str, LaidShelves]:
         """By matrix; empty if a shelf cannot be read."""
         found = {}
         if all(key.format == DENSE for key in shelves):
@@ -75,7 +80,7 @@ class CompiledExperts:
                 matrices[key] = matrix
             if self._uses_int8:
                 matrices = _in_few_bits(matrices)
-            found[name] = Laid(
+            found[name] = LaidShelves(
                 [
                     LaidShelf(shelf.maps, matrices[key], shelf.tensors.get(f"{name}_bias"))
                     for key, shelf in held.items()

@@ -6,7 +6,7 @@ import torch
 
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import Dense
+from serve_app.engine.device.native.parts import DenseMatrices
 from serve_app.engine.experts.shelves import Pick, Shelf
 
 
@@ -29,8 +29,8 @@ def runs_of(pick: Pick, name: str) -> DenseRuns:
     return DenseRuns(shelf.tensors[name], shelf.shape.expert.transposed, pick.groups)
 
 
-def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Dense | None:
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> DenseMatrices | None:
     """See `FormatFile`. Only as (O, I), in bfloat16."""
     matrices = shelf.tensors[name]
     fits = matrices.dtype == torch.bfloat16 and not shelf.shape.expert.transposed
-    return Dense(matrices) if fits else None
+    return DenseMatrices(matrices) if fits else None

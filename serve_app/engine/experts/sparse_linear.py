@@ -8,7 +8,7 @@ import torch
 from representation.formats import Sparse
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import Changes
+from serve_app.engine.device.native.parts import ChangedMatrices
 from serve_app.engine.experts import runs
 from serve_app.engine.experts.shelves import Pick, Shelf
 
@@ -105,7 +105,7 @@ def runs_of(pick: Pick, name: str) -> SparseRuns:
     )
 
 
-def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Changes | None:
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> ChangedMatrices | None:
     """See `FormatFile.laid_of`. Only where the slots are (O, I), in bfloat16."""
     tensors = shelf.tensors
     assert shelf.bases is not None
@@ -113,7 +113,7 @@ def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Changes | None:
         return None
     if tensors[f"{name}.values"].dtype != torch.bfloat16:
         return None
-    return Changes(
+    return ChangedMatrices(
         slots.tensors[name],
         shelf.bases,
         tensors[f"{name}.starts"],

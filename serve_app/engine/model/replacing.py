@@ -15,7 +15,7 @@ from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import Parts
+from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
@@ -94,7 +94,7 @@ def attach_pool(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    parts: Parts | None,
+    parts: CompiledParts | None,
     uses_int8: bool,
 ) -> dict[str, PoolLayer]:
     """Let experts modules read layers of a pool. shelves: of each. -> the layers by path

@@ -12,7 +12,7 @@ from aiohttp import web
 from serve_app.bench.arms.endpoint import Http, HttpSpec, asked_of
 from serve_app.bench.requests.open_loop import drive
 from serve_app.bench.requests.outcomes import Outcome
-from serve_app.bench.requests.workload import Asked, Job
+from serve_app.bench.requests.workload import Asked, TimedJob
 from serve_app.errors import ConfigError
 
 
@@ -85,7 +85,7 @@ def answers(url: str, models: list[str], drain_s: float = 10.0) -> list[Outcome]
     """One job of five tokens for each model, all at once."""
     client = HttpSpec(url, tuple(models)).open()
     try:
-        jobs = [Job(0.0, model, (3, 4, 5), 5, 7) for model in models]
+        jobs = [TimedJob(0.0, model, (3, 4, 5), 5, 7) for model in models]
         return drive(client, jobs, start=time.monotonic(), drain_s=drain_s).outcomes
     finally:
         client.close()
@@ -156,6 +156,6 @@ def test_the_models_of_an_endpoint_are_those_it_lists(endpoint: tuple[str, Endpo
 def test_closing_ends_what_is_under_way(endpoint: tuple[str, Endpoint]) -> None:
     client = Http(endpoint[0])
     began = time.monotonic()
-    drive(client, [Job(0.0, "hangs", (3,), 5, 0)], start=began, drain_s=0.1)
+    drive(client, [TimedJob(0.0, "hangs", (3,), 5, 0)], start=began, drain_s=0.1)
     client.close()
     assert time.monotonic() - began < 10.0

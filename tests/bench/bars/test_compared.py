@@ -12,14 +12,14 @@ from serve_app.bench.arms.process import Answered
 from serve_app.bench.bars import compared
 from serve_app.bench.requests.open_loop import ClientLoad, Run
 from serve_app.bench.requests.outcomes import Outcome
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 from serve_app.errors import EngineError
 
 KEPT_UP = ClientLoad({"p99": 0.0}, 0.0)
 SECONDS = {"pool": 2.0, "isolated": 8.0, "single": 3.0, "transformers": 6.0}
 
 
-def outcomes(name: str, jobs: Sequence[Job], lost: str = "") -> list[Outcome]:
+def outcomes(name: str, jobs: Sequence[TimedJob], lost: str = "") -> list[Outcome]:
     """As if every job took as long as the arm takes for one."""
     return [
         Outcome(
@@ -42,10 +42,10 @@ def subject() -> compared.Subject:
 def test_pool_is_held_against_isolated_at_a_share_of_what_it_can_take(
     subject: compared.Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Sequence[Job]] = []
+    asked: list[Sequence[TimedJob]] = []
     lost = ""
 
-    def compare(names: Sequence[str], _: Ground, jobs: Sequence[Job], **__: object) -> object:
+    def compare(names: Sequence[str], _: Ground, jobs: Sequence[TimedJob], **__: object) -> object:
         asked.append(jobs)
         return [ArmResult(name, 1, outcomes(name, jobs, lost), KEPT_UP, {}) for name in names]
 
@@ -74,7 +74,7 @@ def test_an_engine_is_held_against_transformers_with_requests_all_at_once(
         assert spec.processes[0].models == ("m0",)
         yield [spec.name]
 
-    def answer_all(names: Sequence[str], jobs: Sequence[Job], **_: object) -> list[Answered]:
+    def answer_all(names: Sequence[str], jobs: Sequence[TimedJob], **_: object) -> list[Answered]:
         assert {job.at_s for job in jobs} == {0.0}
         rounds.append((names[0], len(jobs)))
         return [Answered(Run(outcomes(names[0], jobs), KEPT_UP), 1, {})]

@@ -19,7 +19,7 @@ from serve_app.bench.compare.compare import compare, rate_between
 from serve_app.bench.compare.ratios import ratios
 from serve_app.bench.requests.open_loop import drive
 from serve_app.bench.requests.outcomes import Outcome, summary
-from serve_app.bench.requests.workload import Asked, Job, Lengths, Workload
+from serve_app.bench.requests.workload import Asked, Lengths, TimedJob, Workload
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.engine.request import Event, Failed
@@ -46,7 +46,7 @@ def tokens_of(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
     return [outcome.tokens for outcome in outcomes]
 
 
-def answers(name: str, jobs: Sequence[Job]) -> list[tuple[int, ...]]:
+def answers(name: str, jobs: Sequence[TimedJob]) -> list[tuple[int, ...]]:
     """What an arm of one process answers, run in this one."""
     (process,) = arm_spec(name, GROUND, CORES).processes
     arm = process.open()
@@ -159,7 +159,7 @@ def test_a_step_takes_the_processor_time_that_its_share_gives_it(
 
 
 def finished(seconds: float, error: str | None = None) -> Outcome:
-    return Outcome(Job(0.0, "m", (3,), 2, 0), 0.0, seconds, seconds, 2, error=error)
+    return Outcome(TimedJob(0.0, "m", (3,), 2, 0), 0.0, seconds, seconds, 2, error=error)
 
 
 def test_what_an_arm_can_take_leaves_out_its_beginning_and_its_end() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.bench.requests.open_loop import ClientLoad, Notes, drive
 from serve_app.bench.requests.outcomes import spread
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Answering:
         self.answer = answer
         self.sent: list[int] = []
 
-    def submit(self, index: int, job: Job, notes: Notes) -> None:
+    def submit(self, index: int, job: TimedJob, notes: Notes) -> None:
         self.sent.append(index)
         for earlier in self.answer(index):
             for token in range(job.max_tokens):
@@ -40,7 +40,7 @@ class Answering:
             notes.ended(earlier)
 
 
-JOBS = [Job(at, "m", (3, 4), 2, 0) for at in (0.0, 1.0, 1.0, 5.0)]
+JOBS = [TimedJob(at, "m", (3, 4), 2, 0) for at in (0.0, 1.0, 1.0, 5.0)]
 
 
 def test_jobs_go_out_when_they_are_due_whatever_is_unfinished() -> None:

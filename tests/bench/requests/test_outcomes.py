@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.bench.requests.outcomes import Outcome, jain, numbers, spread, summary
-from serve_app.bench.requests.workload import Job
+from serve_app.bench.requests.workload import TimedJob
 
 
 def outcome(
@@ -17,7 +17,7 @@ def outcome(
     queued_s: float | None = None,
     error: str | None = None,
 ) -> Outcome:
-    job = Job(at_s, model, (5, 6, 7), num_tokens, 0)
+    job = TimedJob(at_s, model, (5, 6, 7), num_tokens, 0)
     return Outcome(job, submitted_s, first_s, finished_s, num_tokens, queued_s, error=error)
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.bench.requests.workload import (
-    Arrival,
     Asked,
     Lengths,
+    RequestArrival,
     make_jobs,
     parse_trace,
     poisson,
@@ -29,7 +29,7 @@ TRACE = [
 seeds = st.integers(0, 2**32)
 arrivals = st.lists(
     st.builds(
-        Arrival,
+        RequestArrival,
         at_s=st.floats(0, 100),
         prompt_tokens=st.integers(1, 3000),
         answer_tokens=st.integers(1, 3000),
@@ -98,7 +98,7 @@ def test_models_are_asked_as_often_as_they_are_popular() -> None:
 @repeatable
 @given(found=arrivals, models=asked, skew=st.floats(0, 2), seed=seeds)
 def test_every_arrival_is_a_job_that_fits_its_model(
-    found: list[Arrival], models: list[Asked], skew: float, seed: int
+    found: list[RequestArrival], models: list[Asked], skew: float, seed: int
 ) -> None:
     made = make_jobs(found, models, skew=skew, seed=seed)
     assert [job.at_s for job in made.jobs] == [arrival.at_s for arrival in found]
@@ -120,7 +120,10 @@ def test_every_arrival_is_a_job_that_fits_its_model(
 
 def test_a_prompt_is_cut_before_the_answer_and_keeps_half_of_the_context() -> None:
     (model,) = [Asked("m", 100, 50)]
-    made = make_jobs([Arrival(0, 300, 20), Arrival(0, 300, 400), Arrival(0, 80, 20)], [model])
+    made = make_jobs(
+        [RequestArrival(0, 300, 20), RequestArrival(0, 300, 400), RequestArrival(0, 80, 20)],
+        [model],
+    )
     assert [(len(job.prompt), job.max_tokens) for job in made.jobs] == [
         (80, 20),
         (50, 50),
@@ -131,7 +134,11 @@ def test_a_prompt_is_cut_before_the_answer_and_keeps_half_of_the_context() -> No
 
 def test_a_trace_is_counted_from_its_first_row() -> None:
     found = parse_trace(TRACE)
-    assert found == [Arrival(0.0, 374, 44), Arrival(4.0, 396, 109), Arrival(5.0, 1, 1)]
+    assert found == [
+        RequestArrival(0.0, 374, 44),
+        RequestArrival(4.0, 396, 109),
+        RequestArrival(5.0, 1, 1),
+    ]
     assert [a.at_s for a in parse_trace(TRACE, speed=2.0)] == [0.0, 2.0, 2.5]
     assert parse_trace(TRACE, duration_s=5.0) == found[:2]
     assert parse_trace(TRACE, num=1) == found[:1]

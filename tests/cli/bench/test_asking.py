@@ -17,7 +17,7 @@ from serve_app.bench.load import load, queue_waits
 from serve_app.bench.load.queue_waits import Waits
 from serve_app.bench.requests.open_loop import ClientLoad
 from serve_app.bench.requests.outcomes import Outcome
-from serve_app.bench.requests.workload import Asked, Job
+from serve_app.bench.requests.workload import Asked, TimedJob
 from serve_app.cli.main import run
 
 SMALL = ["--layers", "1", "--models", "2"]
@@ -25,7 +25,7 @@ LOAD = ["bench", "load", *SMALL]
 COMPARE = ["bench", "compare", *SMALL]
 
 
-def answered(name: str, jobs: Sequence[Job]) -> ArmResult:
+def answered(name: str, jobs: Sequence[TimedJob]) -> ArmResult:
     """As if every job had taken two seconds, but the first one, which is lost."""
     outcomes = [
         Outcome(
@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def run_arm(
         spec: ArmSpec,
-        jobs: Sequence[Job],
+        jobs: Sequence[TimedJob],
         on_ready: Callable[[], None] = lambda: None,
         **_: object,
     ) -> ArmResult:
@@ -122,7 +122,7 @@ def test_load_puts_a_process_to_an_engine_and_says_what_became_of_it(
     file, page = tmp_path / "out.json", tmp_path / "out.html"
     options = ["--rate", "5", "--requests", "20", "--skew", "1", "--seed", "3"]
     assert run([*LOAD, *options, "--json", str(file), "--html", str(page)]) == 0
-    jobs: Sequence[Job] = asked["jobs"]
+    jobs: Sequence[TimedJob] = asked["jobs"]
     assert len(jobs) == 20
     assert {len(job.prompt) for job in jobs} == {64}
     assert sum(job.model == "m0" for job in jobs) > sum(job.model == "m1" for job in jobs)
@@ -148,7 +148,7 @@ def test_load_of_an_endpoint_says_who_waited_in_its_queue(
 ) -> None:
     looks = iter([{"a": Waits(1.0, 1.0, {1.0: 1.0})}, {"a": Waits(4.0, 3.0, {1.0: 3.0})}])
 
-    def result(name: str, jobs: Sequence[Job]) -> list[Outcome]:
+    def result(name: str, jobs: Sequence[TimedJob]) -> list[Outcome]:
         return [replace(one, queued_s=None) for one in answered(name, jobs).outcomes]
 
     monkeypatch.setattr(endpoint, "asked_of", lambda *_: [Asked("a", 99, 99), Asked("b", 99, 99)])
@@ -171,7 +171,7 @@ def test_load_takes_arrivals_and_lengths_of_a_trace(
     file = tmp_path / "out.json"
     options = ["--trace", trace, "--speed", "4", "--duration", "2", "--model", "m1"]
     assert run([*LOAD, *options, "--json", str(file)]) == 0
-    jobs: Sequence[Job] = asked["jobs"]
+    jobs: Sequence[TimedJob] = asked["jobs"]
     assert [job.at_s for job in jobs] == [second / 4 for second in range(8)]
     assert [len(job.prompt) for job in jobs] == [second * 400 + 1 for second in range(8)]
     assert {job.model for job in jobs} == {"m1"}

@@ -9,15 +9,15 @@ import torch
 from serve_app.engine.device.native.library import Native, library
 from serve_app.engine.device.native.parts import (
     GROUP,
-    Changes,
-    Dense,
-    Factors,
-    Laid,
+    ChangedMatrices,
+    CompiledParts,
+    DenseMatrices,
+    FactorPairs,
+    LaidShelf,
+    LaidShelves,
     Matrix,
-    Parts,
     Plane,
     Planes,
-    Shelf,
 )
 
 WIDTHS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
@@ -26,11 +26,11 @@ FINE, COARSE = 0.004, 0.02
 """Of the largest number: what rounding to bfloat16 costs, and what x in 8 bits costs beside it."""
 
 
-def parts(num_threads: int = 1, *, vnni: bool | None = False) -> Parts:
+def parts(num_threads: int = 1, *, vnni: bool | None = False) -> CompiledParts:
     code = library()
     if code is None:
         pytest.skip("nothing was compiled, or this CPU has no AVX2")
-    return Parts(Native(code, num_threads), vnni=vnni)
+    return CompiledParts(Native(code, num_threads), vnni=vnni)
 
 
 def has_vnni() -> bool:
@@ -48,7 +48,7 @@ class Made:
         self.bias = torch.randn(dense.shape[:2], generator=generator)
         if seed % 2:
             self.bias = self.bias.to(torch.bfloat16)
-        self.shelf = Shelf(rows, matrix, self.bias)
+        self.shelf = LaidShelf(rows, matrix, self.bias)
 
 
 def bfloat16(*shape: int, seed: int) -> torch.Tensor:
@@ -84,13 +84,13 @@ def packed(
 
 def dense(shape: tuple[int, int, int], seed: int = 0) -> Made:
     matrices = bfloat16(*shape, seed=seed)
-    return Made(Dense(matrices), matrices.double(), seed)
+    return Made(DenseMatrices(matrices), matrices.double(), seed)
 
 
 def factors(shape: tuple[int, int, int], rank: int, seed: int = 0) -> Made:
     left = bfloat16(shape[0], rank, shape[1], seed=seed)
     right = bfloat16(shape[0], rank, shape[2], seed=seed + 1)
-    return Made(Factors(left, right), left.double().transpose(1, 2) @ right.double(), seed)
+    return Made(FactorPairs(left, right), left.double().transpose(1, 2) @ right.double(), seed)
 
 
 def changes(shape: tuple[int, int, int], *, by_gaps: bool, seed: int = 0) -> Made:
@@ -115,8 +115,8 @@ def changes(shape: tuple[int, int, int], *, by_gaps: bool, seed: int = 0) -> Mad
     rows = made.shelf.rows
     bases = torch.where(rows < 0, -1, base[rows.clamp(min=0)])
     bits = None if by_gaps else plane_of(mask.int(), 1)
-    matrix = Changes(slots, bases, starts, values, gaps if by_gaps else None, bits)
-    made.shelf = Shelf(rows, matrix, made.bias)
+    matrix = ChangedMatrices(slots, bases, starts, values, gaps if by_gaps else None, bits)
+    made.shelf = LaidShelf(rows, matrix, made.bias)
     return made
 
 
@@ -141,7 +141,7 @@ def check(
 ) -> None:
     shape = made[0].dense.shape
     entries, x = entries_of(num_rows * each), bfloat16(num_rows, shape[2], seed=7)
-    laid = Laid([one.shelf for one in made])
+    laid = LaidShelves([one.shelf for one in made])
     found = parts(vnni=vnni).multiply(laid, entries, x, shape[1])
     wanted = expected(made, entries, x)
     assert (found.double() - wanted).abs().max() <= allowed * max(wanted.abs().max().item(), 1e-6)
@@ -192,16 +192,16 @@ def test_changed_weights_are_multiplied_as_if_the_matrix_were_whole(
 ) -> None:
     made = changes((5, 30, 200), by_gaps=by_gaps)
     check([made], num_rows, 2, FINE)
-    whole = Shelf(made.shelf.rows, Dense(made.dense.to(torch.bfloat16)), made.bias)
+    whole = LaidShelf(made.shelf.rows, DenseMatrices(made.dense.to(torch.bfloat16)), made.bias)
     entries, x = entries_of(2 * num_rows), bfloat16(num_rows, 200, seed=5)
-    found = [parts().multiply(Laid([one]), entries, x, 30) for one in (made.shelf, whole)]
+    found = [parts().multiply(LaidShelves([one]), entries, x, 30) for one in (made.shelf, whole)]
     assert torch.equal(*found), "to the bit"
 
 
 def test_a_pair_has_the_same_numbers_in_any_company_and_on_any_number_of_threads() -> None:
     shape = (6, 300, 256)
     made = [dense(shape), packed((4,), shape, 0, seed=1), factors(shape, 5, seed=2)]
-    laid = Laid([one.shelf for one in made])
+    laid = LaidShelves([one.shelf for one in made])
     entries, x = entries_of(80), bfloat16(40, 256, seed=3)
     together = parts(2).multiply(laid, entries, x, 300)
     for row in (0, 17, 39):
@@ -214,10 +214,10 @@ def test_a_pair_has_the_same_numbers_in_any_company_and_on_any_number_of_threads
 @pytest.mark.parametrize("is_fine", [False, True])
 def test_what_is_no_number_stays_with_its_row(bad: float, is_fine: bool) -> None:
     made = packed((4,), (1, 16, 256), 4 if is_fine else 0)
-    shelf = Shelf(torch.zeros((3, 8), dtype=torch.int64), made.shelf.matrix)
+    shelf = LaidShelf(torch.zeros((3, 8), dtype=torch.int64), made.shelf.matrix)
     x = bfloat16(2, 256, seed=1)
     x[0, 5] = bad
-    found = parts().multiply(Laid([shelf]), torch.tensor([0, 0]), x, 16)
+    found = parts().multiply(LaidShelves([shelf]), torch.tensor([0, 0]), x, 16)
     assert found[0].isnan().all()
     assert found[1].isfinite().all()
 
@@ -226,10 +226,10 @@ def test_what_is_no_number_stays_with_its_row(bad: float, is_fine: bool) -> None
 @pytest.mark.parametrize("is_fine", [False, True])
 def test_very_small_and_very_large_rows_give_numbers(size: float, is_fine: bool) -> None:
     made = packed((4,), (1, 16, 128), 4 if is_fine else 0)
-    shelf = Shelf(torch.zeros((3, 8), dtype=torch.int64), made.shelf.matrix)
+    shelf = LaidShelf(torch.zeros((3, 8), dtype=torch.int64), made.shelf.matrix)
     x = torch.zeros((1, 128), dtype=torch.bfloat16)
     x[0, 3] = size
-    found = parts().multiply(Laid([shelf]), torch.tensor([0]), x, 16)
+    found = parts().multiply(LaidShelves([shelf]), torch.tensor([0]), x, 16)
     wanted = made.dense[0] @ x[0].double()
     assert torch.allclose(found[0].double(), wanted, rtol=0.02, atol=1e-32)
 
@@ -248,14 +248,14 @@ def test_nothing_behind_the_last_codes_is_read(width: int) -> None:
     held = whole[page - codes.numel() : page].view(codes.shape)
     held.copy_(codes)
     moved = Planes([Plane(held, width)], made.shelf.matrix.scales, 8)
-    shelf = Shelf(torch.zeros((3, 8), dtype=torch.int64), moved)
+    shelf = LaidShelf(torch.zeros((3, 8), dtype=torch.int64), moved)
     x = bfloat16(1, 100, seed=1)
-    found = parts().multiply(Laid([shelf]), torch.tensor([0]), x, 3)
+    found = parts().multiply(LaidShelves([shelf]), torch.tensor([0]), x, 3)
     wanted = made.dense[0] @ x[0].double()
     assert (found[0].double() - wanted).abs().max() <= FINE * wanted.abs().max()
 
 
 def test_no_pairs_give_no_numbers() -> None:
-    laid = Laid([dense((1, 4, 8)).shelf])
+    laid = LaidShelves([dense((1, 4, 8)).shelf])
     nothing = torch.empty(0, dtype=torch.int64)
     assert parts().multiply(laid, nothing, bfloat16(0, 8, seed=0), 4).shape == (0, 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from serve_app.engine.device.native.library import Native, library
-from serve_app.engine.device.native.parts import Parts
+from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelves import Shelf
@@ -43,7 +43,7 @@ def compiled(*, uses_int8: bool) -> CompiledExperts:
     code = library()
     if code is None:
         pytest.skip("nothing was compiled, or this CPU has no AVX2")
-    return CompiledExperts(Parts(Native(code, 2)), uses_int8=uses_int8)
+    return CompiledExperts(CompiledParts(Native(code, 2)), uses_int8=uses_int8)
 
 
 def source_of(mixes: list[Mix]) -> tuple[MixedSource, dict[str, Any]]:

@@ -43,14 +43,14 @@ class Planes:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class DenseMatrices:
     """Whole matrices. matrices: (P, O, I) bfloat16"""
 
     matrices: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class FactorPairs:
     """Products of two. left: (P, r, O) bfloat16, column by column   right: (P, r, I) bfloat16"""
 
     left: torch.Tensor
@@ -58,7 +58,7 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class ChangedMatrices:
     """Whole matrices with new values in some places. bases: (…) int64, the matrix of each entry
 
     matrices: (Q, O, I) bfloat16   starts: (P, O + 1) int32   values: (P, n) bfloat16
@@ -74,11 +74,11 @@ class Changes:
     bits: torch.Tensor | None
 
 
-Matrix = Planes | Dense | Factors | Changes
+Matrix = Planes | DenseMatrices | FactorPairs | ChangedMatrices
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class LaidShelf:
     """One matrix of P parts. All tensors are contiguous.
 
     rows: (…) int64, the part of each entry, or -1   bias: (P, O) bfloat16 or float32
@@ -89,7 +89,7 @@ class Shelf:
     bias: torch.Tensor | None = None
 
 
-class _Plane(ctypes.Structure):
+class _CPlane(ctypes.Structure):
     _fields_ = (
         ("codes", _Pointer),
         ("width", _Number),
@@ -98,8 +98,8 @@ class _Plane(ctypes.Structure):
     )
 
 
-class _Shelf(ctypes.Structure):
-    """`Shelf` of `parts.c`, field by field."""
+class _CShelf(ctypes.Structure):
+    """`Shelf` of `shelves.h`, field by field."""
 
     _fields_ = (
         ("kind", _Number),
@@ -108,7 +108,7 @@ class _Shelf(ctypes.Structure):
         ("matrix", _Pointer),
         ("left", _Pointer),
         ("rank", _Number),
-        ("planes", _Plane * MOST_PLANES),
+        ("planes", _CPlane * MOST_PLANES),
         ("num_planes", _Number),
         ("scales", _Pointer),
         ("bases", _Pointer),
@@ -122,8 +122,8 @@ class _Shelf(ctypes.Structure):
     )
 
 
-class _Call(ctypes.Structure):
-    """`Call` of `parts.c`, field by field."""
+class _PartsCall(ctypes.Structure):
+    """`Call` of `shelves.h`, field by field."""
 
     _fields_ = (
         ("shelves", _Pointer),
@@ -141,15 +141,15 @@ class _Call(ctypes.Structure):
     )
 
 
-class Laid:
+class LaidShelves:
     """Shelves as the code reads them. Holds their tensors, which must stay where they are."""
 
-    def __init__(self, shelves: Sequence[Shelf]) -> None:
+    def __init__(self, shelves: Sequence[LaidShelf]) -> None:
         self.shelves = shelves
-        self.array = (_Shelf * len(shelves))(*map(_laid, shelves))
+        self.array = (_CShelf * len(shelves))(*map(_laid, shelves))
 
 
-class Parts:
+class CompiledParts:
     """The code of `parts.c`. Not for several threads at once: it has one scratch buffer."""
 
     def __init__(self, native: Native, *, vnni: bool | None = None) -> None:
@@ -164,7 +164,7 @@ class Parts:
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def multiply(
-        self, laid: Laid, entries: torch.Tensor, x: torch.Tensor, num_outputs: int
+        self, laid: LaidShelves, entries: torch.Tensor, x: torch.Tensor, num_outputs: int
     ) -> torch.Tensor:
         """For each pair of a row and an expert, the row times the sum of the expert's parts.
 
@@ -175,7 +175,7 @@ class Parts:
         """
         num_pairs, num_rows = entries.shape[0], x.shape[0]
         out = x.new_empty((num_pairs, num_outputs))
-        call = _Call(
+        call = _PartsCall(
             ctypes.addressof(laid.array),
             len(laid.shelves),
             entries.data_ptr(),
@@ -199,20 +199,20 @@ class Parts:
         return out
 
 
-def _laid(shelf: Shelf) -> _Shelf:
-    laid = _Shelf(map=shelf.rows.data_ptr())
+def _laid(shelf: LaidShelf) -> _CShelf:
+    laid = _CShelf(map=shelf.rows.data_ptr())
     if shelf.bias is not None:
         wide = shelf.bias.dtype == torch.float32
         setattr(laid, "wide_bias" if wide else "bias", shelf.bias.data_ptr())
     match shelf.matrix:
-        case Dense(matrices):
+        case DenseMatrices(matrices):
             laid.kind, laid.num_parts = _DENSE, matrices.shape[0]
             laid.matrix = matrices.data_ptr()
-        case Factors(left, right):
+        case FactorPairs(left, right):
             laid.kind, laid.num_parts = _FACTORS, left.shape[0]
             laid.rank = left.shape[1]
             laid.left, laid.matrix = left.data_ptr(), right.data_ptr()
-        case Changes(matrices, bases, starts, values, gaps, bits):
+        case ChangedMatrices(matrices, bases, starts, values, gaps, bits):
             laid.kind, laid.num_parts = _CHANGES, starts.shape[0]
             laid.matrix, laid.bases = matrices.data_ptr(), bases.data_ptr()
             laid.starts, laid.values = starts.data_ptr(), values.data_ptr()
@@ -226,6 +226,6 @@ def _laid(shelf: Shelf) -> _Shelf:
             for place, plane in enumerate(planes):
                 is_fine, shift = above < shelf.matrix.fine_bits, shelf.matrix.bits - above
                 above += plane.width
-                own = _Plane(plane.codes.data_ptr(), plane.width, shift - plane.width, is_fine)
+                own = _CPlane(plane.codes.data_ptr(), plane.width, shift - plane.width, is_fine)
                 laid.planes[place] = own
     return laid
