@@ -1,7 +1,7 @@
 """Bytes of one place, one block and one step of a model. `memory.py` decides how many there are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +11,13 @@ from serve_app.engine.attention.forms import attention_needs
 from serve_app.engine.device.matmul import SCRATCH_BYTES
 from serve_app.engine.experts.runs import WORKSPACE_BYTES
 from serve_app.engine.experts.shelves import LayerShape
-from serve_app.engine.loading.backbones import copy_bytes
 from serve_app.engine.model.stack_shapes import unique_tensors
 from serve_app.engine.run.kept import CaptureNeeds
 
 BLOCK_SIZE = 16
 """Tokens in a KV block."""
+ALIGNMENT = 64
+"""Alignment of tensors in a pinned buffer, in bytes."""
 CUBLAS_BYTES = 64 << 20
 """What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps and of captures."""
 
@@ -35,6 +36,16 @@ class UnitBytes:
     step_per_block: float
     attention: int
     captured: CaptureNeeds
+
+
+def pinned_bytes(size: int) -> int:
+    """Bytes that a tensor of this size takes in a pinned buffer."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
+    """Bytes of a host copy for an engine on that device. sizes: of its tensors, in bytes."""
+    return sum(pinned_bytes(size) if device.type == "cuda" else size for size in sizes)
 
 
 def unit_bytes(

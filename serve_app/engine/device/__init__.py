@@ -1,1 +1,1 @@
-"""How a device computes: products, cores, pages, compiled code. Imports nothing else of ours."""
+"""How a device computes: products, cores, pages, compiled code. Of ours it imports errors alone."""

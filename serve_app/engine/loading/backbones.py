@@ -10,6 +10,7 @@ import torch
 
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.unit_bytes import pinned_bytes
 from serve_app.errors import LoadFailed
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
@@ -20,8 +21,6 @@ PIECE_BYTES = 1 << 20
 SHARE_A_THREAD = 0.025
 """The share of time that a copy on the CPU takes per thread of the steps, while steps run that do
 not wait for it. A step waits for the last of its threads, so disturbing one delays all."""
-ALIGNMENT = 64
-"""Alignment of tensors in a pinned buffer, in bytes."""
 PORTABLE = 1
 """`cudaHostRegisterPortable`: pinned for every context."""
 
@@ -52,12 +51,6 @@ class Destination:
     place: int
     rows: Mapping[str, int]
     contents: Mapping[str, str]
-
-
-def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
-    """Bytes of a host copy for an engine on that device. sizes: of its tensors, in bytes."""
-    step = ALIGNMENT if device.type == "cuda" else 1
-    return sum(-(-size // step) * step for size in sizes)
 
 
 def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBackbone:
@@ -178,7 +171,7 @@ def _pinned_rooms(packed: PackedModel) -> tuple[torch.Tensor, dict[str, torch.Te
     Registered rather than allocated as pinned memory, which comes in powers of two.
     """
     shapes = {name: packed.stacks[name][0] for name in packed.stacks.names()}
-    sizes = {name: -(-t.nbytes // ALIGNMENT) * ALIGNMENT for name, t in shapes.items()}
+    sizes = {name: pinned_bytes(t.nbytes) for name, t in shapes.items()}
     buffer = torch.empty(sum(sizes.values()), dtype=torch.uint8)
     runtime, address = torch.cuda.cudart(), buffer.data_ptr()
     torch.cuda.check_error(runtime.cudaHostRegister(address, buffer.nbytes, PORTABLE))

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from serve_app.engine.loading.backbones import HostBackbone, copy_bytes
+from serve_app.engine.loading.backbones import HostBackbone
 from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.unit_bytes import copy_bytes
 from serve_app.scheduling.ledgers.host import HostLedger
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.loading.backbones import ALIGNMENT, PORTABLE, copy_bytes, hold_backbone
+from serve_app.engine.loading.backbones import PORTABLE, hold_backbone
 from serve_app.engine.loading.loader import BackboneLoaded, BackboneToRead, Loader
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
@@ -18,6 +18,7 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import Spans, StepView
+from serve_app.engine.unit_bytes import ALIGNMENT, copy_bytes
 from tests.engine.running import ON_CPU, answer, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
 from tests.support.sources import MemorySource, without_digests
