@@ -246,8 +246,8 @@ class Engine:
         try:
             self._scheduler.check()
             self._supply.check()
-        except AssertionError as error:
-            self._broken = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a check raises, counts are wrong
+            self._broken = str(error) or type(error).__name__
             logger.error("the engine's counts do not add up: %s", error)
 
     def close(self) -> None:
