@@ -18,9 +18,8 @@ class PackedCost:
         self, kind: type[Packed], slot_bits: Sequence[int], residual_bits: Sequence[int]
     ) -> None:
         """Formats of one kind, in so many bits."""
-        self.slots: Formats = tuple(kind(bits, GROUP) for bits in slot_bits)
-        self._offered = tuple(kind(bits, GROUP) for bits in residual_bits)
-        self.residuals: Formats = self._offered
+        self.slots = tuple(kind(bits, GROUP) for bits in slot_bits)
+        self.residuals = tuple(kind(bits, GROUP) for bits in residual_bits)
 
     def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
         """See `Cost.of_slot`."""
@@ -29,7 +28,7 @@ class PackedCost:
     def offers(self, difference: Difference) -> Offers:
         """See `Cost.offers`."""
         spread = difference.unit.spread(difference.weights.matrices)
-        return PackedOffers(spread, self._offered)
+        return PackedOffers(spread, self.residuals)
 
     def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""

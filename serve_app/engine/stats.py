@@ -15,9 +15,8 @@ from serve_app.scheduling.sequence import ModelKey
 class Stats:
     """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
-    resident: models whose backbones are on the device.   allocated: of the tensors that stay, by
-    their own sizes, to be held against `memory`.   attention_bytes, captures_bytes: what kernels
-    of attention and captured steps have come to keep.   host_bytes: of backbones that are held on
+    resident: models whose backbones are on the device.   attention_bytes, captures_bytes: what
+    attention kernels and captured steps keep.   host_bytes: of backbones that are held on
     the host, mapped files included.   broken: an invariant of what is counted that does not
     hold, None where none is known.
     """
@@ -63,7 +62,7 @@ def look(
     broken: str | None,
     now: float,
 ) -> Stats:
-    """What an engine's parts say of themselves now."""
+    """The figures of an engine's parts now."""
     places = scheduler.places
     return Stats(
         heartbeat=now,

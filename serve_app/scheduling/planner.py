@@ -26,7 +26,7 @@ class _Draft:
 
 
 class Planner:
-    """Continues and starts sequences, within `step_tokens` and `max_running`."""
+    """Continues and starts sequences, within `step_tokens` and `max_sequences`."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class Planner:
         residency: Residency,
         *,
         step_tokens: int,
-        max_running: int,
+        max_sequences: int,
     ) -> None:
         self.num_preemptions = 0
         self._running = running
         self._queues = queues
         self._residency = residency
         self._step_tokens = step_tokens
-        self._max_running = max_running
+        self._max_sequences = max_sequences
 
     def goes_on(self) -> bool:
         """Whether all running ones can get what their next tokens need, and none is recomputed."""
@@ -65,7 +65,7 @@ class Planner:
 
     def check(self) -> None:
         """Assert that not too many run."""
-        assert len(self._running) <= self._max_running, "too many sequences run"
+        assert len(self._running) <= self._max_sequences, "too many sequences run"
 
     def _continue_running(self, draft: _Draft) -> None:
         """Plan one token for each decoding sequence, then chunks of prompts, in order of rank."""
@@ -103,7 +103,7 @@ class Planner:
         need; otherwise no budget is left, or the step is short. If the next in turn does not fit,
         the others wait for it: small ones do not overtake it.
         """
-        while draft.budget and len(self._running) < self._max_running:
+        while draft.budget and len(self._running) < self._max_sequences:
             queue = self._queues.next(self._residency.admits)
             queue = queue or self._queues.next(self._residency.admits_early)
             if queue is None:

@@ -72,7 +72,7 @@ class Scheduler:
             self._queues,
             self._residency,
             step_tokens=step_tokens,
-            max_running=min(max_sequences, step_tokens),
+            max_sequences=min(max_sequences, step_tokens),
         )
         self._number = 0
         self._now = 0.0

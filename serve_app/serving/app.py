@@ -15,9 +15,8 @@ from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica.replica import EngineReplica
 
 INGRESS, ENGINE = "Ingress", "Engine"
-DEPLOYMENTS = (INGRESS, ENGINE)
 _MAX_ONGOING = 10_000
-"""Far above what the replica admits: it answers 429 in OpenAI's form, which Serve does not."""
+"""Far above what the replica admits: its refusal has OpenAI's form, which Serve's has not."""
 _DRAIN_S = 60.0
 """How long a replica may take to finish its answers before it stops."""
 _ENV_PREFIX = "EXPERTPOOL_"

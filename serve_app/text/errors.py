@@ -1,4 +1,4 @@
-"""What can be wrong with a text or a conversation. Not HTTP: `serve_app.serving` gives statuses.
+"""What can be wrong with a text or a conversation. Not HTTP: `serve_app.api` gives statuses.
 
 TextError              the text cannot be made into tokens, or the tokens into text
 ├── BadVariable        a variable that a client must not give to a chat template

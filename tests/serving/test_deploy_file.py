@@ -66,7 +66,7 @@ def test_every_deployment_is_listed(config: Any) -> None:
     [application] = config["applications"]
     assert application["import_path"] == f"{app.__name__}:{app.build.__name__}"
     listed = [deployment["name"] for deployment in application["deployments"]]
-    assert sorted(listed) == sorted(app.DEPLOYMENTS)
+    assert sorted(listed) == sorted([app.INGRESS, app.ENGINE])
     [engine] = [each for each in application["deployments"] if each["name"] == "Engine"]
     UserConfig.model_validate(engine["user_config"])
     ServeConfig.model_validate(application["args"])

@@ -25,9 +25,9 @@ def distinct_contents(backbones: Iterable[Contents]) -> dict[str, int]:
 class BackboneRows:
     """Rows of all stacks, and the contents of the backbone in each place.
 
-    What is held never needs more rows than `wanted` told before the latest `grow`, as long as only
-    backbones that were named to it are put: of other contents there are fewer than places, and
-    fewer than different ones.
+    What is held never needs more rows than `wanted` returned before the latest `grow`, as long as
+    only backbones that were passed to it are put: there are fewer other contents than places, and
+    fewer than distinct ones.
     """
 
     def __init__(self, num_places: int, num_rows: Mapping[str, int]) -> None:
@@ -47,7 +47,7 @@ class BackboneRows:
         return self._num_rows
 
     def put(self, place: int, contents: Contents) -> dict[str, int]:
-        """Give a place to a backbone, in the stead of what it held. -> its row of each stack
+        """Give a place to a backbone, which replaces what it held. -> its row of each stack
 
         Raises: ValueError, with nothing changed, where a stack has too few rows.
         """

@@ -27,7 +27,7 @@ class ServedModel:
 
 
 def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
-    """The prompts as tokens. Raises ProtocolError 400 for invalid text and tokens."""
+    """The prompts as tokens. Raises ProtocolError for invalid text and tokens."""
     param = "prompt" if job["messages"] is None else "messages"
     try:
         if job["messages"] is not None:
@@ -55,7 +55,7 @@ def requests_of(
 ) -> list[Request]:
     """One request per choice, in order of prompts. `cap`: the operator's longest prompt.
 
-    Raises ProtocolError 400 if prompt and answer exceed the context.
+    Raises ProtocolError if prompt and answer exceed the context.
     """
     stops = frozenset(job["stop_token_ids"])
     if not job["ignore_eos"]:

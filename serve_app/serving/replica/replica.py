@@ -146,7 +146,7 @@ class EngineReplica:
 
     @contextlib.contextmanager
     def _admitted(self, job: Job) -> Any:
-        """Refuses requests beyond a number of open choices with 429 at once."""
+        """Refuses requests beyond a number of open choices at once, as overloaded."""
         asked = max(1, len(job["prompts"])) * job["n"]
         limit = self._config.max_open_choices
         if self._open_choices + asked > limit:

@@ -19,7 +19,7 @@
 #include <stdatomic.h>
 
 #define MOST 63
-#define PATIENCE 10000 /* looks before a helper sleeps: .2 ms or so, longer than a step's pauses */
+#define PATIENCE 10000 /* looks before a helper sleeps: 0.2 ms or so, longer than a step's pauses */
 #define YIELD 100000   /* looks before the caller lets others run instead of its helpers */
 
 static struct {
