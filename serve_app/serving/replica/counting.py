@@ -33,8 +33,8 @@ class Metrics:
     def refused(self, code: ErrorCode) -> None:
         self.counters["request_errors_total"].labels(code).inc()
 
-    def request(self, model: str, tenant: str, release: str) -> "RequestMetrics":
-        return RequestMetrics(self, (model, tenant, release))
+    def request(self, model: str, tenant: str) -> "RequestMetrics":
+        return RequestMetrics(self, (model, tenant))
 
     def page(self, look: Snapshot) -> str:
         """The text that Prometheus reads."""
@@ -49,7 +49,7 @@ class RequestMetrics:
     Counters that change with every token are looked up once: a lookup costs more than counting.
     """
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, str, str]) -> None:
+    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
         self._metrics = metrics
         self._labels = labels
         self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)

@@ -136,7 +136,7 @@ class EngineReplica:
                     requests,
                     loop,
                     self._post,
-                    metrics=self._metrics.request(model.name, job["tenant"], release.id),
+                    metrics=self._metrics.request(model.name, job["tenant"]),
                     clock=self._clock,
                     begun=begun,
                 )
