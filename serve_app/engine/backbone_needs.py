@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from representation.architecture.anatomy import Anatomy
 from serve_app.engine.model.stack_shapes import contents_of, stack_shapes, tied_names
 from serve_app.engine.source import ModelLike
-from serve_app.scheduling.ledgers.backbone_rows import distinct_contents
+from serve_app.scheduling.ledgers.backbone_rows import distinct_contents, rows_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class StackNeeds:
 
     def rows(self, num_places: int) -> dict[str, int]:
         """Rows of each stack, so that any backbone can be in any of `num_places` places."""
-        return {stack: min(num_places, count) for stack, count in self.distinct.items()}
+        return rows_for(self.distinct, num_places)
 
     def num_bytes(self, num_places: int) -> int:
         """Bytes of stacks with those rows."""

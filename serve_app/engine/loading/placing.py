@@ -9,7 +9,7 @@ from serve_app.engine.loading.backbones import Destination
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ModelLike, ReleaseSource
-from serve_app.scheduling.ledgers.backbone_rows import BackboneRows, Contents, distinct_contents
+from serve_app.scheduling.ledgers.backbone_rows import BackboneRows, Contents
 
 
 class Placing:
@@ -38,11 +38,7 @@ class Placing:
         """
         own = self._contents(source.models.values())
         if alone:
-            num_places, distinct = self._packed.sizes.num_places, distinct_contents(own)
-            return {
-                stack: max(count, min(num_places, distinct[stack]))
-                for stack, count in self._rows.num_rows.items()
-            }
+            return self._rows.wanted(own, alone=True)
         loaded = self._releases.backbones().values()
         others = self._contents(of.models[name] for of, name in loaded)
         return self._rows.wanted([*others, *own])

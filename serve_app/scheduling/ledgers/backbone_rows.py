@@ -22,6 +22,14 @@ def distinct_contents(backbones: Iterable[Contents]) -> dict[str, int]:
     return {stack: len(known) for stack, known in found.items()}
 
 
+def rows_for(distinct: Mapping[str, int], num_places: int) -> dict[str, int]:
+    """Rows of each stack, so that any of these backbones can be in any place.
+
+    distinct: different contents that the backbones have for each stack.
+    """
+    return {stack: min(num_places, count) for stack, count in distinct.items()}
+
+
 class BackboneRows:
     """Rows of all stacks, and the contents of the backbone in each place.
 
@@ -70,15 +78,12 @@ class BackboneRows:
             ledger.give_back([held[stack]])
         self._contents[place] = None
 
-    def wanted(self, backbones: Iterable[Contents]) -> dict[str, int]:
+    def wanted(self, backbones: Iterable[Contents], *, alone: bool = False) -> dict[str, int]:
         """Rows that each stack must have for places to hold any of these backbones, or what they
-        hold now, in any mix. Never fewer than there are."""
-        held = [contents for contents in self._contents if contents is not None]
-        distinct = distinct_contents([*held, *backbones])
-        return {
-            stack: max(count, min(len(self._contents), distinct.get(stack, 0)))
-            for stack, count in self._num_rows.items()
-        }
+        hold now, in any mix. Never fewer than there are. alone: not what they hold now."""
+        held = [contents for contents in self._contents if contents is not None and not alone]
+        needed = rows_for(distinct_contents([*held, *backbones]), len(self._contents))
+        return {stack: max(count, needed.get(stack, 0)) for stack, count in self._num_rows.items()}
 
     def grow(self, num_rows: Mapping[str, int]) -> dict[str, list[int | None]]:
         """Have more rows. -> for each stack that grows, which row each new one is a copy of
