@@ -10,13 +10,8 @@ from dataclasses import replace
 import torch
 
 from representation.formats import DENSE
-from serve_app.engine.device.native.parts import (
-    CompiledParts,
-    LaidShelf,
-    LaidShelves,
-    Matrix,
-    Planes,
-)
+from serve_app.engine.device.laid import LaidShelf, Matrix, Planes
+from serve_app.engine.device.native.parts import CompiledParts, LaidShelves, reads
 from serve_app.engine.experts.runs import laid_of
 from serve_app.engine.experts.shelves import Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey
@@ -75,7 +70,7 @@ class CompiledExperts:
             matrices = {}
             for key, shelf in held.items():
                 matrix = laid_of(shelf, name, shelves.get(DENSE_SLOTS))
-                if matrix is None:
+                if matrix is None or not reads(matrix):
                     return {}
                 matrices[key] = matrix
             if self._uses_int8:

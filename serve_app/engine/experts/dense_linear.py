@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.laid import DenseMatrices
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import DenseMatrices
 from serve_app.engine.experts.shelves import Pick, Shelf
 
 
@@ -29,8 +29,7 @@ def runs_of(pick: Pick, name: str) -> DenseRuns:
     return DenseRuns(shelf.tensors[name], shelf.shape.expert.transposed, pick.groups)
 
 
-def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> DenseMatrices | None:
-    """See `FormatFile`. Only as (O, I), in bfloat16."""
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> DenseMatrices:
+    """See `FormatFile`."""
     matrices = shelf.tensors[name]
-    fits = matrices.dtype == torch.bfloat16 and not shelf.shape.expert.transposed
-    return DenseMatrices(matrices) if fits else None
+    return DenseMatrices(matrices.mT if shelf.shape.expert.transposed else matrices)

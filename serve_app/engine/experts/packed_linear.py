@@ -9,8 +9,8 @@ import torch
 from representation.formats import Packed
 from representation.formats.codes import dequantise
 from serve_app.engine.device.grouped import Groups, Run
+from serve_app.engine.device.laid import GROUP, Plane, Planes
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import GROUP, Plane, Planes
 from serve_app.engine.experts import runs
 from serve_app.engine.experts.shelves import Pick, Shelf
 

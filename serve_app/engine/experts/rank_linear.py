@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.laid import FactorPairs
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import FactorPairs
 from serve_app.engine.experts.shelves import Pick, Shelf
 
 
@@ -30,7 +30,7 @@ def runs_of(pick: Pick, name: str) -> RankRuns:
     return RankRuns(tensors[f"{name}.left"], tensors[f"{name}.right"], pick.groups)
 
 
-def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> FactorPairs | None:
-    """See `FormatFile`. Only in bfloat16."""
+def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> FactorPairs:
+    """See `FormatFile`."""
     left, right = shelf.tensors[f"{name}.left"], shelf.tensors[f"{name}.right"]
-    return FactorPairs(left.transpose(1, 2), right) if left.dtype == torch.bfloat16 else None
+    return FactorPairs(left.mT, right)

@@ -11,8 +11,8 @@ from typing import Protocol, cast
 import torch
 
 from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.laid import Matrix
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import Matrix
 from serve_app.engine.experts.shelves import Pick, Shelf
 
 BLOCK_VALUES = 1 << 19

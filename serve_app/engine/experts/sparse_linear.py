@@ -7,8 +7,8 @@ import torch
 
 from representation.formats import Sparse
 from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.laid import ChangedMatrices
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import ChangedMatrices
 from serve_app.engine.experts import runs
 from serve_app.engine.experts.shelves import Pick, Shelf
 
@@ -106,15 +106,14 @@ def runs_of(pick: Pick, name: str) -> SparseRuns:
 
 
 def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> ChangedMatrices | None:
-    """See `FormatFile.laid_of`. Only where the slots are (O, I), in bfloat16."""
+    """See `FormatFile.laid_of`."""
     tensors = shelf.tensors
     assert shelf.bases is not None
-    if slots is None or shelf.shape.expert.transposed:
+    if slots is None:
         return None
-    if tensors[f"{name}.values"].dtype != torch.bfloat16:
-        return None
+    matrices = slots.tensors[name]
     return ChangedMatrices(
-        slots.tensors[name],
+        matrices.mT if shelf.shape.expert.transposed else matrices,
         shelf.bases,
         tensors[f"{name}.starts"],
         tensors[f"{name}.values"],

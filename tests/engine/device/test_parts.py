@@ -6,19 +6,18 @@ import mmap
 import pytest
 import torch
 
-from serve_app.engine.device.native.library import Native, library
-from serve_app.engine.device.native.parts import (
+from serve_app.engine.device.laid import (
     GROUP,
     ChangedMatrices,
-    CompiledParts,
     DenseMatrices,
     FactorPairs,
     LaidShelf,
-    LaidShelves,
     Matrix,
     Plane,
     Planes,
 )
+from serve_app.engine.device.native.library import Native, library
+from serve_app.engine.device.native.parts import CompiledParts, LaidShelves
 
 WIDTHS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 SPLIT = (4, 4)

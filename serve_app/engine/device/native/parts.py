@@ -2,91 +2,24 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.device.laid import (
+    ChangedMatrices,
+    DenseMatrices,
+    FactorPairs,
+    LaidShelf,
+    Matrix,
+    Planes,
+)
 from serve_app.engine.device.native.library import Native
 
-GROUP = 128
-"""Columns that share a scale: of `planes.h`."""
 MOST_PLANES = 4
 VNNI = ("avx512_vl", "avx512_vnni")
 
 _Number, _Pointer = ctypes.c_int64, ctypes.c_void_p
 _DENSE, _PLANES, _FACTORS, _CHANGES = range(4)
-
-
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """Some bits of every code. codes: (P, O, ceil(I * width / 8)) uint8   width: 1, 2, 4 or 8"""
-
-    codes: torch.Tensor
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class Planes:
-    """Packed matrices. scales: (P, O, ceil(I / GROUP)) bfloat16
-
-    planes: the most significant first.   fine_bits: the upper bits, which meet x in 15 bits; the
-    planes below them meet x in 8.
-    """
-
-    planes: Sequence[Plane]
-    scales: torch.Tensor
-    fine_bits: int
-
-    @property
-    def bits(self) -> int:
-        return sum(plane.width for plane in self.planes)
-
-
-@dataclass(frozen=True, slots=True)
-class DenseMatrices:
-    """Whole matrices. matrices: (P, O, I) bfloat16"""
-
-    matrices: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class FactorPairs:
-    """Products of two. left: (P, r, O) bfloat16, column by column   right: (P, r, I) bfloat16"""
-
-    left: torch.Tensor
-    right: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedMatrices:
-    """Whole matrices with new values in some places. bases: (…) int64, the matrix of each entry
-
-    matrices: (Q, O, I) bfloat16   starts: (P, O + 1) int32   values: (P, n) bfloat16
-    gaps: (P, n) uint8, or None   bits: (P, O, ceil(I / 8)) uint8, or None
-    See `representation.formats.sparse`, whose tensors these are.
-    """
-
-    matrices: torch.Tensor
-    bases: torch.Tensor
-    starts: torch.Tensor
-    values: torch.Tensor
-    gaps: torch.Tensor | None
-    bits: torch.Tensor | None
-
-
-Matrix = Planes | DenseMatrices | FactorPairs | ChangedMatrices
-
-
-@dataclass(frozen=True, slots=True)
-class LaidShelf:
-    """One matrix of P parts. All tensors are contiguous.
-
-    rows: (…) int64, the part of each entry, or -1   bias: (P, O) bfloat16 or float32
-    """
-
-    rows: torch.Tensor
-    matrix: Matrix
-    bias: torch.Tensor | None = None
 
 
 class _CPlane(ctypes.Structure):
@@ -139,6 +72,17 @@ class _PartsCall(ctypes.Structure):
         ("num_threads", _Number),
         ("has_vnni", _Number),
     )
+
+
+def reads(matrix: Matrix) -> bool:
+    """Whether the code can read these: in bfloat16, and line by line."""
+    match matrix:
+        case DenseMatrices(matrices) | ChangedMatrices(matrices=matrices):
+            return matrices.dtype == torch.bfloat16 and matrices.is_contiguous()
+        case FactorPairs(left, right):
+            return left.dtype == torch.bfloat16 and left.is_contiguous() and right.is_contiguous()
+        case Planes():
+            return True
 
 
 class LaidShelves:
