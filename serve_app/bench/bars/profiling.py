@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.autograd.profiler import profile, record_function
 
+from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.device.native.products import Products
 
 PRODUCTS = frozenset(
@@ -17,6 +18,11 @@ PRODUCTS = frozenset(
     )
 )
 COMPILED = "expertpool::products"
+COMPILED_CALLS = (
+    (Products, "multiply"),
+    (CompiledParts, "multiply"),
+    (CompiledParts, "experts"),
+)
 COPY = "aten::copy_"
 LEAST_SIDE = 128
 """Matrices with at least this many rows and columns are weights: steps have fewer tokens."""
@@ -42,17 +48,22 @@ def profiled(run: Callable[[], float]) -> tuple[float, float]:
 @contextmanager
 def _compiled_products_told() -> Iterator[None]:
     """Tell the profiler about compiled products: by itself it sees only torch's own operations."""
-    original = Products.multiply
-
-    def multiply(self: Products, *args: Any) -> None:
-        with record_function(COMPILED):
-            original(self, *args)
-
-    Products.multiply = multiply  # type: ignore[assignment, method-assign]
+    originals = {(kind, name): getattr(kind, name) for kind, name in COMPILED_CALLS}
+    for (kind, name), original in originals.items():
+        setattr(kind, name, _told(original))
     try:
         yield
     finally:
-        Products.multiply = original  # type: ignore[method-assign]
+        for (kind, name), original in originals.items():
+            setattr(kind, name, original)
+
+
+def _told(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with record_function(COMPILED):
+            return original(*args)
+
+    return call
 
 
 def product_seconds(events: Iterable[Any]) -> float:

@@ -12,6 +12,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.compiled import CompiledExperts
+from serve_app.engine.experts.gating import activated, first_matrix
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey, ShelfMap, ShelfRows
@@ -108,24 +109,15 @@ class PoolLayer:
         """
         tokens = self.step.view.tokens
         entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
-        code = None if tokens.models is None else self._compiled
-        if code is not None and code.reads(self.shelves):
-            return self._by_code(code, experts, hidden, entries.flatten(), weights)
+        code, models = self._compiled, tokens.models
+        if (
+            code is not None
+            and models is not None
+            and code.reads(self.shelves)
+            and code.pays_off(self.shelves, entries.numel(), len(models))
+        ):
+            return code.forward(self.shelves, experts, hidden, entries, weights)
         return self._by_shelves(experts, hidden, entries, weights)
-
-    def _by_code(
-        self,
-        code: CompiledExperts,
-        experts: Any,
-        hidden: torch.Tensor,
-        entries: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:
-        """In one compiled call for each matrix. entries: (T*K,)"""
-        x = code.linear(self.shelves, _first_matrix(experts), entries, hidden)
-        x = code.linear(self.shelves, "down_proj", entries, _activated(experts, x))  # (T*K, H)
-        x = x.view(*weights.shape, -1) * weights.unsqueeze(-1)  # (T, K, H)
-        return x.sum(dim=1).to(hidden.dtype)
 
     def _by_shelves(
         self, experts: Any, hidden: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
@@ -134,7 +126,7 @@ class PoolLayer:
         num_tokens, top_k = entries.shape
         picks, order = self._pick(entries.flatten(), self.step.view.tokens.models)
         x = hidden.index_select(0, order // top_k)  # (T*K, H)
-        x = _activated(experts, self._linear(picks, _first_matrix(experts), x))  # (T*K, I)
+        x = activated(experts, self._linear(picks, first_matrix(experts), x))  # (T*K, I)
         x = self._linear(picks, "down_proj", x)  # (T*K, H)
         x = x * weights.flatten().index_select(0, order).unsqueeze(-1)  # (T*K, H)
         out = torch.empty_like(x).index_copy_(0, order, x)  # (T*K, H), token by token
@@ -180,16 +172,6 @@ class PoolLayer:
                 total.index_add_(0, pick.pairs, part)
         assert total is not None, "an expert without a slot"
         return total
-
-
-def _first_matrix(experts: Any) -> str:
-    return "gate_up_proj" if experts.has_gate else "up_proj"
-
-
-def _activated(experts: Any, x: torch.Tensor) -> torch.Tensor:
-    """x: (n, 2I), or (n, I) without a gate  ->  (n, I)"""
-    found: torch.Tensor = experts._apply_gate(x) if experts.has_gate else experts.act_fn(x)
-    return found
 
 
 def _experts_forward(

@@ -1,6 +1,7 @@
 """Compiled products of experts that are sums of parts, against plain ones in float64."""
 
 import ctypes
+import math
 import mmap
 
 import pytest
@@ -17,7 +18,8 @@ from serve_app.engine.device.laid import (
     Planes,
 )
 from serve_app.engine.device.native.library import Native, library
-from serve_app.engine.device.native.parts import CompiledParts, LaidShelves
+from serve_app.engine.device.native.parts import CompiledParts, Gate, LaidExperts, LaidShelves
+from serve_app.engine.experts.gating import gated
 
 WIDTHS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 SPLIT = (4, 4)
@@ -258,3 +260,71 @@ def test_no_pairs_give_no_numbers() -> None:
     laid = LaidShelves([dense((1, 4, 8)).shelf])
     nothing = torch.empty(0, dtype=torch.int64)
     assert parts().multiply(laid, nothing, bfloat16(0, 8, seed=0), 4).shape == (0, 4)
+
+
+GATES = [
+    Gate(math.inf, 1.0, 0.0, by_turns=False),
+    Gate(0.5, 1.702, 1.0, by_turns=True),
+    Gate(0.5, 1.702, 1.0, by_turns=False),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(("num_columns", "num_neurons"), [(160, 144), (37, 27), (8, 300)])
+def test_experts_are_two_products_with_a_gate_between_them_and_a_sum_behind(
+    num_columns: int, num_neurons: int, gate: Gate, dtype: torch.dtype
+) -> None:
+    code = parts(2)
+    first = [
+        dense((5, 2 * num_neurons, num_columns)),
+        packed((4,), (4, 2 * num_neurons, num_columns)),
+    ]
+    second = [dense((5, num_columns, num_neurons)), packed((4,), (4, num_columns, num_neurons))]
+    laid = LaidExperts(
+        LaidShelves([one.shelf for one in first]),
+        LaidShelves([one.shelf for one in second]),
+        gate,
+        num_neurons,
+    )
+    entries, x = entries_of(27), bfloat16(9, num_columns, seed=3) * 8
+    weights = torch.rand((9, 3), generator=torch.Generator().manual_seed(5)).to(dtype)
+    inner = gated(gate, code.multiply(laid.first, entries, x, 2 * num_neurons))  # (27, N)
+    outer = code.multiply(laid.second, entries, inner, num_columns).view(9, 3, -1)
+    wanted = (outer * weights.unsqueeze(-1)).sum(1)
+    found = code.experts(laid, entries, x, weights)
+    assert (found.float() - wanted.float()).abs().max() <= 0.01 * wanted.abs().max()
+
+
+def test_rows_have_the_same_experts_in_any_company_and_on_any_number_of_threads() -> None:
+    first, second = packed((4, 4), (6, 300, 256), 4), packed((2,), (6, 256, 150), 0)
+    laid = LaidExperts(LaidShelves([first.shelf]), LaidShelves([second.shelf]), GATES[0], 150)
+    entries, x = entries_of(80), bfloat16(40, 256, seed=3)
+    weights = bfloat16(40, 2, seed=4)
+    together = parts(2).experts(laid, entries, x, weights)
+    for row in (0, 17, 39):
+        own = slice(2 * row, 2 * row + 2)
+        alone = parts(1).experts(
+            laid, entries[own].clone(), x[row : row + 1].clone(), weights[row : row + 1]
+        )
+        assert torch.equal(alone[0], together[row])
+
+
+def test_experts_of_any_formats_are_one_call() -> None:
+    shape = (3, 64, 128)
+    widths = [*WIDTHS.values(), SPLIT]
+    made = [
+        *(packed(each, shape) for each in widths),
+        dense(shape),
+        *(factors(shape, r) for r in (2, 5)),
+    ]
+    assert len(made) == 12
+    code = parts()
+    first = LaidShelves([one.shelf for one in made])
+    second = LaidShelves([packed((4,), (3, 128, 32)).shelf])
+    x, weights = bfloat16(4, 128, seed=1), bfloat16(4, 2, seed=2)
+    laid = LaidExperts(first, second, GATES[0], 32)
+    code.experts(laid, entries_of(8), x, weights)
+    before = code.num_calls
+    code.experts(laid, entries_of(8), x, weights)
+    assert code.num_calls == before + 1

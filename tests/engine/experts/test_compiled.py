@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.device.matmul import widens_on
 from serve_app.engine.device.native.library import Native, library
 from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.experts.compiled import CompiledExperts
@@ -23,6 +24,7 @@ ROWS = [0] * 5 + [1] * 4 + [2]
 """The map row of each token."""
 
 MIXES = {
+    "dense slots": [Mix("dense")],
     "packed slots": [Mix("packed-4-128")],
     "slots of odd bits": [Mix("packed-3-128"), Mix("packed-7-128")],
     "split bytes and a packed difference": [Mix("split-8-128", ("packed-2-128",), "m1")],
@@ -134,3 +136,30 @@ def test_groups_that_the_code_does_not_know_are_multiplied_shelf_by_shelf(mix: s
     )
     assert layer._compiled is not None
     assert not layer._compiled.reads(layer.shelves)
+
+
+def test_dense_parts_that_meet_many_rows_are_left_to_torch_where_it_is_fast() -> None:
+    source, models = source_of(MIXES["dense slots"])
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    code = compiled(uses_int8=True)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    num_experts = layer.shape.num_experts
+    assert code.pays_off(layer.shelves, 16 * num_experts, 1)
+    assert code.pays_off(layer.shelves, 16 * num_experts + 1, 2)
+    is_slow = widens_on(CPU)
+    assert code.pays_off(layer.shelves, 16 * num_experts + 1, 1) is is_slow
+
+
+def test_a_layer_of_twelve_formats_is_one_call() -> None:
+    labels = ["dense", "rank-3", "rank-5"]
+    labels += [f"packed-{bits}-128" for bits in range(1, 9)] + ["split-8-128"]
+    mixes = [Mix("dense", tuple(labels[first::3]), "m1") for first in (1, 2, 3)]
+    source, models = source_of(mixes)
+    experts = models["m1"].get_submodule(source.layers[0].module)
+    code = compiled(uses_int8=True)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    through(layer, experts)  # makes room
+    before = code._parts.num_calls
+    through(layer, experts)
+    assert len(layer.shelves) == 12
+    assert code._parts.num_calls - before == 1

@@ -1,7 +1,8 @@
-"""Linear layers of experts that are sums of parts, by compiled code. Knows no formats by name."""
+"""Experts that are sums of parts, by compiled code. Knows no formats by name."""
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -55,20 +56,44 @@ class _CShelf(ctypes.Structure):
     )
 
 
-class _PartsCall(ctypes.Structure):
-    """`Call` of `shelves.h`, field by field."""
+class _CLinear(ctypes.Structure):
+    """`Linear` of `shelves.h`, field by field."""
 
     _fields_ = (
         ("shelves", _Pointer),
         ("num_shelves", _Number),
+        ("num_columns", _Number),
+        ("num_outputs", _Number),
+    )
+
+
+class _CGate(ctypes.Structure):
+    """`Gate` of `shelves.h`, field by field."""
+
+    _fields_ = (
+        ("limit", ctypes.c_double),
+        ("slope", ctypes.c_double),
+        ("shift", ctypes.c_double),
+        ("by_turns", _Number),
+    )
+
+
+class _PartsCall(ctypes.Structure):
+    """`Call` of `shelves.h`, field by field."""
+
+    _fields_ = (
+        ("linears", _Pointer),
+        ("num_linears", _Number),
+        ("gate", _Pointer),
         ("entries", _Pointer),
         ("num_pairs", _Number),
         ("pairs_of_row", _Number),
         ("x", _Pointer),
-        ("num_columns", _Number),
-        ("num_outputs", _Number),
+        ("weights", _Pointer),
+        ("has_wide_weights", _Number),
         ("out", _Pointer),
         ("scratch", _Pointer),
+        ("scratch_size", _Number),
         ("num_threads", _Number),
         ("has_vnni", _Number),
     )
@@ -93,8 +118,35 @@ class LaidShelves:
         self.array = (_CShelf * len(shelves))(*map(_laid, shelves))
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Gates that compiled code has: with g = min(gate, limit) and u = up within ± limit,
+    (u + shift) · g / (1 + exp(-slope · g)).
+
+    by_turns: whether the columns of gate and up take turns; else all gates come first.
+    """
+
+    limit: float
+    slope: float
+    shift: float
+    by_turns: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaidExperts:
+    """A layer's experts. first: (P, 2N, H) each, through the gate   second: (P, H, N) each"""
+
+    first: LaidShelves
+    second: LaidShelves
+    gate: Gate
+    num_neurons: int
+
+
 class CompiledParts:
-    """The code of `parts.c`. Not for several threads at once: it has one scratch buffer."""
+    """The code of `parts.c`. Not for several threads at once: it has one scratch buffer.
+
+    num_calls: how often the code was called.
+    """
 
     def __init__(self, native: Native, *, vnni: bool | None = None) -> None:
         """vnni: whether to use these instructions; None: if available."""
@@ -102,10 +154,9 @@ class CompiledParts:
         self._has_vnni = all(map(capabilities.get, VNNI)) if vnni is None else vnni
         self._num_threads = native.num_threads
         self._call = native.library.expertpool_parts
-        self._call.restype, self._call.argtypes = None, [_Pointer]
-        self._scratch_size = native.library.expertpool_parts_scratch
-        self._scratch_size.restype, self._scratch_size.argtypes = _Number, [_Pointer]
+        self._call.restype, self._call.argtypes = _Number, [_Pointer]
         self._scratch = torch.empty(0, dtype=torch.uint8)
+        self.num_calls = 0
 
     def multiply(
         self, laid: LaidShelves, entries: torch.Tensor, x: torch.Tensor, num_outputs: int
@@ -117,30 +168,72 @@ class CompiledParts:
         ->  (n, O) bfloat16, summed in float32 and rounded once
         The numbers of a pair depend neither on other pairs nor on the threads.
         """
-        num_pairs, num_rows = entries.shape[0], x.shape[0]
-        out = x.new_empty((num_pairs, num_outputs))
+        out = x.new_empty((entries.shape[0], num_outputs))
+        linear = _linear(laid, x.shape[1], num_outputs)
+        self._run((_CLinear * 1)(linear), None, entries, x, None, out)
+        return out
+
+    def experts(
+        self, laid: LaidExperts, entries: torch.Tensor, x: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted sum of each row's experts.
+
+        entries: (n,), x: (m, H), as for `multiply`   weights: (n,) bfloat16 or float32  ->  (m, H)
+        Rounded to bfloat16 wherever modules in bfloat16 round.
+        """
+        out, num_columns = torch.empty_like(x), x.shape[1]
+        linears = (_CLinear * 2)(
+            _linear(laid.first, num_columns, 2 * laid.num_neurons),
+            _linear(laid.second, laid.num_neurons, num_columns),
+        )
+        self._run(linears, laid.gate, entries, x, weights.contiguous(), out)
+        return out
+
+    def _run(
+        self,
+        linears: "ctypes.Array[_CLinear]",
+        gate: Gate | None,
+        entries: torch.Tensor,
+        x: torch.Tensor,
+        weights: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        num_pairs = entries.shape[0]
+        if num_pairs == 0:
+            return
+        between = None if gate is None else _CGate(*astuple(gate))
         call = _PartsCall(
-            ctypes.addressof(laid.array),
-            len(laid.shelves),
+            ctypes.addressof(linears),
+            len(linears),
+            None if between is None else ctypes.addressof(between),
             entries.data_ptr(),
             num_pairs,
-            num_pairs // max(1, num_rows),
+            num_pairs // x.shape[0],
             x.data_ptr(),
-            x.shape[1],
-            num_outputs,
+            None if weights is None else weights.data_ptr(),
+            weights is not None and weights.dtype == torch.float32,
             out.data_ptr(),
-            None,
+            self._scratch.data_ptr(),
+            len(self._scratch),
             self._num_threads,
             self._has_vnni,
         )
-        if num_pairs == 0:
-            return out
-        needed = self._scratch_size(ctypes.addressof(call))
+        needed = self._called(call)
         if needed > len(self._scratch):
             self._scratch = torch.empty(needed, dtype=torch.uint8)
-        call.scratch = self._scratch.data_ptr()
-        self._call(ctypes.addressof(call))
-        return out
+            call.scratch, call.scratch_size = self._scratch.data_ptr(), needed
+            self._called(call)
+
+    def _called(self, call: _PartsCall) -> int:
+        """-> how large a scratch it needs; with a smaller one it did nothing"""
+        self.num_calls += 1
+        needed: int = self._call(ctypes.addressof(call))
+        return needed
+
+
+def _linear(laid: LaidShelves, num_columns: int, num_outputs: int) -> _CLinear:
+    shelves = ctypes.addressof(laid.array)
+    return _CLinear(shelves, len(laid.shelves), num_columns, num_outputs)
 
 
 def _laid(shelf: LaidShelf) -> _CShelf:

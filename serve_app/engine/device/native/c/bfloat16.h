@@ -56,6 +56,23 @@ INLINE void rounded_four(__m128 values, uint16_t *numbers) {
     _mm_storel_epi64((__m128i *)numbers, _mm_packus_epi32(found, found));
 }
 
+/* As rounded_four, and widened again. */
+INLINE __m256 rounded_lanes(__m256 values) {
+    __m256i bits = _mm256_castps_si256(values);
+    __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+    __m256i found = _mm256_blendv_epi8(up, nan, is_nan);
+    return _mm256_castsi256_ps(_mm256_and_si256(found, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+/* As rounded_four, of eight. */
+INLINE __m128i rounded_eight(__m256 values) {
+    __m256i found = _mm256_srli_epi32(_mm256_castps_si256(rounded_lanes(values)), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1));
+}
+
 /* PAIR numbers, of which those of even place and those of odd place are given. */
 INLINE void rounded_pair(__m256 even, __m256 odd, uint16_t *numbers) {
     uint16_t evens[8], odds[8];

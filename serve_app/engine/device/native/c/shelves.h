@@ -1,10 +1,14 @@
-/* What a call for the linear layer of experts is given, and how it is laid out. See parts.c. */
+/* What a call for experts is given, and how it is laid out. See parts.c. */
 
 #pragma once
 
 #include "streams.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+
+#define PIECES 4      /* pieces of work for each thread */
+#define LEAST 16384   /* numbers of x that are worth a piece */
+#define LEAST_LINES 16
 
 enum { DENSE, PLANES, FACTORS, CHANGES };
 
@@ -37,16 +41,32 @@ typedef struct {
     const float *wide_bias; /* (P, O), or NULL */
 } Shelf;
 
+/* A linear layer of all experts. */
 typedef struct {
     const Shelf *shelves;
-    int64_t num_shelves;
+    int64_t num_shelves, num_columns, num_outputs;
+} Linear;
+
+/* What stands between two linear layers: with g = min(gate, limit) and u = up within ± limit,
+   (u + shift) · g / (1 + exp(-slope · g)). */
+typedef struct {
+    double limit, slope, shift;
+    int64_t by_turns; /* whether gate and up stand side by side; else all gates come first */
+} Gate;
+
+/* One linear layer, or two with a gate between them. */
+typedef struct {
+    const Linear *linears;
+    int64_t num_linears;
+    const Gate *gate;
     const int64_t *entries; /* of each pair of a row of x and an expert: its place in the maps */
     int64_t num_pairs, pairs_of_row;
-    const uint16_t *x; /* (num_pairs / pairs_of_row, I) */
-    int64_t num_columns, num_outputs;
-    uint16_t *out; /* (num_pairs, O) */
+    const uint16_t *x;   /* (num_pairs / pairs_of_row, I) */
+    const void *weights; /* of each pair, or NULL */
+    int64_t has_wide_weights; /* in float32, not bfloat16 */
+    uint16_t *out; /* (num_pairs / pairs_of_row, O), weighted sums; without weights (num_pairs, O) */
     uint8_t *scratch;
-    int64_t num_threads, has_vnni;
+    int64_t scratch_size, num_threads, has_vnni;
 } Call;
 
 /* Pairs that share a part: order[first] to order[end]. */
@@ -56,18 +76,27 @@ typedef struct {
     float *inner; /* FACTORS: x times the right factor, (pairs of the run, R) */
 } Run;
 
+/* One linear layer of a call. */
 typedef struct {
     const Call *call;
+    const Linear *linear;
+    const Gate *gate; /* what its outputs go through, or NULL */
+    const uint16_t *x;
+    int64_t pairs_of_row, num_groups, num_rows;
+    uint16_t *out;
+    const void *weights;
     Run *runs;
     int64_t num_runs;
     int64_t *order, *ends;
+    float *inner;
     Streams coarse, fine;
-    int64_t num_groups, num_rows;
-    float *sums; /* (num_pairs, O) */
-    int64_t lines_of_piece, rows_of_piece;
+    float *sums; /* (num_threads, num_pairs, lines of a piece and some) */
+    int64_t num_neurons, neurons_of_piece, lines_of_neuron, num_pieces, rows_of_piece;
+    int64_t sums_of_thread, sums_of_pair;
 } Work;
 
 static inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* Hands out parts of the scratch. Without a scratch it only counts. */
 typedef struct {
     uint8_t *base;
@@ -80,16 +109,16 @@ static void *take(Room *room, int64_t num_bytes) {
     return found;
 }
 
-static int64_t inner_size(const Call *call) {
+static int64_t total_rank(const Linear *linear) {
     int64_t size = 0;
-    for (int64_t s = 0; s < call->num_shelves; s++) size += call->shelves[s].rank;
-    return size * call->num_pairs;
+    for (int64_t s = 0; s < linear->num_shelves; s++) size += linear->shelves[s].rank;
+    return size;
 }
 
-static int64_t most_parts(const Call *call) {
+static int64_t most_parts(const Linear *linear) {
     int64_t most = 0;
-    for (int64_t s = 0; s < call->num_shelves; s++)
-        if (call->shelves[s].num_parts > most) most = call->shelves[s].num_parts;
+    for (int64_t s = 0; s < linear->num_shelves; s++)
+        if (linear->shelves[s].num_parts > most) most = linear->shelves[s].num_parts;
     return most;
 }
 
@@ -100,14 +129,15 @@ static int is_fine(const Shelf *shelf) {
     return found;
 }
 
-static Streams streams_for(const Call *call, Room *room, int64_t num_groups, int fine) {
+static Streams streams_for(const Linear *linear, Room *room, int64_t num_groups, int fine) {
     Streams streams = {0};
     int is_needed = 0, high[4] = {0}, low[4] = {0};
-    for (int64_t s = 0; s < call->num_shelves; s++)
-        for (int64_t p = 0; p < call->shelves[s].num_planes; p++) {
-            if (is_fine(call->shelves + s) != fine) continue;
-            is_needed = high[place_of_width(call->shelves[s].planes[p].width)] = 1;
-            low[place_of_width(call->shelves[s].planes[p].width)] |= fine;
+    for (int64_t s = 0; s < linear->num_shelves; s++)
+        for (int64_t p = 0; p < linear->shelves[s].num_planes; p++) {
+            const Shelf *shelf = linear->shelves + s;
+            if (is_fine(shelf) != fine) continue;
+            is_needed = high[place_of_width(shelf->planes[p].width)] = 1;
+            low[place_of_width(shelf->planes[p].width)] |= fine;
         }
     for (int w = 0; w < 4; w++) {
         if (high[w]) streams.high[w] = take(room, num_groups * GROUP);
@@ -121,25 +151,40 @@ static Streams streams_for(const Call *call, Room *room, int64_t num_groups, int
     return streams;
 }
 
-/* What a call works with, laid out in its scratch.  -> bytes of it */
-static int64_t lay_out(Work *work, const Call *call, float **inner) {
-    Room room = {call->scratch, 0};
-    const int64_t num_runs = call->num_shelves * call->num_pairs;
-    work->call = call;
-    work->num_groups = (call->num_columns + GROUP - 1) / GROUP;
-    work->num_rows = call->num_pairs / call->pairs_of_row;
-    work->runs = take(&room, num_runs * (int64_t)sizeof(Run));
-    work->order = take(&room, num_runs * (int64_t)sizeof(int64_t));
-    work->ends = take(&room, most_parts(call) * (int64_t)sizeof(int64_t));
-    work->sums = take(&room, call->num_pairs * call->num_outputs * (int64_t)sizeof(float));
-    *inner = take(&room, inner_size(call) * (int64_t)sizeof(float));
-    work->coarse = streams_for(call, &room, work->num_rows * work->num_groups, 0);
-    work->fine = streams_for(call, &room, work->num_rows * work->num_groups, 1);
-    return room.taken;
+/* How the outputs are cut into pieces for the threads. Lines of one neuron stay together. */
+static void cut(Work *work) {
+    const Call *call = work->call;
+    const int64_t num_pieces = PIECES * call->num_threads;
+    work->lines_of_neuron = work->gate ? 2 : 1;
+    work->num_neurons = work->linear->num_outputs / work->lines_of_neuron;
+    int64_t each = (work->num_neurons + num_pieces - 1) / num_pieces;
+    work->neurons_of_piece = (each + LEAST_LINES - 1) / LEAST_LINES * LEAST_LINES;
+    work->num_pieces = (work->num_neurons + work->neurons_of_piece - 1) / work->neurons_of_piece;
+    work->sums_of_pair = work->neurons_of_piece * work->lines_of_neuron;
+    work->sums_of_thread = (call->num_pairs + 1) * work->sums_of_pair; /* endings read on a little */
+    work->rows_of_piece = LEAST / work->linear->num_columns + 1;
+}
+
+/* What a linear layer works with, laid out in the room. */
+static void lay_out(Work *work, Room *room) {
+    const Call *call = work->call;
+    const Linear *linear = work->linear;
+    const int64_t num_runs = linear->num_shelves * call->num_pairs;
+    work->num_groups = (linear->num_columns + GROUP - 1) / GROUP;
+    work->num_rows = call->num_pairs / work->pairs_of_row;
+    work->num_runs = 0;
+    cut(work);
+    work->runs = take(room, num_runs * (int64_t)sizeof(Run));
+    work->order = take(room, num_runs * (int64_t)sizeof(int64_t));
+    work->ends = take(room, most_parts(linear) * (int64_t)sizeof(int64_t));
+    work->sums = take(room, call->num_threads * work->sums_of_thread * (int64_t)sizeof(float));
+    work->inner = take(room, total_rank(linear) * call->num_pairs * (int64_t)sizeof(float));
+    work->coarse = streams_for(linear, room, work->num_rows * work->num_groups, 0);
+    work->fine = streams_for(linear, room, work->num_rows * work->num_groups, 1);
 }
 
 /* The pairs of each part of a shelf, in their order. */
-static void add_runs(Work *work, const Shelf *shelf, int64_t start, float **inner) {
+static void add_runs(Work *work, const Shelf *shelf, int64_t start) {
     const Call *call = work->call;
     int64_t *ends = work->ends; /* of the pairs of each part; while they are placed, the next */
     memset(ends, 0, (size_t)shelf->num_parts * sizeof *ends);
@@ -158,8 +203,8 @@ static void add_runs(Work *work, const Shelf *shelf, int64_t start, float **inne
     }
     for (int64_t part = 0, first = start; part < shelf->num_parts; first = ends[part++]) {
         if (ends[part] == first) continue;
-        work->runs[work->num_runs++] = (Run){shelf, part, first, ends[part], *inner};
-        *inner += (ends[part] - first) * shelf->rank;
+        work->runs[work->num_runs++] = (Run){shelf, part, first, ends[part], work->inner};
+        work->inner += (ends[part] - first) * shelf->rank;
     }
 }
 #endif
