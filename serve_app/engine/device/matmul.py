@@ -1,5 +1,6 @@
 """How matrices are multiplied on a device: the only place that knows which way is fast there."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -20,6 +21,8 @@ FEW_ROWS = 5
 MANY_ROWS = 9
 """From this many rows on, torch's bfloat16 products are faster than compiled code where it has fast
 ones (with AVX-512). With fewer they take two to three times as long."""
+MANY_ROWS_OF_DOTS = 65
+"""The same where compiled code, too, lets the CPU multiply bfloat16 (AVX-512 BF16)."""
 NUM_CHUNKS = 4
 """Pieces that a product on the CPU is cut into. Cores share pieces well. In a product with few
 rows they share the packing of its operands instead, and wait for each other (MKL 2024)."""
@@ -50,6 +53,7 @@ class Multiplier:
         self._widens = widens_on(device) if widens is None else widens
         self._num_threads = torch.get_num_threads()
         self._compiled = None if native is None else Products(native)
+        self._most_rows = _most_rows(self._compiled, widens=self._widens)
         self._scratch = torch.empty(SCRATCH_VALUES if self._widens else 0, device=device)
 
     def all_cores(self) -> AbstractContextManager[None]:
@@ -102,11 +106,10 @@ class Multiplier:
     ) -> None:
         """On the CPU.   x: (n, I)   matrices: (G, O, I)   bias: (G, O)   out: (n, O), is filled"""
         if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(2) == 1:
-            most = x.shape[0] if self._widens else MANY_ROWS - 1
-            few = [run for run in runs if run[2] - run[1] <= most]
+            few = [run for run in runs if run[2] - run[1] <= self._most_rows]
             if few:
                 self._compiled.multiply(x, matrices, few, bias, out)
-            runs = [run for run in runs if run[2] - run[1] > most]
+            runs = [run for run in runs if run[2] - run[1] > self._most_rows]
             if not runs:
                 return
         with self.all_cores():
@@ -154,6 +157,15 @@ class Multiplier:
         room = self._scratch[: lines.numel()].view(lines.shape)
         room.copy_(lines)
         return room if lines is block else room.t()
+
+
+def _most_rows(compiled: Products | None, *, widens: bool) -> int:
+    """With more rows than this, a product is left to torch."""
+    if compiled is None:
+        return 0
+    if widens:
+        return sys.maxsize
+    return (MANY_ROWS_OF_DOTS if compiled.has_dots else MANY_ROWS) - 1
 
 
 def _chunked(

@@ -23,6 +23,13 @@ def compiled(num_threads: int = 1) -> Native:
     return Native(code, num_threads)
 
 
+def products(num_threads: int = 1, *, dots: bool) -> Products:
+    code = compiled(num_threads)
+    if dots and not Products(code).has_dots:
+        pytest.skip("this CPU has no AVX-512 BF16")
+    return Products(code, dots=dots)
+
+
 def groups_of(counts: list[int], *, known: bool) -> Groups:
     ends = torch.tensor(counts).cumsum(0).to(torch.int32)
     return Groups.counted(counts) if known else Groups(ends=ends)
@@ -79,13 +86,14 @@ def test_products_in_bfloat16_are_rounded_once(
     assert torch.allclose(one.view(20, 36), wanted, rtol=2**-7, atol=1e-2)
 
 
+@pytest.mark.parametrize("dots", [False, True])
 @pytest.mark.parametrize(
     ("num_outputs", "num_columns"), [(1, 1), (7, 9), (8, 16), (70, 100), (130, 33), (514, 160)]
 )
 def test_compiled_products_of_any_size_are_those_of_each_row_alone(
-    num_outputs: int, num_columns: int
+    num_outputs: int, num_columns: int, dots: bool
 ) -> None:
-    code = Products(compiled())
+    code = products(dots=dots)
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn((3, num_outputs + 2, num_columns + 3), generator=generator)
     matrices = whole.to(torch.bfloat16)[:, 1:-1, :-3]  # as siblings are: of a larger matrix
@@ -105,7 +113,8 @@ def test_compiled_products_of_any_size_are_those_of_each_row_alone(
             assert torch.equal(out[row], alone[0])
 
 
-def test_compiled_products_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("dots", [False, True])
+def test_compiled_products_do_not_depend_on_the_number_of_threads(dots: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn((9, 90, 512), generator=generator).to(torch.bfloat16)
     groups = Groups.counted([1, 40, 2, 0, 1, 1, 7, 1, 3])
@@ -113,15 +122,16 @@ def test_compiled_products_do_not_depend_on_the_number_of_threads() -> None:
     found = []
     for num_threads in (1, 2, 3):
         found.append(torch.full((56, 90), float("nan"), dtype=torch.bfloat16))
-        code = Products(compiled(num_threads))
+        code = products(num_threads, dots=dots)
         code.multiply(x, matrices, groups.runs or (), None, found[-1])
     assert not found[0].isnan().any()
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
 
-def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large() -> None:
-    code = Products(compiled())
+@pytest.mark.parametrize("dots", [False, True])
+def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large(dots: bool) -> None:
+    code = products(dots=dots)
     numbers = torch.tensor([[float("nan")], [float("inf")], [-3.4e38]]).to(torch.bfloat16)
     out = torch.empty((3, 1), dtype=torch.bfloat16)
     code.multiply(numbers, torch.ones((1, 1, 1), dtype=torch.bfloat16), [(0, 0, 3)], None, out)

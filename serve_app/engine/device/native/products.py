@@ -9,17 +9,22 @@ import torch
 
 from serve_app.engine.device.native.library import Native
 
+DOTS = ("avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
+
 
 class Products:
     """The code of `products.c`. Several threads may call it at once."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: Native, *, dots: bool | None = None) -> None:
+        """dots: whether the CPU is to multiply bfloat16 itself; None: if it can."""
+        capabilities = torch.cpu.get_capabilities()
+        self.has_dots = all(map(capabilities.get, DOTS)) if dots is None else dots
         self._num_threads = native.num_threads
         self._call = native.library.expertpool_products
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         self._call.restype = None
         self._call.argtypes = [pointer, number, number, pointer, number, number, number]
-        self._call.argtypes += [pointer, number, pointer, number, pointer, number]
+        self._call.argtypes += [pointer, number, pointer, number, pointer, number, number]
 
     def multiply(
         self,
@@ -51,5 +56,6 @@ class Products:
             None if bias is None else bias.data_ptr(),
             0 if bias is None else bias.stride(0),
             out.data_ptr(),
+            self.has_dots,
             self._num_threads,
         )
