@@ -223,12 +223,11 @@ class Engine:
         """Do what can be done now. If there is nothing, returns no events and does not wait."""
         self._take_reports()
         self._supply.begin_stagings()
-        if not self._flights and self._launch(self._scheduler.schedule(self._clock())):
-            self._launch(
-                self._scheduler.schedule(self._clock())
-            )  # with everything that arrives from now on
+        if not self._flights and self._launch(self._plan(self._scheduler.schedule)):
+            # with everything that arrives from now on
+            self._launch(self._plan(self._scheduler.schedule))
         if self._plan_ahead and len(self._flights) == 1:
-            self._launch(self._scheduler.schedule_ahead(self._clock()))
+            self._launch(self._plan(self._scheduler.schedule_ahead))
         self.is_stepping = bool(self._flights)
         if self._flights:
             self._flights.land(self._take_reports)
@@ -272,6 +271,12 @@ class Engine:
         """Take in what was loaded, and fail the requests of a failed load."""
         for lost in self._supply.take_reports():
             self._flights.fail(lost.request, lost.error)
+
+    def _plan(self, schedule: Callable[[float], StepPlan]) -> StepPlan:
+        now = self._clock()
+        plan = schedule(now)
+        self.counters.planning_seconds += self._clock() - now
+        return plan
 
     def _launch(self, plan: StepPlan) -> bool:
         """Start a plan's loads and its step, after the running step if there is one.

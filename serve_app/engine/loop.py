@@ -200,8 +200,10 @@ class EngineLoop:
         events = self._engine.step()
         if not self._engine.is_stepping or self._clock() - self._stats.heartbeat >= STATS_S:
             self._stats = self._engine.stats()
+        began = self._clock()
         for event in events:
             self._deliver(event)
+        self._engine.counters.messages_seconds += self._clock() - began
         if not self._engine.is_stepping and not self._wake.wait(IDLE_S):
             self._engine.check()
 

@@ -104,7 +104,7 @@ def test_stop_tokens_end_an_answer_but_not_before_min_tokens() -> None:
     engine.close()
 
 
-def test_the_seconds_of_forwards_are_counted_apart_from_those_of_steps() -> None:
+def test_the_seconds_of_each_stage_of_a_step_are_counted_apart() -> None:
     ticks = iter(range(10**6))
     source = MemorySource("r1", models_of(1))
     engine = engine_of(source, clock=lambda: float(next(ticks)))
@@ -112,7 +112,10 @@ def test_the_seconds_of_forwards_are_counted_apart_from_those_of_steps() -> None
     counters = engine.counters
     assert counters.num_steps == 4
     assert counters.forward_seconds == 4.0, "the clock ticks once from a forward's begin to its end"
-    assert counters.step_seconds == 3 * 4.0
+    assert counters.step_seconds == 7 * 4.0
+    stages = ("indices", "sampling", "waiting", "committing", "messages")
+    assert {getattr(counters, f"{stage}_seconds") for stage in stages} == {4.0}
+    assert counters.planning_seconds >= 4.0
     engine.close()
 
 

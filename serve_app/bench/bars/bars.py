@@ -70,6 +70,11 @@ BARS: dict[str, Bar] = {
             "share of a decode step outside the forward pass",
         ),
         Bar(
+            "outside_forward_ms",
+            3.0,
+            "processor ms of a decode step of 256 sequences outside the forward pass",
+        ),
+        Bar(
             "http_over_engine",
             0.75,
             "tokens/s of 16 HTTP streams ÷ calling the engine directly",
@@ -126,6 +131,11 @@ def _outside(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"outside_forward_share": found}
 
 
+def _outside_of_many(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = decoding.outside_forward_ms(_release(), on_progress=on_progress)
+    return {"outside_forward_ms": found}
+
+
 def _scaling(on_progress: OnProgress) -> Mapping[str, Measured]:
     found = scaling.scaling(
         lambda places: _release(places),
@@ -167,6 +177,7 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("four_bits_over_dense", "four_bits_alone_over_dense", "one_size_over_dense"): _consolidated,
     ("engine_over_transformers",): _against_transformers,
     ("outside_forward_share",): _outside,
+    ("outside_forward_ms",): _outside_of_many,
     ("http_over_engine",): _over_http,
     ("cold_over_resident_ttft",): _cold,
     ("running_tpot_during_load",): _beside_load,

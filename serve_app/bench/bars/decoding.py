@@ -4,28 +4,18 @@ Measures in turns, in one engine; each figure is a median over rounds.
 """
 
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.session import GREEDY, Session, decode_tokens, running
 from serve_app.bench.step.timing import shortest_vocabulary
+from serve_app.bench.step.turns import Clock, Turn, decoding_loop, medians
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.engine.loop import EngineLoop
-from serve_app.engine.request import Event, Failed, Request, Token
 from serve_app.engine.source import ReleaseSource
-from serve_app.engine.stats import Stats
-from serve_app.errors import EngineError
-
-LOOK_S = 0.02
-"""How often to look at a running loop."""
-MORE_STEPS = 100
-"""How many steps a loop may do before the first look, and after the last that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +32,13 @@ class Decoding:
     step_tokens: int = 512
 
 
-def open_engine(
-    source: ReleaseSource, wanted: Decoding, on_loaded: Callable[[], None] = lambda: None
-) -> Engine:
-    """An engine with a place for every model and room for all sequences."""
+def open_engine(source: ReleaseSource, wanted: Decoding, **others: Any) -> Engine:
+    """An engine with a place for every model and room for all sequences.
+
+    others: of `Engine.open`.
+    """
     num = wanted.sequences * len(source.models)
-    length = wanted.context + _num_tokens(num, wanted) + MORE_STEPS
+    length = wanted.context + decode_tokens(num, wanted.context, wanted.steps, wanted.step_tokens)
     config = EngineConfig(
         device="cpu",
         kv_tokens=num * (length + 16),
@@ -55,11 +46,7 @@ def open_engine(
         max_sequences=num,
         prefix_cache=False,
     )
-    return Engine.open(source, config, on_loaded=on_loaded)
-
-
-def _num_tokens(num: int, wanted: Decoding) -> int:
-    return decode_tokens(num, wanted.context, wanted.steps, wanted.step_tokens)
+    return Engine.open(source, config, **others)
 
 
 def packed_ratios(
@@ -126,74 +113,37 @@ def outside_forward_share(
 
     Everything that a loop does counts: planning, sampling, committing, handing over tokens.
     """
-    names = sorted(source.models)
-    loop = EngineLoop(lambda wake: open_engine(source, wanted, on_loaded=wake))
-    try:
-        loop.stage(source).result()
-        first, last = _looks(loop, _requests(source, names, wanted), wanted.steps, on_progress)
-    finally:
-        loop.close()
-    steps = last.counters.num_steps - first.counters.num_steps
-    wall_s = last.heartbeat - first.heartbeat
-    forward_s = last.counters.forward_seconds - first.counters.forward_seconds
-    facts = {"steps": steps, "step_s": wall_s / steps, "forward_s": forward_s / steps}
-    return Measured(1.0 - forward_s / wall_s, facts)
+    turns = _turns(source, wanted, time.perf_counter, on_progress)
+    forward_s = sum(turn.forward for turn in turns)
+    share = 1.0 - forward_s / sum(turn.whole for turn in turns)
+    return Measured(share, {"steps": len(turns), **medians(turns)})
 
 
-def _requests(source: ReleaseSource, names: Sequence[str], wanted: Decoding) -> list[Request]:
-    vocabulary = shortest_vocabulary(source)
-    random = torch.Generator().manual_seed(0)
-    num = wanted.sequences * len(names)
-    return [
-        Request(
-            f"{name} {number}",
-            source.id,
-            name,
-            tuple(torch.randint(vocabulary, (wanted.context,), generator=random).tolist()),
-            _num_tokens(num, wanted) + MORE_STEPS,
-            GREEDY,
-        )
-        for name in names
-        for number in range(wanted.sequences)
-    ]
+def outside_forward_ms(
+    source: ReleaseSource,
+    wanted: Decoding = Decoding(sequences=64, steps=30),
+    on_progress: OnProgress = lambda *_: None,
+) -> Measured:
+    """Milliseconds of processor time, of all threads, that a decode step costs outside the forward.
 
-
-def _looks(
-    loop: EngineLoop, requests: Sequence[Request], num_steps: int, on_progress: OnProgress
-) -> tuple[Stats, Stats]:
-    """Two looks at a loop, `num_steps` apart, while all requests were decoding.
-
-    Raises: EngineError if a request fails, or ends too early.
+    The same as `outside_forward_share`, with many sequences; the median over the steps.
     """
-    begun: set[str] = set()
-    errors: list[EngineError] = []
-    ended = threading.Event()
+    found = medians(turns := _turns(source, wanted, time.process_time, on_progress))
+    return Measured(found["outside_s"] * 1e3, {"steps": len(turns), **found})
 
-    def note(event: Event) -> None:
-        if isinstance(event, Failed):
-            errors.append(event.error)
-        elif isinstance(event, Token):
-            begun.add(event.request)
-            if event.finish is not None:
-                ended.set()
 
-    loop.submit_all(requests, note).result()
-    decoding_since = float("inf")
-    first: Stats | None = None
-    while True:
-        time.sleep(LOOK_S)
-        look = loop.stats()
-        if errors:
-            raise errors[0]
-        if ended.is_set():
-            raise EngineError(f"requests ended before {num_steps} steps were seen")
-        if first is None:
-            if len(begun) == len(requests):
-                decoding_since = min(decoding_since, time.monotonic())
-            if look.heartbeat >= decoding_since:
-                first = look
-            continue
-        done = look.counters.num_steps - first.counters.num_steps
-        on_progress("steps of a loop", min(done, num_steps), num_steps)
-        if done >= num_steps:
-            return first, look
+def _turns(
+    source: ReleaseSource, wanted: Decoding, clock: Clock, on_progress: OnProgress
+) -> Sequence[Turn]:
+    """Turns of a loop in which all sequences decode."""
+    models = [name for name in sorted(source.models) for _ in range(wanted.sequences)]
+    on_progress("steps of a loop", 0, 1)
+    with decoding_loop(
+        lambda wake, clock: open_engine(source, wanted, on_loaded=wake, clock=clock),
+        source,
+        step_tokens=wanted.step_tokens,
+        clock=clock,
+    ) as loop:
+        turns = loop.turns(models, wanted.context, wanted.steps, GREEDY)
+    on_progress("steps of a loop", 1, 1)
+    return turns

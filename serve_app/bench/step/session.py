@@ -58,7 +58,12 @@ def decode_tokens(num_sequences: int, context: int, num_steps: int, step_tokens:
     These are the timed tokens, those it gets while prompts of others are still computed, and those
     that warm up, are watched, or are planned ahead.
     """
-    return num_steps + -(-num_sequences * context // step_tokens) + WARM_STEPS + 4
+    prompts, computed = 0, 0
+    while computed < num_sequences * context:
+        begun = computed // context  # these get a token in the same step
+        computed += max(1, step_tokens - begun)
+        prompts += 1
+    return num_steps + prompts + WARM_STEPS + 4
 
 
 class Session:

@@ -11,6 +11,7 @@ from serve_app.bench.result.result import Result
 from serve_app.bench.step import rates
 from serve_app.bench.step.cold import Cold, cold_over_resident_ttft
 from serve_app.bench.step.grid import Grid, Variant, require_places
+from serve_app.bench.step.outside import measure_outside, outside_points
 from serve_app.bench.step.timing import Conditions, dtype_of, limit_of, measure
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import ConfigError
@@ -38,11 +39,13 @@ def measure_steps(
     conditions: Conditions,
     *,
     cold: bool,
+    outside: bool,
     on_progress: OnProgress,
 ) -> Result:
     """rooms: places for backbones; None: as many as models in the largest step.
 
     formats: of slots, and of residuals, of each variant.   cold: whether backbones are loaded too.
+    outside: whether what steps cost outside the forward pass is measured too.
     Raises: ConfigError, before anything is built, for what cannot be measured.
     """
     rooms = rooms or [max(grid.models)]
@@ -53,6 +56,7 @@ def measure_steps(
     require_places(rooms, grid.models, limit.models)
     if cold and limit.models < 2:
         raise ConfigError("--cold needs at least two models")
+    beside = outside_points(grid, limit) if outside else []
     variants = [Variant(number, *held) for number, held in itertools.product(rooms, formats)]
     here = environment(conditions.engine.device)
     total = len(variants) * len(points)
@@ -71,6 +75,8 @@ def measure_steps(
     facts: dict[str, Any] = {"rates": asdict(reached)}
     if cold:
         facts["cold"] = _loads(source, conditions, on_progress)
+    if beside:
+        facts["outside"] = measure_outside(source, beside, conditions, on_progress)
     settings = subject.settings() | asdict(grid) | _shown(conditions) | {"places": list(rooms)}
     return Result("step", here, settings, rows, facts)
 

@@ -6,6 +6,7 @@ from typing import Any
 from consolidation.report import drawing
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Plot, Section, Table
+from serve_app.bench.step.outside_table import outside_table
 
 Row = Mapping[str, Any]
 AXES = ("sequences", "context", "places", "parts", "residuals")
@@ -24,6 +25,8 @@ def sections(result: Result) -> list[Section]:
         rows = [row for row in result.rows if row["phase"] == phase]
         if rows:
             found.append(_phase(phase, rows))
+    if "outside" in result.facts:
+        found.append(_outside(result.facts["outside"]))
     if "cold" in result.facts:
         found.append(_cold(result.facts["cold"]))
     return [*found, _rates(result.facts["rates"])]
@@ -134,6 +137,14 @@ def _table(rows: Sequence[Row]) -> Table:
             ]
         )
     return Table("", columns, cells)
+
+
+def _outside(rows: Sequence[Row]) -> Section:
+    words = (
+        "Decode steps in a running engine loop: processor time, of all threads together, in "
+        "which the forward pass does not run. Medians."
+    )
+    return Section("Outside the forward", words, tables=[outside_table(rows)])
 
 
 def _cold(cold: Mapping[str, Any]) -> Section:

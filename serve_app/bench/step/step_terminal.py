@@ -5,6 +5,7 @@ from typing import Any
 
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Table, TerminalPart
+from serve_app.bench.step.outside_table import outside_table
 from serve_app.units import size
 
 AXES = ("models", "sequences", "context", "places", "parts", "residuals")
@@ -27,6 +28,8 @@ def terminal(result: Result) -> list[TerminalPart]:
         rows = [row for row in result.rows if row["phase"] == phase]
         cells = [[*(_word(row[axis]) for axis in axes), *_cells(row)] for row in rows]
         found.append(Table(phase, [*axes, *COLUMNS], cells, left=0))
+    if "outside" in result.facts:
+        found.append(outside_table(result.facts["outside"]))
     if "cold" in result.facts:
         found.append(_loads(result.facts["cold"]))
     return found

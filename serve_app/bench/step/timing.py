@@ -87,9 +87,13 @@ def _of_variant(
 
 
 def open_engine(
-    source: ReleaseSource, places: int, points: Sequence[GridPoint], conditions: Conditions
+    source: ReleaseSource,
+    places: int,
+    points: Sequence[GridPoint],
+    conditions: Conditions,
+    **others: Any,
 ) -> Engine:
-    """An engine with room for the largest of the points."""
+    """An engine with room for the largest of the points. others: of `Engine.open`."""
     config = replace(
         conditions.engine,
         kv_tokens=kv_tokens(points, conditions),
@@ -97,7 +101,7 @@ def open_engine(
         max_sequences=max(point.sequences for point in points),
         prefix_cache=False,
     )
-    return Engine.open(source, config)
+    return Engine.open(source, config, **others)
 
 
 def kv_tokens(points: Sequence[GridPoint], conditions: Conditions) -> int:

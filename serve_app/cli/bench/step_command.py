@@ -89,6 +89,13 @@ def step(
     cold: Annotated[
         bool, typer.Option("--cold", help="Also measure loading of backbones.")
     ] = False,
+    outside: Annotated[
+        bool,
+        typer.Option(
+            "--outside",
+            help="Also measure the processor time outside the forward, of 16, 64, 256 sequences.",
+        ),
+    ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps per point.")] = 20,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -136,7 +143,14 @@ def step(
     formats = list(itertools.product(slots, added))
     with stages() as on_progress:
         result = measure_steps(
-            subject, grid, rooms, formats, conditions, cold=cold, on_progress=on_progress
+            subject,
+            grid,
+            rooms,
+            formats,
+            conditions,
+            cold=cold,
+            outside=outside,
+            on_progress=on_progress,
         )
     show(terminal(result))
     files.write(result, json_file, html_file)

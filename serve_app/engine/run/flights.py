@@ -124,12 +124,16 @@ class Flights:
             self._give_up(flight.active, error)
         take_reports()
         now = self._clock()
-        self._counters.note_step(now - max(flight.began, self._landed), result.forward_s)
+        self._counters.note_step(now - max(flight.began, self._landed), result.seconds)
         self._landed = now
         for name, found in result.prompt_logprobs.items():
             flight.active[name].prompt_logprobs.update(found)
-        for done in self._scheduler.commit(flight.plan, result.sampled, now):
+        events = self._scheduler.commit(flight.plan, result.sampled, now)
+        committed = self._clock()
+        for done in events:
             self._report(done, flight.active[done.id], result.logprobs.get(done.id))
+        self._counters.committing_seconds += committed - now
+        self._counters.messages_seconds += self._clock() - committed
 
     def _report(self, done: SequenceEvent, active: _Active, logprob: Logprob | None) -> None:
         """A request has one more token, or has ended. Results for its prompt come first."""

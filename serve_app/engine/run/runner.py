@@ -6,10 +6,11 @@ without the host seeing it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from serve_app.engine.counters import RunSeconds
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
 from serve_app.engine.run.captures import DecodeGraphs
@@ -37,13 +38,13 @@ class StepResult:
 
     sampled: the next token.   logprobs: of that token, if requested.
     prompt_logprobs: position -> of the prompt token there, if requested.
-    forward_s: seconds in the packed forward pass; on CUDA, until it was launched.
+    seconds: what running the step took.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     logprobs: dict[str, Logprob] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, Logprob]] = field(default_factory=dict)
-    forward_s: float = 0.0
+    seconds: RunSeconds = field(default_factory=RunSeconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class LaunchedStep:
     """A step that the device is running or has run.
 
     tokens: (m,) int64 on the device, what was sampled.   rows: sequence -> its row of them.
+    seconds: what launching it took.
     """
 
     def __init__(
@@ -72,19 +74,21 @@ class LaunchedStep:
         rows: Mapping[str, int],
         scored: Sequence[_Scored],
         scores: Scores | None,
-        forward_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self.tokens = tokens
         self.rows = rows
+        self.seconds = RunSeconds()
+        self._clock = clock
         self._scored = scored
-        self._forward_s = forward_s
         self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
 
     def collect(self) -> StepResult:
         """Wait for the results of the step."""
+        began = self._clock()
         tokens, *scores = self._copies.wait()
-        result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)))
-        result.forward_s = self._forward_s
+        seconds = replace(self.seconds, waiting=self._clock() - began)
+        result = StepResult(dict(zip(self.rows, tokens.tolist(), strict=True)), seconds=seconds)
         if not scores:
             return result
         found = Scores(*scores).logprobs([scored.top for scored in self._scored])
@@ -133,13 +137,26 @@ class Runner:
         after: the step before, from which pending chunks take their token. On the CPU the step is
         done when this returns; on CUDA the device may have hardly begun.
         """
+        began = self._clock()
         rows = [running[chunk.sequence].row for chunk in plan.chunks]
         outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
         view = self._views.build(plan.chunks, rows, outputs)
         self._fill_pending(view.ids, plan.chunks, after)
-        began = self._clock()
+        ready = self._clock()
         logits = self._model.forward(view)
-        forward_s = self._clock() - began
+        done = self._clock()
+        launched = self._sample(logits, outputs, running, after)
+        launched.seconds = RunSeconds(ready - began, done - ready, self._clock() - done)
+        return launched
+
+    def _sample(
+        self,
+        logits: torch.Tensor,
+        outputs: Sequence[Output],
+        running: Mapping[str, RunningRequest],
+        after: LaunchedStep | None,
+    ) -> LaunchedStep:
+        """logits: (n, V), a row for each output"""
         sampling = [index for index, output in enumerate(outputs) if output.samples]
         chunks = [outputs[index].chunk for index in sampling]
         states = [_sampling_row(chunk, running[chunk.sequence], after) for chunk in chunks]
@@ -148,7 +165,7 @@ class Runner:
         row_of = {chunk.sequence: row for row, chunk in enumerate(chunks)}
         scored = list(_scored(outputs, running))
         scores = self._scores(logits, scored, tokens, row_of)
-        return LaunchedStep(tokens, row_of, scored, scores, forward_s)
+        return LaunchedStep(tokens, row_of, scored, scores, self._clock)
 
     def _fill_pending(
         self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None

@@ -15,6 +15,7 @@ def test_the_bars_are_these() -> None:
         "one_size_over_dense": (1.2, False),
         "engine_over_transformers": (1.2, True),
         "outside_forward_share": (0.10, False),
+        "outside_forward_ms": (3.0, False),
         "http_over_engine": (0.75, True),
         "cold_over_resident_ttft": (1.5, False),
         "running_tpot_during_load": (1.15, False),

@@ -23,7 +23,7 @@ def test_every_combination_that_makes_sense_is_a_point() -> None:
     [
         (Grid(["decode"], [1, 8], [8], [16]), "models 8: it is 1 to 4"),
         (Grid(["decode"], [1], [1], [300]), "context 300: with 21 more .* the 256"),
-        (Grid(["decode"], [1], [8], [240]), "context 240: with 33 more"),
+        (Grid(["decode"], [1], [8], [240]), "context 240: with 34 more"),
         (Grid(["prefill"], [1], [1], [256]), "context 256: with 1 more"),
         (Grid(["decode"], [2, 4], [2], [16]), "models 4: no step"),
         (Grid(["decode", "prefill"], [1], [8], [64]), "prefill: every step .* 128 tokens"),

@@ -61,13 +61,18 @@ def test_it_imports_neither_pydantic_nor_ray_nor_http(tmp_path: Path) -> None:
 
 
 def test_it_prints_a_table_and_writes_json_and_a_page(
-    quick: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quick: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     files = {name: tmp_path / f"step.{name}" for name in ("json", "html")}
     options = [part for name, file in files.items() for part in (f"--{name}", str(file))]
-    assert run([*SMALL, *options, "--residual", "none,rank-2", "--cold"]) == 0
+    monkeypatch.setattr("serve_app.bench.step.outside.SEQUENCES", (2, 4))
+    assert run([*SMALL, *options, "--residual", "none,rank-2", "--cold", "--outside"]) == 0
     shown = capsys.readouterr().out
     assert "cold backbones of" in shown
+    assert "outside the forward" in shown
     assert "copying 10.0 GB/s" in shown
     assert "reached" in shown
     assert "rank-2" in shown
@@ -76,11 +81,14 @@ def test_it_prints_a_table_and_writes_json_and_a_page(
     assert told["settings"]["shape"] == "mixtral-115m"
     assert told["rates"]["copy_bytes_s"] == 1e10
     assert told["cold"]["cold_s"] > 0
+    assert [row["sequences"] for row in told["outside"]] == [2, 2, 4, 4]
+    assert min(row["outside_s"] for row in told["outside"]) > 0
     assert {row["phase"] for row in told["rows"]} == {"decode", "prefill"}
     assert len(told["rows"]) == 2 * 2 * 2
     page = files["html"].read_text()
     assert page.count("<svg") == 4
     assert "Cold backbones" in page
+    assert "Outside the forward" in page
     assert "mixtral-115m" in page
 
 
@@ -113,6 +121,7 @@ def test_a_published_release_is_measured_as_it_is(quick: None, tmp_path: Path) -
         (["--residual", "rank-2+rank-2"], "rank-2+rank-2"),
         (["--device", "tpu"], "tpu"),
         (["--models", "1", "--cold"], "--cold"),
+        (["--outside"], "sequences 64: no step of at most 16 tokens"),
         (["--family", "f"], "--registry"),
         (["--registry", ".", "--family", "f"], "--shape"),
         (["--json", "/does/not/exist/x.json"], "/does/not/exist"),
