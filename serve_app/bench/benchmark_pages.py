@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from serve_app.bench.bars import bars_page
 from serve_app.bench.compare import compare_page
+from serve_app.bench.http import http_page
 from serve_app.bench.load import load_page
 from serve_app.bench.result.html_page import render
 from serve_app.bench.result.result import Result
@@ -13,6 +14,7 @@ from serve_app.bench.step import step_page
 SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {
     "step": step_page.sections,
     "load": load_page.sections,
+    "http": http_page.sections,
     "compare": compare_page.sections,
     "bars": bars_page.sections,
 }

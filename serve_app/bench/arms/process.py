@@ -98,6 +98,12 @@ class ArmProcess:
             self._process.start()
         theirs.close()
 
+    @property
+    def pid(self) -> int:
+        """Its number on this machine."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def wait_until_open(self) -> None:
         """Raises: EngineError with what it reports, if it does not get ready."""
         assert isinstance(self._receive(), Opened)

@@ -76,9 +76,19 @@ BARS: dict[str, Bar] = {
         ),
         Bar(
             "http_over_engine",
-            0.75,
+            0.85,
             "tokens/s of 16 HTTP streams ÷ calling the engine directly",
             at_least=True,
+        ),
+        Bar(
+            "http_us_at_16_streams",
+            150.0,
+            "processor µs for each streamed token, all processes but engine and client",
+        ),
+        Bar(
+            "http_us_at_64_streams",
+            60.0,
+            "the same, of 64 streams",
         ),
         Bar(
             "cold_over_resident_ttft",
@@ -162,6 +172,11 @@ def _over_http(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"http_over_engine": found}
 
 
+def _http_cost(on_progress: OnProgress) -> Mapping[str, Measured]:
+    found = streaming.us_per_token(compared.bars_subject(), (16, 64), on_progress)
+    return {f"http_us_at_{streams}_streams": measured for streams, measured in found.items()}
+
+
 def _cold(on_progress: OnProgress) -> Mapping[str, Measured]:
     found = cold.cold_over_resident_ttft(_release(), on_progress=on_progress)
     return {"cold_over_resident_ttft": found}
@@ -179,6 +194,7 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("outside_forward_share",): _outside,
     ("outside_forward_ms",): _outside_of_many,
     ("http_over_engine",): _over_http,
+    ("http_us_at_16_streams", "http_us_at_64_streams"): _http_cost,
     ("cold_over_resident_ttft",): _cold,
     ("running_tpot_during_load",): _beside_load,
     ("pool_over_isolated_turnaround",): _against_isolated,

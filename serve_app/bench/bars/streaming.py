@@ -1,33 +1,22 @@
-"""Measures tokens/s of a whole endpoint divided by those of its engine alone.
+"""Measures the bars of an endpoint: tokens/s divided by its engine's, and what a token costs.
 
-Endpoint, engine and client share the machine's cores, so the value includes the cost of HTTP.
+Endpoint, engine and client share the machine's cores, so the ratio includes the cost of HTTP.
 """
 
 import statistics
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
-from consolidation.release import Registry
 from serve_app.bench.arms.answering import opened
 from serve_app.bench.arms.arm_catalogue import ArmSpec, arm_spec, usable_cores
-from serve_app.bench.arms.endpoint import HttpSpec
 from serve_app.bench.arms.process import answer_all
-from serve_app.bench.arms.weight_specs import PublishedSpec
 from serve_app.bench.bars.compared import DRAIN_S, ROUNDS, TOGETHER, Subject
-from serve_app.bench.bars.publishing import publish
+from serve_app.bench.http.http_cost import Asking, costs
+from serve_app.bench.http.local_endpoint import endpoint_of, published
 from serve_app.bench.requests.open_loop import Run
 from serve_app.bench.requests.outcomes import numbers
 from serve_app.bench.result.measured import Measured, OnProgress
-from serve_app.config import ServeConfig, UserConfig
 from serve_app.errors import EngineError
-
-FAMILY, CHANNEL = "bench", "stable"
-READY_S = 120.0
 
 
 def http_over_engine(
@@ -35,20 +24,15 @@ def http_over_engine(
 ) -> Measured:
     """All requests at once, answers streamed: tokens/s over HTTP divided by the engine's own.
 
-    The subject's weights are published to a temporary registry. First an engine in its own
-    process serves them, then an endpoint as `expertpool serve` starts it, on a free port of the
-    loopback. Each figure is the median of several rounds, after one that is not counted.
+    First an engine in its own process serves the subject's weights, then an endpoint. Each figure
+    is the median of several rounds, after one that is not counted.
     Raises: EngineError if one does not get ready, or a request is lost.
     """
-    with tempfile.TemporaryDirectory(prefix="expertpool-bench-") as place:
-        registry = Registry(place, FAMILY)
-        source = PublishedSpec(place, FAMILY, publish(subject.ground.source.open(), registry))
-        registry.move_channel(CHANNEL, source.release)
-        subject = replace(subject, ground=replace(subject.ground, source=source))
-        engine = arm_spec("pool", subject.ground, usable_cores())
+    with published(subject.ground) as ground:
+        subject = replace(subject, ground=ground)
+        engine = arm_spec("pool", ground, usable_cores())
         direct = _rounds(engine, subject, rounds, on_progress)
-        with _served(subject, place) as address:
-            client = ArmSpec("http", (HttpSpec(address, subject.ground.models),))
+        with endpoint_of(ground) as client:
             streamed = _rounds(client, subject, rounds, on_progress)
     rates = {
         "engine_tokens_per_s": statistics.median(_rate(run) for run in direct),
@@ -63,6 +47,20 @@ def http_over_engine(
         "lost": 0,
     }
     return Measured(rates["http_tokens_per_s"] / rates["engine_tokens_per_s"], facts)
+
+
+def us_per_token(
+    subject: Subject, streams: Sequence[int], on_progress: OnProgress = lambda *_: None
+) -> dict[int, Measured]:
+    """Processor time outside engine and client for a token, in µs, by the number of streams.
+
+    Raises: EngineError if the endpoint does not get ready, or a request is lost.
+    """
+    most = max(streams)
+    engine = replace(subject.ground.engine, kv_tokens=most * 2 * subject.tokens, max_sequences=most)
+    ground = replace(subject.ground, engine=engine)
+    rows, _ = costs(ground, Asking(subject.asked, subject.workload), streams, on_progress)
+    return {row["streams"]: Measured(row["outside_us_per_token"], row) for row in rows}
 
 
 def _rounds(spec: ArmSpec, subject: Subject, rounds: int, on_progress: OnProgress) -> list[Run]:
@@ -89,26 +87,3 @@ def _rate(run: Run) -> float:
     """Tokens of answers per second."""
     rate: float = numbers(run.outcomes)["answer_tokens_per_s"]
     return rate
-
-
-@contextmanager
-def _served(subject: Subject, registry: str) -> Iterator[str]:
-    """The endpoint's address. Imports Ray here."""
-    from serve_app.serving.run import endpoint, free_port
-
-    config = ServeConfig(registry=registry, family=FAMILY, engine=subject.ground.engine)
-    with endpoint(config, UserConfig(channel=CHANNEL), free_port()) as address:
-        _wait_until_ready(address)
-        yield address
-
-
-def _wait_until_ready(address: str) -> None:
-    deadline = time.monotonic() + READY_S
-    while True:
-        try:
-            with urllib.request.urlopen(f"{address}/ready", timeout=READY_S):
-                return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise EngineError(f"{address} is not ready after {READY_S:g} s") from error
-        time.sleep(0.1)

@@ -15,7 +15,7 @@ from serve_app.cli.parsing import parse_limit, parse_positive
 
 if TYPE_CHECKING:
     from serve_app.bench.arms.weight_specs import SourceSpec
-    from serve_app.bench.requests.workload import Asked, Lengths, RequestArrival
+    from serve_app.bench.requests.workload import Asked, Lengths, RequestArrival, Workload
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import MemoryPlan
     from serve_app.engine.source import ReleaseSource
@@ -148,6 +148,14 @@ def parse_lengths(value: str, *, hint: str) -> Lengths:
     if int(ends[0]) > int(ends[1]):
         raise typer.BadParameter(f"{value!r}: {ends[0]} is more than {ends[1]}", param_hint=hint)
     return Lengths(int(ends[0]), int(ends[1]))
+
+
+def kv_tokens_for(workload: Workload, sequences: int) -> int:
+    """Tokens of keys and values for as many of the longest requests at the same time."""
+    from serve_app.engine.unit_bytes import BLOCK_SIZE
+
+    longest = workload.prompt.high + workload.answer.high
+    return sequences * -(-longest // BLOCK_SIZE) * BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True)

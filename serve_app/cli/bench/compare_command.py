@@ -131,10 +131,9 @@ def _ground(
     Raises: DoesNotFit, Unsupported; WrongUse if no request fits into an isolated process.
     """
     from serve_app.bench.arms.arm import Ground
-    from serve_app.engine.unit_bytes import BLOCK_SIZE
 
     longest = workload.prompt.high + workload.answer.high
-    kv_tokens = sequences * -(-longest // BLOCK_SIZE) * BLOCK_SIZE
+    kv_tokens = asking.kv_tokens_for(workload, sequences)
     wanted = replace(engine, kv_tokens=kv_tokens, max_sequences=sequences)
     plan = found.plan(wanted)
     least = kv_tokens // len(found.models)

@@ -5,6 +5,7 @@ import typer
 from serve_app.cli.bench.bars_command import bars
 from serve_app.cli.bench.compare_command import compare
 from serve_app.cli.bench.consolidate_command import consolidate
+from serve_app.cli.bench.http_command import http
 from serve_app.cli.bench.load_command import load
 from serve_app.cli.bench.step_command import step
 
@@ -18,6 +19,7 @@ def _group() -> None:
 
 bench.command()(step)
 bench.command()(load)
+bench.command()(http)
 bench.command()(compare)
 bench.command()(bars)
 bench.command()(consolidate)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consolidation.release import Registry
-from serve_app.bench.bars.publishing import publish
+from serve_app.bench.http.publishing import publish
 from serve_app.bench.step import rates
 from serve_app.bench.step.rates import Rates
 from serve_app.bench.weights.random_release import RandomRelease

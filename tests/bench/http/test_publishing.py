@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from consolidation.release import Registry, ReleaseReader
-from serve_app.bench.bars.publishing import publish, tokenizer_of
+from serve_app.bench.http.publishing import publish, tokenizer_of
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.text.tokenizer import Tokenizer
 from tests.bench.tiny import tiny_config
