@@ -10,6 +10,7 @@ from consolidation.errors import Refused
 from consolidation.release import Manifest, Registry, family_differences
 from consolidation.release.manifest import Dtype
 from representation.formats import ExpertShape
+from representation.step_reads import DecodeStep
 
 NAMED_AT_MOST = 8
 
@@ -49,6 +50,11 @@ class Family:
         if self.extended is not None:
             return self.extended.expert_bytes_one_model
         return self._first.expert_bytes
+
+    @property
+    def decode_step(self) -> DecodeStep:
+        """The step for which bytes are stated and plans are made."""
+        return self.extended.decode_step if self.extended else DecodeStep.of(self._first.config)
 
     @property
     def _first(self) -> Checkpoint:

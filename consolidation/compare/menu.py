@@ -64,6 +64,10 @@ class FileSizes:
         self._dtype = dtype
         self._known: dict[tuple[Format, bool], int] = {}
 
+    def on_device(self, fmt: Format, *, residual: bool) -> int:
+        """Bytes of a part's tensors, as a device holds them."""
+        return fmt.num_bytes(self._shape, self._dtype, residual=residual)
+
     def slot(self, fmt: Format) -> int:
         """Bytes of a slot's file."""
         return self._size(fmt, residual=False)

@@ -14,10 +14,24 @@ from consolidation.plan.values import (
     ResidualMaps,
     Slot,
 )
+from consolidation.release import expert_map_bytes, residual_map_bytes
 from representation.formats import DENSE
+from representation.step_reads import DecodeStep, LayerParts, bytes_read
 
 
-def planned_layer(
+def planned_layers(
+    layers: Sequence[LayerChoices],
+    chosen: Sequence[Sequence[SlotChoice]],
+    extended: Extended | None,
+) -> list[PlannedLayer]:
+    """What to build, layer by layer. chosen: the slots of each layer."""
+    return [
+        _planned_layer(number, layer, choices, extended)
+        for number, (layer, choices) in enumerate(zip(layers, chosen, strict=True))
+    ]
+
+
+def _planned_layer(
     number: int, layer: LayerChoices, choices: Sequence[SlotChoice], extended: Extended | None
 ) -> PlannedLayer:
     contents = layer.contents
@@ -109,9 +123,12 @@ def expert_maps(
 
 
 def planned_bytes(
-    choices: Sequence[LayerChoices], layers: Sequence[PlannedLayer], extended: Extended | None
+    choices: Sequence[LayerChoices],
+    layers: Sequence[PlannedLayer],
+    maps: tuple[Maps, ResidualMaps],
+    extended: Extended | None,
 ) -> int:
-    """Bytes of all files, each content that is known beforehand once."""
+    """Bytes of all files, each content that is known beforehand once, and of the maps."""
     known: dict[str, int] = {}
     size = 0
     for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
@@ -126,4 +143,43 @@ def planned_bytes(
             kept = [there.slots[slot.index] for slot in layer.kept]
             kept += [there.residuals[index] for index in layer.kept_residuals]
             known |= {part.digest: part.bytes for part in kept}
+    expert_maps, residual_maps = maps
+    size += sum(expert_map_bytes(rows) for rows in expert_maps.values())
+    size += sum(residual_map_bytes(rows) for rows in residual_maps.values())
     return size + sum(known.values())
+
+
+def planned_step_bytes(
+    choices: Sequence[LayerChoices],
+    layers: Sequence[PlannedLayer],
+    maps: tuple[Maps, ResidualMaps],
+    extended: Extended | None,
+    step: DecodeStep,
+) -> int:
+    """Bytes of experts that a decode step of all models reads."""
+    expert_maps, residual_maps = maps
+    found = []
+    for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
+        models = []
+        for name, rows in expert_maps.items():
+            added = residual_maps[name][number] if residual_maps[name] else [()] * len(rows[number])
+            models.append(list(zip(rows[number], added, strict=True)))
+        found.append(LayerParts(*_part_bytes(number, layer, choice, extended), models))
+    return bytes_read(found, step)
+
+
+def _part_bytes(
+    number: int, layer: PlannedLayer, choice: LayerChoices, extended: Extended | None
+) -> tuple[list[int], list[int]]:
+    """Bytes of a layer's slots and of its residuals on a device, in their order."""
+    slots, residuals = [], []
+    if extended is not None:
+        there, dtype = extended.manifest.layers[number], extended.manifest.dtype
+        for kept in layer.kept:
+            slots.append(there.part_bytes(there.slots[kept.index], dtype, residual=False))
+        for index in layer.kept_residuals:
+            residuals.append(there.part_bytes(there.residuals[index], dtype, residual=True))
+    slots += [choice.sizes.on_device(slot.format, residual=False) for slot in layer.slots]
+    for _, member in layer.members:
+        residuals += [choice.sizes.on_device(fmt, residual=True) for fmt in member.residuals]
+    return slots, residuals

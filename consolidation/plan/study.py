@@ -27,6 +27,7 @@ from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import ModelWindows
 from representation.formats import Packed
+from representation.step_reads import DecodeStep
 
 SMALL_BYTES = 256 << 20
 """Models whose experts take at most this may be in memory several at a time."""
@@ -46,6 +47,7 @@ class Study:
     models: tuple[str, ...]
     one_model: int
     square_norm: float
+    decode_step: DecodeStep
 
     def plan(self, allowed: int | None) -> Plan:
         """The plan within `allowed` bytes; None: nothing is lost. Raises `Refused`."""
@@ -62,6 +64,7 @@ class Study:
             allowed=allowed,
             responses=self.responses,
             square_norm=self.square_norm,
+            decode_step=self.decode_step,
         )
 
 
@@ -100,6 +103,7 @@ def make_study(
         models=family.models,
         one_model=family.expert_bytes_one_model,
         square_norm=math.fsum(n for n in norms if n is not None),
+        decode_step=family.decode_step,
     )
 
 

@@ -1,12 +1,13 @@
 """What a plan is made from: choices, the release to extend, and the terms. Values only."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consolidation.checkpoints.contents import Contents
 from consolidation.compare.groups import Group
 from consolidation.compare.menu import FileSizes
 from consolidation.release import Manifest
+from representation.step_reads import DecodeStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class PlanTerms:
     """What a plan must keep to. `allowed` is in bytes; None: nothing may be lost.
 
     `responses` gives, by model, the divergence that an error is expected to cause; None where
-    nothing was calibrated and errors are squares of weights.
+    nothing was calibrated and errors are squares of weights. `decode_step` is the step whose bytes
+    are stated.
     """
 
     models: tuple[str, ...]
@@ -50,3 +52,4 @@ class PlanTerms:
     allowed: int | None
     responses: Mapping[str, Callable[[float], float]] | None
     square_norm: float
+    decode_step: DecodeStep = field(default_factory=DecodeStep)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from consolidation.checkpoints.contents import Expert, NeuronOrder
 from representation.formats import Format
+from representation.step_reads import DecodeStep
 
 Maps = Mapping[str, tuple[tuple[int, ...], ...]]
 ResidualMaps = Mapping[str, tuple[tuple[tuple[int, ...], ...], ...]]
@@ -87,6 +88,7 @@ class Plan:
     calibration, in squares of weights. With calibration `predicted_kl` has it by new model;
     without, `relative_error` is the root of squared weight errors over that of squared weights.
     `approximated` are the new models that do not get their experts back bit for bit.
+    `step_bytes` are the bytes of experts that `decode_step` reads.
     """
 
     models: tuple[str, ...]
@@ -100,6 +102,8 @@ class Plan:
     error: float
     predicted_kl: Mapping[str, float] | None
     relative_error: float | None
+    decode_step: DecodeStep
+    step_bytes: int
 
     @property
     def digest(self) -> str:

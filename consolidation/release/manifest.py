@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from representation.formats import DENSE, ExpertShape, Format, format_of
+from representation.step_reads import DecodeStep, LayerParts, bytes_read
 
 SCHEMA_VERSION = 3
 NEW_IN_3: Any = {
@@ -124,10 +125,14 @@ class Layer(_Record):
         found: dict[tuple[object, ...], int] = {}
         for parts, residual in ((self.slots, False), (self.residuals, True)):
             for part in parts:
-                found[part.digest, part.format, part.matrices, part.on] = part.parsed.num_bytes(
-                    self.shape.only(part.matrices), DTYPES[dtype], residual=residual
-                )
+                key = part.digest, part.format, part.matrices, part.on
+                found[key] = self.part_bytes(part, dtype, residual=residual)
         return sum(found.values())
+
+    def part_bytes(self, part: Part, dtype: Dtype, *, residual: bool) -> int:
+        """Bytes of the tensors of one of its parts, as a device holds them."""
+        shape = self.shape.only(part.matrices)
+        return part.parsed.num_bytes(shape, DTYPES[dtype], residual=residual)
 
 
 class Source(_Record):
@@ -254,6 +259,32 @@ class Manifest(_Record):
         if not all(layer.parameters for layer in self.layers):
             return None
         return sum(layer.device_bytes(self.dtype) for layer in self.layers)
+
+    @property
+    def step_bytes(self) -> int | None:
+        """Bytes of experts that `decode_step` reads; None with schema 1, which has no shapes."""
+        if not all(layer.parameters for layer in self.layers):
+            return None
+        return bytes_read(map(self._layer_parts, range(len(self.layers))), self.decode_step)
+
+    @property
+    def decode_step(self) -> DecodeStep:
+        """The step for which bytes are stated."""
+        return DecodeStep.of(next(iter(self.models.values())).config)
+
+    def _layer_parts(self, number: int) -> LayerParts:
+        layer = self.layers[number]
+        return LayerParts(
+            [layer.part_bytes(part, self.dtype, residual=False) for part in layer.slots],
+            [layer.part_bytes(part, self.dtype, residual=True) for part in layer.residuals],
+            [
+                [
+                    (slot, model.residuals(number, e))
+                    for e, slot in enumerate(model.expert_map[number])
+                ]
+                for model in self.models.values()
+            ],
+        )
 
     def to_bytes(self) -> bytes:
         """The file's exact content: canonical JSON, keys sorted, no spaces."""

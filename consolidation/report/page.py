@@ -49,6 +49,7 @@ def _fields(shown: Findings) -> dict[str, Any]:
                 "map": sharing_map(manifest),
                 "bytes": byte_rows(manifest),
                 "backbones": _backbone_bytes(manifest),
+                "step_sequences": manifest.decode_step.sequences * len(manifest.models),
             }
             for manifest, result in zip(shown.manifests, shown.releases, strict=True)
         ],

@@ -30,6 +30,7 @@ def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
         "experts": plan.num_experts,
         "slots": plan.num_slots,
         "formats": plan.formats(),
+        "step_bytes": manifest.step_bytes if manifest else plan.step_bytes,
         "predicted_kl": dict(plan.predicted_kl or {}),
         "quality": {
             name: quality.model_dump()
@@ -48,6 +49,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         "of one model": f"{ratio:.3f} ×",
         "experts": f"{plan.num_experts} in {plan.num_slots} slots",
         "slots by layer": " ".join(str(layer.num_slots) for layer in plan.layers),
+        "read in a step": f"{size(plan.step_bytes)} of experts, by "
+        f"{output.decode_step(plan.decode_step, len(plan.models))}",
     }
     if plan.relative_error is not None:
         rows["weight error"] = f"{plan.relative_error:.4f} of the weights' norm"

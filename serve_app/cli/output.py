@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich import progress as bars
 
     from consolidation.run.executor import Progress
+    from representation.step_reads import DecodeStep
 
 
 def out() -> Console:
@@ -136,6 +137,11 @@ def progress() -> Iterator[Bars]:
 def change(before: int, after: int) -> str:
     """Bytes before and after: `4.00 GiB → 1.50 GiB`."""
     return f"{size(before)} → {size(after)}"
+
+
+def decode_step(step: DecodeStep, num_models: int) -> str:
+    """What is in a step of all models: `16 sequences, 4 for each model`."""
+    return f"{num_models * step.sequences} sequences, {step.sequences} for each model"
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from serve_app.engine.config import EngineConfig
 from serve_app.units import size
 
 if TYPE_CHECKING:
+    from consolidation.release import Manifest
     from serve_app.engine.memory import MemoryPlan
 
 
@@ -29,6 +30,7 @@ def plan_memory(
 ) -> None:
     """Print how serving will divide memory, or why the release does not fit.
 
+    Also prints how many bytes of experts a decode step reads.
     Takes the options of `serve`, and plans exactly what `serve` allocates.
     If the stable channel has no release yet, it plans for the newest release.
     """
@@ -37,7 +39,9 @@ def plan_memory(
 
     opened = open_registry(registry, family)
     release = resolve(opened, None if channel == DEFAULT_CHANNEL else channel)
-    _print_plan(release, memory.plan_memory(ReleaseReader(opened, release), engine))
+    reader = ReleaseReader(opened, release)
+    _print_plan(release, memory.plan_memory(reader, engine))
+    _print_step(reader.manifest)
 
 
 def _print_plan(release: str, plan: MemoryPlan) -> None:
@@ -82,6 +86,15 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     out = output.out()
     out.print(f"release {release}")
     out.print(grid)
+
+
+def _print_step(manifest: Manifest) -> None:
+    """What a decode step reads, if the release says what shapes its experts have."""
+    if manifest.step_bytes is None:
+        return
+    step = output.decode_step(manifest.decode_step, len(manifest.models))
+    read = f"{manifest.step_bytes} bytes ({size(manifest.step_bytes)}) of experts"
+    output.out().print(f"\na decode step of {step}, reads {read}")
 
 
 @engine_options()

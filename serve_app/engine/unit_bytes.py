@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from representation.architecture.anatomy import Anatomy
+from representation.step_reads import DecodeStep
 from serve_app.engine.attention.forms import attention_needs
 from serve_app.engine.device.matmul import SCRATCH_BYTES
 from serve_app.engine.experts.runs import WORKSPACE_BYTES
@@ -64,7 +65,7 @@ def unit_bytes(
     hidden = config.hidden_size
     experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
     per_expert = max(experts) // hidden  # about three times the intermediate size
-    top_k = getattr(config, "num_experts_per_tok", 0) or 2
+    top_k = DecodeStep.of(config.to_dict()).experts_per_token
     # A second shelf's input and output; the CPU may compute in float32.
     second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
     pair = (per_expert + 3 * hidden) * dtype.itemsize + second

@@ -81,6 +81,8 @@ def test_a_budget_prints_formats_what_is_expected_and_what_was_measured(
     assert re.search(r"^of one model +0\.[56]\d+ ×$", out, re.MULTILINE)
     assert re.search(r"^packed-\d-\d+ +\d+", out, re.MULTILINE)
     assert "expected KL" in out
+    read = r"^read in a step +\d+\.\d+ KiB of experts, by 12 sequences, 4 for each model$"
+    assert re.search(read, out, re.MULTILINE)
     columns = r"model +KL \(nats/token\) +expected +perplexity +accuracy +tokens"
     assert re.search(rf"^{columns}$", out, re.MULTILINE)
     assert re.search(r"^news .* – ", out, re.MULTILINE)  # It has no task.
@@ -109,6 +111,7 @@ def test_json_holds_formats_and_divergences_expected_and_found(
     assert code == 0, err
     told = json.loads(out)
     assert sum(told["formats"].values()) == told["experts"]
+    assert 0 < told["step_bytes"] < told["expert_bytes_after"]
     assert set(told["predicted_kl"]) == set(MODELS)
     assert told["quality"]["news"]["kl"] == 0
     assert "of one model" in err

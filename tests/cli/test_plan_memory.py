@@ -32,5 +32,7 @@ def test_what_is_held_once_is_counted_once(
     assert run(["plan-memory", "--family", "tiny", "--registry", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert str(plan.backbones_bytes) in out
+    read = reader.manifest.step_bytes
+    assert f"step of 8 sequences, 4 for each model, reads {read} bytes" in " ".join(out.split())
     assert ("held once" in out) is shares
     assert all(len(line) <= 80 for line in out.splitlines())

@@ -70,6 +70,16 @@ def test_a_release_that_was_evaluated_shows_that(release: Manifest) -> None:
     assert re.search(r"<td>81.2 % → 75.0 %</td>\s*<td>87.5 %</td>\s*<td>62.5 %</td>", page)
 
 
+def test_what_a_decode_step_reads_is_told_where_shapes_are_known(release: Manifest) -> None:
+    page = render_report([(release, None)])
+    assert release.step_bytes is not None
+    read = f"{release.step_bytes / 2**20:,.2f} MiB of experts"
+    assert f"A decode step of 8 sequences, 4 for each model, reads {read}" in page
+    layers = [layer.model_copy(update={"parameters": {}}) for layer in release.layers]
+    old = release.model_copy(update={"schema_version": 1, "layers": tuple(layers)})
+    assert "A decode step" not in render_report([(old, None)])
+
+
 def test_methods_are_listed_by_bytes_and_those_of_one_kind_are_one_line(release: Manifest) -> None:
     page = render_report([(release, score("release x", 0.5, bard=0.02, news=0.001))], OTHERS)
     table = page[page.index("Every method") : page.index("Predicted against")]
