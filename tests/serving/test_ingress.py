@@ -211,8 +211,8 @@ def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyP
 def test_a_job_that_has_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Inbox]] = []
 
-    def inbox() -> Inbox:
-        new = Inbox()
+    def inbox(on_close: Callable[[Inbox], None]) -> Inbox:
+        new = Inbox(on_close)
         made.append(weakref.ref(new))
         return new
 

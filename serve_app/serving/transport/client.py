@@ -4,8 +4,7 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from ray.exceptions import RayError
@@ -15,7 +14,6 @@ from serve_app.protocol.errors import ProtocolError, internal, loading, overload
 from serve_app.protocol.messages import (
     DetokenizeJob,
     ErrorItem,
-    Item,
     Job,
     Models,
     Status,
@@ -46,19 +44,18 @@ class HandleClient:
         self._inboxes: dict[str, Inbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
+    def generate(self, job: Job) -> Inbox:
         """A failure between the processes is a refusal at first, and an error midway later."""
-        inbox = self._inboxes[job["id"]] = Inbox()
-        self._begin(self._read(job, inbox))
-        try:
-            async with aclosing(inbox.batches()) as batches:
-                async for items in batches:
-                    yield items
-        finally:
-            del self._inboxes[job["id"]]
+        name = job["id"]
+
+        def left(inbox: Inbox) -> None:
+            del self._inboxes[name]
             if not inbox.has_ended:
-                self._begin(self._abort(job["id"]))
-            inbox.close()
+                self._begin(self._abort(name))
+
+        inbox = self._inboxes[name] = Inbox(left)
+        self._begin(self._read(job, inbox))
+        return inbox
 
     async def _read(self, job: Job, inbox: Inbox) -> None:
         """Reads a job's whole stream: its opening, and parcels with any job's items."""
