@@ -58,8 +58,9 @@ class FakeHandle:
         self.aborted: list[str] = []
         self.ingresses: set[str] = set()
 
-    def options(self, *, stream: bool) -> "FakeHandle":
+    def options(self, *, stream: bool, **others: Any) -> "FakeHandle":
         assert stream
+        assert others["_by_reference"] is False
         return self
 
     def broadcast(self, method: str, job: str) -> "FakeHandle":
