@@ -1,10 +1,7 @@
-"""Connects the real parts of a replica: registry, tokenizers, torch engine. Decides nothing."""
+"""Connects the real parts of a replica: registry, torch engine, text process. Decides nothing."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -15,7 +12,7 @@ from serve_app.engine.device.device import resolve_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
-from serve_app.text.tokenizer import Tokenizer
+from serve_app.text.process.text_process import TextProcess
 
 
 def real_parts(config: ServeConfig) -> Parts:
@@ -25,6 +22,7 @@ def real_parts(config: ServeConfig) -> Parts:
         channel=lambda name: _channel(registry, name),
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config.engine, source),
+        start_text=TextProcess.start,
     )
 
 
@@ -34,20 +32,10 @@ def _channel(registry: Registry, name: str) -> str | None:
 
 
 def _open_release(registry: Registry, release: str) -> OpenedRelease:
-    """Reads a release's manifest and tokenizers; the engine reads and verifies the rest."""
+    """Reads a release's manifest; the engine and the text process read and verify the rest."""
     reader = ReleaseReader(registry, release)
-    tokenizers = {name: _tokenizer(reader, name) for name in sorted(reader.models)}
     at = registry.published_at(release)
-    return OpenedRelease(reader, tokenizers, int(at.timestamp()) if at else 0)
-
-
-def _tokenizer(reader: ReleaseReader, model: str) -> Tokenizer:
-    directory = Path(tempfile.mkdtemp(prefix="expertpool-tokenizer-"))
-    try:
-        reader.write_tokenizer(model, directory)
-        return Tokenizer.load(directory)
-    finally:
-        shutil.rmtree(directory)
+    return OpenedRelease(reader, reader.write_tokenizer, int(at.timestamp()) if at else 0)
 
 
 def _open_engine(config: EngineConfig, source: ReplicaSource) -> Loop:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 _UNKNOWN = "\ufffd"
-_CONTEXT = 8
+CONTEXT = 8
 """Tokens kept before the new ones, because a token's text depends on them (spaces, bytes)."""
 _WINDOW = 24
 """A window of more tokens is cut, so that a push costs the same at every length."""
@@ -28,7 +28,7 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window = list(context[-_CONTEXT:])
+        self._window = list(context[-CONTEXT:])
         self._shown = len(decode(self._window)) if self._window else 0
         self._pending = 0
 
@@ -64,7 +64,7 @@ class Detokenizer:
         """Forgets old tokens if that provably does not change what the rest decodes to."""
         unshown = max(0, len(text) - self._shown)
         must = len(self._window) > 4 * _WINDOW
-        for keep in range(_CONTEXT, _CONTEXT + 5):
+        for keep in range(CONTEXT, CONTEXT + 5):
             rest = self._decode(self._window[-keep:])
             same = rest.strip() and not rest.startswith(_UNKNOWN) and text.endswith(rest)
             if same or must:

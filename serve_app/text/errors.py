@@ -3,6 +3,8 @@
 TextError              the text cannot be made into tokens, or the tokens into text
 ├── BadVariable        a variable that a client must not give to a chat template
 └── NoChatTemplate     the model has no chat template
+TextFailed             an error of ours at one text
+TextUnavailable        the text process cannot answer now
 """
 
 from serve_app.errors import ServingError
@@ -18,3 +20,11 @@ class BadVariable(TextError):
 
 class NoChatTemplate(TextError):
     """The model has no chat template."""
+
+
+class TextFailed(ServingError):
+    """An error of ours at one text; the log of the text process has it."""
+
+
+class TextUnavailable(ServingError):
+    """The text process cannot answer now."""

@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 
 from serve_app.config import ServeConfig
-from serve_app.text.tokenizer import Tokenizer
 from tests.serving.fakes import EOS, TOKENIZER, World, source, world
 from tests.serving.running import client_of, replica_of, serves
 from tests.text.tokenizers import byte_level
@@ -54,7 +53,7 @@ def chatty(**generation: Any) -> World:
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{{ mood }}"
     )
     made = world(answers={"a": [*HELLO, EOS]})
-    made.registry.tokenizer = Tokenizer(inner)
+    made.registry.tokenizer = inner
     made.registry.releases["r1"] = source("r1", "a", **generation)
     return made
 

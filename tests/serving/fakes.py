@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 from serve_app.config import ServeConfig
@@ -22,13 +23,16 @@ from serve_app.errors import (
     UnknownRelease,
 )
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
+from serve_app.text.process.text_process import Hear
 from serve_app.text.tokenizer import Tokenizer
+from tests.text.process.inline import InlineProcess
 from tests.text.tokenizers import byte_level
 
 CONTEXT = 128
 VOCABULARY = 400
 EOS = 2
-TOKENIZER = Tokenizer(byte_level())
+_INNER = byte_level()
+TOKENIZER = Tokenizer(_INNER)
 
 
 @dataclass(frozen=True)
@@ -302,7 +306,7 @@ class FakeRegistry:
     channels: dict[str, str] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     broken: bool = False
-    tokenizer: Tokenizer = TOKENIZER
+    tokenizer: Any = _INNER
 
     def channel(self, name: str) -> str | None:
         if self.broken:
@@ -313,12 +317,15 @@ class FakeRegistry:
         if release in self.damaged or release not in self.releases:
             raise EngineError(f"blob of {release} is damaged")
         found = self.releases[release]
-        return OpenedRelease(found, dict.fromkeys(found.models, self.tokenizer), created=1234)
+        return OpenedRelease(found, self._write_tokenizer, created=1234)
+
+    def _write_tokenizer(self, model: str, directory: Path) -> None:
+        self.tokenizer.save_pretrained(directory)
 
 
 @dataclass
 class World:
-    """A registry, and parts that open a FakeLoop on it."""
+    """A registry, and parts that open a FakeLoop on it. texts: the text processes so far."""
 
     registry: FakeRegistry
     answers: dict[str, list[int]] = field(default_factory=dict)
@@ -326,13 +333,18 @@ class World:
     room: int = 2
     kv_tokens: int = CONTEXT
     loops: list[FakeLoop] = field(default_factory=list)
+    texts: list[InlineProcess] = field(default_factory=list)
 
     @property
     def loop(self) -> FakeLoop:
         return self.loops[-1]
 
     def parts(self) -> Parts:
-        return Parts(self.registry.channel, self.registry.open, self._open)
+        return Parts(self.registry.channel, self.registry.open, self._open, self._start_text)
+
+    async def _start_text(self, directory: str, hear: Hear) -> InlineProcess:
+        self.texts.append(InlineProcess(hear))
+        return self.texts[-1]
 
     def _open(self, first: ReplicaSource) -> Loop:
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)

@@ -133,7 +133,7 @@ def test_what_is_counted_or_read_is_in_the_table_once() -> None:
 
 def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none() -> None:
     stats = replace(FakeLoop(source("r1"), manual=True).stats(), num_running_by_model=RUNNING)
-    look = Snapshot(stats, FollowState(), "r2", ("a", "idle"))
+    look = Snapshot(stats, FollowState(), "r2", ("a", "idle"), text_restarts=0)
     [running] = [metric.get for metric in METRICS if metric.name == "num_requests_running"]
     assert running is not None
     assert running(look) == {("a",): 5, ("old",): 1, ("idle",): 0}

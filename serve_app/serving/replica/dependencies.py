@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from serve_app.engine.request import Event, Request
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
-from serve_app.text.tokenizer import Tokenizer
+from serve_app.text.process.text_process import StartProcess
 
 
 class ReplicaModel(ModelLike, Protocol):
@@ -53,25 +54,28 @@ class Loop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenedRelease:
-    """A release whose parts outside the engine were read and verified.
+    """A release whose manifest was read and verified.
 
+    write_tokenizer: puts the files of a model's tokenizer, verified, into a directory.
     created: Unix seconds of its publication.
     """
 
     source: ReplicaSource
-    tokenizers: Mapping[str, Tokenizer]
+    write_tokenizer: Callable[[str, Path], None]
     created: int
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The effects of a replica. They may block, so they are called on threads.
+    """The effects of a replica. All but the last may block, so they are called on threads.
 
     channel: name -> release id, or None if there is no such channel.
-    open_release: release id -> the release; raises ReleaseError or TextError.
+    open_release: release id -> the release; raises ReleaseError.
     open_engine: the first release -> a running engine that has it.
+    start_text: starts a process for texts.
     """
 
     channel: Callable[[str], str | None]
     open_release: Callable[[str], OpenedRelease]
     open_engine: Callable[[ReplicaSource], Loop]
+    start_text: StartProcess

@@ -1,18 +1,37 @@
-"""One job in the engine: submits its choices, yields their pieces, aborts what is left."""
+"""One job in the engine: submits its choices, yields their pieces, aborts what is left.
+
+The text process makes the pieces. Of a choice's text, this knows only that it has ended.
+"""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from serve_app.engine.request import Event, Failed, PromptLogprobs, Request, Token
+from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request
 from serve_app.errors import EngineError, EngineStopped, TooLong, UnknownModel
 from serve_app.protocol.errors import ProtocolError, internal, loading, no_such_model
 from serve_app.protocol.messages import Item, Job, Piece
-from serve_app.serving.replica.choice import ChoiceText, Wanted
 from serve_app.serving.replica.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
 from serve_app.serving.replica.futures import outcome
-from serve_app.serving.replica.mailbox import Mailbox, Post
+from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import ServedModel, context_exceeded
+from serve_app.serving.transport.pending import Pending
+from serve_app.text.choice_facts import TokenLogprob, Wanted
+from serve_app.text.errors import TextUnavailable
+from serve_app.text.process.text_client import TextClient
+
+
+@dataclass(slots=True)
+class _Running:
+    """A choice that has not ended. key: of its text.   steps: whether the engine still has it.
+
+    queued_s, num_cached: of its first token, until there is the piece.
+    """
+
+    key: int
+    steps: bool
+    queued_s: float | None = None
+    num_cached: int = 0
 
 
 class Generation:
@@ -25,62 +44,69 @@ class Generation:
         requests: Sequence[Request],
         loop: Loop,
         post: Post,
+        text: TextClient,
         *,
         metrics: RequestMetrics,
         clock: Callable[[], float],
         begun: float,
     ) -> None:
         self._job = job
-        self._release = model.release
+        self._model = model
         self._requests = requests
         self._loop = loop
         self._post = post
+        self._text = text
         self._metrics = metrics
         self._clock = clock
         self._begun = begun
-        wanted = Wanted(
-            echo=job["echo"],
-            logprobs=job["logprobs"],
-            stop=job["stop"],
-            min_tokens=job["min_tokens"],
-            skip_special_tokens=job["skip_special_tokens"],
-        )
-        self._texts = {
-            request.id: ChoiceText(number, request.prompt, model.tokenizer, wanted)
-            for number, request in enumerate(requests)
-        }
+        self._running: dict[str, _Running] = {}
+        self._pieces = Pending[Piece | Exception]()
 
     async def run(self) -> AsyncGenerator[list[Item], None]:
         """`Accepted` first, then pieces until every choice has ended.
 
         Raises ProtocolError, before the first item if the engine refuses. However it ends, nothing
-        of the job stays in the engine.
+        of the job stays in the engine or in the text process.
         """
-        mailbox = self._post.mailbox()
-        running: set[str] = set()
         try:
-            asked = [request for request in self._requests if _needs_engine(request)]
-            if asked:
-                running.update(request.id for request in asked)
-                await self._submit(asked, mailbox)
+            self._open()
+            await self._submit([each for each in self._requests if _needs_engine(each)])
             prompts = [len(request.prompt) for request in self._requests[:: self._job["n"]]]
             self._metrics.accepted(sum(prompts))
-            yield [{"type": "accepted", "release": self._release, "prompt_tokens": prompts}]
-            opening = self._opening(running)
-            if opening:
-                yield opening
-            while running:
-                items = self._items(await mailbox.take(), running)
+            yield [{"type": "accepted", "release": self._model.release, "prompt_tokens": prompts}]
+            for choice in self._running.values():
+                if not choice.steps:
+                    self._text.add(choice.key, -1, None, "length")
+            while self._running:
+                items = self._items(await self._pieces.take())
                 if items:
                     yield items
             self._metrics.ended(self._begun, self._clock())
         finally:
-            for name in sorted(running):
-                self._loop.abort(name)
+            for name, choice in sorted(self._running.items()):
+                self._end(name, choice)
 
-    async def _submit(self, requests: Sequence[Request], mailbox: Mailbox) -> None:
+    def _open(self) -> None:
+        """The texts of all choices, with the prompts whose echoes need no step."""
+        wanted: Wanted = {
+            "echo": self._job["echo"],
+            "logprobs": self._job["logprobs"],
+            "stop": self._job["stop"],
+            "min_tokens": self._job["min_tokens"],
+            "skip_special_tokens": self._job["skip_special_tokens"],
+        }
+        for number, request in enumerate(self._requests):
+            key = self._text.open(self._model.key, number, request.prompt, wanted, self._receive)
+            self._running[request.id] = _Running(key, steps=False)
+            if self._job["echo"] and request.prompt_logprobs is None:
+                self._text.echo(key, None)
+
+    async def _submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._running[request.id].steps = True
         try:
-            await self._submit_within(requests, mailbox)
+            if requests:
+                await self._submit_within(requests)
         except TooLong as error:
             param = "prompt" if self._job["messages"] is None else "messages"
             raise context_exceeded(
@@ -91,68 +117,77 @@ class Generation:
         except EngineError as error:
             raise protocol_error(error) from error
 
-    async def _submit_within(self, requests: Sequence[Request], mailbox: Mailbox) -> None:
+    async def _submit_within(self, requests: Sequence[Request]) -> None:
         """Answers without a length get the room that is left."""
+        on_event = self._post.to(self._hear)
         try:
-            await outcome(self._loop.submit_all(requests, mailbox.put))
+            await outcome(self._loop.submit_all(requests, on_event))
         except TooLong as error:
             if self._job["max_tokens"] is not None:
                 raise
             shorter = [_within(request, error.limit) for request in requests]
             if shorter == list(requests) or any(request.max_tokens < 1 for request in shorter):
                 raise
-            await outcome(self._loop.submit_all(shorter, mailbox.put))
+            await outcome(self._loop.submit_all(shorter, on_event))
 
-    def _opening(self, running: set[str]) -> list[Item]:
-        """Echoes that need no step, and choices that end before they begin."""
-        items: list[Item] = []
-        for request in self._requests:
-            if self._job["echo"] and request.prompt_logprobs is None:
-                items.append(self._texts[request.id].echo())
-            if request.id not in running:
-                ended = Token(request.id, -1, None, "length")
-                items.append(self._finished(self._texts[request.id].add(ended)))
-        return items
+    def _hear(self, event: Event) -> None:
+        """What the engine says of one choice goes to its text."""
+        choice = self._running.get(event.request)
+        if choice is None:
+            return  # comes too late: a stop string has ended this choice
+        if isinstance(event, Failed):
+            self._receive(event.error)
+        elif isinstance(event, PromptLogprobs):
+            self._text.echo(choice.key, [_facts(each) for each in event.logprobs])
+        else:
+            if event.queued_s is not None:
+                choice.queued_s, choice.num_cached = event.queued_s, event.num_cached
+            choice.steps = event.finish is None
+            self._text.add(choice.key, event.token, _facts(event.logprob), event.finish)
 
-    def _items(self, events: Sequence[Event], running: set[str]) -> list[Item]:
+    def _receive(self, piece: Piece | Exception) -> None:
+        self._pieces.put([piece])
+
+    def _items(self, pieces: Sequence[Piece | Exception]) -> list[Item]:
         items: list[Item] = []
-        for event in events:
-            if event.request not in running:
-                continue  # comes too late: a stop string has ended this choice
-            if isinstance(event, Failed):
-                raise protocol_error(event.error) from event.error
-            piece = self._piece(event)
+        for piece in pieces:
+            if isinstance(piece, Exception):
+                raise protocol_error(piece) from piece
+            name = self._requests[piece["choice"]].id
+            self._count(piece, self._running[name])
             if piece["finish"] is not None:
-                running.discard(event.request)
-                self._finished(piece)
-                if self._texts[event.request].stopped:
-                    self._loop.abort(event.request)
+                self._end(name, self._running.pop(name))
             if _says_something(piece):
                 items.append(piece)
         return items
 
-    def _piece(self, event: Token | PromptLogprobs) -> Piece:
-        text = self._texts[event.request]
-        if isinstance(event, PromptLogprobs):
-            return text.add_prompt(event)
-        piece = text.add(event)
-        if piece["choice"] % self._job["n"] == 0:
-            piece["num_cached"] = event.num_cached
+    def _count(self, piece: Piece, choice: _Running) -> None:
         if piece["num_tokens"]:
-            self._metrics.token(piece["choice"], self._begun, self._clock(), event.queued_s)
-        return piece
-
-    def _finished(self, piece: Piece) -> Piece:
+            if piece["choice"] % self._job["n"] == 0:
+                piece["num_cached"] = choice.num_cached
+            self._metrics.token(piece["choice"], self._begun, self._clock(), choice.queued_s)
+            choice.queued_s, choice.num_cached = None, 0
         if piece["finish"] is not None:
             self._metrics.finished(piece["choice"], piece["finish"])
-        return piece
+
+    def _end(self, name: str, choice: _Running) -> None:
+        """Leaves nothing of the choice anywhere."""
+        self._text.close(choice.key)
+        if choice.steps:
+            self._loop.abort(name)
 
 
-def protocol_error(error: EngineError) -> ProtocolError:
-    """What a client hears of an engine failure: no details, which are in the log."""
+def protocol_error(error: Exception) -> ProtocolError:
+    """What a client hears of a failure: no details, which are in the log."""
     if isinstance(error, EngineStopped):
         return loading("the engine has stopped and will be restarted")
+    if isinstance(error, TextUnavailable):
+        return loading("texts cannot be read or written at the moment")
     return internal()
+
+
+def _facts(logprob: Logprob | None) -> TokenLogprob | None:
+    return None if logprob is None else (logprob.logprob, logprob.top)
 
 
 def _needs_engine(request: Request) -> bool:

@@ -133,6 +133,16 @@ RELEASES = (
 )
 """Of releases and their models."""
 
+TEXT = (
+    MetricRow(
+        "text_restarts_total",
+        "Times the text process was started again",
+        "counter",
+        get=lambda look: {(): look.text_restarts},
+    ),
+)
+"""Of the text process."""
+
 ENGINE = (
     _gauge(
         "kv_cache_usage_perc",
@@ -212,7 +222,7 @@ ENGINE = (
 )
 """The engine's own figures."""
 
-METRICS = (*REQUESTS, *RELEASES, *ENGINE)
+METRICS = (*REQUESTS, *RELEASES, *TEXT, *ENGINE)
 
 
 def engine_figures(look: Snapshot) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""Turns a job into engine requests: tokens, lengths, seeds, stops. Pure but for the tokenizer."""
+"""Turns a job into engine requests: tokens, lengths, seeds, stops. Asks the text process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.engine.request import Request
@@ -8,7 +9,7 @@ from serve_app.protocol.errors import ProtocolError, bad_request, too_long
 from serve_app.protocol.messages import Job
 from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
 from serve_app.text.errors import BadVariable, TextError
-from serve_app.text.tokenizer import Tokenizer
+from serve_app.text.process.text_client import TextClient
 
 COMPLETION_MAX_TOKENS = 16
 """The default, as at OpenAI."""
@@ -20,27 +21,25 @@ class ServedModel:
 
     name: str
     release: str
-    tokenizer: Tokenizer
     defaults: ModelDefaults
     vocabulary: int
     context_length: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """By what the text process knows it."""
+        return self.release, self.name
 
-def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
+
+async def encode_prompts(job: Job, model: ServedModel, text: TextClient) -> list[list[int]]:
     """The prompts as tokens. Raises ProtocolError for invalid text and tokens."""
     param = "prompt" if job["messages"] is None else "messages"
-    try:
+    with refusing_texts(param):
         if job["messages"] is not None:
-            prompts = [model.tokenizer.encode_chat(job["messages"], job["chat_template_kwargs"])]
+            chat = await text.encode_chat(model.key, job["messages"], job["chat_template_kwargs"])
+            prompts = [chat]
         else:
-            prompts = [
-                model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-                for prompt in job["prompts"]
-            ]
-    except BadVariable as error:
-        raise bad_request(str(error), "chat_template_kwargs") from error
-    except TextError as error:
-        raise bad_request(str(error), param) from error
+            prompts = await _encoded(job["prompts"], model, text)
     for prompt in prompts:
         _check_tokens(prompt, model, param)
         if not prompt:
@@ -48,6 +47,26 @@ def encode_prompts(job: Job, model: ServedModel) -> list[list[int]]:
     _check_tokens(job["stop_token_ids"], model, "stop_token_ids")
     _check_tokens(list(job["logit_bias"]), model, "logit_bias")
     return prompts
+
+
+@contextmanager
+def refusing_texts(param: str) -> Iterator[None]:
+    """What the tokenizer or its template refuses is a ProtocolError about this field."""
+    try:
+        yield
+    except BadVariable as error:
+        raise bad_request(str(error), "chat_template_kwargs") from error
+    except TextError as error:
+        raise bad_request(str(error), param) from error
+
+
+async def _encoded(
+    prompts: Sequence[str | list[int]], model: ServedModel, text: TextClient
+) -> list[list[int]]:
+    """Prompts that are tokens already stay as they are."""
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await text.encode(model.key, texts) if texts else ())
+    return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
 def requests_of(

@@ -11,11 +11,10 @@ from typing import Any
 
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
-from serve_app.errors import EngineError, EngineStopped
+from serve_app.errors import EngineError, EngineStopped, ServingError
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
-    internal,
     loading,
     no_such_model,
     overloaded,
@@ -33,21 +32,24 @@ from serve_app.protocol.messages import (
     Tokens,
 )
 from serve_app.serving.replica.counting import Metrics
-from serve_app.serving.replica.dependencies import Parts
+from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
-from serve_app.serving.replica.generation import Generation
-from serve_app.serving.replica.mailbox import Post
+from serve_app.serving.replica.generation import Generation, protocol_error
 from serve_app.serving.replica.metrics import engine_figures
-from serve_app.serving.replica.prepare import ServedModel, encode_prompts, requests_of
-from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
+from serve_app.serving.replica.post import Post
+from serve_app.serving.replica.prepare import (
+    ServedModel,
+    encode_prompts,
+    refusing_texts,
+    requests_of,
+)
+from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
-from serve_app.text.errors import BadVariable, TextError
+from serve_app.text.process.text_client import TextClient
 
 _log = logging.getLogger(__name__)
-_LONG_TEXT = 20_000
-"""Longer prompts, in characters, are encoded on a thread, so that streams do not stop."""
 
 
 class EngineReplica:
@@ -72,7 +74,8 @@ class EngineReplica:
         self._metrics = Metrics()
         self._post = Post()
         self._sender = Sender(self.generate)
-        self._releases = ServedReleases(parts)
+        self._text = TextClient(parts.start_text)
+        self._releases = ServedReleases(parts, self._text)
         self._follower = Follower(
             parts.channel,
             self._releases.take_up,
@@ -91,6 +94,7 @@ class EngineReplica:
         """
         self._follower.aim(UserConfig.model_validate(user_config))
         if self._following is None:
+            self._text.begin()
             self._following = asyncio.get_running_loop().create_task(self._follower.run())
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
@@ -106,9 +110,9 @@ class EngineReplica:
             if error.is_fault:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
             yield [error.to_item()]
-        except EngineError:
+        except ServingError as error:
             _log.exception("job %s failed", job["id"])
-            failed = internal()
+            failed = protocol_error(error)
             self._metrics.refused(failed.code)
             yield [failed.to_item()]
 
@@ -124,11 +128,7 @@ class EngineReplica:
 
     async def _answer(self, job: Job, begun: float) -> AsyncGenerator[list[Item], None]:
         with self._admitted(job):
-            async with self._releases.holding() as held:
-                if held is None:
-                    raise loading("no release is being served yet")
-                release, loop = held
-                model = _model(release, job["model"])
+            async with self._holding(job["model"]) as (model, loop):
                 requests = await self._requests(job, model)
                 generation = Generation(
                     job,
@@ -136,6 +136,7 @@ class EngineReplica:
                     requests,
                     loop,
                     self._post,
+                    self._text,
                     metrics=self._metrics.request(model.name, job["tenant"]),
                     clock=self._clock,
                     begun=begun,
@@ -143,6 +144,20 @@ class EngineReplica:
                 async with aclosing(generation.run()) as items:
                     async for batch in items:
                         yield batch
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, name: str) -> AsyncGenerator[tuple[ServedModel, Loop], None]:
+        """A model of the current release, which stays until the block ends.
+
+        Raises ProtocolError.
+        """
+        async with self._releases.holding() as held:
+            if held is None:
+                raise loading("no release is being served yet")
+            release, loop = held
+            if name not in release.models:
+                raise no_such_model(name)
+            yield release.models[name], loop
 
     @contextlib.contextmanager
     def _admitted(self, job: Job) -> Any:
@@ -161,43 +176,41 @@ class EngineReplica:
             self._open_choices -= asked
 
     async def _requests(self, job: Job, model: ServedModel) -> list[Request]:
-        texts = [prompt for prompt in job["prompts"] if isinstance(prompt, str)]
-        texts += [str(message["content"]) for message in job["messages"] or []]
-        if sum(map(len, texts)) > _LONG_TEXT:
-            prompts = await asyncio.to_thread(encode_prompts, job, model)
-        else:
-            prompts = encode_prompts(job, model)
+        prompts = await encode_prompts(job, model, self._text)
         seed = self._draw_seed() if job["seed"] is None else job["seed"]
         return requests_of(job, model, prompts, seed=seed, cap=self._config.limits.prompt_tokens)
 
     async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
         try:
-            model = self._model(job["model"])
-            if job["messages"] is not None:
-                tokens = model.tokenizer.encode_chat(job["messages"], job["chat_template_kwargs"])
-            else:
-                tokens = model.tokenizer.encode(
-                    job["prompt"] or "", special=job["add_special_tokens"]
-                )
+            async with self._holding(job["model"]) as (model, _):
+                with refusing_texts("prompt" if job["messages"] is None else "messages"):
+                    tokens = await self._tokens(job, model)
+                return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
         except ProtocolError as error:
             return error.to_item()
-        except BadVariable as error:
-            return bad_request(str(error), "chat_template_kwargs").to_item()
-        except TextError as error:
-            param = "prompt" if job["messages"] is None else "messages"
-            return bad_request(str(error), param).to_item()
-        return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
+        except ServingError as error:
+            return protocol_error(error).to_item()
+
+    async def _tokens(self, job: TokenizeJob, model: ServedModel) -> list[int]:
+        if job["messages"] is not None:
+            variables = job["chat_template_kwargs"]
+            return await self._text.encode_chat(model.key, job["messages"], variables)
+        special = job["add_special_tokens"]
+        [tokens] = await self._text.encode(model.key, [job["prompt"] or ""], special=special)
+        return tokens
 
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
+        worst = max(job["tokens"], default=0)
         try:
-            model = self._model(job["model"])
+            async with self._holding(job["model"]) as (model, _):
+                if worst >= model.vocabulary:
+                    limit = f"is outside the vocabulary of {model.vocabulary}"
+                    raise bad_request(f"Invalid 'tokens': {worst} {limit}", "tokens")
+                return {"type": "text", "text": await self._text.decode(model.key, job["tokens"])}
         except ProtocolError as error:
             return error.to_item()
-        worst = max(job["tokens"], default=0)
-        if worst >= model.vocabulary:
-            text = f"Invalid 'tokens': {worst} is outside the vocabulary of {model.vocabulary}"
-            return bad_request(text, "tokens").to_item()
-        return {"type": "text", "text": model.tokenizer.decode(job["tokens"], skip_special=False)}
+        except ServingError as error:
+            return protocol_error(error).to_item()
 
     async def models(self) -> Models:
         current = self._releases.current
@@ -241,22 +254,18 @@ class EngineReplica:
         return self._metrics.page(self._look())
 
     async def check_health(self) -> None:
-        """Raises if the engine has stopped stepping. Loading a release is healthy."""
+        """Raises if the engine has stopped stepping, or texts are given up. Loading is healthy."""
         trouble = self._trouble()
         if trouble is not None:
             raise EngineError(trouble)
 
     async def aclose(self) -> None:
-        """Stops the follower and the engine. Running requests fail."""
+        """Stops the follower, the engine and the text process. Running requests fail."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
         await self._releases.aclose()
-
-    def _model(self, name: str) -> ServedModel:
-        if self._releases.current is None:
-            raise loading("no release is being served yet")
-        return _model(self._releases.current, name)
+        await self._text.aclose()
 
     def _look(self) -> Snapshot:
         loop, current = self._releases.loop, self._releases.current
@@ -265,10 +274,13 @@ class EngineReplica:
             follow=self._follower.state,
             serving=self._releases.serving,
             models=() if current is None else tuple(current.models),
+            text_restarts=self._text.num_restarts,
         )
 
     def _trouble(self) -> str | None:
-        """Why the engine is unhealthy, or None."""
+        """Why the replica is unhealthy, or None."""
+        if self._text.trouble is not None:
+            return self._text.trouble
         loop = self._releases.loop
         if self._stopped or loop is None:
             return "the engine has stopped" if self._stopped else None
@@ -276,9 +288,3 @@ class EngineReplica:
         if age <= self._config.stall_s:
             return None
         return f"the engine has not stepped for {age:.0f} s"
-
-
-def _model(release: HeldRelease, name: str) -> ServedModel:
-    if name not in release.models:
-        raise no_such_model(name)
-    return release.models[name]

@@ -16,6 +16,7 @@ from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
+from serve_app.text.process.text_client import TextClient
 
 _log = logging.getLogger(__name__)
 
@@ -23,14 +24,20 @@ _log = logging.getLogger(__name__)
 class HeldRelease:
     """A release in the engine, and how many requests hold it. created: Unix seconds.
 
-    Make it on a thread: it asks the engine, which answers between two steps.
+    end_tokens: of each model's tokenizer. Make it on a thread: it asks the engine, which answers
+    between two steps.
     """
 
-    def __init__(self, opened: OpenedRelease, loop: Loop) -> None:
+    def __init__(
+        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
+    ) -> None:
         self.id = opened.source.id
         self.created = opened.created
         self.source = opened.source
-        self.models = {name: _model(opened, loop, name) for name in sorted(opened.source.models)}
+        self.models = {
+            name: _model(opened, loop, name, end_tokens[name])
+            for name in sorted(opened.source.models)
+        }
         self.num_holders = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -46,10 +53,14 @@ class HeldRelease:
 
 
 class ServedReleases:
-    """Loads releases one at a time, and lets old ones finish."""
+    """Loads releases one at a time, and lets old ones finish.
 
-    def __init__(self, parts: Parts) -> None:
+    The text process has the tokenizers of a release before the engine has the rest, and longer.
+    """
+
+    def __init__(self, parts: Parts, text: TextClient) -> None:
         self._parts = parts
+        self._text = text
         self._held: dict[str, HeldRelease] = {}
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._admitting = asyncio.Event()
@@ -92,7 +103,14 @@ class ServedReleases:
             self.current = self._held[release]
         else:
             opened = await asyncio.to_thread(self._parts.open_release, release)
-            await self._enter(opened)
+            end_tokens = await self._text.load(
+                release, sorted(opened.source.models), opened.write_tokenizer
+            )
+            try:
+                await self._enter(opened, end_tokens)
+            except BaseException:
+                await self._text.drop(release)
+                raise
         if before is not None and before is not self.current:
             self._retire_when_idle(before)
 
@@ -103,19 +121,19 @@ class ServedReleases:
         if self.loop is not None:
             await asyncio.to_thread(self.loop.close)
 
-    async def _enter(self, opened: OpenedRelease) -> None:
+    async def _enter(self, opened: OpenedRelease, end_tokens: Mapping[str, int | None]) -> None:
         if self.loop is None:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
             self._family = _a_config(opened)
-            await self._make_current(opened, self.loop)
+            await self._make_current(opened, end_tokens, self.loop)
             return
         self._check_family(opened)
         if not await asyncio.to_thread(self.loop.fits_beside, opened.source):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
-            await self._swap(self.loop, opened)
+            await self._swap(self.loop, opened, end_tokens)
             return
         await outcome(self.loop.stage(opened.source))
-        await self._make_current(opened, self.loop)
+        await self._make_current(opened, end_tokens, self.loop)
 
     def _check_family(self, opened: OpenedRelease) -> None:
         """Raises LoadFailed for models that this engine would compute wrongly."""
@@ -127,7 +145,9 @@ class ServedReleases:
                 f"{here!r} in the served release"
             )
 
-    async def _swap(self, loop: Loop, opened: OpenedRelease) -> None:
+    async def _swap(
+        self, loop: Loop, opened: OpenedRelease, end_tokens: Mapping[str, int | None]
+    ) -> None:
         """If two releases do not fit together: lets new requests wait until running ones end."""
         _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
         before = self.current
@@ -140,20 +160,24 @@ class ServedReleases:
                 await asyncio.wait({task})
             try:
                 await outcome(loop.stage(opened.source))
-                await self._make_current(opened, loop)
+                await self._make_current(opened, end_tokens, loop)
             except BaseException:
                 if before is not None:
                     await outcome(loop.stage(before.source))
                     self._held[before.id] = before
                 raise
+            if before is not None:
+                await self._text.drop(before.id)
         finally:
             if self.current is not None and self.current.id not in self._held:
                 self.current = None  # not even the old one could be loaded again
             self._admitting.set()
 
-    async def _make_current(self, opened: OpenedRelease, loop: Loop) -> None:
+    async def _make_current(
+        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
+    ) -> None:
         try:
-            entered = await asyncio.to_thread(HeldRelease, opened, loop)
+            entered = await asyncio.to_thread(HeldRelease, opened, end_tokens, loop)
         except Exception:
             await outcome(loop.retire(opened.source.id))
             raise
@@ -172,6 +196,8 @@ class ServedReleases:
                 if held.num_holders == 0 and self.loop is not None:
                     await self._retire(self.loop, held)
                 await held.idle.wait()
+            if held.id not in self._held:
+                await self._text.drop(held.id)
         except ServingError:
             _log.exception("release %s could not be retired", held.id)
         finally:
@@ -187,13 +213,12 @@ def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:
     return opened.source.models[min(opened.source.models)].config
 
 
-def _model(opened: OpenedRelease, loop: Loop, name: str) -> ServedModel:
-    facts, tokenizer = opened.source.models[name], opened.tokenizers[name]
+def _model(opened: OpenedRelease, loop: Loop, name: str, end_token: int | None) -> ServedModel:
+    facts = opened.source.models[name]
     return ServedModel(
         name=name,
         release=opened.source.id,
-        tokenizer=tokenizer,
-        defaults=ModelDefaults.of(facts.config, facts.generation_config, tokenizer.eos_token_id),
+        defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
         vocabulary=int(facts.config["vocab_size"]),
         context_length=loop.context_length(opened.source.id, name),
     )

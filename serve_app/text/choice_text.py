@@ -1,24 +1,12 @@
-"""Turns the engine's events of one choice into text. Holds back what must not be shown yet."""
+"""Turns the tokens of one choice into text. Holds back what must not be shown yet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from serve_app.engine.request import Logprob, PromptLogprobs, Token
 from serve_app.protocol.messages import Alternative, Piece, TokenItem
+from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
 from serve_app.text.detokenize import Detokenizer
 from serve_app.text.stops import StopMatcher
 from serve_app.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a choice shows. logprobs: alternatives per token; None for no log-probabilities."""
-
-    echo: bool
-    logprobs: int | None
-    stop: Sequence[str]
-    min_tokens: int
-    skip_special_tokens: bool
 
 
 class ChoiceText:
@@ -35,8 +23,8 @@ class ChoiceText:
         self._prompt = prompt
         self._tokenizer = tokenizer
         self._wanted = wanted
-        self._detokenizer = Detokenizer(self._decode, () if wanted.echo else prompt)
-        self._stops = StopMatcher(wanted.stop)
+        self._detokenizer = Detokenizer(self._decode, () if wanted["echo"] else prompt)
+        self._stops = StopMatcher(wanted["stop"])
         self._decoded = 0
         self._shown = 0
         self._held: list[TokenItem] = []
@@ -51,27 +39,38 @@ class ChoiceText:
         """The prompt, without log-probabilities."""
         return self._piece("".join(self._take(token) for token in self._prompt), 0, None)
 
-    def add_prompt(self, event: PromptLogprobs) -> Piece:
-        """The prompt with its log-probabilities."""
+    def add_prompt(self, logprobs: Sequence[TokenLogprob | None]) -> Piece:
+        """The prompt with its log-probabilities; None for that of the first token."""
         text = ""
-        for token, logprob in zip(self._prompt, event.logprobs, strict=True):
+        for token, logprob in zip(self._prompt, logprobs, strict=True):
             self._hold(token, logprob)
             text += self._take(token)
         return self._piece(text, 0, None)
 
-    def add(self, event: Token) -> Piece:
-        """One more token. The piece may be empty, and says whether the choice has ended."""
-        if event.token < 0:
-            return self._end("", 0, event.finish)
+    def add(self, token: int, logprob: TokenLogprob | None, finish: str | None) -> Piece:
+        """One more token. The piece may be empty, and says whether the choice has ended.
+
+        token: negative if there is none, only an end. finish: why the engine ends it.
+        """
+        if token < 0:
+            return self._end("", 0, finish)
         self._num_tokens += 1
-        if self._wanted.logprobs is not None and event.logprob is not None:
-            self._hold(event.token, event.logprob)
-        if event.finish == "stop":
+        if self._wanted["logprobs"] is not None and logprob is not None:
+            self._hold(token, logprob)
+        if finish == "stop":
             return self._end("", 1, "stop")
-        text = self._pass(self._take(event.token))
-        if event.finish is not None and not self.stopped:
-            return self._end(text, 1, event.finish)
+        text = self._pass(self._take(token))
+        if finish is not None and not self.stopped:
+            return self._end(text, 1, finish)
         return self._piece(text, 1, "stop" if self.stopped else None)
+
+    def catch_up(self, past: Past) -> None:
+        """Brings a new object to where another was that told all this, and shows none of it."""
+        if past["prompt"]:
+            self.echo()
+        shown = len(past["tokens"]) - len(past["logprobs"])
+        for position, token in enumerate(past["tokens"]):
+            self.add(token, past["logprobs"][position - shown] if position >= shown else None, None)
 
     def _end(self, text: str, num_tokens: int, finish: str | None) -> Piece:
         rest = self._detokenizer.flush()
@@ -88,7 +87,7 @@ class ChoiceText:
 
     def _pass(self, text: str) -> str:
         """Stop strings apply only after `min_tokens`, like stop tokens."""
-        if self._num_tokens < self._wanted.min_tokens:
+        if self._num_tokens < self._wanted["min_tokens"]:
             return text
         return self._stops.push(text)
 
@@ -115,12 +114,12 @@ class ChoiceText:
         self._held = self._held[len(released) :]
         return released
 
-    def _hold(self, token: int, logprob: Logprob | None) -> None:
+    def _hold(self, token: int, logprob: TokenLogprob | None) -> None:
         item: TokenItem = {
             "text": self._tokenizer.readable(token),
             "bytes": list(self._tokenizer.piece(token)),
-            "logprob": None if logprob is None else logprob.logprob,
-            "top": None if logprob is None else [self._alternative(*pair) for pair in logprob.top],
+            "logprob": None if logprob is None else logprob[0],
+            "top": None if logprob is None else [self._alternative(*pair) for pair in logprob[1]],
             "offset": self._decoded,
         }
         self._held.append(item)
@@ -133,4 +132,4 @@ class ChoiceText:
         }
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special=self._wanted.skip_special_tokens)
+        return self._tokenizer.decode(tokens, skip_special=self._wanted["skip_special_tokens"])

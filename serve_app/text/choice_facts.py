@@ -1,0 +1,28 @@
+"""What a choice shows, and what has been told of it. Values, known without a tokenizer."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
+"""A token's log-probability (nats), and the likeliest tokens at its position with theirs."""
+
+
+class Wanted(TypedDict):
+    """What a choice shows. logprobs: alternatives per token; None for no log-probabilities."""
+
+    echo: bool
+    logprobs: int | None
+    stop: Sequence[str]
+    min_tokens: int
+    skip_special_tokens: bool
+
+
+class Past(TypedDict):
+    """What has been told of a choice: the prompt, if it was to be echoed, and tokens of the answer.
+
+    logprobs: those of the last tokens, whose entries were not shown yet.
+    """
+
+    prompt: bool
+    tokens: Sequence[int]
+    logprobs: Sequence[TokenLogprob]

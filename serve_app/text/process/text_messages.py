@@ -1,0 +1,116 @@
+"""What a replica tells its text process, and what it hears. Plain values that `marshal` carries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from serve_app.protocol.messages import Piece
+from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
+
+PromptEvent = tuple[int, Sequence[TokenLogprob | None] | None]
+"""The key of a choice whose prompt is echoed, and its log-probabilities, if they were asked."""
+TokenEvent = tuple[int, int, TokenLogprob | None, str | None]
+"""The key of a choice, a token (negative: none), its log-probability, why the engine ends it."""
+Said = tuple[int, Piece | None]
+"""The answer to one event of a choice; None if the text process failed, which ends the choice."""
+Failure = tuple[str, str]
+"""The name of an error class of `serve_app.text.errors`, and its text."""
+
+
+class Opening(TypedDict):
+    """A choice. `prompt`: all of it if it is echoed, else its end. `past`: None for a new one."""
+
+    key: int
+    release: str
+    model: str
+    number: int
+    prompt: Sequence[int]
+    wanted: Wanted
+    past: Past | None
+
+
+class Turn(TypedDict):
+    """What is new since the turn before, mostly the outcome of one step. Taken in this order.
+
+    releases: directories of tokenizers by model, to be read before anything else.
+    closed: choices that nobody waits for.   questions: by number, each packed by itself.
+    """
+
+    releases: Mapping[str, Mapping[str, str]]
+    opened: list[Opening]
+    prompts: list[PromptEvent]
+    tokens: list[TokenEvent]
+    closed: list[int]
+    questions: list[tuple[int, bytes]]
+
+
+class EncodeQuestion(TypedDict):
+    """special: with the tokens that the tokenizer adds by default. Answer: tokens of each text."""
+
+    ask: Literal["encode"]
+    release: str
+    model: str
+    texts: Sequence[str]
+    special: bool
+
+
+class ChatQuestion(TypedDict):
+    """Answer: the tokens of the conversation."""
+
+    ask: Literal["chat"]
+    release: str
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    variables: Mapping[str, Any]
+
+
+class DecodeQuestion(TypedDict):
+    """Answer: the text of the tokens, special ones included."""
+
+    ask: Literal["decode"]
+    release: str
+    model: str
+    tokens: Sequence[int]
+
+
+class LoadQuestion(TypedDict):
+    """directories: of tokenizers, by model. Answer: the end token of each model, or None."""
+
+    ask: Literal["load"]
+    release: str
+    directories: Mapping[str, str]
+
+
+class DropQuestion(TypedDict):
+    """Answer: nothing, even if the release is not there."""
+
+    ask: Literal["drop"]
+    release: str
+
+
+Question = EncodeQuestion | ChatQuestion | DecodeQuestion | LoadQuestion | DropQuestion
+
+
+class Reply(TypedDict):
+    """The answer to the question of that number, or why there is none."""
+
+    number: int
+    answer: Any
+    failure: Failure | None
+
+
+class Answer(TypedDict):
+    """said: the answer to one turn, or None if this is a reply alone."""
+
+    said: list[Said] | None
+    reply: Reply | None
+
+
+def empty_turn() -> Turn:
+    return {
+        "releases": {},
+        "opened": [],
+        "prompts": [],
+        "tokens": [],
+        "closed": [],
+        "questions": [],
+    }

@@ -1,0 +1,136 @@
+"""What the text process answers, without a process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.text.choice_text import ChoiceText
+from serve_app.text.process.frames import pack
+from serve_app.text.process.text_messages import Opening, Turn, empty_turn
+from serve_app.text.process.text_server import TextServer
+from tests.text.process.choices import MODELS, RELEASE, Told, tokenizer, wanted, write
+
+TOKENS = tokenizer("bytes").encode("the quick brown fox")
+TOLD = Told("bytes", TOKENS, tokenizer("bytes").encode(" jumps over"), wanted())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> TextServer:
+    made = TextServer()
+    reply = made.reply(0, pack(_load(tmp_path)))
+    assert reply == {"number": 0, "answer": {"bytes": 2, "pieces": 3}, "failure": None}
+    return made
+
+
+def _load(place: Path) -> dict[str, Any]:
+    directories = {model: str(place / model) for model in MODELS}
+    for model, directory in directories.items():
+        write(model, Path(directory))
+    return {"ask": "load", "release": RELEASE, "directories": directories}
+
+
+def _opening(told: Told, key: int = 5, **change: Any) -> Opening:
+    plain: dict[str, Any] = {
+        "key": key,
+        "release": RELEASE,
+        "model": told.model,
+        "number": 0,
+        "prompt": told.prompt,
+        "wanted": told.wanted,
+        "past": None,
+    }
+    return {**plain, **change}  # type: ignore[typeddict-item]
+
+
+def _turn(**change: Any) -> Turn:
+    return {**empty_turn(), **change}  # type: ignore[typeddict-item]
+
+
+def test_a_turn_has_one_answer_for_each_event_of_each_choice(server: TextServer) -> None:
+    one, other = TOLD, Told("pieces", [5, 6], [260, 261, 262], wanted())
+    tokens = [(5, *event) for event in one.events()] + [(6, *event) for event in other.events()]
+    turn = _turn(opened=[_opening(one), _opening(other, 6)], tokens=tokens)
+    said = server.turn(turn)
+    assert [piece for key, piece in said if key == 5] == one.expected(0)
+    assert [piece for key, piece in said if key == 6] == other.expected(0)
+
+
+def test_tokens_after_the_end_or_for_a_closed_choice_are_not_answered(server: TextServer) -> None:
+    server.turn(_turn(opened=[_opening(TOLD), _opening(TOLD, 6)], closed=[6]))
+    assert [key for key, _ in server.turn(_turn(tokens=[(5, -1, None, "length")]))] == [5]
+    assert server.turn(_turn(tokens=[(5, 3, None, None), (6, 3, None, None)])) == []
+
+
+def test_a_choice_that_cannot_be_opened_fails_alone(server: TextServer) -> None:
+    unknown = _opening(TOLD, 7, model="other")
+    said = server.turn(_turn(opened=[unknown, _opening(TOLD)], tokens=[(5, 300, None, None)]))
+    assert said[0] == (7, None)
+    assert [key for key, piece in said if piece is not None] == [5]
+
+
+def test_a_token_that_breaks_our_code_ends_its_choice_alone(
+    server: TextServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ChoiceText.add
+
+    def breaks(self: ChoiceText, token: int, *rest: Any) -> Any:
+        if token == 301:
+            raise ZeroDivisionError
+        return add(self, token, *rest)
+
+    monkeypatch.setattr(ChoiceText, "add", breaks)
+    opened = [_opening(TOLD), _opening(TOLD, 6)]
+    tokens = [(5, 301, None, None), (6, 302, None, None), (5, 302, None, None)]
+    said = server.turn(_turn(opened=opened, tokens=tokens))
+    assert said[0] == (5, None)
+    assert [key for key, _ in said[1:]] == [6]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ({"ask": "encode", "texts": ["the quick brown fox", ""], "special": True}, [TOKENS, []]),
+        ({"ask": "decode", "tokens": TOKENS}, "the quick brown fox"),
+    ],
+)
+def test_questions_are_answered(server: TextServer, question: dict[str, Any], answer: Any) -> None:
+    asked = pack({"release": RELEASE, "model": "bytes", **question})
+    assert server.reply(3, asked) == {"number": 3, "answer": answer, "failure": None}
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "says"),
+    [
+        ({"ask": "encode", "texts": ["\ud800"], "special": True}, "TextError", "Unicode"),
+        ({"ask": "chat", "messages": [], "variables": {}}, "NoChatTemplate", "template"),
+        ({"ask": "chat", "messages": [], "variables": {"tools": 1}}, "BadVariable", "'tools'"),
+        (
+            {"ask": "encode", "texts": ["a"], "special": True, "model": "x"},
+            "TextFailed",
+            "KeyError",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_said(
+    server: TextServer, question: dict[str, Any], kind: str, says: str
+) -> None:
+    reply = server.reply(3, pack({"release": RELEASE, "model": "bytes", **question}))
+    assert reply["answer"] is None
+    assert reply["failure"] is not None
+    assert reply["failure"][0] == kind
+    assert says in reply["failure"][1]
+
+
+def test_a_release_that_cannot_be_read_names_the_model(server: TextServer, tmp_path: Path) -> None:
+    question = {"ask": "load", "release": "r2", "directories": {"bad": str(tmp_path / "none")}}
+    failure = server.reply(3, pack(question))["failure"]
+    assert failure is not None
+    assert (failure[0], failure[1].split(":")[0]) == ("TextError", "model bad")
+
+
+def test_a_dropped_release_is_gone_and_may_be_dropped_again(server: TextServer) -> None:
+    drop = pack({"ask": "drop", "release": RELEASE})
+    for _ in range(2):
+        assert server.reply(3, drop) == {"number": 3, "answer": None, "failure": None}
+    assert server.turn(_turn(opened=[_opening(TOLD)])) == [(5, None)]
