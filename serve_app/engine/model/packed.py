@@ -18,6 +18,7 @@ from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
 from serve_app.engine.device.native.parts import CompiledParts
+from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.model.arrivals import Arrivals
 from serve_app.engine.model.fitting import Fitter
 from serve_app.engine.model.originals import PerSegment
@@ -31,6 +32,7 @@ from serve_app.engine.model.replacing import (
     spread_sinks,
 )
 from serve_app.engine.model.rotary import PackedRotary, recompute_length
+from serve_app.engine.model.rotating import rotate_by_code
 from serve_app.engine.model.siblings import sibling_leaves
 from serve_app.engine.model.stack_shapes import contents_of, joined_siblings, stack_shapes
 from serve_app.engine.model.stacks import allocate_stacks
@@ -104,6 +106,9 @@ class PackedModel:
         spread_sinks(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
+        if self._native is not None:
+            modules = map(self._model.get_submodule, self.attentions)
+            rotate_by_code(modules, Rows(self._native))
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:

@@ -40,3 +40,21 @@ def test_a_norm_keeps_what_is_not_a_number(rows: Rows) -> None:
     found = rows.rms_norm(x, random(1, 9), torch.zeros(2, dtype=torch.int64), 1e-5)
     assert not found[0, 0].isnan().any()
     assert found[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("each_half", [False, True])
+@pytest.mark.parametrize("dims", [(6, 2, 64, 64), (3, 1, 21, 8), (1, 1, 2, 2)])
+def test_heads_are_turned_as_torch_turns_them(
+    rows: Rows, dims: tuple[int, int, int, int], each_half: bool
+) -> None:
+    query_heads, kv_heads, dim, turned = dims
+    q = random(1, 300, query_heads, dim).transpose(1, 2)  # as modules give them: by token
+    k = random(1, kv_heads, 300, dim)
+    cos, sin = random(2, 300, turned // (1 + each_half)).split(1)
+    found = rows.rotate(q, k, cos, sin, each_half=each_half)
+    for x, got in zip((q, k), found, strict=True):
+        first, second, rest = x.split([turned // 2, turned // 2, dim - turned], dim=-1)
+        other = torch.cat([-second, first], dim=-1)
+        wide_cos, wide_sin = (torch.cat([a, a], dim=-1) if each_half else a for a in (cos, sin))
+        wanted = torch.cat([first, second], dim=-1) * wide_cos + other * wide_sin
+        assert torch.equal(got, torch.cat([wanted, rest], dim=-1))

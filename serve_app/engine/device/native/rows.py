@@ -6,6 +6,39 @@ import torch
 
 from serve_app.engine.device.native.library import Native
 
+_Number, _Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Heads(ctypes.Structure):
+    """`Heads` of `rows.c`."""
+
+    _fields_ = (
+        ("heads", _Pointer),
+        ("out", _Pointer),
+        ("num_heads", _Number),
+        ("head_stride", _Number),
+        ("token_stride", _Number),
+        ("out_head_stride", _Number),
+        ("out_token_stride", _Number),
+    )
+
+
+class _Rotation(ctypes.Structure):
+    """`Rotation` of `rows.c`."""
+
+    _fields_ = (
+        ("queries", _Heads),
+        ("keys", _Heads),
+        ("num_tokens", _Number),
+        ("dim", _Number),
+        ("half", _Number),
+        ("cos", _Pointer),
+        ("sin", _Pointer),
+        ("token_stride", _Number),
+        ("second", _Number),
+        ("num_threads", _Number),
+    )
+
 
 class Rows:
     """The code of `rows.c`. Several threads may call it at once."""
@@ -17,6 +50,8 @@ class Rows:
         self._norm.restype = None
         self._norm.argtypes = [pointer, number, number, pointer, pointer, number, ctypes.c_float]
         self._norm.argtypes += [pointer, number]
+        self._rotate = native.library.expertpool_rotate
+        self._rotate.restype, self._rotate.argtypes = None, [pointer]
 
     def rms_norm(
         self, x: torch.Tensor, weights: torch.Tensor, places: torch.Tensor, eps: float
@@ -41,3 +76,43 @@ class Rows:
             self._num_threads,
         )
         return out
+
+    def rotate(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *,
+        each_half: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turns numbers of each head, each with the one half of the turned numbers further on.
+
+        queries, keys: (1, heads, T, D) bfloat16, numbers of a head contiguous
+        cos, sin: (1, T, A) bfloat16, alike in strides, of the turned numbers, or of half of them
+        if `each_half`  ->  the same shapes
+        Products and sums are rounded to bfloat16, as torch does.
+        """
+        num_tokens, angles = cos.shape[1:]
+        half = angles if each_half else angles // 2
+        turned = torch.empty_like(queries), torch.empty_like(keys)
+        call = _Rotation(
+            _heads(queries, turned[0]),
+            _heads(keys, turned[1]),
+            num_tokens,
+            queries.shape[3],
+            half,
+            cos.data_ptr(),
+            sin.data_ptr(),
+            cos.stride(1),
+            angles - half,
+            self._num_threads,
+        )
+        self._rotate(ctypes.addressof(call))
+        return turned
+
+
+def _heads(x: torch.Tensor, out: torch.Tensor) -> _Heads:
+    """x, out: (1, H, T, D)"""
+    strides = *x.stride()[1:3], *out.stride()[1:3]
+    return _Heads(x.data_ptr(), out.data_ptr(), x.shape[1], *strides)

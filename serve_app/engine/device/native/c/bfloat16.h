@@ -35,6 +35,14 @@ INLINE float widened(uint16_t number) {
     return value;
 }
 
+/* To the nearest, ties to even; what is not a number stays so. Compilers do several at a time. */
+INLINE uint16_t rounded(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t up = bits + 0x7fff + (bits >> 16 & 1);
+    return (uint16_t)((value != value ? bits | 0x400000 : up) >> 16);
+}
+
 INLINE __m128 widened_four(const uint16_t *numbers) {
     __m128i four = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)numbers));
     return _mm_castsi128_ps(_mm_slli_epi32(four, 16));
@@ -45,7 +53,7 @@ INLINE void add_product(__m256 *sum, __m256 a, __m256 b) {
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(a), "x"(b));
 }
 
-/* To the nearest, ties to even; what is not a number stays so. */
+/* As `rounded`. */
 INLINE void rounded_four(__m128 values, uint16_t *numbers) {
     __m128i bits = _mm_castps_si128(values);
     __m128i last = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));

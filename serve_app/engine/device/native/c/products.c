@@ -1,12 +1,11 @@
 /* Products with bfloat16 matrices, on x86 CPUs with AVX2. products.py calls it.
 
    torch computes such products as dot products of bfloat16 where there is no AVX-512: their time
-   grows with the rows. Here they are made of tiles: see lines.h, and dots.h for CPUs that multiply
-   bfloat16. Every number is summed in one order, whatever other rows there are and however many
-   threads. */
+   grows with the rows. Here they are made of tiles: see lines.h. Every number is summed in one
+   order, whatever other rows there are and however many threads. */
 
 #include "crew.h"
-#include "dots.h"
+#include "lines.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
