@@ -65,9 +65,10 @@ class Head:
 
 
 class AnswerFormat(Protocol):
-    """How one kind of request is answered."""
+    """How one kind of request is answered. logprobs: whether log-probabilities are shown."""
 
     chunk_kind: str
+    logprobs: bool
 
     def opening(self, choice: int) -> list[dict[str, Any]]:
         """Choices of the chunks before any text."""
@@ -84,14 +85,14 @@ class CompletionFormat:
     chunk_kind = "text_completion"
 
     def __init__(self, *, logprobs: bool) -> None:
-        self._logprobs = logprobs
+        self.logprobs = logprobs
 
     def opening(self, choice: int) -> list[dict[str, Any]]:
         del choice
         return []
 
     def chunks(self, piece: Piece) -> list[dict[str, Any]]:
-        logprobs = legacy_logprobs(piece["tokens"]) if self._logprobs else None
+        logprobs = legacy_logprobs(piece["tokens"]) if self.logprobs else None
         return [_completion(piece["choice"], piece["text"], logprobs, piece["finish"])]
 
     def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class CompletionFormat:
             _completion(
                 index,
                 "".join(choice.text),
-                legacy_logprobs(choice.tokens) if self._logprobs else None,
+                legacy_logprobs(choice.tokens) if self.logprobs else None,
                 choice.finish,
             )
             for index, choice in enumerate(choices)
@@ -113,7 +114,7 @@ class ChatFormat:
     chunk_kind = "chat.completion.chunk"
 
     def __init__(self, *, logprobs: bool) -> None:
-        self._logprobs = logprobs
+        self.logprobs = logprobs
 
     def opening(self, choice: int) -> list[dict[str, Any]]:
         return [_delta(choice, {"role": "assistant", "content": ""}, None, None)]
@@ -121,7 +122,7 @@ class ChatFormat:
     def chunks(self, piece: Piece) -> list[dict[str, Any]]:
         chunks = []
         if piece["text"] or piece["tokens"]:
-            logprobs = chat_logprobs(piece["tokens"]) if self._logprobs else None
+            logprobs = chat_logprobs(piece["tokens"]) if self.logprobs else None
             chunks.append(_delta(piece["choice"], {"content": piece["text"]}, logprobs, None))
         if piece["finish"] is not None:
             chunks.append(_delta(piece["choice"], {}, None, piece["finish"]))
@@ -136,7 +137,7 @@ class ChatFormat:
                     "content": "".join(choice.text),
                     "refusal": None,
                 },
-                "logprobs": chat_logprobs(choice.tokens) if self._logprobs else None,
+                "logprobs": chat_logprobs(choice.tokens) if self.logprobs else None,
                 "finish_reason": choice.finish,
             }
             for index, choice in enumerate(choices)

@@ -5,10 +5,13 @@ import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.statuses import error_response
-from serve_app.protocol.errors import internal
+from serve_app.api.statuses import NO_SUCH_ROUTE, WRONG_METHOD, error_response, routing_response
+from serve_app.api.streams import ClientGone
+from serve_app.protocol.errors import ProtocolError, bad_request, internal
 
 _log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -45,9 +48,29 @@ class Boundary:
                     MutableHeaders(scope=message)["x-request-id"] = name
             await send(message)
 
+        scope["app"] = self  # then the router raises what it refuses
         try:
             await self._app(scope, receive, named_send)
+        except ClientGone:
+            return
+        except (ProtocolError, HTTPException) as error:
+            response = _refusal(scope, error)
         except Exception:  # noqa: BLE001  the last resort: whatever it is, the client gets a body
             _log.exception("request %s: %s %s failed", name, scope["method"], scope["path"])
-            if not begun:
-                await error_response(internal())(scope, receive, named_send)
+            response = error_response(internal())
+        else:
+            return
+        if not begun:
+            await response(scope, receive, named_send)
+
+
+def _refusal(scope: Scope, error: ProtocolError | HTTPException) -> Response:
+    if isinstance(error, ProtocolError):
+        return error_response(error)
+    method, path = scope["method"], scope["path"]
+    if error.status_code == 405:
+        message = f"{method} is not allowed on {path}"
+        return routing_response(WRONG_METHOD, message, error.headers)
+    if error.status_code == 404:
+        return routing_response(NO_SUCH_ROUTE, f"Invalid URL ({method} {path})", error.headers)
+    return error_response(bad_request(str(error.detail)))

@@ -3,41 +3,34 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import APIRouter, FastAPI, Request
-from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
+from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head, Usage
 from serve_app.api.boundary import Boundary
+from serve_app.api.events import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
 from serve_app.api.parse import parse
-from serve_app.api.statuses import (
-    NO_SUCH_ROUTE,
-    WRONG_METHOD,
-    error_response,
-    routing_response,
-)
-from serve_app.api.streams import ClientGone, EventStream, OpenJob, collect, events, unless_gone
+from serve_app.api.streams import EventStream, accepted, collect, unless_gone
 from serve_app.api.tenants import tenant_of
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
-    internal,
     loading,
     no_such_model,
 )
 from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
 
 _STATUS_TIMEOUT_S = 3.0
-_GONE = 499
-"""What nginx logs for a client that has left; nobody receives it."""
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +48,32 @@ class Api:
 
 def build_api(api: Api) -> ASGIApp:
     """The whole HTTP surface as one ASGI application."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.include_router(_generation(api))
-    app.include_router(_texts(api))
-    app.include_router(_catalogue(api))
-    app.include_router(_operations(api))
-    app.add_exception_handler(ProtocolError, _protocol_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientGone, _client_gone)
-    app.add_exception_handler(Exception, _unexpected)
-    return Boundary(app, names_answers=api.names_answers)
+    routes = [*_generation(api), *_texts(api), *_catalogue(api), *_operations(api)]
+    router = Router(routes, redirect_slashes=False)
+    return Boundary(router, names_answers=api.names_answers)
 
 
-def _generation(api: Api) -> APIRouter:
-    router = APIRouter()
+class _Endpoint:
+    """An ASGI application of one handler.
 
-    @router.post("/v1/completions")
+    Starlette would wrap a function, and with it each write of a stream, once more.
+    """
+
+    def __init__(self, handler: _Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def _route(method: str, path: str, handler: _Handler) -> Route:
+    route = Route(path, _Endpoint(handler))
+    route.methods = {method}  # Route itself would add HEAD to GET
+    return route
+
+
+def _generation(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), CompletionFields)
         name = f"cmpl-{uuid.uuid4().hex}"
@@ -80,7 +83,6 @@ def _generation(api: Api) -> APIRouter:
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
         )
 
-    @router.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), ChatFields)
         name = f"chatcmpl-{uuid.uuid4().hex}"
@@ -90,13 +92,13 @@ def _generation(api: Api) -> APIRouter:
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
         )
 
-    return router
+    return [
+        _route("POST", "/v1/completions", completions),
+        _route("POST", "/v1/chat/completions", chat),
+    ]
 
 
-def _texts(api: Api) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/tokenize")
+def _texts(api: Api) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), TokenizeFields)
         reply = await api.client.tokenize(tokenize_job(fields))
@@ -107,7 +109,6 @@ def _texts(api: Api) -> APIRouter:
             {"tokens": tokens, "count": len(tokens), "max_model_len": reply["max_model_len"]}
         )
 
-    @router.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), DetokenizeFields)
         reply = await api.client.detokenize(detokenize_job(fields))
@@ -115,49 +116,46 @@ def _texts(api: Api) -> APIRouter:
             raise ProtocolError.of_item(reply)
         return JSONResponse({"prompt": reply["text"]})
 
-    return router
+    return [
+        _route("POST", "/tokenize", tokenize),
+        _route("POST", "/detokenize", detokenize),
+    ]
 
 
-def _catalogue(api: Api) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/v1/models")
-    async def models() -> Response:
+def _catalogue(api: Api) -> list[Route]:
+    async def models(_: Request) -> Response:
         known = await _models(api)
         return JSONResponse({"object": "list", "data": [_card(card) for card in known["models"]]})
 
-    @router.get("/v1/models/{model:path}")
-    async def model(model: str) -> Response:
+    async def model(request: Request) -> Response:
+        wanted = request.path_params["model"]
         for card in (await _models(api))["models"]:
-            if card["id"] == model:
+            if card["id"] == wanted:
                 return JSONResponse(_card(card))
-        raise no_such_model(model)
+        raise no_such_model(wanted)
 
-    return router
+    return [
+        _route("GET", "/v1/models", models),
+        _route("GET", "/v1/models/{model:path}", model),
+    ]
 
 
-def _operations(api: Api) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/health")
-    async def health() -> Response:
+def _operations(api: Api) -> list[Route]:
+    async def health(_: Request) -> Response:
         status = await _status(api)
         body = {"status": "ok" if status["healthy"] else "unhealthy", **_told(status)}
         return JSONResponse(body, 200 if status["healthy"] else 503)
 
-    @router.get("/ready")
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         status = await _status(api)
         if status["release"] is None or not status["healthy"]:
             raise loading("no release is being served yet")
         return JSONResponse({"status": "ready", "release": status["release"]})
 
-    @router.get("/version")
-    async def version_() -> Response:
+    async def version_(_: Request) -> Response:
         return JSONResponse({"version": package_version()})
 
-    @router.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         try:
             async with asyncio.timeout(_STATUS_TIMEOUT_S):
                 text = await api.client.metrics()
@@ -165,7 +163,12 @@ def _operations(api: Api) -> APIRouter:
             raise loading("the engine does not answer") from None
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return router
+    return [
+        _route("GET", "/health", health),
+        _route("GET", "/ready", ready),
+        _route("GET", "/version", version_),
+        _route("GET", "/metrics", metrics),
+    ]
 
 
 async def _answer(
@@ -174,16 +177,19 @@ async def _answer(
     """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
     items = api.client.generate(job)
     try:
-        opened = await unless_gone(request.receive, OpenJob.open(items))
-        head = Head(job["id"], int(api.clock()), job["model"], opened.accepted["release"])
-        choices = len(opened.accepted["prompt_tokens"]) * job["n"]
+        told = await unless_gone(request.receive, accepted(items))
+        head = Head(job["id"], int(api.clock()), job["model"], told["release"])
+        counts = Usage(told["prompt_tokens"])
+        choices = len(told["prompt_tokens"]) * job["n"]
         if stream:
-            source = events(opened, form, head, choices, include_usage=usage)
-            return EventStream(source, items)
-        body = await unless_gone(request.receive, collect(opened, form, head, choices))
+            events = Events(form, head, counts, choices, include_usage=usage)
+            return EventStream(events, items)
+        whole = collect(items, form, head, counts, choices)
+        body = await unless_gone(request.receive, whole)
     except BaseException:
         await items.aclose()  # whatever ended it, even cancellation: nothing stays in the engine
         raise
+    await items.aclose()
     return JSONResponse(body)
 
 
@@ -229,29 +235,3 @@ def package_version() -> str:
         return version("expertpool")
     except PackageNotFoundError:
         return "unknown"
-
-
-async def _protocol_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProtocolError)
-    return error_response(error)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: unknown paths and methods."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        message = f"{request.method} is not allowed on {request.url.path}"
-        return routing_response(WRONG_METHOD, message, error.headers)
-    if error.status_code == 404:
-        message = f"Invalid URL ({request.method} {request.url.path})"
-        return routing_response(NO_SUCH_ROUTE, message, error.headers)
-    return error_response(bad_request(str(error.detail)))
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again after this; `Boundary` logs it."""
-    return error_response(internal())
-
-
-async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=_GONE)

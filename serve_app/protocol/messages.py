@@ -1,6 +1,6 @@
 """The messages between the HTTP side and the engine side: typed plain dicts. No behaviour."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Literal, Protocol, TypedDict
 
 
@@ -139,14 +139,27 @@ class Status(TypedDict):
     detail: dict[str, Any]
 
 
+class Items(Protocol):
+    """The items of one job, each time all that have come; for one reader. Any async generator is.
+
+    Closing it gives the job up. It must be closed, even if nothing was read.
+    """
+
+    def __aiter__(self) -> AsyncIterator[list[Item]]: ...
+
+    def __anext__(self) -> Awaitable[list[Item]]: ...
+
+    def aclose(self) -> Awaitable[None]: ...
+
+
 class EngineClient(Protocol):
     """The engine as the HTTP side sees it: through a Ray handle, or in the same process.
 
-    `generate` yields lists of items, the first of them one `Accepted` or `ErrorItem` alone;
-    closing it gives the job up. A client's mistake raises nothing.
+    `generate` gives one `Accepted` or `ErrorItem` alone at first. A client's mistake raises
+    nothing.
     """
 
-    def generate(self, job: Job) -> AsyncGenerator[list[Item], None]: ...
+    def generate(self, job: Job) -> Items: ...
 
     async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem: ...
 

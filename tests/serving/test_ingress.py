@@ -58,8 +58,9 @@ class FakeHandle:
         self.aborted: list[str] = []
         self.ingresses: set[str] = set()
 
-    def options(self, *, stream: bool) -> "FakeHandle":
+    def options(self, *, stream: bool, **others: Any) -> "FakeHandle":
         assert stream
+        assert others["_by_reference"] is False
         return self
 
     def broadcast(self, method: str, job: str) -> "FakeHandle":
@@ -211,8 +212,8 @@ def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyP
 def test_a_job_that_has_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Inbox]] = []
 
-    def inbox() -> Inbox:
-        new = Inbox()
+    def inbox(on_close: Callable[[Inbox], None]) -> Inbox:
+        new = Inbox(on_close)
         made.append(weakref.ref(new))
         return new
 

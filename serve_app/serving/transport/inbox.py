@@ -1,19 +1,24 @@
 """The items of one job at the ingress, in order, from whatever streams. Knows no Ray."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
 
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Item
-from serve_app.serving.transport.pending import Pending
 
 
 class Inbox:
-    """A job's first items come on its own stream; the others may overtake them on another one."""
+    """`Items` of a job. Its first come on its own stream; the others may overtake them on another.
 
-    def __init__(self) -> None:
+    One reader waits for them. It is woken only if there is something for it to take.
+    """
+
+    def __init__(self, on_close: Callable[["Inbox"], None]) -> None:
+        """on_close: called once, when nobody reads any more."""
+        self._on_close: Callable[[Inbox], None] | None = on_close
         self._first: list[Item] = []
-        self._items = Pending[Item]()
+        self._later: list[Item] = []
+        self._waiting: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
         self.is_open = False
 
@@ -37,13 +42,15 @@ class Inbox:
         self.is_open = True
         if items[0]["type"] == "error":
             self._ended.set()
-        self._items.put()
+        self._wake()
 
     def put(self, items: Sequence[Item] | None) -> None:
         """More items; None after the last of them."""
         if items is None:
             self._ended.set()
-        self._items.put(items or ())
+        else:
+            self._later += items
+        self._wake()
 
     def fail(self, error: ProtocolError) -> None:
         """The job cannot go on: the error is its last item, unless it has ended."""
@@ -53,19 +60,32 @@ class Inbox:
             self.put([error.to_item()])
             self.put(None)
 
-    def close(self) -> None:
+    def __aiter__(self) -> "Inbox":
+        return self
+
+    async def __anext__(self) -> list[Item]:
+        """The first items alone, then all that have come each time."""
+        while not self._is_ready():
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        if self._first:
+            first, self._first = self._first, []
+            return first
+        if self._later:
+            taken, self._later = self._later, []
+            return taken
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
         """Nobody reads any more."""
+        if self._on_close is not None:
+            told, self._on_close = self._on_close, None
+            told(self)
         self._ended.set()
 
-    async def batches(self) -> AsyncGenerator[list[Item], None]:
-        """Yields the first items alone, then all that have come each time. For one reader."""
-        early: list[Item] = []
-        while not self.is_open:
-            early += await self._items.take()
-        yield self._first
-        if early:
-            yield early
-        while self._items or not self.has_ended:
-            taken = await self._items.take()
-            if taken:
-                yield taken
+    def _is_ready(self) -> bool:
+        return self.is_open and bool(self._first or self._later or self.has_ended)
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done() and self._is_ready():
+            self._waiting.set_result(None)
