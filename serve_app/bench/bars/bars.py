@@ -102,8 +102,8 @@ BARS: dict[str, Bar] = {
         ),
         Bar(
             "pool_over_isolated_turnaround",
-            0.5,
-            "mean turnaround of the pool ÷ isolated processes, at 70 % of its capacity",
+            0.8,
+            "mean turnaround of the pool ÷ isolated processes, at 60 % of what those can take",
         ),
         Bar(
             "scaling",

@@ -1,16 +1,20 @@
 """Measures the bars that compare ways of serving. Does not judge them."""
 
 import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 from serve_app.bench.arms.answering import opened
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import arm_spec, usable_cores
-from serve_app.bench.arms.process import answer_all
+from serve_app.bench.arms.process import ArmProcess, answer_all
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.compare.compare import capacity, compare
+from serve_app.bench.bars.decoding import median_ratio
+from serve_app.bench.compare.compare import sustained
 from serve_app.bench.requests.outcomes import numbers
-from serve_app.bench.requests.workload import Asked, Lengths, Workload
+from serve_app.bench.requests.workload import Asked, Lengths, TimedJob, Workload
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.config import EngineConfig
@@ -19,9 +23,12 @@ from serve_app.errors import EngineError
 NUM_MODELS = 4
 TOKENS = 64
 """Tokens of every prompt, and of every answer."""
-SHARE = 0.7
-"""The share of the pool's capacity at which it is compared with isolated processes."""
-ARRIVALS_S = 60.0
+SHARE = 0.6
+"""The share of what isolated processes can sustain at which the pool is compared with them."""
+RUNS = 5
+"""How often, each time with other requests; the median counts."""
+ARRIVALS_S = 6.0
+"""Seconds of arrivals in a run."""
 AT_ONCE = 32
 """How many sequences fit the KV store; isolated processes share them."""
 DRAIN_S = 300.0
@@ -62,24 +69,35 @@ def bars_subject() -> Subject:
 def pool_over_isolated_turnaround(
     subject: Subject,
     *,
+    runs: int = RUNS,
     arrivals_s: float = ARRIVALS_S,
     on_progress: OnProgress = lambda *_: None,
 ) -> Measured:
-    """Mean turnaround of `pool` divided by that of `isolated`, at a share of the pool's capacity.
+    """Mean turnaround of `pool` divided by that of `isolated`, at a share of what that sustains.
 
+    Both are open all the time, and get each run's requests in turn. The median of the runs' ratios.
     Raises: EngineError if a request is lost, because then the means say nothing.
     """
     workload, ground = subject.workload, subject.ground
-    taken = capacity(ground, workload, subject.asked, on_progress=on_progress)
-    jobs = workload.jobs(workload.arrivals(SHARE * taken, arrivals_s), subject.asked).jobs
-    found = compare(("pool", "isolated"), ground, jobs, drain_s=DRAIN_S, on_progress=on_progress)
-    rows = {one.name: one.to_json() for one in found}
-    for name, row in rows.items():
-        if row["all"]["lost"]:
-            raise EngineError(f"{name} lost {row['all']['lost']} of {len(jobs)}: {row['errors']}")
-    means = {name: row["all"]["turnaround_s"]["mean"] for name, row in rows.items()}
-    facts = {"capacity": taken, "rate": SHARE * taken, "requests": len(jobs), "arms": rows}
-    return Measured(means["pool"] / means["isolated"], facts)
+    with ExitStack() as stack:
+        arms = {
+            name: stack.enter_context(opened(arm_spec(name, ground, usable_cores())))
+            for name in ("isolated", "pool")
+        }
+        taken = sustained(
+            arms["isolated"], ground, workload, subject.asked, on_progress=on_progress
+        )
+        means: dict[str, list[float]] = {name: [] for name in arms}
+        for number in range(runs):
+            on_progress("pool and isolated", number, runs)
+            drawn = replace(workload, seed=number)
+            jobs = drawn.jobs(drawn.arrivals(SHARE * taken, arrivals_s), subject.asked).jobs
+            for name, processes in arms.items():
+                told = _numbers(name, processes, jobs)
+                means[name].append(told["turnaround_s"]["mean"])
+        on_progress("pool and isolated", runs, runs)
+    facts = {"isolated_capacity": taken, "rate": SHARE * taken, "turnaround_s": means}
+    return Measured(median_ratio(means["pool"], means["isolated"]), facts)
 
 
 def engine_over_transformers(
@@ -108,10 +126,17 @@ def _rates(name: str, subject: Subject, rounds: int, on_progress: OnProgress) ->
             on_progress(name, number, rounds + 1)
             workload = replace(subject.workload, seed=number)
             jobs = workload.jobs(workload.backlog(TOGETHER), only).jobs
-            (answered,) = answer_all(processes, jobs, drain_s=DRAIN_S)
-            told = numbers(answered.run.outcomes)
-            if told["lost"]:
-                raise EngineError(f"{name} lost {told['lost']} of {len(jobs)} requests")
-            found.append(told["answer_tokens_per_s"])
+            found.append(_numbers(name, processes, jobs)["answer_tokens_per_s"])
     on_progress(name, rounds + 1, rounds + 1)
     return found[1:]
+
+
+def _numbers(
+    name: str, processes: Sequence[ArmProcess], jobs: Sequence[TimedJob]
+) -> dict[str, Any]:
+    """What `outcomes.numbers` says of an arm's answers. Raises: EngineError if one is lost."""
+    answered = answer_all(processes, jobs, drain_s=DRAIN_S)
+    told = numbers([outcome for one in answered for outcome in one.run.outcomes])
+    if told["lost"]:
+        raise EngineError(f"{name} lost {told['lost']} of {len(jobs)} requests")
+    return told

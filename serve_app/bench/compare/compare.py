@@ -7,7 +7,7 @@ from typing import Any
 from serve_app.bench.arms.answering import ArmResult, opened, run_arm
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import ARMS, arm_spec, has_mps, usable_cores
-from serve_app.bench.arms.process import answer_all
+from serve_app.bench.arms.process import ArmProcess, answer_all
 from serve_app.bench.compare import ratios
 from serve_app.bench.requests.outcomes import Outcome, answered
 from serve_app.bench.requests.workload import (
@@ -26,24 +26,43 @@ BATCHES = 3
 
 
 def capacity(
-    ground: Ground, workload: Workload, asked: Sequence[Asked], *, on_progress: OnProgress
+    name: str,
+    ground: Ground,
+    workload: Workload,
+    asked: Sequence[Asked],
+    *,
+    on_progress: OnProgress,
 ) -> float:
-    """Requests/s that the pool answers while more requests wait than can run at once.
+    """Requests/s that an arm answers while more requests wait than can run at once.
+
+    Raises: EngineError if it cannot be opened, or a request is lost.
+    """
+    with opened(arm_spec(name, ground, usable_cores())) as processes:
+        return sustained(processes, ground, workload, asked, on_progress=on_progress)
+
+
+def sustained(
+    processes: Sequence[ArmProcess],
+    ground: Ground,
+    workload: Workload,
+    asked: Sequence[Asked],
+    *,
+    on_progress: OnProgress,
+) -> float:
+    """The same of an arm that is open.
 
     Leaves out the first and the last batch of as many requests as may run at once.
     """
-    spec = arm_spec("pool", ground, usable_cores())
     at_once = ground.engine.max_sequences
     jobs = workload.jobs(workload.backlog(BATCHES * at_once), asked).jobs
     stage = "capacity"
     on_progress(stage, 0, len(jobs))
-    with opened(spec) as processes:
-        found = answer_all(
-            processes,
-            jobs,
-            drain_s=600.0,
-            on_progress=lambda done: on_progress(stage, done, len(jobs)),
-        )
+    found = answer_all(
+        processes,
+        jobs,
+        drain_s=600.0,
+        on_progress=lambda done: on_progress(stage, done, len(jobs)),
+    )
     return rate_between([o for one in found for o in one.run.outcomes], at_once)
 
 
@@ -100,7 +119,7 @@ def measure_arms(
     facts: dict[str, Any] = {}
     rate = turns.rate
     if rate is None:
-        facts["capacity"] = capacity(ground, workload, asked, on_progress=on_progress)
+        facts["capacity"] = capacity("pool", ground, workload, asked, on_progress=on_progress)
         facts["load"] = turns.share
         rate = turns.share * facts["capacity"]
     made = workload.jobs(workload.arrivals(rate, turns.duration_s), asked)
