@@ -9,6 +9,9 @@ from serve_app.bench.requests.workload import TimedJob
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.request import Request, Sampling
 
+KV_TOKENS = 16384
+"""Room for keys and values where a ground has none of its own, for arms that cannot fit it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ground:
@@ -21,6 +24,11 @@ class Ground:
     source: SourceSpec
     models: tuple[str, ...]
     engine: EngineConfig
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of keys and values for each of as many sequences as may run at once."""
+        return -(-(self.engine.kv_tokens or KV_TOKENS) // self.engine.max_sequences)
 
     def divided(self, count: int) -> "Ground":
         """With one of `count` equal shares of the memory."""

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serve_app.bench.arms import llama_cpp
 from serve_app.bench.arms.arm import Ground
+from serve_app.bench.arms.llama_cpp import LlamaCppSpec
 from serve_app.bench.arms.process import Opens
 from serve_app.bench.arms.served import ProcessSpec
 
@@ -17,9 +19,14 @@ ARMS: Mapping[str, str] = {
     "separate": "an engine per model in one process, stepped in turn",
     "single": "all requests to one model: the upper limit",
     "transformers": "continuous batching of transformers, all requests to one model",
+    "llama.cpp": "a server of llama.cpp for each model, weights in bfloat16",
+    "llama.cpp-q8_0": "the same, weights rounded to 8 bits",
+    "llama.cpp-q4_0": "the same, weights rounded to 4 bits",
 }
 ONE_MODEL = ("single", "transformers")
 """Arms that send all requests to the first model."""
+PRECISIONS = {"llama.cpp": "BF16", "llama.cpp-q8_0": "Q8_0", "llama.cpp-q4_0": "Q4_0"}
+"""What the weights of an arm with llama.cpp are written in, as GGUF calls it."""
 MPS_PIPES = "/tmp/nvidia-mps"
 """Where NVIDIA's multi-process service listens by default."""
 
@@ -41,6 +48,8 @@ def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
     """The arm with a name on a ground. cores: those of the machine that it may use."""
     if name == "isolated":
         return ArmSpec(name, isolated(ground, cores))
+    if name in PRECISIONS:
+        return ArmSpec(name, (LlamaCppSpec(name, ground, PRECISIONS[name], len(cores)),))
     first = replace(ground, models=ground.models[:1])
     process = {
         "pool": ProcessSpec("engine", ground, merged=True),
@@ -51,6 +60,11 @@ def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
         "transformers": ProcessSpec("transformers", first),
     }[name]
     return ArmSpec(name, (replace(process, threads=len(cores)),))
+
+
+def why_not_here(name: str, ground: Ground) -> str | None:
+    """Why an arm cannot run here on a ground, in words; None if it can."""
+    return llama_cpp.why_not_here(ground, PRECISIONS[name]) if name in PRECISIONS else None
 
 
 def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:

@@ -20,8 +20,6 @@ CUDA_PAGE_SIZE = 256
 """What flash attention needs."""
 ATTENTION, EXPERTS = "sdpa", "grouped_mm"
 """The fastest on two CPU cores. On CUDA it chooses flash attention itself if available."""
-KV_TOKENS = 16384
-"""The size of its cache by default."""
 POLL_S = 0.2
 
 
@@ -54,14 +52,13 @@ class Batching:
         at_once = ground.engine.max_sequences
         on_cpu = ground.engine.device == "cpu"
         page_size = PAGE_SIZE if on_cpu else CUDA_PAGE_SIZE
-        each = -(-(ground.engine.kv_tokens or KV_TOKENS) // at_once)
         own: dict[str, Any] = {
             "max_batch_tokens": ground.engine.step_tokens,
             "use_async_batching": False,
         }
         return ContinuousBatchingConfig(
             page_size=page_size,
-            num_blocks=at_once * -(-each // page_size),
+            num_blocks=at_once * -(-ground.sequence_tokens // page_size),
             max_requests_per_batch=at_once,
             allow_block_sharing=False,
             **(own if on_cpu else {}),

@@ -16,17 +16,28 @@ class SourceSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RandomSpec:
-    """A release of random weights with the same slots for all models: see `RandomRelease`."""
+    """A release of random weights with the same slots for all models: see `RandomRelease`.
+
+    parts, residuals: formats of its slots, and of every expert's residuals.
+    """
 
     config: Mapping[str, Any]
     num_models: int
     dtype: str
     device: str = "cpu"
+    parts: str = "dense"
+    residuals: tuple[str, ...] = ()
     seed: int = 0
 
     def open(self) -> ReleaseSource:
         return RandomRelease(
-            self.config, self.num_models, dtype=self.dtype, device=self.device, seed=self.seed
+            self.config,
+            self.num_models,
+            dtype=self.dtype,
+            device=self.device,
+            parts=self.parts,
+            residuals=self.residuals,
+            seed=self.seed,
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from consolidation.report import drawing
 from serve_app.bench.compare import ratios
-from serve_app.bench.compare.compare_terminal import asked_words
+from serve_app.bench.compare.compare_terminal import asked_words, skipped_words
 from serve_app.bench.load.load_page import draw_shares
 from serve_app.bench.requests import waits
 from serve_app.bench.result.result import Result
@@ -18,6 +18,7 @@ def sections(result: Result) -> list[Section]:
     """What each arm is, its results, and the ratios between arms."""
     facts, arms = result.facts, result.rows
     asked = asked_words(facts, result.settings["duration_s"])
+    left_out = "".join(f" {words[0].upper()}{words[1:]}." for words in skipped_words(facts))
     plots = [
         Plot(_turnarounds(arms), "Share of the requests that were answered by then."),
         Plot(_means(arms), "Mean turnaround and device memory of each arm."),
@@ -40,7 +41,9 @@ def sections(result: Result) -> list[Section]:
         waits.table("arm", by_arm),
     ]
     found = [
-        Section("The same requests through each arm", f"{asked}. {waits.WORDS}", plots, tables)
+        Section(
+            "The same requests through each arm", f"{asked}. {waits.WORDS}{left_out}", plots, tables
+        )
     ]
     over = [ratios.table(f"Over {other}'s", "arm", own) for other, own in facts["ratios"].items()]
     if over:

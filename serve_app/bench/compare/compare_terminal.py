@@ -12,9 +12,10 @@ from serve_app.units import size
 
 
 def terminal(result: Result) -> list[TerminalPart]:
-    """The requests, each arm's numbers and ratios, how well clients kept up, then problems."""
+    """Arms left out, the requests, numbers of each arm and ratios, clients, then problems."""
     rows, facts = result.rows, result.facts
     found: list[TerminalPart] = [
+        *(Trouble(words) for words in skipped_words(facts)),
         *_asked(facts, result.settings["duration_s"]),
         _arms(rows),
         "",
@@ -33,17 +34,28 @@ def terminal(result: Result) -> list[TerminalPart]:
     return found
 
 
-def asked_words(facts: Mapping[str, Any], duration_s: float) -> str:
-    """How many requests came at which rate, and what share of the pool's capacity that is."""
+def asked_words(facts: Mapping[str, Any], duration_s: float | None) -> str:
+    """How many requests came at which rate, and what share of an arm's capacity that is."""
+    if "rate" not in facts:
+        return f"{facts['requests']} requests, all at once"
     words = f"{facts['requests']} requests over {duration_s:g} s, {facts['rate']:.2f} a second"
     if "capacity" not in facts:
         return words
-    return f"{words}, {facts['load']:.0%} of the {facts['capacity']:.2f} that pool can sustain"
+    taken = f"the {facts['capacity']:.2f} that {facts['capacity_of']} can sustain"
+    return f"{words}, {facts['load']:.0%} of {taken}"
 
 
-def _asked(facts: Mapping[str, Any], duration_s: float) -> list[str]:
+def skipped_words(facts: Mapping[str, Any]) -> list[str]:
+    """A line for each reason for which arms were left out."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in facts["skipped"].items():
+        by_reason.setdefault(why, []).append(name)
+    return [f"skipped: {', '.join(names)}: {why}" for why, names in by_reason.items()]
+
+
+def _asked(facts: Mapping[str, Any], duration_s: float | None) -> list[str]:
     found = [asked_words(facts, duration_s)]
-    if facts["arrivals_are_short"]:
+    if facts.get("arrivals_are_short"):
         found.append(f"arrivals over less than {LONG_S:g} s say little about waiting")
     if facts["num_cut"]:
         found.append(f"{facts['num_cut']} requests were cut to fit a context")

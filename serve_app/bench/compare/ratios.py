@@ -5,7 +5,7 @@ from typing import Any
 
 from serve_app.bench.result.sections import Table
 
-RATIOS_TO = ("single", "isolated")
+RATIOS_TO = ("single", "isolated", "llama.cpp", "llama.cpp-q8_0", "llama.cpp-q4_0")
 """The other arms are compared with these, where they took part."""
 COLUMNS = {
     "tokens/s": "answer_tokens_per_s",
@@ -19,7 +19,7 @@ COLUMNS = {
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Of every arm's numbers to those of `single` and `isolated`, where there are such numbers."""
+    """Of every arm's numbers to those of the arms in `RATIOS_TO`, where there are such numbers."""
     by_name = {row["arm"]: _numbers(row) for row in rows}
     return {
         other: {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve_app.cli.bench import release_choice
+from serve_app.cli.bench.axes import DENSE
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.parsing import parse_limit, parse_positive
 
@@ -109,8 +110,12 @@ def asked_release(
     layers: int | None,
     models: int | None,
     engine: EngineConfig,
+    parts: str = DENSE,
+    residuals: tuple[str, ...] = (),
 ) -> AskedRelease:
     """The named release, or random weights of a shape. engine: see `on_its_device`.
+
+    parts, residuals: formats of the shape's slots, and of each expert's residuals.
 
     Raises:
         typer.BadParameter, WrongUse: the options are wrong; NotFound: there is no such release.
@@ -124,9 +129,12 @@ def asked_release(
     random = release_choice.random(
         shape, layers, dtype=engine.dtype, device=engine.device, merged=True
     )
-    made = RandomSpec(random.config, models or NUM_MODELS, random.dtype, random.device)
+    made = RandomSpec(
+        random.config, models or NUM_MODELS, random.dtype, random.device, parts, residuals
+    )
     source = made.open()
     settings = {name: value for name, value in random.settings().items() if name != "merged"}
+    settings |= {"parts": parts, "residuals": list(residuals)}
     return AskedRelease(made, source, tuple(source.models), settings)
 
 

@@ -1,9 +1,14 @@
 """Parses the values of a benchmark's axes, separated by commas."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import typer
 
+T = TypeVar("T")
+
+DENSE = "dense"
+"""The format of slots by default: as their module has them."""
 NOTHING = "none"
 """As a residual: a release without residuals."""
 
@@ -66,6 +71,22 @@ def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
             raise typer.BadParameter(f"{value!r} has one format twice", param_hint=hint)
         found.append(labels)
     return found
+
+
+def parse_slot(value: str, *, hint: str) -> str:
+    """The label of one format that slots may have. Raises: typer.BadParameter: it is not one."""
+    return _only(parse_slots(value, hint=hint), hint)
+
+
+def parse_residual(value: str, *, hint: str) -> tuple[str, ...]:
+    """Formats of the residuals of one release. Raises: typer.BadParameter, as for several."""
+    return _only(parse_residuals(value, hint=hint), hint)
+
+
+def _only(found: list[T], hint: str) -> T:
+    if len(found) > 1:
+        raise typer.BadParameter("only one release is made, so give one", param_hint=hint)
+    return found[0]
 
 
 def _require_format(label: str, hint: str, *, residual: bool) -> None:

@@ -17,7 +17,13 @@ from serve_app.cli.bench.asking import (
     Seed,
     Skew,
 )
-from serve_app.cli.bench.axes import parse_choices
+from serve_app.cli.bench.axes import (
+    DENSE,
+    NOTHING,
+    parse_choices,
+    parse_residual,
+    parse_slot,
+)
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import (
@@ -37,23 +43,30 @@ if TYPE_CHECKING:
     from serve_app.bench.arms.arm import Ground
     from serve_app.bench.requests.workload import Asked, Workload
 
-SHARE = 0.7
-"""The rate by default: this share of what the pool can sustain."""
+SHARE, SHARE_OF = 0.7, "pool"
+"""The rate by default: this share of what this arm can sustain."""
+DURATION_S = 60.0
+"""Seconds of arrivals by default."""
 ALL = "all"
 
 
 @engine_options(without=("kv_tokens", "num_places", "max_sequences", "prefix_cache"))
 def compare(
     engine: EngineConfig,
-    arms: Annotated[
-        str, typer.Option(metavar="ARM,…", help="Which arms, in this order. Default: all seven.")
-    ] = ALL,
+    arms: Annotated[str, typer.Option(metavar="ARM,…", help="Which arms, in this order.")] = ALL,
     shape: ShapeName = None,
     layers: NumLayers = None,
     models: NumModels = None,
     registry: MaybeRegistry = None,
     family: MaybeFamily = None,
     release: MaybeRelease = None,
+    parts: Annotated[
+        str, typer.Option(metavar="F", help="Format of the slots of a shape: packed-4-128.")
+    ] = DENSE,
+    residual: Annotated[
+        str,
+        typer.Option(metavar="F", help="Residuals of the experts of a shape: packed-2-128."),
+    ] = NOTHING,
     rate: Rate = None,
     load: Annotated[
         float | None,
@@ -61,17 +74,41 @@ def compare(
             metavar="X",
             parser=parse_positive,
             show_default=False,
-            help=f"Rate as a share of what `pool` can sustain. Default: {SHARE}.",
+            help=f"Rate as a share of what an arm can sustain. Default: {SHARE}.",
+        ),
+    ] = None,
+    load_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARM",
+            show_default=False,
+            help=f"The arm that --load is a share of. Default: {SHARE_OF}.",
+        ),
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Send N requests at the start, instead of at a rate.",
         ),
     ] = None,
     skew: Skew = 0.0,
     duration: Annotated[
-        float, typer.Option(metavar="S", parser=parse_positive, help="Seconds of arrivals.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            metavar="S",
+            parser=parse_positive,
+            show_default=False,
+            help=f"Seconds of arrivals. Default: {DURATION_S:g}.",
+        ),
+    ] = None,
     prompt_tokens: PromptTokens = "64",
     answer_tokens: AnswerTokens = "64",
     sequences: Annotated[
-        int, typer.Option(min=1, help="Room for keys and values, in sequences.")
+        int,
+        typer.Option(min=1, help="The most at once, and room for keys and values of as many."),
     ] = 32,
     seed: Seed = 0,
     drain: Drain = 600.0,
@@ -80,9 +117,10 @@ def compare(
 ) -> None:
     """Send the same requests through several ways of serving, one after another.
 
-    They are pool, pool-unmerged, isolated, swap, separate, single, transformers.
-    Each has the whole machine during its turn, and the same memory for keys
-    and values.
+    They are pool, pool-unmerged, isolated, swap, separate, single, transformers,
+    llama.cpp, llama.cpp-q8_0, llama.cpp-q4_0. Each has the whole machine during
+    its turn, and the same memory for keys and values. llama.cpp needs
+    `pip install 'expertpool[bench]'`, and is skipped without it.
     """
     files.require_writable(json_file, html_file)
     from serve_app.bench.arms.arm_catalogue import ARMS
@@ -91,19 +129,39 @@ def compare(
     from serve_app.bench.requests.workload import Workload
 
     chosen_arms = list(ARMS) if arms == ALL else parse_choices(arms, tuple(ARMS), hint="--arms")
-    if rate is not None and load is not None:
-        raise WrongUse("give either --rate or --load, not both")
+    _require_one_kind_of_arrivals(at_once, rate, load, load_of, duration)
+    share_of = load_of or SHARE_OF
+    parse_choices(share_of, tuple(ARMS), hint="--load-of")
+    slots = parse_slot(parts, hint="--parts")
+    added = parse_residual(residual, hint="--residual")
     workload = Workload(
         asking.parse_lengths(prompt_tokens, hint="--prompt-tokens"),
         asking.parse_lengths(answer_tokens, hint="--answer-tokens"),
         skew,
         seed,
     )
-    subject = release_choice.published(registry, family, release, shape=shape, layers=layers)
+    subject = release_choice.published(
+        registry,
+        family,
+        release,
+        shape=shape,
+        layers=layers,
+        parts=slots != DENSE,
+        residual=bool(added),
+    )
     chosen = on_its_device(engine)
-    found = asking.asked_release(subject, shape=shape, layers=layers, models=models, engine=chosen)
+    found = asking.asked_release(
+        subject,
+        shape=shape,
+        layers=layers,
+        models=models,
+        engine=chosen,
+        parts=slots,
+        residuals=added,
+    )
     ground, asked = _ground(found, workload, chosen, sequences)
-    turns = Turns(chosen_arms, rate, load or SHARE, duration, drain)
+    seconds = duration or DURATION_S
+    turns = Turns(chosen_arms, at_once, rate, load or SHARE, share_of, seconds, drain)
     settings = {
         **found.settings,
         "models": list(ground.models),
@@ -114,13 +172,28 @@ def compare(
         "answer_tokens": answer_tokens,
         "skew": skew,
         "seed": seed,
-        "duration_s": duration,
+        "at_once": at_once,
+        "duration_s": None if at_once else seconds,
         "drain_s": drain,
     }
     with stages() as on_progress:
         result = measure_arms(ground, asked, workload, turns, settings, on_progress)
     show(terminal(result))
     files.write(result, json_file, html_file)
+
+
+def _require_one_kind_of_arrivals(
+    at_once: int | None,
+    rate: float | None,
+    load: float | None,
+    load_of: str | None,
+    duration: float | None,
+) -> None:
+    """Raises: WrongUse for two options that say when requests come."""
+    if at_once is not None and any((rate, load, load_of, duration)):
+        raise WrongUse("with --at-once there is no --rate, --load, --load-of or --duration")
+    if rate is not None and (load or load_of):
+        raise WrongUse("give either --rate or --load and --load-of, not both")
 
 
 def _ground(

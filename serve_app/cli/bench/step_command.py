@@ -10,6 +10,7 @@ import typer
 
 from serve_app.cli.bench import files, release_choice
 from serve_app.cli.bench.axes import (
+    DENSE,
     NOTHING,
     parse_choices,
     parse_counts,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MODELS = (1, 2, 4, 8)
 STEP_TOKENS = 2048
 """Unless others are given: prefills of many sequences are one step."""
-DENSE = "dense"
 
 
 @engine_options(

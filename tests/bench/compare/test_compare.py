@@ -9,21 +9,34 @@ from typing import cast
 
 import pytest
 
+from serve_app.bench.arms.answering import ArmResult
 from serve_app.bench.arms.arm import Ground
-from serve_app.bench.arms.arm_catalogue import ARMS, ONE_MODEL, arm_spec, isolated, share
+from serve_app.bench.arms.arm_catalogue import (
+    ARMS,
+    ONE_MODEL,
+    PRECISIONS,
+    arm_spec,
+    isolated,
+    share,
+)
 from serve_app.bench.arms.process import Broke, serve
 from serve_app.bench.arms.rationed import _Rationed
 from serve_app.bench.arms.served import ProcessSpec
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.compare.compare import compare, rate_between
-from serve_app.bench.compare.ratios import ratios
-from serve_app.bench.requests.open_loop import drive
+from serve_app.bench.compare import compare as comparing
+from serve_app.bench.compare.compare import Turns, compare, measure_arms, rate_between
+from serve_app.bench.compare.compare_page import sections
+from serve_app.bench.compare.compare_terminal import terminal
+from serve_app.bench.compare.ratios import RATIOS_TO, ratios
+from serve_app.bench.requests.open_loop import ClientLoad, drive
 from serve_app.bench.requests.outcomes import Outcome, summary
 from serve_app.bench.requests.workload import Asked, Lengths, TimedJob, Workload
+from serve_app.bench.result.result import Result
+from serve_app.bench.result.sections import Trouble
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.engine.request import Event, Failed
-from serve_app.errors import EngineError
+from serve_app.errors import ConfigError, EngineError
 from tests.bench.tiny import tiny_config
 
 MODELS = ("m0", "m1")
@@ -64,7 +77,9 @@ def pooled() -> dict[str, list[tuple[int, ...]]]:
     return {"all": answers("pool", JOBS), "one": answers("pool", TO_ONE)}
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if name not in ("pool", "isolated")])
+@pytest.mark.parametrize(
+    "name", [name for name in ARMS if name not in ("pool", "isolated", *PRECISIONS)]
+)
 def test_an_arm_answers_as_the_pool_does(
     name: str, pooled: dict[str, list[tuple[int, ...]]]
 ) -> None:
@@ -169,7 +184,8 @@ def test_what_an_arm_can_take_leaves_out_its_beginning_and_its_end() -> None:
         rate_between([finished(1), finished(2), finished(3, "gone")], at_once=1)
 
 
-def test_ratios_are_to_single_and_isolated_where_they_took_part() -> None:
+def test_ratios_are_to_single_isolated_and_peers_where_they_took_part() -> None:
+    assert {"single", "isolated", *PRECISIONS} == set(RATIOS_TO)
     rows = [
         {"arm": "pool", "device_bytes": 100, **summary([finished(2.0)])},
         {"arm": "isolated", "device_bytes": 400, **summary([finished(8.0)])},
@@ -180,3 +196,91 @@ def test_ratios_are_to_single_and_isolated_where_they_took_part() -> None:
     assert found["isolated"]["pool"]["turnaround_s_mean"] == 0.25
     assert found["isolated"]["pool"]["answer_tokens_per_s"] == 4.0
     assert found["isolated"]["isolated"]["turnaround_s_p99"] == 1.0
+
+
+TURNS = Turns(
+    ("pool", "llama.cpp", "llama.cpp-q4_0"),
+    at_once=None,
+    rate=None,
+    share=0.5,
+    share_of="isolated",
+    duration_s=2.0,
+    drain_s=60.0,
+)
+HOW = "needs gguf and xllamacpp: pip install 'expertpool[bench]'"
+
+
+class StandIn:
+    """What stands in for opening arms: notes what would run, and answers in two seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capacities: list[str] = []
+        self.jobs: list[Sequence[TimedJob]] = []
+
+        def capacity(name: str, *_: object, **__: object) -> float:
+            self.capacities.append(name)
+            return 20.0
+
+        def run(
+            names: Sequence[str], _: Ground, jobs: Sequence[TimedJob], **__: object
+        ) -> list[ArmResult]:
+            self.jobs.append(jobs)
+            found = [Outcome(job, job.at_s, job.at_s, job.at_s + 2.0, 2) for job in jobs]
+            return [ArmResult(name, 1, found, ClientLoad(None, 0.0), {}) for name in names]
+
+        def why_not_here(name: str, _: Ground) -> str | None:
+            return HOW if name in PRECISIONS else None
+
+        monkeypatch.setattr(comparing, "capacity", capacity)
+        monkeypatch.setattr(comparing, "compare", run)
+        monkeypatch.setattr(comparing, "why_not_here", why_not_here)
+
+    def measured(self, turns: Turns) -> Result:
+        settings = {"duration_s": turns.duration_s}
+        return measure_arms(GROUND, ASKED, LOAD, turns, settings, lambda *_: None)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    return StandIn(monkeypatch)
+
+
+def test_an_arm_that_cannot_run_here_is_skipped_with_one_line_and_the_others_run(
+    stand_in: StandIn,
+) -> None:
+    result = stand_in.measured(TURNS)
+    assert [row["arm"] for row in result.rows] == ["pool"]
+    troubles = [part.words for part in terminal(result) if isinstance(part, Trouble)]
+    assert troubles[0] == f"skipped: llama.cpp, llama.cpp-q4_0: {HOW}"
+    (section, *_) = sections(result)
+    assert f"Skipped: llama.cpp, llama.cpp-q4_0: {HOW}." in section.words
+
+
+def test_nothing_is_measured_if_no_arm_can_run_here_or_the_rate_depends_on_one_that_cannot(
+    stand_in: StandIn,
+) -> None:
+    with pytest.raises(ConfigError, match=r"none of llama.cpp can run here: needs gguf"):
+        stand_in.measured(replace(TURNS, arms=("llama.cpp",)))
+    beyond = replace(TURNS, share_of="llama.cpp-q4_0")
+    with pytest.raises(ConfigError, match=r"what llama.cpp-q4_0 can sustain .*: needs gguf"):
+        stand_in.measured(beyond)
+    assert stand_in.measured(replace(beyond, rate=20.0)).facts["rate"] == 20.0
+    assert stand_in.capacities == []
+
+
+def test_the_rate_is_a_share_of_what_the_named_arm_can_sustain(stand_in: StandIn) -> None:
+    result = stand_in.measured(TURNS)
+    assert stand_in.capacities == ["isolated"]
+    assert result.facts["rate"] == 10.0
+    words = terminal(result)[1]
+    assert isinstance(words, str)
+    assert words.endswith("10.00 a second, 50% of the 20.00 that isolated can sustain")
+
+
+def test_requests_may_come_all_at_once(stand_in: StandIn) -> None:
+    result = stand_in.measured(replace(TURNS, at_once=7))
+    (jobs,) = stand_in.jobs
+    assert len(jobs) == 7
+    assert {job.at_s for job in jobs} == {0.0}
+    assert stand_in.capacities == []
+    assert terminal(result)[1] == "7 requests, all at once"

@@ -60,13 +60,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         outcomes = found.get("outcomes")
         return replace(result, outcomes=outcomes(spec.name, jobs)) if outcomes else result
 
-    def capacity(ground: Ground, load: object, asked: Sequence[Asked], **_: object) -> float:
+    def capacity(name: str, ground: Ground, *_: object, **__: object) -> float:
         found["ground"] = ground
         return 10.0
 
     monkeypatch.setattr(load, "run_arm", run_arm)
     monkeypatch.setattr(compare, "run_arm", run_arm)
     monkeypatch.setattr(compare, "capacity", capacity)
+    monkeypatch.setattr(compare, "why_not_here", lambda *_: None)  # as if all were installed
     return found
 
 
