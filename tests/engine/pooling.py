@@ -7,10 +7,10 @@ import torch
 
 from representation.architecture.experts import experts_module
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfKey, maps_of, parts_by_shelf, shelf_rows
+from serve_app.engine.experts.together import Together
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.support.sources import MemorySource
@@ -24,14 +24,14 @@ def filled_layer(
     experts: Any,
     *,
     dtype: torch.dtype = torch.float32,
-    compiled: CompiledExperts | None = None,
+    together: Together | None = None,
 ) -> PoolLayer:
     """A layer with all parts of a release, models in map rows 0, 1, … in order."""
     of_source = source.layers[position]
     shape = LayerShape.of(experts_module(of_source.module, experts))
     step, rows = CurrentStep(), shelf_rows(of_source)
     layer = PoolLayer(
-        step, shape, rows, Multiplier(CPU), dtype=dtype, device=CPU, compiled=compiled
+        step, shape, rows, Multiplier(CPU), dtype=dtype, device=CPU, together=together
     )
     rows_of: dict[ShelfKey, dict[str, int]] = {}
     for key, digests in parts_by_shelf(of_source).items():

@@ -83,3 +83,17 @@ class LaidShelf:
     rows: torch.Tensor
     matrix: Matrix
     bias: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Gates that compiled code has: with g = min(gate, limit) and u = up within ± limit,
+    (u + shift) · g / (1 + exp(-slope · g)).
+
+    by_turns: whether the columns of gate and up take turns; else all gates come first.
+    """
+
+    limit: float
+    slope: float
+    shift: float
+    by_turns: bool

@@ -12,10 +12,12 @@ import torch
 TOLERANCES = {
     "leaf": {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3},
     "attention": {torch.float32: 1e-4, torch.bfloat16: 2e-2},
+    "experts": {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3},
     "captured step": {torch.float32: 1e-3, torch.bfloat16: 0.1},
 }
 """By what is tried and the dtype of its result. For a leaf: relative to an element, plus ten times
-as much. For attention: of an element. For a captured step: of a row, relative to its norm.
+as much. For attention: of an element. For experts: of an element, relative to the largest. For a
+captured step: of a row, relative to its norm.
 """
 
 T = TypeVar("T")
@@ -57,6 +59,16 @@ def attention_difference(found: torch.Tensor, wanted: torch.Tensor, plain: str) 
     if worst <= TOLERANCES["attention"][wanted.dtype]:
         return None
     return f"it differs from {plain!r} by {worst:.3g} on random input"
+
+
+def experts_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    """How the output of a layer's experts differs."""
+    if found.shape != wanted.shape:
+        return _other_shape(found, wanted)
+    worst = _worst(found, wanted) / max(1e-6, float(wanted.abs().max()))
+    if worst <= TOLERANCES["experts"][wanted.dtype]:
+        return None
+    return f"it differs by {worst:.3g} of the largest number on random input"
 
 
 def logits_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:

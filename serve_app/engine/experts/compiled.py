@@ -11,19 +11,17 @@ from typing import Any
 import torch
 
 from representation.formats import DENSE
-from serve_app.engine.device.laid import LaidShelf, Matrix, Planes
+from serve_app.engine.device.laid import Gate, Matrix, Planes
 from serve_app.engine.device.matmul import widens_on
 from serve_app.engine.device.native.parts import (
     CompiledParts,
-    Gate,
     LaidExperts,
     LaidShelves,
     reads,
 )
 from serve_app.engine.experts.gating import activated, first_matrix, gate_of
-from serve_app.engine.experts.runs import laid_of
-from serve_app.engine.experts.shelves import Shelf
-from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey
+from serve_app.engine.experts.shelving import ShelfKey
+from serve_app.engine.experts.together import Shelves, lay
 
 TOP_BITS = 4
 """If an expert's sum of parts has more than this many bits, its upper bits meet x in 15 bits, and
@@ -34,14 +32,14 @@ DENSE_ROWS = 16
 """If all parts are dense and meet more rows than this on average, torch's products are faster where
 it has fast ones for bfloat16 (with AVX-512): at 64 rows 1.8 times, at 16 equally fast."""
 
-Shelves = Mapping[ShelfKey, Shelf]
-
 
 class CompiledExperts:
-    """One layer's experts. Not for several threads at once.
+    """One layer's experts; see `Together`.
 
     uses_int8: whether x may be taken in 8 bits where that costs little; else always in 15.
     """
+
+    can_be_captured = False
 
     def __init__(self, parts: CompiledParts, *, uses_int8: bool) -> None:
         self._parts = parts
@@ -53,19 +51,17 @@ class CompiledExperts:
         """That of `_experts`; None: torch computes what stands between and behind the products."""
 
     def forget(self) -> None:
-        """Call it when shelves or their maps have moved."""
+        """See `Together`."""
         self._laid = None
 
     def reads(self, shelves: Shelves) -> bool:
-        """Whether the code can multiply by the parts on these shelves."""
+        """See `Together`."""
         if self._laid is None:
             self._laid = self._lay(shelves)
         return bool(self._laid)
 
     def pays_off(self, shelves: Shelves, num_pairs: int, num_models: int) -> bool:
-        """Whether the code is at least as fast as products shelf by shelf, for this many pairs of
-        a token and an expert of this many models.
-        """
+        """See `Together`."""
         if self._widens or any(key.format != DENSE for key in shelves):
             return True
         [slots] = shelves.values()
@@ -77,19 +73,17 @@ class CompiledExperts:
         shelves: Shelves,
         experts: Any,
         hidden: torch.Tensor,
-        entries: torch.Tensor,
+        rows: torch.Tensor,
+        index: torch.Tensor,
         weights: torch.Tensor,
     ) -> torch.Tensor:
-        """The weighted sum of each token's experts. Only what it `reads`.
-
-        hidden: (T, H)   entries: (T, K), where the parts of a token's experts are found in the
-        maps, flattened   weights: (T, K)  ->  (T, H)
-        """
+        """See `Together`."""
         assert self._laid is not None
         first, second = self._laid[first_matrix(experts)], self._laid["down_proj"]
-        shape = next(iter(shelves.values())).shape.expert
+        of_layer = next(iter(shelves.values())).shape
+        shape = of_layer.expert
         num_outputs, num_neurons = shape.matrix("down_proj")
-        x, entries = hidden.contiguous(), entries.flatten()  # (T, H), (T*K,)
+        x, entries = hidden.contiguous(), of_layer.entries(rows, index).flatten()  # (T, H), (T*K,)
         if self._experts is not experts:
             self._experts, self._gate = experts, gate_of(experts)
         if self._gate is not None:
@@ -106,20 +100,14 @@ class CompiledExperts:
         """By matrix; empty if a shelf cannot be read."""
         found = {}
         for name in next(iter(shelves.values())).shape.expert.matrices:
-            held = {key: shelf for key, shelf in shelves.items() if key.holds(name)}
-            matrices = {}
-            for key, shelf in held.items():
-                matrix = laid_of(shelf, name, shelves.get(DENSE_SLOTS))
-                if matrix is None or not reads(matrix):
-                    return {}
-                matrices[key] = matrix
+            laid = lay(shelves, name)
+            if laid is None or not all(reads(one.matrix) for one in laid.values()):
+                return {}
+            matrices = {key: one.matrix for key, one in laid.items()}
             if self._uses_int8:
                 matrices = _in_few_bits(matrices)
             found[name] = LaidShelves(
-                [
-                    LaidShelf(shelf.maps, matrices[key], shelf.tensors.get(f"{name}_bias"))
-                    for key, shelf in held.items()
-                ]
+                [replace(one, matrix=matrices[key]) for key, one in laid.items()]
             )
         return found
 

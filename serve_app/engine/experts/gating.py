@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.device.native.parts import Gate
+from serve_app.engine.device.laid import Gate
 
 NUM_TRIED = 64
 """Neurons that a gate is compared on, with numbers of both signs within and beyond limits."""

@@ -1,7 +1,6 @@
 """Runs of packed parts: planes of codes and their scales. Never unpacks a whole shelf."""
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,25 +26,26 @@ class PackedRuns:
     def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
         """See `Runs.product`.
 
-        On CUDA a kernel reads the bits, and rows after the last group are zero. On the CPU, the
-        matrices in use are unpacked block by block, in float32.
+        The matrices in use are unpacked block by block: on the CPU in float32; on CUDA, where the
+        host does not know which are in use, all of them.
         """
         if self.groups.runs is None:
-            return self._by_kernel(x)
+            return self._by_every_part(multiplier, x)
         with multiplier.all_cores():
             return self._unpacked(multiplier, x, self.groups.runs)
 
-    def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        from serve_app.engine.experts.packed_kernel import packed_linear_kernel
-
-        ends = self.groups.ends
+    def _by_every_part(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
+        ends, num_columns = self.groups.ends, x.shape[1]
         assert ends is not None
-        terms = [packed_linear_kernel(x, *term, ends) for term in self.kernel_terms()]
-        return functools.reduce(torch.add, terms)
 
-    def kernel_terms(self) -> Iterator[tuple[Sequence[torch.Tensor], torch.Tensor, Packed]]:
-        """Planes, scales and formats of the packed matrices that add up to these."""
-        yield self.planes, self.scales, self.format
+        def make(part: int, lines: slice) -> torch.Tensor:
+            planes = [plane[part, lines] for plane in self.planes]
+            return dequantise(
+                planes, self.scales[part, lines], self.format, num_columns, dtype=x.dtype
+            )
+
+        num_lines = max(1, runs.BLOCK_VALUES // num_columns)
+        return runs.by_every_part(multiplier, x, ends, self.scales.shape[1], num_lines, make)
 
     def _unpacked(
         self, multiplier: Multiplier, x: torch.Tensor, all_runs: Sequence[Run]
@@ -55,14 +55,13 @@ class PackedRuns:
         wide = x.float()
         out = wide.new_empty((x.shape[0], num_outputs))
         num_matrices = max(1, runs.BLOCK_VALUES // (num_outputs * num_columns))
-        num_lines = min(num_outputs, max(1, runs.BLOCK_VALUES // num_columns))
+        num_lines = max(1, runs.BLOCK_VALUES // num_columns)
         for first in range(0, len(all_runs), num_matrices):
             some = all_runs[first : first + num_matrices]
             used = torch.tensor([matrix for matrix, _, _ in some])
             start, end = some[0][1], some[-1][2]
             block = Groups.counted(end - start for _, start, end in some)
-            for top in range(0, num_outputs, num_lines):
-                lines = slice(top, top + num_lines)
+            for lines in runs.blocks(num_outputs, num_lines):
                 values = dequantise(
                     [plane[used, lines] for plane in self.planes],
                     self.scales[used, lines],

@@ -11,11 +11,11 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.experts.compiled import CompiledExperts
 from serve_app.engine.experts.gating import activated, first_matrix
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey, ShelfMap, ShelfRows
+from serve_app.engine.experts.together import Together
 from serve_app.engine.step.step import CurrentStep
 
 EXPERTS = "expertpool_pool"
@@ -36,11 +36,11 @@ class PoolLayer:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        compiled: CompiledExperts | None = None,
+        together: Together | None = None,
     ) -> None:
-        """compiled: used if possible; belongs to this layer alone."""
+        """together: used if possible; belongs to this layer alone."""
         self.step = step
-        self._compiled = compiled
+        self._together = together
         self._multiplier = multiplier
         self.shape = shape
         self.num_map_rows = 0
@@ -95,8 +95,8 @@ class PoolLayer:
 
     def _revise(self) -> None:
         """Call it when shelves or maps have changed."""
-        if self._compiled is not None:
-            self._compiled.forget()
+        if self._together is not None:
+            self._together.forget()
         self.step.revise()
 
     def forward(
@@ -108,16 +108,21 @@ class PoolLayer:
         Two experts of one token may share a slot; then their weights add up.
         """
         tokens = self.step.view.tokens
-        entries = tokens.rows.unsqueeze(1) * self.shape.num_experts + index.long()  # (T, K)
-        code, models = self._compiled, tokens.models
-        if (
-            code is not None
-            and models is not None
-            and code.reads(self.shelves)
-            and code.pays_off(self.shelves, entries.numel(), len(models))
-        ):
-            return code.forward(self.shelves, experts, hidden, entries, weights)
+        if self._computes_together(tokens.models, index.numel()):
+            assert self._together is not None
+            return self._together.forward(
+                self.shelves, experts, hidden, tokens.rows, index, weights
+            )
+        entries = self.shape.entries(tokens.rows, index)  # (T, K)
         return self._by_shelves(experts, hidden, entries, weights)
+
+    def _computes_together(self, models: Collection[int] | None, num_pairs: int) -> bool:
+        """models: those in the step; None: any, since the step is captured"""
+        form = self._together
+        if form is None or (models is None and not form.can_be_captured):
+            return False
+        num_models = self.num_map_rows if models is None else len(models)
+        return form.reads(self.shelves) and form.pays_off(self.shelves, num_pairs, num_models)
 
     def _by_shelves(
         self, experts: Any, hidden: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor

@@ -5,6 +5,7 @@ and for which rows, and have a plain product in torch. Launches nothing.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -51,6 +52,37 @@ class FormatFile(Protocol):
     def laid_of(self, shelf: Shelf, name: str, slots: Shelf | None) -> Matrix | None:
         """A shelf's matrix `name` as compiled code reads it; None where it cannot."""
         ...
+
+
+def by_every_part(
+    multiplier: Multiplier,
+    x: torch.Tensor,
+    ends: torch.Tensor,
+    num_outputs: int,
+    num_lines: int,
+    make: Callable[[int, slice], torch.Tensor],
+) -> torch.Tensor:
+    """A plain product where the host does not know the groups: every row times every part's matrix.
+
+    Right, but slow. `num_lines` of a matrix are made at a time.
+    x: (m, I)   ends: (P,), of the rows of each part   make: lines of a part  ->  (L, I)
+    ->  (m, O), zero behind the last group
+    """
+    out = x.new_zeros((x.shape[0], num_outputs))
+    rows = torch.arange(x.shape[0], device=x.device)
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # (P,)
+    for part in range(len(ends)):
+        is_own = ((rows >= starts[part]) & (rows < ends[part])).unsqueeze(1)  # (m, 1)
+        for lines in blocks(num_outputs, num_lines):
+            found = multiplier.linear(x, make(part, lines))  # (m, L)
+            out[:, lines] = torch.where(is_own, found, out[:, lines])
+    return out
+
+
+def blocks(num_outputs: int, num_lines: int) -> Iterator[slice]:
+    """A matrix's lines, so many at a time."""
+    for first in range(0, num_outputs, num_lines):
+        yield slice(first, min(first + num_lines, num_outputs))
 
 
 def laid_of(shelf: Shelf, name: str, slots: Shelf | None) -> Matrix | None:

@@ -30,6 +30,13 @@ class LayerShape:
         """That of an experts module."""
         return cls(experts.shape, experts.num_experts)
 
+    def entries(self, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Where each pair's parts are found in the maps, flattened.
+
+        rows: (T,), map row of each token   index: (T, K), its experts  ->  (T, K)
+        """
+        return rows.unsqueeze(1) * self.num_experts + index.long()
+
     def part_bytes(self, key: ShelfKey, dtype: torch.dtype) -> int:
         """Bytes of one row of a shelf on the device."""
         shape = self.expert.only(key.matrices)

@@ -1,6 +1,6 @@
 """Runs of sparse parts: lines of dense slots with new values in place, block by block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,57 +32,44 @@ class SparseRuns:
     groups: Groups
 
     def product(self, multiplier: Multiplier, x: torch.Tensor) -> torch.Tensor:
-        """See `Runs.product`. Makes each matrix a block of lines at a time, and never keeps it.
-
-        On the CPU, each block is multiplied like a dense one. On CUDA, every row is multiplied by
-        every part, because the host does not know which rows belong to which: right, but slow.
-        """
-        matrices = self.slots.transpose(-2, -1) if self.transposed else self.slots  # (S, O, I)
+        """See `Runs.product`. Makes each matrix a block of lines at a time, and never keeps it."""
+        matrices = self.slots.mT if self.transposed else self.slots  # (S, O, I)
+        num_outputs, num_columns = matrices.shape[1:]
+        num_lines = max(1, runs.BLOCK_VALUES // VALUES_SHARE // num_columns)
         if self.groups.runs is None:
-            return self._for_all_rows(multiplier, x, matrices)
-        out = x.new_empty((x.shape[0], matrices.shape[1]))
+            return self._by_every_part(multiplier, x, matrices, num_lines)
+        out = x.new_empty((x.shape[0], num_outputs))
         with multiplier.all_cores():
             for part, start, end in self.groups.runs:
                 slot = matrices[self.bases[start]]  # (O, I)
                 group = Groups.counted([end - start])
-                for lines, block in self._blocks(part, slot):
+                for lines in runs.blocks(num_outputs, num_lines):
+                    block = self._block(part, slot[lines], lines)  # (L, I)
                     weight = block.t().contiguous() if self.transposed else block
                     out[start:end, lines] = multiplier.grouped(
                         x[start:end], weight.unsqueeze(0), group, transposed=self.transposed
                     )
         return out
 
-    def _for_all_rows(
-        self, multiplier: Multiplier, x: torch.Tensor, matrices: torch.Tensor
+    def _by_every_part(
+        self, multiplier: Multiplier, x: torch.Tensor, matrices: torch.Tensor, num_lines: int
     ) -> torch.Tensor:
+        """matrices: (S, O, I)"""
         ends = self.groups.ends
         assert ends is not None
-        out = x.new_zeros((x.shape[0], matrices.shape[1]))
-        rows = torch.arange(x.shape[0], device=x.device)
         starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # (P,)
         # For a part without rows, any slot will do.
         bases = self.bases[starts.long().clamp(max=x.shape[0] - 1)].clamp(min=0)  # (P,)
-        for part in range(len(ends)):
-            is_own = ((rows >= starts[part]) & (rows < ends[part])).unsqueeze(1)  # (m, 1)
-            for lines in self._lines(matrices):
-                slot = matrices[:, lines].index_select(0, bases[part : part + 1])[0]
-                block = self.format.replaced(slot, self._of(part), self.name, lines.start)
-                found = multiplier.linear(x, block)  # (m, L)
-                out[:, lines] = torch.where(is_own, found, out[:, lines])
-        return out
 
-    def _blocks(self, part: int, slot: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Blocks of a part's matrix, (L, I) each. slot: (O, I)"""
-        for lines in self._lines(slot):
-            block = self.format.replaced(slot[lines], self._of(part), self.name, lines.start)
-            yield lines, block
+        def make(part: int, lines: slice) -> torch.Tensor:
+            slot = matrices[:, lines].index_select(0, bases[part : part + 1])[0]
+            return self._block(part, slot, lines)
 
-    def _lines(self, matrices: torch.Tensor) -> Iterator[slice]:
-        """matrices: (…, O, I)"""
-        num_outputs, num_columns = matrices.shape[-2:]
-        at_once = max(1, runs.BLOCK_VALUES // VALUES_SHARE // num_columns)
-        for first in range(0, num_outputs, at_once):
-            yield slice(first, min(first + at_once, num_outputs))
+        return runs.by_every_part(multiplier, x, ends, matrices.shape[1], num_lines, make)
+
+    def _block(self, part: int, slot: torch.Tensor, lines: slice) -> torch.Tensor:
+        """Lines of a part's matrix. slot: (L, I), those of its slot  ->  (L, I)"""
+        return self.format.replaced(slot, self._of(part), self.name, lines.start)
 
     def _of(self, part: int) -> dict[str, torch.Tensor]:
         return {name: tensor[part] for name, tensor in self.tensors.items()}

@@ -17,7 +17,6 @@ from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
-from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.model.arrivals import Arrivals
 from serve_app.engine.model.fitting import Fitter
@@ -96,7 +95,7 @@ class PackedModel:
             self._multiplier,
             dtype=dtype,
             device=device,
-            parts=None if self._native is None else CompiledParts(self._native),
+            native=self._native,
             uses_int8=uses_int8,
         )
         fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)

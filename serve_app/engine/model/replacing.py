@@ -15,11 +15,11 @@ from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.device.native.parts import CompiledParts
-from serve_app.engine.experts.compiled import CompiledExperts
+from serve_app.engine.device.native.library import Native
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfRows
+from serve_app.engine.experts.together_choice import make_together
 from serve_app.engine.model.fitting import Fitter
 from serve_app.engine.model.leaves import Leaf
 from serve_app.engine.model.rotary import PackedRotary
@@ -94,23 +94,25 @@ def attach_pool(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    parts: CompiledParts | None,
+    native: Native | None,
     uses_int8: bool,
 ) -> dict[str, PoolLayer]:
     """Let experts modules read layers of a pool. shelves: of each. -> the layers by path
 
-    parts: compiled code, where there is any.   uses_int8: see `CompiledExperts`
+    native: compiled code, where there is any.   uses_int8: see `CompiledExperts`
     """
     pool = {}
-    for (path, experts), rows in zip(anatomy.experts.items(), shelves, strict=True):
-        shape = LayerShape.of(experts)
-        compiled = None
-        if parts is not None and dtype == torch.bfloat16:
-            compiled = CompiledExperts(parts, uses_int8=uses_int8)
+    layers = [
+        (anatomy.model.get_submodule(path), LayerShape.of(experts), rows)
+        for (path, experts), rows in zip(anatomy.experts.items(), shelves, strict=True)
+    ]
+    make = make_together(
+        layers, multiplier, native, dtype=dtype, device=device, uses_int8=uses_int8
+    )
+    for path, (module, shape, rows) in zip(anatomy.experts, layers, strict=True):
         pool[path] = PoolLayer(
-            step, shape, rows, multiplier, dtype=dtype, device=device, compiled=compiled
+            step, shape, rows, multiplier, dtype=dtype, device=device, together=make()
         )
-        module = anatomy.model.get_submodule(path)
         module._parameters.clear()
         module.pool_layer = pool[path]
     anatomy.model.set_experts_implementation(EXPERTS)

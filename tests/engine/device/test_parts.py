@@ -12,13 +12,14 @@ from serve_app.engine.device.laid import (
     ChangedMatrices,
     DenseMatrices,
     FactorPairs,
+    Gate,
     LaidShelf,
     Matrix,
     Plane,
     Planes,
 )
 from serve_app.engine.device.native.library import Native, library
-from serve_app.engine.device.native.parts import CompiledParts, Gate, LaidExperts, LaidShelves
+from serve_app.engine.device.native.parts import CompiledParts, LaidExperts, LaidShelves
 from serve_app.engine.experts.gating import gated
 
 WIDTHS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}

@@ -78,7 +78,7 @@ def test_one_call_gives_what_shelves_give_one_by_one(
     source, models = source_of(MIXES[mix])
     experts = models["m1"].get_submodule(source.layers[0].module)
     expected = through(filled_layer(source, 0, experts, dtype=torch.bfloat16), experts)
-    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, together=code)
     for method in ("pick_some", "pick_all"):
         monkeypatch.setattr(Shelf, method, lambda *_, **__: pytest.fail("shelf by shelf"))
     found = through(layer, experts)
@@ -104,7 +104,7 @@ def test_experts_that_change_a_base_here_and_there_are_read_too() -> None:
     experts = models["m1"].get_submodule(source.layers[0].module)
     expected = through(filled_layer(source, 0, experts, dtype=torch.bfloat16), experts)
     code = compiled(uses_int8=True)
-    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, together=code)
     assert code.reads(layer.shelves)
     assert (through(layer, experts) - expected).abs().max() <= 0.01 * expected.abs().max()
 
@@ -114,7 +114,7 @@ def test_shelves_that_move_are_read_where_they_are() -> None:
     source, models = source_of(MIXES["packed slots"])
     experts = models["m1"].get_submodule(source.layers[0].module)
     layer = filled_layer(
-        source, 0, experts, dtype=torch.bfloat16, compiled=compiled(uses_int8=False)
+        source, 0, experts, dtype=torch.bfloat16, together=compiled(uses_int8=False)
     )
     before = through(layer, experts)
     [(key, shelf)] = layer.shelves.items()
@@ -132,17 +132,17 @@ def test_groups_that_the_code_does_not_know_are_multiplied_shelf_by_shelf(mix: s
     source = MixedSource("r1", models, in_turn(mix), dtype="bfloat16")
     experts = models["m1"].get_submodule(source.layers[0].module)
     layer = filled_layer(
-        source, 0, experts, dtype=torch.bfloat16, compiled=compiled(uses_int8=True)
+        source, 0, experts, dtype=torch.bfloat16, together=compiled(uses_int8=True)
     )
-    assert layer._compiled is not None
-    assert not layer._compiled.reads(layer.shelves)
+    assert layer._together is not None
+    assert not layer._together.reads(layer.shelves)
 
 
 def test_dense_parts_that_meet_many_rows_are_left_to_torch_where_it_is_fast() -> None:
     source, models = source_of(MIXES["dense slots"])
     experts = models["m1"].get_submodule(source.layers[0].module)
     code = compiled(uses_int8=True)
-    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, together=code)
     num_experts = layer.shape.num_experts
     assert code.pays_off(layer.shelves, 16 * num_experts, 1)
     assert code.pays_off(layer.shelves, 16 * num_experts + 1, 2)
@@ -157,7 +157,7 @@ def test_a_layer_of_twelve_formats_is_one_call() -> None:
     source, models = source_of(mixes)
     experts = models["m1"].get_submodule(source.layers[0].module)
     code = compiled(uses_int8=True)
-    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, compiled=code)
+    layer = filled_layer(source, 0, experts, dtype=torch.bfloat16, together=code)
     through(layer, experts)  # makes room
     before = code._parts.num_calls
     through(layer, experts)

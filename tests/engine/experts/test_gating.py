@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from serve_app.engine.device.native.parts import Gate
+from serve_app.engine.device.laid import Gate
 from serve_app.engine.experts.gating import gate_of
 from tests.engine.experts.test_pool import NON_GATED
 from tests.support.checkpoints import tiny_model

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from representation.formats.codes import dequantise
 from serve_app.engine.attention.flashinfer import FlashInfer
 from serve_app.engine.attention.varlen import Varlen
 from serve_app.engine.engine import Engine
-from serve_app.engine.experts.packed_linear import PackedRuns
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.captures import Capture
 from tests.engine import paged_kernels
@@ -308,30 +306,11 @@ def test_prompts_and_their_logits_run_as_they_are(recorder: Recorder) -> None:
     engine.close()
 
 
-def plain_packed_kernel(self: PackedRuns, x: torch.Tensor) -> torch.Tensor:
-    """Stands in for the kernel that reads packed parts, whose launch no recording here would see.
-
-    As there, nothing is known to the host: each row finds its matrix by where groups end.
-    """
-    planes, scales, fmt, groups = self.planes, self.scales, self.format, self.groups
-    assert groups.ends is not None
-    values = dequantise(planes, scales, fmt, x.shape[1])  # (P, O, I)
-    rows = torch.arange(len(x))
-    matrices = torch.searchsorted(groups.ends, rows.to(torch.int32), right=True)
-    behind = matrices == len(values)
-    found = torch.einsum("moi,mi->mo", values[matrices.clamp(max=len(values) - 1)], x.float())
-    return found.masked_fill(behind.unsqueeze(1), 0).to(x.dtype)
-
-
 @pytest.mark.parametrize("name", MIXES)
 def test_experts_held_in_any_way_are_captured(
-    name: str,
-    recorder: Recorder,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    name: str, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One capture takes every shelf that a model has parts on, whichever models are in the step."""
-    monkeypatch.setattr(PackedRuns, "_by_kernel", plain_packed_kernel)
     models = models_of()
     source = MixedSource("r1", models, in_turn(name))
     references = source.references(models)

@@ -10,6 +10,7 @@ from serve_app.engine.device.laid import (
     ChangedMatrices,
     DenseMatrices,
     FactorPairs,
+    Gate,
     LaidShelf,
     Matrix,
     Planes,
@@ -116,20 +117,6 @@ class LaidShelves:
     def __init__(self, shelves: Sequence[LaidShelf]) -> None:
         self.shelves = shelves
         self.array = (_CShelf * len(shelves))(*map(_laid, shelves))
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Gates that compiled code has: with g = min(gate, limit) and u = up within ± limit,
-    (u + shift) · g / (1 + exp(-slope · g)).
-
-    by_turns: whether the columns of gate and up take turns; else all gates come first.
-    """
-
-    limit: float
-    slope: float
-    shift: float
-    by_turns: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA: experts that are sums of parts. Imported when first needed."""

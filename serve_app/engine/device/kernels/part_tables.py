@@ -1,0 +1,184 @@
+"""Tables on the device that tell kernels which parts an expert has and where they are.
+
+Made when shelves or maps have changed, not in a step. Knows no formats by name; launches nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from serve_app.engine.device.laid import (
+    ChangedMatrices,
+    DenseMatrices,
+    FactorPairs,
+    LaidShelf,
+    Matrix,
+    Planes,
+)
+
+PLANES, DENSE, CHANGES, FACTORS = (1 << bit for bit in range(4))
+"""Kinds of shelves, as in `part_tile.py`; 0 for what entries without parts have."""
+HEAD = 3
+"""Fields of every shelf: its kind, its bias, and whether that is in float32."""
+PLANE_FIELDS = 4
+"""Of each plane: its codes, its width, how far to shift its bytes, and the exponent of its scale"""
+FIELDS = 17
+"""Of a shelf: `HEAD`; of planes, their number, their scales, and up to three of them."""
+WORD_COLUMNS = 32
+"""Lines of so many columns, or a multiple, are whole words in every plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartTables:
+    """One matrix of all parts of a layer, for kernels. Entries: (model, expert), E a model.
+
+    Entries with the same first part (their lead) are neighbours in the order of ranks.
+    rank_of: (R * E,) int32   lead_starts: (L + 1,) int32, the first rank of each lead
+    parts: (L + F, 3) int32: shelf, row, and the row that it stands on: of leads, then of what
+    entries have beside, by rank   part_starts: (R * E + 1,) int32, where those of each rank begin
+    shelves: (S + 1, FIELDS) int64, the last for entries without parts
+    kinds, widths: those that there are, as sums   num_inner: columns for inner products of factors
+    transposed: whether whole matrices lie column by column
+    laid: held so that their tensors stay where they are
+    """
+
+    rank_of: torch.Tensor
+    lead_starts: torch.Tensor
+    parts: torch.Tensor
+    part_starts: torch.Tensor
+    shelves: torch.Tensor
+    kinds: int
+    widths: int
+    num_inner: int
+    largest_rank: int
+    transposed: bool
+    laid: tuple[LaidShelf, ...]
+
+    @property
+    def num_leads(self) -> int:
+        return self.lead_starts.shape[0] - 1
+
+    @property
+    def num_entries(self) -> int:
+        return self.rank_of.shape[0]
+
+    @property
+    def num_experts(self) -> int:
+        """Of a model."""
+        return self.laid[0].rows.shape[-1]
+
+
+def reads(matrix: Matrix, num_columns: int) -> bool:
+    """Whether the kernels can read these: codes word by word."""
+    return not isinstance(matrix, Planes) or num_columns % WORD_COLUMNS == 0
+
+
+def tables_of(shelves: Sequence[LaidShelf]) -> PartTables:
+    """The tables of one matrix. Waits for the device."""
+    device = shelves[0].rows.device
+    rows = torch.stack([shelf.rows.flatten() for shelf in shelves]).cpu()  # (S, R * E)
+    bases = torch.stack([_bases(shelf) for shelf in shelves])  # (S, R * E)
+    present = rows >= 0  # (S, R * E)
+    none = ~present.any(0)  # (R * E,)
+    first = torch.where(none, len(shelves), present.int().argmax(0))  # (R * E,), of no part: S
+    row = torch.where(none, 0, rows.gather(0, first.clamp(max=len(shelves) - 1)[None])[0])
+    width = max(int(rows.max()), 0) + 1
+    order = torch.argsort(first * width + row, stable=True)  # (R * E,), the entry of each rank
+    leads, counts = torch.unique_consecutive(
+        (first * width + row)[order], return_counts=True
+    )  # (L,), (L,)
+    lead_starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))  # (L + 1,)
+    some = order[lead_starts[:-1]]  # (L,), an entry of each lead
+    base = bases[first[some].clamp(max=len(shelves) - 1), some]  # (L,)
+    of_leads = torch.stack([leads // width, leads % width, base], 1)  # (L, 3)
+    beside = present.clone()
+    beside[first[~none], torch.arange(len(none))[~none]] = False
+    ranks, others = beside[:, order].t().nonzero(as_tuple=True)  # (F,), (F,): by rank, then shelf
+    entries = order[ranks]
+    found = torch.stack([others, rows[others, entries], bases[others, entries]], 1)  # (F, 3)
+    num_each = torch.bincount(ranks, minlength=len(order))
+    part_starts = torch.nn.functional.pad(num_each.cumsum(0), (1, 0)) + len(leads)
+    rank_of = torch.empty_like(order)
+    rank_of[order] = torch.arange(len(order))
+    matrices = [shelf.matrix for shelf in shelves]
+    ranks_of = [m.left.shape[1] if isinstance(m, FactorPairs) else 0 for m in matrices]
+    return PartTables(
+        rank_of.int().to(device),
+        lead_starts.int().to(device),
+        torch.cat([of_leads, found]).int().to(device),
+        part_starts.int().to(device),
+        _shelf_table(shelves, ranks_of).to(device),
+        kinds=_sum_of({_kind(matrix) for matrix in matrices}),
+        widths=_sum_of({p.width for m in matrices if isinstance(m, Planes) for p in m.planes}),
+        num_inner=sum(ranks_of),
+        largest_rank=max(ranks_of),
+        transposed=any(map(_is_transposed, matrices)),
+        laid=tuple(shelves),
+    )
+
+
+def _is_transposed(matrix: Matrix) -> bool:
+    match matrix:
+        case DenseMatrices(matrices) | ChangedMatrices(matrices=matrices):
+            return not matrices.is_contiguous()
+    return False
+
+
+def _bases(shelf: LaidShelf) -> torch.Tensor:
+    """The row that each entry's part stands on. -> (R * E,)"""
+    if isinstance(shelf.matrix, ChangedMatrices):
+        return shelf.matrix.bases.flatten().cpu()
+    return torch.zeros(shelf.rows.numel(), dtype=torch.int64)
+
+
+def _shelf_table(shelves: Sequence[LaidShelf], ranks: Sequence[int]) -> torch.Tensor:
+    """See `PartTables.shelves`."""
+    table = torch.zeros((len(shelves) + 1, FIELDS), dtype=torch.int64)
+    inner = 0
+    for line, shelf, rank in zip(table, shelves, ranks, strict=False):
+        fields = [_kind(shelf.matrix), 0, 0]
+        if shelf.bias is not None:
+            fields[1:] = shelf.bias.data_ptr(), shelf.bias.dtype == torch.float32
+        fields += _fields(shelf.matrix, inner)
+        line[: len(fields)] = torch.tensor(fields)
+        inner += rank
+    return table
+
+
+def _kind(matrix: Matrix) -> int:
+    match matrix:
+        case Planes():
+            return PLANES
+        case DenseMatrices():
+            return DENSE
+        case ChangedMatrices():
+            return CHANGES
+        case FactorPairs():
+            return FACTORS
+
+
+def _fields(matrix: Matrix, inner: int) -> list[int]:
+    """What is in a shelf's line of the table behind `HEAD`. inner: its first column of those."""
+    match matrix:
+        case DenseMatrices(matrices):
+            return [matrices.data_ptr()]
+        case FactorPairs(left, right):
+            return [left.data_ptr(), right.data_ptr(), left.shape[1], inner]
+        case ChangedMatrices(matrices, _, starts, values, gaps, bits):
+            places = [0 if one is None else one.data_ptr() for one in (gaps, bits)]
+            tensors = [matrices.data_ptr(), starts.data_ptr(), values.data_ptr(), values.shape[1]]
+            return tensors + places
+        case Planes(planes, scales):
+            units: list[int] = []
+            exponent = matrix.bits
+            for plane in planes:
+                exponent -= plane.width
+                shifts = (4, 0) if plane.width == 8 else (0,)
+                for shift in shifts:
+                    units += [plane.codes.data_ptr(), plane.width, shift, exponent + shift]
+            return [len(units) // PLANE_FIELDS, scales.data_ptr(), *units]
+
+
+def _sum_of(powers: set[int]) -> int:
+    return sum(powers)

@@ -1,0 +1,92 @@
+"""Tests of the kernels for experts that are sums of parts, in Triton's interpreter, on the CPU.
+
+Triton decides when it is imported whether it interprets, so `test_kernels.py` starts these in a
+process of their own. float32 alone: the interpreter multiplies no bfloat16.
+"""
+
+import math
+
+import pytest
+import torch
+
+from serve_app.engine.device.kernels.part_launches import FEW, MANY, PartLaunches
+from serve_app.engine.device.laid import Gate
+from tests.engine.device.kernel_checks import check, routing, twelve_formats
+from tests.engine.device.test_parts import Made, changes, dense, factors, packed
+
+CPU = torch.device("cpu")
+ONE_BY_ONE = PartLaunches(CPU, 1)
+SHARING = PartLaunches(CPU, 60)
+"""More programs than tiles, so that several take parts of one."""
+SHAPE = (3, 40, 160)
+"""Parts, outputs and columns: a block of lines and a group of columns that are not full."""
+
+KINDS: dict[str, list[Made]] = {
+    "planes of one bit": [packed((1,), SHAPE)],
+    "planes of two bits": [packed((2,), SHAPE)],
+    "planes of four bits": [packed((4,), SHAPE)],
+    "planes of eight bits": [packed((8,), SHAPE)],
+    "planes of all widths": [packed((4, 2, 1), SHAPE), packed((4, 4), SHAPE, seed=1)],
+    "dense": [dense(SHAPE)],
+    "factors": [dense(SHAPE), factors(SHAPE, 20, seed=3)],
+    "changes by gaps": [changes(SHAPE, by_gaps=True)],
+    "changes by a bitmap": [changes(SHAPE, by_gaps=False)],
+}
+
+
+@pytest.mark.parametrize("launches", [ONE_BY_ONE, SHARING], ids=["one", "sharing"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_each_kind_are_multiplied(kind: str, launches: PartLaunches) -> None:
+    check(KINDS[kind], routing(7), launches, CPU)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 9])
+def test_twelve_formats_add_up(num_tokens: int) -> None:
+    check(twelve_formats(SHAPE), routing(num_tokens), SHARING, CPU)
+
+
+def test_many_pairs_of_a_part_take_large_tiles() -> None:
+    made = [packed((4,), (1, 40, 32)), factors((1, 40, 32), 3, seed=2)]
+    assert check(made, routing(5), ONE_BY_ONE, CPU).tile_m == FEW
+    assert check(made, routing(80), ONE_BY_ONE, CPU).tile_m == MANY
+
+
+def test_experts_without_parts_give_zeros_and_empty_shelves_nothing() -> None:
+    made = [packed((4,), SHAPE), dense(SHAPE, seed=1)]
+    for one in made:
+        one.shelf.rows.fill_(-1)
+    check(made, routing(3), ONE_BY_ONE, CPU)
+    made[0].shelf.rows[1] = 2
+    check(made, routing(3), ONE_BY_ONE, CPU)
+
+
+def test_a_group_of_columns_may_be_a_quarter_full_and_there_may_be_many() -> None:
+    check(
+        [packed((2, 1), (2, 16, 32)), packed((1,), (2, 16, 32), seed=1)], routing(3), SHARING, CPU
+    )
+    check([packed((4,), (2, 16, 640))], routing(3), SHARING, CPU)
+
+
+def test_matrices_may_lie_column_by_column() -> None:
+    made = [dense(SHAPE), changes(SHAPE, by_gaps=True, seed=2), packed((1,), SHAPE, seed=4)]
+    check(made, routing(5), SHARING, CPU, by_columns=True)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        Gate(math.inf, 1.0, 0.0, by_turns=False),
+        Gate(0.5, 1.702, 1.0, by_turns=True),
+        Gate(0.5, 1.0, 1.0, by_turns=False),
+    ],
+)
+def test_what_comes_out_of_the_first_matrix_goes_through_the_gate(gate: Gate) -> None:
+    check([packed((4,), SHAPE)], routing(5), SHARING, CPU, gate=gate)
+
+
+def test_the_rows_of_a_tokens_experts_are_added_with_their_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weights = torch.randn((12, 700), generator=generator), torch.rand(4, 3, generator=generator)
+    found = ONE_BY_ONE.add(x, weights)
+    expected = (x.view(4, 3, 700) * weights.unsqueeze(-1)).sum(1)
+    assert torch.allclose(found, expected, atol=1e-5)
