@@ -25,6 +25,8 @@ class Listener:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
+                proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
             )

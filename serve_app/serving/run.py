@@ -16,6 +16,15 @@ from serve_app.errors import ConfigError
 
 _NAME = "expertpool"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Messages of any length: then jobs and answers travel over Serve's gRPC (`HandleClient`).
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # Requests are routed on the ingress's own event loop: no hop between threads for each message.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""Environment of Ray's processes, unless it says otherwise. Ray reads it when it is imported."""
 
 
 def run(
@@ -50,8 +59,8 @@ def endpoint(
     require_device(config.engine.device)
     _check_free(host, port)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
     import ray
     from ray import serve
 

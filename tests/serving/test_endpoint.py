@@ -201,6 +201,12 @@ def test_a_prompt_that_is_too_long_is_400(served: Served, stream: bool) -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_a_prompt_of_millions_of_tokens_reaches_the_engine_and_is_400(served: Served) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.openai.completions.create(model="a", prompt=[3] * 3_000_000)  # 6 MB as a message
+    assert caught.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize(
     "body",
     [

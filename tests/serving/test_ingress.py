@@ -57,10 +57,11 @@ class FakeHandle:
         self.error = error
         self.aborted: list[str] = []
         self.ingresses: set[str] = set()
+        self.options_given: dict[str, Any] = {}
 
     def options(self, *, stream: bool, **others: Any) -> "FakeHandle":
         assert stream
-        assert others["_by_reference"] is False
+        self.options_given = others
         return self
 
     def broadcast(self, method: str, job: str) -> "FakeHandle":
@@ -230,6 +231,18 @@ def test_a_job_that_has_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(client_module, "Inbox", inbox)
     handle = FakeHandle("a", "b")
     assert _run(handle, test) == [True, True]
+
+
+def test_streams_go_over_grpc_only_where_messages_may_be_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handle = FakeHandle()
+    monkeypatch.setenv("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(4 * 2**20))
+    HandleClient(handle)
+    assert "_by_reference" not in handle.options_given
+    monkeypatch.setenv("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
+    HandleClient(handle)
+    assert handle.options_given["_by_reference"] is False
 
 
 def test_questions_are_passed_on() -> None:

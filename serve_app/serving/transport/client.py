@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import os
 import uuid
 from collections.abc import Coroutine
 from typing import Any, cast
@@ -26,15 +27,14 @@ from serve_app.serving.transport.carrier import Parcel
 from serve_app.serving.transport.inbox import Inbox
 
 _log = logging.getLogger(__name__)
-_STREAM = {
+_LONGEST_MESSAGE = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+_LONG_ENOUGH = 2**30
+"""Bytes; longer than any job, and than what a step makes for all jobs."""
+_GRPC = {
     "_by_reference": False,
     "request_serialization": "pickle",
     "response_serialization": "pickle",
 }
-"""Serve's own gRPC, under Ray's authentication and encryption, instead of objects of Ray: a message
-costs half of the processor time. Only for `send`, which is called outside of HTTP's context: inside
-it, Serve would not decode answers.
-"""
 _LATE_S = 30.0
 """How long to wait for a job's last items on another stream after its own has ended."""
 
@@ -45,11 +45,16 @@ class HandleClient:
     A job's stream is read to its end even if its client has left, since it may carry the items of
     other jobs. A message to the replicas ends a job. It goes to all of them, because a handle
     cannot address one. A draining replica does not get it, and finishes the job.
+
+    Streams go over Serve's own gRPC, which has Ray's authentication and encryption, because a
+    message then costs half of what one of Ray's objects does. Questions do not: in the context of
+    an HTTP request, Serve would not decode their answers. Nor do streams where Serve's environment
+    limits the length of messages, as it does by default.
     """
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._streaming = handle.options(stream=True, **_STREAM)
+        self._streaming = handle.options(stream=True, **(_GRPC if _takes_long_messages() else {}))
         self._name = uuid.uuid4().hex
         self._inboxes: dict[str, Inbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,6 +130,10 @@ class HandleClient:
             return await method.remote(*arguments)
         except (RayError, RayServeException) as error:
             raise _unreachable(error) from error
+
+
+def _takes_long_messages() -> bool:
+    return int(os.environ.get(_LONGEST_MESSAGE, "0")) >= _LONG_ENOUGH
 
 
 def _unreachable(error: Exception) -> ProtocolError:

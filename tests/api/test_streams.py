@@ -1,0 +1,79 @@
+"""A stream and its socket: what is written when, and what happens if writing must wait."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from serve_app.api.answers import CompletionFormat, Head, Usage
+from serve_app.api.events import Events
+from serve_app.api.streams import EventStream
+from serve_app.protocol.messages import Item
+from serve_app.serving.transport.inbox import Inbox
+from tests.api.fakes import ACCEPTED, piece
+
+
+def stream_of(items: Any, choices: int = 1) -> EventStream:
+    form = CompletionFormat(logprobs=False)
+    events = Events(form, Head("i", 5, "m", "r1"), Usage([3]), choices, include_usage=False)
+    return EventStream(events, items)
+
+
+class Socket:
+    """Takes writes one by one, each when it is allowed to; the client never leaves."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.more: list[bool] = []
+        self.allowed = asyncio.Semaphore(0)
+
+    async def send(self, message: Any) -> None:
+        await self.allowed.acquire()
+        if message["type"] == "http.response.body":
+            self.bodies.append(message["body"])
+            self.more.append(message["more_body"])
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_what_comes_while_a_write_waits_is_written_together() -> None:
+    async def run() -> None:
+        socket, inbox = Socket(), Inbox(lambda _: None)
+        inbox.open([ACCEPTED])
+        assert await anext(inbox) == [ACCEPTED]
+        answering = asyncio.create_task(stream_of(inbox)({}, socket.receive, socket.send))
+        socket.allowed.release()  # the head
+        inbox.put([piece("a")])
+        await asyncio.sleep(0.01)
+        for text in "bcd":
+            inbox.put([piece(text)])
+            await asyncio.sleep(0)
+        for _ in range(2):
+            socket.allowed.release()
+        await asyncio.sleep(0.01)
+        assert [body.count(b"data:") for body in socket.bodies] == [1, 3]
+        inbox.put([piece("e"), piece("", "stop")])
+        inbox.put(None)
+        socket.allowed.release()
+        async with asyncio.timeout(5):
+            await answering
+        assert socket.bodies[-1].endswith(b"data: [DONE]\n\n")
+        assert socket.bodies[-1].count(b"data:") == 3
+        assert socket.more == [True, True, False]
+
+    asyncio.run(run())
+
+
+def test_pieces_without_anything_to_show_are_no_write() -> None:
+    async def items() -> AsyncGenerator[list[Item], None]:
+        yield [{"type": "accepted", "release": "r1", "prompt_tokens": [3]}]
+        yield [piece("", "stop")]
+
+    async def run() -> None:
+        socket = Socket()
+        for _ in range(9):
+            socket.allowed.release()
+        await stream_of(items())({}, socket.receive, socket.send)
+        assert len(socket.bodies) == 1
+
+    asyncio.run(run())
