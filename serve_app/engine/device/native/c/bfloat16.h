@@ -50,7 +50,7 @@ INLINE __m128 widened_four(const uint16_t *numbers) {
 
 /* Compilers that choose the instruction's form themselves run out of registers for sums. */
 INLINE void add_product(__m256 *sum, __m256 a, __m256 b) {
-    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(a), "x"(b));
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
 }
 
 /* As `rounded`. */

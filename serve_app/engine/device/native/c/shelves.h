@@ -91,8 +91,9 @@ typedef struct {
     float *inner;
     Streams coarse, fine;
     float *sums; /* (num_threads, num_pairs, lines of a piece and some) */
+    float *room; /* of each thread, for the x of a tile */
     int64_t num_neurons, neurons_of_piece, lines_of_neuron, num_pieces, rows_of_piece;
-    int64_t sums_of_thread, sums_of_pair;
+    int64_t sums_of_thread, sums_of_pair, room_of_thread;
 } Work;
 
 static inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -119,6 +120,18 @@ static int64_t most_parts(const Linear *linear) {
     int64_t most = 0;
     for (int64_t s = 0; s < linear->num_shelves; s++)
         if (linear->shelves[s].num_parts > most) most = linear->shelves[s].num_parts;
+    return most;
+}
+
+/* The most digits of x that the planes of a shelf meet. */
+static int64_t most_digits(const Linear *linear) {
+    int64_t most = 0;
+    for (int64_t s = 0; s < linear->num_shelves; s++) {
+        const Shelf *shelf = linear->shelves + s;
+        int64_t num = shelf->num_planes;
+        for (int64_t p = 0; p < shelf->num_planes; p++) num += shelf->planes[p].is_fine != 0;
+        if (num > most) most = num;
+    }
     return most;
 }
 
@@ -162,6 +175,8 @@ static void cut(Work *work) {
     work->num_pieces = (work->num_neurons + work->neurons_of_piece - 1) / work->neurons_of_piece;
     work->sums_of_pair = work->neurons_of_piece * work->lines_of_neuron;
     work->sums_of_thread = (call->num_pairs + 1) * work->sums_of_pair; /* endings read on a little */
+    /* Scales and offsets of groups, and x in bytes: both for ROWS rows. */
+    work->room_of_thread = (2 + most_digits(work->linear) * GROUP / 4) * work->num_groups * ROWS;
     work->rows_of_piece = LEAST / work->linear->num_columns + 1;
 }
 
@@ -178,6 +193,7 @@ static void lay_out(Work *work, Room *room) {
     work->order = take(room, num_runs * (int64_t)sizeof(int64_t));
     work->ends = take(room, most_parts(linear) * (int64_t)sizeof(int64_t));
     work->sums = take(room, call->num_threads * work->sums_of_thread * (int64_t)sizeof(float));
+    work->room = take(room, call->num_threads * work->room_of_thread * (int64_t)sizeof(float));
     work->inner = take(room, total_rank(linear) * call->num_pairs * (int64_t)sizeof(float));
     work->coarse = streams_for(linear, room, work->num_rows * work->num_groups, 0);
     work->fine = streams_for(linear, room, work->num_rows * work->num_groups, 1);
