@@ -51,6 +51,10 @@ class ServeConfig(_Strict):
     registry: str = Field(default="./registry", min_length=1)
     family: str = Field(default="default", min_length=1)
     engine: InstanceOf[EngineConfig] = EngineConfig()
+    keys: str | None = Field(default=None, min_length=1)
+    """The keys file, a path or an fsspec address; without one, there are no tenants."""
+    insecure_no_keys: bool = False
+    """Answer anybody who can reach the endpoint. Without this, keys are needed."""
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica; a request beyond is answered 429."""
     poll_s: float = Field(default=1.0, gt=0, le=5.0)
@@ -64,6 +68,12 @@ class ServeConfig(_Strict):
         """The names of all settings with a single value, including the engine's."""
         own = [name for name in cls.model_fields if name not in ("engine", "limits")]
         return [*own, *SETTINGS]
+
+    @model_validator(mode="after")
+    def _keys_or_not(self) -> Self:
+        if self.keys is not None and self.insecure_no_keys:
+            raise ValueError("give either keys or insecure_no_keys, not both")
+        return self
 
     @model_validator(mode="before")
     @classmethod

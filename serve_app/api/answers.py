@@ -36,6 +36,10 @@ class Usage:
         self._completion += piece["num_tokens"]
         self._cached += piece["num_cached"]
 
+    @property
+    def num_answered(self) -> int:
+        return self._completion
+
     def body(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self._prompt,

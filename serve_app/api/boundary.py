@@ -14,6 +14,8 @@ from serve_app.api.streams import ClientGone
 from serve_app.protocol.errors import ProtocolError, bad_request, internal
 
 _log = logging.getLogger(__name__)
+EXTRA_HEADERS = "expertpool.headers"
+"""In the scope: a function that gives the headers to put on the answer, whatever it will be."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -44,8 +46,11 @@ class Boundary:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                headers = MutableHeaders(scope=message)
                 if self._names_answers:
-                    MutableHeaders(scope=message)["x-request-id"] = name
+                    headers["x-request-id"] = name
+                if EXTRA_HEADERS in scope:
+                    headers.update(scope[EXTRA_HEADERS]())
             await send(message)
 
         scope["app"] = self  # then the router raises what it refuses

@@ -7,10 +7,10 @@ from serve_app.api.fields import (
     GenerationFields,
     TokenizeFields,
 )
-from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import bad_request
-from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Wishes
+from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Whose, Wishes
+from serve_app.tenants.keyring import Caller
 
 _SAMPLING = (
     "temperature",
@@ -24,7 +24,7 @@ _SAMPLING = (
 
 
 def completion_job(
-    fields: CompletionFields, limits: RequestLimits, *, job: str, tenant: Tenant
+    fields: CompletionFields, limits: RequestLimits, *, job: str, caller: Caller
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("prompt", len(fields.prompt), limits.prompts)
@@ -37,8 +37,7 @@ def completion_job(
     return {
         **shared,
         "id": job,
-        "tenant": tenant.id,
-        "weight": tenant.weight,
+        **_whose(caller),
         "prompts": fields.prompt,
         "messages": None,
         "chat_template_kwargs": {},
@@ -48,7 +47,7 @@ def completion_job(
     }
 
 
-def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: Tenant) -> Job:
+def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, caller: Caller) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
@@ -58,8 +57,7 @@ def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, tenant: Ten
     return {
         **shared,
         "id": job,
-        "tenant": tenant.id,
-        "weight": tenant.weight,
+        **_whose(caller),
         "prompts": [],
         "messages": fields.messages,
         "chat_template_kwargs": fields.chat_template_kwargs or {},
@@ -81,6 +79,15 @@ def tokenize_job(fields: TokenizeFields) -> TokenizeJob:
 
 def detokenize_job(fields: DetokenizeFields) -> DetokenizeJob:
     return {"model": fields.model, "tokens": fields.tokens}
+
+
+def _whose(caller: Caller) -> Whose:
+    return {
+        "tenant": caller.name,
+        "weight": caller.tenant.weight,
+        "prompt_limit": caller.tenant.prompt_tokens,
+        "answer_limit": caller.tenant.answer_tokens,
+    }
 
 
 def _shared(fields: GenerationFields, limits: RequestLimits, max_tokens: int | None) -> Wishes:

@@ -12,24 +12,33 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head, Usage
+from serve_app.api.access import Access, Keys, asked_by
+from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
 from serve_app.api.events import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
+from serve_app.api.metering import MeteredItems
 from serve_app.api.parse import parse
 from serve_app.api.streams import EventStream, accepted, collect, unless_gone
-from serve_app.api.tenants import tenant_of
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
     loading,
     no_such_model,
+    not_allowed,
 )
 from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
+from serve_app.tenants.keyring import Caller
+from serve_app.tenants.keys_file import KeyScope
 
 _STATUS_TIMEOUT_S = 3.0
+_KEYS_METRIC = """\
+# HELP expertpool_keys_broken 1 while the last change of the keys file cannot be taken up
+# TYPE expertpool_keys_broken gauge
+expertpool_keys_broken {}
+"""
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -37,11 +46,13 @@ _Handler = Callable[[Request], Awaitable[Response]]
 class Api:
     """What the routes need. `clock` gives Unix seconds.
 
+    keys: None where anybody who can reach the endpoint may use it.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     """
 
     client: EngineClient
     limits: RequestLimits
+    keys: Keys | None = None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
 
@@ -50,7 +61,7 @@ def build_api(api: Api) -> ASGIApp:
     """The whole HTTP surface as one ASGI application."""
     routes = [*_generation(api), *_texts(api), *_catalogue(api), *_operations(api)]
     router = Router(routes, redirect_slashes=False)
-    return Boundary(router, names_answers=api.names_answers)
+    return Boundary(Access(router, api.keys), names_answers=api.names_answers)
 
 
 class _Endpoint:
@@ -77,7 +88,7 @@ def _generation(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), CompletionFields)
         name = f"cmpl-{uuid.uuid4().hex}"
-        job = completion_job(fields, api.limits, job=name, tenant=tenant_of(request))
+        job = completion_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
         form = CompletionFormat(logprobs=job["logprobs"] is not None)
         return await _answer(
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
@@ -86,7 +97,7 @@ def _generation(api: Api) -> list[Route]:
     async def chat(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), ChatFields)
         name = f"chatcmpl-{uuid.uuid4().hex}"
-        job = chat_job(fields, api.limits, job=name, tenant=tenant_of(request))
+        job = chat_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
         form = ChatFormat(logprobs=job["logprobs"] is not None)
         return await _answer(
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
@@ -101,6 +112,7 @@ def _generation(api: Api) -> list[Route]:
 def _texts(api: Api) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), TokenizeFields)
+        _caller(request, fields.model)
         reply = await api.client.tokenize(tokenize_job(fields))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
@@ -111,6 +123,7 @@ def _texts(api: Api) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), DetokenizeFields)
+        _caller(request, fields.model)
         reply = await api.client.detokenize(detokenize_job(fields))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
@@ -123,12 +136,14 @@ def _texts(api: Api) -> list[Route]:
 
 
 def _catalogue(api: Api) -> list[Route]:
-    async def models(_: Request) -> Response:
-        known = await _models(api)
-        return JSONResponse({"object": "list", "data": [_card(card) for card in known["models"]]})
+    async def models(request: Request) -> Response:
+        tenant = asked_by(request).caller.tenant
+        known = [card for card in (await _models(api))["models"] if tenant.may_use(card["id"])]
+        return JSONResponse({"object": "list", "data": [_card(card) for card in known]})
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model"]
+        _caller(request, wanted)
         for card in (await _models(api))["models"]:
             if card["id"] == wanted:
                 return JSONResponse(_card(card))
@@ -141,16 +156,17 @@ def _catalogue(api: Api) -> list[Route]:
 
 
 def _operations(api: Api) -> list[Route]:
-    async def health(_: Request) -> Response:
+    async def health(request: Request) -> Response:
         status = await _status(api)
-        body = {"status": "ok" if status["healthy"] else "unhealthy", **_told(status)}
+        body = {"status": "ok" if status["healthy"] else "unhealthy", **_told(request, status)}
         return JSONResponse(body, 200 if status["healthy"] else 503)
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
         status = await _status(api)
         if status["release"] is None or not status["healthy"]:
             raise loading("no release is being served yet")
-        return JSONResponse({"status": "ready", "release": status["release"]})
+        release = {"release": status["release"]} if _may_know(request) else {}
+        return JSONResponse({"status": "ready", **release})
 
     async def version_(_: Request) -> Response:
         return JSONResponse({"version": package_version()})
@@ -161,6 +177,8 @@ def _operations(api: Api) -> list[Route]:
                 text = await api.client.metrics()
         except TimeoutError:
             raise loading("the engine does not answer") from None
+        if api.keys is not None:
+            text += _KEYS_METRIC.format(int(api.keys.is_broken))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [
@@ -175,11 +193,12 @@ async def _answer(
     api: Api, request: Request, job: Job, form: AnswerFormat, *, stream: bool, usage: bool
 ) -> Response:
     """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
-    items = api.client.generate(job)
+    use = asked_by(request).begin()
+    items = MeteredItems(api.client.generate(job), use)
     try:
         told = await unless_gone(request.receive, accepted(items))
         head = Head(job["id"], int(api.clock()), job["model"], told["release"])
-        counts = Usage(told["prompt_tokens"])
+        counts = items.accepted(told)
         choices = len(told["prompt_tokens"]) * job["n"]
         if stream:
             events = Events(form, head, counts, choices, include_usage=usage)
@@ -222,8 +241,23 @@ async def _status(api: Api) -> Status:
         }
 
 
-def _told(status: Status) -> dict[str, object]:
+def _may_know(request: Request) -> bool:
+    return asked_by(request).caller.has(KeyScope.METRICS, KeyScope.ADMIN)
+
+
+def _told(request: Request, status: Status) -> dict[str, object]:
+    """Reasons, for those who may know them."""
+    if not _may_know(request):
+        return {}
     return {"release": status["release"], "detail": status["detail"]}
+
+
+def _caller(request: Request, model: str) -> Caller:
+    """Raises ProtocolError 403 if the caller may not use the model, whether it exists or not."""
+    caller = asked_by(request).caller
+    if not caller.tenant.may_use(model):
+        raise not_allowed(model)
+    return caller
 
 
 def _card(card: ModelCard) -> dict[str, object]:

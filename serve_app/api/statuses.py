@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -25,7 +26,13 @@ STATUSES: Mapping[ErrorCode, HttpStatus] = {
     "invalid_request": HttpStatus(400, "invalid_request_error", None),
     "unsupported_parameter": HttpStatus(400, "invalid_request_error", "unsupported_parameter"),
     "context_length_exceeded": HttpStatus(400, "invalid_request_error", "context_length_exceeded"),
+    "invalid_api_key": HttpStatus(401, "authentication_error", "invalid_api_key"),
+    "insufficient_permissions": HttpStatus(403, "permission_error", "insufficient_permissions"),
+    "model_not_allowed": HttpStatus(403, "permission_error", "model_not_allowed"),
     "model_not_found": HttpStatus(404, "invalid_request_error", "model_not_found"),
+    "rate_limit_exceeded": HttpStatus(
+        429, "rate_limit_error", "rate_limit_exceeded", RETRY_AFTER_S
+    ),
     "server_overloaded": HttpStatus(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
     "internal_error": HttpStatus(500, "server_error", "internal_error"),
     "loading": HttpStatus(503, "server_error", "loading", RETRY_AFTER_S),
@@ -41,8 +48,10 @@ def error_body(error: ProtocolError) -> dict[str, Any]:
 
 def error_response(error: ProtocolError) -> JSONResponse:
     status = STATUSES[error.code]
-    after = status.retry_after_s
-    headers = None if after is None else {"retry-after": str(after)}
+    after = status.retry_after_s if error.retry_after_s is None else error.retry_after_s
+    headers = {} if after is None else {"retry-after": str(ceil(after))}
+    if status.number == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status.number, headers)
 
 

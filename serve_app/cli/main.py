@@ -11,6 +11,7 @@ from serve_app.cli import errors, output
 from serve_app.cli.bench.group import bench
 from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluation import evaluate
+from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serving import demo, plan_memory, serve
@@ -33,6 +34,7 @@ app.command()(rollback)
 app.command("plan-memory")(plan_memory)
 app.command()(serve)
 app.command()(demo)
+app.add_typer(keys, name="keys")
 app.add_typer(bench, name="bench")
 
 CHILDREN_GRACE_S = 5.0

@@ -1,16 +1,20 @@
 """Parses the values of options. `options.py` lists the options."""
 
 import math
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import typer
 
 from representation.names import NAME_RULE, valid_name
-from serve_app.engine.settings import num_bytes
+from serve_app.engine.settings import count, num_bytes
 
 T = TypeVar("T")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(r"([0-9]+)([smhd])")
 
 
 def parse_name(value: str) -> str:
@@ -157,6 +161,7 @@ def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:
 
 
 parse_size = parser_of(num_bytes)
+parse_count = parser_of(count)
 
 
 def parse_port(value: str | int) -> int:
@@ -193,6 +198,33 @@ def parse_limit(value: str) -> float:
     if limit < 0:
         raise typer.BadParameter(f"{value!r} is less than 0")
     return limit
+
+
+def parse_moment(value: str, *, hint: str) -> datetime:
+    """A date or a time in ISO 8601; UTC if it names no zone.
+
+    Raises:
+        typer.BadParameter: it is not such a time.
+    """
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{value!r} is not a date such as 2027-01-31", param_hint=hint
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_span(value: str, *, hint: str) -> float:
+    """A time such as 90s, 30m, 24h or 7d, in seconds.
+
+    Raises:
+        typer.BadParameter: it is not such a time.
+    """
+    match = _SPAN.fullmatch(value)
+    if match is None:
+        raise typer.BadParameter(f"{value!r} is not a time such as 30m, 24h or 7d", param_hint=hint)
+    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 def _number(value: str) -> float:

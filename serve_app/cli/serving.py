@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli import output
 from serve_app.cli.engine_options import engine_options
+from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Channel, Family, RegistryUrl
 from serve_app.cli.parsing import parse_port
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
@@ -104,6 +106,21 @@ def serve(
     engine: EngineConfig,
     channel: Channel = DEFAULT_CHANNEL,
     port: Port = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; others need --keys.")
+    ] = "127.0.0.1",
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Answer only those whose keys are in this file; `expertpool keys new` makes it.",
+        ),
+    ] = None,
+    insecure_no_keys: Annotated[
+        bool,
+        typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
+    ] = False,
 ) -> None:
     """Start an OpenAI-compatible endpoint for all models of a channel's release."""
     from serve_app.config import ServeConfig, UserConfig
@@ -112,13 +129,24 @@ def serve(
     opened = open_registry(registry, family)
     if opened.channel(channel) is None:
         output.err().print(f"channel {channel!r} has no release yet", soft_wrap=True)
-    config = ServeConfig(registry=registry, family=family, engine=engine)
-    run(config, UserConfig(channel=channel), port, on_started=_say_where)
+    if keys is not None and insecure_no_keys:
+        raise WrongUse("give either --keys or --insecure-no-keys, not both")
+    config = ServeConfig(
+        registry=registry,
+        family=family,
+        engine=engine,
+        keys=keys,
+        insecure_no_keys=insecure_no_keys,
+    )
+    user = UserConfig(channel=channel)
+    run(config, user, port, host=host, on_started=partial(_say_where, keys))
 
 
-def _say_where(address: str) -> None:
+def _say_where(keys: str | None, address: str) -> None:
     words = f"listening at {address}/v1; {address}/ready says when a release is served"
     output.err().print(words, soft_wrap=True)
+    if keys is None:
+        output.err().print("without --keys, it answers whoever can reach it", soft_wrap=True)
 
 
 def demo(

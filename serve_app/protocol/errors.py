@@ -1,5 +1,6 @@
 """Why a request is refused or ends early: a code, a text, a parameter. Knows no HTTP status."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from serve_app.protocol.messages import ErrorItem
@@ -8,7 +9,11 @@ ErrorCode = Literal[
     "invalid_request",
     "unsupported_parameter",
     "context_length_exceeded",
+    "invalid_api_key",
+    "insufficient_permissions",
+    "model_not_allowed",
     "model_not_found",
+    "rate_limit_exceeded",
     "server_overloaded",
     "internal_error",
     "loading",
@@ -27,10 +32,20 @@ def _printable(text: str, longest: int) -> str:
 
 
 class ProtocolError(Exception):
-    """What a client is told. `param` names the field at fault, if one is."""
+    """What a client is told. `param` names the field at fault, if one is.
 
-    def __init__(self, code: ErrorCode, message: str, param: str | None = None) -> None:
+    retry_after_s: when the same request may go; None: as for others with this code.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
         self.code = code
         self.message = _printable(message, _LONGEST_MESSAGE)
         self.param = None if param is None else _printable(param, _LONGEST_PARAM)
@@ -61,6 +76,29 @@ def unsupported(param: str, message: str | None = None) -> ProtocolError:
 
 def too_long(message: str, param: str) -> ProtocolError:
     return ProtocolError("context_length_exceeded", message, param)
+
+
+def wrong_key(*, is_shown: bool) -> ProtocolError:
+    message = (
+        "The API key is not valid here, or has expired"
+        if is_shown
+        else "No API key was sent: put it in the header 'Authorization: Bearer KEY'"
+    )
+    return ProtocolError("invalid_api_key", message)
+
+
+def no_scope(needed: Sequence[str]) -> ProtocolError:
+    message = f"This API key lacks the scope that is needed here: {' or '.join(needed)}"
+    return ProtocolError("insufficient_permissions", message)
+
+
+def not_allowed(model: str) -> ProtocolError:
+    message = f"This API key may not use the model '{model}'"
+    return ProtocolError("model_not_allowed", message, "model")
+
+
+def rate_limited(message: str, retry_after_s: float) -> ProtocolError:
+    return ProtocolError("rate_limit_exceeded", message, retry_after_s=retry_after_s)
 
 
 def no_such_model(model: str) -> ProtocolError:

@@ -22,16 +22,25 @@ class Wishes(TypedDict):
     skip_special_tokens: bool
 
 
-class Job(Wishes):
+class Whose(TypedDict):
+    """Whose request it is, and what holds for it: the engine knows no table of tenants.
+
+    `prompt_limit`, `answer_limit`: the tenant's longest, in tokens; None: as long as can be.
+    """
+
+    tenant: str
+    weight: float
+    prompt_limit: int | None
+    answer_limit: int | None
+
+
+class Job(Wishes, Whose):
     """One request, checked for its form. `prompts` of a completion, or `messages` of a chat.
 
-    Choice `i` of prompt `p` has the number `p * n + i`. `tenant`, `weight`: whose request it is,
-    and its share; the engine knows no table of tenants.
+    Choice `i` of prompt `p` has the number `p * n + i`.
     """
 
     id: str
-    tenant: str
-    weight: float
     prompts: list[str | list[int]]
     messages: list[dict[str, Any]] | None
     chat_template_kwargs: dict[str, Any]
@@ -61,11 +70,14 @@ class TokenItem(TypedDict):
 
 
 class Accepted(TypedDict):
-    """The first item of a job that will be answered."""
+    """The first item of a job that will be answered. `answer_tokens`: the most that all choices
+    together may have.
+    """
 
     type: Literal["accepted"]
     release: str
     prompt_tokens: list[int]
+    answer_tokens: int
 
 
 class Piece(TypedDict):

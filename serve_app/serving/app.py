@@ -10,9 +10,11 @@ from ray.serve import Application
 
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.device.device import resolve_device
+from serve_app.errors import ConfigError
 from serve_app.serving.assembly import real_parts
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.replica.replica import EngineReplica
+from serve_app.tenants.keys_store import KeysStore
 
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
@@ -42,23 +44,34 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
     What `args` leaves out comes from the environment, under its name in capitals after
-    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default. Raises: see `ServeConfig`.
+    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default. Raises: see `ServeConfig`;
+    ConfigError without keys, unless `insecure_no_keys` is set, and for a broken keys file.
     """
-    return application(config_of(args or {}))
+    config = config_of(args or {})
+    if config.keys is None and not config.insecure_no_keys:
+        raise ConfigError(
+            "there is no keys file, so anybody could use the endpoint: set `keys` to the address of"
+            " one (`expertpool keys new` makes it), or `insecure_no_keys: true`"
+        )
+    if config.keys is not None:
+        KeysStore(config.keys).read()
+    return application(config)
 
 
 def config_of(args: Mapping[str, Any]) -> ServeConfig:
-    """The configuration that `build` uses. A relative registry is made absolute: replicas may
-    have another working directory.
-    """
-    config = ServeConfig.model_validate({**_environment(), **args})
-    return with_absolute_registry(config)
+    """The configuration that `build` uses, with absolute paths."""
+    return with_absolute_paths(ServeConfig.model_validate({**_environment(), **args}))
 
 
-def with_absolute_registry(config: ServeConfig) -> ServeConfig:
-    if "://" in config.registry:
-        return config
-    return config.model_copy(update={"registry": str(Path(config.registry).resolve())})
+def with_absolute_paths(config: ServeConfig) -> ServeConfig:
+    """Replicas may have another working directory."""
+    paths = {"registry": config.registry, "keys": config.keys}
+    absolute = {
+        name: str(Path(path).resolve())
+        for name, path in paths.items()
+        if path is not None and "://" not in path
+    }
+    return config.model_copy(update=absolute)
 
 
 def application(
@@ -97,7 +110,7 @@ def application(
         graceful_shutdown_timeout_s=_DRAIN_S,
     )
     bound = engine.bind(config.model_dump(mode="json"))
-    app: Application = ingress.bind(bound, config.limits.model_dump(mode="json"))
+    app: Application = ingress.bind(bound, config.limits.model_dump(mode="json"), config.keys)
     return app
 
 

@@ -1,6 +1,7 @@
 """The ingress deployment's class. Plain: `app` binds it."""
 
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -10,6 +11,8 @@ from serve_app.config import RequestLimits
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
 from serve_app.serving.transport.client import HandleClient
+from serve_app.tenants.keys_store import KeysStore
+from serve_app.tenants.keys_watch import KeysWatch
 
 
 class Ingress:
@@ -19,16 +22,18 @@ class Ingress:
     in between costs several times as much as everything else here.
     """
 
-    def __init__(self, engine: Any, limits: dict[str, Any]) -> None:
+    def __init__(self, engine: Any, limits: dict[str, Any], keys: str | None = None) -> None:
+        """keys: the address of the keys file, if there is one. Raises BadKeys."""
         self._client = HandleClient(engine)
         self._limits = RequestLimits.model_validate(limits)
+        self._keys = None if keys is None else KeysWatch(KeysStore(keys), monotonic)
         self._listener: Listener | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """`host` and `port`: where to listen. Raises ConfigError if it cannot."""
         if self._listener is not None:
             await self._listener.aclose()
-        app = build_api(Api(self._client, self._limits))
+        app = build_api(Api(self._client, self._limits, self._keys))
         self._listener = Listener(app, user_config["host"], user_config["port"])
         await self._listener.start()
 
@@ -38,4 +43,4 @@ class Ingress:
             raise ServingError("the ingress no longer listens")
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(Api(self._client, self._limits, names_answers=False))
+        return build_api(Api(self._client, self._limits, self._keys, names_answers=False))

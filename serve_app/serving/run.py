@@ -7,12 +7,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any
 
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.device.device import require_device
 from serve_app.errors import ConfigError
+from serve_app.tenants.keys_store import KeysStore
 
 _NAME = "expertpool"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -57,6 +59,7 @@ def endpoint(
 ) -> Iterator[str]:
     """Runs the endpoint inside the block, on its own Ray. Yields its address."""
     require_device(config.engine.device)
+    _check_keys(config, host)
     _check_free(host, port)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     for name, value in _RAY.items():
@@ -64,7 +67,7 @@ def endpoint(
     import ray
     from ray import serve
 
-    from serve_app.serving.app import application, with_absolute_registry
+    from serve_app.serving.app import application, with_absolute_paths
 
     try:
         _start_ray(ray)
@@ -75,7 +78,7 @@ def endpoint(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(
-            application(with_absolute_registry(config), user, (host, port)),
+            application(with_absolute_paths(config), user, (host, port)),
             name=_NAME,
             route_prefix="/",
             logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -121,6 +124,26 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+
+
+def _check_keys(config: ServeConfig, host: str) -> None:
+    """Raises ConfigError if others could use the endpoint without a key, or keys are broken."""
+    if config.keys is not None:
+        KeysStore(config.keys).read()
+    elif not config.insecure_no_keys and not _is_loopback(host):
+        raise ConfigError(
+            f"host {host}: without a keys file, the endpoint is for this machine alone; give --keys"
+            " (`expertpool keys new` makes one), or --insecure-no-keys to let anybody use it"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it. Raises ConfigError for a host that is unknown."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(f"host {host} is unknown: {error.strerror}") from error
+    return all(ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def _restore(handlers: dict[signal.Signals, Any]) -> None:

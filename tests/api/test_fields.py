@@ -11,9 +11,9 @@ from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields,
 from serve_app.api.jobs import chat_job, completion_job
 from serve_app.api.parse import parse
 from serve_app.api.statuses import STATUSES, error_body
-from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError
+from serve_app.tenants.keyring import ANYBODY
 
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "x"}
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -64,9 +64,9 @@ def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -
     try:
         fields = parse(json.dumps(body).encode(), schema)
         if isinstance(fields, ChatFields):
-            chat_job(fields, RequestLimits(), job="j", tenant=Tenant("t"))
+            chat_job(fields, RequestLimits(), job="j", caller=ANYBODY)
         elif isinstance(fields, CompletionFields):
-            completion_job(fields, RequestLimits(), job="j", tenant=Tenant("t"))
+            completion_job(fields, RequestLimits(), job="j", caller=ANYBODY)
     except ProtocolError as error:
         return STATUSES[error.code].number
     return 200
@@ -138,7 +138,7 @@ def test_any_value_of_any_chat_field_is_taken_or_400(name: str, value: Any) -> N
 )
 def test_a_bad_field_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(ProtocolError) as caught:
-        completion_job(_completion(**fields), RequestLimits(), job="j", tenant=Tenant("t"))
+        completion_job(_completion(**fields), RequestLimits(), job="j", caller=ANYBODY)
     assert caught.value.code == "invalid_request"
     assert (caught.value.param or "").startswith(param)
 
@@ -246,11 +246,11 @@ def test_top_logprobs_need_logprobs() -> None:
 
 def test_the_newer_name_of_max_tokens_wins() -> None:
     fields = _chat(max_tokens=5, max_completion_tokens=7)
-    assert chat_job(fields, RequestLimits(), job="j", tenant=Tenant("t"))["max_tokens"] == 7
+    assert chat_job(fields, RequestLimits(), job="j", caller=ANYBODY)["max_tokens"] == 7
 
 
 def test_only_what_the_client_named_is_in_the_job() -> None:
-    job = completion_job(_completion(temperature=0), RequestLimits(), job="j", tenant=Tenant("t"))
+    job = completion_job(_completion(temperature=0), RequestLimits(), job="j", caller=ANYBODY)
     assert job["sampling"] == {"temperature": 0}
     assert job["seed"] is None
     assert job["prompts"] == ["x"]

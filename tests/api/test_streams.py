@@ -66,7 +66,7 @@ def test_what_comes_while_a_write_waits_is_written_together() -> None:
 
 def test_pieces_without_anything_to_show_are_no_write() -> None:
     async def items() -> AsyncGenerator[list[Item], None]:
-        yield [{"type": "accepted", "release": "r1", "prompt_tokens": [3]}]
+        yield [ACCEPTED]
         yield [piece("", "stop")]
 
     async def run() -> None:

@@ -112,3 +112,22 @@ def test_the_engine_has_no_table_of_its_own_in_a_file() -> None:
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ValidationError, match="famly"):
         app.build({"famly": "x"})
+
+
+def test_through_ray_serve_an_endpoint_needs_keys_or_says_that_it_wants_none(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match="insecure_no_keys: true"):
+        app.build({"device": "cpu"})
+    with pytest.raises(ConfigError, match="there is no such file"):
+        app.build({"device": "cpu", "keys": str(tmp_path / "keys.yaml")})
+    (tmp_path / "keys.yaml").write_text("tenants: {acme: {}}")
+    with pytest.raises(ValidationError, match="not both"):
+        app.build({"keys": str(tmp_path / "keys.yaml"), "insecure_no_keys": True})
+    assert app.build({"device": "cpu", "keys": str(tmp_path / "keys.yaml")})
+    assert app.build({"device": "cpu", "insecure_no_keys": True})
+
+
+def test_the_keys_file_is_found_from_another_working_directory() -> None:
+    assert app.config_of({"keys": "keys.yaml"}).keys == str(Path("keys.yaml").resolve())
+    assert app.config_of({"keys": "s3://bucket/keys.yaml"}).keys == "s3://bucket/keys.yaml"

@@ -1,10 +1,12 @@
 """Completions over HTTP, by a replica on a fake engine, all in one process."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from serve_app.api.tenants import Tenant
+from serve_app.tenants.keyring import ANYBODY
+from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import HELLO, ask, complete, said
 from tests.serving.fakes import EOS, TOKENIZER, world
 
@@ -129,7 +131,8 @@ def test_sampling_fields_reach_the_engine() -> None:
 
 
 def test_the_tenant_and_its_weight_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.api.routes.tenant_of", lambda _: Tenant("large", 3.0))
+    caller = replace(ANYBODY, name="large", tenant=Tenant(weight=3.0))
+    monkeypatch.setattr("serve_app.api.access.ANYBODY", caller)
     made = world()
     complete({}, made)
     assert (made.loop.seen[0].tenant, made.loop.seen[0].weight) == ("large", 3.0)

@@ -9,8 +9,8 @@ import pytest
 from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
 from serve_app.api.routes import Api, build_api
-from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
+from serve_app.tenants.keyring import ANYBODY
 from tests.serving.fakes import CONFIG, TOKENIZER, world
 from tests.serving.running import replica_of, serves, until
 
@@ -63,7 +63,7 @@ def test_a_job_that_is_closed_is_aborted() -> None:
         fields = CompletionFields.model_validate({"model": "a", "prompt": "the", "n": 2})
         async with replica_of(made) as replica:
             await serves(replica, "r1")
-            job = completion_job(fields, RequestLimits(), job="j", tenant=Tenant("default"))
+            job = completion_job(fields, RequestLimits(), job="j", caller=ANYBODY)
             async with aclosing(replica.generate(job)) as items:
                 async for batch in items:
                     assert batch[0]["type"] == "accepted"

@@ -1,12 +1,15 @@
 """What is refused or fails over HTTP, by a replica on a fake engine, all in one process."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from serve_app.config import RequestLimits
+from serve_app.tenants.keyring import ANYBODY
+from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import CHAT, HELLO, ask, refused, said
 from tests.serving.fakes import world
 from tests.serving.running import client_of, replica_of, serves, until
@@ -96,3 +99,19 @@ def test_an_engine_that_fails_at_once_is_500() -> None:
     response = asyncio.run(run())
     refused(response, 500, "internal_error", None)
     assert "step" not in response.text
+
+
+def test_a_tenants_longest_prompt_and_answer_hold_for_its_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tenant = Tenant(prompt_tokens=3, answer_tokens=2)
+    monkeypatch.setattr("serve_app.api.access.ANYBODY", replace(ANYBODY, tenant=tenant))
+    body = {"model": "a", "prompt": [5, 6, 7, 8]}
+    error = ask("/v1/completions", body).json()["error"]
+    assert "4 tokens; at most 3 are accepted from this tenant" in error["message"]
+    assert error["code"] == "context_length_exceeded"
+    error = ask("/v1/completions", {**body, "prompt": [5], "max_tokens": 3}).json()["error"]
+    assert "3 is above this tenant's limit of 2" in error["message"]
+    assert error["param"] == "max_tokens"
+    answer = ask("/v1/completions", {**body, "prompt": [5]}).json()
+    assert answer["usage"]["completion_tokens"] == 2

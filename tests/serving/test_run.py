@@ -47,6 +47,19 @@ def test_a_device_that_is_not_there_is_said_before_anything_starts(
         run(config, UserConfig(channel="stable"))
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "203.0.113.1"])
+def test_others_than_this_machine_need_keys_or_leave_to_go_without(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"host {host}: without a keys file"):
+        run(ServeConfig(), UserConfig(channel="stable"), host=host)
+
+
+def test_a_broken_keys_file_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("tenants: {acme: {rpm: 3}}")
+    config = ServeConfig(keys=str(tmp_path / "keys.yaml"))
+    with pytest.raises(ConfigError, match=r"tenants\.acme\.rpm"):
+        run(config, UserConfig(channel="stable"))
+
+
 @pytest.mark.ray
 def test_sigterm_ends_every_process(tmp_path: Path) -> None:
     with socket.socket() as probe:

@@ -9,11 +9,11 @@ from typing import Any
 
 from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
-from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
 from serve_app.protocol.messages import Item, Job
 from serve_app.serving.replica.dependencies import Parts
 from serve_app.serving.replica.replica import EngineReplica
+from serve_app.tenants.keyring import ANYBODY
 from serve_app.text.process import keeper
 from serve_app.text.process.text_process import Hear, TextProcess
 from tests.serving.asking import refused
@@ -41,7 +41,7 @@ class RealTexts(World):
 def _job(name: str, **fields: Any) -> Job:
     body = {"model": "a", "prompt": "the", "max_tokens": len(LINE), **fields}
     checked = CompletionFields.model_validate(body)
-    return completion_job(checked, RequestLimits(), job=name, tenant=Tenant("default"))
+    return completion_job(checked, RequestLimits(), job=name, caller=ANYBODY)
 
 
 JOBS: tuple[dict[str, Any], ...] = (

@@ -73,7 +73,14 @@ class Generation:
             await self._submit([each for each in self._requests if _needs_engine(each)])
             prompts = [len(request.prompt) for request in self._requests[:: self._job["n"]]]
             self._metrics.accepted(sum(prompts))
-            yield [{"type": "accepted", "release": self._model.release, "prompt_tokens": prompts}]
+            yield [
+                {
+                    "type": "accepted",
+                    "release": self._model.release,
+                    "prompt_tokens": prompts,
+                    "answer_tokens": sum(request.max_tokens for request in self._requests),
+                }
+            ]
             for choice in self._running.values():
                 if not choice.steps:
                     self._text.add(choice.key, -1, None, "length")

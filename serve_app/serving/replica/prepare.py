@@ -105,14 +105,20 @@ def requests_of(
 def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> int:
     chat = job["messages"] is not None
     param = "messages" if chat else "prompt"
-    if cap is not None and prompt > cap:
-        raise too_long(f"The prompt has {prompt} tokens; at most {cap} are accepted here", param)
+    for most, whom in ((cap, "here"), (job["prompt_limit"], "from this tenant")):
+        if most is not None and prompt > most:
+            raise too_long(
+                f"The prompt has {prompt} tokens; at most {most} are accepted {whom}", param
+            )
     room = model.context_length - prompt
-    asked = job["max_tokens"]
+    asked, limit = job["max_tokens"], job["answer_limit"]
     if asked is None and room >= 1:
         default = model.defaults.max_new_tokens if chat else COMPLETION_MAX_TOKENS
-        return room if default is None else min(room, default)
+        return min(most for most in (room, default, limit) if most is not None)
     asked = 1 if asked is None else asked
+    if limit is not None and asked > limit:
+        message = f"Invalid 'max_tokens': {asked} is above this tenant's limit of {limit}"
+        raise bad_request(message, "max_tokens")
     if asked > room:
         raise context_exceeded(model.context_length, prompt, asked, param)
     return asked

@@ -9,11 +9,11 @@ import pytest
 
 from serve_app.api.fields import CompletionFields
 from serve_app.api.jobs import completion_job
-from serve_app.api.tenants import Tenant
 from serve_app.config import RequestLimits
 from serve_app.protocol.messages import Job
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.serving.transport.carrier import CarrierGone
+from serve_app.tenants.keyring import ANYBODY
 from tests.serving.fakes import FakeLoop, world
 from tests.serving.running import replica_of, serves, until
 
@@ -21,7 +21,7 @@ from tests.serving.running import replica_of, serves, until
 def job(name: str, **fields: Any) -> Job:
     body = {"model": "a", "prompt": "the", "max_tokens": 3, **fields}
     checked = CompletionFields.model_validate(body)
-    return completion_job(checked, RequestLimits(), job=name, tenant=Tenant("default"))
+    return completion_job(checked, RequestLimits(), job=name, caller=ANYBODY)
 
 
 class Reader:

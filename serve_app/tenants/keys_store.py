@@ -1,0 +1,60 @@
+"""Reads and changes the keys file at an address. What it says: `keys_file.py`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from consolidation.release.errors import StorageFailed
+from consolidation.release.storage import Storage, open_storage
+from serve_app.tenants.errors import BadKeys
+from serve_app.tenants.keys_file import KeysFile
+
+
+class KeysStore:
+    """One keys file, at a path or an fsspec address. Methods raise BadKeys, which names it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        directory, slash, self._name = address.rpartition("/")
+        if not self._name:
+            raise BadKeys(f"keys file {address!r}: that is not the name of a file")
+        with _told(address):
+            self._storage: Storage = open_storage(directory or slash or ".")
+
+    def read(self) -> KeysFile:
+        """What the file says."""
+        return KeysFile.parse(self.text(), self.address)
+
+    def text(self) -> str:
+        """The whole file."""
+        found = self._content()
+        if found is None:
+            raise BadKeys(f"keys file {self.address}: there is no such file")
+        return found
+
+    def change(self, by: Callable[[KeysFile], KeysFile]) -> KeysFile:
+        """Replace what the file says, or an empty file if there is none, all at once.
+
+        Nobody else on this machine changes it meanwhile. If `by` raises, nothing is changed.
+        -> what it says now
+        """
+        with _told(self.address), self._storage.lock(f".{self._name}.lock"):
+            before = self._content()
+            now = by(KeysFile.parse(before or "", self.address))
+            self._storage.write(self._name, now.text().encode())
+            return now
+
+    def _content(self) -> str | None:
+        with _told(self.address):
+            found = self._storage.read(self._name)
+        try:
+            return None if found is None else found.decode()
+        except UnicodeDecodeError as error:
+            raise BadKeys(f"keys file {self.address}: it is not UTF-8: {error.reason}") from error
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageFailed as error:
+        raise BadKeys(f"keys file {address}: {error}") from error
