@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.request import Sampling
-from serve_app.engine.run.sampling import SamplingRow, _filtered, _inverted, score, uniform
+from serve_app.engine.run.draws import filtered, inverted, uniform
+from serve_app.engine.run.sampling import SamplingRow, score
 from serve_app.engine.run.sampling import sample as sample_on_device
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
@@ -79,12 +80,8 @@ def kept(probabilities: list[float], option: Sampling) -> set[int]:
     return {token for token in found if probabilities[token] >= option.min_p * max(probabilities)}
 
 
-@pytest.mark.parametrize("few", [3, 16, 1000])
 @pytest.mark.parametrize("sharpness", [0.3, 3.0])
-def test_filters_keep_what_they_keep_one_after_another(
-    monkeypatch: pytest.MonkeyPatch, few: int, sharpness: float
-) -> None:
-    monkeypatch.setattr("serve_app.engine.run.sampling.FEW", few)
+def test_filters_keep_what_they_keep_one_after_another(sharpness: float) -> None:
     sets = list(product([0, 1, 5, 200], [0.2, 0.73, 1.0], [0.0, 0.11]))
     options = [Sampling(top_k=k, top_p=p, min_p=m) for k, p, m in sets]
     logits = torch.randn((len(options), 140), generator=torch.Generator().manual_seed(3))
@@ -98,7 +95,55 @@ def test_filters_keep_what_they_keep_one_after_another(
 
 
 def sample_filtered(logits: torch.Tensor, options: list[Sampling]) -> torch.Tensor:
-    return _filtered(torch.softmax(logits, dim=-1), [row(option) for option in options])
+    return filtered(torch.softmax(logits, dim=-1), options)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+@pytest.mark.parametrize("option", [Sampling(top_p=0.6), Sampling(top_p=0.05), Sampling(min_p=0.4)])
+def test_attempts_draw_all_that_filters_keep_as_often_as_it_is_likely(
+    option: Sampling, sharpness: float
+) -> None:
+    logits = torch.randn((1, 40), generator=torch.Generator().manual_seed(5)) * sharpness
+    kept_part = sample_filtered(logits, [option])[0]
+    expected = kept_part / kept_part.sum()
+    found = draws(option, logits[0], count=6000)
+    assert set(found) <= set(expected.nonzero()[:, 0].tolist())
+    for token, share in enumerate(expected.tolist()):
+        assert abs(found[token] / 6000 - share) < 0.03
+
+
+def test_logits_that_are_no_numbers_end_every_attempt() -> None:
+    logits = torch.full((3, 200), float("nan"))
+    logits[1:, :7] = 0.0
+    options = [Sampling(top_p=0.5), Sampling(top_p=0.5, min_p=0.2), Sampling(top_p=0.0)]
+    assert len(sample(logits, [row(option) for option in options])) == 3
+
+
+def test_on_a_cpu_tokens_are_chosen_on_the_threads_own_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(logits: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.tensor([torch.get_num_threads()])
+
+    monkeypatch.setattr("serve_app.engine.run.sampling._chosen", chosen)
+    assert sample(LOGITS[None], [row(Sampling())]) == [1]
+
+
+@pytest.mark.parametrize("largest", [3.5, 0.0, -0.0, -2.5, float("inf"), float("nan")])
+def test_the_likeliest_of_bfloat16_is_that_of_their_values(largest: float) -> None:
+    logits = -torch.rand((4, 300), generator=torch.Generator().manual_seed(6)) * 50 - 3
+    logits[torch.arange(4), torch.tensor([7, 0, 299, 150])] = largest
+    found = sample(logits.to(torch.bfloat16), [row(Sampling(temperature=0))] * 4)
+    assert found == [7, 0, 299, 150]
+
+
+def test_many_rows_are_chosen_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn((9, 300), generator=torch.Generator().manual_seed(4))
+    rows = [row(Sampling(seed=at, temperature=at % 3, top_p=0.8)) for at in range(9)]
+    together = sample(logits, rows)
+    monkeypatch.setattr("serve_app.engine.run.sampling.BLOCK_LOGITS", 700)
+    assert sample(logits, rows) == together
+    assert sample(logits[:0], []) == []
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 1000])
@@ -107,7 +152,7 @@ def test_every_share_of_the_whole_is_some_likely_tokens(size: int) -> None:
     probabilities[:, torch.rand(size) < 0.5] = 0.0
     probabilities[0, size // 2] = 0.25
     numbers = torch.linspace(0, 1 - 2**-53, 300, dtype=torch.float64).unsqueeze(1)
-    found = _inverted(probabilities.expand(300, -1), numbers)
+    found = inverted(probabilities.expand(300, -1), numbers)
     assert bool((probabilities[0, found] > 0).all())
     assert torch.equal(found, found.sort().values)
     ends = probabilities[0].double().cumsum(dim=0)
