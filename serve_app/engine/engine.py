@@ -200,7 +200,7 @@ class Engine:
                 prompt_tokens=prompt,
                 max_tokens=request.max_tokens,
             ) from error
-        self._flights.add(request, model.row)
+        self._flights.add(request, sequence, model.row)
 
     def abort(self, request: str) -> bool:
         """End a request and free what it holds. False if there is none with that id."""

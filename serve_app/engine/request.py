@@ -1,6 +1,7 @@
 """Requests to the engine, and its answers. Values; tokens only, no text."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve_app.errors import EngineError
 
@@ -59,8 +60,7 @@ class Logprob:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
 
     token is -1 if none was requested (`max_tokens` 0). The first token of a request has queued_s,

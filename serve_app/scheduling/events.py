@@ -1,19 +1,16 @@
 """What a committed step gave each sequence, as values. Not what clients receive."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Continued:
+class Continued(NamedTuple):
     """The sequence has one more token and continues."""
 
     id: str
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """The sequence has ended and holds nothing any more.
 
     `token` is its last one (the stop token itself for "stop"), or None if none was requested.

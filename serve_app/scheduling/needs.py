@@ -91,27 +91,34 @@ class Needs:
 
     def room(self, sequence: Sequence) -> int:
         """For how many more positions its own units and the free ones are enough."""
-        held = sequence.held
         rooms = [
-            ledger.positions_in(len(held.get(ledger.kind, ())) + ledger.num_free)
+            ledger.positions_in(len(sequence.held.get(ledger.kind, ())) + ledger.num_free)
             for ledger in self._ledgers
         ]
         return min(rooms) - sequence.num_computed
 
-    def take(self, sequence: Sequence, length: int) -> dict[str, tuple[int, ...]]:
+    def has(self, sequence: Sequence, length: int) -> bool:
+        """Whether its own units are enough for that many more positions."""
+        held, end = sequence.held, sequence.num_computed + length
+        for ledger in self._ledgers:
+            units = held.get(ledger.kind)
+            if units is None or ledger.units_for(end) > len(units):
+                return False
+        return True
+
+    def take(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]]:
         """Give a sequence what it lacks for that many more positions.
 
         -> by kind, its units for all positions up to there. All or nothing: ValueError if there
         is too little of a kind.
         """
-        lacking = [_lacking(ledger, sequence, length) for ledger in self._ledgers]
-        if any(lacking):
-            self._take(sequence, lacking)
+        if not self.has(sequence, length):
+            self._take(sequence, [_lacking(ledger, sequence, length) for ledger in self._ledgers])
         held, end = sequence.held, sequence.num_computed + length
-        return {
-            ledger.kind: tuple(held[ledger.kind][: ledger.units_for(end)])
-            for ledger in self._ledgers
-        }
+        for ledger in self._ledgers:
+            if ledger.units_for(end) < len(held[ledger.kind]):
+                return {each.kind: held[each.kind][: each.units_for(end)] for each in self._ledgers}
+        return held
 
     def _take(self, sequence: Sequence, counts: Iterable[int]) -> None:
         """Give a sequence these numbers of units of each kind, or raise ValueError."""
@@ -122,13 +129,17 @@ class Needs:
                     f"sequence {sequence.id!r} lacks {count} {ledger.noun}; "
                     f"{ledger.num_free} are free"
                 )
-        for ledger, count in wanted:
-            sequence.held.setdefault(ledger.kind, []).extend(ledger.take(count))
+        held = sequence.held
+        sequence.held = {
+            ledger.kind: (*held.get(ledger.kind, ()), *ledger.take(count))
+            for ledger, count in wanted
+        }
 
     def give_back(self, sequence: Sequence) -> None:
         """Take everything that a sequence holds."""
         for ledger in self._ledgers:
-            ledger.give_back(sequence.held.pop(ledger.kind, ()))
+            ledger.give_back(sequence.held.get(ledger.kind, ()))
+        sequence.held = {}
 
     def check(self, running: Iterable[Sequence]) -> None:
         """Assert that these sequences hold everything in use, and enough for what they computed."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from serve_app.scheduling.sequence import ModelKey
 
@@ -10,9 +10,11 @@ Stream = Literal["decoder"]
 """Which of a sequence's token streams a chunk is of. All models have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some tokens of one sequence: positions start .. start + len(tokens)."""
+class Chunk(NamedTuple):
+    """Some tokens of one sequence: positions start .. start + len(tokens).
+
+    A step has one for each of its sequences: making a frozen dataclass takes four times as long.
+    """
 
     sequence: str
     model: ModelKey
@@ -33,6 +35,8 @@ class Chunk:
     """Logits of prompt positions are wanted; after a preemption some come a second time."""
     num_generated: int
     """The index, among the generated tokens, of the one that is sampled next."""
+    by_length: bool
+    """What is computed may depend on the length of the sequence, not just on its tokens."""
     stream: Stream = "decoder"
 
     @property

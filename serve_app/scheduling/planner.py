@@ -8,6 +8,7 @@ nothing is planned before the commit.
 """
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from serve_app.scheduling.plan import Chunk
 from serve_app.scheduling.queue import FairQueues
@@ -21,7 +22,7 @@ class _Draft:
     """A plan in the making. `is_short`: a running sequence got less room than it needs."""
 
     budget: int
-    chunks: dict[str, Chunk] = field(default_factory=dict)
+    chunks: dict[Sequence, Chunk] = field(default_factory=dict)
     is_short: bool = False
 
 
@@ -59,9 +60,9 @@ class Planner:
         self._continue_running(draft)
         if not draft.is_short:
             self._admit(draft, now, next_number)
-        planned = [s for s in self._running if s.id in draft.chunks]
-        planned.sort(key=lambda s: (s.place, s.arrival, s.number))
-        return {s: draft.chunks[s.id] for s in planned}
+        planned = [s for s in self._running if s in draft.chunks]
+        planned.sort(key=attrgetter("place", "arrival", "number"))
+        return {s: draft.chunks[s] for s in planned}
 
     def check(self) -> None:
         """Assert that not too many run."""
@@ -75,20 +76,23 @@ class Planner:
 
     def _continue(self, sequence: Sequence, draft: _Draft) -> None:
         """Plan what there is room for; if there is none, take what the last in rank holds."""
-        while not (room := self._running.room(sequence)):
-            draft.is_short = True
-            last = self._running.last
-            if last is sequence:
-                return
-            self._preempt(last, draft)
         wanted = min(sequence.num_missing, draft.budget)
-        if room < wanted:
-            draft.is_short = True
-        self._plan_chunk(sequence, min(wanted, room), draft)
+        if not self._running.has(sequence, wanted):
+            while not (room := self._running.room(sequence)):
+                draft.is_short = True
+                last = self._running.last
+                if last is sequence:
+                    return
+                self._preempt(last, draft)
+            wanted = min(sequence.num_missing, draft.budget)
+            if room < wanted:
+                draft.is_short = True
+                wanted = room
+        self._plan_chunk(sequence, wanted, draft)
 
     def _preempt(self, sequence: Sequence, draft: _Draft) -> None:
         """Take everything it holds. It waits again, and will recompute every token it knows."""
-        dropped = draft.chunks.pop(sequence.id, None)
+        dropped = draft.chunks.pop(sequence, None)
         if dropped is not None:
             draft.budget += len(dropped.tokens)
         self._running.release(sequence)
@@ -118,4 +122,4 @@ class Planner:
 
     def _plan_chunk(self, sequence: Sequence, length: int, draft: _Draft) -> None:
         draft.budget -= length
-        draft.chunks[sequence.id] = self._running.advance(sequence, length)
+        draft.chunks[sequence] = self._running.advance(sequence, length)

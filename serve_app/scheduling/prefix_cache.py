@@ -25,7 +25,7 @@ class PrefixCache:
         found = self._find(sequence)
         if found is not None:
             self._blocks.share(found)
-            sequence.held[BLOCKS] = found
+            sequence.held = {**sequence.held, BLOCKS: tuple(found)}
             sequence.num_found = sequence.num_computed = len(found) * self._blocks.block_size
 
     def note_computed(self, sequence: Sequence, start: int, end: int) -> None:

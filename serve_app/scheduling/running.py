@@ -38,8 +38,14 @@ class Running:
 
     def in_turn(self) -> list[Sequence]:
         """Sequences with something to compute: decodes first, then prompts, by rank."""
-        unready = (s for s in self._sequences if s.num_missing)
-        return sorted(unready, key=lambda s: (s.num_missing > 1, s.rank))
+        decodes, prompts = [], []
+        for sequence in self._sequences:
+            missing = sequence.num_missing
+            if missing == 1:
+                decodes.append(sequence)
+            elif missing:
+                prompts.append(sequence)
+        return decodes + prompts
 
     def by_model(self) -> dict[ModelKey, int]:
         """How many sequences run, for each model that has any."""
@@ -74,6 +80,10 @@ class Running:
         """For how many more positions its own units and the free ones are enough."""
         return self._needs.room(sequence)
 
+    def has(self, sequence: Sequence, length: int) -> bool:
+        """Whether its own units are enough for that many more positions."""
+        return self._needs.has(sequence, length)
+
     def fit(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
         """Whether all of these can get what they need for that many more tokens."""
         return self._needs.fit(lengths)
@@ -83,26 +93,30 @@ class Running:
         assert sequence.place is not None, f"{sequence.id} has no place"
         held = self._needs.take(sequence, length)
         start, end = sequence.num_computed, sequence.num_computed + length
-        prompt_len = len(sequence.prompt)
-        pending = end > len(sequence.tokens)
-        chunk = Chunk(
-            sequence=sequence.id,
-            model=sequence.model,
-            place=sequence.place,
-            start=start,
-            tokens=(0,) if pending else tuple(sequence.tokens[start:end]),
-            pending=pending,
-            held=held,
-            prompt_len=prompt_len,
-            forward_len=sequence.forward_len,
-            samples=end == sequence.num_expected and sequence.max_tokens > 0,
-            keep_prompt_logits=sequence.keep_prompt_logits
-            and min(end, prompt_len) > max(sequence.num_prompt_kept, start),
-            num_generated=sequence.num_expected - prompt_len,
+        prompt_len, tokens = sequence.prompt_len, sequence.tokens
+        expected = len(tokens) + sequence.num_pending
+        pending = end > len(tokens)
+        samples = end == expected and sequence.max_tokens > 0
+        keep_prompt_logits = sequence.keep_prompt_logits and (
+            min(end, prompt_len) > max(sequence.num_prompt_kept, start)
         )
         sequence.num_computed = end
-        sequence.num_pending += chunk.samples
-        return chunk
+        sequence.num_pending += samples
+        return Chunk(  # by position, which takes half as long as by name
+            sequence.id,
+            sequence.model,
+            sequence.place,
+            start,
+            (0,) if pending else (tokens[start],) if length == 1 else tuple(tokens[start:end]),
+            pending,
+            held,
+            prompt_len,
+            sequence.forward_len,
+            samples,
+            keep_prompt_logits,
+            expected - prompt_len,
+            sequence.by_length,
+        )
 
     def check(self) -> None:
         """Assert that sequences, ledgers and places agree about who holds what."""

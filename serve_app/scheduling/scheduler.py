@@ -28,10 +28,10 @@ from serve_app.scheduling.sequence import ModelKey, Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Outstanding:
-    """A plan that is not committed yet, and its sequences by id."""
+    """A plan that is not committed yet, and the sequences of its chunks."""
 
     plan: StepPlan
-    sequences: Mapping[str, Sequence]
+    sequences: tuple[Sequence, ...]
 
 
 class Scheduler:
@@ -188,15 +188,15 @@ class Scheduler:
             return []
         if not self._outstanding or plan is not self._outstanding[0].plan:
             raise RuntimeError("this is not the plan to commit, or it is committed already")
-        now_known = self._sequences
-        then = self._outstanding[0].sequences
-        live = [c for c in plan.chunks if now_known.get(c.sequence) is then[c.sequence]]
-        missing = [c.sequence for c in live if c.samples and c.sequence not in sampled]
+        known, then = self._sequences, self._outstanding[0].sequences
+        both = zip(plan.chunks, then, strict=True)
+        live = [(chunk, s) for chunk, s in both if known.get(chunk.sequence) is s]
+        missing = [s.id for chunk, s in live if chunk.samples and chunk.sequence not in sampled]
         if missing:
             raise ValueError(f"no token was sampled for {missing}")
         self._advance_clock(now)
         del self._outstanding[0]
-        events = (self._commit_chunk(chunk, sampled) for chunk in live)
+        events = [self._commit_chunk(chunk, s, sampled) for chunk, s in live]
         return [event for event in events if event is not None]
 
     # What there is.
@@ -229,10 +229,6 @@ class Scheduler:
     def count(self, model: ModelKey) -> int:
         """How many sequences of this model wait or run."""
         return sum(len(q.waiting) + q.num_running for q in self._queues if q.model == model)
-
-    def get(self, sequence_id: str) -> Sequence | None:
-        """The sequence with that id, read-only, while it waits or runs."""
-        return self._sequences.get(sequence_id)
 
     @property
     def wanted(self) -> dict[str, float]:
@@ -271,23 +267,24 @@ class Scheduler:
 
     def _samples(self, outstanding: _Outstanding, sequence: Sequence) -> bool:
         """Whether a running plan samples a token for a sequence."""
-        if outstanding.sequences.get(sequence.id) is not sequence:
-            return False
-        return any(c.samples for c in outstanding.plan.chunks if c.sequence == sequence.id)
+        both = zip(outstanding.plan.chunks, outstanding.sequences, strict=True)
+        return any(chunk.samples for chunk, s in both if s is sequence)
 
     def _make_plan(self) -> StepPlan:
         loads = self._residency.begin_loads(self._now, self._number)
         planned = self._planner.plan(self._now, self._number)
         plan = StepPlan(tuple(planned.values()), loads)
         if planned:
-            self._outstanding.append(_Outstanding(plan, {s.id: s for s in planned}))
+            self._outstanding.append(_Outstanding(plan, tuple(planned)))
         return plan
 
-    def _commit_chunk(self, chunk: Chunk, sampled: Mapping[str, int]) -> SequenceEvent | None:
-        sequence = self._sequences[chunk.sequence]
+    def _commit_chunk(
+        self, chunk: Chunk, sequence: Sequence, sampled: Mapping[str, int]
+    ) -> SequenceEvent | None:
         self._running.note_computed(sequence, chunk.start, chunk.end)
-        kept = min(chunk.end, chunk.prompt_len)
-        sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
+        if sequence.num_prompt_kept < chunk.prompt_len:
+            kept = min(chunk.end, chunk.prompt_len)
+            sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
         if chunk.samples:
             return self._commit_token(sequence, sampled[chunk.sequence])
         if sequence.max_tokens or chunk.end < chunk.prompt_len:

@@ -1,5 +1,6 @@
 """One sequence for the scheduler: its known and its computed tokens. Holds no tensor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
@@ -21,8 +22,10 @@ class Sequence:
 
     Only the scheduler writes the fields below the blank line. A token counts as computed once a
     step is planned that computes it; `num_pending` tokens are being sampled by such steps. `held`:
-    by kind, the units that it holds (needs.py). `num_found`: tokens that were already computed when
-    it began; None if nobody looked.
+    by kind, the units that it holds (needs.py); replaced, never changed, as chunks have it too.
+    `num_found`: tokens that were already computed when it began; None if nobody looked.
+    `prompt_len`, `num_positions`: of the prompt, and the most KV positions that it can need, since
+    the last generated token is never computed.
     """
 
     id: str
@@ -41,10 +44,12 @@ class Sequence:
     by_length: bool = False
 
     tokens: list[int] = field(init=False)
+    prompt_len: int = field(init=False)
+    num_positions: int = field(init=False)
     num_computed: int = field(init=False, default=0)
     num_pending: int = field(init=False, default=0)
     num_prompt_kept: int = field(init=False, default=0)
-    held: dict[str, list[int]] = field(init=False, default_factory=dict)
+    held: Mapping[str, tuple[int, ...]] = field(init=False, default_factory=dict)
     place: int | None = field(init=False, default=None)
     num_preemptions: int = field(init=False, default=0)
     number: int = field(init=False, default=-1)
@@ -64,6 +69,8 @@ class Sequence:
                 f"sequence {self.id!r}: weight {self.weight} must be positive and finite"
             )
         self.tokens = list(self.prompt)
+        self.prompt_len = len(self.prompt)
+        self.num_positions = self.prompt_len + max(self.max_tokens, 1) - 1
 
     @property
     def rank(self) -> Rank:
@@ -77,7 +84,7 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
-        return len(self.tokens) - len(self.prompt)
+        return len(self.tokens) - self.prompt_len
 
     @property
     def forward_len(self) -> int:
@@ -86,8 +93,8 @@ class Sequence:
         The prompt; or, after a recomputation, everything that was known then.
         """
         again = self.recompute_at
-        if again is None or not len(self.prompt) <= again < len(self.tokens):
-            return len(self.prompt)
+        if again is None or not self.prompt_len <= again < len(self.tokens):
+            return self.prompt_len
         return again + 1
 
     @property
@@ -99,17 +106,12 @@ class Sequence:
     def starts_anew(self) -> bool:
         """Whether everything is recomputed for the last expected token."""
         again = self.recompute_at
-        return again is not None and len(self.prompt) <= again == self.num_expected - 1
+        return again is not None and self.prompt_len <= again == self.num_expected - 1
 
     @property
     def num_missing(self) -> int:
         """Expected tokens that are still to be computed; 1 while it decodes."""
-        return min(self.num_expected, self.num_positions) - self.num_computed
-
-    @property
-    def num_positions(self) -> int:
-        """The most KV positions it can need: the last generated token is never computed."""
-        return len(self.prompt) + max(self.max_tokens, 1) - 1
+        return min(len(self.tokens) + self.num_pending, self.num_positions) - self.num_computed
 
     def finish_reason(self) -> Literal["stop", "length"] | None:
         """Whether the token just appended ends the sequence: "stop", "length", or None.

@@ -229,4 +229,5 @@ def chunk(sequence: str, tokens: tuple[int, ...], start: int = 0) -> Chunk:
         samples=True,
         keep_prompt_logits=start == 0,
         num_generated=start // 3,
+        by_length=False,
     )

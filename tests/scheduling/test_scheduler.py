@@ -133,7 +133,8 @@ def test_an_id_in_use_is_refused_and_changes_nothing() -> None:
     with pytest.raises(DuplicateSequence, match="'s0' is waiting or running already"):
         world.scheduler.add(again, 0.0)
     world.scheduler.check()
-    assert world.scheduler.get(first.id) is first
+    world.run()
+    assert world.generated[first.id] == alone(first)[0]
 
 
 @pytest.mark.parametrize(

@@ -156,4 +156,5 @@ def _chunk(number: int, start: int, count: int, blocks: Sequence[int]) -> Chunk:
         samples=False,
         keep_prompt_logits=False,
         num_generated=0,
+        by_length=False,
     )

@@ -12,6 +12,7 @@ from serve_app.errors import EngineError
 from serve_app.scheduling.events import Finished, SequenceEvent
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
+from serve_app.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +21,13 @@ logger = logging.getLogger(__name__)
 class _Active:
     """A request in the engine, and the log-probabilities of its prompt so far, by position.
 
-    row: of its model in the expert maps.   queued_s: its wait before anything was computed;
-    num_cached: tokens of its prompt that were already computed. Both are set until its first token
-    is reported.
+    queued_s: its wait before anything was computed; num_cached: tokens of its prompt that were
+    already computed. Both are set until its first token is reported.
     """
 
     request: Request
-    row: int
+    sequence: Sequence
+    running: RunningRequest
     prompt_due: bool
     prompt_logprobs: dict[int, Logprob] = field(default_factory=dict)
     began: bool = False
@@ -71,9 +72,11 @@ class Flights:
     def __contains__(self, request: str) -> bool:
         return request in self._active
 
-    def add(self, request: Request, row: int) -> None:
-        """A request whose sequence the scheduler knows. row: of its model in the expert maps."""
-        self._active[request.id] = _Active(request, row, request.prompt_logprobs is not None)
+    def add(self, request: Request, sequence: Sequence, row: int) -> None:
+        """A request and its sequence in the scheduler. row: of its model in the expert maps."""
+        running = RunningRequest(request, row, sequence.tokens)
+        due = request.prompt_logprobs is not None
+        self._active[request.id] = _Active(request, sequence, running, due)
 
     def drop(self, request: str) -> None:
         """Forget this request: none of its events follow."""
@@ -92,7 +95,10 @@ class Flights:
     def launch(self, plan: StepPlan) -> None:
         """Start a step that computes something, after the last running one."""
         active = {chunk.sequence: self._active[chunk.sequence] for chunk in plan.chunks}
-        running = {name: self._running(request) for name, request in active.items()}
+        for request in active.values():
+            if not request.began:
+                self._begin(request)
+        running = {name: request.running for name, request in active.items()}
         after = self._flights[-1].step if self._flights else None
         began, step = self._clock(), None
         try:
@@ -101,14 +107,11 @@ class Flights:
             self._give_up(active, error)
         self._flights.append(_Flight(plan, active, began, step))
 
-    def _running(self, active: _Active) -> RunningRequest:
-        sequence = self._scheduler.get(active.request.id)
-        assert sequence is not None
-        if not active.began:
-            active.began, active.queued_s = True, self._clock() - sequence.arrival
-            active.num_cached = sequence.num_found or 0
-            self._counters.note_prefix(len(sequence.prompt), sequence.num_found)
-        return RunningRequest(active.request, active.row, sequence.tokens)
+    def _begin(self, active: _Active) -> None:
+        sequence = active.sequence
+        active.began, active.queued_s = True, self._clock() - sequence.arrival
+        active.num_cached = sequence.num_found or 0
+        self._counters.note_prefix(len(sequence.prompt), sequence.num_found)
 
     def land(self, take_reports: Callable[[], None]) -> None:
         """Wait for the oldest running step, and give its results to its requests.

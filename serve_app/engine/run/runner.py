@@ -20,16 +20,25 @@ from serve_app.engine.step.view import Output, ViewBuilder, outputs_of
 from serve_app.scheduling.plan import Chunk, StepPlan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunningRequest:
     """What the runner must know about a sequence besides its chunk.
 
-    row: of its model in the expert maps.   tokens: all known tokens, prompt first.
+    row: of its model in the expert maps.   tokens: all known tokens, prompt first; grows.
+    usual: how it samples a token that may be any, while the host knows the one before.
+    is_scored: whether any log-probability is requested.
     """
 
     request: Request
     row: int
     tokens: Sequence[int]
+    usual: SamplingRow = field(init=False)
+    is_scored: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings, length = self.request.sampling, len(self.request.prompt)
+        self.usual = SamplingRow(settings, self.tokens, length, frozenset())
+        self.is_scored = (self.request.prompt_logprobs, settings.logprobs) != (None, None)
 
 
 @dataclass(slots=True)
@@ -139,7 +148,7 @@ class Runner:
         """
         began = self._clock()
         rows = [running[chunk.sequence].row for chunk in plan.chunks]
-        outputs = [output for chunk in plan.chunks for output in outputs_of(chunk)]
+        outputs = outputs_of(plan.chunks)
         view = self._views.build(plan.chunks, rows, outputs)
         self._fill_pending(view.ids, plan.chunks, after)
         ready = self._clock()
@@ -171,6 +180,8 @@ class Runner:
         self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None
     ) -> None:
         """Fill in the tokens that the step before samples.   ids: (T,)"""
+        if not any(chunk.pending for chunk in chunks):
+            return
         targets, sources, start = [], [], 0
         for chunk in chunks:
             if chunk.pending:
@@ -178,7 +189,7 @@ class Runner:
                 targets.append(start)
                 sources.append(after.rows[chunk.sequence])
             start += len(chunk.tokens)
-        if after is not None and targets:
+        if after is not None:
             ids[self._tensor(targets)] = after.tokens[self._tensor(sources)]
 
     def _scores(
@@ -205,22 +216,22 @@ class Runner:
 def _scored(outputs: Sequence[Output], running: Mapping[str, RunningRequest]) -> Iterator[_Scored]:
     """The requested log-probabilities of prompts and of sampled tokens."""
     for row, output in enumerate(outputs):
-        request = running[output.chunk.sequence].request
-        following = output.position + 1
-        if request.prompt_logprobs is not None and following < len(request.prompt):
-            token = request.prompt[following]
+        state = running[output.chunk.sequence]
+        if not state.is_scored:
+            continue
+        request = state.request
+        if request.prompt_logprobs is not None and output.position + 1 < len(request.prompt):
+            token = request.prompt[output.position + 1]
             yield _Scored(row, output, token, request.prompt_logprobs)
-        if output.samples and request.sampling.logprobs is not None:
+        if request.sampling.logprobs is not None and output.samples:
             yield _Scored(row, output, None, request.sampling.logprobs)
 
 
 def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | None) -> SamplingRow:
-    request = state.request
-    is_early = chunk.num_generated < request.min_tokens
-    return SamplingRow(
-        request.sampling,
-        state.tokens,
-        len(request.prompt),
-        request.stop_token_ids if is_early else frozenset(),
-        after.rows[chunk.sequence] if chunk.pending and after is not None else None,
+    is_early = chunk.num_generated < state.request.min_tokens
+    if not is_early and not chunk.pending:
+        return state.usual
+    return state.usual._replace(
+        banned=state.request.stop_token_ids if is_early else frozenset(),
+        pending=after.rows[chunk.sequence] if chunk.pending and after is not None else None,
     )

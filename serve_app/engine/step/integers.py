@@ -1,11 +1,15 @@
 """Moves integers from the host to the device in one copy. Does not interpret them."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 
 CHUNK_BYTES = 1 << 16
 ALIGNMENT_BYTES = 16
+CODES = {torch.int64: "q", torch.int32: "i"}
+"""Of `array`, which reads a list of integers ten times as fast as `torch.tensor`."""
 
 
 class Integers:
@@ -22,11 +26,19 @@ class Integers:
         self._stages = device.type != "cpu" if stages is None else stages
         self._chunks: list[_Chunk] = []
 
-    def put(
-        self, values: Sequence[int] | Sequence[Sequence[int]], dtype: torch.dtype = torch.int64
-    ) -> torch.Tensor:
+    def put(self, values: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
         """-> a tensor of these values on the device, once they are sent"""
-        tensor = torch.tensor(values, dtype=dtype)
+        read = array(CODES[dtype], values)
+        return self._put(torch.frombuffer(read, dtype=dtype) if read else torch.empty(0).to(dtype))
+
+    def put_rows(
+        self, rows: Sequence[Sequence[int]], dtype: torch.dtype = torch.int64
+    ) -> torch.Tensor:
+        """The same of rows, equally long, of which there is at least one: (n, m)"""
+        read = array(CODES[dtype], chain.from_iterable(rows))
+        return self._put(torch.frombuffer(read, dtype=dtype).view(len(rows), -1))
+
+    def _put(self, tensor: torch.Tensor) -> torch.Tensor:
         if not self._stages:
             return tensor
         if not self._chunks or not self._chunks[-1].has_room(tensor.nbytes):

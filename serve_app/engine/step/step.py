@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -183,8 +183,7 @@ class Paging:
     captured: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RopeSpan:
+class RopeSpan(NamedTuple):
     """Tokens [start, end) whose angles are computed together.
 
     row: map row of their model, or of one of them.   length: of the sequence in the forward pass in

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +17,7 @@ PIECE_TOKENS = 128
 and the first tokens need not read the blocks of the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One row of logits: its chunk, its position, and whether to sample from it."""
 
     chunk: Chunk
@@ -35,15 +35,16 @@ class _Piece:
     blocks: tuple[int, ...]
 
 
-def outputs_of(chunk: Chunk) -> list[Output]:
-    """The rows of logits that a chunk needs, by position."""
-    last = chunk.end - 1
-    wanted: set[int] = set()
-    if chunk.keep_prompt_logits:
-        wanted.update(range(chunk.start, min(chunk.end, chunk.prompt_len - 1)))
-    if chunk.samples:
-        wanted.add(last)
-    return [Output(chunk, p, chunk.samples and p == last) for p in sorted(wanted)]
+def outputs_of(chunks: Sequence[Chunk]) -> list[Output]:
+    """The rows of logits that chunks need, by chunk, then by position."""
+    found: list[Output] = []
+    for chunk in chunks:
+        if chunk.keep_prompt_logits:
+            end = min(chunk.end, chunk.prompt_len - 1)
+            found += [Output(chunk, position, False) for position in range(chunk.start, end)]
+        if chunk.samples:  # so it reaches beyond those
+            found.append(Output(chunk, chunk.end - 1, True))
+    return found
 
 
 class ViewBuilder:
@@ -78,38 +79,41 @@ class ViewBuilder:
         ids: list[int] = []
         positions: list[int] = []
         kv_index: list[int] = []
+        size = self._block_size
         for chunk, row in zip(chunks, rows, strict=True):
             starts.append(len(ids))
             ids += chunk.tokens
-            places += [chunk.place] * len(chunk.tokens)
-            token_rows += [row] * len(chunk.tokens)
-            positions += range(chunk.start, chunk.end)
-            kv_index += [self._kv_index(chunk, p) for p in range(chunk.start, chunk.end)]
-        start_of = {chunk.sequence: s for chunk, s in zip(chunks, starts, strict=True)}
-        wanted = [start_of[o.chunk.sequence] + o.position - o.chunk.start for o in outputs]
+            blocks = chunk.held[BLOCKS]
+            for position in range(chunk.start, chunk.end):
+                places.append(chunk.place)
+                token_rows.append(row)
+                positions.append(position)
+                kv_index.append(blocks[position // size] * size + position % size)
         integers = Integers(self._device)
-        of_outputs = [places[i] for i in wanted], [token_rows[i] for i in wanted]
+        tokens = of_outputs = Spans.of(places, token_rows, self._num_places, integers)
+        wanted: Sequence[int] = range(len(ids))
+        if len(outputs) < len(ids):
+            start_of = {chunk.sequence: s for chunk, s in zip(chunks, starts, strict=True)}
+            wanted = [start_of[o.chunk.sequence] + o.position - o.chunk.start for o in outputs]
+            of_outputs = Spans.of(
+                [places[i] for i in wanted],
+                [token_rows[i] for i in wanted],
+                self._num_places,
+                integers,
+            )
         view = StepView(
-            tokens=Spans.of(places, token_rows, self._num_places, integers),
-            outputs=Spans.of(*of_outputs, self._num_places, integers),
+            tokens=tokens,
+            outputs=of_outputs,
             output_index=integers.put(wanted),
             ids=integers.put(ids),
             positions=integers.put(positions),
             kv_index=integers.put(kv_index),
             groups=self._groups(chunks, starts, integers) if self._with_groups else (),
             paging=self._paging(chunks, starts, integers) if self._with_paging else None,
-            ropes=tuple(
-                span
-                for chunk, start, row in zip(chunks, starts, rows, strict=True)
-                for span in _rope_spans(chunk, start, row)
-            ),
+            ropes=_rope_spans(chunks, starts, rows, len(ids)),
         )
         integers.send()
         return view
-
-    def _kv_index(self, chunk: Chunk, position: int) -> int:
-        block, offset = divmod(position, self._block_size)
-        return chunk.held[BLOCKS][block] * self._block_size + offset
 
     def _groups(
         self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
@@ -125,9 +129,9 @@ class ViewBuilder:
                 groups[end - first, num_blocks.bit_length()].append(piece)
         return tuple(
             SequenceGroup(
-                rows=integers.put([range(p.row, p.row + p.end - p.start) for p in pieces]),
-                tables=integers.put(_padded([piece.blocks for piece in pieces])),
-                positions=integers.put([range(p.start, p.end) for p in pieces]),
+                rows=integers.put_rows([range(p.row, p.row + p.end - p.start) for p in pieces]),
+                tables=integers.put_rows(_padded([piece.blocks for piece in pieces])),
+                positions=integers.put_rows([range(p.start, p.end) for p in pieces]),
                 block_size=self._block_size,
             )
             for pieces in groups.values()
@@ -143,7 +147,7 @@ class ViewBuilder:
         return Paging(
             starts=integers.put(host.starts, torch.int32),
             lengths=integers.put(host.lengths, torch.int32),
-            tables=integers.put(_padded(host.tables), torch.int32),
+            tables=integers.put_rows(_padded(host.tables), torch.int32),
             block_size=self._block_size,
             most_tokens=max(len(chunk.tokens) for chunk in chunks),
             most_positions=max(host.lengths),
@@ -151,16 +155,38 @@ class ViewBuilder:
         )
 
 
-def _padded(tables: Sequence[Sequence[int]]) -> list[list[int]]:
-    longest = max(len(table) for table in tables)
-    return [[*table, *[0] * (longest - len(table))] for table in tables]
+def _padded(tables: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    longest = max(map(len, tables))
+    return [
+        table if len(table) == longest else table + (0,) * (longest - len(table))
+        for table in tables
+    ]
 
 
-def _rope_spans(chunk: Chunk, start: int, row: int) -> list[RopeSpan]:
-    """One for the tokens that `generate()` computes in one forward, then one per later token."""
-    together = max(0, min(chunk.end, chunk.forward_len) - chunk.start)
-    spans = [RopeSpan(start, start + together, row, chunk.forward_len)] if together else []
-    for offset in range(together, len(chunk.tokens)):
-        at = start + offset
-        spans.append(RopeSpan(at, at + 1, row, chunk.start + offset + 1))
-    return spans
+def _rope_spans(
+    chunks: Sequence[Chunk], starts: Sequence[int], rows: Sequence[int], num_tokens: int
+) -> tuple[RopeSpan, ...]:
+    """One for neighbours of a model whose angles do not depend on the length of the sequence.
+
+    Otherwise one for the tokens of a chunk that `generate()` computes in one forward, then one per
+    later token.
+    """
+    firsts: list[tuple[int, int, int]] = []  # start, row, length
+    joins: int | None = None
+    for chunk, start, row in zip(chunks, starts, rows, strict=True):
+        if not chunk.by_length:
+            if row != joins:
+                firsts.append((start, row, chunk.forward_len))
+            joins = row
+            continue
+        joins = None
+        together = max(0, min(chunk.end, chunk.forward_len) - chunk.start)
+        if together:
+            firsts.append((start, row, chunk.forward_len))
+        for offset in range(together, len(chunk.tokens)):
+            firsts.append((start + offset, row, chunk.start + offset + 1))
+    ends = [*(first[0] for first in firsts[1:]), num_tokens]
+    return tuple(
+        RopeSpan(start, end, row, length)
+        for (start, row, length), end in zip(firsts, ends, strict=True)
+    )
