@@ -124,11 +124,11 @@ def outside_forward_ms(
     wanted: Decoding = Decoding(sequences=64, steps=30),
     on_progress: OnProgress = lambda *_: None,
 ) -> Measured:
-    """Milliseconds of processor time, of all threads, that a decode step costs outside the forward.
+    """Milliseconds of the loop's processor time that a decode step costs outside the forward.
 
     The same as `outside_forward_share`, with many sequences; the median over the steps.
     """
-    found = medians(turns := _turns(source, wanted, time.process_time, on_progress))
+    found = medians(turns := _turns(source, wanted, time.thread_time, on_progress))
     return Measured(found["outside_s"] * 1e3, {"steps": len(turns), **found})
 
 

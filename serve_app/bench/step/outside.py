@@ -45,7 +45,7 @@ def measure_outside(
 
     rows: list[dict[str, Any]] = []
     step_tokens = conditions.engine.step_tokens
-    with decoding_loop(opened, source, step_tokens=step_tokens, clock=time.process_time) as loop:
+    with decoding_loop(opened, source, step_tokens=step_tokens, clock=time.thread_time) as loop:
         for number, (point, name) in enumerate(asked):
             on_progress("outside the forward", number, len(asked))
             models = list(models_of(point, names))

@@ -141,8 +141,8 @@ def _table(rows: Sequence[Row]) -> Table:
 
 def _outside(rows: Sequence[Row]) -> Section:
     words = (
-        "Decode steps in a running engine loop: processor time, of all threads together, in "
-        "which the forward pass does not run. Medians."
+        "Decode steps in a running engine loop: processor time of its thread, in which the "
+        "forward pass does not run. Medians."
     )
     return Section("Outside the forward", words, tables=[outside_table(rows)])
 

@@ -1,8 +1,9 @@
 """Times the turns of a running engine loop in which sequences decode. Knows no Ray and no HTTP.
 
 A turn is a step and everything that the loop does with it: planning, sampling, committing, handing
-over tokens. The engine counts its stages with the clock given here, so `time.process_time` gives
-processor time, of all threads together.
+over tokens. The engine counts its stages with the clock given here. `time.thread_time` gives the
+processor time of the loop's thread, in which everything but the forward pass runs on a CPU. (That
+of the process would have in it how long helper threads spin after the forward pass.)
 """
 
 import statistics

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -10,7 +11,7 @@ from serve_app.bench.step.outside import SEQUENCES, measure_outside, outside_poi
 from serve_app.bench.step.outside_table import COLUMNS, outside_table
 from serve_app.bench.step.session import GREEDY
 from serve_app.bench.step.timing import Conditions, limit_of, open_engine
-from serve_app.bench.step.turns import STAGES, Turn, decoding_loop, medians
+from serve_app.bench.step.turns import STAGES, DecodingLoop, Turn, decoding_loop, medians
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
@@ -78,7 +79,7 @@ def test_a_request_that_fails_is_the_error_of_the_measurement(
             loop.turns(["m0"], 4, 3, GREEDY)
 
 
-def loop_of(clock: Callable[[], float]):  # type: ignore[no-untyped-def]
+def loop_of(clock: Callable[[], float]) -> AbstractContextManager[DecodingLoop]:
     def opened(wake: Callable[[], None], clock: Callable[[], float]) -> Engine:
         points = outside_points(GRID, limit_of(release(), CONDITIONS))[:1]
         return open_engine(release(), 2, points, CONDITIONS, on_loaded=wake, clock=clock)
