@@ -73,19 +73,10 @@ def parse_residuals(values: str, *, hint: str) -> list[tuple[str, ...]]:
     return found
 
 
-def parse_slot(value: str, *, hint: str) -> str:
-    """The label of one format that slots may have. Raises: typer.BadParameter: it is not one."""
-    return _only(parse_slots(value, hint=hint), hint)
-
-
-def parse_residual(value: str, *, hint: str) -> tuple[str, ...]:
-    """Formats of the residuals of one release. Raises: typer.BadParameter, as for several."""
-    return _only(parse_residuals(value, hint=hint), hint)
-
-
-def _only(found: list[T], hint: str) -> T:
+def only(found: list[T], *, hint: str) -> T:
+    """The one value of an option that takes one. Raises: typer.BadParameter if there are more."""
     if len(found) > 1:
-        raise typer.BadParameter("only one release is made, so give one", param_hint=hint)
+        raise typer.BadParameter("give one, not several", param_hint=hint)
     return found[0]
 
 

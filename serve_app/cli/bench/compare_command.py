@@ -20,9 +20,10 @@ from serve_app.cli.bench.asking import (
 from serve_app.cli.bench.axes import (
     DENSE,
     NOTHING,
+    only,
     parse_choices,
-    parse_residual,
-    parse_slot,
+    parse_residuals,
+    parse_slots,
 )
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
@@ -130,10 +131,10 @@ def compare(
 
     chosen_arms = list(ARMS) if arms == ALL else parse_choices(arms, tuple(ARMS), hint="--arms")
     _require_one_kind_of_arrivals(at_once, rate, load, load_of, duration)
-    share_of = load_of or SHARE_OF
-    parse_choices(share_of, tuple(ARMS), hint="--load-of")
-    slots = parse_slot(parts, hint="--parts")
-    added = parse_residual(residual, hint="--residual")
+    known = parse_choices(load_of or SHARE_OF, tuple(ARMS), hint="--load-of")
+    share_of = only(known, hint="--load-of")
+    slots = only(parse_slots(parts, hint="--parts"), hint="--parts")
+    added = only(parse_residuals(residual, hint="--residual"), hint="--residual")
     workload = Workload(
         asking.parse_lengths(prompt_tokens, hint="--prompt-tokens"),
         asking.parse_lengths(answer_tokens, hint="--answer-tokens"),

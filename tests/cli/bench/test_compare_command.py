@@ -90,9 +90,10 @@ def test_requests_at_once_are_sent_at_no_rate(
         (["--at-once", "4", "--duration", "9"], "with --at-once there is no --rate"),
         (["--rate", "2", "--load-of", "pool"], "give either --rate or --load"),
         (["--load-of", "nobody"], "'nobody' is not one of pool, "),
+        (["--load-of", "pool,swap"], "give one, not several"),
         (["--arms", "llama"], "'llama' is not one of pool, "),
-        (["--parts", "dense,packed-4-128"], "only one release is made, so give one"),
-        (["--residual", "none,packed-1-128"], "only one release is made, so give one"),
+        (["--parts", "dense,packed-4-128"], "give one, not several"),
+        (["--residual", "none,packed-1-128"], "give one, not several"),
         (["--parts", "packed-9-128"], "packed-9-128"),
     ],
 )
