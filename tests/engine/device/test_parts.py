@@ -28,11 +28,13 @@ FINE, COARSE = 0.004, 0.02
 """Of the largest number: what rounding to bfloat16 costs, and what x in 8 bits costs beside it."""
 
 
-def parts(num_threads: int = 1, *, vnni: bool | None = False) -> CompiledParts:
+def parts(
+    num_threads: int = 1, *, vnni: bool | None = False, dots: bool | None = False
+) -> CompiledParts:
     code = library()
     if code is None:
         pytest.skip("nothing was compiled, or this CPU has no AVX2")
-    return CompiledParts(Native(code, num_threads), vnni=vnni)
+    return CompiledParts(Native(code, num_threads), vnni=vnni, dots=dots)
 
 
 def has_vnni() -> bool:
@@ -139,12 +141,18 @@ def entries_of(num_pairs: int) -> torch.Tensor:
 
 
 def check(
-    made: list[Made], num_rows: int, each: int, allowed: float, *, vnni: bool | None = False
+    made: list[Made],
+    num_rows: int,
+    each: int,
+    allowed: float,
+    *,
+    vnni: bool | None = False,
+    dots: bool | None = False,
 ) -> None:
     shape = made[0].dense.shape
     entries, x = entries_of(num_rows * each), bfloat16(num_rows, shape[2], seed=7)
     laid = LaidShelves([one.shelf for one in made])
-    found = parts(vnni=vnni).multiply(laid, entries, x, shape[1])
+    found = parts(vnni=vnni, dots=dots).multiply(laid, entries, x, shape[1])
     wanted = expected(made, entries, x)
     assert (found.double() - wanted).abs().max() <= allowed * max(wanted.abs().max().item(), 1e-6)
 
@@ -175,8 +183,11 @@ def test_rows_of_any_length_are_multiplied(widths: tuple[int, ...], num_columns:
     check([packed(widths, (2, 9, num_columns))], 5, 1, FINE)
 
 
+@pytest.mark.parametrize("dots", [False, True])
 @pytest.mark.parametrize(("num_rows", "each"), [(1, 1), (1, 4), (7, 2), (70, 2)])
-def test_the_parts_of_an_expert_add_up(num_rows: int, each: int) -> None:
+def test_the_parts_of_an_expert_add_up(num_rows: int, each: int, dots: bool) -> None:
+    if dots and not parts(dots=None).has_dots:
+        pytest.skip("this CPU does not multiply bfloat16")
     shape = (6, 50, 200)
     made = [
         dense(shape),
@@ -184,7 +195,7 @@ def test_the_parts_of_an_expert_add_up(num_rows: int, each: int) -> None:
         packed((4, 4), shape, seed=2),
         packed((2, 1), shape, seed=3),
     ]
-    check(made, num_rows, each, FINE)
+    check(made, num_rows, each, FINE, dots=dots)
 
 
 @pytest.mark.parametrize("by_gaps", [False, True])

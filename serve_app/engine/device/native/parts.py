@@ -16,6 +16,7 @@ from serve_app.engine.device.laid import (
     Planes,
 )
 from serve_app.engine.device.native.library import Native
+from serve_app.engine.device.native.products import DOTS
 
 MOST_PLANES = 4
 VNNI = ("avx512_vl", "avx512_vnni")
@@ -97,6 +98,7 @@ class _PartsCall(ctypes.Structure):
         ("scratch_size", _Number),
         ("num_threads", _Number),
         ("has_vnni", _Number),
+        ("has_dots", _Number),
     )
 
 
@@ -135,10 +137,13 @@ class CompiledParts:
     num_calls: how often the code was called.
     """
 
-    def __init__(self, native: Native, *, vnni: bool | None = None) -> None:
-        """vnni: whether to use these instructions; None: if available."""
+    def __init__(
+        self, native: Native, *, vnni: bool | None = None, dots: bool | None = None
+    ) -> None:
+        """vnni, dots: whether to use these instructions, see `Products`; None: if available."""
         capabilities = torch.cpu.get_capabilities()
         self._has_vnni = all(map(capabilities.get, VNNI)) if vnni is None else vnni
+        self.has_dots = all(map(capabilities.get, DOTS)) if dots is None else dots
         self._num_threads = native.num_threads
         self._call = native.library.expertpool_parts
         self._call.restype, self._call.argtypes = _Number, [_Pointer]
@@ -204,6 +209,7 @@ class CompiledParts:
             len(self._scratch),
             self._num_threads,
             self._has_vnni,
+            self.has_dots,
         )
         needed = self._called(call)
         if needed > len(self._scratch):

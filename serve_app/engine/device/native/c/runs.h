@@ -19,33 +19,45 @@ typedef struct {
     float *room; /* of the thread */
 } Lines;
 
-/* A few lines of a matrix by up to BLOCK rows, at most MOST at a time and as evenly as can be.
-   out: pointers, one number for each line */
-AVX2 static void dense_rows(const uint16_t *lines, int64_t num_lines, int64_t num_columns,
-                            const uint16_t *const *rows, int64_t num_rows, float *const *out,
-                            int64_t place) {
-    for (int64_t left = (num_rows + MOST - 1) / MOST; left; left--) {
-        int64_t num = num_rows / left;
-        __m128 found[MOST];
-        if (num == 1) sums_of_lines(lines, num_columns, num_lines, rows, 1, num_columns, found);
-        if (num == 2) sums_of_lines(lines, num_columns, num_lines, rows, 2, num_columns, found);
-        if (num == 3) sums_of_lines(lines, num_columns, num_lines, rows, 3, num_columns, found);
-        for (int r = 0; r < num; r++) {
-            float four[LINES];
-            _mm_storeu_ps(four, found[r]);
-            for (int64_t l = 0; l < num_lines; l++) out[r][place + l] += four[l];
-        }
-        rows += num;
-        out += num;
-        num_rows -= num;
+/* Few lines of a matrix by some rows, as evenly as can be.   out: pointers, one number a line */
+typedef void (*DenseRows)(const uint16_t *lines, int64_t num_lines, int64_t num_columns,
+                          const uint16_t *const *rows, int64_t num_rows, float *const *out,
+                          int64_t place);
+
+#define BY_ROWS(n, sums_by)                                                                        \
+    {                                                                                              \
+        sums_by(lines, num_columns, num_lines, rows, n, num_columns, found);                       \
     }
-}
+#define IF_ROWS(n, sums_by) if (num == n) BY_ROWS(n, sums_by) else
+#define DENSE_ROWS(name, target, sums_by, most, if_more)                                           \
+    target static void name(const uint16_t *lines, int64_t num_lines, int64_t num_columns,         \
+                            const uint16_t *const *rows, int64_t num_rows, float *const *out,      \
+                            int64_t place) {                                                       \
+        for (int64_t left = (num_rows + most - 1) / most; left; left--) {                          \
+            int64_t num = num_rows / left;                                                         \
+            __m128 found[most];                                                                    \
+            IF_ROWS(1, sums_by)                                                                    \
+            IF_ROWS(2, sums_by)                                                                    \
+            if_more BY_ROWS(most, sums_by)                                                         \
+            for (int r = 0; r < num; r++) {                                                        \
+                float four[LINES];                                                                 \
+                _mm_storeu_ps(four, found[r]);                                                     \
+                for (int64_t l = 0; l < num_lines; l++) out[r][place + l] += four[l];              \
+            }                                                                                      \
+            rows += num;                                                                           \
+            out += num;                                                                            \
+            num_rows -= num;                                                                       \
+        }                                                                                          \
+    }
+DENSE_ROWS(dense_rows_by_lines, AVX2, sums_of_lines, MOST, )
+DENSE_ROWS(dense_rows_by_dots, DOTS, dots_of_lines, MOST_DOTS, IF_ROWS(3, dots_of_lines))
 
 /* The run's pairs by lines of a dense matrix. out: of the first line, by pair or, for inner
    products, by place in the run; out_stride: from one to the next */
 static void dense_run(const Work *work, const Run *run, const uint16_t *matrix, int64_t num_lines,
                       float *out, int64_t out_stride, int by_pair) {
     const int64_t num_columns = work->linear->num_columns;
+    const DenseRows dense_rows = work->call->has_dots ? dense_rows_by_dots : dense_rows_by_lines;
     for (int64_t i = run->first; i < run->end; i += BLOCK) {
         const uint16_t *rows[BLOCK];
         float *outs[BLOCK];

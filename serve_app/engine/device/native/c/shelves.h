@@ -66,7 +66,8 @@ typedef struct {
     int64_t has_wide_weights; /* in float32, not bfloat16 */
     uint16_t *out; /* (num_pairs / pairs_of_row, O), weighted sums; without weights (num_pairs, O) */
     uint8_t *scratch;
-    int64_t scratch_size, num_threads, has_vnni;
+    int64_t scratch_size, num_threads;
+    int64_t has_vnni, has_dots; /* instructions of the CPU */
 } Call;
 
 /* Pairs that share a part: order[first] to order[end]. */
