@@ -71,7 +71,7 @@ class LaunchedExperts:
             first, pairs, hidden, shape.matrix(name)[0], gathers=True, gate=self._gate
         )  # (T*K, N), or (T*K, 2N) without a gate of the kernel
         if self._gate is None:
-            x = activated(experts, x)  # (T*K, N)
+            x = activated(experts, x).to(hidden.dtype)  # (T*K, N)
         num_outputs, _ = shape.matrix("down_proj")
         x = launches.multiply(second, pairs, x, num_outputs, gathers=False)  # (T*K, H)
         return launches.add(x, weights)  # (T, H)

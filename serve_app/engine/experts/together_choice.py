@@ -20,7 +20,7 @@ from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 
 logger = logging.getLogger(__name__)
-TRIED_TOKENS = (3, 70)
+TRIED_TOKENS = (3, 300)
 """Tokens of the trials: some parts with few rows, and some with many."""
 
 MakeTogether = Callable[[], Together | None]

@@ -1,13 +1,18 @@
 """Tests of the kernels for experts that are sums of parts, in Triton's interpreter, on the CPU.
 
 Triton decides when it is imported whether it interprets, so `test_kernels.py` starts these in a
-process of their own. float32 alone: the interpreter multiplies no bfloat16.
+process of their own.
 """
 
 import math
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
 from serve_app.engine.device.kernels.part_launches import FEW, MANY, PartLaunches
 from serve_app.engine.device.laid import Gate
@@ -45,6 +50,27 @@ def test_twelve_formats_add_up() -> None:
 
 def test_a_single_token_is_shared_by_programs() -> None:
     check(twelve_formats(SHAPE), routing(1), SHARING, CPU)
+
+
+@pytest.mark.parametrize("kind", ["planes of all widths", "planes of eight bits", "factors"])
+def test_bfloat16_is_multiplied_by_numbers_that_are_made_of_codes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter multiplies the bits of bfloat16 as whole numbers; here they are widened."""
+    multiply = interpreter.InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return multiply(self, widened(a), widened(b), *others)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+    check(KINDS[kind], routing(3), SHARING, CPU, dtype=torch.bfloat16)
+
+
+def widened(handle: Any) -> Any:
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle
+    wide = (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return replace(handle, data=wide, dtype=tl.float32)
 
 
 def test_many_pairs_of_a_part_take_large_tiles() -> None:

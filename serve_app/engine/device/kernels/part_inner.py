@@ -28,12 +28,12 @@ def inner_products(
     part_starts: tl.tensor,
     shelves: tl.tensor,
     num_fields: tl.constexpr,
-    num_inner: tl.constexpr,
+    num_inner: tl.tensor,
     num_columns: tl.constexpr,
     gathers: tl.constexpr,
     top_k: tl.constexpr,
     tile_m: tl.constexpr,
-    largest_rank: tl.constexpr,
+    largest_rank: tl.tensor,
 ) -> None:
     """Each pair's row of x times the right factors of its low-rank parts.
 
@@ -60,7 +60,7 @@ def _take_inner(
     parts: Parts,
     num_columns: tl.constexpr,
     tile_m: tl.constexpr,
-    num_blocks: tl.constexpr,
+    num_blocks: tl.tensor,
 ) -> None:
     """See `inner_products`."""
     for work in range(tl.program_id(0), tl.load(num_tiles) * num_blocks, tl.num_programs(0)):

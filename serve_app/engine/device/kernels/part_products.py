@@ -168,7 +168,7 @@ def part_products(
     num_fields: tl.constexpr,
     kinds: tl.constexpr,
     widths: tl.constexpr,
-    num_inner: tl.constexpr,
+    num_inner: tl.tensor,
     num_columns: tl.constexpr,
     num_outputs: tl.constexpr,
     transposed: tl.constexpr,

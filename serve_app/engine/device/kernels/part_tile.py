@@ -61,7 +61,7 @@ class Parts(NamedTuple):
     num_fields: tl.constexpr
     kinds: tl.constexpr
     widths: tl.constexpr
-    num_inner: tl.constexpr
+    num_inner: tl.tensor
 
 
 @triton.jit
