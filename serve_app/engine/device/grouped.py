@@ -1,7 +1,10 @@
 """Which rows go with which matrix. `matmul.py` multiplies them."""
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import torch
 
@@ -9,7 +12,7 @@ Run = tuple[int, int, int]
 """A matrix, the first row that goes with it, and the row after the last."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Groups:
     """Rows, sorted by the matrix that each goes with. Exactly one of the two is set.
 
@@ -31,3 +34,13 @@ class Groups:
                 runs.append((matrix, start, start + count))
                 start += count
         return cls(tuple(runs))
+
+    @cached_property
+    def longest(self) -> int:
+        """The most rows of a run."""
+        return max((end - start for _, start, end in self.runs or ()), default=0)
+
+    @cached_property
+    def bounds(self) -> "array[int]":
+        """The runs one after the other, as compiled code reads them."""
+        return array("q", chain.from_iterable(self.runs or ()))

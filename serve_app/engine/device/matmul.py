@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from serve_app.engine.device.cores import on_cores
-from serve_app.engine.device.grouped import Groups
+from serve_app.engine.device.grouped import Groups, Run
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.products import Products
 
@@ -49,7 +49,7 @@ class Multiplier:
         *,
         widens: bool | None = None,
     ) -> None:
-        self._on_cpu = device.type == "cpu"
+        self.on_cpu = device.type == "cpu"
         self._widens = widens_on(device) if widens is None else widens
         self._num_threads = torch.get_num_threads()
         self._compiled = None if native is None else Products(native)
@@ -64,12 +64,12 @@ class Multiplier:
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x: (…, I)   weight: (O, I)   bias: (O,)  ->  (…, O)"""
-        if not self._on_cpu:
+        if not self.on_cpu:
             return F.linear(x, weight, bias)
         rows = x.reshape(-1, x.shape[-1])
         out = x.new_empty((rows.shape[0], weight.shape[0]))
         own = None if bias is None else bias.unsqueeze(0)
-        self._run(rows, weight.unsqueeze(0), [(0, 0, rows.shape[0])], own, out)
+        self._run(rows, weight.unsqueeze(0), Groups(((0, 0, rows.shape[0]),)), own, out)
         return out.view(*x.shape[:-1], weight.shape[0])
 
     def grouped(
@@ -93,29 +93,32 @@ class Multiplier:
             assert bias is None
             return _grouped_on_device(x, matrices.transpose(-2, -1), groups.ends)
         out = x.new_empty((x.shape[0], matrices.shape[1]))
-        self._run(x, matrices, groups.runs, bias, out)
+        self._run(x, matrices, groups, bias, out)
         return out
 
     def _run(
         self,
         x: torch.Tensor,
         matrices: torch.Tensor,
-        runs: Sequence[tuple[int, int, int]],
+        groups: Groups,
         bias: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
         """On the CPU.   x: (n, I)   matrices: (G, O, I)   bias: (G, O)   out: (n, O), is filled"""
+        runs: Sequence[Run] = groups.runs or ()
         if self._compiled and x.dtype == torch.bfloat16 and matrices.stride(2) == 1:
-            few = [run for run in runs if run[2] - run[1] <= self._most_rows]
-            if few:
-                self._compiled.multiply(x, matrices, few, bias, out)
-            runs = [run for run in runs if run[2] - run[1] > self._most_rows]
-            if not runs:
-                return
-        with self.all_cores():
-            for group, start, end in runs:
-                own = None if bias is None else bias[group]
-                self._multiply(x[start:end], matrices[group].t(), own, out[start:end])
+            most = self._most_rows
+            if groups.longest > most:
+                runs = [run for run in runs if run[2] - run[1] > most]
+                groups = Groups(tuple(run for run in groups.runs or () if run not in runs))
+            else:
+                runs = ()
+            self._compiled.multiply(x, matrices, groups.bounds, bias, out)
+        if runs:
+            with self.all_cores():
+                for group, start, end in runs:
+                    own = None if bias is None else bias[group]
+                    self._multiply(x[start:end], matrices[group].t(), own, out[start:end])
 
     def _multiply(
         self,

@@ -55,13 +55,15 @@ class StackedLinear(Leaf):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spans = self.spans
         weight, bias = self.stack("weight"), self.stack_or_none("bias")
+        axis = self.axes.inputs[0]
+        assert axis is not None
+        if self._multiplier.on_cpu and spans.segments and x.shape[:axis].numel() == 1:
+            return _by_runs(self._multiplier, x, weight, bias, spans)
         chosen = sole_rows((weight, bias), spans)
         if chosen is not None:
             matrix, own = chosen
             assert matrix is not None
             return self._multiplier.linear(x, matrix, own)
-        axis = self.axes.inputs[0]
-        assert axis is not None
         rows = x.movedim(axis, 0)  # (n, ..., I)
         return by_row(self._multiplier, rows, weight, bias, spans).movedim(0, axis)
 
@@ -84,7 +86,7 @@ def by_row(
 
     x: (n, ..., I), tokens in order   weight: of (O, I)   bias: of (O,)  ->  (n, ..., O)
     """
-    if x.device.type == "cpu" and not spans.anywhere:
+    if multiplier.on_cpu and not spans.anywhere:
         return _by_runs(multiplier, x, weight, bias, spans)
     row = weight.rows.sole(spans)
     if row is None:
@@ -115,8 +117,8 @@ def _by_runs(
         ]
         out = torch.cat(parts)  # (n * each, O)
     else:
-        runs = tuple((row, start * each, end * each) for row, start, end in weight.rows.runs(spans))
-        out = multiplier.grouped(flat, weight.tensor, Groups(runs), vectors)  # (n * each, O)
+        groups = weight.rows.groups(spans, each)
+        out = multiplier.grouped(flat, weight.tensor, groups, vectors)  # (n * each, O)
     return out.view(*x.shape[:-1], weight.tensor.shape[1])
 
 

@@ -26,6 +26,7 @@ from serve_app.engine.model.replacing import (
     Sizes,
     attach_attention,
     attach_pool,
+    remember_configs,
     replace_leaves,
     replace_rotaries,
     spread_sinks,
@@ -108,6 +109,7 @@ class PackedModel:
         if self._native is not None:
             modules = map(self._model.get_submodule, self.attentions)
             rotate_by_code(modules, Rows(self._native))
+        remember_configs(self._model)
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:

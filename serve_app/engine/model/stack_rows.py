@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 
-from serve_app.engine.device.grouped import Run
+from serve_app.engine.device.grouped import Groups, Run
 from serve_app.engine.step.step import Spans
 from serve_app.engine.step.transfer import to_device
 
@@ -74,6 +74,15 @@ class StackRows:
                 start = runs.pop()[1]
             runs.append((row, start, segment.end))
         return runs
+
+    def groups(self, spans: Spans, each: int) -> Groups:
+        """The runs of `each` rows for each token. Leaves of a step with equal runs get the same."""
+        key = (self if self.is_shared else self.is_own, each)
+        if key not in spans.kept:
+            runs = ((row, start * each, end * each) for row, start, end in self.runs(spans))
+            spans.kept[key] = Groups(tuple(runs))
+        found: Groups = spans.kept[key]
+        return found
 
     def order(self, spans: Spans) -> torch.Tensor | None:
         """-> (n,) int64, the tokens sorted by row; None where they are"""

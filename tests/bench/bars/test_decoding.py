@@ -9,6 +9,7 @@ from serve_app.bench.bars.decoding import Decoding, outside_forward_share, packe
 from serve_app.bench.bars.profiling import product_seconds, profiled
 from serve_app.bench.bars.scaling import Spot, growth, scaling
 from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.native.library import native
 from serve_app.engine.device.native.products import Products
 from tests.bench.tiny import tiny_config
@@ -106,7 +107,7 @@ def test_products_of_compiled_code_are_seen_by_the_profiler_too() -> None:
 
     def run() -> float:
         began = time.perf_counter()
-        products.multiply(x, matrices, [(0, 0, 64)], None, out)
+        products.multiply(x, matrices, Groups.counted([64]).bounds, None, out)
         return time.perf_counter() - began
 
     seconds, in_products = profiled(run)

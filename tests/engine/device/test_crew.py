@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.native.library import Native, library
 from serve_app.engine.device.native.products import Products
 
@@ -32,7 +33,7 @@ class Task:
 
     def is_right(self, products: Products) -> bool:
         out = torch.full((24, 512), float("nan"), dtype=torch.bfloat16)
-        products.multiply(self.x, self.matrix, [(0, 0, 24)], None, out)
+        products.multiply(self.x, self.matrix, Groups.counted([24]).bounds, None, out)
         return torch.equal(out, self.expected)
 
 

@@ -100,8 +100,8 @@ def test_compiled_products_of_any_size_are_those_of_each_row_alone(
     x = torch.randn((120, num_columns + 1), generator=generator).to(torch.bfloat16)[:, 1:]
     bias = torch.randn((3, num_outputs), generator=generator).to(torch.bfloat16)
     out = torch.full((120, num_outputs), 7.0, dtype=torch.bfloat16)
-    runs = [(2, 0, 1), (0, 1, 106), (1, 108, 120)]
-    code.multiply(x, matrices, runs, bias, out)
+    runs = (2, 0, 1), (0, 1, 106), (1, 108, 120)
+    code.multiply(x, matrices, Groups(runs).bounds, bias, out)
     assert (out[106:108] == 7).all(), "rows of no run"
     for matrix, start, end in runs:
         exact = x[start:end].double() @ matrices[matrix].double().t() + bias[matrix].double()
@@ -109,7 +109,7 @@ def test_compiled_products_of_any_size_are_those_of_each_row_alone(
         assert (error <= exact.abs() * 2**-8 + 1e-4).all()
         for row in range(start, end):
             alone = torch.empty((1, num_outputs), dtype=torch.bfloat16)
-            code.multiply(x[row : row + 1], matrices, [(matrix, 0, 1)], bias, alone)
+            code.multiply(x[row : row + 1], matrices, Groups(((matrix, 0, 1),)).bounds, bias, alone)
             assert torch.equal(out[row], alone[0])
 
 
@@ -123,7 +123,7 @@ def test_compiled_products_do_not_depend_on_the_number_of_threads(dots: bool) ->
     for num_threads in (1, 2, 3):
         found.append(torch.full((56, 90), float("nan"), dtype=torch.bfloat16))
         code = products(num_threads, dots=dots)
-        code.multiply(x, matrices, groups.runs or (), None, found[-1])
+        code.multiply(x, matrices, groups.bounds, None, found[-1])
     assert not found[0].isnan().any()
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
@@ -134,7 +134,8 @@ def test_compiled_products_keep_what_is_not_a_number_and_what_is_too_large(dots:
     code = products(dots=dots)
     numbers = torch.tensor([[float("nan")], [float("inf")], [-3.4e38]]).to(torch.bfloat16)
     out = torch.empty((3, 1), dtype=torch.bfloat16)
-    code.multiply(numbers, torch.ones((1, 1, 1), dtype=torch.bfloat16), [(0, 0, 3)], None, out)
+    ones = torch.ones((1, 1, 1), dtype=torch.bfloat16)
+    code.multiply(numbers, ones, Groups.counted([3]).bounds, None, out)
     assert out[0].isnan()
     assert torch.equal(out[1:], numbers[1:])
 

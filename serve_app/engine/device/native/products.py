@@ -2,8 +2,6 @@
 
 import ctypes
 from array import array
-from collections.abc import Sequence
-from itertools import chain
 
 import torch
 
@@ -30,19 +28,18 @@ class Products:
         self,
         x: torch.Tensor,
         matrices: torch.Tensor,
-        runs: Sequence[tuple[int, int, int]],
+        bounds: "array[int]",
         bias: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
         """Multiplies runs of rows, each by its own matrix. Sums in float32 and rounds once.
 
         x: (n, I) bfloat16   matrices: (G, O, I) bfloat16, lines contiguous
-        runs: group, first row and end of each   bias: (G, O), lines contiguous
+        bounds: matrix, first row and end of each run   bias: (G, O), lines contiguous
         out: (n, O) bfloat16, contiguous; rows of runs are filled
         The numbers of a row do not depend on the other rows.
         """
         rows = x if x.stride(1) == 1 else x.contiguous()
-        bounds = array("q", chain.from_iterable(runs))
         self._call(
             matrices.data_ptr(),
             matrices.stride(0),
@@ -52,7 +49,7 @@ class Products:
             matrices.shape[2],
             matrices.shape[1],
             bounds.buffer_info()[0],
-            len(runs),
+            len(bounds) // 3,
             None if bias is None else bias.data_ptr(),
             0 if bias is None else bias.stride(0),
             out.data_ptr(),
