@@ -101,7 +101,7 @@ class Planner:
         self._queues.put_back(sequence)
 
     def _admit(self, draft: _Draft, now: float, next_number: int) -> None:
-        """Start new sequences, the least served queue first, while budget and room last.
+        """Start new sequences, the least served tenant first, while budget and room last.
 
         One starts if there is enough for all tokens it knows. Those that run already have what they
         need; otherwise no budget is left, or the step is short. If the next in turn does not fit,
@@ -115,9 +115,9 @@ class Planner:
             sequence = queue.head
             if not self._running.fits(sequence):
                 return
+            self._running.begin(sequence)
             self._queues.admit(sequence)
             self._residency.admitted(sequence.backbone, now, next_number)
-            self._running.begin(sequence)
             self._plan_chunk(sequence, min(sequence.num_missing, draft.budget), draft)
 
     def _plan_chunk(self, sequence: Sequence, length: int, draft: _Draft) -> None:

@@ -1,91 +1,99 @@
-"""Decides fairly who is next. Knows queues and what they got, not places, blocks or steps.
+"""Decides fairly who is next. Knows tenants and what they got, not places, blocks or steps.
 
 Virtual token counters: Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
-arXiv:2401.00588), algorithm 2. Each (tenant, model) queue has a counter. A prompt is charged when
-it is first admitted, and each generated token when it is produced, both divided by the weight of
-the sequence. The queue with the lowest counter goes next. When something arrives in an empty queue,
-its counter is lifted to the lowest counter of those with waiting sequences (or, if there are none,
-to that of the last which had some), so that idle time is not saved up. A preempted sequence does
-not pay twice and lifts nothing.
+arXiv:2401.00588), algorithm 2, on two levels. Each tenant has a counter, and each of its models one
+of its own. The tenant with the lowest counter goes next, with the model of the lowest counter among
+its own. So a tenant that asks ten models gets one tenant's share.
+
+A prompt is charged when it is first admitted, and each token of an answer when it is produced, at
+the prices below, divided by the weight of the sequence. When something arrives where nothing waits,
+the counter is lifted to the lowest of those with waiting sequences (or, if there are none, to that
+of the last which had some), so that idle time is not saved up. A preempted sequence does not pay
+twice and lifts nothing.
 
 Beyond the paper, a queue may wait for its model to become resident. Its counter stands still
-meanwhile, so it catches up afterwards. New queues are not lifted to such a counter, but to the
-lowest of the queues that are being served; otherwise they would catch up on what they never missed.
-The counters of two queues that both have waiting sequences and are both being served differ by at
-most the tokens of one prompt or of everything that runs at once, whichever is more (lemma 4.3
-there), plus what one missed while its model was not resident.
+meanwhile, so it catches up afterwards. New ones are not lifted to such a counter, but to the lowest
+of those that are being served; otherwise they would catch up on what they never missed.
+
+The bound: let L be the price of the longest prompt and M the price of the answers that all that
+runs at once may get. While two tenants both have sequences waiting that may be admitted, what they
+were charged since they both did so differs by at most 2 × max(L, M), each divided by the lower
+weight (lemma 4.3 there), plus what one missed while none of its models was resident. The same holds
+for two models of one tenant.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-from serve_app.scheduling.sequence import ModelKey, Rank, Sequence
+from serve_app.scheduling.accounts import Account, Queue, least
+from serve_app.scheduling.sequence import Rank, Sequence
+from serve_app.scheduling.turns import Turns
+
+PROMPT_PRICE = 1.0
+"""Virtual tokens for a token of a prompt."""
+CACHED_PRICE = 0.1
+"""For one that was already computed: it takes memory, and a step's attention, but no step."""
+ANSWER_PRICE = 2.0
+"""For a token of an answer, which takes a step of its own; the paper's ratio."""
 
 
 def _rank(sequence: Sequence) -> Rank:
     return sequence.rank
 
 
-@dataclass(slots=True, eq=False)
-class Queue:
-    """The sequences of one tenant for one model. `served` is in virtual tokens."""
-
-    tenant: str
-    model: ModelKey
-    backbone: str
-    served: float = 0.0
-    num_running: int = 0
-    waiting: list[Sequence] = field(default_factory=list)
-
-    @property
-    def head(self) -> Sequence:
-        return self.waiting[0]
-
-
 class FairQueues:
-    """All queues, and the number waiting for each backbone."""
+    """All queues, by tenant, and what waits for each backbone."""
 
     def __init__(self) -> None:
-        # The backbone follows from the model; in the key, it need not be trusted.
-        self._queues: dict[tuple[str, ModelKey, str], Queue] = {}
-        self._num_waiting: dict[str, int] = {}
+        self._accounts: dict[str, Account] = {}
+        self._turns = Turns()
+        self._waiting: dict[str, list[int]] = {}
+        """By backbone: the numbers of the sequences that wait for it, in order."""
         self._level = 0.0
-        self._last: Queue | None = None
+        self._last: Account | None = None
+        self._prune_at = 2
 
     def __iter__(self) -> Iterator[Queue]:
-        return iter(self._queues.values())
+        return (q for account in self._accounts.values() for q in account.queues.values())
 
     def next(self, admits: Callable[[str], bool]) -> Queue | None:
-        """The least served queue among those whose backbone admits sequences."""
-        ready = (q for q in self if q.waiting and admits(q.backbone))
-        return min(ready, key=lambda q: (q.served, q.head.rank), default=None)
+        """The queue whose turn it is, among those whose backbone admits sequences."""
+        firsts = (self._turns.first(b) for b in self._turns.backbones if admits(b))
+        return min((q for q in firsts if q), key=lambda q: q.turn, default=None)
 
     def num_waiting(self, backbone: str) -> int:
-        return self._num_waiting.get(backbone, 0)
+        return len(self._waiting.get(backbone, ()))
 
-    def waiting(self, backbone: str) -> list[Queue]:
-        """The queues with sequences that wait for this backbone."""
-        return [q for q in self if q.waiting and q.backbone == backbone]
+    def first_waiting(self, backbone: str) -> int | None:
+        """The lowest number of a sequence that waits for this backbone."""
+        return self._waiting[backbone][0] if self.num_waiting(backbone) else None
+
+    def least_served(self, backbone: str) -> float | None:
+        """The lowest counter of a tenant that waits for this backbone."""
+        first = self._turns.first(backbone)
+        return None if first is None else first.account.served
 
     def add(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
         """A sequence has arrived and waits; `admits` says which backbones are being served."""
-        key = (sequence.tenant, sequence.model, sequence.backbone)
         self._raise_level(admits)
-        if key not in self._queues:
-            self._prune()
-            self._queues[key] = Queue(*key)
-        queue = self._queues[key]
+        queue = self._queue_for(sequence)
+        account = queue.account
+        if not account.num_waiting:
+            account.served = max(account.served, self._level)
         if not queue.waiting:
-            queue.served = max(queue.served, self._level)
+            _raise_level_of(account, admits)
+            queue.served = max(queue.served, account.level)
         self._insert(queue, sequence)
 
     def admit(self, sequence: Sequence) -> None:
         """A waiting sequence runs; its prompt is charged the first time."""
         queue = self._delete(sequence)
         queue.num_running += 1
+        queue.account.num_running += 1
         if not sequence.num_preemptions:
-            self.charge(sequence, len(sequence.prompt))
+            cached = sequence.num_found or 0
+            computed = sequence.prompt_len - cached
+            self._charge(queue, sequence, computed * PROMPT_PRICE + cached * CACHED_PRICE)
 
     def put_back(self, sequence: Sequence) -> None:
         """A running sequence was preempted and waits again, ahead of those that came after it."""
@@ -96,46 +104,94 @@ class FairQueues:
         """A running sequence runs no more."""
         queue = self._of(sequence)
         queue.num_running -= 1
+        queue.account.num_running -= 1
         return queue
 
     def remove(self, sequence: Sequence) -> None:
         """A waiting sequence is given up."""
         self._delete(sequence)
 
-    def charge(self, sequence: Sequence, num_tokens: int) -> None:
-        self._of(sequence).served += num_tokens / sequence.weight
+    def charge_answer(self, sequence: Sequence) -> None:
+        """A running sequence got a token."""
+        self._charge(self._of(sequence), sequence, ANSWER_PRICE)
+
+    def _charge(self, queue: Queue, sequence: Sequence, price: float) -> None:
+        queue.served += price / sequence.weight
+        queue.account.served += price / sequence.weight
 
     def _of(self, sequence: Sequence) -> Queue:
-        return self._queues[sequence.tenant, sequence.model, sequence.backbone]
+        # The backbone follows from the model; in the key, it need not be trusted.
+        return self._accounts[sequence.tenant].queues[sequence.model, sequence.backbone]
+
+    def _queue_for(self, sequence: Sequence) -> Queue:
+        account = self._accounts.get(sequence.tenant)
+        if account is None:
+            self._prune()
+            account = self._accounts[sequence.tenant] = Account(sequence.tenant)
+        key = sequence.model, sequence.backbone
+        if key not in account.queues:
+            _prune_queues(account)
+            account.queues[key] = Queue(account, *key)
+        return account.queues[key]
 
     def _insert(self, queue: Queue, sequence: Sequence) -> None:
         insort(queue.waiting, sequence, key=_rank)
-        self._num_waiting[queue.backbone] = self.num_waiting(queue.backbone) + 1
-        self._last = queue
+        if queue.head is sequence:
+            self._turns.put(queue)
+        insort(self._waiting.setdefault(queue.backbone, []), sequence.number)
+        queue.account.num_waiting += 1
+        self._note(queue)
 
     def _delete(self, sequence: Sequence) -> Queue:
         queue = self._of(sequence)
         del queue.waiting[bisect_left(queue.waiting, sequence.rank, key=_rank)]
-        self._num_waiting[queue.backbone] -= 1
-        if not self._num_waiting[queue.backbone]:
-            del self._num_waiting[queue.backbone]
-        self._last = queue
+        if not queue.waiting:
+            self._turns.drop(queue)
+        numbers = self._waiting[queue.backbone]
+        del numbers[bisect_left(numbers, sequence.number)]
+        if not numbers:
+            del self._waiting[queue.backbone]
+        queue.account.num_waiting -= 1
+        self._note(queue)
         return queue
 
+    def _note(self, queue: Queue) -> None:
+        """It had waiting sequences just now."""
+        self._last = queue.account
+        queue.account.last = queue
+
     def _raise_level(self, admits: Callable[[str], bool]) -> None:
-        """Update the counter to which new queues are lifted; it never falls."""
-        active = [q for q in self if q.waiting]
-        if not active and self._last is not None:
-            active = [self._last]
-        served = [q.served for q in active if admits(q.backbone)] or [q.served for q in active]
-        self._level = max(self._level, min(served, default=0.0))
+        """Update the counter to which tenants are lifted; it never falls."""
+        firsts = {b: self._turns.first(b) for b in self._turns.backbones}
+        served = [q.account.served for b, q in firsts.items() if q and admits(b)]
+        served = served or [q.account.served for q in firsts.values() if q]
+        if not served and self._last is not None:
+            served = [self._last.served]
+        self._level = least(served, self._level)
 
     def _prune(self) -> None:
-        """Forget idle queues whose counters would be lifted anyway when they come back."""
-        idle = [
-            key
-            for key, q in self._queues.items()
-            if not q.waiting and not q.num_running and q.served <= self._level
-        ]
-        for key in idle:
-            del self._queues[key]
+        """Forget idle tenants whose counters would be lifted anyway when they come back.
+
+        Only when there are twice as many as there were after the last time.
+        """
+        if len(self._accounts) < self._prune_at:
+            return
+        for name, account in list(self._accounts.items()):
+            if account.is_idle and account.served <= self._level:
+                del self._accounts[name]
+        self._prune_at = max(2, 2 * len(self._accounts))
+
+
+def _raise_level_of(account: Account, admits: Callable[[str], bool]) -> None:
+    """The same as for tenants, for the queues of one."""
+    active = [q for q in account.queues.values() if q.waiting]
+    if not active and account.last is not None:
+        active = [account.last]
+    served = [q.served for q in active if admits(q.backbone)] or [q.served for q in active]
+    account.level = least(served, account.level)
+
+
+def _prune_queues(account: Account) -> None:
+    for key, queue in list(account.queues.items()):
+        if not queue.waiting and not queue.num_running and queue.served <= account.level:
+            del account.queues[key]

@@ -10,7 +10,7 @@ been wanted for `max_wait_s`. At every step, those wanted longest first:
    is merely wanted: two models that are both asked for do not take turns at every step.
 2. For each overdue one that is left, one place *drains*: nothing more is admitted to it, what
    runs on it ends, and then it goes to the backbone wanted longest. Chosen is the resident for
-   which nothing waits, else the one whose waiting queues were served most; among equals the
+   which nothing waits, else the one whose waiting tenants were served most; among equals the
    least recently used.
 3. A place that was just loaded is not drained before it has admitted something, nor before all
    that waited for it when it became resident was admitted or `max_wait_s` has passed: a load
@@ -186,13 +186,13 @@ class Residency:
             return False
         if now - tenure.since >= self._max_wait_s:
             return True
-        queues = self._queues.waiting(backbone)
-        return not any(s.number < tenure.gate for q in queues for s in q.waiting)
+        first = self._queues.first_waiting(backbone)
+        return first is None or first >= tenure.gate
 
     def _claim(self, backbone: str) -> tuple[float, int]:
         """How much a resident deserves its place; the least deserving sorts first."""
-        served = [q.served for q in self._queues.waiting(backbone)]
-        return (-min(served) if served else -inf, self._places.last_used(backbone))
+        served = self._queues.least_served(backbone)
+        return (-inf if served is None else -served, self._places.last_used(backbone))
 
     def _held_place(self, backbone: str) -> int:
         place = self._places.place_of(backbone)

@@ -295,7 +295,7 @@ class Scheduler:
     def _commit_token(self, sequence: Sequence, token: int) -> SequenceEvent:
         sequence.tokens.append(token)
         sequence.num_pending -= 1
-        self._queues.charge(sequence, 1)
+        self._queues.charge_answer(sequence)
         reason = sequence.finish_reason()
         if reason is None:
             if sequence.starts_anew:
