@@ -1,10 +1,11 @@
 """One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
 
 from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
 from serve_app.text.errors import BadVariable, NoChatTemplate, TextError
@@ -37,6 +38,7 @@ class Tokenizer:
         added = frozenset(cast("dict[int, Any]", tokenizer.added_tokens_decoder))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._pieces = None if backend is None else Pieces.of_json(backend.to_str(), added)
+        self._decode = _decoder(tokenizer)
         self._cache: dict[int, bytes] = {}
         self.encode("warm")  # the first call may change the backend's truncation; later ones do not
 
@@ -62,10 +64,7 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
         """Returns the text of the tokens as it is, without tidying spaces."""
-        text = self._tokenizer.decode(
-            list(tokens), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
-        )
-        return cast(str, text)
+        return self._decode(list(tokens), skip_special)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
@@ -106,3 +105,23 @@ class Tokenizer:
         if self._pieces is None:
             return self.decode([token], skip_special=False).encode()
         return self._pieces.to_bytes(token, symbol)
+
+
+def _decoder(tokenizer: Any) -> Callable[[list[int], bool], str]:
+    """From tokens, and whether special ones are left out, to their text, spaces untidied.
+
+    transformers' own `decode` converts its arguments, which takes as long as decoding. So that of
+    the library below is called, unless the tokenizer's class has its own.
+    """
+    kind = type(tokenizer)
+    plain = isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(kind, name) is getattr(PreTrainedTokenizerFast, name)
+        for name in ("decode", "_decode")
+    )
+    if plain:
+        backend = tokenizer.backend_tokenizer
+        return lambda tokens, skip: backend.decode(tokens, skip_special_tokens=skip)
+    return lambda tokens, skip: cast(
+        str,
+        tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
+    )

@@ -63,6 +63,23 @@ def test_special_tokens_stand_for_themselves() -> None:
     assert tokenizer.decode([1, 2], skip_special=False) == "<s></s>"
 
 
+@pytest.mark.parametrize("kind", sorted(TOKENIZERS))
+@given(tokens=st.lists(st.integers(0, 420), max_size=12), skip=st.booleans())
+def test_tokens_are_decoded_as_transformers_does(kind: str, tokens: list[int], skip: bool) -> None:
+    tokenizer = TOKENIZERS[kind]
+    expected = tokenizer._tokenizer.decode(
+        tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False
+    )
+    assert tokenizer.decode(tokens, skip_special=skip) == expected
+
+
+def test_a_class_that_decodes_in_its_own_way_is_left_to_it() -> None:
+    inner = byte_level()
+    kind = type(inner)
+    inner.__class__ = type("Own", (kind,), {"_decode": lambda *_, **__: "own"})
+    assert Tokenizer(inner).decode([300]) == "own"
+
+
 def test_an_id_outside_the_vocabulary_stands_for_nothing() -> None:
     assert Tokenizer(byte_level()).piece(10**6) == b""
 
