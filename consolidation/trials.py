@@ -53,7 +53,7 @@ def first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
             recipe.target_kl * len(family.checkpoints),
             studied.least_bytes(),
             studied.plan(None).expert_bytes_after,
-            lambda allowed: studied.plan(allowed).error,
+            studied.least_error,
         )
     )
 
@@ -89,7 +89,7 @@ class Trials:
             self.recipe.target_kl,
             self.studied.least_bytes(),
             lossless,
-            lambda allowed: self.studied.plan(allowed).error / len(self.family.checkpoints),
+            lambda allowed: self.studied.least_error(allowed) / len(self.family.checkpoints),
             measure,
         )
         if best not in found:

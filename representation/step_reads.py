@@ -28,6 +28,10 @@ class DecodeStep:
         found = (config.get(field) for field in FIELDS)
         return cls(next((int(one) for one in found if isinstance(one, int) and one > 0), 2))
 
+    def tokens_of_expert(self, num_experts: int) -> float:
+        """How many tokens of a model's sequences go to one of its experts, on average."""
+        return self.sequences * min(1.0, self.experts_per_token / num_experts)
+
     def chance(self, users: Iterable[int], num_experts: int) -> float:
         """How likely it is that a step reads a part.
 

@@ -107,6 +107,10 @@ class Cost(Protocol):
         """By matrix, what a slot in one of `slots` costs whose content has this spread."""
         ...
 
+    def products(self, fmt: Format, shape: ExpertShape) -> float:
+        """Time of one row through a part, in products of codes of one plane with x."""
+        ...
+
     def offers(self, difference: Difference) -> Offers:
         """What this kind offers for a difference."""
         ...

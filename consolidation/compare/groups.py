@@ -1,6 +1,6 @@
 """What comparing a layer finds: groups of experts and the choices for each. Plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,13 @@ class SlotChoice:
     content: Content
     format: Format
     uses: tuple[Use, ...]
+
+    @property
+    def formats(self) -> Iterator[Format]:
+        """Of the slot and of its users' residuals; some may come again."""
+        yield self.format
+        for use in self.uses:
+            yield from use.residual
 
     @classmethod
     def exactly(cls, position: int, kept: int | None) -> "SlotChoice":

@@ -60,13 +60,13 @@ class FileSizes:
     """Bytes of files of one layer's parts, by format."""
 
     def __init__(self, shape: ExpertShape, dtype: torch.dtype) -> None:
-        self._shape = shape
+        self.shape = shape
         self._dtype = dtype
         self._known: dict[tuple[Format, bool], int] = {}
 
     def on_device(self, fmt: Format, *, residual: bool) -> int:
         """Bytes of a part's tensors, as a device holds them."""
-        return fmt.num_bytes(self._shape, self._dtype, residual=residual)
+        return fmt.num_bytes(self.shape, self._dtype, residual=residual)
 
     def slot(self, fmt: Format) -> int:
         """Bytes of a slot's file."""
@@ -79,5 +79,5 @@ class FileSizes:
     def _size(self, fmt: Format, *, residual: bool) -> int:
         key = (fmt, residual)
         if key not in self._known:
-            self._known[key] = fmt.file_bytes(self._shape, self._dtype, residual=residual)
+            self._known[key] = fmt.file_bytes(self.shape, self._dtype, residual=residual)
         return self._known[key]

@@ -8,7 +8,7 @@ import torch
 from consolidation.arithmetic.rounding import round_matrix
 from consolidation.compare.costs import Cost, Difference, Formats, Offers, PartWanted, SlotLoss
 from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, SPLIT_BITS, Noise, Spread
-from representation.formats import Format, Packed
+from representation.formats import ExpertShape, Format, Packed
 
 
 class PackedCost:
@@ -24,6 +24,10 @@ class PackedCost:
     def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
         """See `Cost.of_slot`."""
         return noise.of_rounding(spread, _packed(fmt).bits)
+
+    def products(self, fmt: Format, shape: ExpertShape) -> float:
+        """See `Cost.products`. Each plane takes its own, however wide it is."""
+        return float(len(_packed(fmt).widths) * shape.num_weights)
 
     def offers(self, difference: Difference) -> Offers:
         """See `Cost.offers`."""

@@ -6,7 +6,7 @@ import torch
 
 from consolidation.compare.costs import Cost, Difference, Formats, PartWanted, SlotLoss
 from consolidation.compare.noise import Noise, Spread
-from representation.formats import DENSE, Format, Sparse
+from representation.formats import DENSE, ExpertShape, Format, Sparse
 from representation.formats.sparse import SHARES, Changes
 
 
@@ -19,6 +19,10 @@ class SparseCost:
     def of_slot(self, fmt: Format, spread: Spread, noise: Noise) -> Mapping[str, float]:
         """See `Cost.of_slot`: there is no such slot."""
         raise AssertionError(f"a slot cannot be {fmt}")
+
+    def products(self, fmt: Format, shape: ExpertShape) -> float:
+        """See `Cost.products`. The slot's are all: what is changed is written over a copy."""
+        return 0.0
 
     def offers(self, difference: Difference) -> "SparseOffers":
         """See `Cost.offers`."""

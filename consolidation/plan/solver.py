@@ -6,9 +6,9 @@ error saved per byte.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from consolidation.arithmetic.frontier import spend
+from consolidation.arithmetic.frontier import frontier, spend
 from consolidation.compare.groups import Choices, SlotChoice
 from consolidation.errors import Refused
 from consolidation.plan.maps import (
@@ -27,14 +27,28 @@ def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extend
 
     Raises `Refused`, with the smallest possible budget, when nothing keeps within them.
     """
-    frontiers = [group.points for layer in layers for group in layer.groups or ()]
+    choices = least_error(layers, terms, extended)
+    if choices is None:
+        return lossless_plan(layers, terms, extended)
+    return chosen_plan(layers, choices, terms, extended)
+
+
+def least_error(
+    layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None
+) -> tuple[Choices, ...] | None:
+    """The choices of `make_plan`, for each group; None where the lossless plan fits.
+
+    Raises `Refused` as it does.
+    """
+    frontiers = [frontier(group.points) for layer in layers for group in layer.groups or ()]
 
     def num_bytes(choices: Sequence[Choices]) -> int:
-        return _chosen_bytes(layers, choices, terms, extended)
+        return chosen_bytes(layers, choices, terms, extended)
 
-    lossless = _lossless_plan(layers, terms, extended)
-    if terms.allowed is None or lossless.expert_bytes_after <= terms.allowed:
-        return lossless
+    if terms.allowed is None:
+        return None
+    if lossless_plan(layers, terms, extended).expert_bytes_after <= terms.allowed:
+        return None
     spent = spend(frontiers, terms.allowed, num_bytes)
     if spent is None:
         needed = num_bytes([group[0].choice for group in frontiers])
@@ -44,26 +58,27 @@ def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extend
             f"cannot be met: the fewest bits for every expert need {needed} bytes, a budget of "
             f"{least:.4f}"
         )
-    return _chosen_plan(layers, spent, terms, extended)
+    return spent
 
 
-def _lossless_plan(
+def lossless_plan(
     layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None
 ) -> Plan:
     """The plan of the fewest bytes in which every expert is what it was, to the bit.
 
     Each in a slot as it is, or what every frontier ends with, which may be known by fewer bytes.
     """
-    plain = _plan(layers, [_as_they_are(layer) for layer in layers], terms, extended)
+    every = [_as_they_are(layer, range(len(layer.contents.digests))) for layer in layers]
+    plain = _plan(layers, every, terms, extended)
     ends = [group.points[-1] for layer in layers for group in layer.groups or ()]
     if not ends or any(end.error for end in ends):
         return plain
-    found = _chosen_plan(layers, [end.choice for end in ends], terms, extended)
+    found = chosen_plan(layers, [end.choice for end in ends], terms, extended)
     is_better = found.expert_bytes_after < plain.expert_bytes_after
     return found if is_better and not found.approximated else plain
 
 
-def _chosen_plan(
+def chosen_plan(
     layers: Sequence[LayerChoices],
     choices: Sequence[Choices],
     terms: PlanTerms,
@@ -73,13 +88,13 @@ def _chosen_plan(
     return _plan(layers, _by_layer(layers, choices), terms, extended)
 
 
-def _chosen_bytes(
+def chosen_bytes(
     layers: Sequence[LayerChoices],
     choices: Sequence[Choices],
     terms: PlanTerms,
     extended: Extended | None,
 ) -> int:
-    """Bytes of `_chosen_plan`, in less time."""
+    """Bytes of `chosen_plan`, in less time."""
     made = planned_layers(layers, _by_layer(layers, choices), extended)
     return planned_bytes(layers, made, expert_maps(made, terms.models, extended), extended)
 
@@ -95,22 +110,20 @@ def _by_layer(layers: Sequence[LayerChoices], choices: Sequence[Choices]) -> lis
 def least_bytes(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None) -> int:
     """Bytes of the plan that takes the fewest."""
     smallest = [group.points[0].choice for layer in layers for group in layer.groups or ()]
-    return _chosen_bytes(layers, smallest, terms, extended)
+    return chosen_bytes(layers, smallest, terms, extended)
 
 
-def _as_they_are(layer: LayerChoices) -> list[SlotChoice]:
-    """Lossless choices for the experts of a layer, by position."""
-    return [
-        SlotChoice.exactly(position, layer.contents.kept.get(digest))
-        for position, digest in enumerate(layer.contents.digests)
-    ]
+def _as_they_are(layer: LayerChoices, positions: Iterable[int]) -> list[SlotChoice]:
+    """Lossless choices for these experts of a layer."""
+    contents = layer.contents
+    return [SlotChoice.exactly(i, contents.kept.get(contents.digests[i])) for i in positions]
 
 
 def _ungrouped(layer: LayerChoices) -> list[SlotChoice]:
     """Lossless choices for the experts of a layer that are in no group."""
     grouped = {member for group in layer.groups or () for member in group.members}
-    every = enumerate(_as_they_are(layer))
-    return [choice for position, choice in every if position not in grouped]
+    every = range(len(layer.contents.digests))
+    return _as_they_are(layer, [position for position in every if position not in grouped])
 
 
 def _plan(

@@ -16,6 +16,7 @@ from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
 from consolidation.errors import Refused
+from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import least_bytes, make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
@@ -51,7 +52,11 @@ class Study:
 
     def plan(self, allowed: int | None) -> Plan:
         """The plan within `allowed` bytes; None: nothing is lost. Raises `Refused`."""
-        return make_plan(self.layers, self._terms(allowed), self.extended)
+        return quickest_plan(self.layers, self._terms(allowed), self.extended)
+
+    def least_error(self, allowed: int) -> float:
+        """The least error of a plan within these bytes. Never grows with them. Raises `Refused`."""
+        return make_plan(self.layers, self._terms(allowed), self.extended).error
 
     def least_bytes(self) -> int:
         """Bytes of the plan that takes the fewest."""

@@ -1,5 +1,6 @@
 """Names and shapes of one expert's parameters. Not how a part of it is stored: formats say that."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class ExpertShape:
     def vectors(self) -> tuple[str, ...]:
         """Names of the vectors (biases), in the module's order."""
         return tuple(name for name, shape in self.parameters.items() if len(shape) == 1)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all matrices."""
+        return sum(math.prod(self.parameters[name]) for name in self.matrices)
 
     def only(self, matrices: Collection[str]) -> "ExpertShape":
         """The shape of a part that is for these matrices and their vectors; all where empty."""
