@@ -15,7 +15,7 @@ Rank = tuple[int, float, int]
 class Sequence:
     """A prompt and the tokens generated for it.
 
-    A sequence belongs to one model for life. A larger `priority` is more important; a larger
+    A sequence belongs to one model for life. A smaller `priority` is earlier; a larger
     `weight` gives its tenant a larger share. With `max_tokens=0` only the prompt is computed and
     nothing is sampled. When the known tokens exceed `recompute_at`, everything is computed again.
     `by_length`: its keys and values depend on more than the tokens before them.
@@ -74,8 +74,8 @@ class Sequence:
 
     @property
     def rank(self) -> Rank:
-        """Smaller goes first: by importance, then by arrival, then by order of adding."""
-        return (-self.priority, self.arrival, self.number)
+        """Smaller goes first: by priority, then by arrival, then by order of adding."""
+        return (self.priority, self.arrival, self.number)
 
     @property
     def is_alike(self) -> bool:

@@ -241,3 +241,15 @@ def service(world: World, tenant: str) -> float:
     begun = [s for s in mine if s.place is not None or s.num_preemptions or s.id in world.reasons]
     answered = sum(s.num_generated for s in mine)
     return PROMPT_PRICE * sum(len(s.prompt) for s in begun) + ANSWER_PRICE * answered
+
+
+def test_a_smaller_priority_goes_first_among_a_tenants_own() -> None:
+    queues = FairQueues()
+    for number, priority in enumerate([0, 5, -5]):
+        sequence = Sequence(
+            str(number), ("r", "m"), "m", (1,), 1, priority=priority, arrival=float(number)
+        )
+        sequence.number = number
+        queues.add(sequence, everything)
+    (queue,) = queues
+    assert [sequence.id for sequence in queue.waiting] == ["2", "0", "1"]

@@ -177,14 +177,14 @@ def test_the_latest_arrived_is_preempted_and_loses_no_token() -> None:
 def test_the_less_important_is_preempted_though_it_came_first() -> None:
     world = resident(World(num_blocks=6, block_size=2), "a")
     early = world.add(5, max_tokens=7)
-    late = world.add(5, max_tokens=7, priority=1)
+    late = world.add(5, max_tokens=7, priority=-1)
     world.run()
     assert (early.num_preemptions > 0, late.num_preemptions) == (True, 0)
 
 
 def test_a_prompt_takes_the_blocks_of_a_lower_rank_that_was_planned_already() -> None:
     world = resident(World(num_blocks=10, block_size=1, step_tokens=2), "a")
-    decoding = world.add(1, max_tokens=9, priority=-1)
+    decoding = world.add(1, max_tokens=9, priority=1)
     world.step()
     prompt = world.add(8, max_tokens=1)
     while not decoding.num_preemptions:
