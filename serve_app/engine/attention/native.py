@@ -13,7 +13,7 @@ _Number, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Call(ctypes.Structure):
-    """`Call` of `attention_rows.h`, field by field."""
+    """`Call` of `attention/rows.h`, field by field."""
 
     _fields_ = (
         ("query", _Pointer),

@@ -13,8 +13,8 @@
 
    How a row is computed depends on its sequence's part of the step alone. */
 
-#include "attention_few.h"
-#include "attention_many.h"
+#include "attention/few.h"
+#include "attention/many.h"
 #include "crew.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

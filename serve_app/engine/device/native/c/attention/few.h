@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "attention_rows.h"
+#include "rows.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "exponential.h"
+#include "../exponential.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
