@@ -27,6 +27,7 @@ class KVLayer:
         room = (num_blocks, block_size, shape.kv_heads)
         self.keys = zeros((*room, shape.key_dim), dtype=dtype, device=device)
         self.values = zeros((*room, shape.value_dim), dtype=dtype, device=device)
+        self._by_token = self.keys.flatten(0, 1), self.values.flatten(0, 1)  # (B*N, H, D) each
 
     @property
     def num_bytes(self) -> int:
@@ -34,8 +35,8 @@ class KVLayer:
 
     def write(self, index: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """index: (T,), block * N + offset   keys: (T, H, Dk)   values: (T, H, Dv)"""
-        self.keys.flatten(0, 1).index_copy_(0, index, keys)
-        self.values.flatten(0, 1).index_copy_(0, index, values)
+        for stored, new in zip(self._by_token, (keys, values), strict=True):
+            stored.index_copy_(0, index, new)
 
     def read(self, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """tables: (S, n) blocks  ->  keys (S, H, n*N, Dk), values (S, H, n*N, Dv)"""

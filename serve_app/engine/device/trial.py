@@ -43,6 +43,8 @@ def leaf_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
     """How the output of a leaf differs. Whole numbers are choices, and must be equal."""
     if found.shape != wanted.shape:
         return _other_shape(found, wanted)
+    if found.dtype != wanted.dtype:
+        return f"it gives {found.dtype}, not {wanted.dtype}"
     if not found.is_floating_point():
         return None if torch.equal(found, wanted) else "it makes different choices"
     tolerance = TOLERANCES["leaf"][found.dtype]

@@ -1,13 +1,15 @@
 """Chooses a module's leaf: the fast form if it proves equal to the original, else the slow one."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from representation.architecture.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
@@ -21,6 +23,7 @@ from serve_app.engine.model.leaves import (
     StackedLayerNorm,
     StackedLinear,
     StackedRMSNorm,
+    StackedRouter,
 )
 from serve_app.engine.model.originals import PerSegment, PerToken
 from serve_app.engine.model.stacks import Stacks
@@ -102,6 +105,8 @@ def fast_forms(
         or len(axes.inputs) != 1
     ):
         return []
+    if list(shapes.values()) == [2]:
+        return [*_routers(module, multiplier, rows), per_token]
     if 2 in shapes.values():
         return [per_token]
     if not axes.keeps_shape:
@@ -112,28 +117,41 @@ def fast_forms(
     return [per_token]
 
 
+def _routers(
+    module: nn.Module, multiplier: Multiplier, rows: Rows | None
+) -> Iterator[Callable[..., StackedRouter]]:
+    """The ways in which compiled code can route, for a module that may be a router."""
+    top_k, weight = getattr(module, "top_k", None), getattr(module, "weight", None)
+    if rows is None or not isinstance(top_k, int) or weight is None:
+        return
+    if weight.dtype != torch.bfloat16:
+        return
+    for sum_to_one, rounds in product((False, True), (False, True)):
+        yield partial(
+            StackedRouter,
+            top_k=top_k,
+            sum_to_one=sum_to_one,
+            rounds=rounds,
+            multiplier=multiplier,
+            rows=rows,
+        )
+
+
 def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.device) -> str | None:
     """How the fast form differs from the original code on two random sets of weights, or None.
 
     Matrices are cut to a few rows and columns, because the check is of the code. If there are
     several outputs, some may be choices, which rounding changes, so they are checked in float32.
+    Routers in compiled code are checked on logits that need no rounding.
     """
-    generator = torch.Generator().manual_seed(0)
     module, shape = _small(module, axes)
-    exact = len(axes.results) > 1
-    weights = {
-        name: torch.randn((2, *tensor.shape), generator=generator).to(
-            device, torch.float32 if exact else tensor.dtype
-        )
-        for name, tensor in module.state_dict().items()
-    }
+    if getattr(make, "func", None) is StackedRouter:
+        weights, x = _unrounded(module, shape)
+    else:
+        weights, x = _random(module, shape, exact=len(axes.results) > 1)
+    weights, x = {name: each.to(device) for name, each in weights.items()}, x.to(device)
     axis = axes.inputs[0]
     assert axis is not None
-    if isinstance(module, nn.Embedding):
-        x = torch.randint(0, module.num_embeddings, shape, generator=generator).to(device)
-    else:
-        dtype = next(iter(weights.values())).dtype
-        x = torch.randn(shape, generator=generator).to(device, dtype)
     step = CurrentStep()
     leaf = make(step, Stacks.each_its_own(weights), {name: name for name in weights}, axes)
     integers = Integers(device)
@@ -163,6 +181,35 @@ def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.devi
     if len(got) != len(wanted):
         return f"it gives {len(got)} tensors, not {len(wanted)}"
     return next(filter(None, map(leaf_difference, got, wanted)), None)
+
+
+def _random(
+    module: nn.Module, shape: tuple[int, ...], *, exact: bool
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Two random sets of a module's weights, and an input.   exact: in float32"""
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn((2, *tensor.shape), generator=generator).to(
+            torch.float32 if exact else tensor.dtype
+        )
+        for name, tensor in module.state_dict().items()
+    }
+    if isinstance(module, nn.Embedding):
+        return weights, torch.randint(0, module.num_embeddings, shape, generator=generator)
+    dtype = next(iter(weights.values())).dtype
+    return weights, torch.randn(shape, generator=generator).to(dtype)
+
+
+def _unrounded(
+    module: nn.Module, shape: tuple[int, ...]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The same for a router: the logits of a token are different multiples of 1/8."""
+    generator = torch.Generator().manual_seed(0)
+    ((name, matrix),) = module.state_dict().items()
+    order = torch.rand((2, *matrix.shape), generator=generator).argsort(dim=1)  # (2, E, H)
+    taken = torch.randint(0, shape[-1], shape[:-1], generator=generator)
+    x = F.one_hot(taken, shape[-1])  # (…, H), which takes one column
+    return {name: (order / 8).to(matrix.dtype)}, x.to(matrix.dtype)
 
 
 def _small(module: nn.Module, axes: Axes) -> tuple[nn.Module, tuple[int, ...]]:

@@ -217,9 +217,46 @@ class StackedRMSNorm(Leaf):
 
     def _suits(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
         """Whether the compiled code can take these: rows must be in the order of tokens."""
-        axis = self.axes.inputs[0]
-        is_bfloat16 = x.dtype == weight.dtype == torch.bfloat16
-        return is_bfloat16 and x.is_contiguous() and all(size == 1 for size in x.shape[:axis])
+        return (
+            x.dtype is torch.bfloat16
+            and weight.dtype is torch.bfloat16
+            and x.is_contiguous()
+            and x.shape[: self.axes.inputs[0]].numel() == 1
+        )
+
+
+class StackedRouter(Leaf):
+    """A router of every place: the likeliest experts of a token by the softmax of its logits.
+
+    sum_to_one: whether weights are shares of the chosen experts alone.   rounds: whether they are
+    in the dtype of the model; else in float32
+    """
+
+    def __init__(
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        names: Names,
+        axes: Axes,
+        *,
+        top_k: int,
+        sum_to_one: bool,
+        rounds: bool,
+        multiplier: Multiplier,
+        rows: Rows,
+    ) -> None:
+        super().__init__(step, stacks, names, axes)
+        self._top_k = top_k
+        self._sum_to_one = sum_to_one
+        self._rounds = rounds
+        self._multiplier = multiplier
+        self._rows = rows
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = x.reshape(-1, x.shape[-1])  # (T, H)
+        logits = by_row(self._multiplier, rows, self.stack("weight"), None, self.spans)  # (T, E)
+        weights, chosen = self._rows.choose(logits, self._top_k, sum_to_one=self._sum_to_one)
+        return logits, weights.to(logits.dtype) if self._rounds else weights, chosen
 
 
 def per_token(stack: Stack, spans: Spans, axes: Axes, dims: int) -> torch.Tensor:

@@ -58,3 +58,27 @@ def test_heads_are_turned_as_torch_turns_them(
         wide_cos, wide_sin = (torch.cat([a, a], dim=-1) if each_half else a for a in (cos, sin))
         wanted = torch.cat([first, second], dim=-1) * wide_cos + other * wide_sin
         assert torch.equal(got, torch.cat([wanted, rest], dim=-1))
+
+
+@pytest.mark.parametrize("sum_to_one", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8), (40, 128), (3, 5), (0, 4)])
+def test_the_largest_logits_are_chosen_with_their_shares(
+    rows: Rows, shape: tuple[int, int], sum_to_one: bool
+) -> None:
+    order = torch.rand(shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    logits = (order / 8).to(torch.bfloat16)  # no two alike
+    scores, chosen = rows.choose(logits, 3, sum_to_one=sum_to_one)
+    wanted, index = torch.softmax(logits.float(), dim=-1).topk(3, dim=-1)
+    if sum_to_one:
+        wanted = wanted / wanted.sum(dim=-1, keepdim=True)
+    assert torch.equal(chosen, index)
+    assert torch.allclose(scores, wanted, rtol=1e-5)
+
+
+def test_of_equal_logits_the_first_are_chosen_and_never_one_twice(rows: Rows) -> None:
+    nan = float("nan")
+    logits = torch.tensor(
+        [[1.0, 2.0, 2.0, 2.0], [nan] * 4, [nan, 1.0, 2.0, 3.0], [nan, nan, nan, 5]]
+    )
+    _, chosen = rows.choose(logits.to(torch.bfloat16), 3, sum_to_one=True)
+    assert chosen.tolist() == [[1, 2, 3], [0, 1, 2], [3, 2, 1], [3, 0, 1]]

@@ -1,6 +1,7 @@
 """Each leaf gives what the module in whose place it is gives, and says so where it cannot."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from torch.nn import functional as F
 from representation.architecture.anatomy import study
 from representation.architecture.tracing import TRACED_TOKENS, Axes
 from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.device.native.library import Native, native
+from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.engine import Engine
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.fitting import PROBE_PLACES, Fitter, difference
-from serve_app.engine.model.leaves import Leaf
+from serve_app.engine.model.leaves import Leaf, StackedRouter
 from serve_app.engine.model.originals import PerSegment, PerToken
 from serve_app.engine.model.stacks import Stacks, allocate_stacks
 from serve_app.engine.step.integers import Integers
@@ -27,11 +30,13 @@ CPU = torch.device("cpu")
 TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), outputs_only=False)
 
 
-def leaves_of(architecture: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Axes, Leaf]]:
+def leaves_of(
+    architecture: str, dtype: torch.dtype, code: Native | None = None
+) -> dict[str, tuple[nn.Module, Axes, Leaf]]:
     """Each unit of a tiny model: its module, its axes, and the leaf that it gets."""
     anatomy = study(tiny_config(architecture), dtype)
     stacks = allocate_stacks(anatomy, 2, CPU)
-    fitter = Fitter(CurrentStep(), stacks, Multiplier(CPU), CPU)
+    fitter = Fitter(CurrentStep(), stacks, Multiplier(CPU, code), CPU, code)
     found = {}
     for path, axes in anatomy.units.items():
         module = anatomy.model.get_submodule(path)
@@ -47,6 +52,54 @@ def test_no_leaf_runs_once_per_model(architecture: str, dtype: torch.dtype) -> N
         p for p, (*_, leaf) in leaves_of(architecture, dtype).items() if type(leaf) is PerSegment
     ]
     assert not slow
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("mixtral", StackedRouter),
+        ("olmoe", StackedRouter),
+        ("qwen3_moe", StackedRouter),
+        ("gpt_oss", PerToken),  # has a bias, and chooses before it takes the softmax
+        ("deepseek_v3", PerToken),
+    ],
+)
+def test_routers_run_in_compiled_code_where_it_chooses_alike(
+    architecture: str, kind: type[Leaf]
+) -> None:
+    code = native()
+    if code is None:
+        pytest.skip("nothing was compiled, or this CPU has no AVX2")
+    leaves = leaves_of(architecture, torch.bfloat16, code)
+    found = {type(leaf) for module, _, leaf in leaves.values() if hasattr(module, "top_k")}
+    assert found == {kind}
+    alike = leaves_of(architecture, torch.float32, code)
+    assert {type(leaf) for module, _, leaf in alike.values() if hasattr(module, "top_k")} == {
+        PerToken
+    }
+
+
+def test_a_router_that_weighs_otherwise_is_told() -> None:
+    code = native()
+    if code is None:
+        pytest.skip("nothing was compiled, or this CPU has no AVX2")
+    leaves = leaves_of("mixtral", torch.bfloat16, code)
+    module, axes, _ = next(each for each in leaves.values() if hasattr(each[0], "top_k"))
+
+    def told(*, sum_to_one: bool, rounds: bool) -> str | None:
+        make = partial(
+            StackedRouter,
+            top_k=2,
+            sum_to_one=sum_to_one,
+            rounds=rounds,
+            multiplier=Multiplier(CPU, code),
+            rows=Rows(code),
+        )
+        return difference(module, axes, make, CPU)
+
+    assert told(sum_to_one=True, rounds=False) is None
+    assert "bfloat16" in (told(sum_to_one=True, rounds=True) or "")
+    assert "differs" in (told(sum_to_one=False, rounds=False) or "")
 
 
 def test_routers_run_once_for_all_models() -> None:

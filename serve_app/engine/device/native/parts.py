@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -193,7 +193,7 @@ class CompiledParts:
         num_pairs = entries.shape[0]
         if num_pairs == 0:
             return
-        between = None if gate is None else _CGate(*astuple(gate))
+        between = None if gate is None else _gate(gate)
         call = _PartsCall(
             ctypes.addressof(linears),
             len(linears),
@@ -222,6 +222,10 @@ class CompiledParts:
         self.num_calls += 1
         needed: int = self._call(ctypes.addressof(call))
         return needed
+
+
+def _gate(gate: Gate) -> _CGate:
+    return _CGate(gate.limit, gate.slope, gate.shift, gate.by_turns)
 
 
 def _linear(laid: LaidShelves, num_columns: int, num_outputs: int) -> _CLinear:

@@ -50,6 +50,9 @@ class Rows:
         self._norm.restype = None
         self._norm.argtypes = [pointer, number, number, pointer, pointer, number, ctypes.c_float]
         self._norm.argtypes += [pointer, number]
+        self._choose = native.library.expertpool_choose
+        self._choose.restype = None
+        self._choose.argtypes = [pointer, number, number, number, number, pointer, pointer, number]
         self._rotate = native.library.expertpool_rotate
         self._rotate.restype, self._rotate.argtypes = None, [pointer]
 
@@ -76,6 +79,29 @@ class Rows:
             self._num_threads,
         )
         return out
+
+    def choose(
+        self, logits: torch.Tensor, num_chosen: int, *, sum_to_one: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The largest logits of each row, and their shares of its softmax, in float32.
+
+        logits: (n, E) bfloat16, contiguous   sum_to_one: whether the shares are of what is chosen
+        alone  ->  shares: (n, K) float32, indices: (n, K) int64
+        """
+        num_rows, num_columns = logits.shape
+        scores = logits.new_empty((num_rows, num_chosen), dtype=torch.float32)
+        chosen = logits.new_empty((num_rows, num_chosen), dtype=torch.int64)
+        self._choose(
+            logits.data_ptr(),
+            num_rows,
+            num_columns,
+            num_chosen,
+            sum_to_one,
+            scores.data_ptr(),
+            chosen.data_ptr(),
+            self._num_threads,
+        )
+        return scores, chosen
 
     def rotate(
         self,

@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+#include <float.h>
 #include <math.h>
 
 #define LANES 16
@@ -108,5 +109,57 @@ void expertpool_rotate(const Rotation *call) {
     int64_t size = call->num_tokens * call->dim;
     size *= call->sides[0].num_heads + call->sides[1].num_heads;
     share(rotate_token, call, call->num_tokens, size < PIECE ? 1 : call->num_threads);
+}
+
+typedef struct {
+    const uint16_t *logits;
+    int64_t num_rows, num_columns, num_chosen, sum_to_one;
+    float *scores;
+    int64_t *chosen;
+    int64_t rows_of_piece;
+} Choice;
+
+/* The largest first, of equal ones the first; what is not a number comes last. */
+INLINE void choose_of_row(const Choice *call, int64_t row) {
+    const uint16_t *logits = call->logits + row * call->num_columns;
+    float *scores = call->scores + row * call->num_chosen, sum = 0, sum_of_chosen = 0;
+    int64_t *chosen = call->chosen + row * call->num_chosen;
+    float left[call->num_columns];
+    for (int64_t c = 0; c < call->num_columns; c++)
+        left[c] = fmaxf(widened(logits[c]), -FLT_MAX); /* which is what NaN becomes */
+    for (int64_t k = 0; k < call->num_chosen; k++) {
+        int64_t best = 0;
+        for (int64_t c = 1; c < call->num_columns; c++)
+            if (left[c] > left[best]) best = c;
+        chosen[k] = best;
+        left[best] = -INFINITY;
+    }
+    float greatest = widened(logits[chosen[0]]);
+    for (int64_t c = 0; c < call->num_columns; c++) sum += expf(widened(logits[c]) - greatest);
+    for (int64_t k = 0; k < call->num_chosen; k++) {
+        scores[k] = expf(widened(logits[chosen[k]]) - greatest) / sum;
+        sum_of_chosen += scores[k];
+    }
+    for (int64_t k = 0; k < call->num_chosen && call->sum_to_one; k++) scores[k] /= sum_of_chosen;
+}
+
+AVX2 static void choose_of_rows(const void *work, int64_t piece, int64_t thread) {
+    const Choice *call = work;
+    (void)thread;
+    int64_t end = (piece + 1) * call->rows_of_piece;
+    for (int64_t row = piece * call->rows_of_piece; row < end && row < call->num_rows; row++)
+        choose_of_row(call, row);
+}
+
+/* The likeliest columns of each row of logits, and their shares of its softmax.
+
+   logits: (num_rows, num_columns)   scores, chosen: (num_rows, num_chosen)
+   sum_to_one: whether the shares are of what was chosen alone */
+void expertpool_choose(const uint16_t *logits, int64_t num_rows, int64_t num_columns,
+                       int64_t num_chosen, int64_t sum_to_one, float *scores, int64_t *chosen,
+                       int64_t num_threads) {
+    int64_t rows = PIECE / 8 / num_columns + 1;
+    Choice call = {logits, num_rows, num_columns, num_chosen, sum_to_one, scores, chosen, rows};
+    share(choose_of_rows, &call, (num_rows + rows - 1) / rows, num_threads);
 }
 #endif
