@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.bench.bars import compared, consolidated, decoding, scaling, streaming
+from serve_app.bench.bars import (
+    compared,
+    consolidated,
+    decoding,
+    expert_products,
+    scaling,
+    streaming,
+)
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.result.result import Result
@@ -54,9 +61,30 @@ BARS: dict[str, Bar] = {
             "the same, of one sequence",
         ),
         Bar(
+            "four_bits_products_over_dense",
+            0.5,
+            "the products of the experts in a step of 16 sequences, slots of 4 bits ÷ dense slots",
+        ),
+        Bar(
+            "four_bits_products_alone_over_dense",
+            0.4,
+            "the same, of one sequence",
+        ),
+        Bar(
             "one_size_over_dense",
             1.2,
             "one decode step of four models, slots of 8 and residuals of 2 bits ÷ dense slots",
+        ),
+        Bar(
+            "codes_read_over_copied",
+            0.5,
+            "bytes/s of 4-bit codes multiplied by one row ÷ bytes/s of copying them",
+            at_least=True,
+        ),
+        Bar(
+            "launches_a_layer",
+            6,
+            "calls of compiled code for the experts of a layer, the most of 1 and 12 formats",
         ),
         Bar(
             "engine_over_transformers",
@@ -136,6 +164,20 @@ def _consolidated(on_progress: OnProgress) -> Mapping[str, Measured]:
     )
 
 
+def _codes(on_progress: OnProgress) -> Mapping[str, Measured]:
+    return {"codes_read_over_copied": expert_products.codes_read_over_copied(on_progress)}
+
+
+def _launches(on_progress: OnProgress) -> Mapping[str, Measured]:
+    del on_progress
+    found = expert_products.launches_a_layer(
+        lambda slots, residuals: RandomRelease(
+            SHAPE.config(num_layers=1), 1, parts=slots, residuals=residuals
+        )
+    )
+    return {"launches_a_layer": found}
+
+
 def _outside(on_progress: OnProgress) -> Mapping[str, Measured]:
     found = decoding.outside_forward_share(_release(), on_progress=on_progress)
     return {"outside_forward_share": found}
@@ -189,7 +231,15 @@ def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
 
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("packed_over_sequential", "packed_over_single"): _packed,
-    ("four_bits_over_dense", "four_bits_alone_over_dense", "one_size_over_dense"): _consolidated,
+    (
+        "four_bits_over_dense",
+        "four_bits_alone_over_dense",
+        "four_bits_products_over_dense",
+        "four_bits_products_alone_over_dense",
+        "one_size_over_dense",
+    ): _consolidated,
+    ("codes_read_over_copied",): _codes,
+    ("launches_a_layer",): _launches,
     ("engine_over_transformers",): _against_transformers,
     ("outside_forward_share",): _outside,
     ("outside_forward_ms",): _outside_of_many,

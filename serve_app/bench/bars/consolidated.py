@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from serve_app.bench.bars.decoding import Decoding, median_ratio, open_engine
+from serve_app.bench.bars.profiling import CallClock
 from serve_app.bench.result.measured import Measured, OnProgress
-from serve_app.bench.step.session import Session, running
+from serve_app.bench.step.session import WARM_STEPS, Session, running
 from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.bench.weights.random_release import RandomRelease
 
@@ -35,8 +36,10 @@ def steps_over_dense(
 
     `four_bits_over_dense`, `one_size_over_dense`: of all sequences.   `four_bits_alone_over_dense`:
     of one sequence. Divided by the same step with dense slots and no residuals.
+    `…_products_over_dense`: the same of the time that compiled code takes for experts.
     """
     seconds: dict[tuple[str, bool], list[float]] = {}
+    products: dict[tuple[str, bool], list[float]] = {}
     with ExitStack() as engines:
         sessions = {}
         for name, (slots, residuals) in SLOTS.items():
@@ -53,24 +56,52 @@ def steps_over_dense(
             session, models = sessions[name]
             alone = bool(number % 2)
             sequences = models[:1] if alone else models * wanted.sequences
-            steps = session.decode(sorted(sequences), wanted.context, wanted.steps)
-            seconds.setdefault((name, alone), []).append(statistics.median(steps.seconds))
+            whole, inside = _decode(session, sorted(sequences), wanted)
+            seconds.setdefault((name, alone), []).append(whole)
+            products.setdefault((name, alone), []).append(inside)
     on_progress("steps of packed experts", total, total)
-    return ratios_to_dense(seconds)
+    return ratios_to_dense(seconds, products)
 
 
-def ratios_to_dense(seconds: Mapping[tuple[str, bool], Sequence[float]]) -> dict[str, Measured]:
-    """seconds: of a step in each round, by name in `SLOTS` and whether of one sequence alone."""
+def _decode(session: Session, models: Sequence[str], wanted: Decoding) -> tuple[float, float]:
+    """-> medians of the seconds of a step, and of those that compiled code took for experts"""
+    session.begin(models, wanted.context, wanted.steps)
+    seconds, products, clock = [], [], CallClock()
+    with clock.running():
+        for number in range(-WARM_STEPS, wanted.steps):
+            before = clock.seconds
+            taken, _ = session.step()
+            if number >= 0:
+                seconds.append(taken)
+                products.append(clock.seconds - before)
+    session.end()
+    return statistics.median(seconds), statistics.median(products)
+
+
+Times = Mapping[tuple[str, bool], Sequence[float]]
+"""Of a step in each round, by name in `SLOTS` and whether of one sequence alone."""
+
+
+def ratios_to_dense(seconds: Times, products: Times) -> dict[str, Measured]:
+    """seconds: of whole steps   products: what compiled code took of them for experts
+
+    Raises: ValueError if no compiled code was called.
+    """
     facts = {
-        f"{name}_{'one' if alone else 'all'}_s": statistics.median(each)
-        for (name, alone), each in seconds.items()
+        f"{name}_{'one' if alone else 'all'}{what}_s": statistics.median(each)
+        for what, times in (("", seconds), ("_products", products))
+        for (name, alone), each in times.items()
     }
+    if not all(min(each) > 0 for each in products.values()):
+        raise ValueError("experts were not computed by compiled code")
 
-    def ratio(name: str, *, alone: bool = False) -> Measured:
-        return Measured(median_ratio(seconds[name, alone], seconds["dense", alone]), facts)
+    def ratio(times: Times, name: str, *, alone: bool = False) -> Measured:
+        return Measured(median_ratio(times[name, alone], times["dense", alone]), facts)
 
     return {
-        "four_bits_over_dense": ratio("four_bits"),
-        "four_bits_alone_over_dense": ratio("four_bits", alone=True),
-        "one_size_over_dense": ratio("one_size"),
+        "four_bits_over_dense": ratio(seconds, "four_bits"),
+        "four_bits_alone_over_dense": ratio(seconds, "four_bits", alone=True),
+        "four_bits_products_over_dense": ratio(products, "four_bits"),
+        "four_bits_products_alone_over_dense": ratio(products, "four_bits", alone=True),
+        "one_size_over_dense": ratio(seconds, "one_size"),
     }

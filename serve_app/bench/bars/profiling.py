@@ -1,6 +1,7 @@
-"""How much of a step on the CPU is matrix products, by torch's profiler."""
+"""How much of a step on the CPU is products: by torch's profiler, and by a clock on calls."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +19,8 @@ PRODUCTS = frozenset(
     )
 )
 COMPILED = "expertpool::products"
-COMPILED_CALLS = (
-    (Products, "multiply"),
-    (CompiledParts, "multiply"),
-    (CompiledParts, "experts"),
-)
+EXPERTS_CALLS = ((CompiledParts, "multiply"), (CompiledParts, "experts"))
+COMPILED_CALLS = ((Products, "multiply"), *EXPERTS_CALLS)
 COPY = "aten::copy_"
 LEAST_SIDE = 128
 """Matrices with at least this many rows and columns are weights: steps have fewer tokens."""
@@ -38,19 +36,44 @@ def profiled(run: Callable[[], float]) -> tuple[float, float]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with _compiled_products_told(), profile(record_shapes=True) as found:
+    with _wrapped(COMPILED_CALLS, _told), profile(record_shapes=True) as found:
         seconds = run()
     # The profiler's own tables would take longer than the step.
     events = found.kineto_results.events()
     return seconds, product_seconds(events)
 
 
+class CallClock:
+    """Counts and times calls of compiled code for experts. calls, seconds: so far"""
+
+    def __init__(self) -> None:
+        self.calls, self.seconds = 0, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts while it is open."""
+        with _wrapped(EXPERTS_CALLS, self._timed):
+            yield
+
+    def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            began = time.perf_counter()
+            found = original(*args)
+            self.seconds += time.perf_counter() - began
+            self.calls += 1
+            return found
+
+        return call
+
+
 @contextmanager
-def _compiled_products_told() -> Iterator[None]:
-    """Tell the profiler about compiled products: by itself it sees only torch's own operations."""
-    originals = {(kind, name): getattr(kind, name) for kind, name in COMPILED_CALLS}
+def _wrapped(
+    calls: Iterable[tuple[type, str]], wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """While it is open, methods of classes are what `wrap` makes of them."""
+    originals = {(kind, name): getattr(kind, name) for kind, name in calls}
     for (kind, name), original in originals.items():
-        setattr(kind, name, _told(original))
+        setattr(kind, name, wrap(original))
     try:
         yield
     finally:
@@ -59,6 +82,8 @@ def _compiled_products_told() -> Iterator[None]:
 
 
 def _told(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tells the profiler about a compiled product: by itself it sees only torch's operations."""
+
     def call(*args: Any) -> Any:
         with record_function(COMPILED):
             return original(*args)
