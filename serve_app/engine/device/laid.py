@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 GROUP = 128
-"""Columns that share a scale; so in `native/c/planes.h`."""
+"""Columns that share a scale; so in `native/c/experts/planes.h`."""
 
 
 @dataclass(frozen=True, slots=True)

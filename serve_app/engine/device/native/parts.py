@@ -35,7 +35,7 @@ class _CPlane(ctypes.Structure):
 
 
 class _CShelf(ctypes.Structure):
-    """`Shelf` of `shelves.h`, field by field."""
+    """`Shelf` of `experts/shelves.h`, field by field."""
 
     _fields_ = (
         ("kind", _Number),
@@ -59,7 +59,7 @@ class _CShelf(ctypes.Structure):
 
 
 class _CLinear(ctypes.Structure):
-    """`Linear` of `shelves.h`, field by field."""
+    """`Linear` of `experts/shelves.h`, field by field."""
 
     _fields_ = (
         ("shelves", _Pointer),
@@ -70,7 +70,7 @@ class _CLinear(ctypes.Structure):
 
 
 class _CGate(ctypes.Structure):
-    """`Gate` of `shelves.h`, field by field."""
+    """`Gate` of `experts/shelves.h`, field by field."""
 
     _fields_ = (
         ("limit", ctypes.c_double),
@@ -81,7 +81,7 @@ class _CGate(ctypes.Structure):
 
 
 class _PartsCall(ctypes.Structure):
-    """`Call` of `shelves.h`, field by field."""
+    """`Call` of `experts/shelves.h`, field by field."""
 
     _fields_ = (
         ("linears", _Pointer),

@@ -8,8 +8,8 @@
    threads. */
 
 #include "crew.h"
-#include "endings.h"
-#include "runs.h"
+#include "experts/endings.h"
+#include "experts/runs.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "lines.h"
+#include "../lines.h"
 #include "shelves.h"
 #include "tiles.h"
 

@@ -12,7 +12,7 @@
 
 #pragma once
 
-#include "bfloat16.h"
+#include "../bfloat16.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 

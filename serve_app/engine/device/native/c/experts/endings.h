@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "exponential.h"
+#include "../exponential.h"
 #include "shelves.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
