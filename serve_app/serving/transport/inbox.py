@@ -18,14 +18,12 @@ class Inbox:
         self._on_close: Callable[[Inbox], None] | None = on_close
         self._first: list[Item] = []
         self._later: list[Item] = []
+        self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
         self.is_open = False
-
-    @property
-    def has_ended(self) -> bool:
+        self.has_ended = False
         """Whether nothing more follows."""
-        return self._ended.is_set()
 
     async def ended(self, within_s: float) -> bool:
         """Wait until nothing more follows; False if that takes longer."""
@@ -41,16 +39,19 @@ class Inbox:
         self._first = items
         self.is_open = True
         if items[0]["type"] == "error":
-            self._ended.set()
+            self._end()
         self._wake()
 
     def put(self, items: Sequence[Item] | None) -> None:
         """More items; None after the last of them."""
         if items is None:
-            self._ended.set()
-        else:
+            self._end()
+        elif items:
             self._later += items
-        self._wake()
+        else:
+            return
+        if self.is_open:
+            self._wake()
 
     def fail(self, error: ProtocolError) -> None:
         """The job cannot go on: the error is its last item, unless it has ended."""
@@ -65,27 +66,31 @@ class Inbox:
 
     async def __anext__(self) -> list[Item]:
         """The first items alone, then all that have come each time."""
-        while not self._is_ready():
-            self._waiting = asyncio.get_running_loop().create_future()
+        while True:
+            if self.is_open:
+                if self._first:
+                    first, self._first = self._first, []
+                    return first
+                if self._later:
+                    taken, self._later = self._later, []
+                    return taken
+                if self.has_ended:
+                    raise StopAsyncIteration
+            self._waiting = self._loop.create_future()
             await self._waiting
-        if self._first:
-            first, self._first = self._first, []
-            return first
-        if self._later:
-            taken, self._later = self._later, []
-            return taken
-        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Nobody reads any more."""
         if self._on_close is not None:
             told, self._on_close = self._on_close, None
             told(self)
+        self._end()
+
+    def _end(self) -> None:
+        self.has_ended = True
         self._ended.set()
 
-    def _is_ready(self) -> bool:
-        return self.is_open and bool(self._first or self._later or self.has_ended)
-
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done() and self._is_ready():
-            self._waiting.set_result(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
