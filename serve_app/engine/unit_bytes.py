@@ -21,6 +21,8 @@ ALIGNMENT = 64
 """Alignment of tensors in a pinned buffer, in bytes."""
 CUBLAS_BYTES = 64 << 20
 """What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps and of captures."""
+KERNELS_BYTES = 16 << 20
+"""Tables of the kernels for experts, and sums of programs that share a tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def unit_bytes(
     second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
     pair = (per_expert + 3 * hidden) * dtype.itemsize + second
     token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
-    libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES
+    libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES + KERNELS_BYTES
     gathered = 2 * block / len(anatomy.attentions)
     kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
     kept = attention_needs(device)

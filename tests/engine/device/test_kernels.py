@@ -17,7 +17,7 @@ INTERPRETED = (
     TESTS / "device" / "interpreted_kernels.py",
     TESTS / "experts" / "interpreted_experts.py",
 )
-SIZES = {"num_fields": 17, "num_columns": 256, "gathers": True, "top_k": 2, "tile_m": 16}
+SIZES = {"num_columns": 256, "gathers": True, "top_k": 2, "tile_m": 16}
 SORTED = ("order", "rank_at", "starts", "tiles", "num_tiles")
 TABLES = dict.fromkeys((*SORTED, "part_table", "part_starts"), "*i32") | {"shelves": "*i64"}
 

@@ -11,6 +11,7 @@ from serve_app.engine.device.kernels.part_tile import (
     Tile,
     pointer_at,
     range_of,
+    shelf_of,
     x_rows,
 )
 
@@ -27,7 +28,6 @@ def inner_products(
     part_table: tl.tensor,
     part_starts: tl.tensor,
     shelves: tl.tensor,
-    num_fields: tl.constexpr,
     num_inner: tl.tensor,
     num_columns: tl.constexpr,
     gathers: tl.constexpr,
@@ -44,7 +44,7 @@ def inner_products(
         inner,
         num_tiles,
         Pairs(order, rank_at, starts, tiles, top_k, gathers),
-        Parts(part_table, part_starts, shelves, num_fields, 0, 0, num_inner),
+        Parts(part_table, part_starts, shelves, 0, 0, num_inner),
         num_columns,
         tile_m,
         (largest_rank + 15) // 16,
@@ -75,7 +75,7 @@ def _take_inner(
             part, last, begin, stop = range_of(rank, first_rank, lead, first, end, pairs, parts)
             is_row = (places >= begin) & (places < stop)
             for one in range(part, last):
-                shelf = parts.shelves + tl.load(parts.parts + one * 3) * parts.num_fields
+                shelf = shelf_of(one, parts)
                 if tl.load(shelf) == FACTORS:
                     row = tl.load(parts.parts + one * 3 + 1).to(tl.int64)
                     at = inner + places[None, :].to(tl.int64) * parts.num_inner

@@ -10,7 +10,7 @@ from serve_app.engine.device.kernels.code_numbers import EXPONENTS
 from serve_app.engine.device.kernels.pair_order import add_experts, sort_pairs
 from serve_app.engine.device.kernels.part_inner import inner_products
 from serve_app.engine.device.kernels.part_products import part_products
-from serve_app.engine.device.kernels.part_tables import FACTORS, FIELDS, PartTables
+from serve_app.engine.device.kernels.part_tables import FACTORS, PartTables
 from serve_app.engine.device.laid import Gate
 
 FEW, MANY = 16, 64
@@ -123,7 +123,6 @@ class PartLaunches:
         num_pairs, num_columns = pairs.order.shape[0], x.shape[1]
         inner = x.new_empty((num_pairs, tables.num_inner))
         sizes = {
-            "num_fields": FIELDS,
             "num_inner": tables.num_inner,
             "num_columns": num_columns,
             "gathers": gathers,

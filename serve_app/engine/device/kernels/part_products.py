@@ -25,6 +25,7 @@ from serve_app.engine.device.kernels.part_tile import (
     Tile,
     pointer_at,
     range_of,
+    shelf_of,
     x_rows,
 )
 
@@ -99,7 +100,7 @@ def _add_part(
 
     What is not cut into groups of columns is done with the first of them.
     """
-    shelf = parts.shelves + tl.load(parts.parts + part * 3) * parts.num_fields
+    shelf = shelf_of(part, parts)
     row = tl.load(parts.parts + part * 3 + 1).to(tl.int64)
     kind = tl.load(shelf)
     is_row = (places >= begin) & (places < stop)
@@ -165,7 +166,6 @@ def part_products(
     partials: tl.tensor,
     arrivals: tl.tensor,
     exponents: tl.tensor,
-    num_fields: tl.constexpr,
     kinds: tl.constexpr,
     widths: tl.constexpr,
     num_inner: tl.tensor,
@@ -199,7 +199,7 @@ def part_products(
         arrivals,
         exponents,
         Pairs(order, rank_at, starts, tiles, top_k, gathers),
-        Parts(part_table, part_starts, shelves, num_fields, kinds, widths, num_inner),
+        Parts(part_table, part_starts, shelves, kinds, widths, num_inner),
         Sizes(num_columns, num_outputs, transposed, tile_m, tile_n),
         Gating(is_gated, by_turns, limit, slope, shift),
     )
@@ -235,7 +235,8 @@ def _take_work(
     num_groups: tl.constexpr = (sizes.num_columns + 127) // 128
     known_tiles = tl.load(num_tiles)
     num_outs = known_tiles * num_blocks
-    num_pieces = tl.minimum(tl.maximum(tl.num_programs(0) // num_outs, 1), num_groups)
+    num_pieces = tl.num_programs(0) // tl.maximum(num_outs, 1)
+    num_pieces = tl.minimum(tl.maximum(num_pieces, 1), num_groups)
     for work in range(tl.program_id(0), num_outs * num_pieces, tl.num_programs(0)):
         piece, here = work % num_pieces, work // num_pieces
         number, block = _place_of(here, known_tiles, num_blocks)

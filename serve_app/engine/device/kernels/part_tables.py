@@ -18,7 +18,7 @@ from serve_app.engine.device.laid import (
 )
 
 PLANES, DENSE, CHANGES, FACTORS = (1 << bit for bit in range(4))
-"""Kinds of shelves, as in `part_tile.py`; 0 for what entries without parts have."""
+"""Kinds of shelves; powers of two, so a set of them is a number. 0 is for entries without parts."""
 HEAD = 3
 """Fields of every shelf: its kind, its bias, and whether that is in float32."""
 PLANE_FIELDS = 4
@@ -77,45 +77,47 @@ def reads(matrix: Matrix, num_columns: int) -> bool:
 def tables_of(shelves: Sequence[LaidShelf]) -> PartTables:
     """The tables of one matrix. Waits for the device."""
     device = shelves[0].rows.device
+    matrices = [shelf.matrix for shelf in shelves]
+    ranks = [m.left.shape[1] if isinstance(m, FactorPairs) else 0 for m in matrices]
+    rank_of, lead_starts, parts, part_starts = _order(shelves)
+    return PartTables(
+        rank_of.int().to(device),
+        lead_starts.int().to(device),
+        parts.int().to(device),
+        part_starts.int().to(device),
+        _shelf_table(shelves, ranks).to(device),
+        kinds=sum({_kind(matrix) for matrix in matrices}),
+        widths=sum({p.width for m in matrices if isinstance(m, Planes) for p in m.planes}),
+        num_inner=sum(ranks),
+        largest_rank=max(ranks),
+        transposed=any(map(_is_transposed, matrices)),
+        laid=tuple(shelves),
+    )
+
+
+def _order(shelves: Sequence[LaidShelf]) -> tuple[torch.Tensor, ...]:
+    """`rank_of`, `lead_starts`, `parts` and `part_starts` of `PartTables`."""
     rows = torch.stack([shelf.rows.flatten() for shelf in shelves]).cpu()  # (S, R * E)
     bases = torch.stack([_bases(shelf) for shelf in shelves])  # (S, R * E)
-    present = rows >= 0  # (S, R * E)
-    none = ~present.any(0)  # (R * E,)
-    first = torch.where(none, len(shelves), present.int().argmax(0))  # (R * E,), of no part: S
-    row = torch.where(none, 0, rows.gather(0, first.clamp(max=len(shelves) - 1)[None])[0])
-    width = max(int(rows.max()), 0) + 1
-    order = torch.argsort(first * width + row, stable=True)  # (R * E,), the entry of each rank
-    leads, counts = torch.unique_consecutive(
-        (first * width + row)[order], return_counts=True
-    )  # (L,), (L,)
+    rows = torch.cat([rows, torch.zeros_like(rows[:1])])  # (S + 1, R * E): all have a last part
+    bases = torch.cat([bases, torch.zeros_like(bases[:1])])
+    first = (rows >= 0).int().argmax(0)  # (R * E,), the shelf of the lead
+    every = torch.arange(len(first))
+    width = int(rows.max()) + 1
+    lead = first * width + rows[first, every]  # (R * E,)
+    order = torch.argsort(lead, stable=True)  # (R * E,), the entry of each rank
+    leads, counts = torch.unique_consecutive(lead[order], return_counts=True)  # (L,), (L,)
     lead_starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))  # (L + 1,)
     some = order[lead_starts[:-1]]  # (L,), an entry of each lead
-    base = bases[first[some].clamp(max=len(shelves) - 1), some]  # (L,)
-    of_leads = torch.stack([leads // width, leads % width, base], 1)  # (L, 3)
-    beside = present.clone()
-    beside[first[~none], torch.arange(len(none))[~none]] = False
+    of_leads = torch.stack([leads // width, leads % width, bases[first[some], some]], 1)  # (L, 3)
+    beside = rows[:-1] >= 0  # (S, R * E)
+    beside = beside & (torch.arange(len(beside))[:, None] != first)
     ranks, others = beside[:, order].t().nonzero(as_tuple=True)  # (F,), (F,): by rank, then shelf
     entries = order[ranks]
     found = torch.stack([others, rows[others, entries], bases[others, entries]], 1)  # (F, 3)
     num_each = torch.bincount(ranks, minlength=len(order))
     part_starts = torch.nn.functional.pad(num_each.cumsum(0), (1, 0)) + len(leads)
-    rank_of = torch.empty_like(order)
-    rank_of[order] = torch.arange(len(order))
-    matrices = [shelf.matrix for shelf in shelves]
-    ranks_of = [m.left.shape[1] if isinstance(m, FactorPairs) else 0 for m in matrices]
-    return PartTables(
-        rank_of.int().to(device),
-        lead_starts.int().to(device),
-        torch.cat([of_leads, found]).int().to(device),
-        part_starts.int().to(device),
-        _shelf_table(shelves, ranks_of).to(device),
-        kinds=_sum_of({_kind(matrix) for matrix in matrices}),
-        widths=_sum_of({p.width for m in matrices if isinstance(m, Planes) for p in m.planes}),
-        num_inner=sum(ranks_of),
-        largest_rank=max(ranks_of),
-        transposed=any(map(_is_transposed, matrices)),
-        laid=tuple(shelves),
-    )
+    return torch.argsort(order), lead_starts, torch.cat([of_leads, found]), part_starts
 
 
 def _is_transposed(matrix: Matrix) -> bool:
@@ -159,7 +161,10 @@ def _kind(matrix: Matrix) -> int:
 
 
 def _fields(matrix: Matrix, inner: int) -> list[int]:
-    """What is in a shelf's line of the table behind `HEAD`. inner: its first column of those."""
+    """What is in a shelf's line of the table behind `HEAD`, as `part_products.py` reads it.
+
+    inner: the shelf's first column among all inner products
+    """
     match matrix:
         case DenseMatrices(matrices):
             return [matrices.data_ptr()]
@@ -178,7 +183,3 @@ def _fields(matrix: Matrix, inner: int) -> list[int]:
                 for shift in shifts:
                     units += [plane.codes.data_ptr(), plane.width, shift, exponent + shift]
             return [len(units) // PLANE_FIELDS, scales.data_ptr(), *units]
-
-
-def _sum_of(powers: set[int]) -> int:
-    return sum(powers)

@@ -5,15 +5,18 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-PLANES, DENSE, CHANGES, FACTORS = (tl.constexpr(1 << bit) for bit in range(4))
-"""Kinds of shelves; powers of two, so that a set of them is a number."""
+from serve_app.engine.device.kernels import part_tables
+
+PLANES, DENSE = tl.constexpr(part_tables.PLANES), tl.constexpr(part_tables.DENSE)
+CHANGES, FACTORS = tl.constexpr(part_tables.CHANGES), tl.constexpr(part_tables.FACTORS)
+FIELDS = tl.constexpr(part_tables.FIELDS)
 
 
 class Tile(NamedTuple):
     """N lines (outputs) by M rows (pairs); its total is (N, M) float32.
 
     x: (…, I)   x_rows: (M,), which of them   lines: (N,)
-    first, end: the groups of 128 columns to take   exponents: see `codes.py`
+    first, end: the groups of 128 columns to take   exponents: see `code_numbers.py`
     I, O, transposed: of all matrices, which are (I, O) if they are transposed, else (O, I)
     """
 
@@ -58,7 +61,6 @@ class Parts(NamedTuple):
     parts: tl.tensor
     part_starts: tl.tensor
     shelves: tl.tensor
-    num_fields: tl.constexpr
     kinds: tl.constexpr
     widths: tl.constexpr
     num_inner: tl.tensor
@@ -68,6 +70,12 @@ class Parts(NamedTuple):
 def pointer_at(field: tl.tensor, kind: tl.constexpr) -> tl.tensor:
     """Where a tensor begins, as a shelf's line of the table says: at a multiple of 16 bytes."""
     return tl.multiple_of(tl.load(field).to(kind), 16)
+
+
+@triton.jit
+def shelf_of(part: tl.tensor, parts: Parts) -> tl.tensor:
+    """The line of a part's shelf in the table. part: its own line"""
+    return parts.shelves + tl.load(parts.parts + part * 3) * FIELDS
 
 
 @triton.jit
