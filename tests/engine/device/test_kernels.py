@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.device.matmul import Multiplier
+from serve_app.engine.experts.together_choice import make_together
+
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not checked")
 
 TESTS = Path(__file__).parents[1]
@@ -101,3 +104,20 @@ def test_twelve_formats_add_up_on_cuda(dtype: torch.dtype, num_tokens: int) -> N
     device = torch.device("cuda")
     made = twelve_formats((3, 200, 416))
     check(made, routing(num_tokens), PartLaunches(device), device, dtype=dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_uses_the_kernels_on_cuda(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    from serve_app.engine.experts.launched import LaunchedExperts
+    from tests.engine.experts.interpreted_experts import TWELVE, layer_of
+
+    layer, experts = layer_of(TWELVE)
+    layers = [(experts["m1"], layer.shape, dict.fromkeys(layer.shelves, 1))]
+    device = torch.device("cuda")
+    multiplier = Multiplier(device)
+    make = make_together(layers, multiplier, None, dtype=dtype, device=device, uses_int8=True)
+    assert isinstance(make(), LaunchedExperts)
+    assert not caplog.records
