@@ -32,8 +32,10 @@ class Recipe:
     those of one model, `expert_bytes` is in bytes, and `target_kl` asks for the fewest bytes with
     at most this mean divergence over all new models, in nats per token.
 
-    `weights` says how much each model counts (1 by default), `exact` which models must be served
-    bit for bit. `calibration` has files, each with the model it is for, or None for all.
+    `max_formats` is how many formats the parts of one layer may have, slots and residuals together;
+    None: as many as are worth their bytes. `weights` says how much each model counts (1 by
+    default), `exact` which models must be served bit for bit. `calibration` has files, each with
+    the model it is for, or None for all.
     `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
     """
 
@@ -46,6 +48,7 @@ class Recipe:
     expert_budget: float | None = None
     expert_bytes: int | None = None
     target_kl: float | None = None
+    max_formats: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     exact: frozenset[str] = frozenset()
     channel: str | None = None
@@ -105,6 +108,8 @@ def _check_numbers(recipe: Recipe) -> None:
     for what, value in sizes.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise Refused(f"{what} of {value} is not a positive number")
+    if recipe.max_formats is not None and recipe.max_formats < 1:
+        raise Refused(f"at most {recipe.max_formats} formats a layer are too few: it needs 1")
     for name, weight in recipe.weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise Refused(f"model {name!r}: a weight of {weight} is not a positive number")
@@ -171,6 +176,7 @@ def _wishes(recipe: Recipe) -> dict[str, Any]:
         "budget": recipe.expert_budget,
         "bytes": recipe.expert_bytes,
         "target_kl": recipe.target_kl,
+        "max_formats": recipe.max_formats,
         "weights": dict(sorted(recipe.weights.items())),
         "exact": sorted(recipe.exact),
     }

@@ -114,6 +114,27 @@ def spend(
     return tuple(best)
 
 
+def least_sum(frontiers: Sequence[Frontier[Choice]], allowed: int) -> float:
+    """No choices within `allowed` bytes have less error; infinite if none are within them.
+
+    The sum of the hulls at that many bytes, between their corners too.
+    """
+    left = allowed - sum(f[0].num_bytes for f in frontiers)
+    if left < 0:
+        return math.inf
+    error = math.fsum(f[0].error for f in frontiers)
+    at = [0] * len(frontiers)
+    for gain, which in steps(frontiers):
+        before, after = frontiers[which][at[which] : at[which] + 2]
+        at[which] += 1
+        taken = min(left, after.num_bytes - before.num_bytes)
+        error -= gain * taken
+        left -= taken
+        if left <= 0:
+            break
+    return max(0.0, error)
+
+
 def _gain(before: Point[Choice], after: Point[Choice]) -> float:
     """Error saved per additional byte."""
     return (before.error - after.error) / (after.num_bytes - before.num_bytes)

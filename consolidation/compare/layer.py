@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
-from consolidation.arithmetic.frontier import Point, frontier, total
+from consolidation.arithmetic.frontier import Point
 from consolidation.arithmetic.metric import Metric, together, weight_metric
 from consolidation.arithmetic.tree import centred_gram, merge_tree
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import ExpertsSource
 from consolidation.checkpoints.contents import User
-from consolidation.compare.groups import BASE, EXPERTS, KEPT, Content, Group, SlotChoice, Use
+from consolidation.compare.groups import BASE, EXPERTS, KEPT, Choices, Content, Group
 from consolidation.compare.kin import Kin, find_kin, related
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
 from consolidation.compare.noise import Noise, Unit, measure_noise, unit_of
+from consolidation.compare.ways import GroupWays, Node, Way, few_formats
 from consolidation.release import Part, Registry, read_expert
 from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE
@@ -52,7 +53,8 @@ class Distinct:
 class CompareTask:
     """One layer's distinct experts, and the slots of a release that is extended.
 
-    statistics: of the models; None compares weights.
+    statistics: of the models; None compares weights.   max_formats: that the layer may have; None:
+    any number.
     """
 
     layer: int
@@ -63,6 +65,7 @@ class CompareTask:
     slots: tuple[Part, ...] = ()
     registry: str = ""
     family: str = ""
+    max_formats: int | None = None
 
 
 def compare_layer(task: CompareTask) -> list[dict[str, Any]]:
@@ -90,10 +93,23 @@ class _Comparison:
             noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
         homes = [expert.index for expert in experts]
         locked = [expert.locked for expert in experts]
-        for kin in find_kin(homes, locked, self._read, self._layout):
-            yield self._group(kin, noise)
+        found = find_kin(homes, locked, self._read, self._layout)
+        limit = self._task.max_formats
+        if limit is None:
+            for kin in found:
+                yield self._group(kin, self._ways(kin, noise).frontier())
+            return
+        ways = [self._ways(kin, noise) for kin in found]
+        sets = few_formats(ways, limit)
+        for kin, own in zip(found, ways, strict=True):
+            points = [*own.frontier(), *(p for formats in sets for p in own.frontier(formats))]
+            yield self._group(kin, tuple({point.choice: point for point in points}.values()))
 
-    def _group(self, kin: Kin, noise: Noise) -> Group:
+    def _group(self, kin: Kin, points: tuple[Point[Choices], ...]) -> Group:
+        shares = tuple(self._shares(self._task.experts[member]) for member in kin.members)
+        return Group(kin.members, kin.via, shares, points)
+
+    def _ways(self, kin: Kin, noise: Noise) -> GroupWays:
         reference = self._read(kin.members[0])
         orders = {
             member: match(reference, self._read(via), self._layout)
@@ -101,18 +117,13 @@ class _Comparison:
             if self._layout is not None
         }
         units = [self._unit(member, orders.get(member)) for member in kin.members]
-        nodes = _nodes(units)
         others = self._others(kin, units)
-        group = _GroupMenu(kin, units, others, self._stored(kin, others), noise, self._sizes)
-        frontiers: list[tuple[Point[tuple[SlotChoice, ...]], ...]] = []
-        for node in nodes:
-            points = list(group.as_one_slot(node.members))
-            if node.halves is not None:
-                apart = total([frontiers[half] for half in node.halves])
-                points += [Point(p.num_bytes, p.error, (*p.choice[0], *p.choice[1])) for p in apart]
-            frontiers.append(frontier(points))
-        shares = tuple(self._shares(self._task.experts[member]) for member in kin.members)
-        return Group(kin.members, kin.via, shares, frontiers[-1])
+        menu = _GroupMenu(kin, units, others, self._stored(kin, others), noise, self._sizes)
+        return GroupWays(
+            tuple(
+                Node(tuple(menu.as_one_slot(node.members)), node.halves) for node in _nodes(units)
+            )
+        )
 
     def _unit(self, position: int, order: torch.Tensor | None) -> Unit:
         expert = self._task.experts[position]
@@ -219,8 +230,8 @@ class _GroupMenu:
         self._sizes = sizes
         self._pairs: dict[tuple[int, Content], Pair] = {}
 
-    def as_one_slot(self, members: Sequence[int]) -> Iterator[Point[tuple[SlotChoice, ...]]]:
-        """Every way to serve these units by one slot that may be worth its bytes."""
+    def as_one_slot(self, members: Sequence[int]) -> Iterator[Way]:
+        """Every way to serve these units by one slot that is tried."""
         contents = {Content(EXPERTS, (self._kin.members[m],)): m for m in members[:MAX_CONTENTS]}
         for content, member in contents.items():
             yield from self._with(content, self._units[member].weights, members)
@@ -233,23 +244,17 @@ class _GroupMenu:
             content = Content(EXPERTS, tuple(self._kin.members[m] for m in members))
             yield from self._with(content, mean, members)
 
-    def _with(
-        self, content: Content, weights: Weights, members: Sequence[int]
-    ) -> Iterator[Point[tuple[SlotChoice, ...]]]:
+    def _with(self, content: Content, weights: Weights, members: Sequence[int]) -> Iterator[Way]:
         pairs = [self._pair(member, content, weights) for member in members]
         only_dense = content.kind == KEPT or self._is_lossless
         for fmt in (DENSE,) if only_dense else SLOT_FORMATS:
-            options = [pair.options(fmt, self._noise, self._sizes) for pair in pairs]
-            if not all(options):
-                continue  # One of them is locked, and nothing gives it back from this.
-            num_bytes = 0 if content.kind == KEPT else self._sizes.slot(fmt)
-            for point in total(options):
-                uses = []
-                for member, residual, found in zip(members, point.choice, options, strict=True):
-                    (error,) = [p.error for p in found if p.choice == residual]
-                    uses.append(Use(self._kin.members[member], residual, error))
-                choice = SlotChoice(content, fmt, tuple(uses))
-                yield Point(num_bytes + point.num_bytes, point.error, (choice,))
+            yield Way(
+                content,
+                fmt,
+                0 if content.kind == KEPT else self._sizes.slot(fmt),
+                tuple(self._kin.members[member] for member in members),
+                tuple(pair.options(fmt, self._noise, self._sizes) for pair in pairs),
+            )
 
     def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
         key = (member, content)

@@ -5,7 +5,7 @@ Every kind of format is asked (`costs.py`); which ways are taken is decided else
 
 import torch
 
-from consolidation.arithmetic.frontier import Point, frontier
+from consolidation.arithmetic.frontier import Point
 from consolidation.arithmetic.weights import Weights
 from consolidation.compare.costs import Difference, Formats, SlotLoss, cost_of
 from consolidation.compare.noise import Noise, Unit
@@ -38,7 +38,7 @@ class Pair:
             self._content_spread = unit.spread(content.matrices)
 
     def options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> tuple[Point[Formats], ...]:
-        """The frontier of residuals for this unit, where the slot is held in this format.
+        """Residuals that this unit may have, where the slot is held in this format.
 
         Empty where the unit is locked, and nothing gives it back to the bit.
         """
@@ -53,7 +53,7 @@ class Pair:
         for offers in self._offers:
             for formats, error in offers.residuals(loss):
                 points.append(Point(sum(map(sizes.residual, formats)), error, formats))
-        return frontier(points)
+        return tuple(points)
 
 
 class FileSizes:

@@ -16,8 +16,9 @@ from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
 from consolidation.errors import Refused
+from consolidation.plan.format_limit import least_bytes_within, within_formats
 from consolidation.plan.quickest import quickest_plan
-from consolidation.plan.solver import least_bytes, make_plan
+from consolidation.plan.solver import make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
@@ -49,18 +50,25 @@ class Study:
     one_model: int
     square_norm: float
     decode_step: DecodeStep
+    max_formats: int | None
 
     def plan(self, allowed: int | None) -> Plan:
         """The plan within `allowed` bytes; None: nothing is lost. Raises `Refused`."""
-        return quickest_plan(self.layers, self._terms(allowed), self.extended)
+        terms = self._terms(allowed)
+        return quickest_plan(self._layers(terms), terms, self.extended)
 
     def least_error(self, allowed: int) -> float:
         """The least error of a plan within these bytes. Never grows with them. Raises `Refused`."""
-        return make_plan(self.layers, self._terms(allowed), self.extended).error
+        terms = self._terms(allowed)
+        return make_plan(self._layers(terms), terms, self.extended).error
 
     def least_bytes(self) -> int:
         """Bytes of the plan that takes the fewest."""
-        return least_bytes(self.layers, self._terms(None), self.extended)
+        return least_bytes_within(self.layers, self._terms(None), self.extended)
+
+    def _layers(self, terms: PlanTerms) -> Sequence[LayerChoices]:
+        """The choices that have few enough formats, where that is asked for."""
+        return within_formats(self.layers, terms, self.extended)
 
     def _terms(self, allowed: int | None) -> PlanTerms:
         return PlanTerms(
@@ -70,6 +78,7 @@ class Study:
             responses=self.responses,
             square_norm=self.square_norm,
             decode_step=self.decode_step,
+            max_formats=self.max_formats,
         )
 
 
@@ -109,6 +118,7 @@ def make_study(
         one_model=family.expert_bytes_one_model,
         square_norm=math.fsum(n for n in norms if n is not None),
         decode_step=family.decode_step,
+        max_formats=recipe.max_formats,
     )
 
 
@@ -210,6 +220,7 @@ def _compare(
             slots=extended.manifest.layers[layer].slots if extended is not None else (),
             registry=recipe.registry,
             family=recipe.family,
+            max_formats=recipe.max_formats,
         )
         tasks.append((str(layer), task))
         fresh.append(positions)

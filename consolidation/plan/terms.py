@@ -44,7 +44,7 @@ class PlanTerms:
 
     `responses` gives, by model, the divergence that an error is expected to cause; None where
     nothing was calibrated and errors are squares of weights. `decode_step` is the step whose bytes
-    are stated.
+    are stated. `max_formats` is how many formats a layer may have; None: any number.
     """
 
     models: tuple[str, ...]
@@ -53,3 +53,4 @@ class PlanTerms:
     responses: Mapping[str, Callable[[float], float]] | None
     square_norm: float
     decode_step: DecodeStep = field(default_factory=DecodeStep)
+    max_formats: int | None = None

@@ -28,6 +28,7 @@ from serve_app.cli.options import (
 from serve_app.cli.parsing import (
     parse_calibration,
     parse_checkpoint,
+    parse_count,
     parse_limit,
     parse_model_files,
     parse_models,
@@ -92,6 +93,15 @@ ExpertMemory = Annotated[
         help="Instead of a budget: what fits a device with this memory, for example 24GiB.",
     ),
 ]
+MaxFormats = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        parser=parse_count,
+        show_default=False,
+        help="The most formats that a layer may have, slots and residuals together. Default: any.",
+    ),
+]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
@@ -136,6 +146,7 @@ def consolidate(
     expert_budget: ExpertBudget = None,
     target_kl: TargetKl = None,
     device_memory: ExpertMemory = None,
+    max_formats: MaxFormats = None,
     weight: Weights = None,
     exact: Exact = None,
     channel: Channel = "stable",
@@ -178,6 +189,7 @@ def consolidate(
         remove=tuple(remove or ()),
         expert_budget=expert_budget,
         target_kl=target_kl,
+        max_formats=max_formats,
         weights=weights,
         exact=frozenset(exact or ()),
         channel=channel,

@@ -144,6 +144,11 @@ def test_wrong_use_is_exit_code_2_and_names_the_value(
         (["--model", "a=.", "--weight", "a=1", "--weight", "a=2"], "'a=2'"),
         (["--model", "a=.", "--weight", "b=2"], "'b'"),
         (["--model", "a=.", "--exact", "b"], "'b'"),
+        (
+            ["--model", "a=.", "--max-formats", "0"],
+            "--max-formats': '0' is less than 1",
+        ),
+        (["--model", "a=.", "--max-formats", "1.5"], "'1.5' is not a whole number"),
         (["--model", "a=.", "--max-kl", "-1"], "--max-kl"),
         (["--model", "a=.", "--max-accuracy-drop", "-1"], "--max-accuracy-drop"),
         (["--model", "a=.", "--max-accuracy-drop", "0.1"], "--task"),

@@ -68,6 +68,7 @@ def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
         ({"limits": QualityLimits(max_accuracy_drop=0.1)}, "needs a task"),
         ({"expert_budget": -1.0}, "budget of -1.0 is not a positive"),
         ({"expert_bytes": 0}, "bytes for experts of 0 is not a positive"),
+        ({"max_formats": 0}, "at most 0 formats a layer are too few: it needs 1"),
         ({"target_kl": math.inf}, "target divergence of inf is not a positive"),
         ({"expert_budget": 1.0, "target_kl": 0.1}, "both say how much"),
         ({"weights": {"one": 0.0}}, "'one': a weight of 0.0 is not a positive"),

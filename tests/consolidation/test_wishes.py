@@ -49,6 +49,31 @@ def test_an_exact_model_loses_nothing_and_others_pay(family: Paths, tmp_path: Pa
         run(tmp_path, models, 0.9, exact=frozenset({"one"}))
 
 
+@pytest.mark.parametrize(("limit", "budget"), [(2, 0.6), (1, None)])
+def test_layers_have_no_more_formats_than_wished(
+    limit: int, budget: float | None, small: Paths, tmp_path: Path
+) -> None:
+    manifest = manifest_of(run(tmp_path, small, budget, max_formats=limit))
+    for layer in manifest.layers:
+        assert 1 <= len({part.format for part in (*layer.slots, *layer.residuals)}) <= limit
+    if budget is not None:
+        assert manifest.expert_bytes_after <= budget * manifest.expert_bytes_one_model
+    assert manifest.provenance["max_formats"] == limit
+
+
+def test_a_release_that_is_extended_keeps_its_formats_within_the_limit(
+    small: Paths, tmp_path: Path
+) -> None:
+    before = run(tmp_path, pick(small, "base", "one"), 0.6, max_formats=2)
+    with pytest.raises(Refused, match=r"keeps parts in \d formats \(.*\); at most 1 are allowed"):
+        run(tmp_path, pick(small, "two"), 1.0, extend=before.release, max_formats=1)
+    after = manifest_of(
+        run(tmp_path, pick(small, "two"), 1.0, extend=before.release, max_formats=4)
+    )
+    for layer in after.layers:
+        assert len({part.format for part in (*layer.slots, *layer.residuals)}) <= 4
+
+
 def test_neurons_of_an_exact_model_stay_where_they_are(tmp_path: Path) -> None:
     planted: dict[str, tuple[Planted, ...]] = {
         "moved": (Same(0, 1), Same(1, 2), Same(3, 3), Same(2, 4), Same(4, 5), Tuned(5, 4, 6)),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consolidation.arithmetic.frontier import Point, frontier, spend, steps, total
+from consolidation.arithmetic.frontier import Point, frontier, least_sum, spend, steps, total
 
 Points = list[Point[str]]
 
@@ -151,3 +151,18 @@ def test_bytes_that_choices_take_together_are_what_counts() -> None:
     assert spend(frontiers, 16, together) == ("0", "1")
     assert spend(frontiers, 17, together) == ("1", "0")
     assert spend(frontiers, 27, together) == ("1", "1")
+
+
+@given(several, st.integers(0, 250))
+def test_nothing_within_bytes_has_less_error_than_the_sum_of_hulls(
+    lists: list[Points], allowed: int
+) -> None:
+    bound = least_sum([frontier(points) for points in lists], allowed)
+    fitting = [point for point in sums(lists) if point.num_bytes <= allowed]
+    assert (bound == math.inf) == (not fitting)
+    assert all(bound <= point.error + 1e-9 for point in fitting)
+
+
+def test_between_corners_the_least_error_lies_on_the_hull() -> None:
+    hulls = [points_of([(0, 10), (4, 2)]), points_of([(0, 5), (10, 0)])]
+    assert [least_sum(hulls, allowed) for allowed in (0, 2, 4, 9, 20)] == [15, 11, 7, 4.5, 2]
