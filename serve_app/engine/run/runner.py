@@ -14,7 +14,7 @@ from serve_app.engine.counters import RunSeconds
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
 from serve_app.engine.run.captures import DecodeGraphs
-from serve_app.engine.run.sampling import SamplingRow, Scores, sample, score
+from serve_app.engine.run.sampling import SamplingRow, Scores, is_plain, sample, score
 from serve_app.engine.step.transfer import HostCopies, to_device
 from serve_app.engine.step.view import Output, ViewBuilder, outputs_of
 from serve_app.scheduling.plan import Chunk, StepPlan
@@ -37,7 +37,9 @@ class RunningRequest:
 
     def __post_init__(self) -> None:
         settings, length = self.request.sampling, len(self.request.prompt)
-        self.usual = SamplingRow(settings, self.tokens, length, frozenset())
+        self.usual = SamplingRow(
+            settings, self.tokens, length, frozenset(), is_plain=is_plain(settings)
+        )
         self.is_scored = (self.request.prompt_logprobs, settings.logprobs) != (None, None)
 
 
@@ -233,5 +235,6 @@ def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | Non
         return state.usual
     return state.usual._replace(
         banned=state.request.stop_token_ids if is_early else frozenset(),
+        is_plain=state.usual.is_plain and not is_early,
         pending=after.rows[chunk.sequence] if chunk.pending and after is not None else None,
     )

@@ -30,6 +30,7 @@ class SamplingRow(NamedTuple):
     banned: tokens that may not be chosen (stop tokens before `min_tokens`).
     pending: the row that the step before sampled for the sequence, if that token follows the known
     ones and the host does not know it yet.
+    is_plain: known to take the likeliest token of the model, and to ban none.
     """
 
     sampling: Sampling
@@ -37,6 +38,7 @@ class SamplingRow(NamedTuple):
     prompt_length: int
     banned: frozenset[int]
     pending: int | None = None
+    is_plain: bool = False
 
     @property
     def position(self) -> int:
@@ -88,6 +90,8 @@ def sample(
     before: (m,) int64, what the step before sampled; None if no row has a pending token
     ->  (n,) int64
     """
+    if all(row.is_plain for row in rows):
+        return _likeliest(logits)
     if logits.device.type != "cpu":
         return _chosen(logits, rows, before)
     count = max(1, BLOCK_LOGITS // logits.shape[1])
@@ -97,6 +101,13 @@ def sample(
             for start in range(0, max(1, len(rows)), count)
         ]
     return torch.cat(blocks)
+
+
+def is_plain(sampling: Sampling) -> bool:
+    """Whether these settings take the likeliest token of the model as it is."""
+    changes = sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias
+    changes = changes or sampling.repetition_penalty != 1.0
+    return sampling.temperature < LEAST_TEMPERATURE and not changes
 
 
 def _chosen(

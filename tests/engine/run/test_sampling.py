@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.engine.request import Sampling
 from serve_app.engine.run.draws import filtered, inverted, uniform
-from serve_app.engine.run.sampling import SamplingRow, score
+from serve_app.engine.run.sampling import SamplingRow, is_plain, score
 from serve_app.engine.run.sampling import sample as sample_on_device
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9, float("-inf")])
@@ -135,6 +135,31 @@ def test_the_likeliest_of_bfloat16_is_that_of_their_values(largest: float) -> No
     logits[torch.arange(4), torch.tensor([7, 0, 299, 150])] = largest
     found = sample(logits.to(torch.bfloat16), [row(Sampling(temperature=0))] * 4)
     assert found == [7, 0, 299, 150]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_are_known_to_take_the_likeliest_take_it(dtype: torch.dtype) -> None:
+    logits = torch.randn((9, 300), generator=torch.Generator().manual_seed(4)).to(dtype)
+    plain = row(Sampling(temperature=0))._replace(is_plain=True)
+    assert sample(logits, [plain] * 9) == sample(logits, [row(Sampling(temperature=0))] * 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"logprobs": 3, "top_p": 0.5, "top_k": 3}, True),
+        ({"temperature": 0.5}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"logit_bias": ((1, 1.0),)}, False),
+    ],
+)
+def test_settings_are_plain_if_nothing_but_the_models_logits_counts(
+    options: dict[str, Any], expected: bool
+) -> None:
+    assert is_plain(replace(Sampling(temperature=0), **options)) == expected
 
 
 def test_many_rows_are_chosen_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
