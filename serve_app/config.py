@@ -53,6 +53,8 @@ class ServeConfig(_Strict):
     engine: InstanceOf[EngineConfig] = EngineConfig()
     keys: str | None = Field(default=None, min_length=1)
     """The keys file, a path or an fsspec address; without one, there are no tenants."""
+    usage: str | None = Field(default=None, min_length=1)
+    """Where usage records are written: a directory or an fsspec address; without one, nowhere."""
     insecure_no_keys: bool = False
     """Answer anybody who can reach the endpoint. Without this, keys are needed."""
     max_open_choices: int = Field(default=1024, ge=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 
 from serve_app.protocol.messages import Piece, TokenItem
@@ -25,27 +26,35 @@ class Choice:
 
 
 class Usage:
-    """Tokens of a request: each prompt counts once, every choice counts."""
+    """Tokens of a request: each prompt counts once, every choice counts.
+
+    finishes: why choices have ended.   first_at: when the first token came, by a clock that never
+    goes back.   queued_s: how long it waited before anything was computed.
+    """
 
     def __init__(self, prompt_tokens: Sequence[int]) -> None:
-        self._prompt = sum(prompt_tokens)
-        self._completion = 0
-        self._cached = 0
+        self.num_prompt = sum(prompt_tokens)
+        self.num_answered = 0
+        self.num_cached = 0
+        self.finishes: list[str] = []
+        self.first_at: float | None = None
+        self.queued_s: float | None = None
 
     def add(self, piece: Piece) -> None:
-        self._completion += piece["num_tokens"]
-        self._cached += piece["num_cached"]
-
-    @property
-    def num_answered(self) -> int:
-        return self._completion
+        if self.first_at is None and piece["num_tokens"]:
+            self.first_at = monotonic()
+            self.queued_s = piece.get("queued_s")
+        self.num_answered += piece["num_tokens"]
+        self.num_cached += piece["num_cached"]
+        if piece["finish"] is not None:
+            self.finishes.append(piece["finish"])
 
     def body(self) -> dict[str, Any]:
         return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": self._completion,
-            "total_tokens": self._prompt + self._completion,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
+            "prompt_tokens": self.num_prompt,
+            "completion_tokens": self.num_answered,
+            "total_tokens": self.num_prompt + self.num_answered,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached},
         }
 
 

@@ -14,6 +14,8 @@ from serve_app.api.streams import ClientGone
 from serve_app.protocol.errors import ProtocolError, bad_request, internal
 
 _log = logging.getLogger(__name__)
+REQUEST_ID = "expertpool.request"
+"""In the scope: the request's id."""
 EXTRA_HEADERS = "expertpool.headers"
 """In the scope: a function that gives the headers to put on the answer, whatever it will be."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -39,7 +41,7 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = request_id(Headers(scope=scope))
+        name = scope[REQUEST_ID] = request_id(Headers(scope=scope))
         begun = False
 
         async def named_send(message: Message) -> None:

@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.api.access import Access, Keys, asked_by
 from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
-from serve_app.api.events import Events
+from serve_app.api.event_bytes import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
 from serve_app.api.metering import MeteredItems
 from serve_app.api.parse import parse
+from serve_app.api.recording import Record, Recorded, notes_of
 from serve_app.api.streams import EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
@@ -47,12 +48,14 @@ class Api:
     """What the routes need. `clock` gives Unix seconds.
 
     keys: None where anybody who can reach the endpoint may use it.
+    record: gets the record of each request that was to generate text.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     """
 
     client: EngineClient
     limits: RequestLimits
     keys: Keys | None = None
+    record: Record = lambda _: None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
 
@@ -78,8 +81,8 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-def _route(method: str, path: str, handler: _Handler) -> Route:
-    route = Route(path, _Endpoint(handler))
+def _route(method: str, path: str, app: ASGIApp) -> Route:
+    route = Route(path, app)
     route.methods = {method}  # Route itself would add HEAD to GET
     return route
 
@@ -87,6 +90,7 @@ def _route(method: str, path: str, handler: _Handler) -> Route:
 def _generation(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), CompletionFields)
+        notes_of(request).model = fields.model
         name = f"cmpl-{uuid.uuid4().hex}"
         job = completion_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
         form = CompletionFormat(logprobs=job["logprobs"] is not None)
@@ -96,6 +100,7 @@ def _generation(api: Api) -> list[Route]:
 
     async def chat(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), ChatFields)
+        notes_of(request).model = fields.model
         name = f"chatcmpl-{uuid.uuid4().hex}"
         job = chat_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
         form = ChatFormat(logprobs=job["logprobs"] is not None)
@@ -104,8 +109,8 @@ def _generation(api: Api) -> list[Route]:
         )
 
     return [
-        _route("POST", "/v1/completions", completions),
-        _route("POST", "/v1/chat/completions", chat),
+        _route("POST", "/v1/completions", Recorded(completions, api.record, api.clock)),
+        _route("POST", "/v1/chat/completions", Recorded(chat, api.record, api.clock)),
     ]
 
 
@@ -130,8 +135,8 @@ def _texts(api: Api) -> list[Route]:
         return JSONResponse({"prompt": reply["text"]})
 
     return [
-        _route("POST", "/tokenize", tokenize),
-        _route("POST", "/detokenize", detokenize),
+        _route("POST", "/tokenize", _Endpoint(tokenize)),
+        _route("POST", "/detokenize", _Endpoint(detokenize)),
     ]
 
 
@@ -150,8 +155,8 @@ def _catalogue(api: Api) -> list[Route]:
         raise no_such_model(wanted)
 
     return [
-        _route("GET", "/v1/models", models),
-        _route("GET", "/v1/models/{model:path}", model),
+        _route("GET", "/v1/models", _Endpoint(models)),
+        _route("GET", "/v1/models/{model:path}", _Endpoint(model)),
     ]
 
 
@@ -182,10 +187,10 @@ def _operations(api: Api) -> list[Route]:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [
-        _route("GET", "/health", health),
-        _route("GET", "/ready", ready),
-        _route("GET", "/version", version_),
-        _route("GET", "/metrics", metrics),
+        _route("GET", "/health", _Endpoint(health)),
+        _route("GET", "/ready", _Endpoint(ready)),
+        _route("GET", "/version", _Endpoint(version_)),
+        _route("GET", "/metrics", _Endpoint(metrics)),
     ]
 
 
@@ -200,6 +205,7 @@ async def _answer(
         head = Head(job["id"], int(api.clock()), job["model"], told["release"])
         counts = items.accepted(told)
         choices = len(told["prompt_tokens"]) * job["n"]
+        notes_of(request).accepted(told["release"], choices, counts)
         if stream:
             events = Events(form, head, counts, choices, include_usage=usage)
             return EventStream(events, items)

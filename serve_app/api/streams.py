@@ -1,6 +1,6 @@
 """Turns a job's items into one JSON answer or server-sent events; gives up when the client leaves.
 
-Writes no event: that is `events`. Shapes no answer: that is `answers`.
+Writes no event: that is `event_bytes`. Shapes no answer: that is `answers`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
-from serve_app.api.events import Events
+from serve_app.api.event_bytes import Events
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
 

@@ -15,6 +15,7 @@ from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serving import demo, plan_memory, serve
+from serve_app.cli.usage import usage
 
 app = typer.Typer(
     name="expertpool",
@@ -33,6 +34,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command("plan-memory")(plan_memory)
 app.command()(serve)
+app.command()(usage)
 app.command()(demo)
 app.add_typer(keys, name="keys")
 app.add_typer(bench, name="bench")

@@ -11,7 +11,7 @@ from serve_app.cli import output
 from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Channel, Family, RegistryUrl
-from serve_app.cli.parsing import parse_port
+from serve_app.cli.parsing import parse_port, parse_registry
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
 from serve_app.units import size
@@ -117,6 +117,15 @@ def serve(
             help="Answer only those whose keys are in this file; `expertpool keys new` makes it.",
         ),
     ] = None,
+    usage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            parser=parse_registry,
+            show_default=False,
+            help="Write a record of every request there: a directory or an fsspec address.",
+        ),
+    ] = None,
     insecure_no_keys: Annotated[
         bool,
         typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
@@ -136,6 +145,7 @@ def serve(
         family=family,
         engine=engine,
         keys=keys,
+        usage=usage,
         insecure_no_keys=insecure_no_keys,
     )
     user = UserConfig(channel=channel)

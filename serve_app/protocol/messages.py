@@ -1,7 +1,7 @@
 """The messages between the HTTP side and the engine side: typed plain dicts. No behaviour."""
 
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 
 class Wishes(TypedDict):
@@ -83,6 +83,8 @@ class Accepted(TypedDict):
 class Piece(TypedDict):
     """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage;
     `num_cached`: tokens of the prompt that were already computed, in one piece of one choice.
+    `queued_s`: in a choice's first piece with a token, how long it waited before anything was
+    computed.
     """
 
     type: Literal["piece"]
@@ -91,6 +93,7 @@ class Piece(TypedDict):
     tokens: list[TokenItem]
     num_tokens: int
     num_cached: int
+    queued_s: NotRequired[float]
     finish: str | None
 
 

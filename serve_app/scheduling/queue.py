@@ -26,8 +26,8 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
 from serve_app.scheduling.accounts import Account, Queue, least
+from serve_app.scheduling.next_queues import Turns
 from serve_app.scheduling.sequence import Rank, Sequence
-from serve_app.scheduling.turns import Turns
 
 PROMPT_PRICE = 1.0
 """Virtual tokens for a token of a prompt."""

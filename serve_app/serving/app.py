@@ -40,6 +40,14 @@ class EngineDeployment(EngineReplica):
         await self.aclose()
 
 
+class IngressDeployment(Ingress):
+    """The class that Ray Serve constructs: an Ingress."""
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this when the replica stops."""
+        await self.write_usage()
+
+
 def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
@@ -65,7 +73,7 @@ def config_of(args: Mapping[str, Any]) -> ServeConfig:
 
 def with_absolute_paths(config: ServeConfig) -> ServeConfig:
     """Replicas may have another working directory."""
-    paths = {"registry": config.registry, "keys": config.keys}
+    paths = {"registry": config.registry, "keys": config.keys, "usage": config.usage}
     absolute = {
         name: str(Path(path).resolve())
         for name, path in paths.items()
@@ -101,7 +109,7 @@ def application(
         health_check_timeout_s=30,
     )
     ingress: Any = serve.deployment(
-        serve.ingress()(Ingress),
+        serve.ingress()(IngressDeployment),
         name=INGRESS,
         num_replicas=1,
         max_ongoing_requests=_MAX_ONGOING,
@@ -110,7 +118,9 @@ def application(
         graceful_shutdown_timeout_s=_DRAIN_S,
     )
     bound = engine.bind(config.model_dump(mode="json"))
-    app: Application = ingress.bind(bound, config.limits.model_dump(mode="json"), config.keys)
+    app: Application = ingress.bind(
+        bound, config.limits.model_dump(mode="json"), config.keys, config.usage
+    )
     return app
 
 

@@ -1,6 +1,10 @@
 """The ingress deployment's class. Plain: `app` binds it."""
 
+import asyncio
+import time
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -13,6 +17,7 @@ from serve_app.serving.listener import Listener
 from serve_app.serving.transport.client import HandleClient
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.tenants.keys_watch import KeysWatch
+from serve_app.tenants.usage_log import UsageLog
 
 
 class Ingress:
@@ -22,18 +27,28 @@ class Ingress:
     in between costs several times as much as everything else here.
     """
 
-    def __init__(self, engine: Any, limits: dict[str, Any], keys: str | None = None) -> None:
-        """keys: the address of the keys file, if there is one. Raises BadKeys."""
+    def __init__(
+        self,
+        engine: Any,
+        limits: dict[str, Any],
+        keys: str | None = None,
+        usage: str | None = None,
+    ) -> None:
+        """keys: the address of the keys file, if there is one.   usage: of the usage records.
+
+        Raises BadKeys; StorageFailed for an address of records that cannot be used.
+        """
         self._client = HandleClient(engine)
         self._limits = RequestLimits.model_validate(limits)
         self._keys = None if keys is None else KeysWatch(KeysStore(keys), monotonic)
+        self._usage = None if usage is None else UsageLog(usage, uuid.uuid4().hex[:8], time.time)
         self._listener: Listener | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """`host` and `port`: where to listen. Raises ConfigError if it cannot."""
         if self._listener is not None:
             await self._listener.aclose()
-        app = build_api(Api(self._client, self._limits, self._keys))
+        app = build_api(self._api(names_answers=True))
         self._listener = Listener(app, user_config["host"], user_config["port"])
         await self._listener.start()
 
@@ -43,4 +58,13 @@ class Ingress:
             raise ServingError("the ingress no longer listens")
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(Api(self._client, self._limits, self._keys, names_answers=False))
+        return build_api(self._api(names_answers=False))
+
+    def _api(self, *, names_answers: bool) -> Api:
+        api = Api(self._client, self._limits, self._keys, names_answers=names_answers)
+        return api if self._usage is None else replace(api, record=self._usage.add)
+
+    async def write_usage(self) -> None:
+        """Returns when all records of usage are where they belong."""
+        if self._usage is not None:
+            await asyncio.to_thread(self._usage.flush)

@@ -1,5 +1,6 @@
 """`expertpool serve`: one endpoint on this machine, until it is stopped. No command line."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -16,7 +17,10 @@ from serve_app.engine.device.device import require_device
 from serve_app.errors import ConfigError
 from serve_app.tenants.keys_store import KeysStore
 
+_log = logging.getLogger(__name__)
 _NAME = "expertpool"
+_WRITING_S = 5.0
+"""How long to wait for the last records of usage."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -86,6 +90,8 @@ def endpoint(
         yield f"http://{host}:{port}"
     finally:
         _restore(handlers)
+        if config.usage is not None and ray.is_initialized():
+            _write_usage(serve)
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
@@ -98,6 +104,20 @@ def _start_ray(ray: Any) -> None:
         log_to_driver=False,
         namespace=_NAME,
     )
+
+
+def _write_usage(serve: Any) -> None:
+    """What the ingress has not written yet. If it cannot be asked, that is in the log of this."""
+
+    async def write() -> None:
+        async with asyncio.timeout(_WRITING_S):
+            await serve.get_app_handle(_NAME).write_usage.remote()
+
+    loop = asyncio.new_event_loop()  # stays open: Serve's handle still calls back on it
+    try:
+        loop.run_until_complete(write())
+    except Exception as error:  # noqa: BLE001  whatever it is, everything must end
+        _log.warning("the last records of usage may be lost: %s", error)
 
 
 def _quieten() -> None:

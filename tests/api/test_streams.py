@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from serve_app.api.answers import CompletionFormat, Head, Usage
-from serve_app.api.events import Events
+from serve_app.api.event_bytes import Events
 from serve_app.api.streams import EventStream
 from serve_app.protocol.messages import Item
 from serve_app.serving.transport.inbox import Inbox

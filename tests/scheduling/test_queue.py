@@ -164,7 +164,7 @@ TENANTS = [f"t{number}" for number in range(5)]
 MODELS = [f"m{number}" for number in range(4)]
 
 
-@settings(max_examples=200)
+@settings(REPEATABLE, max_examples=200)
 @given(st.data())
 def test_whose_turn_it_is_is_found_as_if_all_queues_were_looked_at(data: st.DataObject) -> None:
     """Arrivals, admissions, tokens, preemptions and ends in any order, of any rank."""

@@ -1,7 +1,7 @@
 """Limits per minute: what goes, what must wait, what is given back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.tenants.allowance import Allowance, OverLimit
@@ -82,6 +82,7 @@ def test_without_limits_nothing_is_refused() -> None:
         own.begin(0.0).reserve(10**9, 10**9, 0.0)
 
 
+@settings(deadline=None)
 @given(
     per_minute=st.integers(1, 1000),
     asked=st.lists(st.tuples(st.floats(0, 30), st.integers(0, 400)), max_size=60),
@@ -103,6 +104,7 @@ def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_grows(
             assert total <= per_minute * (1 + span / 60) + 1e-6
 
 
+@settings(deadline=None)
 @given(per_minute=st.integers(1, 1000), taken=st.integers(0, 2000), amount=st.integers(1, 1000))
 def test_after_the_time_to_wait_there_is_enough(per_minute: int, taken: int, amount: int) -> None:
     bucket = TokenBucket(per_minute, 0.0)

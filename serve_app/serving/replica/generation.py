@@ -172,6 +172,8 @@ class Generation:
         if piece["num_tokens"]:
             if piece["choice"] % self._job["n"] == 0:
                 piece["num_cached"] = choice.num_cached
+            if choice.queued_s is not None:
+                piece["queued_s"] = choice.queued_s
             self._metrics.token(piece["choice"], self._begun, self._clock(), choice.queued_s)
             choice.queued_s, choice.num_cached = None, 0
         if piece["finish"] is not None:
