@@ -67,24 +67,25 @@ class LlamaCpp:
     """A server for each model, and a thread for each request that waits for its answer."""
 
     def __init__(self, ground: Ground, source: ReleaseSource, precision: str, threads: int) -> None:
-        """source: a release with nothing merged; its models are written to a temporary folder.
+        """source: a release with nothing merged.
 
-        Each server has its share of the sequences, and of the tokens of keys and values.
+        Its models are written to a temporary folder, which is gone once the servers have mapped
+        the files. Each has its share of the sequences, and of the tokens of keys and values.
         """
         from serve_app.bench.arms.gguf_file import write_gguf
 
-        self._folder = tempfile.TemporaryDirectory(prefix="expertpool-gguf-")
         self._open: dict[int, Notes] = {}
         self._servers: dict[str, Any] = {}
         self._device_bytes = 0
         at_once = max(1, ground.engine.max_sequences // len(ground.models))
         context = -(-ground.sequence_tokens // CONTEXT_STEP) * CONTEXT_STEP
-        for number, name in enumerate(ground.models):
-            path = Path(self._folder.name) / f"{number}.gguf"
-            write_gguf(path, source, name, precision)
-            self._servers[name] = _server(path, at_once, context, threads)
-            kept = at_once * context * kv_bytes_per_token(source.models[name].config)
-            self._device_bytes += path.stat().st_size + kept
+        with tempfile.TemporaryDirectory(prefix="expertpool-gguf-") as folder:
+            for number, name in enumerate(ground.models):
+                path = Path(folder) / f"{number}.gguf"
+                write_gguf(path, source, name, precision)
+                self._servers[name] = _server(path, at_once, context, threads)
+                kept = at_once * context * kv_bytes_per_token(source.models[name].config)
+                self._device_bytes += path.stat().st_size + kept
 
     @property
     def device_bytes(self) -> int:
@@ -104,7 +105,6 @@ class LlamaCpp:
         """Answers on the way are not waited for; the process ends with this arm."""
         for index, notes in list(self._open.items()):
             notes.ended(index, "the arm was closed")
-        self._folder.cleanup()
 
     def _ask(self, index: int, job: TimedJob, notes: Notes) -> None:
         began = time.monotonic()
