@@ -4,12 +4,12 @@ By PyPI's `xllamacpp`, which calls llama.cpp's own server without HTTP. The extr
 `why_not_here` says how to install it.
 """
 
-import importlib.util
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def why_not_here(ground: Ground, precision: str) -> str | None:
     """Why llama.cpp cannot serve a ground's models here, in words; None if it can."""
     from serve_app.bench.arms import gguf_file
 
-    if any(importlib.util.find_spec(package) is None for package in PACKAGES):
+    if any(find_spec(package) is None for package in PACKAGES):
         return f"needs {' and '.join(PACKAGES)}: pip install 'expertpool[bench]'"
     if ground.engine.device != "cpu":
         return f"runs on the CPU only, and the other arms on {ground.engine.device}"

@@ -1,6 +1,5 @@
 """What is noted of llama.cpp's answers, where it cannot serve, and that it serves our model."""
 
-import importlib.util
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +30,7 @@ JOB = TimedJob(0.0, "m0", (3, 4), 3, 0)
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: name)
 
 
 def noted(answer: Mapping[str, Any]) -> Outcome:
@@ -73,7 +72,7 @@ def test_a_short_answer_and_a_refusal_are_lost() -> None:
 def test_without_its_packages_the_line_says_how_to_install_them(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else name)
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None if name == missing else name)
     why = why_not_here("llama.cpp-q8_0", GROUND)
     assert why == "needs gguf and xllamacpp: pip install 'expertpool[bench]'"
     assert why_not_here("pool", GROUND) is None
