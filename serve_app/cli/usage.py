@@ -22,7 +22,7 @@ def usage(
     records: Annotated[
         str,
         typer.Argument(
-            metavar="DIR", parser=parse_registry, help="What `serve --usage` was given."
+            metavar="RECORDS", parser=parse_registry, help="What `serve --usage` was given."
         ),
     ],
     start: Annotated[

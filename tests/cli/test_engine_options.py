@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import typer
@@ -83,7 +84,8 @@ def test_serve_and_plan_memory_make_the_same_of_the_same_options(
     served: list[ServeConfig] = []
     monkeypatch.setattr(serving, "resolve", lambda *_: "r1")
     monkeypatch.setattr(serving, "_print_plan", lambda *_: None)
-    monkeypatch.setattr("consolidation.release.ReleaseReader", lambda *_: None)
+    monkeypatch.setattr(serving, "_print_step", lambda *_: None)
+    monkeypatch.setattr("consolidation.release.ReleaseReader", lambda *_: Mock())
     monkeypatch.setattr(
         "serve_app.engine.memory.plan_memory", lambda _, config: planned.append(config)
     )
