@@ -15,6 +15,7 @@ from serve_app.engine.device.native.library import NEEDS
 DIST = Path(__file__).parents[2] / "dist"
 MULTIPLY = """
 import torch
+from array import array
 from serve_app.engine.device.native.library import native
 from serve_app.engine.device.native.products import Products
 
@@ -23,7 +24,7 @@ print(code.library._name)
 x = torch.arange(-32, 32).view(4, 16).to(torch.bfloat16)
 matrix = torch.arange(16 * 8).remainder(7).view(1, 8, 16).to(torch.bfloat16)
 out = torch.full((4, 8), float("nan"), dtype=torch.bfloat16)
-Products(code).multiply(x, matrix, [(0, 0, 4)], None, out)
+Products(code).multiply(x, matrix, array("q", [0, 0, 4]), None, out)
 assert torch.equal(out, (x.float() @ matrix[0].float().t()).to(torch.bfloat16))
 """
 LOOK_TWICE = """
