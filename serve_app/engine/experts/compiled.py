@@ -21,7 +21,7 @@ from serve_app.engine.device.native.parts import (
 )
 from serve_app.engine.experts.gating import activated, first_matrix, gate_of
 from serve_app.engine.experts.shelving import ShelfKey
-from serve_app.engine.experts.together import Shelves, lay
+from serve_app.engine.experts.together import Shelves, lay, meets_few_rows
 
 TOP_BITS = 4
 """If an expert's sum of parts has more than this many bits, its upper bits meet x in 15 bits, and
@@ -65,10 +65,8 @@ class CompiledExperts:
         """See `Together`."""
         if self._widens or any(key.format != DENSE for key in shelves):
             return True
-        [slots] = shelves.values()
-        num_parts = min(slots.num_rows, num_models * slots.shape.num_experts)
         most = DENSE_ROWS_OF_DOTS if self._parts.has_dots else DENSE_ROWS
-        return num_pairs <= most * num_parts
+        return meets_few_rows(shelves, num_pairs, num_models, most)
 
     def forward(
         self,

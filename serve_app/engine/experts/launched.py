@@ -13,7 +13,7 @@ from serve_app.engine.device.kernels.part_launches import PartLaunches
 from serve_app.engine.device.kernels.part_tables import PartTables, reads, tables_of
 from serve_app.engine.device.laid import Gate
 from serve_app.engine.experts.gating import activated, first_matrix, gate_of
-from serve_app.engine.experts.together import Shelves, lay
+from serve_app.engine.experts.together import Shelves, lay, meets_few_rows
 
 DENSE_ROWS = 16
 """If all parts are dense and meet more rows than this on average, torch's grouped product, made for
@@ -46,9 +46,7 @@ class LaunchedExperts:
         """See `Together`."""
         if any(key.format != DENSE for key in shelves):
             return True
-        [slots] = shelves.values()
-        num_parts = min(slots.num_rows, num_models * slots.shape.num_experts)
-        return num_pairs <= DENSE_ROWS * num_parts
+        return meets_few_rows(shelves, num_pairs, num_models, DENSE_ROWS)
 
     def forward(
         self,

@@ -56,6 +56,13 @@ class Together(Protocol):
         ...
 
 
+def meets_few_rows(shelves: Shelves, num_pairs: int, num_models: int, most: int) -> bool:
+    """Whether each slot of a layer of dense slots alone meets at most so many rows on average."""
+    [slots] = shelves.values()
+    num_parts = min(slots.num_rows, num_models * slots.shape.num_experts)
+    return num_pairs <= most * num_parts
+
+
 def lay(shelves: Shelves, name: str) -> dict[ShelfKey, LaidShelf] | None:
     """How the parts of matrix `name` are stored; None if a format has parts that only it reads."""
     found = {}
