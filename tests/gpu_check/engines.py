@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from serve_app.bench.step.session import Session, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.config import EngineConfig
@@ -63,9 +62,7 @@ def memory_against_plan(ground: Ground) -> dict[str, Any]:
         before = torch.cuda.memory_allocated() if ground.device == "cuda" else 0
         plan = plan_memory(source, config)
         with running(Engine.open(source, config), source) as engine:
-            session = Session(
-                engine, source, vocabulary=shortest_vocabulary(source), step_tokens=512
-            )
+            session = Session(engine, source, step_tokens=512)
             session.decode(["m0", "m1"] * 4, 40, 6)
             stats = engine.stats()
             for kind in ("pool", "backbones", "kv"):

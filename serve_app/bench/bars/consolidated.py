@@ -12,7 +12,6 @@ from serve_app.bench.bars.decoding import Decoding, median_ratio, open_engine
 from serve_app.bench.bars.profiling import CallClock
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.session import WARM_STEPS, Session, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.bench.weights.random_release import RandomRelease
 
 SLOTS = {
@@ -45,8 +44,7 @@ def steps_over_dense(
         for name, (slots, residuals) in SLOTS.items():
             source = make(slots, residuals)
             engine = engines.enter_context(running(open_engine(source, wanted), source))
-            vocabulary = shortest_vocabulary(source)
-            session = Session(engine, source, vocabulary=vocabulary, step_tokens=wanted.step_tokens)
+            session = Session(engine, source, step_tokens=wanted.step_tokens)
             session.warm(sorted(source.models))
             sessions[name] = session, sorted(source.models)
         total = wanted.rounds * len(sessions) * 2

@@ -11,7 +11,6 @@ from typing import Any
 
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.session import GREEDY, Session, decode_tokens, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.bench.step.turns import Clock, Turn, decoding_loop, medians
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
@@ -68,12 +67,7 @@ def packed_ratios(
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     total = wanted.rounds * len(kinds)
     with running(open_engine(source, wanted), source) as engine:
-        session = Session(
-            engine,
-            source,
-            vocabulary=shortest_vocabulary(source),
-            step_tokens=wanted.step_tokens,
-        )
+        session = Session(engine, source, step_tokens=wanted.step_tokens)
         session.warm(names)
         for number in range(total):
             on_progress("packed steps", number, total)

@@ -9,7 +9,6 @@ from serve_app.bench.bars.decoding import Decoding, open_engine
 from serve_app.bench.bars.profiling import CallClock
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.session import Session, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.engine.device.laid import GROUP, LaidShelf, Plane, Planes
 from serve_app.engine.device.native.library import native
@@ -72,12 +71,7 @@ def launches_a_layer(
         source, clock = make(slots, residuals), CallClock()
         names = sorted(source.models)
         with running(open_engine(source, wanted), source) as engine:
-            session = Session(
-                engine,
-                source,
-                vocabulary=shortest_vocabulary(source),
-                step_tokens=wanted.step_tokens,
-            )
+            session = Session(engine, source, step_tokens=wanted.step_tokens)
             session.begin(names * wanted.sequences, wanted.context, wanted.steps)
             with clock.running():
                 session.step()

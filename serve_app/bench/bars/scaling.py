@@ -10,7 +10,6 @@ from serve_app.bench.bars.profiling import profiled
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.grid import GridPoint, models_of
 from serve_app.bench.step.session import Session, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.engine.source import ReleaseSource
 
 PLACES = (16, 32, 64)
@@ -86,12 +85,7 @@ def _spot(size: int, source: ReleaseSource, wanted: Decoding) -> Spot:
     num = wanted.sequences * len(names)
     models = list(models_of(GridPoint("decode", len(names), num, wanted.context), names))
     with running(open_engine(source, wanted), source) as engine:
-        session = Session(
-            engine,
-            source,
-            vocabulary=shortest_vocabulary(source),
-            step_tokens=wanted.step_tokens,
-        )
+        session = Session(engine, source, step_tokens=wanted.step_tokens)
         session.warm(names)
         session.begin(models, wanted.context, 2 * wanted.steps)
         found = [profiled(lambda: session.step()[0]) for _ in range(wanted.steps)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.step.rates import host_copy_rate
 from serve_app.bench.step.session import Session, running
-from serve_app.bench.step.timing import shortest_vocabulary
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.engine.source import ReleaseSource
@@ -55,12 +54,7 @@ class _Bench:
             source, own, on_loaded=lambda: self.ended.append(time.perf_counter())
         )
         self.room = length - wanted.prompt
-        self.session = Session(
-            self.engine,
-            source,
-            vocabulary=shortest_vocabulary(source),
-            step_tokens=config.step_tokens,
-        )
+        self.session = Session(self.engine, source, step_tokens=config.step_tokens)
 
     def is_resident(self, model: str) -> bool:
         return model in {name for _, name in self.engine.stats().resident}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from representation.architecture.config import config_of, vocabulary_size
 from serve_app.bench.step.floor import Span
 from serve_app.bench.step.touched import Routing, RoutingWatch
 from serve_app.engine.engine import Engine
@@ -66,6 +67,11 @@ def decode_tokens(num_sequences: int, context: int, num_steps: int, step_tokens:
     return num_steps + prompts + WARM_STEPS + 4
 
 
+def shortest_vocabulary(source: ReleaseSource) -> int:
+    """Token ids that every model of a release has."""
+    return min(vocabulary_size(config_of(model.config)) for model in source.models.values())
+
+
 class Session:
     """Sequences of random prompts in an engine that has one release."""
 
@@ -74,17 +80,14 @@ class Session:
         engine: Engine,
         source: ReleaseSource,
         *,
-        vocabulary: int,
         step_tokens: int,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """vocabulary: ids that every model has.   step_tokens: most that the engine computes in a
-        step.
-        """
+        """step_tokens: most that the engine computes in a step."""
         self._engine = engine
         self._release = source.id
-        self._vocabulary = vocabulary
+        self._vocabulary = shortest_vocabulary(source)
         self._step_tokens = step_tokens
         self._clock = clock
         self._random = torch.Generator().manual_seed(seed)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from representation.architecture.config import config_of, vocabulary_size
 from serve_app.bench.step.floor import Floor, FloorPlan
 from serve_app.bench.step.grid import GridPoint, Limit, Variant, models_of
 from serve_app.bench.step.rates import Rates
@@ -71,12 +70,7 @@ def _of_variant(
     names = sorted(source.models)
     plan = FloorPlan(widest(source.models), resolve_dtype(conditions.engine.dtype, source.dtype))
     with running(open_engine(source, variant.places, points, conditions), source) as engine:
-        session = Session(
-            engine,
-            source,
-            vocabulary=shortest_vocabulary(source),
-            step_tokens=conditions.engine.step_tokens,
-        )
+        session = Session(engine, source, step_tokens=conditions.engine.step_tokens)
         session.warm(names[: max(point.models for point in points)])
         for point in points:
             steps = _time(session, point, names, conditions)
@@ -182,11 +176,6 @@ def _over(
                 f"bytes_over_{name}": one["bytes"] / base["bytes"],
             }
     return {}
-
-
-def shortest_vocabulary(source: ReleaseSource) -> int:
-    """Token ids that every model of a release has."""
-    return min(vocabulary_size(config_of(model.config)) for model in source.models.values())
 
 
 def dtype_of(conditions: Conditions, source: ReleaseSource) -> torch.dtype:

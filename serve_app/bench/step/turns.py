@@ -15,8 +15,7 @@ from itertools import pairwise
 
 import torch
 
-from serve_app.bench.step.session import WARM_STEPS, decode_tokens
-from serve_app.bench.step.timing import shortest_vocabulary
+from serve_app.bench.step.session import WARM_STEPS, decode_tokens, shortest_vocabulary
 from serve_app.engine.counters import Counters
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
