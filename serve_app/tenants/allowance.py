@@ -78,11 +78,6 @@ class Allowance:
             if bucket is not None
         }
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing of the tenant is open."""
-        return not self._num_open
-
     def reserve(self, num_tokens: int, now: float) -> int:
         """-> how much of them is reserved. Raises OverLimit, and takes nothing."""
         if self._tokens is None:

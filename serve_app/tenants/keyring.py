@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from serve_app.tenants.key_text import digest_of
-from serve_app.tenants.keys_file import Key, KeyScope, KeysFile, Tenant
+from serve_app.tenants.keys_file import KeyScope, KeysFile, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,3 @@ class Keyring:
         if not hmac.compare_digest(key.sha256, digest) or key.has_expired(now):
             return None
         return Caller(name, tenant, key.id, key.scopes)
-
-
-def keys_of(file: KeysFile) -> list[tuple[str, Key]]:
-    """Every key with its tenant's name, in the file's order."""
-    return [(name, key) for name, tenant in file.tenants.items() for key in tenant.keys]

@@ -23,9 +23,10 @@ MOST_KEPT = 200_000
 
 
 class UsageLog:
-    """At a directory or an fsspec address, from one process. Raises BadAddress for no address.
+    """At a directory or an fsspec address, from one process.
 
     name: tells this process's files from others'.   clock: gives Unix seconds.
+    Raises StorageFailed if the address cannot be used.
     """
 
     def __init__(self, address: str, name: str, clock: Callable[[], float]) -> None:
