@@ -61,10 +61,10 @@ class ReleaseReader:
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, each blob verified before its first tensor.
 
-        In a local registry they are views of mapped files; else one blob at a time is in memory.
+        They are in memory of this process, one blob at a time: no file can change them afterwards.
         """
         for blob in self._model(model).backbone:
-            yield from self._registry.map_tensors(blob).items()
+            yield from self._registry.read_tensors(blob).items()
 
     def write_tokenizer(self, model: str, directory: Path) -> None:
         """Write what `AutoTokenizer.from_pretrained(directory)` needs, including the config."""

@@ -25,8 +25,6 @@ from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import (
     decode_tensors,
     encode_tensors,
-    file_digest,
-    map_tensors,
     tensor_digest,
 )
 from representation.names import NAME_RULE, valid_name
@@ -93,43 +91,23 @@ class Registry:
     def read_bytes(self, blob: Blob, *, suffix: str = "bin") -> bytes:
         """A blob's content. Raises `Damaged`."""
         path = blob_path(blob, suffix)
-        data = self.storage.read(path)
+        name, data = self.storage.name(path), self.storage.read(path)
         if data is None:
-            raise Damaged(f"{self.storage.name(path)} is missing")
-        self._verify(path, blob, len(data), lambda: hashlib.sha256(data).hexdigest())
+            raise Damaged(f"{name} is missing")
+        if len(data) != blob.bytes:
+            raise Damaged(f"{name} has {len(data)} bytes instead of {blob.bytes}")
+        if hashlib.sha256(data).hexdigest() != blob.digest:
+            raise Damaged(f"{name} was altered: its content does not match its digest")
         return data
 
     def read_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
-        """A blob's tensors, on the CPU. Raises `Damaged`."""
+        """A blob's tensors, copied into memory of this process. Raises `Damaged`."""
         data = self.read_bytes(blob, suffix="safetensors")
         try:
             return decode_tensors(data)
         except ValueError as error:
             name = self.storage.name(blob_path(blob, "safetensors"))
             raise Damaged(f"{name}: {error}") from error
-
-    def map_tensors(self, blob: Blob) -> dict[str, torch.Tensor]:
-        """A blob's tensors, on the CPU; in a local registry as views of the mapped file.
-
-        The file is verified now, and blobs are never changed in place. The mapping takes no memory
-        of the process itself; writing to a tensor copies its pages. Raises `Damaged`.
-        """
-        path = blob_path(blob, "safetensors")
-        file, size = self.storage.file(path), self.storage.size(path)
-        if file is None or size is None:
-            return self.read_tensors(blob)
-        self._verify(path, blob, size, lambda: file_digest(file))
-        try:
-            return map_tensors(file)
-        except ValueError as error:
-            raise Damaged(f"{file}: {error}") from error
-
-    def _verify(self, path: str, blob: Blob, size: int, digest: Callable[[], str]) -> None:
-        name = self.storage.name(path)
-        if size != blob.bytes:
-            raise Damaged(f"{name} has {size} bytes instead of {blob.bytes}")
-        if digest() != blob.digest:
-            raise Damaged(f"{name} was altered: its content does not match its digest")
 
     # Releases
 

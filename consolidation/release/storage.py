@@ -35,10 +35,6 @@ class Storage(Protocol):
         """The file's size in bytes; None if there is no file."""
         ...
 
-    def file(self, path: str) -> Path | None:
-        """The path of the file on this machine, to be mapped; None if it must be read instead."""
-        ...
-
     def write(self, path: str, data: bytes) -> None:
         """Replace the file."""
         ...
@@ -80,9 +76,6 @@ class LocalStorage:
             return None
         except OSError as error:
             raise StorageFailed(f"cannot read {self.name(path)}: {error.strerror}") from error
-
-    def file(self, path: str) -> Path | None:
-        return self.root / path
 
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
@@ -150,9 +143,6 @@ class RemoteStorage:
                 return int(self.filesystem.info(self._full(path))["size"])
             except (FileNotFoundError, NotADirectoryError):
                 return None
-
-    def file(self, path: str) -> Path | None:
-        return None
 
     def write(self, path: str, data: bytes) -> None:
         with self._trouble("write", path):

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -22,23 +21,8 @@ def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
         raise ValueError(f"not a safetensors file: {error}") from error
 
 
-def map_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, read when they are used. Raises as `decode_tensors`."""
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"not a safetensors file: {error}") from error
-
-
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Equal for tensors whose dtype, shape and values are, to the bit."""
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     found.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """The digest of the file's content, as in the names of blobs."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

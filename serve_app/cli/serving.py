@@ -83,7 +83,7 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     if plan.host_bytes:
         host = size(plan.host_bytes)
         of = f"{plan.num_copies} of {plan.num_backbones}"
-        words = f"copies of {of} backbones; on the CPU, mapped from a local registry"
+        words = f"copies of {of} backbones"
         grid.add_row("host", str(plan.host_bytes), host, words)
     out = output.out()
     out.print(f"release {release}")

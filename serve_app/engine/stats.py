@@ -16,8 +16,8 @@ class Stats:
     """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device.   attention_bytes, captures_bytes: what
-    attention kernels and captured steps keep.   host_bytes: of backbones that are held on
-    the host, mapped files included.   broken: an invariant of what is counted that does not
+    attention kernels and captured steps keep.   host_bytes: of copies of backbones on
+    the host.   broken: an invariant of what is counted that does not
     hold, None where none is known.
     """
 

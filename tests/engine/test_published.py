@@ -94,3 +94,22 @@ def test_a_published_release_takes_the_bytes_of_its_manifest_and_answers_as_its_
     requests = greedy_requests(models, [5, 20], max_tokens=6, release=reader.id)
     assert_golden(source.references(models), requests, answer(engine, requests))
     engine.close()
+
+
+def test_files_that_change_in_place_change_no_answer(tmp_path: Path) -> None:
+    models = {f"m{seed}": tiny_model("mixtral", seed) for seed in (1, 2)}
+    source = MixedSource("any", models, in_turn("every expert in its own way"))
+    reader = published(Registry(str(tmp_path), "tiny"), source, models["m1"])
+    engine = Engine.open(reader, replace(SMALL, kv_tokens=128, num_places=1))
+    outcomes: list[EngineError | None] = []
+    engine.stage(reader, outcomes.append)
+    finish(engine, {}, until=lambda: bool(outcomes))
+    for number, blob in enumerate(sorted(tmp_path.glob("tiny/blobs/*"))):
+        with blob.open("r+b") as file:
+            if number % 2:
+                file.write(bytes(blob.stat().st_size))
+            else:
+                file.truncate(0)  # what reads a mapping of it now dies
+    requests = greedy_requests(models, [5, 20], max_tokens=6, release=reader.id)
+    assert_golden(source.references(models), requests, answer(engine, requests))
+    engine.close()

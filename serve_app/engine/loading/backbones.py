@@ -29,8 +29,8 @@ PORTABLE = 1
 class HostBackbone:
     """A backbone's verified tensors in host memory, by stack, in the order of the forward.
 
-    buffer: the pinned memory that holds them, if they go to a CUDA device. Otherwise they are the
-    tensors as read: views of mapped files if the registry is a directory.
+    buffer: the pinned memory that holds them, if they go to a CUDA device; otherwise each has its
+    own.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -38,7 +38,7 @@ class HostBackbone:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that it takes, including mapped files."""
+        """Bytes that it takes."""
         if self.buffer is not None:
             return self.buffer.nbytes
         return sum(tensor.nbytes for tensor in self.tensors.values())

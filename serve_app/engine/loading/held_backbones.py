@@ -23,7 +23,7 @@ class HeldBackbones:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the copies, including mapped files."""
+        """Bytes of the copies."""
         return sum(held.num_bytes for held in self._held.values())
 
     @property

@@ -79,7 +79,7 @@ class Supply:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of backbones in host memory, including mapped files."""
+        """Bytes of copies of backbones in host memory."""
         return self._host.num_bytes
 
     def is_retiring(self, release: str) -> bool:
