@@ -37,6 +37,8 @@ class RequestLimits(_Strict):
     logit_bias: int = Field(default=300, ge=0)
     logprobs: int = Field(default=20, ge=0)
     messages: int = Field(default=4096, ge=1)
+    timeout_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    """Longest time that a request may give itself."""
 
 
 class ServeConfig(_Strict):
@@ -57,6 +59,8 @@ class ServeConfig(_Strict):
     """Where usage records are written: a directory or an fsspec address; without one, nowhere."""
     insecure_no_keys: bool = False
     """Answer anybody who can reach the endpoint. Without this, keys are needed."""
+    keep_alive_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
+    """A stream that has nothing to say for so long sends a comment, so that nobody closes it."""
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica; a request beyond is answered 429."""
     poll_s: float = Field(default=1.0, gt=0, le=5.0)

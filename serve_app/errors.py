@@ -9,6 +9,7 @@ ServingError
 │   ├── DoesNotFit         not enough memory: says how much is needed and available
 │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
 │   ├── LoadFailed         a backbone or slot could not be read
+│   ├── DeadlineMissed     the request did not end in the time that it was given
 │   └── EngineStopped      the engine has been closed, or its loop died
 └── ConfigError            an operator's setting is wrong
 """
@@ -59,6 +60,10 @@ class Unsupported(EngineError):
 
 class LoadFailed(EngineError):
     """A backbone or a slot could not be read or copied."""
+
+
+class DeadlineMissed(EngineError):
+    """The request did not end in the time that it was given."""
 
 
 class EngineStopped(EngineError):

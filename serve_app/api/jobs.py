@@ -24,7 +24,12 @@ _SAMPLING = (
 
 
 def completion_job(
-    fields: CompletionFields, limits: RequestLimits, *, job: str, caller: Caller
+    fields: CompletionFields,
+    limits: RequestLimits,
+    *,
+    job: str,
+    caller: Caller,
+    timeout_s: float | None = None,
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("prompt", len(fields.prompt), limits.prompts)
@@ -33,7 +38,7 @@ def completion_job(
         _cap("logprobs", fields.logprobs, limits.logprobs)
     if fields.max_tokens == 0 and not fields.echo:
         raise bad_request("Invalid 'max_tokens': 0 is only allowed with 'echo'", "max_tokens")
-    shared = _shared(fields, limits, fields.max_tokens)
+    shared = _shared(fields, limits, fields.max_tokens, timeout_s)
     return {
         **shared,
         "id": job,
@@ -47,13 +52,20 @@ def completion_job(
     }
 
 
-def chat_job(fields: ChatFields, limits: RequestLimits, *, job: str, caller: Caller) -> Job:
+def chat_job(
+    fields: ChatFields,
+    limits: RequestLimits,
+    *,
+    job: str,
+    caller: Caller,
+    timeout_s: float | None = None,
+) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)
     max_tokens = fields.max_completion_tokens or fields.max_tokens
-    shared = _shared(fields, limits, max_tokens)
+    shared = _shared(fields, limits, max_tokens, timeout_s)
     return {
         **shared,
         "id": job,
@@ -90,7 +102,12 @@ def _whose(caller: Caller) -> Whose:
     }
 
 
-def _shared(fields: GenerationFields, limits: RequestLimits, max_tokens: int | None) -> Wishes:
+def _shared(
+    fields: GenerationFields,
+    limits: RequestLimits,
+    max_tokens: int | None,
+    timeout_s: float | None,
+) -> Wishes:
     stops, stop_ids = fields.stop or [], fields.stop_token_ids or []
     biases, min_tokens = fields.logit_bias or {}, fields.min_tokens or 0
     _cap("n", fields.n or 1, limits.n)
@@ -116,6 +133,7 @@ def _shared(fields: GenerationFields, limits: RequestLimits, max_tokens: int | N
         "stop_token_ids": list(stop_ids),
         "ignore_eos": bool(fields.ignore_eos),
         "skip_special_tokens": fields.skip_special_tokens is not False,
+        "timeout_s": timeout_s,
     }
 
 

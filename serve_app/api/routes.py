@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.api.access import Access, Keys, asked_by
 from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
+from serve_app.api.deadline import deadline_of
 from serve_app.api.event_bytes import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
@@ -25,10 +26,10 @@ from serve_app.api.streams import EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
-    bad_request,
     loading,
     no_such_model,
     not_allowed,
+    too_large,
 )
 from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
 from serve_app.tenants.keyring import Caller
@@ -50,6 +51,7 @@ class Api:
     keys: None where anybody who can reach the endpoint may use it.
     record: gets the record of each request that was to generate text.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
+    keep_alive_s: a stream that has nothing to say for so long says that it is there.
     """
 
     client: EngineClient
@@ -58,6 +60,7 @@ class Api:
     record: Record = lambda _: None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
+    keep_alive_s: float = 15.0
 
 
 def build_api(api: Api) -> ASGIApp:
@@ -89,20 +92,32 @@ def _route(method: str, path: str, app: ASGIApp) -> Route:
 
 def _generation(api: Api) -> list[Route]:
     async def completions(request: Request) -> Response:
+        deadline = deadline_of(request, api.limits.timeout_s)
         fields = parse(await _body(request, api.limits), CompletionFields)
         notes_of(request).model = fields.model
-        name = f"cmpl-{uuid.uuid4().hex}"
-        job = completion_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
+        job = completion_job(
+            fields,
+            api.limits,
+            job=f"cmpl-{uuid.uuid4().hex}",
+            caller=_caller(request, fields.model),
+            timeout_s=deadline.left_s(),
+        )
         form = CompletionFormat(logprobs=job["logprobs"] is not None)
         return await _answer(
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
         )
 
     async def chat(request: Request) -> Response:
+        deadline = deadline_of(request, api.limits.timeout_s)
         fields = parse(await _body(request, api.limits), ChatFields)
         notes_of(request).model = fields.model
-        name = f"chatcmpl-{uuid.uuid4().hex}"
-        job = chat_job(fields, api.limits, job=name, caller=_caller(request, fields.model))
+        job = chat_job(
+            fields,
+            api.limits,
+            job=f"chatcmpl-{uuid.uuid4().hex}",
+            caller=_caller(request, fields.model),
+            timeout_s=deadline.left_s(),
+        )
         form = ChatFormat(logprobs=job["logprobs"] is not None)
         return await _answer(
             api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
@@ -208,7 +223,7 @@ async def _answer(
         notes_of(request).accepted(told["release"], choices, counts)
         if stream:
             events = Events(form, head, counts, choices, include_usage=usage)
-            return EventStream(events, items)
+            return EventStream(events, items, api.keep_alive_s)
         whole = collect(items, form, head, counts, choices)
         body = await unless_gone(request.receive, whole)
     except BaseException:
@@ -223,7 +238,7 @@ async def _body(request: Request, limits: RequestLimits) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limits.body_bytes:
-            raise bad_request(f"The body is longer than the limit of {limits.body_bytes} bytes")
+            raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
     return bytes(body)
 
 

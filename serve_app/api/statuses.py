@@ -30,12 +30,16 @@ STATUSES: Mapping[ErrorCode, HttpStatus] = {
     "insufficient_permissions": HttpStatus(403, "permission_error", "insufficient_permissions"),
     "model_not_allowed": HttpStatus(403, "permission_error", "model_not_allowed"),
     "model_not_found": HttpStatus(404, "invalid_request_error", "model_not_found"),
+    "request_too_large": HttpStatus(413, "invalid_request_error", "request_too_large"),
     "rate_limit_exceeded": HttpStatus(
         429, "rate_limit_error", "rate_limit_exceeded", RETRY_AFTER_S
     ),
     "server_overloaded": HttpStatus(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
     "internal_error": HttpStatus(500, "server_error", "internal_error"),
     "loading": HttpStatus(503, "server_error", "loading", RETRY_AFTER_S),
+    "draining": HttpStatus(503, "server_error", "draining", RETRY_AFTER_S),
+    "engine_unavailable": HttpStatus(503, "server_error", "engine_unavailable", RETRY_AFTER_S),
+    "deadline_exceeded": HttpStatus(504, "server_error", "deadline_exceeded"),
 }
 NO_SUCH_ROUTE = HttpStatus(404, "invalid_request_error", None)
 WRONG_METHOD = HttpStatus(405, "invalid_request_error", "method_not_supported")

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
 from serve_app.api.event_bytes import Events
+from serve_app.api.quiet_body import QuietBody
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
 
@@ -52,17 +53,21 @@ async def collect(
 
 
 class EventStream(Response):
-    """A response of server-sent events. However it ends, `items` are closed."""
+    """A response of server-sent events. However it ends, `items` are closed.
+
+    keep_alive_s: while nothing is to be said for so long, comments say that it is there.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, items: Items) -> None:
+    def __init__(self, events: Events, items: Items, keep_alive_s: float) -> None:
         super().__init__()
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         self._events = events
         self._items = items
+        self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -76,15 +81,16 @@ class EventStream(Response):
         """One write for all that has come, because a write costs more than an event."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         events = self._events
-        written = events.opening()
-        if written:
-            await send({"type": "http.response.body", "body": written, "more_body": True})
-        async for batch in self._items:
-            written = events.add(batch)
+        async with aclosing(QuietBody(send, self._keep_alive_s)) as body:
+            written = events.opening()
             if written:
-                await send({"type": "http.response.body", "body": written, "more_body": True})
-            if events.have_ended:
-                break
+                await body.write(written)
+            async for batch in self._items:
+                written = events.add(batch)
+                if written:
+                    await body.write(written)
+                if events.have_ended:
+                    break
         await send({"type": "http.response.body", "body": events.end(), "more_body": False})
 
 

@@ -26,6 +26,7 @@ from serve_app.engine.run.runner import Runner
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats, look
 from serve_app.errors import (
+    DeadlineMissed,
     DuplicateRequest,
     EngineError,
     TooLong,
@@ -175,6 +176,7 @@ class Engine:
                 prompt_tokens=prompt,
                 max_tokens=request.max_tokens,
             )
+        now = self._clock()
         sequence = Sequence(
             id=request.id,
             model=(request.release, request.model),
@@ -184,15 +186,16 @@ class Engine:
             tenant=request.tenant,
             weight=request.weight,
             priority=request.priority,
-            arrival=self._clock(),
+            arrival=now,
             stop_token_ids=request.stop_token_ids,
             min_tokens=request.min_tokens,
             keep_prompt_logits=request.prompt_logprobs is not None,
             recompute_at=self._packed.recompute_length(model.row),
             by_length=self._packed.is_by_length(model.row),
+            deadline=request.deadline,
         )
         try:
-            self._scheduler.add(sequence, self._clock())
+            self._scheduler.add(sequence, now)
         except NeverFits as error:
             raise TooLong(
                 f"request {request.id!r}: {error}",
@@ -223,6 +226,7 @@ class Engine:
         """Do what can be done now. If there is nothing, returns no events and does not wait."""
         self._take_reports()
         self._supply.begin_stagings()
+        self._expire()
         if not self._flights and self._launch(self._plan(self._scheduler.schedule)):
             # with everything that arrives from now on
             self._launch(self._plan(self._scheduler.schedule))
@@ -271,6 +275,10 @@ class Engine:
         """Take in what was loaded, and fail the requests of a failed load."""
         for lost in self._supply.take_reports():
             self._flights.fail(lost.request, lost.error)
+
+    def _expire(self) -> None:
+        for request in self._scheduler.expire(self._clock()):
+            self._flights.fail(request, DeadlineMissed(f"request {request!r}: its time is up"))
 
     def _plan(self, schedule: Callable[[float], StepPlan]) -> StepPlan:
         now = self._clock()

@@ -35,6 +35,7 @@ class Request:
     With `max_tokens` 0 only the prompt is computed. prompt_logprobs: like `Sampling.logprobs`, for
     the prompt's own tokens. A stop token ends the answer once `min_tokens` have come before it.
     weight: of the tenant; twice the weight is twice the share of the steps.
+    deadline: on the engine's clock; what has not ended then fails with DeadlineMissed.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Request:
     tenant: str = "default"
     weight: float = 1.0
     priority: int = 0
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

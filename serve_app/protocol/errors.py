@@ -13,13 +13,17 @@ ErrorCode = Literal[
     "insufficient_permissions",
     "model_not_allowed",
     "model_not_found",
+    "request_too_large",
     "rate_limit_exceeded",
     "server_overloaded",
     "internal_error",
     "loading",
+    "draining",
+    "engine_unavailable",
+    "deadline_exceeded",
 ]
 CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
-FAULTS = frozenset({"internal_error", "loading"})
+FAULTS = frozenset({"internal_error", "loading", "engine_unavailable"})
 """Codes of errors that are the server's fault: they go to its log."""
 _LONGEST_MESSAGE = 1000
 _LONGEST_PARAM = 200
@@ -56,13 +60,21 @@ class ProtocolError(Exception):
 
     def to_item(self) -> ErrorItem:
         """A plain dict, so that it can go from the engine's process to the ingress."""
-        return {"type": "error", "code": self.code, "message": self.message, "param": self.param}
+        item: ErrorItem = {
+            "type": "error",
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+        }
+        if self.retry_after_s is not None:
+            item["retry_after_s"] = self.retry_after_s
+        return item
 
     @classmethod
     def of_item(cls, item: ErrorItem) -> "ProtocolError":
         """A code that this version does not know becomes an internal error."""
         known: ErrorCode = next((code for code in CODES if code == item["code"]), "internal_error")
-        return cls(known, item["message"], item["param"])
+        return cls(known, item["message"], item["param"], item.get("retry_after_s"))
 
 
 def bad_request(message: str, param: str | None = None) -> ProtocolError:
@@ -97,6 +109,10 @@ def not_allowed(model: str) -> ProtocolError:
     return ProtocolError("model_not_allowed", message, "model")
 
 
+def too_large(message: str, param: str | None = None) -> ProtocolError:
+    return ProtocolError("request_too_large", message, param)
+
+
 def rate_limited(message: str, retry_after_s: float) -> ProtocolError:
     return ProtocolError("rate_limit_exceeded", message, retry_after_s=retry_after_s)
 
@@ -116,3 +132,12 @@ def internal() -> ProtocolError:
 
 def loading(message: str) -> ProtocolError:
     return ProtocolError("loading", message)
+
+
+def deadline_exceeded() -> ProtocolError:
+    """The request was not answered within the time that it gave."""
+    return ProtocolError(
+        "deadline_exceeded",
+        "The request was not answered within the time that its header"
+        " 'x-request-timeout-seconds' gives",
+    )

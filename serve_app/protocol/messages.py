@@ -7,6 +7,9 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 class Wishes(TypedDict):
     """What both kinds of request may ask for. `sampling` holds only what the client set;
     the model's own defaults supply the rest.
+
+    `timeout_s`: how long the answer may take from when the job is sent; None: as long as it takes.
+    What is left travels, not a time of day, so clocks need not agree.
     """
 
     model: str
@@ -20,6 +23,7 @@ class Wishes(TypedDict):
     stop_token_ids: list[int]
     ignore_eos: bool
     skip_special_tokens: bool
+    timeout_s: float | None
 
 
 class Whose(TypedDict):
@@ -98,12 +102,16 @@ class Piece(TypedDict):
 
 
 class ErrorItem(TypedDict):
-    """Comes instead of the first item, or midway; nothing follows."""
+    """Comes instead of the first item, or midway; nothing follows.
+
+    `retry_after_s`: when the same request may go, where that is known.
+    """
 
     type: Literal["error"]
     code: str
     message: str
     param: str | None
+    retry_after_s: NotRequired[float]
 
 
 Item = Accepted | Piece | ErrorItem

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from serve_app.scheduling.deadlines import Deadlines
 from serve_app.scheduling.errors import DuplicateSequence
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.ledgers.places import PlaceLedger
@@ -64,6 +65,7 @@ class Scheduler:
         self._queues = FairQueues()
         self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
         self._sequences: dict[str, Sequence] = {}
+        self._deadlines = Deadlines()
         self._needs = Needs(needs)
         self._cache = cache
         self._running = Running(self._needs, places, cache)
@@ -97,8 +99,16 @@ class Scheduler:
         else:
             self.num_misses += 1
         self._sequences[sequence.id] = sequence
+        self._deadlines.add(sequence)
         self._queues.add(sequence, self._residency.admits)
         self._residency.want(sequence.backbone, self._now)
+
+    def expire(self, now: float) -> list[str]:
+        """End the sequences whose deadline has come, waiting or running; their ids."""
+        missed = self._deadlines.missed(now)
+        for sequence in missed:
+            self._end(sequence)
+        return [sequence.id for sequence in missed]
 
     def abort(self, sequence_id: str) -> bool:
         """End a sequence; what it holds is free at once. False if none has that id."""
@@ -307,6 +317,7 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         """Forget a sequence, waiting or running."""
         del self._sequences[sequence.id]
+        self._deadlines.drop(sequence)
         if sequence.place is None:
             self._queues.remove(sequence)
             self._residency.unwant(sequence.backbone)

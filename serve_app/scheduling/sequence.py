@@ -19,6 +19,7 @@ class Sequence:
     `weight` gives its tenant a larger share. With `max_tokens=0` only the prompt is computed and
     nothing is sampled. When the known tokens exceed `recompute_at`, everything is computed again.
     `by_length`: its keys and values depend on more than the tokens before them.
+    `deadline`: when it is to end, computed or not, on the clock of `arrival`.
 
     Only the scheduler writes the fields below the blank line. A token counts as computed once a
     step is planned that computes it; `num_pending` tokens are being sampled by such steps. `held`:
@@ -42,6 +43,7 @@ class Sequence:
     keep_prompt_logits: bool = False
     recompute_at: int | None = None
     by_length: bool = False
+    deadline: float | None = None
 
     tokens: list[int] = field(init=False)
     prompt_len: int = field(init=False)

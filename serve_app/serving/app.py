@@ -41,7 +41,10 @@ class EngineDeployment(EngineReplica):
 
 
 class IngressDeployment(Ingress):
-    """The class that Ray Serve constructs: an Ingress."""
+    """The class that Ray Serve constructs: an Ingress, from a handle and a plain dict."""
+
+    def __init__(self, engine: Any, config: dict[str, Any]) -> None:
+        super().__init__(engine, ServeConfig.model_validate(config))
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when the replica stops."""
@@ -117,10 +120,8 @@ def application(
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=_DRAIN_S,
     )
-    bound = engine.bind(config.model_dump(mode="json"))
-    app: Application = ingress.bind(
-        bound, config.limits.model_dump(mode="json"), config.keys, config.usage
-    )
+    plain = config.model_dump(mode="json")
+    app: Application = ingress.bind(engine.bind(plain), plain)
     return app
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from serve_app.api.routes import Api, build_api
-from serve_app.config import RequestLimits
+from serve_app.config import ServeConfig
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
 from serve_app.serving.transport.client import HandleClient
@@ -27,19 +27,14 @@ class Ingress:
     in between costs several times as much as everything else here.
     """
 
-    def __init__(
-        self,
-        engine: Any,
-        limits: dict[str, Any],
-        keys: str | None = None,
-        usage: str | None = None,
-    ) -> None:
-        """keys: the address of the keys file, if there is one.   usage: of the usage records.
+    def __init__(self, engine: Any, config: ServeConfig) -> None:
+        """engine: a handle to its deployment.
 
         Raises BadKeys; StorageFailed for an address of records that cannot be used.
         """
         self._client = HandleClient(engine)
-        self._limits = RequestLimits.model_validate(limits)
+        self._config = config
+        keys, usage = config.keys, config.usage
         self._keys = None if keys is None else KeysWatch(KeysStore(keys), monotonic)
         self._usage = None if usage is None else UsageLog(usage, uuid.uuid4().hex[:8], time.time)
         self._listener: Listener | None = None
@@ -61,7 +56,13 @@ class Ingress:
         return build_api(self._api(names_answers=False))
 
     def _api(self, *, names_answers: bool) -> Api:
-        api = Api(self._client, self._limits, self._keys, names_answers=names_answers)
+        api = Api(
+            self._client,
+            self._config.limits,
+            self._keys,
+            names_answers=names_answers,
+            keep_alive_s=self._config.keep_alive_s,
+        )
         return api if self._usage is None else replace(api, record=self._usage.add)
 
     async def write_usage(self) -> None:

@@ -98,7 +98,7 @@ def test_what_nobody_expected_is_500_in_openais_form() -> None:
 
 def test_a_body_that_is_too_long_is_refused() -> None:
     response = _post(FakeClient(), prompt="x" * 3000)
-    assert response.status_code == 400
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
     assert "2000" in response.json()["error"]["message"]
 
 

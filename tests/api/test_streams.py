@@ -6,16 +6,17 @@ from typing import Any
 
 from serve_app.api.answers import CompletionFormat, Head, Usage
 from serve_app.api.event_bytes import Events
+from serve_app.api.quiet_body import KEEP_ALIVE
 from serve_app.api.streams import EventStream
 from serve_app.protocol.messages import Item
 from serve_app.serving.transport.inbox import Inbox
 from tests.api.fakes import ACCEPTED, piece
 
 
-def stream_of(items: Any, choices: int = 1) -> EventStream:
+def stream_of(items: Any, choices: int = 1, keep_alive_s: float = 15.0) -> EventStream:
     form = CompletionFormat(logprobs=False)
     events = Events(form, Head("i", 5, "m", "r1"), Usage([3]), choices, include_usage=False)
-    return EventStream(events, items)
+    return EventStream(events, items, keep_alive_s)
 
 
 class Socket:
@@ -75,5 +76,77 @@ def test_pieces_without_anything_to_show_are_no_write() -> None:
             socket.allowed.release()
         await stream_of(items())({}, socket.receive, socket.send)
         assert len(socket.bodies) == 1
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_says_nothing_for_long_says_that_it_is_there() -> None:
+    async def run() -> None:
+        socket, inbox = Socket(), Inbox(lambda _: None)
+        inbox.open([ACCEPTED])
+        assert await anext(inbox) == [ACCEPTED]
+        stream = stream_of(inbox, keep_alive_s=0.05)
+        answering = asyncio.create_task(stream({}, socket.receive, socket.send))
+        socket.allowed.release()  # the head
+        await asyncio.sleep(0.12)
+        inbox.put([piece("a")])  # behind a comment that cannot be written yet
+        await asyncio.sleep(0.02)
+        assert socket.bodies == []
+        for _ in range(2):
+            socket.allowed.release()
+        await asyncio.sleep(0.01)
+        assert socket.bodies[0] == KEEP_ALIVE
+        assert b"data:" in socket.bodies[1]
+        assert len(socket.bodies) == 2
+        inbox.put([piece("", "stop")])
+        inbox.put(None)
+        socket.allowed.release()
+        async with asyncio.timeout(5):
+            await answering
+        assert socket.more == [True, True, False]
+        await asyncio.sleep(0.1)
+        assert socket.allowed.locked()  # no comment comes after the end
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_speaks_says_nothing_more() -> None:
+    async def items() -> AsyncGenerator[list[Item], None]:
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+            yield [piece("a")]
+        yield [piece("", "stop")]
+
+    async def run() -> None:
+        socket = Socket()
+        for _ in range(99):
+            socket.allowed.release()
+        await stream_of(items(), keep_alive_s=0.1)({}, socket.receive, socket.send)
+        assert KEEP_ALIVE not in socket.bodies
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_while_a_comment_waits_ends_the_stream() -> None:
+    async def run() -> None:
+        socket, closed = Socket(), asyncio.Event()
+        gone = asyncio.Event()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        inbox = Inbox(lambda _: closed.set())
+        inbox.open([ACCEPTED])
+        assert await anext(inbox) == [ACCEPTED]
+        stream = stream_of(inbox, keep_alive_s=0.01)
+        answering = asyncio.create_task(stream({}, receive, socket.send))
+        socket.allowed.release()  # the head
+        await asyncio.sleep(0.05)
+        gone.set()
+        async with asyncio.timeout(5):
+            await answering
+        assert closed.is_set()
+        assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())

@@ -247,6 +247,7 @@ class World:
         release: str = "r1",
         recompute_at: int | None = None,
         by_length: bool = False,
+        deadline: float | None = None,
     ) -> Sequence:
         """A sequence whose prompt is given, or made of that many tokens."""
         number = len(self.sequences)
@@ -270,6 +271,7 @@ class World:
             keep_prompt_logits=keep,
             recompute_at=recompute_at,
             by_length=by_length,
+            deadline=deadline,
         )
         self.runner.backbones[sequence.model] = sequence.backbone
         self.runner.readers[sequence.id] = tenant if sequence.is_alike else sequence.id
@@ -380,6 +382,12 @@ class World:
         self.running.discard(sequence_id)
         self.scheduler.check()
         return known
+
+    def expire(self) -> list[str]:
+        missed = self.scheduler.expire(self.now)
+        self.running.difference_update(missed)
+        self.scheduler.check()
+        return missed
 
     def prefetch(self, model: str) -> bool:
         """Load a model that nothing waits for; False where it has to wait until it is wanted."""

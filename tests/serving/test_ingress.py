@@ -11,7 +11,8 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
-from serve_app.protocol.errors import ProtocolError, overloaded
+from serve_app.config import ServeConfig
+from serve_app.protocol.errors import ProtocolError, deadline_exceeded, overloaded
 from serve_app.protocol.messages import Item
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.transport import client as client_module
@@ -23,8 +24,8 @@ from tests.serving.running import until
 FULL = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 
 
-def job(name: str) -> Any:
-    return {"id": name}
+def job(name: str, timeout_s: float | None = None) -> Any:
+    return {"id": name, "timeout_s": timeout_s}
 
 
 def opening(*items: Item, carries: bool = False) -> Any:
@@ -210,6 +211,22 @@ def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyP
     assert [item["type"] for item in items] == ["accepted", "error"]
 
 
+def test_a_job_whose_engine_is_stuck_ends_in_time() -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        items: list[Item] = []
+        async with aclosing(client.generate(job("a", 0.05))) as batches:
+            async for batch in batches:
+                items += batch
+        handle.streams["a"].give(opening(), [("a", [piece("x")]), ("a", None)], None)  # too late
+        return items
+
+    handle = FakeHandle("a")
+    assert _run(handle, test) == [deadline_exceeded().to_item()]
+    handle = FakeHandle("a")
+    handle.streams["a"].give(opening(carries=True), [("a", [piece("x")])])
+    assert _run(handle, test) == [ACCEPTED, piece("x"), deadline_exceeded().to_item()]
+
+
 def test_a_job_that_has_ended_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Inbox]] = []
 
@@ -262,5 +279,5 @@ def test_questions_are_passed_on() -> None:
 
 
 def test_the_ingress_builds_its_application() -> None:
-    ingress = Ingress(FakeHandle(), {"n": 3})
+    ingress = Ingress(FakeHandle(), ServeConfig())
     assert callable(ingress.__serve_build_asgi_app__())

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from serve_app.config import ServeConfig
 from serve_app.errors import ConfigError, ServingError
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.listener import Listener
@@ -54,7 +55,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_an_ingress_listens_where_it_is_told_to_and_is_ill_when_it_does_not() -> None:
     async def run() -> None:
-        ingress = Ingress(FakeHandle(), {})
+        ingress = Ingress(FakeHandle(), ServeConfig())
         await ingress.check_health()  # it was not told to
         first, second = free_port(), free_port()
         for port in (first, second):

@@ -7,8 +7,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request
-from serve_app.errors import EngineError, EngineStopped, TooLong, UnknownModel
-from serve_app.protocol.errors import ProtocolError, internal, loading, no_such_model
+from serve_app.errors import DeadlineMissed, EngineError, EngineStopped, TooLong, UnknownModel
+from serve_app.protocol.errors import (
+    ProtocolError,
+    deadline_exceeded,
+    internal,
+    loading,
+    no_such_model,
+)
 from serve_app.protocol.messages import Item, Job, Piece
 from serve_app.serving.replica.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
@@ -190,6 +196,8 @@ def protocol_error(error: Exception) -> ProtocolError:
     """What a client hears of a failure: no details, which are in the log."""
     if isinstance(error, EngineStopped):
         return loading("the engine has stopped and will be restarted")
+    if isinstance(error, DeadlineMissed):
+        return deadline_exceeded()
     if isinstance(error, TextUnavailable):
         return loading("texts cannot be read or written at the moment")
     return internal()

@@ -70,9 +70,16 @@ async def _encoded(
 
 
 def requests_of(
-    job: Job, model: ServedModel, prompts: Sequence[Sequence[int]], *, seed: int, cap: int | None
+    job: Job,
+    model: ServedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    cap: int | None,
+    deadline: float | None,
 ) -> list[Request]:
     """One request per choice, in order of prompts. `cap`: the operator's longest prompt.
+    `deadline`: on the engine's clock.
 
     Raises ProtocolError if prompt and answer exceed the context.
     """
@@ -97,6 +104,7 @@ def requests_of(
                     tenant=job["tenant"],
                     weight=job["weight"],
                     priority=job["priority"],
+                    deadline=deadline,
                 )
             )
     return requests

@@ -15,6 +15,7 @@ from serve_app.errors import EngineError, EngineStopped, ServingError
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
+    deadline_exceeded,
     loading,
     no_such_model,
     overloaded,
@@ -127,9 +128,14 @@ class EngineReplica:
         self._sender.abort(job)
 
     async def _answer(self, job: Job, begun: float) -> AsyncGenerator[list[Item], None]:
+        timeout_s = job["timeout_s"]
+        deadline = None if timeout_s is None else begun + timeout_s
         with self._admitted(job):
-            async with self._holding(job["model"]) as (model, loop):
-                requests = await self._requests(job, model)
+            async with contextlib.AsyncExitStack() as stack:
+                async with _within(timeout_s):
+                    holding = self._holding(job["model"])
+                    model, loop = await stack.enter_async_context(holding)
+                    requests = await self._requests(job, model, deadline)
                 generation = Generation(
                     job,
                     model,
@@ -141,9 +147,9 @@ class EngineReplica:
                     clock=self._clock,
                     begun=begun,
                 )
-                async with aclosing(generation.run()) as items:
-                    async for batch in items:
-                        yield batch
+                items = await stack.enter_async_context(aclosing(generation.run()))
+                async for batch in items:
+                    yield batch
 
     @contextlib.asynccontextmanager
     async def _holding(self, name: str) -> AsyncGenerator[tuple[ServedModel, Loop], None]:
@@ -175,10 +181,13 @@ class EngineReplica:
         finally:
             self._open_choices -= asked
 
-    async def _requests(self, job: Job, model: ServedModel) -> list[Request]:
+    async def _requests(
+        self, job: Job, model: ServedModel, deadline: float | None
+    ) -> list[Request]:
         prompts = await encode_prompts(job, model, self._text)
         seed = self._draw_seed() if job["seed"] is None else job["seed"]
-        return requests_of(job, model, prompts, seed=seed, cap=self._config.limits.prompt_tokens)
+        cap = self._config.limits.prompt_tokens
+        return requests_of(job, model, prompts, seed=seed, cap=cap, deadline=deadline)
 
     async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
         try:
@@ -288,3 +297,16 @@ class EngineReplica:
         if age <= self._config.stall_s:
             return None
         return f"the engine has not stepped for {age:.0f} s"
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float | None) -> AsyncGenerator[None, None]:
+    """Ends the block after so long. Raises ProtocolError then."""
+    timer = asyncio.timeout(seconds)
+    try:
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if timer.expired():
+            raise deadline_exceeded() from error
+        raise

@@ -12,7 +12,13 @@ import grpc
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from serve_app.protocol.errors import ProtocolError, internal, loading, overloaded
+from serve_app.protocol.errors import (
+    ProtocolError,
+    deadline_exceeded,
+    internal,
+    loading,
+    overloaded,
+)
 from serve_app.protocol.messages import (
     DetokenizeJob,
     ErrorItem,
@@ -70,6 +76,9 @@ class HandleClient:
 
         inbox = self._inboxes[name] = Inbox(left)
         self._begin(self._read(job, inbox))
+        if job["timeout_s"] is not None:
+            # The engine ends it too, unless it is stuck: then nobody else would tell the client.
+            inbox.fail_after(job["timeout_s"], deadline_exceeded())
         return inbox
 
     async def _read(self, job: Job, inbox: Inbox) -> None:

@@ -21,6 +21,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self.is_open = False
         self.has_ended = False
         """Whether nothing more follows."""
@@ -35,7 +36,9 @@ class Inbox:
         return True
 
     def open(self, items: list[Item]) -> None:
-        """The first items. An error ends the job."""
+        """The first items. An error ends the job. Nothing changes if it is open already."""
+        if self.is_open:
+            return
         self._first = items
         self.is_open = True
         if items[0]["type"] == "error":
@@ -60,6 +63,10 @@ class Inbox:
         elif not self.has_ended:
             self.put([error.to_item()])
             self.put(None)
+
+    def fail_after(self, seconds: float, error: ProtocolError) -> None:
+        """Fail then, unless it has ended."""
+        self._timer = self._loop.call_later(seconds, self.fail, error)
 
     def __aiter__(self) -> "Inbox":
         return self
@@ -89,6 +96,8 @@ class Inbox:
     def _end(self) -> None:
         self.has_ended = True
         self._ended.set()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, None
