@@ -97,14 +97,18 @@ class Needs:
         ]
         return min(rooms) - sequence.num_computed
 
-    def has(self, sequence: Sequence, length: int) -> bool:
-        """Whether its own units are enough for that many more positions."""
+    def has(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]] | None:
+        """By kind, its own units for that many more positions; None if it lacks some."""
         held, end = sequence.held, sequence.num_computed + length
+        has_more = False
         for ledger in self._ledgers:
-            units = held.get(ledger.kind)
-            if units is None or ledger.units_for(end) > len(units):
-                return False
-        return True
+            lacking = ledger.units_for(end) - len(held.get(ledger.kind, ()))
+            if lacking > 0:
+                return None
+            has_more = has_more or lacking < 0
+        if not has_more:
+            return held
+        return {each.kind: held[each.kind][: each.units_for(end)] for each in self._ledgers}
 
     def take(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]]:
         """Give a sequence what it lacks for that many more positions.
@@ -112,12 +116,9 @@ class Needs:
         -> by kind, its units for all positions up to there. All or nothing: ValueError if there
         is too little of a kind.
         """
-        if not self.has(sequence, length):
-            self._take(sequence, [_lacking(ledger, sequence, length) for ledger in self._ledgers])
-        held, end = sequence.held, sequence.num_computed + length
-        for ledger in self._ledgers:
-            if ledger.units_for(end) < len(held[ledger.kind]):
-                return {each.kind: held[each.kind][: each.units_for(end)] for each in self._ledgers}
+        self._take(sequence, [_lacking(ledger, sequence, length) for ledger in self._ledgers])
+        held = self.has(sequence, length)
+        assert held is not None, f"{sequence.id} still lacks what it took"
         return held
 
     def _take(self, sequence: Sequence, counts: Iterable[int]) -> None:

@@ -48,8 +48,8 @@ class Planner:
     def goes_on(self) -> bool:
         """Whether all running ones can get what their next tokens need, and none is recomputed."""
         budget, lengths = self._step_tokens, []
-        for sequence in self._running.in_turn():
-            lengths.append((sequence, min(sequence.num_missing, budget)))
+        for sequence, missing in self._running.in_turn():
+            lengths.append((sequence, min(missing, budget)))
             budget -= lengths[-1][1]
         anew = any(sequence.starts_anew for sequence in self._running)
         return not anew and self._running.fit(lengths)
@@ -61,7 +61,8 @@ class Planner:
         if not draft.is_short:
             self._admit(draft, now, next_number)
         planned = [s for s in self._running if s in draft.chunks]
-        planned.sort(key=attrgetter("place", "arrival", "number"))
+        planned.sort(key=attrgetter("arrival"))
+        planned.sort(key=attrgetter("place"))  # keeps the order within a place
         return {s: draft.chunks[s] for s in planned}
 
     def check(self) -> None:
@@ -70,25 +71,28 @@ class Planner:
 
     def _continue_running(self, draft: _Draft) -> None:
         """Plan one token for each decoding sequence, then chunks of prompts, in order of rank."""
-        for sequence in self._running.in_turn():
+        for sequence, missing in self._running.in_turn():
             if draft.budget and sequence.place is not None:
-                self._continue(sequence, draft)
+                self._continue(sequence, missing, draft)
 
-    def _continue(self, sequence: Sequence, draft: _Draft) -> None:
+    def _continue(self, sequence: Sequence, missing: int, draft: _Draft) -> None:
         """Plan what there is room for; if there is none, take what the last in rank holds."""
-        wanted = min(sequence.num_missing, draft.budget)
-        if not self._running.has(sequence, wanted):
+        wanted = min(missing, draft.budget)
+        held = self._running.has(sequence, wanted)
+        if held is None:
             while not (room := self._running.room(sequence)):
                 draft.is_short = True
                 last = self._running.last
                 if last is sequence:
                     return
                 self._preempt(last, draft)
-            wanted = min(sequence.num_missing, draft.budget)
+            wanted = min(missing, draft.budget)
             if room < wanted:
                 draft.is_short = True
                 wanted = room
-        self._plan_chunk(sequence, wanted, draft)
+            held = self._running.take(sequence, wanted)
+        draft.budget -= wanted
+        draft.chunks[sequence] = self._running.advance(sequence, wanted, held)
 
     def _preempt(self, sequence: Sequence, draft: _Draft) -> None:
         """Take everything it holds. It waits again, and will recompute every token it knows."""
@@ -118,8 +122,7 @@ class Planner:
             self._running.begin(sequence)
             self._queues.admit(sequence)
             self._residency.admitted(sequence.backbone, now, next_number)
-            self._plan_chunk(sequence, min(sequence.num_missing, draft.budget), draft)
-
-    def _plan_chunk(self, sequence: Sequence, length: int, draft: _Draft) -> None:
-        draft.budget -= length
-        draft.chunks[sequence] = self._running.advance(sequence, length)
+            length = min(sequence.num_missing, draft.budget)
+            held = self._running.take(sequence, length)
+            draft.budget -= length
+            draft.chunks[sequence] = self._running.advance(sequence, length, held)

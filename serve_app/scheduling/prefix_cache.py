@@ -30,10 +30,10 @@ class PrefixCache:
 
     def note_computed(self, sequence: Sequence, start: int, end: int) -> None:
         """A step that computed these positions is committed; others may share full blocks."""
-        if not sequence.is_alike:
-            return
         first, last = start // self._blocks.block_size, end // self._blocks.block_size
-        keys = self._prefixes.keys(sequence, last) if first < last else []
+        if first == last or not sequence.is_alike:
+            return
+        keys = self._prefixes.keys(sequence, last)
         for index in range(first, last):
             self._blocks.keep(sequence.held[BLOCKS][index], keys[index])
 

@@ -7,7 +7,7 @@ earlier step has written everything before the later one begins.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Needs
@@ -36,15 +36,15 @@ class Running:
         """The sequence with the lowest rank."""
         return self._sequences[-1]
 
-    def in_turn(self) -> list[Sequence]:
-        """Sequences with something to compute: decodes first, then prompts, by rank."""
+    def in_turn(self) -> list[tuple[Sequence, int]]:
+        """Sequences that miss something, and how much: decodes first, then prompts, by rank."""
         decodes, prompts = [], []
         for sequence in self._sequences:
             missing = sequence.num_missing
             if missing == 1:
-                decodes.append(sequence)
+                decodes.append((sequence, missing))
             elif missing:
-                prompts.append(sequence)
+                prompts.append((sequence, missing))
         return decodes + prompts
 
     def by_model(self) -> dict[ModelKey, int]:
@@ -62,11 +62,6 @@ class Running:
         if self._cache is not None:
             self._cache.begin(sequence)
 
-    def note_computed(self, sequence: Sequence, start: int, end: int) -> None:
-        """A step that computed these positions is committed."""
-        if self._cache is not None:
-            self._cache.note_computed(sequence, start, end)
-
     def release(self, sequence: Sequence) -> None:
         """Take what a sequence holds, and its place; it no longer runs."""
         self._sequences.remove(sequence)
@@ -80,18 +75,23 @@ class Running:
         """For how many more positions its own units and the free ones are enough."""
         return self._needs.room(sequence)
 
-    def has(self, sequence: Sequence, length: int) -> bool:
-        """Whether its own units are enough for that many more positions."""
+    def has(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]] | None:
+        """By kind, its own units for that many more positions; None if it lacks some."""
         return self._needs.has(sequence, length)
+
+    def take(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]]:
+        """The same, once it was given what it lacks. ValueError if there is too little."""
+        return self._needs.take(sequence, length)
 
     def fit(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
         """Whether all of these can get what they need for that many more tokens."""
         return self._needs.fit(lengths)
 
-    def advance(self, sequence: Sequence, length: int) -> Chunk:
-        """Take what its next tokens need. -> the chunk that computes them"""
+    def advance(
+        self, sequence: Sequence, length: int, held: Mapping[str, tuple[int, ...]]
+    ) -> Chunk:
+        """The chunk that computes its next tokens. held: what it needs for them, by kind."""
         assert sequence.place is not None, f"{sequence.id} has no place"
-        held = self._needs.take(sequence, length)
         start, end = sequence.num_computed, sequence.num_computed + length
         prompt_len, tokens = sequence.prompt_len, sequence.tokens
         expected = len(tokens) + sequence.num_pending

@@ -291,13 +291,15 @@ class Scheduler:
     def _commit_chunk(
         self, chunk: Chunk, sequence: Sequence, sampled: Mapping[str, int]
     ) -> SequenceEvent | None:
-        self._running.note_computed(sequence, chunk.start, chunk.end)
-        if sequence.num_prompt_kept < chunk.prompt_len:
-            kept = min(chunk.end, chunk.prompt_len)
+        end = chunk.end
+        if self._cache is not None:
+            self._cache.note_computed(sequence, chunk.start, end)
+        if sequence.num_prompt_kept < sequence.prompt_len:
+            kept = min(end, sequence.prompt_len)
             sequence.num_prompt_kept = max(sequence.num_prompt_kept, kept)
         if chunk.samples:
-            return self._commit_token(sequence, sampled[chunk.sequence])
-        if sequence.max_tokens or chunk.end < chunk.prompt_len:
+            return self._commit_token(sequence, sampled[sequence.id])
+        if sequence.max_tokens or end < sequence.prompt_len:
             return None
         self._end(sequence)
         return Finished(sequence.id, None, "length")

@@ -121,6 +121,7 @@ class Sequence:
         A stop token ends it only after `min_tokens` tokens. For the last allowed token, "stop"
         takes precedence over "length".
         """
-        if self.tokens[-1] in self.stop_token_ids and self.num_generated > self.min_tokens:
+        num_generated = len(self.tokens) - self.prompt_len
+        if self.tokens[-1] in self.stop_token_ids and num_generated > self.min_tokens:
             return "stop"
-        return "length" if self.num_generated >= self.max_tokens else None
+        return "length" if num_generated >= self.max_tokens else None
