@@ -13,6 +13,7 @@ from serve_app.engine.device.device import resolve_device
 from serve_app.errors import ConfigError
 from serve_app.serving.assembly import real_parts
 from serve_app.serving.ingress import Ingress
+from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.tenants.keys_store import KeysStore
 
@@ -28,6 +29,7 @@ class EngineDeployment(EngineReplica):
     """The class that Ray Serve constructs: an EngineReplica, from a plain dict."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        listen_where_ray_does()
         checked = ServeConfig.model_validate(config)
         super().__init__(checked, real_parts(checked))
 
@@ -45,6 +47,10 @@ class IngressDeployment(Ingress):
 
     def __init__(self, engine: Any, config: dict[str, Any]) -> None:
         super().__init__(engine, ServeConfig.model_validate(config))
+
+    def __init__(self, *arguments: Any) -> None:
+        listen_where_ray_does()
+        super().__init__(*arguments)
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when the replica stops."""

@@ -27,6 +27,9 @@ _RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Messages of any length: then jobs and answers travel over Serve's gRPC (`HandleClient`).
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # One machine: Ray's node is 127.0.0.1, and what it starts listens there alone. Made for systems
+    # whose firewalls ask about every other address; Ray obeys it everywhere.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Requests are routed on the ingress's own event loop: no hop between threads for each message.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
