@@ -11,7 +11,7 @@ from serve_app.cli import output
 from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Channel, Family, RegistryUrl
-from serve_app.cli.parsing import parse_port, parse_registry
+from serve_app.cli.parsing import parse_count, parse_port, parse_registry
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
 from serve_app.units import size
@@ -109,6 +109,15 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; others need --keys.")
     ] = "127.0.0.1",
+    ingresses: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="2 from 4 cores on, else 1",
+            help="Processes that answer on the port; with 2, one serves on when the other dies.",
+        ),
+    ] = None,
     keys: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +158,8 @@ def serve(
         insecure_no_keys=insecure_no_keys,
     )
     user = UserConfig(channel=channel)
-    run(config, user, port, host=host, on_started=partial(_say_where, keys))
+    on_started = partial(_say_where, keys)
+    run(config, user, port, host=host, ingresses=ingresses, on_started=on_started)
 
 
 def _say_where(keys: str | None, address: str) -> None:

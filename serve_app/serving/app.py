@@ -22,6 +22,8 @@ _MAX_ONGOING = 10_000
 """Far above what the replica admits: its refusal has OpenAI's form, which Serve's has not."""
 _DRAIN_S = 60.0
 """How long a replica may take to finish its answers before it stops."""
+_INGRESS_CHECK_S = 1.0
+"""How often Serve looks whether an ingress lives; it starts another for one that has died."""
 _ENV_PREFIX = "EXPERTPOOL_"
 
 
@@ -95,11 +97,12 @@ def application(
     config: ServeConfig,
     user: UserConfig | None = None,
     listen: tuple[str, int] | None = None,
+    ingresses: int = 1,
 ) -> Application:
     """Ingress and engine, bound. `user`: by default, the channel `stable`.
 
-    listen: host and port on which the ingress itself answers, on a single machine. Otherwise
-    requests come through Ray Serve's proxies.
+    listen: host and port on which the ingresses themselves answer, on a single machine. Otherwise
+    requests come through Ray Serve's proxies.   ingresses: how many.
     """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
     device = resolve_device(config.engine.device)
@@ -120,11 +123,12 @@ def application(
     ingress: Any = serve.deployment(
         serve.ingress()(IngressDeployment),
         name=INGRESS,
-        num_replicas=1,
+        num_replicas=ingresses,
         max_ongoing_requests=_MAX_ONGOING,
         user_config=None if listen is None else {"host": listen[0], "port": listen[1]},
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=_DRAIN_S,
+        health_check_period_s=_INGRESS_CHECK_S,
     )
     plain = config.model_dump(mode="json")
     app: Application = ingress.bind(engine.bind(plain), plain)

@@ -1,4 +1,8 @@
-"""A port on which an ingress answers HTTP itself. Knows no Ray: it gets an ASGI application."""
+"""A port on which an ingress answers HTTP itself. Knows no Ray: it gets an ASGI application.
+
+Several ingresses share one port: the system gives each new connection to one that listens, so one
+that has died gets none (SO_REUSEPORT).
+"""
 
 import asyncio
 import contextlib
@@ -15,7 +19,7 @@ _KEEP_ALIVE_S = 120
 
 
 class Listener:
-    """uvicorn on one address, in the event loop of the caller."""
+    """uvicorn on one address, in the event loop of the caller. Others may listen there too."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._address = (host, port)
@@ -38,9 +42,10 @@ class Listener:
         return self._serving is not None and not self._serving.done()
 
     async def start(self) -> None:
-        """Returns when it answers. Raises ConfigError if the port is taken."""
+        """Returns when it answers. Raises ConfigError for a port that is taken and not shared."""
         opened = socket.socket()
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             opened.bind(self._address)
         except OSError as error:

@@ -19,6 +19,8 @@ from serve_app.tenants.keys_store import KeysStore
 
 _log = logging.getLogger(__name__)
 _NAME = "expertpool"
+_CORES_FOR_TWO = 4
+"""From so many cores on, there are two ingresses: the other serves on when one dies."""
 _WRITING_S = 5.0
 """How long to wait for the last records of usage."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -42,17 +44,19 @@ def run(
     port: int = 8000,
     *,
     host: str = "127.0.0.1",
+    ingresses: int | None = None,
     on_started: Callable[[str], None] | None = None,
 ) -> None:
     """Starts Ray and the endpoint, and blocks until SIGTERM or Ctrl-C. Then everything ends.
 
+    ingresses: processes that answer on the port; None: two from four cores on, else one.
     on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
     release is served). Raises ConfigError if the port is taken.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with endpoint(config, user, port, host=host) as address:
+        with endpoint(config, user, port, host=host, ingresses=ingresses) as address:
             if on_started is not None:
                 on_started(address)
             _wait_for_the_end()
@@ -62,9 +66,14 @@ def run(
 
 @contextmanager
 def endpoint(
-    config: ServeConfig, user: UserConfig, port: int = 8000, *, host: str = "127.0.0.1"
+    config: ServeConfig,
+    user: UserConfig,
+    port: int = 8000,
+    *,
+    host: str = "127.0.0.1",
+    ingresses: int | None = None,
 ) -> Iterator[str]:
-    """Runs the endpoint inside the block, on its own Ray. Yields its address."""
+    """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`."""
     require_device(config.engine.device)
     _check_keys(config, host)
     _check_free(host, port)
@@ -85,7 +94,12 @@ def endpoint(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run(
-            application(with_absolute_paths(config), user, (host, port)),
+            application(
+                with_absolute_paths(config),
+                user,
+                (host, port),
+                default_ingresses() if ingresses is None else ingresses,
+            ),
             name=_NAME,
             route_prefix="/",
             logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -109,12 +123,20 @@ def _start_ray(ray: Any) -> None:
     )
 
 
+def default_ingresses() -> int:
+    """How many processes answer on the port, unless somebody says."""
+    return 2 if len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO else 1
+
+
 def _write_usage(serve: Any) -> None:
-    """What the ingress has not written yet. If it cannot be asked, that is in the log of this."""
+    """What the ingresses have not written yet. If one cannot be asked, the log of this says so."""
 
     async def write() -> None:
         async with asyncio.timeout(_WRITING_S):
-            await serve.get_app_handle(_NAME).write_usage.remote()
+            asked = serve.get_app_handle(_NAME).broadcast("write_usage")
+            for result in await asked.results_async(return_exceptions=True):
+                if isinstance(result, Exception):
+                    raise result
 
     loop = asyncio.new_event_loop()  # stays open: Serve's handle still calls back on it
     try:

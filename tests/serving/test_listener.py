@@ -53,6 +53,20 @@ def test_a_port_that_is_taken_is_named() -> None:
         asyncio.run(run(taken.getsockname()[1]))
 
 
+def test_of_two_that_share_a_port_the_one_that_is_left_answers() -> None:
+    async def run() -> None:
+        port = free_port()
+        first, second = Listener(_app, "127.0.0.1", port), Listener(_app, "127.0.0.1", port)
+        await first.start()
+        await second.start()
+        await first.aclose()
+        for _ in range(20):
+            assert (await _get(port, "/")).status_code == 204
+        await second.aclose()
+
+    asyncio.run(run())
+
+
 def test_an_ingress_listens_where_it_is_told_to_and_is_ill_when_it_does_not() -> None:
     async def run() -> None:
         ingress = Ingress(FakeHandle(), ServeConfig())
