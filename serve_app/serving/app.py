@@ -48,11 +48,8 @@ class IngressDeployment(Ingress):
     """The class that Ray Serve constructs: an Ingress, from a handle and a plain dict."""
 
     def __init__(self, engine: Any, config: dict[str, Any]) -> None:
-        super().__init__(engine, ServeConfig.model_validate(config))
-
-    def __init__(self, *arguments: Any) -> None:
         listen_where_ray_does()
-        super().__init__(*arguments)
+        super().__init__(engine, ServeConfig.model_validate(config))
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when the replica stops."""
