@@ -238,6 +238,16 @@ class Engine:
         self._supply.drop_retired()
         return self._flights.take_events()
 
+    def give_up(self, error: Exception) -> list[Event]:
+        """End all requests, after `step` has raised something that belongs to none of them.
+
+        -> their events. Raises: AssertionError if counts do not agree: then do not go on.
+        """
+        self._flights.give_up(error)
+        self._scheduler.check()
+        self._supply.check()
+        return self._flights.take_events()
+
     def check(self) -> None:
         """Check that the engine's counts agree, if there were steps since the last check.
 

@@ -68,7 +68,7 @@ class EngineLoop:
                     self._engine.submit(request)
                     self._listeners[request.id] = on_event
                     queued.append(request.id)
-            except EngineError:
+            except Exception:
                 for request_id in queued:
                     self._listeners.pop(request_id, None)
                     self._engine.abort(request_id)
@@ -197,7 +197,7 @@ class EngineLoop:
     def _turn(self) -> None:
         self._wake.clear()
         self._answer_calls()
-        events = self._engine.step()
+        events = self._step()
         if not self._engine.is_stepping or self._clock() - self._stats.heartbeat >= STATS_S:
             self._stats = self._engine.stats()
         began = self._clock()
@@ -206,6 +206,17 @@ class EngineLoop:
         self._engine.counters.messages_seconds += self._clock() - began
         if not self._engine.is_stepping and not self._wake.wait(IDLE_S):
             self._engine.check()
+
+    def _step(self) -> list[Event]:
+        """A step. If it breaks, all requests end, and the loop goes on if the engine is sound.
+
+        Raises: AssertionError if it is not, and what the step breaks with if there is no request.
+        """
+        try:
+            return self._engine.step()
+        except Exception as error:  # noqa: BLE001  whatever it is, others may be served
+            events = self._engine.give_up(error)
+            return events + self._engine.step()
 
     def _deliver(self, event: Event) -> None:
         listener = self._listeners.get(event.request)

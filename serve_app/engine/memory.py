@@ -12,6 +12,7 @@ from representation.architecture.config import config_of
 from serve_app.engine.backbone_needs import StackNeeds, stack_needs
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.device.device import require_device, resolve_device
+from serve_app.engine.device.free_memory import free_bytes
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
 from serve_app.engine.model.facts import (
     backbone_key,
@@ -144,8 +145,8 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     """How to divide a device's memory for a release.
 
     If memory has no limit, as on the CPU unless one is set, there is room for every backbone and
-    for 1 GiB of keys and values. The limit covers what is allocated here; the CUDA driver takes
-    a few hundred MB more.
+    for 1 GiB of keys and values; if the machine has not that much free, the plan is refused. The
+    limit covers what is allocated here; the CUDA driver takes a few hundred MB more.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     device = torch.device(resolve_device(config.device))
@@ -158,6 +159,16 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
     backbones = stacks.num_bytes(places)
     used = demand.pool + backbones + kv + unit.attention + captures + workspace
+    if device_memory is None:
+        free = free_bytes(device)
+        if free is not None and used > free:
+            raise DoesNotFit(
+                f"the release needs {used:,} bytes: pool {demand.pool:,}, {places} backbones "
+                f"{backbones:,}, keys and values {kv:,}, workspace {workspace:,}; this machine has "
+                f"{free:,} bytes free",
+                needed=used,
+                available=free,
+            )
     return MemoryPlan(
         pool_bytes=demand.pool,
         backbones_bytes=backbones,

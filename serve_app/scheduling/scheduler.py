@@ -118,6 +118,12 @@ class Scheduler:
         self._end(sequence)
         return True
 
+    def clear(self) -> None:
+        """End every sequence, and forget plans that are not committed. No step may be running."""
+        for sequence in list(self._sequences.values()):
+            self._end(sequence)
+        self._outstanding.clear()
+
     def arriving(self, backbone: str) -> None:
         """The copy of a load is running, and a step may wait for each of its tensors.
 

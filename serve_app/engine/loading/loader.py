@@ -6,7 +6,7 @@ Decides nothing and changes no count: it reports what is done, and the engine's 
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,9 +22,10 @@ from serve_app.engine.loading.backbones import (
     load_backbone,
 )
 from serve_app.engine.model.arrivals import Arrival
-from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.model.facts import vocabulary
+from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import ReleaseSource
-from serve_app.errors import EngineError, LoadFailed
+from serve_app.errors import EngineError, LoadFailed, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,13 @@ class BackboneChecked:
 
 @dataclass(frozen=True, slots=True)
 class PartsLoaded:
-    """The missing parts of a release are written, or why they are not."""
+    """The missing parts of a release are written, or why they are not.
+
+    configured: of each of its models.
+    """
 
     source: ReleaseSource
+    configured: Mapping[str, Configured]
     seconds: float
     error: EngineError | None
 
@@ -104,6 +109,7 @@ class Loader:
     """Three threads, so that none waits for another: for places, for the host, and for parts.
 
     num_writing: loads into places and rows that are not reported yet.
+    loading: the backbones among them.
     """
 
     def __init__(self, packed: PackedModel, on_report: Callable[[], None]) -> None:
@@ -115,6 +121,7 @@ class Loader:
         self._host = ThreadPoolExecutor(1, "expertpool-host")
         self._parts = ThreadPoolExecutor(1, "expertpool-parts")
         self.num_writing = 0
+        self.loading: set[str] = set()
 
     def load_backbone(
         self,
@@ -135,8 +142,8 @@ class Loader:
         def work() -> None:
             nonlocal held, num_bytes
             if held is None and hold:
-                held = hold_backbone(self._packed, wanted.read(), wanted.label)
-            tensors = wanted.read() if held is None else held.tensors.items()
+                held = hold_backbone(self._packed, self._read(wanted), wanted.label)
+            tensors = self._read(wanted) if held is None else held.tensors.items()
             num_bytes = load_backbone(self._packed, to, tensors, wanted.label, arrival)
 
         def report(seconds: float, error: EngineError | None) -> BackboneLoaded:
@@ -145,6 +152,7 @@ class Loader:
             )
 
         self.num_writing += 1
+        self.loading.add(wanted.backbone)
         future = self._places.submit(self._run, work, wanted.label, report)
         future.add_done_callback(lambda _: arrival.end())
 
@@ -153,7 +161,7 @@ class Loader:
         held: list[HostBackbone] = []
 
         def work() -> None:
-            held.append(hold_backbone(self._packed, wanted.read(), wanted.label))
+            held.append(hold_backbone(self._packed, self._read(wanted), wanted.label))
 
         def report(_: float, error: EngineError | None) -> BackboneHeld:
             return BackboneHeld(wanted.backbone, held[0] if held else None, error)
@@ -164,7 +172,7 @@ class Loader:
         """Start reading a backbone to check that it can be read."""
 
         def work() -> None:
-            check_backbone(self._packed, wanted.read(), wanted.label)
+            check_backbone(self._packed, self._read(wanted), wanted.label)
 
         def report(_: float, error: EngineError | None) -> BackboneChecked:
             return BackboneChecked(wanted.backbone, error)
@@ -172,11 +180,17 @@ class Loader:
         self._host.submit(self._run, work, wanted.label, report)
 
     def load_parts(self, source: ReleaseSource, parts: list[PartToLoad]) -> None:
-        """Start copying slots and residuals."""
+        """Start making what models' configs ask for, then copying slots and residuals."""
         layers = list(self._packed.pool.values())
         label = f"release {source.id!r}"
+        configured: dict[str, Configured] = {}
 
         def work() -> None:
+            for name, model in source.models.items():
+                try:
+                    configured[name] = self._packed.configured(model.config)
+                except Unsupported as error:
+                    raise Unsupported(f"{label}, model {name!r}: {error}") from error
             for part in parts:
                 noun = "residual" if part.shelf.residual else "slot"
                 read = source.read_residual if part.shelf.residual else source.read_slot
@@ -185,7 +199,9 @@ class Loader:
                 shelf.write(part.row, read(part.layer, part.index), what)
 
         self.num_writing += 1
-        self._parts.submit(self._run, work, label, lambda s, error: PartsLoaded(source, s, error))
+        self._parts.submit(
+            self._run, work, label, lambda s, error: PartsLoaded(source, configured, s, error)
+        )
 
     def reports(self) -> Iterator[Report]:
         """What has been done since the last call."""
@@ -193,12 +209,27 @@ class Loader:
             while True:
                 report = self._reports.get_nowait()
                 self.num_writing -= isinstance(report, BackboneLoaded | PartsLoaded)
+                if isinstance(report, BackboneLoaded):
+                    self.loading.discard(report.backbone)
                 yield report
 
     def close(self) -> None:
         """Finish running loads and take no more."""
         for threads in (self._places, self._host, self._parts):
             threads.shutdown(cancel_futures=True)
+
+    def _read(self, wanted: BackboneToRead) -> Tensors:
+        """The tensors of a backbone. Raises: LoadFailed if they have not the model's vocabulary."""
+        stacks = self._packed.stacks
+        over_vocabulary = {stacks.canonical(name) for name in self._packed.vocabulary_names}
+        length = vocabulary(wanted.source.models[wanted.model].config)
+        for name, tensor in wanted.read():
+            if stacks.canonical(name) in over_vocabulary and len(tensor) != length:
+                raise LoadFailed(
+                    f"{wanted.label}: {name} has {len(tensor)} rows; its config says that the "
+                    f"vocabulary has {length}"
+                )
+            yield name, tensor
 
     def _run(
         self,
@@ -211,11 +242,8 @@ class Loader:
         try:
             with self._side_stream():
                 work()
-        except EngineError as caught:
-            error = caught
         except Exception as caught:  # noqa: BLE001 - a source may raise anything; the engine must learn of it
-            error = LoadFailed(f"{label}: {caught}")
-            error.__cause__ = caught
+            error = load_failure(label, caught)
         self._reports.put(report(time.monotonic() - began, error))
         self._on_report()
 
@@ -235,3 +263,12 @@ class Loader:
                 yield
         finally:
             stream.synchronize()
+
+
+def load_failure(label: str, error: Exception) -> EngineError:
+    """Why something could not be loaded. label: names it."""
+    if isinstance(error, EngineError):
+        return error
+    failure = LoadFailed(f"{label}: {error or type(error).__name__}")
+    failure.__cause__ = error
+    return failure

@@ -54,6 +54,8 @@ class Placing:
     def check(self) -> None:
         """Assert that the counts of rows are right, and that places read these rows."""
         self._rows.check()
+        there = self._packed.stacks.num_rows
+        assert there == dict(self._rows.num_rows), "stacks have other rows than are counted"
         stacks = self._packed.stacks.stacks()
         for place in range(self._packed.sizes.num_places):
             for stack, row in (self._rows.rows(place) or {}).items():

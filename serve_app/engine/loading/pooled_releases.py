@@ -1,6 +1,6 @@
 """The loaded releases: which map rows, parts and backbones belong to which. No threads."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from representation.formats import DENSE
@@ -15,7 +15,7 @@ from serve_app.engine.experts.shelving import (
 )
 from serve_app.engine.loading.loader import PartToLoad
 from serve_app.engine.model.facts import backbone_key, context_length
-from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
 from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
 from serve_app.scheduling.ledgers.row_ledger import RowLedger
@@ -158,45 +158,62 @@ class PooledReleases:
             for key, digests in of_layer.items():
                 ledgers[key].give_back(digests)
 
-    def register(self, source: ReleaseSource) -> LoadedRelease:
-        """Register the maps and models of a release whose parts are all written."""
-        models = {}
-        for name in sorted(source.models):
-            model = source.models[name]
-            row = self._take_map_row()
-            self._packed.register_row(row, model.config)
-            for position, (_, pool) in enumerate(self._layers):
-                rows = {key: ledger.row for key, ledger in self.ledgers[position].items()}
-                pool.set_map(row, maps_of(source.layers[position], model, position, rows))
-            models[name] = LoadedModel(
-                name=name,
-                row=row,
-                backbone=backbone_key(model),
-                context_length=context_length(model.config),
-                vocabulary=self._packed.vocabulary(row),
-            )
+    def register(self, source: ReleaseSource, configured: Mapping[str, Configured]) -> None:
+        """Register the maps and models of a release whose parts are all written. All or nothing."""
+        models: dict[str, LoadedModel] = {}
+        taken: list[int] = []
+        try:
+            for name in sorted(source.models):
+                taken.append(self._take_map_row())
+                models[name] = self._register(source, name, taken[-1], configured[name])
+        except BaseException:
+            self._forget(taken)
+            raise
         parts = tuple(parts_by_shelf(layer) for layer in source.layers)
-        loaded = LoadedRelease(source, models, parts)
-        self._loaded[source.id] = loaded
-        return loaded
+        self._loaded[source.id] = LoadedRelease(source, models, parts)
+
+    def _register(
+        self, source: ReleaseSource, name: str, row: int, made: Configured
+    ) -> LoadedModel:
+        model = source.models[name]
+        self._packed.register_row(row, made)
+        for position, (_, pool) in enumerate(self._layers):
+            rows = {key: ledger.row for key, ledger in self.ledgers[position].items()}
+            pool.set_map(row, maps_of(source.layers[position], model, position, rows))
+        return LoadedModel(
+            name=name,
+            row=row,
+            backbone=backbone_key(model),
+            context_length=context_length(model.config),
+            vocabulary=made.vocabulary,
+        )
+
+    def _forget(self, rows: Iterable[int]) -> None:
+        """These map rows have no models any more."""
+        for row in rows:
+            self._packed.forget_row(row)
+            self._free_rows.append(row)
 
     def drop(self, release: str) -> tuple[str, ...]:
         """Forget a release that nothing runs on. -> backbones that no other release has."""
         loaded = self._loaded.pop(release)
-        for model in loaded.models.values():
-            self._packed.forget_row(model.row)
-            self._free_rows.append(model.row)
+        self._forget(model.row for model in loaded.models.values())
         self._give_back(loaded.parts)
         needed = {m.backbone for other in self._loaded.values() for m in other.models.values()}
         gone = {model.backbone for model in loaded.models.values()} - needed
         return tuple(sorted(gone))
 
     def check(self, staged: ReleaseSource | None) -> None:
-        """Assert that the rows in use are those of all releases and of one being loaded."""
+        """Assert that the rows in use are those of all releases and of one being loaded, and
+        that shelves have the rows that are counted."""
         parts = [loaded.parts for loaded in self._loaded.values()]
         if staged is not None:
             parts.append(tuple(parts_by_shelf(layer) for layer in staged.layers))
         for layer, ledgers in enumerate(self.ledgers):
+            counted = {key: ledger.num_rows for key, ledger in ledgers.items()}
+            shelves = self._layers[layer][1].shelves
+            there = {key: shelf.num_rows for key, shelf in shelves.items()}
+            assert counted == there, f"layer {layer}: shelves {there}, counted {counted}"
             for key, ledger in ledgers.items():
                 ledger.check(of_layers[layer].get(key, ()) for of_layers in parts)
 

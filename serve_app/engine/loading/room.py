@@ -1,10 +1,10 @@
 """Room for a release next to the loaded ones: how much it needs, and making it."""
 
-from representation.architecture.config import config_of, vocabulary_size
+from serve_app.engine.device.free_memory import free_bytes
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.memory import MemoryPlan
-from serve_app.engine.model.facts import widest
+from serve_app.engine.model.facts import vocabulary, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import DoesNotFit
@@ -71,6 +71,10 @@ class Room:
         if _vocabulary(source) > self._packed.longest_vocabulary:
             self._packed.grow_vocabulary(_vocabulary(source))
 
+    def check(self) -> None:
+        """Assert that stacks have the rows that are counted."""
+        self._placing.check()
+
     def _growth_bytes(self, source: ReleaseSource, *, alone: bool = False) -> int:
         """Bytes by which shelves, maps and stacks must grow for a release.
 
@@ -89,13 +93,13 @@ class Room:
         return more + stacks - packed.backbone_bytes
 
     def _spare_bytes(self) -> int | None:
-        """Bytes that may still be allocated; None if there is no limit."""
-        if self._memory.device_memory is None:
-            return None
+        """Bytes that may still be allocated; None if nothing is known of a limit."""
         packed = self._packed
+        if self._memory.device_memory is None:
+            return free_bytes(packed.device)
         now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
         return self._memory.allocated_bytes + self._memory.spare_bytes - now
 
 
 def _vocabulary(source: ReleaseSource) -> int:
-    return vocabulary_size(config_of(widest(source.models)))
+    return vocabulary(widest(source.models))

@@ -1,25 +1,39 @@
 """The queue of releases to load, and the one being loaded. Loads no backbone itself."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from serve_app.engine.loading.loader import BackboneToRead, Loader, PartsLoaded, Report
+from serve_app.engine.loading.loader import (
+    BackboneToRead,
+    Loader,
+    PartsLoaded,
+    PartToLoad,
+    Report,
+    load_failure,
+)
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
 from serve_app.engine.model.facts import backbone_key
+from serve_app.engine.model.packed import Configured
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError, LoadFailed
 
+logger = logging.getLogger(__name__)
 OnDone = Callable[[EngineError | None], None]
 
 
 @dataclass(slots=True)
 class _Staging:
-    """A release that is being loaded. due: the reports that it waits for."""
+    """A release that is being loaded. due: the reports that it waits for.
+
+    configured: of its models, once its parts are loaded.
+    """
 
     source: ReleaseSource
     backbones: dict[str, BackboneToRead]
+    configured: Mapping[str, Configured] = field(default_factory=dict)
     due: set[tuple[type, str]] = field(default_factory=set)
     error: EngineError | None = None
 
@@ -70,25 +84,43 @@ class Stagings:
     def begin_next(self) -> bool:
         """Start loading the parts of the next release, if there is one and it need not wait.
 
+        A release for which room cannot be made, or whose config says something impossible, is
+        refused, and the next one's turn comes.
         -> whether one was started, whose backbones must be fetched.
         """
         while self._awaiting and self._current is None:
             source = self._awaiting[0]
-            self.is_making_room = bool(self._loader.num_writing) and self._room.must_move(source)
-            if self.is_making_room:
+            try:
+                parts = self._make_room(source)
+            except Exception as error:  # noqa: BLE001  whatever it is, others go on
+                self._awaiting.popleft()
+                self._refuse(source, error)
+                continue
+            if parts is None:
                 return False
             self._awaiting.popleft()
-            try:
-                self._room.make(source)
-                parts = self._releases.take_rows(source)
-            except EngineError as error:
-                self._on_done.pop(source.id)(error)
-                continue
             self._current = _Staging(source, _backbones(source))
             self.wait_for(PartsLoaded, source.id)
             self._loader.load_parts(source, parts)
             return True
         return False
+
+    def _make_room(self, source: ReleaseSource) -> list[PartToLoad] | None:
+        """Rows for a release. -> the parts that must be written; None if it must wait."""
+        self.is_making_room = False
+        self.is_making_room = bool(self._loader.num_writing) and self._room.must_move(source)
+        if self.is_making_room:
+            return None
+        self._room.make(source)
+        return self._releases.take_rows(source)
+
+    def _refuse(self, source: ReleaseSource, error: Exception) -> None:
+        """Raises: AssertionError if the failure has left counts and tensors that do not agree."""
+        self._on_done.pop(source.id)(load_failure(f"release {source.id!r}", error))
+        if not isinstance(error, EngineError):
+            logger.error("no room could be made for release %s", source.id, exc_info=error)
+            self._releases.check(None)
+            self._room.check()
 
     def wait_for(self, report: type[Report], of: str) -> None:
         """The release being loaded also waits for this report."""
@@ -106,15 +138,25 @@ class Stagings:
             return ()
         staging.due.discard((type(report), of))
         staging.error = staging.error or report.error
+        if isinstance(report, PartsLoaded):
+            staging.configured = report.configured
         if staging.due:
             return ()
         self._current = None
-        if staging.error is None:
-            self._releases.register(staging.source)
-        else:
-            self._releases.give_back_rows(staging.source)
+        self._register(staging)
         self._on_done.pop(staging.source.id)(staging.error)
         return () if staging.error is None else staging.backbones.keys()
+
+    def _register(self, staging: _Staging) -> None:
+        """Let requests name the release, unless it could not be loaded."""
+        source = staging.source
+        if staging.error is None:
+            try:
+                self._releases.register(source, staging.configured)
+            except Exception as error:  # noqa: BLE001  whatever it is, others go on
+                staging.error = load_failure(f"release {source.id!r}", error)
+        if staging.error is not None:
+            self._releases.give_back_rows(source)
 
 
 def _backbones(source: ReleaseSource) -> dict[str, BackboneToRead]:

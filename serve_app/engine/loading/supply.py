@@ -184,7 +184,12 @@ class Supply:
         return True
 
     def check(self) -> None:
-        """Assert that the counts of rows, places and host copies are right."""
+        """Assert that the counts of rows, places and host copies are right, and that somebody
+        copies each backbone that is loading.
+        """
+        copied = self._loader.loading | {load.backbone for load in self._held_loads}
+        loading = set(self._scheduler.places.loading)
+        assert loading == copied, f"loading {sorted(loading)}, being copied {sorted(copied)}"
         self._releases.check(self._stagings.source)
         self._placing.check()
         self._host.check()

@@ -32,6 +32,12 @@ def context_length(config: Mapping[str, Any]) -> int:
     return context_limit(config_of(config)) or UNLIMITED
 
 
+@as_unsupported()
+def vocabulary(config: Mapping[str, Any]) -> int:
+    """The size of the model's vocabulary."""
+    return vocabulary_size(config_of(config))
+
+
 def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
     """The config with the longest vocabulary (the first such, by name)."""
     return widest_config([models[name].config for name in sorted(models)])

@@ -5,6 +5,7 @@ Holds the tensors of pool, backbones and keys and values; decides nothing about 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from representation.architecture.config import config_of, rope_fields, vocabular
 from representation.architecture.skeleton import meta_model
 from representation.architecture.tracing import fresh_rotary
 from serve_app.engine.attention.form import AttentionForm
+from serve_app.engine.attention.paged import PagedAttention
 from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
@@ -31,7 +33,7 @@ from serve_app.engine.model.replacing import (
     replace_rotaries,
     spread_sinks,
 )
-from serve_app.engine.model.rotary import PackedRotary, recompute_length
+from serve_app.engine.model.rotary import OwnRotary, PackedRotary, recompute_length
 from serve_app.engine.model.rotating import rotate_by_code
 from serve_app.engine.model.siblings import sibling_leaves
 from serve_app.engine.model.stack_shapes import contents_of, joined_siblings, stack_shapes
@@ -43,6 +45,19 @@ from serve_app.engine.step.step import CurrentStep, StepView
 FEW_TOKENS = 128
 """In steps of at most this many tokens, small operations on the CPU use one core. Large operations,
 such as compiled code or products of torch, use all cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What a model's config asks for besides tensors, ready to be registered.
+
+    scales: of attention, relative to the stock module's.   Both maps are by path.
+    """
+
+    rotaries: Mapping[str, OwnRotary]
+    vocabulary: int
+    recompute_length: int | None
+    scales: Mapping[str, float]
 
 
 class PackedModel:
@@ -118,25 +133,40 @@ class PackedModel:
         return tuple(forms.values())
 
     @as_unsupported()
-    def register_row(self, row: int, config: Mapping[str, Any]) -> None:
-        """Register the model of a map row: its rope and its vocabulary."""
+    def configured(self, config: Mapping[str, Any]) -> Configured:
+        """Make what a model's config asks for. May be called from any thread while steps run.
+
+        Raises: Unsupported.
+        """
         own = config_of(config)
-        signature = repr(sorted(rope_fields(config).items()))
+        rotaries = {}
         for path, kind in self._rotary_classes.items():
-            original = fresh_rotary(self._architecture, path, kind, own).to(self.device)
-            self.rotaries[path].register_row(row, original, signature)
-        self._vocabularies[row] = vocabulary_size(own)
+            module = fresh_rotary(self._architecture, path, kind, own).to(self.device)
+            rotaries[path] = OwnRotary.of(module, rope_fields(config))
+        return Configured(
+            rotaries,
+            vocabulary=vocabulary_size(own),
+            recompute_length=recompute_length(type(self._model), own),
+            scales=self._scales(own),
+        )
+
+    def register_row(self, row: int, made: Configured) -> None:
+        """Register the model of a map row: its rope, its vocabulary, its scales of attention."""
+        for path, rotary in made.rotaries.items():
+            self.rotaries[path].register_row(row, rotary)
+        self._vocabularies[row] = made.vocabulary
         self._note_vocabularies()
-        self._recompute_lengths[row] = recompute_length(type(self._model), own)
-        self._register_scales(row, own)
+        self._recompute_lengths[row] = made.recompute_length
+        for path, ratio in made.scales.items():
+            self._register_scale(self.attentions[path], row, ratio)
 
     def forget_row(self, row: int) -> None:
-        """Forget the model of a map row, which has no more tokens."""
+        """Forget the model of a map row, which has no more tokens, as far as it is registered."""
         for rotary in self.rotaries.values():
             rotary.forget_row(row)
         for layer in self.pool.values():
             layer.forget_row(row)
-        del self._vocabularies[row]
+        self._vocabularies.pop(row, None)
         self._note_vocabularies()
 
     def _note_vocabularies(self) -> None:
@@ -147,22 +177,26 @@ class PackedModel:
         self._vocabulary_ends = torch.tensor(ends, dtype=torch.int64, device=self.device)
         self.step.revise()
 
-    def _register_scales(self, row: int, own: Any) -> None:
-        """Note attention scales of a model that differ from the stock module's."""
+    def _scales(self, own: Any) -> dict[str, float]:
+        """Scales of a model's attention relative to the stock module's, by path."""
         if rope_fields(own.to_dict()) == rope_fields(self._config.to_dict()):
-            model = self._model
-        else:
-            model = meta_model(own, self.dtype)
-        for path, paged in self.attentions.items():
+            return dict.fromkeys(self.attentions, 1.0)
+        # In float32: building a model sets torch's default dtype, which running steps see.
+        model = meta_model(own, torch.float32)
+        found = {}
+        for path in self.attentions:
             stock = getattr(self._model.get_submodule(path), "scaling", None)
             scale = getattr(model.get_submodule(path), "scaling", None)
-            ratio = 1.0 if stock is None or scale is None else scale / stock
-            if paged.scales is None and ratio == 1.0:
-                continue
-            scales = [1.0] * (row + 1) if paged.scales is None else paged.scales.tolist()
-            scales += [1.0] * (row + 1 - len(scales))
-            scales[row] = ratio
-            paged.scales = torch.tensor(scales, device=self.device)
+            found[path] = 1.0 if stock is None or scale is None else scale / stock
+        return found
+
+    def _register_scale(self, paged: PagedAttention, row: int, ratio: float) -> None:
+        if paged.scales is None and ratio == 1.0:
+            return
+        scales = [1.0] * (row + 1) if paged.scales is None else paged.scales.tolist()
+        scales += [1.0] * (row + 1 - len(scales))
+        scales[row] = ratio
+        paged.scales = torch.tensor(scales, device=self.device)
 
     @property
     def bound_to_host(self) -> str | None:

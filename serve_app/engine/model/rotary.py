@@ -9,7 +9,8 @@ architectures recompute everything when the length passes a limit: `recompute_le
 
 import copy
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +21,25 @@ from serve_app.engine.step.step import CurrentStep, RopeSpan
 FAR = 1 << 20
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnRotary:
+    """A model's own rotary module. Equal signatures mean equal modules.
+
+    by_length: whether its angles depend on the length of the sequence.
+    """
+
+    module: nn.Module
+    by_length: bool
+    signature: str
+
+    @classmethod
+    def of(cls, module: nn.Module, fields: Mapping[str, Any]) -> "OwnRotary":
+        """fields: those of the config that its angles may depend on"""
+        return cls(module, looks_at_length(module), repr(sorted(fields.items())))
+
+
 class PackedRotary(nn.Module):
-    """Replaces the rotary module of a stock model. Has one original per map row.
+    """Replaces the rotary module of a stock model. Has each model's own, by map row.
 
     config: of the replaced module; some models look at it.
     """
@@ -30,27 +48,27 @@ class PackedRotary(nn.Module):
         super().__init__()
         self.config = config
         self.step = step
-        self._originals: dict[int, tuple[nn.Module, bool, str]] = {}
+        self._own: dict[int, OwnRotary] = {}
         self._kinds: list[nn.Module] = []
         self._kind_of_row = torch.empty(0, dtype=torch.int64)
 
-    def register_row(self, row: int, original: nn.Module, signature: str) -> None:
-        """Give a map row its rotary module; equal signatures mean equal modules."""
-        self._originals[row] = (original, looks_at_length(original), signature)
+    def register_row(self, row: int, own: OwnRotary) -> None:
+        """Give a map row its rotary module."""
+        self._own[row] = own
         self._note_kinds()
 
     def forget_row(self, row: int) -> None:
-        """Forget a map row's model: it has no more tokens."""
-        del self._originals[row]
+        """Forget a map row's model, if there is one: it has no more tokens."""
+        self._own.pop(row, None)
         self._note_kinds()
 
     def _note_kinds(self) -> None:
         """Which modules differ, and which of them each map row has."""
-        kinds = {signature: original for original, _, signature in self._originals.values()}
+        kinds = {own.signature: own.module for own in self._own.values()}
         number = {signature: at for at, signature in enumerate(kinds)}
-        of_row = [0] * (max(self._originals, default=-1) + 1)
-        for row, (_, _, signature) in self._originals.items():
-            of_row[row] = number[signature]
+        of_row = [0] * (max(self._own, default=-1) + 1)
+        for row, own in self._own.items():
+            of_row[row] = number[own.signature]
         self._kinds = list(kinds.values())
         if self._kinds:
             device = next(self._kinds[0].buffers()).device
@@ -60,11 +78,11 @@ class PackedRotary(nn.Module):
     @property
     def looks_at_length(self) -> bool:
         """Whether the angles of any model depend on the length of the sequence."""
-        return any(by_length for _, by_length, _ in self._originals.values())
+        return any(own.by_length for own in self._own.values())
 
     def is_by_length(self, row: int) -> bool:
         """Whether the angles of the model in a map row depend on the length of the sequence."""
-        return self._originals[row][1]
+        return self._own[row].by_length
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kw: Any) -> Any:
         """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  the originals' results"""
@@ -83,10 +101,10 @@ class PackedRotary(nn.Module):
     def _run(
         self, span: RopeSpan, x: torch.Tensor, positions: torch.Tensor, *args: Any, **kw: Any
     ) -> Any:
-        original, by_length, _ = self._originals[span.row]
-        if not by_length:
-            return original(x, positions, *args, **kw)
-        return at_length(original, x, positions, span.length, *args, **kw)
+        own = self._own[span.row]
+        if not own.by_length:
+            return own.module(x, positions, *args, **kw)
+        return at_length(own.module, x, positions, span.length, *args, **kw)
 
     def _run_all(self, x: torch.Tensor, positions: torch.Tensor, *args: Any, **kw: Any) -> Any:
         """Computes every kind of angles for all tokens, then takes each token's own."""
@@ -115,10 +133,10 @@ class PackedRotary(nn.Module):
         return joined
 
     def _alike(self, one: RopeSpan, other: RopeSpan) -> bool:
-        _, by_length, signature = self._originals[one.row]
-        if signature != self._originals[other.row][2]:
+        own = self._own[one.row]
+        if own.signature != self._own[other.row].signature:
             return False
-        return not by_length or one.length == other.length
+        return not own.by_length or one.length == other.length
 
 
 def at_length(

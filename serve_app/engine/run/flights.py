@@ -1,5 +1,6 @@
 """The requests of an engine, and the running steps for them. Plans no step, loads nothing."""
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -154,12 +155,30 @@ class Flights:
         token = -1 if done.token is None else done.token
         self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
 
+    def give_up(self, error: Exception) -> None:
+        """End all requests and forget all running steps: something outside of the model broke."""
+        logger.error("the engine broke between steps; all requests are given up", exc_info=error)
+        while self._flights:
+            step = self._flights.popleft().step
+            with contextlib.suppress(Exception):  # what it gives is lost, but it must have ended
+                if step is not None:
+                    step.collect()
+        self._scheduler.clear()
+        failure = _failure(error)
+        for name in list(self._active):
+            self.fail(name, failure)
+
     def _give_up(self, active: Mapping[str, _Active], error: Exception) -> None:
         """End the requests of a step that failed, and leave the others as they are."""
         logger.error("a step broke; its requests are given up", exc_info=error)
-        failure = EngineError(f"the engine could not compute a step: {error}")
-        failure.__cause__ = error
+        failure = _failure(error)
         for name, request in active.items():
             if self._active.get(name) is request:
                 self._scheduler.abort(name)
                 self.fail(name, failure)
+
+
+def _failure(error: Exception) -> EngineError:
+    failure = EngineError(f"the engine could not compute a step: {error}")
+    failure.__cause__ = error
+    return failure

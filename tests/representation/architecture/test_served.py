@@ -52,7 +52,7 @@ def test_the_engine_packs_each_architecture(model_type: str) -> None:
     sizes = Sizes(num_places=1, shelves=({},) * num_layers, num_blocks=1, block_size=16)
     cpu = torch.device("cpu")
     packed = PackedModel(fields, sizes, dtype=torch.float32, device=cpu)
-    packed.register_row(0, fields)
+    packed.register_row(0, packed.configured(fields))
     left = [name for name, _ in packed._model.named_parameters()]
     assert not left, "what nothing replaces would be random"
     assert packed.pool.keys() == packed._experts.keys()
