@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from serve_app.engine.config import SETTINGS, EngineConfig
+from serve_app.text.template_limits import TemplateLimits
 
 
 class _Strict(BaseModel):
@@ -67,6 +68,10 @@ class ServeConfig(_Strict):
     """How often the channel is read."""
     stall_s: float = Field(default=120.0, gt=0)
     """An engine whose loop has not turned for this long is unhealthy; a step is one turn."""
+    template_s: float = Field(default=TemplateLimits().seconds, gt=0, le=5)
+    """Processor time that a chat template may take for one request."""
+    template_bytes: int = Field(default=TemplateLimits().memory, ge=2**20)
+    """Memory that it may take. It may write a quarter as many characters."""
     limits: RequestLimits = RequestLimits()
 
     @classmethod

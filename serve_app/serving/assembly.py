@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.text.process.text_process import TextProcess
+from serve_app.text.template_limits import TemplateLimits
 
 
 def real_parts(config: ServeConfig) -> Parts:
@@ -22,7 +24,10 @@ def real_parts(config: ServeConfig) -> Parts:
         channel=lambda name: _channel(registry, name),
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config.engine, source),
-        start_text=TextProcess.start,
+        start_text=partial(
+            TextProcess.start,
+            limits=TemplateLimits(config.template_s, config.template_bytes),
+        ),
     )
 
 

@@ -1,32 +1,15 @@
 """One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
-from serve_app.text.errors import BadVariable, NoChatTemplate, TextError
+from serve_app.text.chat_template import ChatTemplate
+from serve_app.text.errors import NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
-
-_NOT_FOR_TEMPLATES = frozenset(
-    {
-        "chat_template",
-        "conversation",
-        "documents",
-        "max_length",
-        "padding",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-    }
-)
 
 
 class Tokenizer:
@@ -66,27 +49,15 @@ class Tokenizer:
         """Returns the text of the tokens as it is, without tidying spaces."""
         return self._decode(list(tokens), skip_special)
 
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-    ) -> list[int]:
-        """The tokens of a conversation, up to the beginning of the answer.
-
-        `variables` are those that the client passes to the template. Raises NoChatTemplate,
-        BadVariable, and TextError for what the template refuses.
-        """
-        for name in sorted(variables):
-            if name in _NOT_FOR_TEMPLATES:
-                raise BadVariable(f"chat_template_kwargs must not contain '{name}'")
+    def chat_template(self) -> ChatTemplate:
+        """Raises NoChatTemplate; TextError if there are several and none is for all."""
         if self._tokenizer.chat_template is None:
             raise NoChatTemplate("the model has no chat template; use /v1/completions")
-        options = {"add_generation_prompt": True, **variables}
         try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, **options
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as why:
-            raise TextError(f"the model's chat template refused the messages: {why}") from why
-        return self.encode(cast(str, text), special=False)
+            source = self._tokenizer.get_chat_template()
+        except ValueError as error:
+            raise TextError(f"is not one: {error}") from error
+        return ChatTemplate(source, self._tokenizer.special_tokens_map)
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` stands for; none for an id outside the vocabulary."""

@@ -1,11 +1,13 @@
 """Tokenizer: as the model's own, with its bytes, its template and its refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.text.chat_template import render
 from serve_app.text.errors import NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
 from serve_app.text.tokenizer import Tokenizer
@@ -94,22 +96,30 @@ def test_a_lone_surrogate_is_refused() -> None:
 
 
 def test_a_conversation_ends_where_the_answer_begins() -> None:
-    tokenizer = _chatty()
-    tokens = tokenizer.encode_chat([{"role": "user", "content": "hello"}], {"mood": "!"})
-    assert tokenizer.decode(tokens, skip_special=False) == "<s>user: hello</s>assistant:!"
-    assert tokens[0] == 1
+    template = _chatty().chat_template()
+    text = render(template, [{"role": "user", "content": "hello", "name": None}], {"mood": "!"})
+    assert text == "<s>user: hello</s>assistant:!"
 
 
-def test_a_template_that_refuses_is_an_error_of_the_client() -> None:
-    with pytest.raises(TextError, match="no tools"):
-        _chatty().encode_chat([{"role": "tool", "content": ""}], {})
+@pytest.mark.parametrize("variables", [{}, {"mood": "!"}, {"add_generation_prompt": False}])
+def test_a_conversation_is_written_as_transformers_writes_it(variables: dict[str, Any]) -> None:
+    inner = byte_level()
+    inner.chat_template = TEMPLATE + "{{ bos_token }}{{ eos_token }}"
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "€"}]
+    options = {"add_generation_prompt": True, **variables}
+    expected = inner.apply_chat_template(messages, tokenize=False, **options)
+    assert render(Tokenizer(inner).chat_template(), messages, variables) == expected
 
 
 def test_a_model_without_a_template_says_so() -> None:
     with pytest.raises(NoChatTemplate, match="/v1/completions"):
-        Tokenizer(byte_level()).encode_chat([{"role": "user", "content": "hi"}], {})
+        Tokenizer(byte_level()).chat_template()
 
 
-def test_a_client_cannot_bring_its_own_template() -> None:
-    with pytest.raises(TextError, match="'chat_template'"):
-        _chatty().encode_chat([], {"chat_template": "{{ 1 }}"})
+def test_of_several_templates_one_must_be_the_default() -> None:
+    inner = byte_level()
+    inner.chat_template = {"a": "x", "default": TEMPLATE}
+    assert Tokenizer(inner).chat_template().source == TEMPLATE
+    inner.chat_template = {"a": "x", "b": "y"}
+    with pytest.raises(TextError, match="no default"):
+        Tokenizer(inner).chat_template()

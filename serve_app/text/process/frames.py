@@ -6,7 +6,7 @@ comes out of a process that works on texts of strangers is values and nothing el
 
 import marshal
 import struct
-from typing import Any
+from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct("<Q")
 
@@ -25,6 +25,12 @@ def frame(message: Any) -> bytes:
     """`pack`, with the length in front."""
     packed = pack(message)
     return _LENGTH.pack(len(packed)) + packed
+
+
+def read_packed(file: BinaryIO) -> bytes:
+    """The next message, to be unpacked. Nothing at the end."""
+    length = file.read(_LENGTH.size)
+    return file.read(_LENGTH.unpack(length)[0]) if len(length) == _LENGTH.size else b""
 
 
 class Frames:

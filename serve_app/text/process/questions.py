@@ -15,9 +15,14 @@ from serve_app.text.errors import (
     TextUnavailable,
 )
 from serve_app.text.process.frames import pack
-from serve_app.text.process.text_messages import Question, Reply
+from serve_app.text.process.text_messages import AskedQuestion, Question, Reply
 
-_ERRORS = {kind.__name__: kind for kind in (TextError, BadVariable, NoChatTemplate, TextFailed)}
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (TextError, BadVariable, NoChatTemplate, TextFailed, TextUnavailable)
+}
+_LONG_QUESTION = 20_000
+"""Questions of more bytes have a lane of their own, so that short ones need not wait for them."""
 _MOST_TRIES = 2
 """A question at which two processes have ended may be what ended them."""
 
@@ -26,16 +31,18 @@ _MOST_TRIES = 2
 class Asked:
     """One question. since: when it was last sent."""
 
+    number: int
+    lane: str
     packed: bytes
     answer: "asyncio.Future[Any]"
     since: float = 0.0
     tries: int = 0
 
-    def sent(self, now: float) -> bytes:
+    def sent(self, now: float) -> AskedQuestion:
         """What to send."""
         self.since = now
         self.tries += 1
-        return self.packed
+        return self.number, self.lane, self.packed
 
     def fail(self, error: Exception) -> None:
         """Unless it is answered."""
@@ -51,28 +58,29 @@ class Questions:
         self._asked: dict[int, Asked] = {}
 
     @contextmanager
-    def asked(self, question: Question) -> Iterator[tuple[int, Asked]]:
+    def asked(self, question: Question) -> Iterator[Asked]:
         """Raises TextError for a question that cannot be packed."""
         try:
             packed = pack(question)
         except ValueError as error:
             raise TextError("what was sent is nested too deeply") from error
         number = next(self._numbers)
-        asked = Asked(packed, asyncio.get_running_loop().create_future())
+        answer = asyncio.get_running_loop().create_future()
+        asked = Asked(number, _lane(question, packed), packed, answer)
         self._asked[number] = asked
         try:
-            yield number, asked
+            yield asked
         finally:
             del self._asked[number]
 
-    def again(self, now: float) -> list[tuple[int, bytes]]:
+    def again(self, now: float) -> list[AskedQuestion]:
         """For a process that takes over. What was sent too often fails with TextUnavailable."""
         found = []
-        for number, asked in self._asked.items():
+        for asked in self._asked.values():
             if asked.tries >= _MOST_TRIES:
                 asked.fail(TextUnavailable("the text process has ended at this request twice"))
             else:
-                found.append((number, asked.sent(now)))
+                found.append(asked.sent(now))
         return found
 
     def settle(self, reply: Reply) -> None:
@@ -98,3 +106,10 @@ class Questions:
         """With TextUnavailable."""
         for asked in self._asked.values():
             asked.fail(TextUnavailable(reason))
+
+
+def _lane(question: Question, packed: bytes) -> str:
+    """A chat template that is slow holds up its own model alone."""
+    if question["ask"] == "chat":
+        return f"chats of {question['model']}"
+    return "long texts" if len(packed) > _LONG_QUESTION else "short texts"

@@ -1,7 +1,8 @@
 """The text process itself: reads turns from its parent, answers them, and ends with its parent.
 
-Started as `python -m serve_app.text.process.text_child FD DIRECTORY`: the number of a connected
-socket, and the directory of the tokenizers' files. Decides nothing about texts.
+Started as `python -m serve_app.text.process.text_child FD DIRECTORY SECONDS BYTES`: the number of
+a connected socket, the directory of the tokenizers' files, and the limits of chat templates.
+Decides nothing about texts.
 """
 
 import logging
@@ -10,30 +11,33 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from serve_app.text.errors import TextUnavailable
 from serve_app.text.process.frames import Frames, frame
+from serve_app.text.process.text_messages import failed
+from serve_app.text.template_limits import TemplateLimits
 
 if TYPE_CHECKING:
     from serve_app.text.process.text_messages import Answer, Turn
     from serve_app.text.process.text_server import TextServer
 
-_LONG_QUESTION = 20_000
-"""Questions of more bytes have a thread of their own, so that short ones need not wait for them."""
+_WAIT_S = 30.0
+"""A question that has waited for so long, as a template is slow, is not answered any more."""
 _SWITCH_S = 0.0005
 """How long another thread keeps the interpreter when the one that decodes wants it."""
 
 
 class _Child:
-    """Turns are answered by the thread that reads them, questions by two others."""
+    """Turns are answered by the thread that reads them, questions by one for each lane."""
 
     def __init__(self, parent: socket.socket, server: "TextServer") -> None:
         self._parent = parent
         self._server = server
         self._writing = threading.Lock()
-        self._short = ThreadPoolExecutor(1, "short-texts")
-        self._long = ThreadPoolExecutor(1, "long-texts")
+        self._lanes: dict[str, ThreadPoolExecutor] = {}
 
     def run(self) -> None:
         """Until the parent has closed its end."""
@@ -46,12 +50,21 @@ class _Child:
         said = self._server.turn(turn)
         if turn["opened"] or turn["prompts"] or turn["tokens"]:
             self._send({"said": said, "reply": None})
-        for number, question in turn["questions"]:
-            lane = self._long if len(question) > _LONG_QUESTION else self._short
-            lane.submit(self._reply, number, question)
+        for number, lane, question in turn["questions"]:
+            if lane not in self._lanes:
+                self._lanes[lane] = ThreadPoolExecutor(1, lane)
+            self._lanes[lane].submit(self._reply, number, question, time.monotonic())
 
-    def _reply(self, number: int, question: bytes) -> None:
-        self._send({"said": None, "reply": self._server.reply(number, question)})
+    def _reply(self, number: int, question: bytes, since: float) -> None:
+        if time.monotonic() - since > _WAIT_S:
+            reply = failed(number, TextUnavailable("earlier requests take too long"))
+        else:
+            try:
+                reply = self._server.reply(number, question)
+            except ConnectionError:
+                logging.exception("the text process ends")
+                os._exit(1)
+        self._send({"said": None, "reply": reply})
 
     def _send(self, answer: "Answer") -> None:
         message = frame(answer)
@@ -64,7 +77,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     sys.setswitchinterval(_SWITCH_S)
     try:
-        _Child(socket.socket(fileno=int(sys.argv[1])), _server()).run()
+        limits = TemplateLimits(float(sys.argv[3]), int(sys.argv[4]))
+        _Child(socket.socket(fileno=int(sys.argv[1])), _server(limits)).run()
     except ConnectionError:
         pass  # as good as closed
     except BaseException:
@@ -74,15 +88,21 @@ def main() -> None:
     os._exit(0)
 
 
-def _server() -> "TextServer":
+def _server(limits: TemplateLimits) -> "TextServer":
     """transformers imports torch if it can. Here that would take two seconds and 200 MB, for
     nothing.
     """
     modules: dict[str, Any] = vars(sys)["modules"]
     modules["torch"] = None
+    import transformers.utils.chat_template_utils  # noqa: F401  for all workers at once
+
+    from serve_app.text.process.template_worker import fork_workers
+
+    control = fork_workers(limits)
+    from serve_app.text.process.template_workers import TemplateWorkers
     from serve_app.text.process.text_server import TextServer
 
-    return TextServer()
+    return TextServer(TemplateWorkers(control, limits).render)
 
 
 if __name__ == "__main__":

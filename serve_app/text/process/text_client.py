@@ -114,7 +114,11 @@ class TextClient:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
     ) -> list[int]:
-        """See `Tokenizer.encode_chat`."""
+        """The tokens of a conversation, up to the beginning of the answer.
+
+        `variables` are those that the client passes to the template. Raises: BadVariable,
+        NoChatTemplate, and TextError for a template that refuses, or breaks its limits.
+        """
         release, model = of
         question: Question = {
             "ask": "chat",
@@ -179,9 +183,9 @@ class TextClient:
     async def _ask(self, question: Question) -> Any:
         if self.trouble is not None:
             raise TextUnavailable(self.trouble)
-        with self._questions.asked(question) as (number, asked):
+        with self._questions.asked(question) as asked:
             if self._is_told():
-                self._turn["questions"].append((number, asked.sent(self._clock())))
+                self._turn["questions"].append(asked.sent(self._clock()))
             return await asked.answer
 
     def _is_told(self) -> bool:

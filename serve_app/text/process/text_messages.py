@@ -10,6 +10,8 @@ PromptEvent = tuple[int, Sequence[TokenLogprob | None] | None]
 """The key of a choice whose prompt is echoed, and its log-probabilities, if they were asked."""
 TokenEvent = tuple[int, int, TokenLogprob | None, str | None]
 """The key of a choice, a token (negative: none), its log-probability, why the engine ends it."""
+AskedQuestion = tuple[int, str, bytes]
+"""A number, the lane in which questions wait for each other, and the question packed by itself."""
 Said = tuple[int, Piece | None]
 """The answer to one event of a choice; None if the text process failed, which ends the choice."""
 Failure = tuple[str, str]
@@ -32,7 +34,7 @@ class Turn(TypedDict):
     """What is new since the turn before, mostly the outcome of one step. Taken in this order.
 
     releases: directories of tokenizers by model, to be read before anything else.
-    closed: choices that nobody waits for.   questions: by number, each packed by itself.
+    closed: choices that nobody waits for.   questions: see `AskedQuestion`.
     """
 
     releases: Mapping[str, Mapping[str, str]]
@@ -40,7 +42,7 @@ class Turn(TypedDict):
     prompts: list[PromptEvent]
     tokens: list[TokenEvent]
     closed: list[int]
-    questions: list[tuple[int, bytes]]
+    questions: list[AskedQuestion]
 
 
 class EncodeQuestion(TypedDict):
@@ -114,3 +116,8 @@ def empty_turn() -> Turn:
         "closed": [],
         "questions": [],
     }
+
+
+def failed(number: int, error: Exception) -> Reply:
+    """error: of a class in `serve_app.text.errors`."""
+    return {"number": number, "answer": None, "failure": (type(error).__name__, str(error))}

@@ -11,8 +11,10 @@ from typing import Protocol, cast
 
 from serve_app.text.process.frames import Frames, frame
 from serve_app.text.process.text_messages import Answer, Turn
+from serve_app.text.template_limits import TemplateLimits
 
 Hear = Callable[[Answer], None]
+_LIMITS = TemplateLimits()
 
 
 class Process(Protocol):
@@ -44,11 +46,13 @@ class TextProcess(asyncio.Protocol):
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(cls, directory: str, hear: Hear) -> "TextProcess":
+    async def start(
+        cls, directory: str, hear: Hear, limits: TemplateLimits = _LIMITS
+    ) -> "TextProcess":
         """Does not wait until it answers. Raises OSError if there can be no process."""
         ours, its = socket.socketpair()
         try:
-            made = cls(_child(its.fileno(), directory), hear)
+            made = cls(_child(its.fileno(), directory, limits), hear)
         except OSError:
             ours.close()
             raise
@@ -90,10 +94,11 @@ class TextProcess(asyncio.Protocol):
         self._ended.set_result(f"signal {-code}" if code < 0 else f"exit status {code}")
 
 
-def _child(socket_number: int, directory: str) -> "subprocess.Popen[bytes]":
+def _child(socket_number: int, directory: str, limits: TemplateLimits) -> "subprocess.Popen[bytes]":
     module = f"{__package__}.text_child"
+    arguments = [str(socket_number), directory, str(limits.seconds), str(limits.memory)]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, str(socket_number), directory],
+        [sys.executable, "-P", "-m", module, *arguments],
         pass_fds=[socket_number],
         stdin=subprocess.DEVNULL,
         env={**os.environ, **_environment()},
@@ -104,6 +109,7 @@ def _child(socket_number: int, directory: str) -> "subprocess.Popen[bytes]":
 def _environment() -> dict[str, str]:
     """Modules are found where this process finds them, which Ray does not tell in a variable."""
     return {
+        "OPENBLAS_NUM_THREADS": "1",  # it forks, which a process with threads must not
         "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
         "TOKENIZERS_PARALLELISM": "false",  # the cores are for the engine
         "TRANSFORMERS_VERBOSITY": "error",  # it would miss torch

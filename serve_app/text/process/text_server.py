@@ -7,19 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.protocol.messages import Piece
+from serve_app.text.chat_template import forbidden
 from serve_app.text.choice_text import ChoiceText
-from serve_app.text.errors import TextError, TextFailed
+from serve_app.text.errors import BadVariable, NoChatTemplate, TextError, TextFailed
 from serve_app.text.process.frames import unpack
-from serve_app.text.process.text_messages import Opening, Question, Reply, Said, Turn
+from serve_app.text.process.template_workers import Render
+from serve_app.text.process.text_messages import (
+    ChatQuestion,
+    Opening,
+    Question,
+    Reply,
+    Said,
+    Turn,
+    failed,
+)
 from serve_app.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
 
 class TextServer:
-    """The tokenizers of the releases, and the text so far of every open choice."""
+    """The tokenizers of the releases, and the text so far of every open choice.
 
-    def __init__(self) -> None:
+    render: applies chat templates.
+    """
+
+    def __init__(self, render: Render) -> None:
+        self._render = render
         self._tokenizers: dict[str, dict[str, Tokenizer]] = {}
         self._choices: dict[int, ChoiceText] = {}
 
@@ -47,17 +61,20 @@ class TextServer:
         return said
 
     def reply(self, number: int, packed: bytes) -> Reply:
-        """The answer to one question. May be called from any thread."""
+        """The answer to one question. May be called from any thread.
+
+        Raises ConnectionError if chat templates cannot be applied any more.
+        """
         try:
             answer = self._answer(unpack(packed))
+        except ConnectionError:
+            raise
         except TextError as error:
-            failure = (type(error).__name__, str(error))
+            return failed(number, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the next may be answered
             _log.exception("a question about a text failed")
-            failure = (TextFailed.__name__, f"{type(error).__name__} in the text process")
-        else:
-            return {"number": number, "answer": answer, "failure": None}
-        return {"number": number, "answer": None, "failure": failure}
+            return failed(number, TextFailed(f"{type(error).__name__} in the text process"))
+        return {"number": number, "answer": answer, "failure": None}
 
     def _answer(self, question: Question) -> Any:
         if question["ask"] == "load":
@@ -69,8 +86,20 @@ class TextServer:
             special = question["special"]
             return [tokenizer.encode(text, special=special) for text in question["texts"]]
         if question["ask"] == "chat":
-            return tokenizer.encode_chat(question["messages"], question["variables"])
+            return tokenizer.encode(self._chat(tokenizer, question), special=False)
         return tokenizer.decode(question["tokens"], skip_special=False)
+
+    def _chat(self, tokenizer: Tokenizer, question: ChatQuestion) -> str:
+        unfit = forbidden(question["variables"])
+        if unfit is not None:
+            raise BadVariable(f"chat_template_kwargs must not contain '{unfit}'")
+        try:
+            template = tokenizer.chat_template()
+            return self._render(template, question["messages"], question["variables"])
+        except NoChatTemplate:
+            raise
+        except TextError as error:
+            raise TextError(f"the chat template of model '{question['model']}' {error}") from error
 
     def _load(self, release: str, directories: Mapping[str, str]) -> dict[str, int | None]:
         found = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from serve_app.text.chat_template import render
 from serve_app.text.process.frames import Frames, frame
 from serve_app.text.process.text_messages import Answer, Turn
 from serve_app.text.process.text_process import Hear
@@ -18,7 +19,7 @@ class InlineProcess:
         self.turns: list[Turn] = []
         self._hear = hear
         self._held = held
-        self._server = TextServer()
+        self._server = TextServer(render)
         self._there = Frames()
         self._back = Frames()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -44,7 +45,7 @@ class InlineProcess:
             said = self._server.turn(turn)
             if turn["opened"] or turn["prompts"] or turn["tokens"]:
                 self._say({"said": said, "reply": None})
-            for number, question in turn["questions"]:
+            for number, _, question in turn["questions"]:
                 self._say({"said": None, "reply": self._server.reply(number, question)})
 
     def _say(self, answer: Answer) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.text.chat_template import render
 from serve_app.text.choice_text import ChoiceText
 from serve_app.text.process.frames import pack
 from serve_app.text.process.text_messages import Opening, Turn, empty_turn
@@ -17,7 +18,7 @@ TOLD = Told("bytes", TOKENS, tokenizer("bytes").encode(" jumps over"), wanted())
 
 @pytest.fixture
 def server(tmp_path: Path) -> TextServer:
-    made = TextServer()
+    made = TextServer(render)
     reply = made.reply(0, pack(_load(tmp_path)))
     assert reply == {"number": 0, "answer": {"bytes": 2, "pieces": 3}, "failure": None}
     return made
