@@ -1,8 +1,11 @@
 """The release format: manifest, registry, channels, reader. Serving needs nothing else."""
 
+from consolidation.release.aliases import Alias, Aliases
+from consolidation.release.canaries import Canary, Side
 from consolidation.release.channels import Channel
 from consolidation.release.differences import family_differences
 from consolidation.release.errors import (
+    CanaryRefused,
     ChannelMoved,
     Damaged,
     NewerSchema,
@@ -28,12 +31,22 @@ from consolidation.release.manifest import (
 )
 from consolidation.release.reader import ReleaseReader, read_expert
 from consolidation.release.registry import Registry, ReleaseSummary
+from consolidation.release.rollout import (
+    abort_canary,
+    promote_canary,
+    set_canary,
+    start_canary,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
     "TOLERANCES",
+    "Alias",
+    "Aliases",
     "BackboneBlob",
     "Blob",
+    "Canary",
+    "CanaryRefused",
     "Channel",
     "ChannelMoved",
     "Damaged",
@@ -49,12 +62,17 @@ __all__ = [
     "ReleaseError",
     "ReleaseReader",
     "ReleaseSummary",
+    "Side",
     "Source",
     "StorageFailed",
+    "abort_canary",
     "expert_bytes",
     "expert_map_bytes",
     "family_differences",
     "golden_findings",
+    "promote_canary",
     "read_expert",
     "residual_map_bytes",
+    "set_canary",
+    "start_canary",
 ]

@@ -1,15 +1,12 @@
 """Channels: named pointers to releases, moved by compare-and-swap. Reads no manifest."""
 
 from datetime import datetime
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from consolidation.release.errors import ChannelMoved, Damaged
-from consolidation.release.manifest import canonical_json
+from consolidation.release.errors import ChannelMoved
+from consolidation.release.pointers import Pointers
 from consolidation.release.storage import Storage
-
-DIRECTORY = "channels"
 
 
 class Channel(BaseModel):
@@ -29,30 +26,13 @@ class Anything:
 ANYTHING = Anything()
 
 
-class ChannelStore:
-    """The channels of one family.
-
-    In a local directory a move takes a lock file and renames, so of two moves that start from the
-    same release one fails. Elsewhere the pointer is read, compared and written: if two moves
-    overlap, both can succeed, and the later one wins without noticing the other. In both cases
-    readers never see half a pointer.
+class ChannelStore(Pointers[Channel]):
+    """The channels of one family. In a local directory, of two moves that start from the same
+    release one fails. Elsewhere both can succeed.
     """
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    def read(self, name: str) -> Channel | None:
-        """The channel, or None. Raises `Damaged`."""
-        path = f"{DIRECTORY}/{name}.json"
-        data = self._storage.read(path)
-        if data is None:
-            return None
-        try:
-            return Channel.model_validate_json(data)
-        except ValidationError as error:
-            raise Damaged(
-                f"{self._storage.name(path)} is not a channel: {_first(error)}"
-            ) from error
+        super().__init__(storage, "channels", Channel, "a channel")
 
     def move(
         self, name: str, release: str, at: datetime, expected: str | Anything | None = ANYTHING
@@ -62,8 +42,8 @@ class ChannelStore:
         `expected` is the release that it must point at now (None: it must not exist yet).
         Raises `ChannelMoved` otherwise, with nothing changed.
         """
-        with self._storage.lock(f"{DIRECTORY}/{name}.lock"):
-            current = self.read(name)
+
+        def move(current: Channel | None) -> Channel:
             found = current.release if current else None
             if not isinstance(expected, Anything) and found != expected:
                 raise ChannelMoved(
@@ -72,18 +52,6 @@ class ChannelStore:
                 )
             if current is not None and found == release:
                 return current
-            moved = Channel(release=release, previous=found, at=at)
-            path = f"{DIRECTORY}/{name}.json"
-            self._storage.write(path, canonical_json(moved.model_dump(mode="json")))
-            return moved
+            return Channel(release=release, previous=found, at=at)
 
-    def names(self) -> list[str]:
-        """The names of all channels, sorted."""
-        found = self._storage.names(DIRECTORY)
-        return [name.removesuffix(".json") for name in found if name.endswith(".json")]
-
-
-def _first(error: ValidationError) -> str:
-    problem: Any = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+        return self.change(name, move)

@@ -5,6 +5,7 @@ ReleaseError
 ├── Damaged         a file is truncated, altered, missing or unfinished; names it
 ├── NewerSchema     written by a newer version of this program
 ├── ChannelMoved    someone else has moved the channel
+├── CanaryRefused   a canary cannot be started, changed or ended as asked
 └── StorageFailed   the storage refused to read or write; names the file
 """
 
@@ -27,6 +28,10 @@ class NewerSchema(ReleaseError):
 
 class ChannelMoved(ReleaseError):
     """The channel does not point at the release it was expected to point at."""
+
+
+class CanaryRefused(ReleaseError):
+    """A canary cannot be started, changed or ended as asked."""
 
 
 class StorageFailed(ReleaseError):

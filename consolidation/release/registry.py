@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from consolidation.release.aliases import Alias, Aliases
+from consolidation.release.canaries import Canary
 from consolidation.release.channels import ANYTHING, Anything, Channel, ChannelStore
 from consolidation.release.errors import Damaged, NewerSchema, NotFound, ReleaseError
 from consolidation.release.manifest import (
@@ -21,6 +23,7 @@ from consolidation.release.manifest import (
     canonical_json,
     release_id,
 )
+from consolidation.release.pointers import Pointers
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import (
     decode_tensors,
@@ -66,6 +69,8 @@ class Registry:
         self.storage_url = f"{url}{'' if url.endswith('/') else '/'}{family}"
         self.storage: Storage = open_storage(self.storage_url)
         self._channels = ChannelStore(self.storage)
+        self._canaries = Pointers(self.storage, "canaries", Canary, "a canary")
+        self._aliases = Pointers(self.storage, "aliases", Aliases, "a list of aliases")
         self._now = now
 
     # Blobs
@@ -216,6 +221,39 @@ class Registry:
         """Point a channel at a release that can be read; see `ChannelStore.move`."""
         self.read_manifest(release)
         return self._channels.move(_checked(name), release, self._now(), expected)
+
+    # What lies beside a channel
+
+    def canary(self, channel: str) -> Canary | None:
+        """The canary of a channel, or None. Raises `Damaged`."""
+        found = self._canaries.read(_checked(channel))
+        return None if found is None or found.release is None else found
+
+    def canaries(self) -> dict[str, Canary]:
+        """All canaries there are, by channel, sorted."""
+        found = {name: self.canary(name) for name in self._canaries.names()}
+        return {name: canary for name, canary in found.items() if canary is not None}
+
+    def change_canary(
+        self, channel: str, by: Callable[[Canary | None, datetime], Canary]
+    ) -> Canary:
+        """Replace what is said of a channel's canary; see `Pointers.change`."""
+        return self._canaries.change(_checked(channel), lambda before: by(before, self._now()))
+
+    def aliases(self, channel: str) -> Aliases | None:
+        """The aliases of a channel, or None. Raises `Damaged`."""
+        return self._aliases.read(_checked(channel))
+
+    def change_aliases(
+        self, channel: str, by: Callable[[Mapping[str, Alias]], Mapping[str, Alias]]
+    ) -> Aliases:
+        """Replace a channel's aliases; see `Pointers.change`."""
+
+        def change(before: Aliases | None) -> Aliases:
+            now = by({} if before is None else before.aliases)
+            return Aliases(aliases=dict(sorted(now.items())), at=self._now())
+
+        return self._aliases.change(_checked(channel), change)
 
 
 def blob_path(blob: Blob, suffix: str) -> str:

@@ -142,8 +142,9 @@ class GenerationFields(_Fields):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
 
-    # Accepted but without effect: who the user is, and what OpenAI would keep or bill.
     user: str | None = None
+
+    # Accepted but without effect: what OpenAI would keep or bill.
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None

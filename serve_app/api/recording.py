@@ -13,6 +13,7 @@ from serve_app.api.boundary import REQUEST_ID
 from serve_app.api.statuses import STATUSES
 from serve_app.api.streams import ClientGone
 from serve_app.protocol.errors import ProtocolError
+from serve_app.protocol.messages import Accepted
 from serve_app.tenants.usage_record import UsageRecord, stamp
 
 Record = Callable[[UsageRecord], None]
@@ -26,13 +27,15 @@ class Notes:
 
     def __init__(self) -> None:
         self.model: str | None = None
+        self.answered_by: str | None = None
         self.release: str | None = None
         self.num_choices = 0
         self.usage: Usage | None = None
 
-    def accepted(self, release: str, num_choices: int, usage: Usage) -> None:
+    def accepted(self, told: Accepted, num_choices: int, usage: Usage) -> None:
         """The engine has taken the request."""
-        self.release, self.num_choices, self.usage = release, num_choices, usage
+        self.answered_by, self.release = told["model"], told["release"]
+        self.num_choices, self.usage = num_choices, usage
 
 
 def notes_of(request: Request) -> Notes:
@@ -76,6 +79,7 @@ class Recorded:
                 tenant=caller.name,
                 key=caller.key_id,
                 model=notes.model,
+                answered_by=notes.answered_by,
                 release=notes.release,
                 total_s=_milli(monotonic() - begun),
                 status=status,

@@ -220,7 +220,7 @@ async def _answer(
         head = Head(job["id"], int(api.clock()), job["model"], told["release"])
         counts = items.accepted(told)
         choices = len(told["prompt_tokens"]) * job["n"]
-        notes_of(request).accepted(told["release"], choices, counts)
+        notes_of(request).accepted(told, choices, counts)
         if stream:
             events = Events(form, head, counts, choices, include_usage=usage)
             return EventStream(events, items, api.keep_alive_s)

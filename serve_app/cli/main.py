@@ -15,6 +15,8 @@ from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serving import demo, plan_memory, serve
+from serve_app.cli.traffic.aliases_command import aliases
+from serve_app.cli.traffic.canary_command import canary
 from serve_app.cli.usage import usage
 
 app = typer.Typer(
@@ -36,6 +38,8 @@ app.command("plan-memory")(plan_memory)
 app.command()(serve)
 app.command()(usage)
 app.command()(demo)
+app.add_typer(canary, name="canary")
+app.add_typer(aliases, name="aliases")
 app.add_typer(keys, name="keys")
 app.add_typer(bench, name="bench")
 

@@ -100,6 +100,26 @@ def parse_weights(values: list[str], *, hint: str) -> dict[str, float]:
     return weights
 
 
+def parse_numbers(values: list[str], *, hint: str) -> dict[str, float]:
+    """`NAME=X` pairs of numbers, in the order given.
+
+    Raises:
+        typer.BadParameter: a value is not such a pair, or its name is given twice.
+    """
+    found: dict[str, float] = {}
+    for value in values:
+        name, equals, given = value.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{value!r} is not NAME=X", param_hint=hint)
+        if name in found:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=hint)
+        try:
+            found[name] = _number(given)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"{name}: {error}", param_hint=hint) from error
+    return found
+
+
 def parse_calibration(values: list[str], *, hint: str) -> tuple[tuple[str | None, Path], ...]:
     """`[NAME=]FILE`, in the order given; a file without a name is for all models.
 
@@ -198,6 +218,18 @@ def parse_limit(value: str) -> float:
     if limit < 0:
         raise typer.BadParameter(f"{value!r} is less than 0")
     return limit
+
+
+def parse_percent(value: str | float) -> float:
+    """A number from 0 to 100. The default of an option is a number already.
+
+    Raises:
+        typer.BadParameter: it is not.
+    """
+    number = _number(str(value).removesuffix("%"))
+    if not 0 <= number <= 100:
+        raise typer.BadParameter(f"{value!r} is not a number from 0 to 100")
+    return number
 
 
 def parse_moment(value: str, *, hint: str) -> datetime:

@@ -19,22 +19,27 @@ from serve_app.cli.options import (
 from serve_app.units import size
 
 if TYPE_CHECKING:
-    from consolidation.release import Manifest, Registry, ReleaseSummary
+    from consolidation.release import Canary, Manifest, Registry, ReleaseSummary
 
 DEFAULT_CHANNEL = "stable"
 
 
 def releases(family: Family, registry: RegistryUrl, as_json: AsJson = False) -> None:
     """List releases: id, age, models, expert bytes before → after, channels."""
-    listed = open_registry(registry, family).releases()
+    opened = open_registry(registry, family)
+    listed, canaries = opened.releases(), opened.canaries()
     if as_json:
         found = [dataclasses.asdict(one) for one in listed]
-        output.print_json({"family": family, "releases": found})
+        beside = {channel: one.model_dump(mode="json") for channel, one in canaries.items()}
+        output.print_json({"family": family, "releases": found, "canaries": beside})
         return
     if not listed:
         output.out().print(f"no releases of family {family!r} in {registry}", soft_wrap=True)
         return
     _print_list(listed, datetime.now(UTC))
+    for channel, one in canaries.items():
+        words = f"canary of channel {channel}: {canary_words(one)}"
+        output.out().print(words, markup=False, soft_wrap=True)
 
 
 def _print_list(listed: list[ReleaseSummary], now: datetime) -> None:
@@ -105,6 +110,15 @@ def rollback(family: Family, registry: RegistryUrl, channel: Channel) -> None:
         raise WrongUse(f"channel {channel!r} has no release before {now.release}")
     opened.move_channel(channel, now.previous, expected=now.release)
     output.out().print(f"channel {channel}: {now.release} → {now.previous}")
+
+
+def canary_words(found: Canary) -> str:
+    """Which release, and whose requests: `1f2e… for 5 % of requests; always: acme`."""
+    words = f"{found.release} for {found.percent:g} % of requests"
+    for side, when in (("canary", "always"), ("stable", "never")):
+        named = sorted(tenant for tenant, on in found.tenants.items() if on == side)
+        words += f"; {when}: {', '.join(named)}" if named else ""
+    return words
 
 
 def open_registry(url: str, family: str) -> Registry:

@@ -41,10 +41,14 @@ class Whose(TypedDict):
 class Job(Wishes, Whose):
     """One request, checked for its form. `prompts` of a completion, or `messages` of a chat.
 
-    Choice `i` of prompt `p` has the number `p * n + i`.
+    Choice `i` of prompt `p` has the number `p * n + i`. `user`: whose conversation it is, as the
+    tenant says; it stays on its side of a canary. `release`: the one that must answer, if the job
+    was accepted before.
     """
 
     id: str
+    user: str | None
+    release: str | None
     prompts: list[str | list[int]]
     messages: list[dict[str, Any]] | None
     chat_template_kwargs: dict[str, Any]
@@ -74,11 +78,12 @@ class TokenItem(TypedDict):
 
 
 class Accepted(TypedDict):
-    """The first item of a job that will be answered. `answer_tokens`: the most that all choices
-    together may have.
+    """The first item of a job that will be answered. `model`: that answers, of `release`; the job
+    may have named an alias of it. `answer_tokens`: the most that all choices together may have.
     """
 
     type: Literal["accepted"]
+    model: str
     release: str
     prompt_tokens: list[int]
     answer_tokens: int
@@ -118,7 +123,10 @@ Item = Accepted | Piece | ErrorItem
 
 
 class ModelCard(TypedDict):
+    """`root`: the model that answers to `id`, which is itself or an alias."""
+
     id: str
+    root: str
     created: int
     owned_by: str
     max_model_len: int

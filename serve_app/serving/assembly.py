@@ -22,6 +22,8 @@ def real_parts(config: ServeConfig) -> Parts:
     registry = Registry(config.registry, config.family)
     return Parts(
         channel=lambda name: _channel(registry, name),
+        canary=registry.canary,
+        aliases=registry.aliases,
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config.engine, source),
         start_text=partial(

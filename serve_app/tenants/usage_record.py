@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 class UsageRecord:
     """One request that was to generate text. Times are in seconds; None: it did not come to that.
 
-    key: the id of the key.   release: that answered.   status: as it was sent, 499 if the client
-    left before it was.   finish: why the choices ended, `stop` and `length` where both occur as
-    `length+stop`; `error` or `gone` if not all did.
+    key: the id of the key.   model: as it was asked for, perhaps an alias.   answered_by: the model
+    that answered, of `release`.   status: as it was sent, 499 if the client left before it was.
+    finish: why the choices ended, `stop` and `length` where both occur as `length+stop`; `error` or
+    `gone` if not all did.
     """
 
     time: str
@@ -19,6 +20,7 @@ class UsageRecord:
     tenant: str
     key: str
     model: str | None = None
+    answered_by: str | None = None
     release: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -53,7 +53,13 @@ class FakeClient:
         return "x 1\n"
 
 
-ACCEPTED: Item = {"type": "accepted", "release": "r1", "prompt_tokens": [3], "answer_tokens": 5}
+ACCEPTED: Item = {
+    "type": "accepted",
+    "model": "a",
+    "release": "r1",
+    "prompt_tokens": [3],
+    "answer_tokens": 5,
+}
 
 
 def piece(text: str, finish: str | None = None, **change: Any) -> Item:

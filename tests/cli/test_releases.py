@@ -58,7 +58,7 @@ def test_inspect_counts_residuals_with_the_experts(
 def test_no_releases_is_an_answer_and_not_an_error(call: Call) -> None:
     assert call("releases", "--json")[:2] == (
         0,
-        '{\n  "family": "tiny",\n  "releases": []\n}\n',
+        '{\n  "family": "tiny",\n  "releases": [],\n  "canaries": {}\n}\n',
     )
 
 

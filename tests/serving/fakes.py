@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from consolidation.release import Aliases, Canary
 from serve_app.config import ServeConfig
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
@@ -304,14 +305,27 @@ class FakeRegistry:
 
     releases: dict[str, FakeSource] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
+    canaries: dict[str, Canary] = field(default_factory=dict)
+    names: dict[str, Aliases] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     broken: bool = False
+    broken_beside: bool = False
     tokenizer: Any = _INNER
 
     def channel(self, name: str) -> str | None:
         if self.broken:
             raise OSError("the registry is away")
         return self.channels.get(name)
+
+    def canary(self, channel: str) -> Canary | None:
+        if self.broken_beside:
+            raise OSError("the canary is not JSON")
+        return self.canaries.get(channel)
+
+    def aliases(self, channel: str) -> Aliases | None:
+        if self.broken_beside:
+            raise OSError("the aliases are not JSON")
+        return self.names.get(channel)
 
     def open(self, release: str) -> OpenedRelease:
         if release in self.damaged or release not in self.releases:
@@ -340,7 +354,15 @@ class World:
         return self.loops[-1]
 
     def parts(self) -> Parts:
-        return Parts(self.registry.channel, self.registry.open, self._open, self._start_text)
+        registry = self.registry
+        return Parts(
+            channel=registry.channel,
+            canary=registry.canary,
+            aliases=registry.aliases,
+            open_release=registry.open,
+            open_engine=self._open,
+            start_text=self._start_text,
+        )
 
     async def _start_text(self, directory: str, hear: Hear) -> InlineProcess:
         self.texts.append(InlineProcess(hear))

@@ -105,7 +105,7 @@ def test_metrics_count_what_happened() -> None:
             return (await client.get("/metrics")).text
 
     text = asyncio.run(run())
-    labels = 'model_name="a",tenant="default"'
+    labels = 'model_name="a",side="stable",tenant="default"'
     for idle in ("running", "waiting"):  # a gauge that goes away at rest cannot be watched
         assert f'expertpool_num_requests_{idle}{{model_name="b"}} 0.0' in text
     assert f"expertpool_generation_tokens_total{{{labels}}} 5.0" in text
@@ -114,8 +114,9 @@ def test_metrics_count_what_happened() -> None:
     for stage in ("queue", "prefill", "decode"):
         assert f"expertpool_request_{stage}_time_seconds_count{{{labels}}} 1.0" in text
     assert 'expertpool_request_success_total{finished_reason="length",' in text
-    assert 'expertpool_request_errors_total{code="model_not_found"} 1.0' in text
-    assert 'expertpool_release_info{release="r1"} 1.0' in text
+    refused = 'code="model_not_found",side="stable",tenant="default"'
+    assert f"expertpool_request_errors_total{{{refused}}} 1.0" in text
+    assert 'expertpool_release_info{release="r1",side="stable"} 1.0' in text
     assert "expertpool_engine_steps_total 3.0" in text
     assert "expertpool_pool_bytes 5000.0" in text
     names = {line.split()[2].removesuffix("_total") for line in text.splitlines() if "# T" in line}
@@ -133,7 +134,16 @@ def test_what_is_counted_or_read_is_in_the_table_once() -> None:
 
 def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none() -> None:
     stats = replace(FakeLoop(source("r1"), manual=True).stats(), num_running_by_model=RUNNING)
-    look = Snapshot(stats, FollowState(), "r2", ("a", "idle"), text_restarts=0)
+    look = Snapshot(
+        stats,
+        FollowState(),
+        "r2",
+        canary=None,
+        canary_percent=0,
+        canary_failures=0,
+        models=("a", "idle"),
+        text_restarts=0,
+    )
     [running] = [metric.get for metric in METRICS if metric.name == "num_requests_running"]
     assert running is not None
     assert running(look) == {("a",): 5, ("old",): 1, ("idle",): 0}

@@ -239,7 +239,7 @@ def test_tokenize_detokenize_version_and_metrics_answer(served: Served) -> None:
     assert text == {"prompt": PROMPT}
     assert "version" in served.http.get("/version").json()
     metrics = served.http.get("/metrics").text
-    assert f'expertpool_release_info{{release="{served.first}"}} 1.0' in metrics
+    assert f'expertpool_release_info{{release="{served.first}",side="stable"}} 1.0' in metrics
 
 
 @pytest.mark.parametrize("stream", [True, False])

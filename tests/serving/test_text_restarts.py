@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.api.fields import CompletionFields
@@ -30,8 +30,7 @@ class RealTexts(World):
     processes: list[TextProcess] = field(default_factory=list)
 
     def parts(self) -> Parts:
-        fakes = super().parts()
-        return Parts(fakes.channel, fakes.open_release, fakes.open_engine, self._start_process)
+        return replace(super().parts(), start_text=self._start_process)
 
     async def _start_process(self, directory: str, hear: Hear) -> TextProcess:
         self.processes.append(await TextProcess.start(directory, hear))

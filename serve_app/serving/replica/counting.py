@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
+from consolidation.release import Side
 from serve_app.protocol.errors import ErrorCode
 from serve_app.serving.replica.metrics import METRICS, PREFIX, MetricRow
 from serve_app.serving.replica.snapshot import Snapshot
@@ -30,11 +31,11 @@ class Metrics:
             if m.kind == "counter"
         }
 
-    def refused(self, code: ErrorCode) -> None:
-        self.counters["request_errors_total"].labels(code).inc()
+    def refused(self, code: ErrorCode, tenant: str, side: Side) -> None:
+        self.counters["request_errors_total"].labels(code, tenant, side).inc()
 
-    def request(self, model: str, tenant: str) -> "RequestMetrics":
-        return RequestMetrics(self, (model, tenant))
+    def request(self, model: str, tenant: str, side: Side) -> "RequestMetrics":
+        return RequestMetrics(self, (model, tenant, side))
 
     def page(self, look: Snapshot) -> str:
         """The text that Prometheus reads."""
@@ -49,7 +50,7 @@ class RequestMetrics:
     Counters that change with every token are looked up once: a lookup costs more than counting.
     """
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
+    def __init__(self, metrics: Metrics, labels: tuple[str, str, Side]) -> None:
         self._metrics = metrics
         self._labels = labels
         self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)

@@ -8,6 +8,8 @@ from typing import Any
 from serve_app.engine.request import Sampling
 from serve_app.protocol.messages import Job
 
+COMPLETION_MAX_TOKENS = 16
+"""The default, as at OpenAI."""
 _SMALLEST_TOP_P = 1e-9
 """OpenAI accepts top_p 0: only the likeliest token."""
 
@@ -16,7 +18,8 @@ _SMALLEST_TOP_P = 1e-9
 class ModelDefaults:
     """What applies if the client sets nothing.
 
-    max_new_tokens: for a chat, None means the rest of the context.
+    max_new_tokens: for a chat, None means the rest of the context.   alias_tokens: as an alias
+    says, for chats and completions; before that.
     """
 
     temperature: float
@@ -26,6 +29,7 @@ class ModelDefaults:
     repetition_penalty: float
     max_new_tokens: int | None
     stop_token_ids: frozenset[int]
+    alias_tokens: int | None = None
 
     @classmethod
     def of(
@@ -51,6 +55,11 @@ class ModelDefaults:
                 generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer_eos
             ),
         )
+
+    def answer_tokens(self, *, chat: bool) -> int | None:
+        """The length of an answer whose request gives none; None: the rest of the context."""
+        own = self.max_new_tokens if chat else COMPLETION_MAX_TOKENS
+        return own if self.alias_tokens is None else self.alias_tokens
 
     def sampling(self, job: Job, seed: int) -> Sampling:
         """Raises nothing: the ranges are already checked."""

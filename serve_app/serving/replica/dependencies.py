@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from consolidation.release import Aliases, Canary
 from serve_app.engine.request import Event, Request
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
@@ -70,12 +71,15 @@ class Parts:
     """The effects of a replica. All but the last may block, so they are called on threads.
 
     channel: name -> release id, or None if there is no such channel.
+    canary, aliases: name of a channel -> what the file beside it says, None if there is none.
     open_release: release id -> the release; raises ReleaseError.
     open_engine: the first release -> a running engine that has it.
     start_text: starts a process for texts.
     """
 
     channel: Callable[[str], str | None]
+    canary: Callable[[str], Canary | None]
+    aliases: Callable[[str], Aliases | None]
     open_release: Callable[[str], OpenedRelease]
     open_engine: Callable[[ReplicaSource], Loop]
     start_text: StartProcess

@@ -66,6 +66,7 @@ class Follower:
 
     read_channel: name -> release or None; blocks, and is called on a thread.
     take_up: makes new requests use that release; if it cannot, raises and changes nothing.
+    look_beside: gets the channel's name, or None for a pinned release, after each look.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Follower:
         *,
         poll_s: float,
         clock: Callable[[], float],
+        look_beside: Callable[[str | None], Awaitable[None]] | None = None,
     ) -> None:
         self._read_channel = read_channel
         self._take_up = take_up
         self._serving = serving
         self._poll_s = poll_s
         self._clock = clock
+        self._look_beside = look_beside
         self._poked = asyncio.Event()
         self.state = FollowState()
 
@@ -95,6 +98,8 @@ class Follower:
         """Follows until cancelled."""
         while True:
             await self.look()
+            if self._look_beside is not None and self.state.target is not None:
+                await self._look_beside(self.state.target.channel)
             try:
                 async with asyncio.timeout(self._poll_s):
                     await self._poked.wait()

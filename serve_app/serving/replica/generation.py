@@ -82,6 +82,7 @@ class Generation:
             yield [
                 {
                     "type": "accepted",
+                    "model": self._model.name,
                     "release": self._model.release,
                     "prompt_tokens": prompts,
                     "answer_tokens": sum(request.max_tokens for request in self._requests),

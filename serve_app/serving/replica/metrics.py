@@ -30,7 +30,7 @@ class MetricRow:
 
 
 PREFIX = "expertpool_"
-_REQUEST = ("model_name", "tenant")
+_REQUEST = ("model_name", "tenant", "side")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -66,6 +66,12 @@ def _by_model(get: Callable[[Stats], Mapping[ModelKey, int]]) -> Getter:
     return values
 
 
+def _sides(look: Snapshot) -> Values:
+    """The releases that answer, by side."""
+    both = {"stable": look.serving, "canary": look.canary}
+    return {(release, side): 1 for side, release in both.items() if release is not None}
+
+
 REQUESTS = (
     _histogram("time_to_first_token_seconds", "To the first token"),
     _histogram("inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS),
@@ -85,7 +91,7 @@ REQUESTS = (
         "request_errors_total",
         "Requests that were refused or failed, by code",
         "counter",
-        ("code",),
+        ("code", "tenant", "side"),
     ),
 )
 """Counted as requests pass."""
@@ -93,10 +99,16 @@ REQUESTS = (
 RELEASES = (
     MetricRow(
         "release_info",
-        "The release that is served",
+        "The releases that are served: that of the channel (stable), and a canary",
         "gauge",
-        ("release",),
-        lambda look: {} if look.serving is None else {(look.serving,): 1},
+        ("release", "side"),
+        _sides,
+    ),
+    MetricRow(
+        "canary_share",
+        "The share of requests that are the canary's, from 0 to 1; tenants are not counted",
+        "gauge",
+        get=lambda look: {(): look.canary_percent / 100},
     ),
     MetricRow(
         "release_staging_seconds",
@@ -114,7 +126,7 @@ RELEASES = (
         "release_failures_total",
         "Times a release could not be taken up",
         "counter",
-        get=lambda look: {(): look.follow.num_failures},
+        get=lambda look: {(): look.follow.num_failures + look.canary_failures},
     ),
     MetricRow(
         "num_requests_running",

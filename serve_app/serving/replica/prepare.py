@@ -11,9 +11,6 @@ from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
 from serve_app.text.errors import BadVariable, TextError
 from serve_app.text.process.text_client import TextClient
 
-COMPLETION_MAX_TOKENS = 16
-"""The default, as at OpenAI."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -121,7 +118,7 @@ def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> i
     room = model.context_length - prompt
     asked, limit = job["max_tokens"], job["answer_limit"]
     if asked is None and room >= 1:
-        default = model.defaults.max_new_tokens if chat else COMPLETION_MAX_TOKENS
+        default = model.defaults.answer_tokens(chat=chat)
         return min(most for most in (room, default, limit) if most is not None)
     asked = 1 if asked is None else asked
     if limit is not None and asked > limit:

@@ -7,8 +7,10 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
+from consolidation.release import Alias, Side
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
 from serve_app.errors import EngineError, EngineStopped, ServingError
@@ -25,7 +27,6 @@ from serve_app.protocol.messages import (
     ErrorItem,
     Item,
     Job,
-    ModelCard,
     Models,
     Status,
     Text,
@@ -35,6 +36,7 @@ from serve_app.protocol.messages import (
 from serve_app.serving.replica.counting import Metrics
 from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
+from serve_app.serving.replica.follow_canary import CanaryFollower
 from serve_app.serving.replica.generation import Generation, protocol_error
 from serve_app.serving.replica.metrics import engine_figures
 from serve_app.serving.replica.post import Post
@@ -44,13 +46,24 @@ from serve_app.serving.replica.prepare import (
     refusing_texts,
     requests_of,
 )
-from serve_app.serving.replica.served_releases import ServedReleases
+from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
+from serve_app.serving.replica.telling import canary_facts, models_of
+from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
+from serve_app.serving.traffic.shares import side_of
+from serve_app.serving.traffic.watched import Watched
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
 from serve_app.text.process.text_client import TextClient
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Answering:
+    """On which side a job is answered, once that is known."""
+
+    side: Side = "stable"
 
 
 class EngineReplica:
@@ -77,12 +90,16 @@ class EngineReplica:
         self._sender = Sender(self.generate)
         self._text = TextClient(parts.start_text)
         self._releases = ServedReleases(parts, self._text)
+        self._canary = Watched(parts.canary, "the canary")
+        self._aliases = Watched(parts.aliases, "the aliases")
+        self._canary_follower = CanaryFollower(self._canary, self._releases, clock)
         self._follower = Follower(
             parts.channel,
             self._releases.take_up,
             lambda: self._releases.serving,
             poll_s=config.poll_s,
             clock=clock,
+            look_beside=self._look_beside,
         )
         self._following: asyncio.Task[None] | None = None
         self._open_choices = 0
@@ -101,12 +118,13 @@ class EngineReplica:
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         """See `EngineClient`. Closing it aborts the job in the engine."""
         begun = self._clock()
+        answering = _Answering()
         try:
-            async with aclosing(self._answer(job, begun)) as items:
+            async with aclosing(self._answer(job, begun, answering)) as items:
                 async for batch in items:
                     yield batch
         except ProtocolError as error:
-            self._metrics.refused(error.code)
+            self._metrics.refused(error.code, job["tenant"], answering.side)
             self._stopped = self._stopped or isinstance(error.__cause__, EngineStopped)
             if error.is_fault:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
@@ -114,7 +132,7 @@ class EngineReplica:
         except ServingError as error:
             _log.exception("job %s failed", job["id"])
             failed = protocol_error(error)
-            self._metrics.refused(failed.code)
+            self._metrics.refused(failed.code, job["tenant"], answering.side)
             yield [failed.to_item()]
 
     async def send(self, job: Job, ingress: str) -> AsyncGenerator[Opening | Parcel, None]:
@@ -127,14 +145,20 @@ class EngineReplica:
         """Aborts a job of `send`, if it is here."""
         self._sender.abort(job)
 
-    async def _answer(self, job: Job, begun: float) -> AsyncGenerator[list[Item], None]:
-        timeout_s = job["timeout_s"]
+    async def _answer(
+        self, asked: Job, begun: float, answering: "_Answering"
+    ) -> AsyncGenerator[list[Item], None]:
+        timeout_s = asked["timeout_s"]
         deadline = None if timeout_s is None else begun + timeout_s
+        alias = alias_of(self._aliases.value, asked["model"])
+        job = job_for(asked, alias)
+        side = side_of(self._canary.value, job["tenant"], job["user"] or job["id"])
         with self._admitted(job):
             async with contextlib.AsyncExitStack() as stack:
                 async with _within(timeout_s):
-                    holding = self._holding(job["model"])
-                    model, loop = await stack.enter_async_context(holding)
+                    holding = self._holding(asked["model"], alias, side, job["release"])
+                    model, release, loop = await stack.enter_async_context(holding)
+                    answering.side = self._releases.side_of(release)
                     requests = await self._requests(job, model, deadline)
                 generation = Generation(
                     job,
@@ -143,7 +167,7 @@ class EngineReplica:
                     loop,
                     self._post,
                     self._text,
-                    metrics=self._metrics.request(model.name, job["tenant"]),
+                    metrics=self._metrics.request(model.name, job["tenant"], answering.side),
                     clock=self._clock,
                     begun=begun,
                 )
@@ -152,18 +176,31 @@ class EngineReplica:
                     yield batch
 
     @contextlib.asynccontextmanager
-    async def _holding(self, name: str) -> AsyncGenerator[tuple[ServedModel, Loop], None]:
-        """A model of the current release, which stays until the block ends.
+    async def _holding(
+        self, asked: str, alias: Alias | None, side: Side = "stable", only: str | None = None
+    ) -> AsyncGenerator[tuple[ServedModel, HeldRelease, Loop], None]:
+        """The model that was asked for, of a release that stays until the block ends.
 
-        Raises ProtocolError.
+        only: the one release that may answer. Raises ProtocolError.
         """
-        async with self._releases.holding() as held:
+        name = asked if alias is None else alias.model
+        async with self._releases.holding(name, side, only) as held:
+            if held is None and only is not None:
+                raise loading(f"release {only}, with which this answer began, is no longer served")
             if held is None:
                 raise loading("no release is being served yet")
             release, loop = held
             if name not in release.models:
-                raise no_such_model(name)
-            yield release.models[name], loop
+                raise no_such_model(asked)
+            model = release.models[name]
+            if alias is not None and alias.max_tokens is not None:
+                defaults = replace(model.defaults, alias_tokens=alias.max_tokens)
+                model = replace(model, defaults=defaults)
+            yield model, release, loop
+
+    async def _look_beside(self, channel: str | None) -> None:
+        await self._aliases.look(channel)
+        await self._canary_follower.look(channel)
 
     @contextlib.contextmanager
     def _admitted(self, job: Job) -> Any:
@@ -189,9 +226,11 @@ class EngineReplica:
         cap = self._config.limits.prompt_tokens
         return requests_of(job, model, prompts, seed=seed, cap=cap, deadline=deadline)
 
-    async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
+    async def tokenize(self, asked: TokenizeJob) -> Tokens | ErrorItem:
+        alias = alias_of(self._aliases.value, asked["model"])
+        job = tokenize_job_for(asked, alias)
         try:
-            async with self._holding(job["model"]) as (model, _):
+            async with self._holding(asked["model"], alias) as (model, _, _):
                 with refusing_texts("prompt" if job["messages"] is None else "messages"):
                     tokens = await self._tokens(job, model)
                 return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
@@ -210,8 +249,9 @@ class EngineReplica:
 
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
         worst = max(job["tokens"], default=0)
+        alias = alias_of(self._aliases.value, job["model"])
         try:
-            async with self._holding(job["model"]) as (model, _):
+            async with self._holding(job["model"], alias) as (model, _, _):
                 if worst >= model.vocabulary:
                     limit = f"is outside the vocabulary of {model.vocabulary}"
                     raise bad_request(f"Invalid 'tokens': {worst} {limit}", "tokens")
@@ -222,20 +262,7 @@ class EngineReplica:
             return protocol_error(error).to_item()
 
     async def models(self) -> Models:
-        current = self._releases.current
-        if current is None:
-            return {"release": None, "models": []}
-        cards: list[ModelCard] = [
-            {
-                "id": model.name,
-                "created": current.created,
-                "owned_by": self._config.family,
-                "max_model_len": model.context_length,
-                "release": current.id,
-            }
-            for model in current.models.values()
-        ]
-        return {"release": current.id, "models": cards}
+        return models_of(self._config.family, self._releases.current, self._aliases.value)
 
     async def status(self) -> Status:
         look = self._look()
@@ -251,6 +278,10 @@ class EngineReplica:
                 "failed_release": None if state.failure is None else state.failure.release,
                 "error": None if state.failure is None else state.failure.reason,
                 "channel_error": state.trouble,
+                "canary": canary_facts(
+                    self._canary, self._canary_follower.state, self._releases.canary
+                ),
+                "aliases_error": self._aliases.trouble,
                 "engine_error": trouble,
                 "broken_invariant": None if stats is None else stats.broken,
                 "num_running": 0 if stats is None else stats.num_running,
@@ -277,11 +308,15 @@ class EngineReplica:
         await self._text.aclose()
 
     def _look(self) -> Snapshot:
-        loop, current = self._releases.loop, self._releases.current
+        loop, current, canary = self._releases.loop, self._releases.current, self._releases.canary
+        wanted = self._canary.value
         return Snapshot(
             engine=None if loop is None else loop.stats(),
             follow=self._follower.state,
             serving=self._releases.serving,
+            canary=None if canary is None else canary.id,
+            canary_percent=0.0 if wanted is None else wanted.percent,
+            canary_failures=self._canary_follower.state.num_failures,
             models=() if current is None else tuple(current.models),
             text_restarts=self._text.num_restarts,
         )

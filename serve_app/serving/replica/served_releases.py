@@ -1,7 +1,7 @@
-"""The releases in the engine: the current one, and those that are ending. Decides nothing.
+"""The releases in the engine: the current one, a canary, and those that end. Decides nothing.
 
-New requests hold the current release. A release that is no longer current is retired when nobody
-holds it any more. All methods run on one event loop, so the code between two awaits is atomic.
+New requests hold the current release or the canary. A release that is neither any more is retired
+when nobody holds it. All methods run on one event loop, so the code between two awaits is atomic.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from consolidation.release import family_differences
+from consolidation.release import Side, family_differences
 from serve_app.errors import LoadFailed, ServingError
 from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
@@ -68,19 +68,23 @@ class ServedReleases:
         self._family: Mapping[str, Any] = {}
         self.loop: Loop | None = None
         self.current: HeldRelease | None = None
+        self.canary: HeldRelease | None = None
 
     @property
     def serving(self) -> str | None:
         return None if self.current is None else self.current.id
 
     @asynccontextmanager
-    async def holding(self) -> AsyncGenerator[tuple[HeldRelease, Loop] | None, None]:
-        """The current release, which is not retired before the block ends; None if there is none.
+    async def holding(
+        self, model: str, side: Side, only: str | None = None
+    ) -> AsyncGenerator[tuple[HeldRelease, Loop] | None, None]:
+        """A release for a model, which is not retired before the block ends; None if there is none.
 
-        Waits while one release is making room for the next.
+        It is the canary if that has the model and `side` says so, else the current release. only:
+        the one release that may be it. Waits while one release is making room for the next.
         """
         await self._admitting.wait()
-        release, loop = self.current, self.loop
+        release, loop = self._chosen(model, side, only), self.loop
         if release is None or loop is None:
             yield None
             return
@@ -90,29 +94,53 @@ class ServedReleases:
         finally:
             release.let_go()
 
+    def side_of(self, release: HeldRelease) -> Side:
+        """On which side a release answers."""
+        return "canary" if release is self.canary and release is not self.current else "stable"
+
+    def _chosen(self, model: str, side: Side, only: str | None) -> HeldRelease | None:
+        if only is not None:
+            return self._held.get(only)
+        canary = self.canary
+        if side == "canary" and canary is not None and model in canary.models:
+            return canary
+        return self.current
+
     async def take_up(self, release: str) -> None:
         """Makes new requests use `release`. If it cannot, raises, and the old one stays.
 
-        Do not call it again before it has returned.
+        Do not call it, or `take_up_canary`, again before it has returned.
         """
         before = self.current
+        self.current = await self._entered(release, drains=True)
+        self._retire_when_idle(before)
+
+    async def take_up_canary(self, release: str) -> None:
+        """Loads `release` beside the current one. If it cannot, raises, and nothing changes."""
+        self.end_canary()
+        self.canary = await self._entered(release, drains=False)
+
+    def end_canary(self) -> None:
+        """Requests on the canary's side are answered by the current release from now on."""
+        before, self.canary = self.canary, None
+        self._retire_when_idle(before)
+
+    async def _entered(self, release: str, *, drains: bool) -> HeldRelease:
+        """The release, loaded if it is not. drains: whether others may end to make room for it."""
         retiring = self._retiring.get(release)
         if retiring is not None and release not in self._held:
             await asyncio.wait({retiring})
         if release in self._held:
-            self.current = self._held[release]
-        else:
-            opened = await asyncio.to_thread(self._parts.open_release, release)
-            end_tokens = await self._text.load(
-                release, sorted(opened.source.models), opened.write_tokenizer
-            )
-            try:
-                await self._enter(opened, end_tokens)
-            except BaseException:
-                await self._text.drop(release)
-                raise
-        if before is not None and before is not self.current:
-            self._retire_when_idle(before)
+            return self._held[release]
+        opened = await asyncio.to_thread(self._parts.open_release, release)
+        end_tokens = await self._text.load(
+            release, sorted(opened.source.models), opened.write_tokenizer
+        )
+        try:
+            return await self._enter(opened, end_tokens, drains=drains)
+        except BaseException:
+            await self._text.drop(release)
+            raise
 
     async def aclose(self) -> None:
         """Stops the engine; running requests fail."""
@@ -121,19 +149,19 @@ class ServedReleases:
         if self.loop is not None:
             await asyncio.to_thread(self.loop.close)
 
-    async def _enter(self, opened: OpenedRelease, end_tokens: Mapping[str, int | None]) -> None:
+    async def _enter(
+        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], *, drains: bool
+    ) -> HeldRelease:
         if self.loop is None:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
             self._family = _a_config(opened)
-            await self._make_current(opened, end_tokens, self.loop)
-            return
+            return await self._hold(opened, end_tokens, self.loop)
         self._check_family(opened)
-        if not await asyncio.to_thread(self.loop.fits_beside, opened.source):
+        if drains and not await asyncio.to_thread(self.loop.fits_beside, opened.source):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
-            await self._swap(self.loop, opened, end_tokens)
-            return
+            return await self._swap(self.loop, opened, end_tokens)
         await outcome(self.loop.stage(opened.source))
-        await self._make_current(opened, end_tokens, self.loop)
+        return await self._hold(opened, end_tokens, self.loop)
 
     def _check_family(self, opened: OpenedRelease) -> None:
         """Raises LoadFailed for models that this engine would compute wrongly."""
@@ -147,10 +175,11 @@ class ServedReleases:
 
     async def _swap(
         self, loop: Loop, opened: OpenedRelease, end_tokens: Mapping[str, int | None]
-    ) -> None:
+    ) -> HeldRelease:
         """If two releases do not fit together: lets new requests wait until running ones end."""
         _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
         before = self.current
+        self.end_canary()
         self._admitting.clear()
         try:
             for held in list(self._held.values()):
@@ -160,7 +189,7 @@ class ServedReleases:
                 await asyncio.wait({task})
             try:
                 await outcome(loop.stage(opened.source))
-                await self._make_current(opened, end_tokens, loop)
+                self.current = await self._hold(opened, end_tokens, loop)
             except BaseException:
                 if before is not None:
                     await outcome(loop.stage(before.source))
@@ -168,23 +197,30 @@ class ServedReleases:
                 raise
             if before is not None:
                 await self._text.drop(before.id)
+            return self.current
         finally:
             if self.current is not None and self.current.id not in self._held:
                 self.current = None  # not even the old one could be loaded again
             self._admitting.set()
 
-    async def _make_current(
+    async def _hold(
         self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
-    ) -> None:
+    ) -> HeldRelease:
+        """A release that the engine has, for requests."""
         try:
             entered = await asyncio.to_thread(HeldRelease, opened, end_tokens, loop)
         except Exception:
             await outcome(loop.retire(opened.source.id))
             raise
         self._held[entered.id] = entered
-        self.current = entered
+        return entered
 
-    def _retire_when_idle(self, held: HeldRelease) -> None:
+    def _is_wanted(self, held: HeldRelease) -> bool:
+        return held is self.current or held is self.canary
+
+    def _retire_when_idle(self, held: HeldRelease | None) -> None:
+        if held is None or self._is_wanted(held):
+            return
         if held.id in self._held and held.id not in self._retiring:
             task = asyncio.get_running_loop().create_task(self._finish(held))
             self._retiring[held.id] = task
@@ -192,7 +228,7 @@ class ServedReleases:
     async def _finish(self, held: HeldRelease) -> None:
         try:
             await held.idle.wait()
-            while held is not self.current and held.id in self._held:
+            while not self._is_wanted(held) and held.id in self._held:
                 if held.num_holders == 0 and self.loop is not None:
                     await self._retire(self.loop, held)
                 await held.idle.wait()

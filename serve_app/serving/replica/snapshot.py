@@ -11,11 +11,17 @@ from serve_app.serving.replica.follow import FollowState
 class Snapshot:
     """engine: its figures; None before there is an engine.   serving, models: for new requests.
 
+    canary: the release that answers on that side, if one does.   canary_percent: its share, as the
+    file says, even if nothing can answer it.
+
     text_restarts: how often the text process was started again.
     """
 
     engine: Stats | None
     follow: FollowState
     serving: str | None
+    canary: str | None
+    canary_percent: float
+    canary_failures: int
     models: Collection[str]
     text_restarts: int

@@ -1,0 +1,63 @@
+"""Small files that say what is served now, each changed as a whole. Knows no releases."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from consolidation.release.errors import Damaged
+from consolidation.release.manifest import canonical_json
+from consolidation.release.storage import Storage
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Pointers(Generic[M]):
+    """The files of one kind in one directory: `<name>.json`.
+
+    In a local directory a change takes a lock file and renames, so two changes come one after the
+    other. Elsewhere the file is read and written: if two changes overlap, the later one wins
+    without noticing the other. In both cases readers never see half a file.
+    """
+
+    def __init__(self, storage: Storage, directory: str, kind: type[M], what: str) -> None:
+        """what: names a file of this kind in errors, as "a channel"."""
+        self._storage = storage
+        self._directory = directory
+        self._kind = kind
+        self._what = what
+
+    def read(self, name: str) -> M | None:
+        """What the file says; None if there is none. Raises `Damaged`."""
+        path = self._path(name)
+        data = self._storage.read(path)
+        if data is None:
+            return None
+        try:
+            return self._kind.model_validate_json(data)
+        except ValidationError as error:
+            where = f"{self._storage.name(path)} is not {self._what}"
+            raise Damaged(f"{where}: {_first(error)}") from error
+
+    def change(self, name: str, by: Callable[[M | None], M]) -> M:
+        """Replace what the file says. If `by` raises or returns what it got, nothing is written."""
+        with self._storage.lock(f"{self._directory}/{name}.lock"):
+            before = self.read(name)
+            now = by(before)
+            if now is not before:
+                self._storage.write(self._path(name), canonical_json(now.model_dump(mode="json")))
+            return now
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted."""
+        found = self._storage.names(self._directory)
+        return [name.removesuffix(".json") for name in found if name.endswith(".json")]
+
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}.json"
+
+
+def _first(error: ValidationError) -> str:
+    problem: Any = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])

@@ -1,0 +1,1 @@
+"""Which of two releases answers a request, and with which defaults. Loads nothing."""
