@@ -103,6 +103,8 @@ def _whose(caller: Caller) -> Whose:
         "weight": caller.tenant.weight,
         "prompt_limit": caller.tenant.prompt_tokens,
         "answer_limit": caller.tenant.answer_tokens,
+        "open_choices": caller.tenant.open_choices,
+        "open_tokens": caller.tenant.open_tokens,
     }
 
 

@@ -30,12 +30,15 @@ class Whose(TypedDict):
     """Whose request it is, and what holds for it: the engine knows no table of tenants.
 
     `prompt_limit`, `answer_limit`: the tenant's longest, in tokens; None: as long as can be.
+    `open_choices`, `open_tokens`: the most that may wait and run; None: what all may have.
     """
 
     tenant: str
     weight: float
     prompt_limit: int | None
     answer_limit: int | None
+    open_choices: int | None
+    open_tokens: int | None
 
 
 class Job(Wishes, Whose):

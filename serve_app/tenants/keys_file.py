@@ -9,6 +9,8 @@ tenants:
     concurrent_requests: 16
     prompt_tokens: 8192           # the longest prompt
     answer_tokens: 1024           # the longest answer
+    open_choices: 64              # waiting and running at once; a request has n for each prompt
+    open_tokens: 100000           # of the prompts of those choices
     keys:
       - sha256: 9f86d081…         # never the key itself
         scopes: [infer]           # infer, admin, metrics
@@ -82,6 +84,8 @@ class Limits(_Strict):
     concurrent_requests: Count | None = None
     prompt_tokens: Count | None = None
     answer_tokens: Count | None = None
+    open_choices: Count | None = None
+    open_tokens: Count | None = None
 
 
 class Tenant(Limits):

@@ -23,7 +23,7 @@ def test_a_request_that_waits_for_a_release_too_long_is_504_and_not_computed() -
             await serves(replica, "r1")
             replica._releases._admitting.clear()
             response = await client.post("/v1/completions", json=BODY, headers=HEADERS)
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
             return made, response
 
     made, response = asyncio.run(run())

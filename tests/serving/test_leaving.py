@@ -34,7 +34,7 @@ def test_a_client_that_leaves_ends_its_sequences(stream: bool, n: int) -> None:
             await asking
             await until(lambda: made.loop.pages == 64)
             assert len(made.loop.aborted) == n
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
 
     asyncio.run(run())
 
@@ -48,10 +48,10 @@ def test_a_client_that_leaves_while_it_waits_for_a_release_is_forgotten() -> Non
             left = asyncio.Event()
             app = build_api(Api(replica, CONFIG.limits))
             asking = asyncio.create_task(_request(app, _body(2, True), left))
-            await until(lambda: replica._open_choices == 2)
+            await until(lambda: replica._open.choices.total == 2)
             left.set()
             await asking
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
             assert made.loop.seen == []
 
     asyncio.run(run())
@@ -87,7 +87,7 @@ def test_a_task_that_is_cancelled_at_any_moment_is_aborted(turns: int, stream: b
             task.cancel()
             await asyncio.wait({task})
             assert made.loop.pages == 64
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
 
     asyncio.run(run())
 

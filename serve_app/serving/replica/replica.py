@@ -20,7 +20,6 @@ from serve_app.protocol.errors import (
     deadline_exceeded,
     loading,
     no_such_model,
-    overloaded,
 )
 from serve_app.protocol.messages import (
     DetokenizeJob,
@@ -39,6 +38,7 @@ from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
 from serve_app.serving.replica.generation import Generation, protocol_error
 from serve_app.serving.replica.metrics import engine_figures
+from serve_app.serving.replica.open_room import OpenJobs
 from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import (
     ServedModel,
@@ -102,7 +102,7 @@ class EngineReplica:
             look_beside=self._look_beside,
         )
         self._following: asyncio.Task[None] | None = None
-        self._open_choices = 0
+        self._open = OpenJobs(config.max_open_choices, config.max_open_tokens)
         self._stopped = False
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -153,13 +153,14 @@ class EngineReplica:
         alias = alias_of(self._aliases.value, asked["model"])
         job = job_for(asked, alias)
         side = side_of(self._canary.value, job["tenant"], job["user"] or job["id"])
-        with self._admitted(job):
+        with self._open.entered(job) as entered:
             async with contextlib.AsyncExitStack() as stack:
                 async with _within(timeout_s):
                     holding = self._holding(asked["model"], alias, side, job["release"])
                     model, release, loop = await stack.enter_async_context(holding)
                     answering.side = self._releases.side_of(release)
                     requests = await self._requests(job, model, deadline)
+                entered.take_tokens(sum(len(request.prompt) for request in requests))
                 generation = Generation(
                     job,
                     model,
@@ -201,22 +202,6 @@ class EngineReplica:
     async def _look_beside(self, channel: str | None) -> None:
         await self._aliases.look(channel)
         await self._canary_follower.look(channel)
-
-    @contextlib.contextmanager
-    def _admitted(self, job: Job) -> Any:
-        """Refuses requests beyond a number of open choices at once, as overloaded."""
-        asked = max(1, len(job["prompts"])) * job["n"]
-        limit = self._config.max_open_choices
-        if self._open_choices + asked > limit:
-            raise overloaded(
-                f"{self._open_choices} choices are open and {asked} more were requested; "
-                f"the limit is {limit}. Try again later."
-            )
-        self._open_choices += asked
-        try:
-            yield
-        finally:
-            self._open_choices -= asked
 
     async def _requests(
         self, job: Job, model: ServedModel, deadline: float | None

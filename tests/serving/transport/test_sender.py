@@ -97,7 +97,7 @@ def test_a_stream_carries_on_when_its_own_job_has_ended_or_was_aborted() -> None
             await second.reading
             assert {"y": 1} in first.parcels
             assert first.parcels[-1] == {"y": None}
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
             third = Reader(replica, job("z", max_tokens=1))
             await until(lambda: bool(third.messages))
             assert third.messages[0]["carries"]
@@ -177,7 +177,7 @@ def test_a_job_that_waits_for_a_release_can_be_aborted() -> None:
             await serves(replica, "r1")
             replica._releases._admitting.clear()
             reader = Reader(replica, job("x"))
-            await until(lambda: replica._open_choices == 1)
+            await until(lambda: replica._open.choices.total == 1)
             await replica.abort("x")
             await reader.reading
             assert reader.messages == []
@@ -203,7 +203,7 @@ def test_jobs_end_with_an_error_when_the_stream_that_carries_them_is_closed() ->
             await second.reading
             assert isinstance(second.error, CarrierGone)
             assert made.loop.aborted == ["x-0", "y-0"]
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
 
     asyncio.run(run())
 
@@ -220,7 +220,7 @@ def test_a_stream_that_is_closed_at_any_moment_leaves_nothing_behind(turns: int)
             reader.reading.cancel()
             await asyncio.wait({reader.reading})
             assert made.loop.pages == 64
-            assert replica._open_choices == 0
+            assert replica._open.choices.total == 0
             assert replica._sender._jobs == {}
             assert replica._sender._carriers == {}
 
