@@ -25,10 +25,14 @@ class KeysStore:
         return KeysFile.parse(self.text(), self.address)
 
     def text(self) -> str:
-        """The whole file."""
+        """The whole file. An empty one is broken: it is what a full disk or a torn copy leaves,
+        and would lock out everybody; `tenants: {}` says that there are none.
+        """
         found = self._content()
         if found is None:
             raise BadKeys(f"keys file {self.address}: there is no such file")
+        if not found.strip():
+            raise BadKeys(f"keys file {self.address}: it is empty")
         return found
 
     def change(self, by: Callable[[KeysFile], KeysFile]) -> KeysFile:

@@ -58,13 +58,17 @@ def test_a_revoked_key_is_refused_5_seconds_later_at_most(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("broken", ["tenants: [", "", " \n"])
 def test_a_broken_file_keeps_the_old_keys_and_is_logged_once(
-    tmp_path: Path, write: Callable[[str], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    write: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
 ) -> None:
     async def run() -> None:
         clock = Clock()
         watch = KeysWatch(KeysStore(str(tmp_path / "keys.yaml")), clock)
-        write("tenants: [")
+        write(broken)
         with caplog.at_level(logging.ERROR):
             for _ in range(3):
                 clock.now += 10
@@ -81,4 +85,7 @@ def test_a_broken_file_keeps_the_old_keys_and_is_logged_once(
 
 def test_without_a_sound_file_nothing_begins(tmp_path: Path) -> None:
     with pytest.raises(BadKeys, match="there is no such file"):
+        KeysWatch(KeysStore(str(tmp_path / "keys.yaml")), Clock())
+    (tmp_path / "keys.yaml").write_text("")
+    with pytest.raises(BadKeys, match="it is empty"):
         KeysWatch(KeysStore(str(tmp_path / "keys.yaml")), Clock())
