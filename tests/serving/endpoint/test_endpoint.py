@@ -1,83 +1,19 @@
-"""The whole endpoint for real: Ray Serve on the CPU, tiny models, the openai client."""
+"""The whole endpoint for real, asked by the openai client."""
 
 import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from serve_app.config import ServeConfig, UserConfig
-from serve_app.engine.config import EngineConfig
-from serve_app.serving.run import endpoint, free_port
-from tests.serving.family import FAMILY, TOKENIZER, TinyFamily, text_after
+from tests.serving.endpoint.served import CONTEXT, MODELS, PROMPT, TOKENS, Served, until
+from tests.serving.family import FAMILY, TOKENIZER, text_after
 
 pytestmark = pytest.mark.ray
-MODELS = ("a", "b", "c")
-PROMPT = "hello world"
-TOKENS: list[int] = TOKENIZER(PROMPT)["input_ids"]
-CONTEXT = 256
-
-
-class Served:
-    """An endpoint that runs, and what it serves."""
-
-    def __init__(self, address: str, family: TinyFamily, releases: tuple[str, str]) -> None:
-        self.address = address
-        self.family = family
-        self.first, self.second = releases
-        self.http = httpx.Client(base_url=address, timeout=60)
-        self.openai = openai.OpenAI(
-            base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60
-        )
-
-    def until_serving(self, release: str, seconds: float = 60) -> float:
-        """How long it took."""
-        begun = time.monotonic()
-
-        def serving() -> bool:
-            response = self.http.get("/ready")
-            return response.status_code == 200 and response.json()["release"] == release
-
-        _until(serving, seconds)
-        return time.monotonic() - begun
-
-    def engine(self) -> dict[str, Any]:
-        detail: dict[str, Any] = self.http.get("/health").json()["detail"]
-        return {**detail, **detail["engine"]}
-
-    def idle(self) -> bool:
-        engine = self.engine()
-        return bool(engine["num_running"] == engine["num_waiting"] == engine["kv_blocks_used"] == 0)
-
-
-def _until(holds: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold in time"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    family = TinyFamily(tmp_path_factory.mktemp("family"))
-    family.make_models(["a", "b", "c", "d"])
-    first = family.publish(MODELS, channel="stable")
-    second = family.publish([*MODELS, "d"])
-    config = ServeConfig(
-        registry=family.url,
-        family=FAMILY,
-        engine=EngineConfig(device="cpu", dtype="float32", kv_tokens=4096),
-    )
-    with endpoint(config, UserConfig(channel="stable"), free_port()) as address:
-        made = Served(address, family, (first, second))
-        made.until_serving(first)
-        yield made
 
 
 def test_every_model_is_listed(served: Served) -> None:
@@ -244,16 +180,16 @@ def test_tokenize_detokenize_version_and_metrics_answer(served: Served) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_pages(served: Served, stream: bool) -> None:
-    _until(served.idle, 30)
+    until(served.idle, 30)
     body = {"model": "a", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "n": 4}
     raw = json.dumps({**body, "stream": stream}).encode()
     host, port = served.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
         connection.sendall(head.encode() + raw)
-        _until(lambda: bool(served.engine()["num_running"]), 30)
+        until(lambda: bool(served.engine()["num_running"]), 30)
     before = served.engine()["engine_steps_total"]
-    _until(served.idle, 30)
+    until(served.idle, 30)
     assert served.engine()["engine_steps_total"] - before < 190
 
 
@@ -268,12 +204,12 @@ def test_a_damaged_release_leaves_the_old_one_serving(served: Served) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     family.registry.move_channel("stable", damaged)
-    _until(lambda: bool(served.engine()["failed_release"] == damaged), 30)
+    until(lambda: bool(served.engine()["failed_release"] == damaged), 30)
     assert blob.digest in served.engine()["error"]
     answer = served.openai.completions.create(model="a", prompt=PROMPT, max_tokens=2)
     assert answer.system_fingerprint == served.first
     family.registry.move_channel("stable", served.first)
-    _until(lambda: served.engine()["wanted"] == served.first, 30)
+    until(lambda: served.engine()["wanted"] == served.first, 30)
 
 
 def _blobs(served: Served, model: str) -> Any:
@@ -314,5 +250,5 @@ def test_publishing_under_load_fails_no_request(served: Served) -> None:
         counts = [each.result(timeout=60) for each in asking]
     assert min(counts) > 3
     assert {release for _, release in answered} == {served.first, served.second}
-    _until(lambda: served.engine()["loaded_releases"] == 1, 30)
-    _until(served.idle, 30)
+    until(lambda: served.engine()["loaded_releases"] == 1, 30)
+    until(served.idle, 30)
