@@ -42,6 +42,13 @@ class RequestLimits(_Strict):
     """Longest time that a request may give itself."""
 
 
+class MetricsConfig(_Strict):
+    """Bounds of the metrics."""
+
+    max_tenants: int = Field(default=100, ge=1)
+    """Tenants with series of their own: the first that ask. The rest share those of `other`."""
+
+
 class ServeConfig(_Strict):
     """One endpoint: what it serves, with which engine, within which bounds.
 
@@ -76,11 +83,12 @@ class ServeConfig(_Strict):
     template_bytes: int = Field(default=TemplateLimits().memory, ge=2**20)
     """Memory that it may take. It may write a quarter as many characters."""
     limits: RequestLimits = RequestLimits()
+    metrics: MetricsConfig = MetricsConfig()
 
     @classmethod
     def names(cls) -> list[str]:
         """The names of all settings with a single value, including the engine's."""
-        own = [name for name in cls.model_fields if name not in ("engine", "limits")]
+        own = [name for name in cls.model_fields if name not in ("engine", "limits", "metrics")]
         return [*own, *SETTINGS]
 
     @model_validator(mode="after")

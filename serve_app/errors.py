@@ -9,6 +9,8 @@ ServingError
 │   ├── DoesNotFit         not enough memory: says how much is needed and available
 │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
 │   ├── LoadFailed         a backbone or slot could not be read
+│   ├── InUse              a model cannot be unloaded now
+│   ├── TooManyPinned      no place would be left for models that are not pinned
 │   ├── DeadlineMissed     the request did not end in the time that it was given
 │   └── EngineStopped      the engine has been closed, or its loop died
 └── ConfigError            an operator's setting is wrong
@@ -60,6 +62,14 @@ class Unsupported(EngineError):
 
 class LoadFailed(EngineError):
     """A backbone or a slot could not be read or copied."""
+
+
+class InUse(EngineError):
+    """A model is pinned, is being loaded, or requests need it, so it cannot be unloaded."""
+
+
+class TooManyPinned(EngineError):
+    """No place would be left for models that are not pinned."""
 
 
 class DeadlineMissed(EngineError):

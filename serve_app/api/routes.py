@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import Access, Keys, asked_by
+from serve_app.api.admin import Handler, admin_handlers
 from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
 from serve_app.api.deadline import deadline_of
@@ -41,7 +42,6 @@ _KEYS_METRIC = """\
 # TYPE expertpool_keys_broken gauge
 expertpool_keys_broken {}
 """
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Api:
 def build_api(api: Api) -> ASGIApp:
     """The whole HTTP surface as one ASGI application."""
     routes = [*_generation(api), *_texts(api), *_catalogue(api), *_operations(api)]
+    for method, path, handler in admin_handlers(api.client):
+        routes.append(_route(method, path, _Endpoint(handler)))
     router = Router(routes, redirect_slashes=False)
     return Boundary(Access(router, api.keys), names_answers=api.names_answers)
 
@@ -76,7 +78,7 @@ class _Endpoint:
     Starlette would wrap a function, and with it each write of a stream, once more.
     """
 
-    def __init__(self, handler: _Handler) -> None:
+    def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

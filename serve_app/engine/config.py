@@ -71,6 +71,15 @@ class EngineConfig:
             "Seconds a model may wait before a place is cleared for it.",
         ),
     ] = 5.0
+    min_residency_s: Annotated[
+        float | None,
+        Setting(
+            seconds,
+            "S",
+            "Seconds a model has been on the device, at least, before its place is cleared.",
+            "no minimum",
+        ),
+    ] = None
     prefix_cache: Annotated[
         bool,
         Setting(

@@ -19,6 +19,7 @@ from serve_app.engine.memory import MemoryPlan, plan_memory
 from serve_app.engine.model.facts import DTYPES, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Request
+from serve_app.engine.residents import Residents
 from serve_app.engine.run.captures import DecodeGraphs, GraphBackend
 from serve_app.engine.run.cuda_graphs import graph_backend
 from serve_app.engine.run.flights import Flights
@@ -78,12 +79,14 @@ class Engine:
             step_tokens=config.step_tokens,
             max_sequences=config.max_sequences,
             max_model_wait_s=config.max_model_wait_s,
+            min_residency_s=config.min_residency_s or 0.0,
             cache=None if secret is None else PrefixCache(self._blocks, secret),
         )
         self._releases = PooledReleases(packed)
         self._supply = Supply(
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded
         )
+        self.residents = Residents(self._scheduler, self._releases, self._supply, clock)
         self._flights = Flights(self._scheduler, runner, self.counters, clock=clock)
         # On CUDA, so that the device need not wait for the host.
         on_cuda = packed.device.type == "cuda"

@@ -5,15 +5,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.request import Event, Failed, Request, Token
+from serve_app.engine.residents import Residence
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.errors import EngineError, EngineStopped
+from serve_app.scheduling.sequence import ModelKey
 
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
@@ -115,6 +117,22 @@ class EngineLoop:
 
         self._chain(self._call(call), done)
         return done
+
+    def load(self, model: ModelKey) -> "Future[None]":
+        """See `Residents.load`."""
+        return self._call(lambda: self._engine.residents.load(model))
+
+    def unload(self, model: ModelKey) -> "Future[None]":
+        """See `Residents.unload`."""
+        return self._call(lambda: self._engine.residents.unload(model))
+
+    def pin(self, models: Collection[ModelKey]) -> "Future[None]":
+        """See `Residents.pin`."""
+        return self._call(lambda: self._engine.residents.pin(models))
+
+    def residence(self) -> "Future[Residence]":
+        """See `Residents.look`."""
+        return self._call(lambda: self._engine.residents.look())
 
     def context_length(self, release: str, model: str) -> int:
         """The most tokens a sequence may have. Raises: UnknownRelease, UnknownModel."""

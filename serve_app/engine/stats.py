@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from serve_app.engine.backlog import Backlog, by_tenant
 from serve_app.engine.counters import Counters
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
@@ -26,6 +27,7 @@ class Stats:
     num_waiting: int
     num_running_by_model: Mapping[ModelKey, int]
     num_waiting_by_model: Mapping[ModelKey, int]
+    by_tenant: Mapping[str, Backlog]
     releases: tuple[str, ...]
     resident: tuple[ModelKey, ...]
     kv_blocks: int
@@ -70,6 +72,7 @@ def look(
         num_waiting=scheduler.num_waiting,
         num_running_by_model=scheduler.num_running_by_model(),
         num_waiting_by_model=scheduler.num_waiting_by_model(),
+        by_tenant=by_tenant(scheduler.sequences),
         releases=tuple(releases),
         resident=releases.models_with(set(places.resident)),
         kv_blocks=blocks.num_units,

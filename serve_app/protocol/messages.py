@@ -173,6 +173,29 @@ class Status(TypedDict):
     detail: dict[str, Any]
 
 
+class AdminFacts(TypedDict):
+    """What one replica tells those who run it. Each section is plain and may grow."""
+
+    replica: str
+    releases: list[dict[str, Any]]
+    channels: dict[str, Any]
+    aliases: dict[str, Any]
+    residency: dict[str, Any]
+    queue: dict[str, Any]
+
+
+AdminSection = Literal["releases", "channels", "aliases", "residency", "queue"]
+AdminAction = Literal["load", "unload", "pin", "unpin"]
+
+
+class AdminDone(TypedDict):
+    """One replica has done what was asked, or begun it: a load takes its time."""
+
+    type: Literal["done"]
+    replica: str
+    release: str
+
+
 class Items(Protocol):
     """The items of one job, each time all that have come; for one reader. Any async generator is.
 
@@ -204,3 +227,11 @@ class EngineClient(Protocol):
     async def status(self) -> Status: ...
 
     async def metrics(self) -> str: ...
+
+    async def admin(self) -> list[AdminFacts]:
+        """Of every replica."""
+        ...
+
+    async def change(self, model: str, action: AdminAction) -> list[AdminDone | ErrorItem]:
+        """Has every replica do it; what each says. It is in memory alone, and gone with them."""
+        ...

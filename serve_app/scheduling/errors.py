@@ -2,6 +2,7 @@
 
 ValueError
 ├── NeverFits            the sequence needs more of something than there is
+├── TooManyKept          no place would be left that can be given to another backbone
 └── DuplicateSequence    a sequence of that id is already scheduled
 """
 
@@ -16,6 +17,16 @@ class NeverFits(ValueError):
         )
         self.needed = needed
         self.available = available
+
+
+class TooManyKept(ValueError):
+    """No place would be left that can be given to another backbone."""
+
+    def __init__(self, num_kept: int, num_places: int) -> None:
+        super().__init__(
+            f"{num_kept} backbones cannot be kept in {num_places} places: "
+            f"at most {num_places - 1}, so that others can be served"
+        )
 
 
 class DuplicateSequence(ValueError):

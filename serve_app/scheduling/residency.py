@@ -19,7 +19,10 @@ been wanted for `max_wait_s`. At every step, those wanted longest first:
    for a resident: steps then wait for its tensors, and delay nobody. Its tenure begins with that.
    It does not drain before it is resident. If its load fails, so does what runs on it.
 5. An empty place that nobody wants may be filled ahead of all requests (`prefetch`). What is there
-   then is an idle resident like any other.
+   then is an idle resident like any other. A backbone may be asked for though nothing waits for it
+   (`ask`): it is wanted like others until its load begins.
+6. A backbone that is *kept* is never evicted and never drains. One place at least is not kept.
+7. With `min_residency_s`, a place does not drain before its tenure is so long.
 
 The bound that follows. Take the moment a backbone has been wanted for `max_wait_s`, and let r be
 the number of backbones wanted longer. If more than r places are then drainable (resident and, by
@@ -28,15 +31,18 @@ no later than
 
     max_wait_s + the time in which the sequences then running on a place end.
 
-Every resident is drainable then that was resident when the backbone was first wanted and has
-since admitted something. With more backbones wanted than that, each further turn of a place adds
-one load, at most `max_wait_s` from its first admission on, and one drain: the order is that of
-having been wanted, so the turns go round and nobody is passed over.
+Every resident is drainable then that is not kept, was resident when the backbone was first wanted
+and for `min_residency_s`, and has since admitted something. With more backbones wanted than that,
+each further turn of a place adds one load, at most `max_wait_s` (or `min_residency_s`, if that is
+longer) from its first admission on, and one drain: the order is that of having been wanted, so the
+turns go round and nobody is passed over.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
+from serve_app.scheduling.errors import TooManyKept
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.queue import FairQueues
@@ -57,10 +63,20 @@ class _Tenure:
 class Residency:
     """Wanted, draining and resident backbones."""
 
-    def __init__(self, places: PlaceLedger, queues: FairQueues, *, max_wait_s: float) -> None:
+    def __init__(
+        self,
+        places: PlaceLedger,
+        queues: FairQueues,
+        *,
+        max_wait_s: float,
+        min_residency_s: float = 0.0,
+    ) -> None:
         self._places = places
         self._queues = queues
         self._max_wait_s = max_wait_s
+        self._min_residency_s = min_residency_s
+        self._kept: frozenset[str] = frozenset()
+        self._asked: set[str] = set()
         self._wanted: dict[str, float] = {}
         self._draining: list[str] = []
         self._tenures: dict[str, _Tenure] = {}
@@ -69,6 +85,16 @@ class Residency:
     def wanted(self) -> dict[str, float]:
         """Since when each wanted backbone is wanted, longest first."""
         return dict(self._wanted)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Backbones that are never evicted, whether they have a place or not."""
+        return self._kept
+
+    @property
+    def num_switches(self) -> int:
+        """How often a place went from one backbone to another."""
+        return self._places.num_evictions
 
     @property
     def draining(self) -> tuple[str, ...]:
@@ -87,6 +113,10 @@ class Residency:
         others = (b for b in self._places.pinned if b != backbone)
         return self._places.is_arriving(backbone) and next(others, None) is None
 
+    def num_waiting(self, backbone: str) -> int:
+        """How many sequences wait for it."""
+        return self._queues.num_waiting(backbone)
+
     def want(self, backbone: str, now: float) -> None:
         """Something waits for it."""
         if self._places.place_of(backbone) is None:
@@ -94,8 +124,24 @@ class Residency:
 
     def unwant(self, backbone: str) -> None:
         """Something that waited for it was given up."""
-        if not self._queues.num_waiting(backbone):
+        if not self._queues.num_waiting(backbone) and backbone not in self._asked:
             self._wanted.pop(backbone, None)
+
+    def ask(self, backbone: str, now: float) -> None:
+        """Load it, though nothing waits for it."""
+        if self._places.place_of(backbone) is None:
+            self._asked.add(backbone)
+            self.want(backbone, now)
+
+    def keep(self, backbones: Collection[str]) -> None:
+        """Keep these, and no others from now on. TooManyKept, and nothing changed, if they fill
+        all places.
+        """
+        kept = frozenset(backbones)
+        if len(kept) >= self._places.num_places and kept:
+            raise TooManyKept(len(kept), self._places.num_places)
+        self._kept = kept
+        self._draining = [b for b in self._draining if b not in kept]
 
     def admitted(self, backbone: str, now: float, next_number: int) -> None:
         """A sequence of this backbone has begun to run."""
@@ -120,6 +166,8 @@ class Residency:
         if self._queues.num_waiting(backbone) or not self._places.forget(backbone):
             return False
         self._end_tenure(backbone)
+        self._asked.discard(backbone)
+        self._wanted.pop(backbone, None)
         return True
 
     def begin_loads(self, now: float, next_number: int) -> tuple[BackboneCopy, ...]:
@@ -141,7 +189,7 @@ class Residency:
 
     def check(self) -> None:
         """Assert that wanted and draining say what queues and places say."""
-        needed = {q.backbone for q in self._queues if q.waiting}
+        needed = {q.backbone for q in self._queues if q.waiting} | self._asked
         placeless = {b for b in needed if self._places.place_of(b) is None}
         assert set(self._wanted) == placeless, f"wanted {self._wanted}, placeless {placeless}"
         since = list(self._wanted.values())
@@ -150,19 +198,26 @@ class Residency:
         without = [b for b in self._tenures if self._places.place_of(b) is None]
         assert not without, f"tenures without a place: {without}"
         assert len(set(self._draining)) == len(self._draining), "a place drains twice"
+        assert not self._kept & set(self._draining), "a kept backbone drains"
+        assert self._asked <= set(self._wanted), f"asked {self._asked}, wanted {self._wanted}"
 
     def _free_place(self) -> int | None:
         """An empty place, else that of the least recently used idle resident."""
         empty = self._places.empty()
         if empty is not None:
             return empty
-        idle = (b for b in self._places.unpinned() if not self._queues.num_waiting(b))
+        idle = (
+            b
+            for b in self._places.unpinned()
+            if not self._queues.num_waiting(b) and b not in self._kept
+        )
         victim = next(idle, None)
         return None if victim is None else self._held_place(victim)
 
     def _begin(self, backbone: str, place: int, now: float) -> BackboneCopy:
         evicted = self._places.begin_load(backbone, place)
         del self._wanted[backbone]
+        self._asked.discard(backbone)
         if evicted is not None:
             self._end_tenure(evicted)
             if self._queues.num_waiting(evicted):
@@ -179,9 +234,11 @@ class Residency:
         self._draining += drainable[: count - len(self._draining)]
 
     def _may_drain(self, backbone: str, now: float) -> bool:
+        tenure = self._tenures[backbone]
+        if backbone in self._kept or now - tenure.since < self._min_residency_s:
+            return False
         if not self._queues.num_waiting(backbone):
             return True
-        tenure = self._tenures[backbone]
         if not tenure.has_admitted:
             return False
         if now - tenure.since >= self._max_wait_s:

@@ -52,6 +52,7 @@ class Scheduler:
         step_tokens: int,
         max_sequences: int,
         max_model_wait_s: float,
+        min_residency_s: float = 0.0,
         cache: PrefixCache | None = None,
     ) -> None:
         if step_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
@@ -63,7 +64,9 @@ class Scheduler:
         self.num_hits = 0
         self.num_misses = 0
         self._queues = FairQueues()
-        self._residency = Residency(places, self._queues, max_wait_s=max_model_wait_s)
+        self._residency = Residency(
+            places, self._queues, max_wait_s=max_model_wait_s, min_residency_s=min_residency_s
+        )
         self._sequences: dict[str, Sequence] = {}
         self._deadlines = Deadlines()
         self._needs = Needs(needs)
@@ -242,19 +245,19 @@ class Scheduler:
         """Models with waiting sequences."""
         return dict(Counter(s.model for q in self._queues for s in q.waiting))
 
+    @property
+    def sequences(self) -> Iterable[Sequence]:
+        """All that wait or run, in order of arrival."""
+        return self._sequences.values()
+
     def count(self, model: ModelKey) -> int:
         """How many sequences of this model wait or run."""
         return sum(len(q.waiting) + q.num_running for q in self._queues if q.model == model)
 
     @property
-    def wanted(self) -> dict[str, float]:
-        """Backbones without a place for which sequences wait, and since when; longest first."""
-        return self._residency.wanted
-
-    @property
-    def draining(self) -> tuple[str, ...]:
-        """Resident backbones that admit nothing, so that another gets the place."""
-        return self._residency.draining
+    def residency(self) -> Residency:
+        """Which backbones have places, and who may change that."""
+        return self._residency
 
     def check(self) -> None:
         """Assert every invariant that ties sequences, needs, places and queues together."""

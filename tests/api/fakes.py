@@ -4,6 +4,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from serve_app.protocol.messages import (
+    AdminAction,
+    AdminDone,
+    AdminFacts,
     DetokenizeJob,
     ErrorItem,
     Item,
@@ -24,6 +27,9 @@ class FakeClient:
         self.raises = raises
         self.jobs: list[Job] = []
         self.num_closed = 0
+        self.facts: list[AdminFacts] = []
+        self.changes: list[tuple[str, AdminAction]] = []
+        self.replies: list[AdminDone | ErrorItem] = []
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         self.jobs.append(job)
@@ -51,6 +57,13 @@ class FakeClient:
 
     async def metrics(self) -> str:
         return "x 1\n"
+
+    async def admin(self) -> list[AdminFacts]:
+        return list(self.facts)
+
+    async def change(self, model: str, action: AdminAction) -> list[AdminDone | ErrorItem]:
+        self.changes.append((model, action))
+        return list(self.replies)
 
 
 ACCEPTED: Item = {

@@ -28,6 +28,7 @@ CHANGED = EngineConfig(
     step_tokens=99,
     max_sequences=7,
     max_model_wait_s=0.5,
+    min_residency_s=1.5,
     prefix_cache=False,
     cuda_graphs=False,
     int8_activations=False,
@@ -38,6 +39,7 @@ FLAGS = [
     *("--device", "cpu", "--dtype", "float32", "--device-memory", "24GiB"),
     *("--host-memory", "500MB", "--kv-tokens", "4096", "--num-places", "3"),
     *("--step-tokens", "99", "--max-sequences", "7", "--max-model-wait", "0.5"),
+    *("--min-residency", "1.5"),
     *("--no-prefix-cache", "--no-cuda-graphs", "--no-int8-activations", "--plan-ahead"),
 ]
 

@@ -201,6 +201,7 @@ class World:
         step_tokens: int = 16,
         max_sequences: int = 8,
         max_model_wait_s: float = 10.0,
+        min_residency_s: float = 0.0,
         ahead: bool = False,
         secret: bytes | None = None,
         num_states: int | None = None,
@@ -220,6 +221,7 @@ class World:
             step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
+            min_residency_s=min_residency_s,
             cache=None if secret is None else PrefixCache(self.blocks, secret),
         )
         self.runner = FakeRunner(block_size, num_places)
@@ -337,7 +339,7 @@ class World:
             assert chunk.end <= self.sequences[chunk.sequence].num_positions, "more than is needed"
         for begun in set(ids) - before:
             backbone = self.sequences[begun].backbone
-            assert backbone not in self.scheduler.draining
+            assert backbone not in self.scheduler.residency.draining
             if self.places.is_arriving(backbone):
                 assert self.places.pinned == (backbone,), "others wait for what arrives"
 

@@ -45,7 +45,7 @@ def test_a_resident_that_is_waited_for_keeps_its_place_until_another_is_overdue(
     world.add(1, "a", 40)
     begun = [step(world) for _ in range(6)]
     assert begun == [[]] * 6
-    assert world.scheduler.draining == ("backbone of a",)
+    assert world.scheduler.residency.draining == ("backbone of a",)
 
 
 def test_nothing_is_admitted_to_a_place_that_drains() -> None:
@@ -60,8 +60,8 @@ def test_nothing_is_admitted_to_a_place_that_drains() -> None:
         world.step()
         assert late.place is None
     assert step(world) == [("b", 0)]
-    assert world.scheduler.wanted == {"backbone of a": world.now - 1.0}
-    assert world.scheduler.draining == ()
+    assert world.scheduler.residency.wanted == {"backbone of a": world.now - 1.0}
+    assert world.scheduler.residency.draining == ()
     world.run()
 
 
@@ -71,11 +71,11 @@ def test_a_place_stops_draining_when_nobody_wants_it_any_more() -> None:
     wanting = world.add(1, "b", 1)
     for _ in range(3):
         world.step()
-    assert world.scheduler.draining
+    assert world.scheduler.residency.draining
     world.abort(wanting.id)
     late = world.add(1, "a", 1)
     world.step()
-    assert world.scheduler.draining == ()
+    assert world.scheduler.residency.draining == ()
     assert late.id in world.reasons
 
 
@@ -87,7 +87,7 @@ def test_one_place_drains_for_each_that_is_overdue() -> None:
         world.add(1, model, 1)
     for _ in range(2):
         world.step()
-    assert len(world.scheduler.draining) == 2
+    assert len(world.scheduler.residency.draining) == 2
     world.run()
 
 
@@ -103,7 +103,7 @@ def test_a_resident_for_which_nothing_waits_drains_before_one_that_is_waited_for
     world.add(1, "c", 1)
     for _ in range(4):
         world.step()
-    assert world.scheduler.draining == ("backbone of a",)
+    assert world.scheduler.residency.draining == ("backbone of a",)
     world.run()
 
 
@@ -119,7 +119,7 @@ def test_of_two_that_are_waited_for_the_more_served_drains() -> None:
         world.add(1, model, 9)
     for _ in range(4):
         world.step()
-    assert world.scheduler.draining == ("backbone of b",)
+    assert world.scheduler.residency.draining == ("backbone of b",)
     world.run()
 
 
@@ -269,10 +269,10 @@ def test_what_was_fetched_ahead_makes_room_for_what_is_wanted() -> None:
 def test_the_check_finds_what_is_wanted_and_not_noted() -> None:
     world = World()
     sequence = world.add(1, "a")
-    world.scheduler._residency._wanted.clear()
+    world.scheduler.residency._wanted.clear()
     with pytest.raises(AssertionError, match="wanted"):
         world.scheduler.check()
-    world.scheduler._residency.want(sequence.backbone, 0.0)
+    world.scheduler.residency.want(sequence.backbone, 0.0)
     world.run()
 
 
@@ -314,7 +314,7 @@ def test_with_more_models_than_places_turns_go_round(num_places: int) -> None:
 
     def watch() -> bool:
         nonlocal longest
-        wanted = world.scheduler.wanted
+        wanted = world.scheduler.residency.wanted
         for backbone in set(since) - set(wanted):
             longest = max(longest, world.now - since.pop(backbone))
             served.add(backbone)

@@ -349,5 +349,5 @@ def test_a_clock_that_goes_back_stands_still() -> None:
     world.step()
     world.now = 2.0
     world.add(3, "b")
-    assert world.scheduler.wanted == {"backbone of b": 7.0}
+    assert world.scheduler.residency.wanted == {"backbone of b": 7.0}
     world.run()

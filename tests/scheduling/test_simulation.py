@@ -206,8 +206,8 @@ class Simulation(RuleBasedStateMachine):
 
     def _before_plan(self) -> None:
         """Whoever was to be gone and has ended or been preempted since, is gone."""
-        self.wanted = set(self.world.scheduler.wanted)
-        tenures = self.world.scheduler._residency._tenures
+        self.wanted = set(self.world.scheduler.residency.wanted)
+        tenures = self.world.scheduler.residency._tenures
         self.has_admitted = {b for b, tenure in tenures.items() if tenure.has_admitted}
         for drain in self.drains.values():
             for ids in drain.running.values():
@@ -220,23 +220,23 @@ class Simulation(RuleBasedStateMachine):
         self.resident_since = {b: self.resident_since.get(b, now) for b in residents}
         overdue = [
             b
-            for b, since in world.scheduler.wanted.items()
+            for b, since in world.scheduler.residency.wanted.items()
             if b in self.wanted and now - since >= world.max_model_wait_s
         ]
-        draining = world.scheduler.draining
+        draining = world.scheduler.residency.draining
         assert len(draining) <= len(overdue)
         for backbone, drain in self.drains.items():
-            if backbone in overdue and world.scheduler.wanted[backbone] == drain.since:
+            if backbone in overdue and world.scheduler.residency.wanted[backbone] == drain.since:
                 assert drain.drained() < drain.needed, f"{backbone} should have a place"
         self.drains = {
             b: drain
             for b, drain in self.drains.items()
-            if b in overdue and world.scheduler.wanted[b] == drain.since
+            if b in overdue and world.scheduler.residency.wanted[b] == drain.since
         }
         for ahead, backbone in enumerate(overdue):
             if backbone not in self.drains and len(draining) > ahead:
                 running = {b: self._running_on(b) for b in draining[: ahead + 1]}
-                since = world.scheduler.wanted[backbone]
+                since = world.scheduler.residency.wanted[backbone]
                 self.drains[backbone] = Drain(since, ahead + 1, running)
         if overdue and len(draining) < len(overdue):
             for backbone in set(residents) - set(draining):

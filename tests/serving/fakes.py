@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +11,23 @@ from typing import Any, NoReturn
 
 from consolidation.release import Aliases, Canary
 from serve_app.config import ServeConfig
+from serve_app.engine.backlog import Backlog
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
+from serve_app.engine.residents import Place, Residence
 from serve_app.engine.source import BackboneBlobLike, LayerLike
 from serve_app.engine.stats import Stats
 from serve_app.errors import (
     DoesNotFit,
     DuplicateRequest,
     EngineError,
+    InUse,
     TooLong,
+    TooManyPinned,
     UnknownModel,
     UnknownRelease,
 )
+from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.text.process.text_process import Hear
 from serve_app.text.tokenizer import Tokenizer
@@ -94,6 +99,7 @@ class FakeLoop:
     kv_tokens: int = CONTEXT
     room: int = 2
     pages: int = 64
+    num_places: int = 3
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -110,6 +116,8 @@ class FakeLoop:
         self.aborted: list[str] = []
         self.staged: list[str] = [self.first.id]
         self.retired: list[str] = []
+        self.resident: set[ModelKey] = set()
+        self.pinned: set[ModelKey] = set()
         if not self.manual:
             threading.Thread(target=self._run, daemon=True).start()
 
@@ -171,6 +179,50 @@ class FakeLoop:
         if source.id == self.too_large:
             raise DoesNotFit("too large, even alone", needed=2, available=1)
 
+    def _do(self, act: Callable[[], None]) -> "Future[None]":
+        done: Future[None] = Future()
+        try:
+            with self._lock:
+                act()
+            done.set_result(None)
+        except EngineError as error:
+            done.set_exception(error)
+        return done
+
+    def load(self, model: ModelKey) -> "Future[None]":
+        return self._do(lambda: self.resident.add(self._known(model)))
+
+    def unload(self, model: ModelKey) -> "Future[None]":
+        def act() -> None:
+            if self._known(model) in self.pinned:
+                raise InUse("it is pinned")
+            self.resident.discard(model)
+
+        return self._do(act)
+
+    def pin(self, models: Collection[ModelKey]) -> "Future[None]":
+        def act() -> None:
+            if len(models) >= self.num_places:
+                raise TooManyPinned(f"{len(models)} do not fit in {self.num_places} places")
+            self.pinned = {self._known(model) for model in models}
+            self.resident |= self.pinned
+
+        return self._do(act)
+
+    def _known(self, model: ModelKey) -> ModelKey:
+        assert model[1] in self._releases[model[0]].models
+        return model
+
+    def residence(self) -> "Future[Residence]":
+        done: Future[Residence] = Future()
+        held = [
+            Place("resident", (key,), num_bytes=7, is_pinned=key in self.pinned)
+            for key in sorted(self.resident)
+        ]
+        empty = [Place("empty")] * (self.num_places - len(held))
+        done.set_result(Residence((*held, *empty), wanted=(), num_switches=0))
+        return done
+
     def stage(self, source: ReplicaSource) -> "Future[None]":
         done: Future[None] = Future()
         with self._lock:
@@ -202,12 +254,15 @@ class FakeLoop:
     def stats(self) -> Stats:
         with self._lock:
             keys = [(r.request.release, r.request.model) for r in self._running.values()]
+            tenants = Counter(r.request.tenant for r in self._running.values())
+            by_tenant = {name: Backlog(num_running=num) for name, num in tenants.items()}
             return Stats(
                 heartbeat=time.monotonic(),
                 num_running=len(keys),
                 num_waiting=0,
                 num_running_by_model=Counter(keys),
                 num_waiting_by_model={},
+                by_tenant=by_tenant,
                 releases=tuple(self._releases),
                 resident=(),
                 kv_blocks=64,

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.engine.backlog import Backlog
+from serve_app.serving.replica.counting import OTHER, TenantLabels
 from serve_app.serving.replica.follow import FollowState
 from serve_app.serving.replica.metrics import METRICS
 from serve_app.serving.replica.snapshot import Snapshot
@@ -142,9 +144,21 @@ def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none
         canary_percent=0,
         canary_failures=0,
         models=("a", "idle"),
+        backlogs={},
         text_restarts=0,
     )
     [running] = [metric.get for metric in METRICS if metric.name == "num_requests_running"]
     assert running is not None
     assert running(look) == {("a",): 5, ("old",): 1, ("idle",): 0}
     assert running(replace(look, engine=None)) == {}
+
+
+def test_tenants_beyond_the_bound_share_one_label() -> None:
+    labels = TenantLabels(2)
+    assert [labels.of(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", OTHER, "a", OTHER]
+    waiting = {"a": Backlog(num_waiting=1), "c": Backlog(num_waiting=2), "d": Backlog(1, 3, 9)}
+    assert labels.summed(waiting) == {
+        "a": Backlog(num_waiting=1),
+        "b": Backlog(),
+        OTHER: Backlog(num_running=1, num_waiting=5, waiting_tokens=9),
+    }

@@ -171,11 +171,11 @@ class Supply:
                 on_done()
         if self._orphans:
             orphans = self._orphans - self._to_read().keys()
-            self._orphans = {b for b in orphans if not self._drop(b)}
+            self._orphans = {b for b in orphans if not self.drop_backbone(b)}
             self._let_go()
 
-    def _drop(self, backbone: str) -> bool:
-        """Drop a backbone without a release; False while it is loading or needed."""
+    def drop_backbone(self, backbone: str) -> bool:
+        """Empty the place of a backbone; False while it is loading or needed."""
         place = self._scheduler.places.place_of(backbone)
         if not self._scheduler.drop_backbone(backbone):
             return False

@@ -1,21 +1,46 @@
 """Counts requests for the table of metrics, and writes the page of all metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from consolidation.release import Side
+from serve_app.engine.backlog import Backlog
 from serve_app.protocol.errors import ErrorCode
 from serve_app.serving.replica.metrics import METRICS, PREFIX, MetricRow
 from serve_app.serving.replica.snapshot import Snapshot
+
+OTHER = "other"
+"""The tenant label of those that have none of their own."""
+
+
+class TenantLabels:
+    """The label of each tenant: its own for the first `most` that came, `OTHER` for the rest."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._own: set[str] = set()
+
+    def of(self, tenant: str) -> str:
+        if tenant not in self._own and len(self._own) < self._most:
+            self._own.add(tenant)
+        return tenant if tenant in self._own else OTHER
+
+    def summed(self, backlogs: Mapping[str, Backlog]) -> dict[str, Backlog]:
+        """What has these labels together; nothing where a tenant that has one is idle."""
+        found = {label: Backlog() for label in self._own}
+        for tenant, backlog in backlogs.items():
+            found.setdefault(self.of(tenant), Backlog()).add(backlog)
+        return found
 
 
 class Metrics:
     """The metrics of one replica. All times are on one clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_tenants: int) -> None:
+        self.tenants = TenantLabels(max_tenants)
         self._registry = CollectorRegistry()
         counted = [metric for metric in METRICS if metric.get is None]
         self.histograms = {
@@ -32,10 +57,10 @@ class Metrics:
         }
 
     def refused(self, code: ErrorCode, tenant: str, side: Side) -> None:
-        self.counters["request_errors_total"].labels(code, tenant, side).inc()
+        self.counters["request_errors_total"].labels(code, self.tenants.of(tenant), side).inc()
 
     def request(self, model: str, tenant: str, side: Side) -> "RequestMetrics":
-        return RequestMetrics(self, (model, tenant, side))
+        return RequestMetrics(self, (model, self.tenants.of(tenant), side))
 
     def page(self, look: Snapshot) -> str:
         """The text that Prometheus reads."""

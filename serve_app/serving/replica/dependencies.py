@@ -1,6 +1,6 @@
 """The parts of a replica as protocols and callables, so that tests can supply their own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from consolidation.release import Aliases, Canary
 from serve_app.engine.request import Event, Request
+from serve_app.engine.residents import Residence
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
+from serve_app.scheduling.sequence import ModelKey
 from serve_app.text.process.text_process import StartProcess
 
 
@@ -41,6 +43,14 @@ class Loop(Protocol):
     def fits_beside(self, source: ReplicaSource) -> bool: ...
 
     def require_room_alone(self, source: ReplicaSource) -> None: ...
+
+    def load(self, model: ModelKey) -> "Future[None]": ...
+
+    def unload(self, model: ModelKey) -> "Future[None]": ...
+
+    def pin(self, models: Collection[ModelKey]) -> "Future[None]": ...
+
+    def residence(self) -> "Future[Residence]": ...
 
     def stage(self, source: ReplicaSource) -> "Future[None]": ...
 

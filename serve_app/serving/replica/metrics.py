@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from serve_app.engine.backlog import Backlog
 from serve_app.engine.stats import Stats
 from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.replica.snapshot import Snapshot
@@ -64,6 +65,10 @@ def _by_model(get: Callable[[Stats], Mapping[ModelKey, int]]) -> Getter:
         return found
 
     return values
+
+
+def _by_tenant(get: Callable[[Backlog], int]) -> Getter:
+    return lambda look: {(label,): get(backlog) for label, backlog in look.backlogs.items()}
 
 
 def _sides(look: Snapshot) -> Values:
@@ -145,6 +150,31 @@ RELEASES = (
 )
 """Of releases and their models."""
 
+TENANTS = (
+    MetricRow(
+        "tenant_requests_running",
+        "Sequences of a tenant that run",
+        "gauge",
+        ("tenant",),
+        _by_tenant(lambda backlog: backlog.num_running),
+    ),
+    MetricRow(
+        "tenant_requests_waiting",
+        "Sequences of a tenant that wait",
+        "gauge",
+        ("tenant",),
+        _by_tenant(lambda backlog: backlog.num_waiting),
+    ),
+    MetricRow(
+        "tenant_tokens_waiting",
+        "Tokens of a tenant's sequences that wait",
+        "gauge",
+        ("tenant",),
+        _by_tenant(lambda backlog: backlog.waiting_tokens),
+    ),
+)
+"""Of the queue, by tenant."""
+
 TEXT = (
     MetricRow(
         "text_restarts_total",
@@ -192,7 +222,11 @@ ENGINE = (
         "Requests whose backbone was not on the device when they came",
         lambda e: e.backbone_misses,
     ),
-    _total("backbone_evictions_total", "Backbones evicted", lambda e: e.backbone_evictions),
+    _total(
+        "backbone_evictions_total",
+        "Times a place went from one backbone to another",
+        lambda e: e.backbone_evictions,
+    ),
     _total("backbone_loads_total", "Backbones loaded", lambda e: e.counters.backbone_loads),
     _total(
         "backbone_load_failures_total",
@@ -234,7 +268,7 @@ ENGINE = (
 )
 """The engine's own figures."""
 
-METRICS = (*REQUESTS, *RELEASES, *TEXT, *ENGINE)
+METRICS = (*REQUESTS, *RELEASES, *TENANTS, *TEXT, *ENGINE)
 
 
 def engine_figures(look: Snapshot) -> dict[str, float]:

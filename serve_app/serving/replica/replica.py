@@ -22,6 +22,9 @@ from serve_app.protocol.errors import (
     no_such_model,
 )
 from serve_app.protocol.messages import (
+    AdminAction,
+    AdminDone,
+    AdminFacts,
     DetokenizeJob,
     ErrorItem,
     Item,
@@ -37,7 +40,6 @@ from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
 from serve_app.serving.replica.generation import Generation, protocol_error
-from serve_app.serving.replica.metrics import engine_figures
 from serve_app.serving.replica.open_room import OpenJobs
 from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import (
@@ -48,7 +50,8 @@ from serve_app.serving.replica.prepare import (
 )
 from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
-from serve_app.serving.replica.telling import canary_facts, models_of
+from serve_app.serving.replica.telling.administration import Administration
+from serve_app.serving.replica.telling.status_facts import canary_facts, models_of, status_of
 from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
 from serve_app.serving.traffic.shares import side_of
 from serve_app.serving.traffic.watched import Watched
@@ -85,7 +88,7 @@ class EngineReplica:
         self._parts = parts
         self._clock = clock
         self._draw_seed = draw_seed
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.metrics.max_tenants)
         self._post = Post()
         self._sender = Sender(self.generate)
         self._text = TextClient(parts.start_text)
@@ -100,6 +103,14 @@ class EngineReplica:
             poll_s=config.poll_s,
             clock=clock,
             look_beside=self._look_beside,
+        )
+        self._administration = Administration(
+            secrets.token_hex(4),
+            self._releases,
+            self._follower.state,
+            self._canary,
+            self._canary_follower,
+            self._aliases,
         )
         self._following: asyncio.Task[None] | None = None
         self._open = OpenJobs(config.max_open_choices, config.max_open_tokens)
@@ -202,6 +213,7 @@ class EngineReplica:
     async def _look_beside(self, channel: str | None) -> None:
         await self._aliases.look(channel)
         await self._canary_follower.look(channel)
+        await self._administration.renew_pins()
 
     async def _requests(
         self, job: Job, model: ServedModel, deadline: float | None
@@ -250,33 +262,18 @@ class EngineReplica:
         return models_of(self._config.family, self._releases.current, self._aliases.value)
 
     async def status(self) -> Status:
-        look = self._look()
-        state, stats, target = look.follow, look.engine, look.follow.target
-        trouble = self._trouble()
-        return {
-            "healthy": trouble is None,
-            "release": self._releases.serving,
-            "detail": {
-                "target": None if target is None else target.model_dump(exclude_none=True),
-                "wanted": state.wanted,
-                "staging": state.staging,
-                "failed_release": None if state.failure is None else state.failure.release,
-                "error": None if state.failure is None else state.failure.reason,
-                "channel_error": state.trouble,
-                "canary": canary_facts(
-                    self._canary, self._canary_follower.state, self._releases.canary
-                ),
-                "aliases_error": self._aliases.trouble,
-                "engine_error": trouble,
-                "broken_invariant": None if stats is None else stats.broken,
-                "num_running": 0 if stats is None else stats.num_running,
-                "num_waiting": 0 if stats is None else stats.num_waiting,
-                **({} if stats is None else {"engine": engine_figures(look)}),
-            },
-        }
+        state, canary = self._canary_follower.state, self._releases.canary
+        facts = canary_facts(self._canary, state, canary)
+        return status_of(self._look(), self._trouble(), facts, self._aliases.trouble)
 
     async def metrics(self) -> str:
         return self._metrics.page(self._look())
+
+    async def admin(self) -> list[AdminFacts]:
+        return [await self._administration.facts()]
+
+    async def change(self, model: str, action: AdminAction) -> list[AdminDone | ErrorItem]:
+        return [await self._administration.change(model, action)]
 
     async def check_health(self) -> None:
         """Raises if the engine has stopped stepping, or texts are given up. Loading is healthy."""
@@ -295,14 +292,16 @@ class EngineReplica:
     def _look(self) -> Snapshot:
         loop, current, canary = self._releases.loop, self._releases.current, self._releases.canary
         wanted = self._canary.value
+        stats = None if loop is None else loop.stats()
         return Snapshot(
-            engine=None if loop is None else loop.stats(),
+            engine=stats,
             follow=self._follower.state,
             serving=self._releases.serving,
             canary=None if canary is None else canary.id,
             canary_percent=0.0 if wanted is None else wanted.percent,
             canary_failures=self._canary_follower.state.num_failures,
             models=() if current is None else tuple(current.models),
+            backlogs=self._metrics.tenants.summed({} if stats is None else stats.by_tenant),
             text_restarts=self._text.num_restarts,
         )
 

@@ -74,6 +74,11 @@ class ServedReleases:
     def serving(self) -> str | None:
         return None if self.current is None else self.current.id
 
+    @property
+    def held(self) -> list[HeldRelease]:
+        """All releases that requests may still hold."""
+        return list(self._held.values())
+
     @asynccontextmanager
     async def holding(
         self, model: str, side: Side, only: str | None = None

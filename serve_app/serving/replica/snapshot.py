@@ -1,8 +1,9 @@
 """The state of a replica for health and metrics, as a value. Measures nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from serve_app.engine.backlog import Backlog
 from serve_app.engine.stats import Stats
 from serve_app.serving.replica.follow import FollowState
 
@@ -14,7 +15,8 @@ class Snapshot:
     canary: the release that answers on that side, if one does.   canary_percent: its share, as the
     file says, even if nothing can answer it.
 
-    text_restarts: how often the text process was started again.
+    backlogs: by the tenants' labels in metrics.   text_restarts: how often the text process was
+    started again.
     """
 
     engine: Stats | None
@@ -24,4 +26,5 @@ class Snapshot:
     canary_percent: float
     canary_failures: int
     models: Collection[str]
+    backlogs: Mapping[str, Backlog]
     text_restarts: int

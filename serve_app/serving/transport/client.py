@@ -20,6 +20,9 @@ from serve_app.protocol.errors import (
     overloaded,
 )
 from serve_app.protocol.messages import (
+    AdminAction,
+    AdminDone,
+    AdminFacts,
     DetokenizeJob,
     ErrorItem,
     Job,
@@ -132,6 +135,27 @@ class HandleClient:
 
     async def metrics(self) -> str:
         return cast(str, await self._ask(self._handle.metrics))
+
+    async def admin(self) -> list[AdminFacts]:
+        return cast("list[AdminFacts]", await self._ask_all("admin"))
+
+    async def change(self, model: str, action: AdminAction) -> list[AdminDone | ErrorItem]:
+        replies = await self._ask_all("change", model, action)
+        return cast("list[AdminDone | ErrorItem]", replies)
+
+    async def _ask_all(self, method: str, *arguments: Any) -> list[Any]:
+        """What all replicas say, one after the other.
+
+        Raises ProtocolError if one of them does not answer, or there is none.
+        """
+        try:
+            asked = self._handle.broadcast(method, *arguments)
+            found = [item for items in await asked.results_async() for item in items]
+        except (RayError, RayServeException) as error:
+            raise _unreachable(error) from error
+        if not found:
+            raise loading("the engine is not available: it is starting or restarting")
+        return found
 
     async def _ask(self, method: Any, *arguments: Any) -> Any:
         """Raises ProtocolError if the engine's process does not answer."""

@@ -3,9 +3,11 @@
 from typing import Any
 
 from consolidation.release import Aliases, Canary
-from serve_app.protocol.messages import ModelCard, Models
+from serve_app.protocol.messages import ModelCard, Models, Status
 from serve_app.serving.replica.follow_canary import CanaryState
+from serve_app.serving.replica.metrics import engine_figures
 from serve_app.serving.replica.served_releases import HeldRelease
+from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.traffic.watched import Watched
 
 
@@ -29,6 +31,32 @@ def models_of(family: str, current: HeldRelease | None, aliases: Aliases | None)
         if root in current.models
     ]
     return {"release": current.id, "models": cards}
+
+
+def status_of(
+    look: Snapshot, trouble: str | None, canary: dict[str, Any] | None, aliases_error: str | None
+) -> Status:
+    """trouble: why the replica is unhealthy, or None."""
+    state, stats, target = look.follow, look.engine, look.follow.target
+    return {
+        "healthy": trouble is None,
+        "release": look.serving,
+        "detail": {
+            "target": None if target is None else target.model_dump(exclude_none=True),
+            "wanted": state.wanted,
+            "staging": state.staging,
+            "failed_release": None if state.failure is None else state.failure.release,
+            "error": None if state.failure is None else state.failure.reason,
+            "channel_error": state.trouble,
+            "canary": canary,
+            "aliases_error": aliases_error,
+            "engine_error": trouble,
+            "broken_invariant": None if stats is None else stats.broken,
+            "num_running": 0 if stats is None else stats.num_running,
+            "num_waiting": 0 if stats is None else stats.num_waiting,
+            **({} if stats is None else {"engine": engine_figures(look)}),
+        },
+    }
 
 
 def canary_facts(

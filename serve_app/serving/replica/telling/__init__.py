@@ -1,0 +1,1 @@
+"""What a replica tells of itself, and what an operator changes in its memory. Serves no request."""
