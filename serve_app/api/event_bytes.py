@@ -67,6 +67,10 @@ class Events:
         self._kept = []
         return "".join(events).encode()
 
+    def fail(self) -> None:
+        """Something else has broken: they end with an internal error."""
+        self._error = internal()
+
     def end(self) -> bytes:
         """What is written last."""
         error = self._error

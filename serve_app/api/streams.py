@@ -4,6 +4,7 @@ Writes no event: that is `event_bytes`. Shapes no answer: that is `answers`.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from serve_app.api.quiet_body import QuietBody
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -78,20 +80,30 @@ class EventStream(Response):
                 return
 
     async def _send(self, send: Send) -> None:
-        """One write for all that has come, because a write costs more than an event."""
+        """Whatever breaks, the stream ends with an event that says so."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        events = self._events
         async with aclosing(QuietBody(send, self._keep_alive_s)) as body:
-            written = events.opening()
+            try:
+                await self._write(body)
+            except OSError:
+                raise
+            except Exception:  # noqa: BLE001  the client has its status: only an event can tell it
+                _log.exception("a stream failed")
+                self._events.fail()
+        await send({"type": "http.response.body", "body": self._events.end(), "more_body": False})
+
+    async def _write(self, body: QuietBody) -> None:
+        """One write for all that has come, because a write costs more than an event."""
+        events = self._events
+        written = events.opening()
+        if written:
+            await body.write(written)
+        async for batch in self._items:
+            written = events.add(batch)
             if written:
                 await body.write(written)
-            async for batch in self._items:
-                written = events.add(batch)
-                if written:
-                    await body.write(written)
-                if events.have_ended:
-                    break
-        await send({"type": "http.response.body", "body": events.end(), "more_body": False})
+            if events.have_ended:
+                return
 
 
 async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:

@@ -1,6 +1,7 @@
 """A stream and its socket: what is written when, and what happens if writing must wait."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -61,6 +62,25 @@ def test_what_comes_while_a_write_waits_is_written_together() -> None:
         assert socket.bodies[-1].endswith(b"data: [DONE]\n\n")
         assert socket.bodies[-1].count(b"data:") == 3
         assert socket.more == [True, True, False]
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_breaks_while_it_is_written_ends_with_an_error_event() -> None:
+    async def items() -> AsyncGenerator[list[Item], None]:
+        yield [ACCEPTED]
+        yield [piece("a")]
+        raise ValueError("something else")
+
+    async def run() -> None:
+        socket = Socket()
+        for _ in range(9):
+            socket.allowed.release()
+        await stream_of(items())({}, socket.receive, socket.send)
+        assert json.loads(socket.bodies[0].split(b"data: ")[1])["choices"][0]["text"] == "a"
+        event = json.loads(socket.bodies[-1].removeprefix(b"data: "))
+        assert event["error"]["code"] == "internal_error"
+        assert socket.more == [True, False]
 
     asyncio.run(run())
 
