@@ -16,7 +16,7 @@ from serve_app.bench.result.environment import environment
 from tests.chaos.catalogue import FAULTS
 from tests.chaos.disk import own_disk
 from tests.chaos.endpoint import Endpoint
-from tests.chaos.family import MODELS, TENANTS, Family
+from tests.chaos.family import NAMES, TENANTS, Family
 from tests.chaos.fault import Fault, Row, Setting, run_fault
 from tests.chaos.ground import Ground
 from tests.chaos.load import Load
@@ -55,7 +55,7 @@ class Endpoints:
             endpoint = Endpoint(self._family, self._out, options(setting, self._family))
             self._open.callback(endpoint.stop)
             keys = [self._family.keys[tenant] for tenant in TENANTS] * CLIENTS_PER_TENANT
-            load = Load(endpoint.address, keys, MODELS, self._family.references)
+            load = Load(endpoint.address, keys, NAMES, self._family.references)
             self._open.callback(load.close)
             self._setting = setting
             self._ground = Ground(endpoint=endpoint, load=load, family=self._family, out=self._out)

@@ -17,13 +17,14 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A greedy request for exactly `length` tokens."""
+    """A greedy request for exactly `length` tokens. model: or an alias."""
 
     model: str
     prompt: Prompt
     length: int
     streamed: bool
     logprobs: bool
+    user: str = ""
 
 
 @dataclass(slots=True)
@@ -114,6 +115,7 @@ async def _hear(client: openai.AsyncOpenAI, question: Question, heard: Heard) ->
         "max_tokens": question.length,
         "temperature": 0,
         "stream": question.streamed,
+        "user": question.user,
         "extra_body": {"ignore_eos": True},
     }
     if question.streamed:

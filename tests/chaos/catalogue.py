@@ -25,6 +25,7 @@ FAULTS: tuple[Fault[Ground], ...] = (
     Fault("clients leave at random", requests.clients_leave),
     Fault("KV blocks run out", requests.blocks_run_out),
     Fault("20 releases in a row and back", releases.in_a_row),
+    Fault("a canary, its file damaged, and promoted", releases.canary),
     *(Fault(f"a release with {bad}", partial(releases.refused, bad=bad)) for bad in releases.BAD),
     *(
         Fault(f"a template that {bad}", partial(templates.chat, bad=bad))
@@ -33,6 +34,7 @@ FAULTS: tuple[Fault[Ground], ...] = (
     Fault("files of a new release damaged", files.new_release),
     Fault("files of the served release damaged", files.served_release),
     Fault("channel file damaged", files.channel),
+    Fault("alias file damaged", files.aliases),
     Fault("keys file damaged", files.keys),
     Fault("the registry's disk full", consolidations.disk_full),
     Fault("consolidation's worker killed", consolidations.worker_killed),

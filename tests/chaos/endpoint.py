@@ -64,9 +64,12 @@ class Watched:
         return sum(float(line) for line in lines)
 
     def pids(self, part: str) -> list[int]:
-        """The processes that are this part, as `processor_time` calls it."""
-        found = parts(self._root, -1, running())
-        return sorted(pid for pid, name in found.items() if name == part)
+        """The processes that are this part, as `processor_time` calls it, without its children."""
+        now = running()
+        found = parts(self._root, -1, now)
+        parent = {process.pid: process.parent for process in now}
+        own = {pid for pid, name in found.items() if name == part}
+        return sorted(pid for pid in own if parent[pid] not in own)
 
     def processes(self) -> dict[int, str]:
         """All that belong to it, by what they are."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
-from consolidation.release import Manifest
+from consolidation.release import Alias, Manifest
 from serve_app.tenants.key_changes import Wanted, with_new_key
 from serve_app.tenants.keys_file import KeyScope, KeysFile
 from tests.chaos.composing import composed
@@ -17,6 +17,11 @@ MODELS = ("a", "b", "c", "d")
 VERSIONS = "01"
 """Checkpoints of each model: `a0`, `a1`, `b0`, …"""
 FIRST = "0000"
+ALIAS, ITS_MODEL = "support", "a"
+"""A name that tenants use for a model."""
+NAMES = (*MODELS, ALIAS)
+"""All that may be asked for."""
+CHANNEL = "stable"
 TENANTS = ("acme", "zen")
 OPERATOR = "operator"
 
@@ -40,6 +45,7 @@ class Family:
         self.keys = self._write_keys()
         self.first = self.publish(FIRST)
         self.move(self.first)
+        self.registry.change_aliases(CHANNEL, lambda _: {ALIAS: Alias(model=ITS_MODEL)})
         self._unused = _versions()
 
     def manifest(self, versions: str) -> Manifest:
@@ -52,7 +58,7 @@ class Family:
     def publish_as(self, manifest: Manifest, checkpoints: Mapping[str, str]) -> str:
         """checkpoints: by model, those whose answers the release is to give."""
         release = self.registry.publish(manifest)
-        self.references.add(release, checkpoints)
+        self.references.add(release, {**checkpoints, ALIAS: checkpoints[ITS_MODEL]})
         return release
 
     def fresh(self) -> str:
@@ -60,7 +66,7 @@ class Family:
         return self.publish(next(self._unused))
 
     def move(self, release: str) -> None:
-        self.registry.move_channel("stable", release)
+        self.registry.move_channel(CHANNEL, release)
 
     @property
     def folder(self) -> Path:

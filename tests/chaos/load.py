@@ -14,6 +14,8 @@ from tests.chaos.ledger import Kind, Ledger, Outcome
 from tests.chaos.references import References
 
 LENGTHS = (4, 12, 40, 90)
+NUM_USERS = 20
+"""Of each tenant."""
 AGAIN_S = 0.25
 """How long a client waits after a request that was not answered."""
 
@@ -21,7 +23,7 @@ AGAIN_S = 0.25
 class Load:
     """Each client asks one question after another: streams or not, with log-probabilities or not.
 
-    keys: of each client one.   models: all of them are asked by all clients.
+    keys: of each client one.   models: and aliases; all clients ask for all of them.
     """
 
     def __init__(
@@ -97,5 +99,10 @@ class Load:
         model, prompt = choice.choice(self.models), choice.choice(self._references.prompts)
         length = min(choice.choice(LENGTHS), self._references.shortest(model, prompt))
         return Question(
-            model, prompt, length, streamed=choice.random() < 0.6, logprobs=choice.random() < 0.5
+            model,
+            prompt,
+            length,
+            streamed=choice.random() < 0.6,
+            logprobs=choice.random() < 0.5,
+            user=f"user-{choice.randrange(NUM_USERS)}",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consolidation.release import BackboneBlob
-from tests.chaos.family import FIRST, MODELS
+from tests.chaos.family import ALIAS, CHANNEL, FIRST, MODELS
 from tests.chaos.ground import Ground
 from tests.chaos.ledger import Kind
 
@@ -23,7 +23,7 @@ def _flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def _emptied(content: bytes) -> bytes:
+def emptied(content: bytes) -> bytes:
     del content
     return b""
 
@@ -33,7 +33,7 @@ Damage = Callable[[bytes], bytes]
 DAMAGES: Mapping[str, Damage] = {
     "truncated": _truncated,
     "flipped": _flipped,
-    "emptied": _emptied,
+    "emptied": emptied,
 }
 
 
@@ -44,7 +44,7 @@ def new_release(ground: Ground) -> Mapping[str, Any]:
         for which in ("blob", "manifest"):
             release = family.fresh()
             place = _own_blob(ground, release) if which == "blob" else _manifest(ground, release)
-            with _damaged(place, damage):
+            with damaged(place, damage):
                 _point_at(ground, release)
                 ground.until(partial(_has_failed, ground, release), f"{which} is refused")
                 assert place.name in ground.endpoint.status()["error"]
@@ -69,7 +69,7 @@ def backbones_to_be_read(ground: Ground) -> Mapping[str, Any]:
     manifest = ground.family.registry.read_manifest(ground.family.first)
     for damage, model in zip(DAMAGES.values(), MODELS, strict=False):
         before = ground.endpoint.metric(FAILED_LOADS)
-        with _damaged(_path(ground, _own(manifest.models[model].backbone)), damage):
+        with damaged(_path(ground, _own(manifest.models[model].backbone)), damage):
             ground.hurt()
             ground.until(partial(_loads_fail, ground, before), f"the load of {model} fails")
             ground.until(partial(answers, ground, 6, without=model), "others answer")
@@ -79,9 +79,9 @@ def backbones_to_be_read(ground: Ground) -> Mapping[str, Any]:
 
 def channel(ground: Ground) -> Mapping[str, Any]:
     """The channel's file: what is served stays, and the trouble is told."""
-    place = ground.family.folder / "channels" / "stable.json"
+    place = ground.family.folder / "channels" / f"{CHANNEL}.json"
     for damage in DAMAGES.values():
-        with _damaged(place, damage):
+        with damaged(place, damage):
             ground.until(lambda: bool(ground.endpoint.status()["channel_error"]), "it is told")
             assert ground.endpoint.serving() == ground.family.first
         ground.until(lambda: not ground.endpoint.status()["channel_error"], "it is read again")
@@ -89,15 +89,38 @@ def channel(ground: Ground) -> Mapping[str, Any]:
     return {"ways": len(DAMAGES)}
 
 
+def aliases(ground: Ground) -> Mapping[str, Any]:
+    """The file of aliases: they stay as they were, and the trouble is told."""
+    place = ground.family.folder / "aliases" / f"{CHANNEL}.json"
+    for damage in (_truncated, _no_json, emptied):
+        with damaged(place, damage):
+            ground.until(lambda: bool(ground.endpoint.status()["aliases_error"]), "it is told")
+            ground.hurt()
+            ground.until(lambda: _asked(ground, ALIAS), "the alias answers")
+        ground.until(lambda: not ground.endpoint.status()["aliases_error"], "it is read again")
+        ground.hurt()
+    return {"ways": 3}
+
+
 def keys(ground: Ground) -> Mapping[str, Any]:
     """The keys file: the keys stay as they were, and a metric tells."""
     place = ground.family.keys_path
-    for damage in (_cut_in_a_digest, _not_a_digest, _emptied):
-        with _damaged(place, damage):
+    for damage in (_cut_in_a_digest, _not_a_digest, emptied):
+        with damaged(place, damage):
             ground.until(lambda: ground.endpoint.metric("keys_broken") == 1, "the metric tells")
         ground.until(lambda: ground.endpoint.metric("keys_broken") == 0, "it is taken up")
         ground.hurt()
     return {"ways": 3}
+
+
+def _no_json(content: bytes) -> bytes:
+    return content[1:]
+
+
+def _asked(ground: Ground, model: str) -> bool:
+    """Whether a request that came after the harm was answered."""
+    seen = ground.seen(ground.hurt_at)
+    return any(one.kind is Kind.RIGHT and one.model == model for one in seen)
 
 
 def _cut_in_a_digest(content: bytes) -> bytes:
@@ -123,7 +146,7 @@ def _loads_fail(ground: Ground, before: float) -> bool:
 
 def _point_at(ground: Ground, release: str) -> None:
     """Moves the channel though the release cannot be read: by the file that a move would write."""
-    place = ground.family.folder / "channels" / "stable.json"
+    place = ground.family.folder / "channels" / f"{CHANNEL}.json"
     text = place.read_text(encoding="utf-8")
     place.write_text(text.replace(ground.family.first, release, 1), encoding="utf-8")
     ground.hurt()
@@ -155,7 +178,7 @@ def _path(ground: Ground, blob: BackboneBlob) -> Path:
 
 
 @contextmanager
-def _damaged(place: Path, damage: Damage) -> Iterator[None]:
+def damaged(place: Path, damage: Damage) -> Iterator[None]:
     with _all_damaged([place], damage):
         yield
 

@@ -6,10 +6,18 @@ from typing import Any
 
 import torch
 
-from consolidation.release import Manifest, ReleaseReader
+from consolidation.release import (
+    Manifest,
+    ReleaseReader,
+    promote_canary,
+    set_canary,
+    start_canary,
+)
 from tests.chaos.composing import with_config, with_model
-from tests.chaos.family import FIRST
+from tests.chaos.family import CHANNEL, FIRST
+from tests.chaos.faults.files import damaged, emptied
 from tests.chaos.ground import Ground
+from tests.chaos.ledger import Kind
 
 NUM_IN_A_ROW = 20
 SOUND_S = 3.0
@@ -25,6 +33,27 @@ def in_a_row(ground: Ground) -> Mapping[str, Any]:
     ground.hurt()
     ground.until(lambda: ground.endpoint.status()["loaded_releases"] == 1, "old ones are freed")
     return {"moves": NUM_IN_A_ROW + 1, "longest s": longest}
+
+
+def canary(ground: Ground) -> Mapping[str, Any]:
+    """A canary is started, gets a larger share, its file is damaged, and it is promoted."""
+    family, endpoint = ground.family, ground.endpoint
+    release = family.fresh()
+    start_canary(family.registry, CHANNEL, release, 30, {})
+    ground.until(lambda: bool((endpoint.status()["canary"] or {}).get("serves")), "it serves")
+    set_canary(family.registry, CHANNEL, 60, None)
+    begun = time.monotonic()
+    place = family.folder / "canaries" / f"{CHANNEL}.json"
+    with damaged(place, emptied):
+        ground.until(lambda: bool((endpoint.status()["canary"] or {}).get("error")), "it is told")
+    time.sleep(SOUND_S)
+    answered = [one.release for one in ground.seen(begun) if one.kind is Kind.RIGHT]
+    assert {release, family.first} == set(answered), f"answers of {set(answered)}"
+    promote_canary(family.registry, CHANNEL)
+    ground.until(lambda: endpoint.serving() == release, "it is the channel's release")
+    ground.hurt()
+    ground.serve(family.first)
+    return {"share of the canary": answered.count(release) / len(answered)}
 
 
 def _unknown_rope(manifest: Manifest, _: Ground) -> Manifest:
