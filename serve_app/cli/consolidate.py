@@ -132,6 +132,13 @@ MaxKl = Annotated[
         help="Publish nothing if a model's KL to its original is higher, in nats per token.",
     ),
 ]
+NormalPriority = Annotated[
+    bool,
+    typer.Option(
+        "--normal-priority",
+        help="Compute at normal priority. Default: take only the time that others leave.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 
 
@@ -156,6 +163,7 @@ def consolidate(
     max_kl: MaxKl = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     max_perplexity_rise: MaxPerplexityRise = None,
+    normal_priority: NormalPriority = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -200,7 +208,8 @@ def consolidate(
     )
     if device_memory is not None:
         recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))
-    found = _run(recipe, dry_run=dry_run, to_stderr=as_json, interruption=context.obj)
+    ray = _Ray(context.obj, nice=0 if normal_priority else 19)
+    found = _run(recipe, ray, dry_run=dry_run, to_stderr=as_json)
     if as_json:
         output.print_json(outcome.facts(recipe, found))
     elif found.manifest is not None and found.release is not None:
@@ -252,15 +261,13 @@ def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[st
     return models
 
 
-def _run(
-    recipe: Recipe, *, dry_run: bool, to_stderr: bool, interruption: Interruption
-) -> Consolidated:
+def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consolidated:
     from consolidation.pipeline import consolidate as carry_out
 
     console = output.err() if to_stderr else output.out()
     with (
         redirect_stdout(sys.stderr),  # Ray prints there which of its workers have died.
-        _Ray(interruption) as executor,
+        ray as executor,
         output.progress() as show,
     ):
         is_search = recipe.target_kl is not None and not dry_run
@@ -284,10 +291,14 @@ def _run(
 
 
 class _Ray:
-    """An executor that starts Ray with the first task, so wrong input is reported before that."""
+    """An executor that starts Ray with the first task, so wrong input is reported before that.
 
-    def __init__(self, interruption: Interruption) -> None:
+    nice: the priority of tasks, and of this thread once Ray has started with its own.
+    """
+
+    def __init__(self, interruption: Interruption, *, nice: int) -> None:
         self._interruption = interruption
+        self._nice = nice
         self._open = ExitStack()
         self._executor: RayExecutor | None = None
 
@@ -305,8 +316,9 @@ class _Ray:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             from consolidation.run.ray_tasks import RayExecutor
 
-            self._executor = self._open.enter_context(RayExecutor())
+            self._executor = self._open.enter_context(RayExecutor(nice=self._nice))
             self._interruption.install()
+            os.nice(self._nice)
         return self._executor.map(function, tasks, in_flight=in_flight)
 
     def __enter__(self) -> Self:

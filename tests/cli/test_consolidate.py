@@ -13,8 +13,9 @@ import pytest
 
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
+from serve_app.cli.consolidate import _Ray
 from serve_app.cli.main import run
-from serve_app.cli.processes import descendants
+from serve_app.cli.processes import Interruption, descendants
 from tests.cli.test_processes import is_running
 from tests.support.checkpoints import write_checkpoint
 
@@ -79,7 +80,10 @@ def test_json_is_the_only_thing_on_stdout(checkpoints: Path, tmp_path: Path) -> 
 class Talking(LocalExecutor):
     """Says on stdout what Ray does there when a worker has died."""
 
-    def __init__(self, _: object) -> None: ...
+    nice: int
+
+    def __init__(self, _: object, *, nice: int) -> None:
+        Talking.nice = nice
 
     def __enter__(self) -> Self:
         print("(raylet) A worker died")
@@ -97,13 +101,39 @@ def test_what_ray_says_goes_to_stderr(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("serve_app.cli.consolidate._Ray", Talking)
-    more = ["--json"] if json_only else []
+    more = ["--json", "--normal-priority"] if json_only else []
     used = arguments(checkpoints, tmp_path, *more)[len(COMMAND) - 1 :]
     assert run(used) == 0
     captured = capsys.readouterr()
     assert "(raylet) A worker died" in captured.err
     assert captured.out.startswith("{" if json_only else "models  ")
     assert "raylet" not in captured.out
+    assert Talking.nice == (0 if json_only else 19)
+
+
+def test_the_command_and_its_tasks_have_the_lowest_priority_once_ray_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Executor(LocalExecutor):
+        def __init__(self, *, nice: int) -> None:
+            done.append(f"tasks {nice}")
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("consolidation.run.ray_tasks.RayExecutor", Executor)
+    monkeypatch.setattr(os, "nice", lambda by: done.append(f"command {by}"))
+    with _Ray(_NoInterruption(), nice=19) as ray:
+        assert list(ray.map(str, [1])) == [(0, "1")]
+    assert done == ["tasks 19", "command 19"]
+
+
+class _NoInterruption(Interruption):
+    def install(self) -> None: ...
 
 
 def test_a_damaged_checkpoint_is_refused_before_ray_starts(

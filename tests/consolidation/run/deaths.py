@@ -1,4 +1,7 @@
-"""Tasks that end badly. Light to import: every worker that is started anew imports them."""
+"""Tasks that end badly, or tell how they run.
+
+Light to import: every worker that is started anew imports them.
+"""
 
 import os
 from pathlib import Path
@@ -21,3 +24,7 @@ def refuses(number: int) -> int:
     if number == 2:
         raise Refused(f"not {number}")
     return number
+
+
+def priority(_: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
 from tests.consolidation.families import write_family
-from tests.consolidation.run.deaths import dies, dies_once, refuses
+from tests.consolidation.run.deaths import dies, dies_once, priority, refuses
 
 pytestmark = pytest.mark.ray
 
@@ -32,6 +33,12 @@ def test_a_task_that_kills_every_worker_fails(executor: RayExecutor) -> None:
 def test_what_a_task_refuses_is_refused_here(executor: RayExecutor) -> None:
     with pytest.raises(Refused, match=r"^not 2$"):
         list(executor.map(refuses, [1, 2, 3]))
+
+
+def test_tasks_run_at_the_priority_that_was_asked(executor: RayExecutor) -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert dict(executor.map(priority, [1])) == {0: usual}
+    assert dict(RayExecutor(nice=19).map(priority, [1])) == {0: 19}
 
 
 def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:
