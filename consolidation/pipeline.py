@@ -75,7 +75,8 @@ def consolidate(
         if dry_run:
             store = StatisticsStore(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
         else:
-            journal = StoredJournal(registry.storage, digest)
+            registry.storage.tidy()
+            journal = stack.enter_context(StoredJournal(registry.storage, digest))
         stages = Stages(executor, journal, progress)
         studied = make_study(recipe, family, windows, store, stages)
         plan = first_plan(recipe, family, studied)

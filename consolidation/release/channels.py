@@ -39,19 +39,20 @@ class ChannelStore(Pointers[Channel]):
     ) -> Channel:
         """Point the channel at a release; does nothing if it already points there.
 
-        `expected` is the release that it must point at now (None: it must not exist yet).
-        Raises `ChannelMoved` otherwise, with nothing changed.
+        `expected` is the release that it must point at now (None: it must not exist yet), unless
+        it is there already. Raises `ChannelMoved` otherwise, with nothing changed.
         """
 
         def move(current: Channel | None) -> Channel:
             found = current.release if current else None
-            if not isinstance(expected, Anything) and found != expected:
-                raise ChannelMoved(
-                    f"channel {name!r} points at {found or 'nothing'}, "
-                    f"not at {expected or 'nothing'} as expected"
-                )
             if current is not None and found == release:
                 return current
+            if not isinstance(expected, Anything) and found != expected:
+                since = f" since {current.at:%Y-%m-%d %H:%M:%S} UTC" if current else ""
+                raise ChannelMoved(
+                    f"channel {name!r} points at {found or 'nothing'}{since}, "
+                    f"not at {expected or 'nothing'} as expected"
+                )
             return Channel(release=release, previous=found, at=at)
 
         return self.change(name, move)

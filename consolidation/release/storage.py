@@ -9,15 +9,15 @@ import contextlib
 import fcntl
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import fsspec
 
 from consolidation.release.errors import StorageFailed
+from consolidation.release.temporary import remove_left, write_whole
 
 
 class Storage(Protocol):
@@ -51,6 +51,18 @@ class Storage(Protocol):
         """Keep other processes out if the storage can do that; else do nothing."""
         ...
 
+    def share(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        """Tell other processes that this one uses what belongs to `path`, if the storage can.
+
+        Yields what is to be called once at the end: whether no other process uses it. Others that
+        come wait until the block ends.
+        """
+        ...
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed while they wrote have left."""
+        ...
+
 
 class LocalStorage:
     """Files in one directory of this machine."""
@@ -79,17 +91,9 @@ class LocalStorage:
 
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(target, data)
         except OSError as error:
             raise StorageFailed(f"cannot write {target}: {error.strerror}") from error
 
@@ -106,15 +110,51 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def lock(self, path: str) -> Iterator[None]:
+        with self._opened(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def share(self, path: str) -> Iterator[Callable[[], bool]]:
+        target = self.root / path
+        is_alone = False
+
+        def alone() -> bool:
+            nonlocal is_alone
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_alone = True
+            return is_alone
+
+        while True:
+            with self._opened(path) as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                if not _is_at(file, target):
+                    continue  # it was removed before it was locked
+                try:
+                    yield alone
+                finally:
+                    if is_alone:
+                        target.unlink(missing_ok=True)
+                return
+
+    def tidy(self) -> None:
+        remove_left(self.root)
+
+    def _opened(self, path: str) -> IO[str]:
         target = self.root / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = target.open("a")
+            return target.open("a")
         except OSError as error:
             raise StorageFailed(f"cannot lock {target}: {error.strerror}") from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class RemoteStorage:
@@ -165,6 +205,12 @@ class RemoteStorage:
 
     def lock(self, path: str) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def share(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        return contextlib.nullcontext(lambda: True)
+
+    def tidy(self) -> None:
+        """What is not complete is nowhere."""
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"

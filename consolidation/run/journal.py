@@ -7,8 +7,9 @@ the release is published. Holds facts about blobs, never blobs.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage
@@ -47,11 +48,22 @@ class NoJournal:
 
 
 class StoredJournal:
-    """Keeps results in the registry's storage, under the digest of the recipe."""
+    """Keeps results in the registry's storage, under the digest of the recipe.
+
+    Processes that carry out one recipe at once share it; the last of them forgets. A context.
+    """
 
     def __init__(self, storage: Storage, recipe_digest: str) -> None:
         self._storage = storage
         self._directory = f"work/{recipe_digest}"
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._is_alone = self._open.enter_context(self._storage.share(f"{self._directory}.lock"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     def get(self, key: str) -> Any:
         data = self._storage.read(self._path(key))
@@ -65,7 +77,8 @@ class StoredJournal:
         self._storage.write(self._path(key), canonical_json({"key": key, "result": result}))
 
     def close(self) -> None:
-        self._storage.remove(self._directory)
+        if self._is_alone():
+            self._storage.remove(self._directory)
 
     def _path(self, key: str) -> str:
         return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

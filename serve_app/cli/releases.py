@@ -90,19 +90,24 @@ def verify(family: Family, registry: RegistryUrl, release: Release = None) -> No
 
 
 def promote(
-    release: RequiredRelease, family: Family, registry: RegistryUrl, channel: Channel
+    release: RequiredRelease,
+    family: Family,
+    registry: RegistryUrl,
+    channel: Channel = DEFAULT_CHANNEL,
 ) -> None:
     """Move a channel to a release. Endpoints that follow it switch over."""
     opened = open_registry(registry, family)
+    opened.storage.tidy()
     found = resolve(opened, release)
     before = opened.channel(channel)
     opened.move_channel(channel, found, expected=before.release if before else None)
     output.out().print(f"channel {channel}: {before.release if before else 'nothing'} → {found}")
 
 
-def rollback(family: Family, registry: RegistryUrl, channel: Channel) -> None:
+def rollback(family: Family, registry: RegistryUrl, channel: Channel = DEFAULT_CHANNEL) -> None:
     """Move a channel back to its previous release."""
     opened = open_registry(registry, family)
+    opened.storage.tidy()
     now = opened.channel(channel)
     if now is None:
         raise WrongUse(f"family {family!r} has no channel {channel!r}")

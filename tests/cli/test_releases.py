@@ -104,6 +104,19 @@ def test_promote_and_rollback_move_a_channel_there_and_back(
     assert (moved.release, moved.previous) == (first, second)
 
 
+def test_the_channel_that_is_moved_is_stable_unless_another_is_named(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    for release in (publish("one"), publish("two")):
+        code, out, _ = call("promote", release)
+        assert code == 0
+        assert out.endswith(f" → {release}\n")
+    code, out, _ = call("rollback")
+    assert code == 0
+    assert out.startswith("channel stable: ")
+    assert list(registry.channels()) == ["stable"]
+
+
 def test_a_channel_without_a_past_is_not_rolled_back(call: Call, publish: Publish) -> None:
     code, _, err = call("rollback", "--channel", "canary")
     assert code == 2

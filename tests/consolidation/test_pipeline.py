@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import assemble, verify
-from consolidation.pipeline import Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe, consolidate
+from consolidation.plan.values import Plan
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
 from consolidation.run.executor import LocalExecutor, Progress
 from tests.consolidation.families import tune, write_family
@@ -257,6 +258,33 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(family: Paths, tmp_
     assert total + last.ran == whole.ran
     assert outcome.release == expected.release
     assert not list((tmp_path / "r/fam/work").iterdir())
+
+
+def test_two_runs_of_one_recipe_at_once_make_one_release_and_both_succeed(
+    family: Paths, tmp_path: Path
+) -> None:
+    """One runs as a whole in the middle of the other."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    recipe = Recipe(
+        "fam",
+        str(tmp_path / "r"),
+        pick(family, "one", "two"),
+        expert_budget=1.5,
+        calibration=((None, text),),
+        channel="stable",
+    )
+    others: list[Consolidated] = []
+
+    def meanwhile(_: Plan) -> None:
+        others.append(consolidate(recipe, executor=LocalExecutor()))
+
+    outcome = consolidate(recipe, executor=LocalExecutor(), on_plan=meanwhile)
+    assert others[0].release == outcome.release
+    channel = Registry(recipe.registry, "fam").channel("stable")
+    assert channel is not None
+    assert channel.release == outcome.release
+    assert not [name for name in files(tmp_path / "r") if "work" in name]
 
 
 def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_path: Path) -> None:
