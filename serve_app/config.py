@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -76,6 +76,9 @@ class ServeConfig(_Strict):
     """The same, for the tokens of their prompts."""
     poll_s: float = Field(default=1.0, gt=0, le=5.0)
     """How often the channel is read."""
+    reload: Literal["overlap", "drain"] = "overlap"
+    """What to do with a next release that does not fit beside the served one: refuse it, or let
+    running requests end while new ones wait, and load it then."""
     stall_s: float = Field(default=120.0, gt=0)
     """An engine whose loop has not turned for this long is unhealthy; a step is one turn."""
     template_s: float = Field(default=TemplateLimits().seconds, gt=0, le=5)

@@ -9,6 +9,7 @@ ServingError
 │   ├── DoesNotFit         not enough memory: says how much is needed and available
 │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
 │   ├── LoadFailed         a backbone or slot could not be read
+│   │   └── BadRelease     what was read is wrong, and will be as wrong the next time
 │   ├── InUse              a model cannot be unloaded now
 │   ├── TooManyPinned      no place would be left for models that are not pinned
 │   ├── DeadlineMissed     the request did not end in the time that it was given
@@ -74,6 +75,10 @@ class TooManyPinned(EngineError):
 
 class DeadlineMissed(EngineError):
     """The request did not end in the time that it was given."""
+
+
+class BadRelease(LoadFailed):
+    """A release is not what it says it is, or answers wrongly. Reading it again changes nothing."""
 
 
 class EngineStopped(EngineError):

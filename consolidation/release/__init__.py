@@ -13,7 +13,7 @@ from consolidation.release.errors import (
     ReleaseError,
     StorageFailed,
 )
-from consolidation.release.golden import TOLERANCES, golden_findings
+from consolidation.release.golden import TOLERANCES, golden_findings, golden_tolerance
 from consolidation.release.manifest import (
     SCHEMA_VERSION,
     BackboneBlob,
@@ -70,6 +70,7 @@ __all__ = [
     "expert_map_bytes",
     "family_differences",
     "golden_findings",
+    "golden_tolerance",
     "promote_canary",
     "read_expert",
     "residual_map_bytes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,13 @@ from serve_app.units import size
 if TYPE_CHECKING:
     from consolidation.release import Manifest
     from serve_app.engine.memory import MemoryPlan
+
+
+class Reload(Enum):
+    """What to do with a next release for which there is no room."""
+
+    OVERLAP = "overlap"
+    DRAIN = "drain"
 
 
 Port = Annotated[
@@ -135,6 +143,13 @@ def serve(
             help="Write a record of every request there: a directory or an fsspec address.",
         ),
     ] = None,
+    reload: Annotated[
+        Reload,
+        typer.Option(
+            help="If the next release does not fit beside the served one: refuse it (overlap), or "
+            "let new requests wait until running ones have ended (drain)."
+        ),
+    ] = Reload.OVERLAP,
     insecure_no_keys: Annotated[
         bool,
         typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
@@ -155,6 +170,7 @@ def serve(
         engine=engine,
         keys=keys,
         usage=usage,
+        reload=reload.value,
         insecure_no_keys=insecure_no_keys,
     )
     user = UserConfig(channel=channel)

@@ -196,6 +196,7 @@ class Engine:
             recompute_at=self._packed.recompute_length(model.row),
             by_length=self._packed.is_by_length(model.row),
             deadline=request.deadline,
+            chunk_tokens=request.chunk_tokens,
         )
         try:
             self._scheduler.add(sequence, now)

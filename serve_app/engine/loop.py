@@ -138,6 +138,11 @@ class EngineLoop:
         """The most tokens a sequence may have. Raises: UnknownRelease, UnknownModel."""
         return self._call(lambda: self._engine.context_length(release, model)).result()
 
+    @property
+    def dtype(self) -> str:
+        """What it computes in: "float32" or "bfloat16"."""
+        return self._engine.memory.dtype
+
     def stats(self) -> Stats:
         """As of the loop's last turn."""
         return self._stats

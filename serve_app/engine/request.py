@@ -36,6 +36,7 @@ class Request:
     the prompt's own tokens. A stop token ends the answer once `min_tokens` have come before it.
     weight: of the tenant; twice the weight is twice the share of the steps.
     deadline: on the engine's clock; what has not ended then fails with DeadlineMissed.
+    chunk_tokens: the most of its prompt that a step computes, so that it delays others little.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Request:
     weight: float = 1.0
     priority: int = 0
     deadline: float | None = None
+    chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class Sequence:
     A sequence belongs to one model for life. A smaller `priority` is earlier; a larger
     `weight` gives its tenant a larger share. With `max_tokens=0` only the prompt is computed and
     nothing is sampled. When the known tokens exceed `recompute_at`, everything is computed again.
-    `by_length`: its keys and values depend on more than the tokens before them.
+    `by_length`: its keys and values depend on more than the tokens before them. `chunk_tokens`: the
+    most of them that one step computes.
     `deadline`: when it is to end, computed or not, on the clock of `arrival`.
 
     Only the scheduler writes the fields below the blank line. A token counts as computed once a
@@ -44,6 +45,7 @@ class Sequence:
     recompute_at: int | None = None
     by_length: bool = False
     deadline: float | None = None
+    chunk_tokens: int | None = None
 
     tokens: list[int] = field(init=False)
     prompt_len: int = field(init=False)
@@ -112,8 +114,10 @@ class Sequence:
 
     @property
     def num_missing(self) -> int:
-        """Expected tokens that are still to be computed; 1 while it decodes."""
-        return min(len(self.tokens) + self.num_pending, self.num_positions) - self.num_computed
+        """Expected tokens that are still to be computed, at most `chunk_tokens`; 1 to decode."""
+        expected = min(len(self.tokens) + self.num_pending, self.num_positions)
+        missing = expected - self.num_computed
+        return missing if self.chunk_tokens is None else min(missing, self.chunk_tokens)
 
     def finish_reason(self) -> Literal["stop", "length"] | None:
         """Whether the token just appended ends the sequence: "stop", "length", or None.

@@ -37,6 +37,11 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return cast("int | None", self._tokenizer.eos_token_id)
 
+    @property
+    def vocabulary(self) -> int:
+        """One more than its largest token."""
+        return 1 + max(cast("dict[str, int]", self._tokenizer.get_vocab()).values(), default=-1)
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """`special`: with the tokens that the tokenizer adds by default, such as a first one."""
         try:

@@ -1,5 +1,6 @@
 """A strict engine without tensors: answers are known beforehand, and every misuse is an error."""
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from consolidation.release import Aliases, Canary
+from consolidation.release import Aliases, Canary, Golden
 from serve_app.config import ServeConfig
 from serve_app.engine.backlog import Backlog
 from serve_app.engine.counters import Counters
@@ -29,6 +30,7 @@ from serve_app.errors import (
 )
 from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
+from serve_app.serving.replica.verifying import TENANT as VERIFYING
 from serve_app.text.process.text_process import Hear
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.process.inline import InlineProcess
@@ -48,6 +50,7 @@ class FakeModel:
     backbone: tuple[BackboneBlobLike, ...] = ()
     expert_map: tuple[tuple[int, ...], ...] = ()
     residual_map: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,9 @@ class FakeLoop:
 
     Of every prompt it says that one token was found computed.
 
+    The replica's own requests, which verify a release, are answered at once and not `seen`.
+    no_numbers: models that answer them with NaN.
+
     Steps on a thread of its own, or by `step` when made with `manual`. Every running sequence
     holds one page; `pages` are those that are free.
     """
@@ -112,6 +118,8 @@ class FakeLoop:
         self.too_large: str | None = None
         self.fail_requests = False
         self.broken: str | None = None
+        self.no_numbers: set[str] = set()
+        self.dtype = "float32"
         self.seen: list[Request] = []
         self.aborted: list[str] = []
         self.staged: list[str] = [self.first.id]
@@ -133,6 +141,9 @@ class FakeLoop:
                 done.set_exception(error)
                 return done
             for request in requests:
+                if request.tenant == VERIFYING:
+                    self._verify(request, on_event)
+                    continue
                 self.seen.append(request)
                 answer = deque(self.answers.get(request.model, [10]))
                 self._running[request.id] = _Running(request, on_event, answer)
@@ -140,6 +151,11 @@ class FakeLoop:
         self._wake.set()
         done.set_result(None)
         return done
+
+    def _verify(self, request: Request, on_event: Callable[[Event], None]) -> None:
+        on_event(PromptLogprobs(request.id, _prompt_logprobs(request)))
+        logprob = math.nan if request.model in self.no_numbers else -0.5
+        on_event(Token(request.id, 3, Logprob(3, logprob, ()), "length"))
 
     def _check(self, request: Request) -> None:
         if request.release not in self._releases or request.release in self._retiring:
@@ -394,7 +410,10 @@ class FakeRegistry:
 
 @dataclass
 class World:
-    """A registry, and parts that open a FakeLoop on it. texts: the text processes so far."""
+    """A registry, and parts that open a FakeLoop on it. texts: the text processes so far.
+
+    no_numbers: of its loops.
+    """
 
     registry: FakeRegistry
     answers: dict[str, list[int]] = field(default_factory=dict)
@@ -403,6 +422,7 @@ class World:
     kv_tokens: int = CONTEXT
     loops: list[FakeLoop] = field(default_factory=list)
     texts: list[InlineProcess] = field(default_factory=list)
+    no_numbers: set[str] = field(default_factory=set)
 
     @property
     def loop(self) -> FakeLoop:
@@ -425,6 +445,7 @@ class World:
 
     def _open(self, first: ReplicaSource) -> Loop:
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
+        loop.no_numbers = self.no_numbers
         self.loops.append(loop)
         return loop
 

@@ -13,7 +13,7 @@ from representation.formats import ExpertShape, TensorSpec
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfMap, ShelfRows
-from serve_app.errors import LoadFailed
+from serve_app.errors import BadRelease
 
 MAP_DTYPE = torch.int64
 
@@ -122,11 +122,11 @@ class Shelf:
     def write(self, row: int, tensors: Mapping[str, torch.Tensor], source: str) -> None:
         """Copy a part's tensors into a row. `source` names the part in errors.
 
-        Raises: LoadFailed, with nothing copied, if names, shapes or kinds of number differ.
+        Raises: BadRelease, with nothing copied, if names, shapes or kinds of number differ.
         """
         got = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         if _kinds(got) != _kinds(self._specs):
-            raise LoadFailed(f"{source}: holds {_listed(got)}, not {_listed(self._specs)}")
+            raise BadRelease(f"{source}: holds {_listed(got)}, not {_listed(self._specs)}")
         for name, tensor in tensors.items():
             self.tensors[name][row].copy_(tensor)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from representation.formats import DENSE, FORMATS, Format, format_of
 from serve_app.engine.source import LayerLike, ModelLike, PartLike
-from serve_app.errors import LoadFailed
+from serve_app.errors import BadRelease
 
 NO_PART = -1
 """In the map of a shelf: the expert has no part there."""
@@ -37,20 +37,20 @@ ShelfRows = Mapping[ShelfKey, int]
 
 
 def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
-    """Raises: LoadFailed for a format that parts of this kind cannot have."""
+    """Raises: BadRelease for a format that parts of this kind cannot have."""
     noun = "residual" if residual else "slot"
     try:
         fmt = _parse(part.format)
     except ValueError as error:
-        raise LoadFailed(f"{noun} {part.digest}: {error}") from error
+        raise BadRelease(f"{noun} {part.digest}: {error}") from error
     if not fmt.stands_as(residual=residual):
         allowed = [kind for kind, one in FORMATS.items() if one.stands_as(residual=residual)]
-        raise LoadFailed(
+        raise BadRelease(
             f"{noun} {part.digest}: its format is {part.format}; a {noun}'s is one of "
             f"{', '.join(sorted(allowed))}"
         )
     if part.matrices and (not residual or fmt.replaces):
-        raise LoadFailed(f"{noun} {part.digest}: in format {part.format} it is for all matrices")
+        raise BadRelease(f"{noun} {part.digest}: in format {part.format} it is for all matrices")
     return ShelfKey(residual, fmt, tuple(part.matrices))
 
 
@@ -68,7 +68,7 @@ def part_name(part: PartLike) -> str:
 def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:
     """Name of a part -> index of the (first) slot or residual, for each shelf, in order.
 
-    Raises: LoadFailed.
+    Raises: BadRelease.
     """
     found: dict[ShelfKey, dict[str, int]] = {}
     for residual, parts in ((False, layer.slots), (True, layer.residuals)):
@@ -81,7 +81,7 @@ def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:
 def shelf_rows(layer: LayerLike) -> dict[ShelfKey, int]:
     """Rows that each shelf of a layer needs for one release and nothing else.
 
-    Raises: LoadFailed.
+    Raises: BadRelease.
     """
     return {key: len(names) for key, names in parts_by_shelf(layer).items()}
 
@@ -91,7 +91,7 @@ def parts_of_expert(
 ) -> Iterator[tuple[ShelfKey, PartLike]]:
     """The parts of a model's expert. position: of the layer among the MoE layers.
 
-    Raises: LoadFailed for a residual that replaces weights of another slot than the expert's, or
+    Raises: BadRelease for a residual that replaces weights of another slot than the expert's, or
     is not the only one.
     """
     slot = layer.slots[model.expert_map[position][expert]]
@@ -101,7 +101,7 @@ def parts_of_expert(
         residual = layer.residuals[index]
         key = shelf_of(residual, residual=True)
         if key.format.replaces and (residual.on != slot.digest or len(residuals) > 1):
-            raise LoadFailed(
+            raise BadRelease(
                 f"residual {residual.digest}: its format is {residual.format}, so it stands alone, "
                 f"and on slot {residual.on}"
             )

@@ -11,7 +11,7 @@ import torch
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.unit_bytes import pinned_bytes
-from serve_app.errors import LoadFailed
+from serve_app.errors import BadRelease
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
 """A backbone's tensors with the names of its checkpoint."""
@@ -56,7 +56,7 @@ class Destination:
 def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBackbone:
     """Read a backbone into host memory, in the engine's dtype. `source` names it in errors.
 
-    Raises: LoadFailed if tensors are missing, unknown or have the wrong shape.
+    Raises: BadRelease if tensors are missing, unknown or have the wrong shape.
     """
     buffer: torch.Tensor | None = None
     rooms: dict[str, torch.Tensor] = {}
@@ -74,7 +74,7 @@ def hold_backbone(packed: PackedModel, tensors: Tensors, source: str) -> HostBac
 
 
 def check_backbone(packed: PackedModel, tensors: Tensors, source: str) -> None:
-    """Read a backbone and keep nothing. Raises: LoadFailed like `hold_backbone`."""
+    """Read a backbone and keep nothing. Raises: BadRelease like `hold_backbone`."""
     for _ in _checked(packed, tensors, source):
         pass
 
@@ -91,7 +91,7 @@ def load_backbone(
     A row that already holds its content is not touched. On CUDA the copies are queued on the
     current stream. A tensor over the vocabulary may be shorter than its stack; the rest of its row
     is zeroed. Called by one thread, for one backbone after another.
-    Raises: LoadFailed like `hold_backbone`; then the rows must not be used.
+    Raises: BadRelease like `hold_backbone`; then the rows must not be used.
     """
     stacks, rows, contents = packed.stacks, to.rows, to.contents
     due = {stack for stack, row in rows.items() if not stacks.holds(stack, row, contents[stack])}
@@ -128,25 +128,25 @@ def load_backbone(
 
 
 def _checked(packed: PackedModel, tensors: Tensors, source: str) -> Tensors:
-    """The tensors by the names of their stacks. Raises: LoadFailed."""
+    """The tensors by the names of their stacks. Raises: BadRelease."""
     missing = set(packed.stacks.names())
     over_vocabulary = {packed.stacks.canonical(name) for name in packed.vocabulary_names}
     for given, tensor in tensors:
         try:
             room = packed.stacks[given][0]
         except KeyError:
-            raise LoadFailed(f"{source}: the architecture has no tensor {given!r}") from None
+            raise BadRelease(f"{source}: the architecture has no tensor {given!r}") from None
         name = packed.stacks.canonical(given)
         fits = tensor.shape == room.shape
         if not fits and name in over_vocabulary and tensor.shape[1:] == room.shape[1:]:
             fits = tensor.shape[0] < room.shape[0]
         if not fits:
             was, shape = tuple(tensor.shape), tuple(room.shape)
-            raise LoadFailed(f"{source}: {given} is {was}, not {shape}")
+            raise BadRelease(f"{source}: {given} is {was}, not {shape}")
         missing.discard(name)
         yield name, tensor.detach()
     if missing:
-        raise LoadFailed(f"{source}: {len(missing)} tensors are missing, {min(missing)!r} first")
+        raise BadRelease(f"{source}: {len(missing)} tensors are missing, {min(missing)!r} first")
 
 
 def _copy_in_pieces(room: torch.Tensor, tensor: torch.Tensor, may_rest: Callable[[], bool]) -> None:

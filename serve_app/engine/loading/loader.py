@@ -25,7 +25,7 @@ from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.facts import vocabulary
 from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import ReleaseSource
-from serve_app.errors import EngineError, LoadFailed, Unsupported
+from serve_app.errors import BadRelease, EngineError, LoadFailed, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +219,13 @@ class Loader:
             threads.shutdown(cancel_futures=True)
 
     def _read(self, wanted: BackboneToRead) -> Tensors:
-        """The tensors of a backbone. Raises: LoadFailed if they have not the model's vocabulary."""
+        """The tensors of a backbone. Raises: BadRelease if they have not the model's vocabulary."""
         stacks = self._packed.stacks
         over_vocabulary = {stacks.canonical(name) for name in self._packed.vocabulary_names}
         length = vocabulary(wanted.source.models[wanted.model].config)
         for name, tensor in wanted.read():
             if stacks.canonical(name) in over_vocabulary and len(tensor) != length:
-                raise LoadFailed(
+                raise BadRelease(
                     f"{wanted.label}: {name} has {len(tensor)} rows; its config says that the "
                     f"vocabulary has {length}"
                 )

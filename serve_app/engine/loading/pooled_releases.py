@@ -17,7 +17,7 @@ from serve_app.engine.loading.loader import PartToLoad
 from serve_app.engine.model.facts import backbone_key, context_length
 from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
-from serve_app.errors import LoadFailed, UnknownModel, UnknownRelease
+from serve_app.errors import BadRelease, UnknownModel, UnknownRelease
 from serve_app.scheduling.ledgers.row_ledger import RowLedger
 from serve_app.scheduling.sequence import ModelKey
 
@@ -84,18 +84,18 @@ class PooledReleases:
             ) from None
 
     def check_shape(self, source: ReleaseSource) -> None:
-        """Raises: LoadFailed if the release is not of this engine's family."""
+        """Raises: BadRelease if the release is not of this engine's family."""
         modules = [layer.module for layer in source.layers]
         if modules != [path for path, _ in self._layers]:
-            raise LoadFailed(f"release {source.id!r}: its MoE layers are not those of the engine")
+            raise BadRelease(f"release {source.id!r}: its MoE layers are not those of the engine")
         for position, (path, pool) in enumerate(self._layers):
             layer = source.layers[position]
             try:
                 _check_layer(layer, pool)
                 for name, model in source.models.items():
                     _check_experts(layer, pool, model, position, f"model {name!r}")
-            except LoadFailed as error:
-                raise LoadFailed(f"release {source.id!r}, {path}: {error}") from error
+            except BadRelease as error:
+                raise BadRelease(f"release {source.id!r}, {path}: {error}") from error
 
     def rows_wanted(self, source: ReleaseSource, *, alone: bool = False) -> list[ShelfRows]:
         """Rows that each layer's shelves need for a release.
@@ -270,11 +270,11 @@ def _rows_beside(
 
 
 def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
-    """Raises: LoadFailed if a layer's shelves cannot hold its parts."""
+    """Raises: BadRelease if a layer's shelves cannot hold its parts."""
     is_dense = all(key.format == DENSE for key in parts_by_shelf(layer))
     if not is_dense and layer.transposed != pool.shape.expert.transposed:
         ways = {False: "(out, in)", True: "(in, out)"}
-        raise LoadFailed(
+        raise BadRelease(
             f"its parts were made for matrices {ways[layer.transposed]}; "
             f"the module's are {ways[not layer.transposed]}"
         )
@@ -283,20 +283,20 @@ def _check_layer(layer: LayerLike, pool: PoolLayer) -> None:
 def _check_experts(
     layer: LayerLike, pool: PoolLayer, model: ModelLike, position: int, what: str
 ) -> None:
-    """Raises: LoadFailed, naming `what`, if a model's maps do not fit the layer."""
+    """Raises: BadRelease, naming `what`, if a model's maps do not fit the layer."""
     num_experts = pool.shape.num_experts
     if len(model.expert_map[position]) != num_experts:
-        raise LoadFailed(
+        raise BadRelease(
             f"{what} maps {len(model.expert_map[position])} experts, not {num_experts}"
         )
     if model.residual_map and len(model.residual_map[position]) != num_experts:
-        raise LoadFailed(
+        raise BadRelease(
             f"{what} has residuals for {len(model.residual_map[position])} experts, "
             f"not {num_experts}"
         )
     for expert in range(num_experts):
         keys = [key for key, _ in parts_of_expert(layer, model, position, expert)]
         if len(set(keys)) < len(keys):
-            raise LoadFailed(
+            raise BadRelease(
                 f"{what}, expert {expert}: two residuals are of one format for the same matrices"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from consolidation.release import Aliases, Canary
+from consolidation.release import Aliases, Canary, Golden
 from serve_app.engine.request import Event, Request
 from serve_app.engine.residents import Residence
 from serve_app.engine.source import ModelLike, ReleaseSource
@@ -16,10 +16,13 @@ from serve_app.text.process.text_process import StartProcess
 
 
 class ReplicaModel(ModelLike, Protocol):
-    """A model as its engine needs it, and its generation defaults."""
+    """A model as its engine needs it, its generation defaults, and what it must answer."""
 
     @property
     def generation_config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def golden(self) -> Golden | None: ...
 
 
 class ReplicaSource(ReleaseSource, Protocol):
@@ -31,6 +34,11 @@ class ReplicaSource(ReleaseSource, Protocol):
 
 class Loop(Protocol):
     """The engine as the replica sees it: `engine.loop.EngineLoop`, or a fake in tests."""
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        ...
 
     def submit_all(
         self, requests: Sequence[Request], on_event: Callable[[Event], None]

@@ -2,28 +2,51 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from consolidation.release import NewerSchema
 from serve_app.config import UserConfig
+from serve_app.errors import BadRelease, Unsupported
 
 _log = logging.getLogger(__name__)
+FINAL = (BadRelease, NewerSchema, Unsupported)
+"""Errors that say of a release what will be as true the next time."""
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A release could not be loaded. `at` is on the follower's clock, in seconds."""
+    """A release could not be loaded. `at` is on the follower's clock, in seconds.
+
+    is_final: trying again would change nothing, whoever mends what.
+    """
 
     release: str
     reason: str
     at: float
     attempts: int
+    is_final: bool = False
+
+    @classmethod
+    def of(cls, release: str, error: Exception, at: float, last: "Failure | None") -> "Failure":
+        """It has failed now. last: the failure before."""
+        again = last is not None and last.release == release
+        attempts = last.attempts + 1 if last is not None and again else 1
+        reason = f"{type(error).__name__}: {error}"
+        return cls(release, reason, at, attempts, isinstance(error, FINAL))
+
+    def __str__(self) -> str:
+        wait = "never" if self.is_final else f"in {self.retry_at - self.at:.0f} s"
+        return f"to be tried again {wait}: {self.reason}"
 
     @property
     def retry_at(self) -> float:
         """Longer and longer: a damaged file may be repaired, but reading it all day is no use."""
+        if self.is_final:
+            return math.inf
         return self.at + min(_FIRST_RETRY_S * 2.0 ** (self.attempts - 1), _LONGEST_RETRY_S)
 
 
@@ -148,12 +171,10 @@ class Follower:
         return release if release is not None else self.state.wanted
 
     def _failed(self, release: str, error: Exception) -> None:
-        state, last = self.state, self.state.failure
-        attempts = last.attempts + 1 if last is not None and last.release == release else 1
-        reason = f"{type(error).__name__}: {error}"
-        state.failure = Failure(release, reason, self._clock(), attempts)
+        state = self.state
+        state.failure = Failure.of(release, error, self._clock(), state.failure)
         state.num_failures += 1
-        _log.error("release %s was not taken up, %s: %s", release, self._kept(), reason)
+        _log.error("release %s was not taken up, %s, %s", release, self._kept(), state.failure)
 
     def _kept(self) -> str:
         serving = self._serving()

@@ -63,13 +63,11 @@ class CanaryFollower:
 
     def _failed(self, release: str, error: Exception) -> None:
         state = self.state
-        attempts = 1 if state.failure is None else state.failure.attempts + 1
-        reason = f"{type(error).__name__}: {error}"
-        state.failure = Failure(release, reason, self._clock(), attempts)
+        state.failure = Failure.of(release, error, self._clock(), state.failure)
         state.num_failures += 1
         _log.error(
-            "canary %s was not taken up, %s answers its share: %s",
+            "canary %s was not taken up, %s answers its share, %s",
             release,
             self._releases.serving,
-            reason,
+            state.failure,
         )

@@ -92,7 +92,7 @@ class EngineReplica:
         self._post = Post()
         self._sender = Sender(self.generate)
         self._text = TextClient(parts.start_text)
-        self._releases = ServedReleases(parts, self._text)
+        self._releases = ServedReleases(parts, self._text, drains=config.reload == "drain")
         self._canary = Watched(parts.canary, "the canary")
         self._aliases = Watched(parts.aliases, "the aliases")
         self._canary_follower = CanaryFollower(self._canary, self._releases, clock)

@@ -11,14 +11,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from consolidation.release import Side, family_differences
-from serve_app.errors import LoadFailed, ServingError
+from serve_app.errors import BadRelease, ServingError
+from serve_app.protocol.errors import ProtocolError
 from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
+from serve_app.serving.replica.verifying import verify
+from serve_app.text.errors import TextError
 from serve_app.text.process.text_client import TextClient
+from serve_app.text.process.text_messages import TokenizerFacts
 
 _log = logging.getLogger(__name__)
+LONGEST_WAIT_S = 10.0
+"""How long a request waits for running ones to end before the next release is loaded."""
 
 
 class HeldRelease:
@@ -58,7 +64,9 @@ class ServedReleases:
     The text process has the tokenizers of a release before the engine has the rest, and longer.
     """
 
-    def __init__(self, parts: Parts, text: TextClient) -> None:
+    def __init__(self, parts: Parts, text: TextClient, *, drains: bool) -> None:
+        """drains: whether a release that does not fit beside others waits for their end."""
+        self._drains = drains
         self._parts = parts
         self._text = text
         self._held: dict[str, HeldRelease] = {}
@@ -86,9 +94,15 @@ class ServedReleases:
         """A release for a model, which is not retired before the block ends; None if there is none.
 
         It is the canary if that has the model and `side` says so, else the current release. only:
-        the one release that may be it. Waits while one release is making room for the next.
+        the one release that may be it. Waits while one release is making room for the next; raises
+        ProtocolError if that is long.
         """
-        await self._admitting.wait()
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._admitting.wait()
+        except TimeoutError:
+            why = "running requests end before the next release is loaded"
+            raise ProtocolError("loading", why, retry_after_s=LONGEST_WAIT_S) from None
         release, loop = self._chosen(model, side, only), self.loop
         if release is None or loop is None:
             yield None
@@ -138,10 +152,10 @@ class ServedReleases:
         if release in self._held:
             return self._held[release]
         opened = await asyncio.to_thread(self._parts.open_release, release)
-        end_tokens = await self._text.load(
-            release, sorted(opened.source.models), opened.write_tokenizer
-        )
+        tokenizers = await self._tokenizers(opened)
         try:
+            _check_vocabularies(opened, tokenizers)
+            end_tokens = {name: end for name, (end, _) in tokenizers.items()}
             return await self._enter(opened, end_tokens, drains=drains)
         except BaseException:
             await self._text.drop(release)
@@ -151,8 +165,20 @@ class ServedReleases:
         """Stops the engine; running requests fail."""
         for task in self._retiring.values():
             task.cancel()
-        if self.loop is not None:
-            await asyncio.to_thread(self.loop.close)
+        await self._close_loop()
+
+    async def _close_loop(self) -> None:
+        loop, self.loop = self.loop, None
+        if loop is not None:
+            await asyncio.to_thread(loop.close)
+
+    async def _tokenizers(self, opened: OpenedRelease) -> dict[str, TokenizerFacts]:
+        """Raises BadRelease if one cannot be read."""
+        models = sorted(opened.source.models)
+        try:
+            return await self._text.load(opened.source.id, models, opened.write_tokenizer)
+        except TextError as error:
+            raise BadRelease(f"release {opened.source.id}, {error}") from error
 
     async def _enter(
         self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], *, drains: bool
@@ -160,20 +186,25 @@ class ServedReleases:
         if self.loop is None:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
             self._family = _a_config(opened)
-            return await self._hold(opened, end_tokens, self.loop)
+            try:
+                return await self._hold(opened, end_tokens, self.loop)
+            except BaseException:
+                await self._close_loop()  # it was planned for that release
+                raise
         self._check_family(opened)
         if drains and not await asyncio.to_thread(self.loop.fits_beside, opened.source):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
-            return await self._swap(self.loop, opened, end_tokens)
+            if self._drains:
+                return await self._swap(self.loop, opened, end_tokens)
         await outcome(self.loop.stage(opened.source))
         return await self._hold(opened, end_tokens, self.loop)
 
     def _check_family(self, opened: OpenedRelease) -> None:
-        """Raises LoadFailed for models that this engine would compute wrongly."""
+        """Raises BadRelease for models that this engine would compute wrongly."""
         differing = family_differences(self._family, _a_config(opened))
         if differing:
             field, here, there = differing[0]
-            raise LoadFailed(
+            raise BadRelease(
                 f"release {opened.source.id} is of another family: {field} is {there!r}, and "
                 f"{here!r} in the served release"
             )
@@ -211,10 +242,11 @@ class ServedReleases:
     async def _hold(
         self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
     ) -> HeldRelease:
-        """A release that the engine has, for requests."""
+        """A release that the engine has, for requests, once it is verified there."""
         try:
             entered = await asyncio.to_thread(HeldRelease, opened, end_tokens, loop)
-        except Exception:
+            await verify(loop, opened.source, entered.models.values())
+        except BaseException:
             await outcome(loop.retire(opened.source.id))
             raise
         self._held[entered.id] = entered
@@ -247,6 +279,17 @@ class ServedReleases:
     async def _retire(self, loop: Loop, held: HeldRelease) -> None:
         if self._held.pop(held.id, None) is not None:
             await outcome(loop.retire(held.id))
+
+
+def _check_vocabularies(opened: OpenedRelease, found: Mapping[str, TokenizerFacts]) -> None:
+    """Raises BadRelease if a tokenizer has tokens that its model has not."""
+    for name, (_, needed) in found.items():
+        there = int(opened.source.models[name].config["vocab_size"])
+        if needed > there:
+            raise BadRelease(
+                f"release {opened.source.id}, model {name}: its tokenizer has tokens up to "
+                f"{needed - 1}, and its vocabulary ends at {there - 1}"
+            )
 
 
 def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:

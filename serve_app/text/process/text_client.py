@@ -18,7 +18,13 @@ from serve_app.text.errors import TextFailed, TextUnavailable
 from serve_app.text.process.keeper import Keeper
 from serve_app.text.process.open_choice import OpenChoice, Receive
 from serve_app.text.process.questions import Questions
-from serve_app.text.process.text_messages import Answer, Question, Said, empty_turn
+from serve_app.text.process.text_messages import (
+    Answer,
+    Question,
+    Said,
+    TokenizerFacts,
+    empty_turn,
+)
 from serve_app.text.process.text_process import StartProcess
 
 ANSWER_S = 60.0
@@ -64,8 +70,8 @@ class TextClient:
 
     async def load(
         self, release: str, models: Iterable[str], write: Callable[[str, Path], None]
-    ) -> dict[str, int | None]:
-        """Reads the tokenizers of a release. The end token of each model, or None.
+    ) -> dict[str, TokenizerFacts]:
+        """Reads the tokenizers of a release, and tells of each.
 
         write: puts the files of a model's tokenizer into a directory; called on a thread.
         Raises: TextError if one cannot be read, and what `write` raises.
@@ -76,7 +82,7 @@ class TextClient:
             for name, directory in directories.items():
                 await asyncio.to_thread(write, name, Path(directory))
             load: Question = {"ask": "load", "release": release, "directories": directories}
-            found: dict[str, int | None] = await self._ask(load)
+            found: dict[str, TokenizerFacts] = await self._ask(load)
         except BaseException:
             shutil.rmtree(at, ignore_errors=True)
             raise

@@ -14,6 +14,8 @@ AskedQuestion = tuple[int, str, bytes]
 """A number, the lane in which questions wait for each other, and the question packed by itself."""
 Said = tuple[int, Piece | None]
 """The answer to one event of a choice; None if the text process failed, which ends the choice."""
+TokenizerFacts = tuple[int | None, int]
+"""The end token of a tokenizer, or None, and one more than its largest token."""
 Failure = tuple[str, str]
 """The name of an error class of `serve_app.text.errors`, and its text."""
 
@@ -75,7 +77,7 @@ class DecodeQuestion(TypedDict):
 
 
 class LoadQuestion(TypedDict):
-    """directories: of tokenizers, by model. Answer: the end token of each model, or None."""
+    """directories: of tokenizers, by model. Answer: of each model, `TokenizerFacts`."""
 
     ask: Literal["load"]
     release: str

@@ -18,6 +18,7 @@ from serve_app.text.process.text_messages import (
     Question,
     Reply,
     Said,
+    TokenizerFacts,
     Turn,
     failed,
 )
@@ -101,7 +102,7 @@ class TextServer:
         except TextError as error:
             raise TextError(f"the chat template of model '{question['model']}' {error}") from error
 
-    def _load(self, release: str, directories: Mapping[str, str]) -> dict[str, int | None]:
+    def _load(self, release: str, directories: Mapping[str, str]) -> dict[str, TokenizerFacts]:
         found = {}
         for name, at in directories.items():
             try:
@@ -109,7 +110,7 @@ class TextServer:
             except TextError as error:
                 raise TextError(f"model {name}: {error}") from error
         self._tokenizers[release] = found
-        return {name: tokenizer.eos_token_id for name, tokenizer in found.items()}
+        return {name: (each.eos_token_id, each.vocabulary) for name, each in found.items()}
 
     def _open(self, opening: Opening, said: list[Said]) -> None:
         key = opening["key"]

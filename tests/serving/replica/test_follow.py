@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config import UserConfig
+from serve_app.config import ServeConfig, UserConfig
 from serve_app.errors import EngineError
+from serve_app.serving.replica import served_releases
 from serve_app.serving.replica.follow import Failure, Follower, Situation, decide
 from serve_app.serving.replica.replica import EngineReplica
-from tests.serving.fakes import FakeModel, FakeSource, World, source, world
+from tests.serving.fakes import CONFIG, FakeModel, FakeSource, World, source, world
 from tests.serving.running import client_of, replica_of, serves, until
 
+DRAINING = CONFIG.model_copy(update={"reload": "drain"})
 BODY = {"model": "a", "prompt": "the", "max_tokens": 5}
 
 
@@ -52,11 +54,15 @@ def test_a_user_config_names_a_channel_or_a_release() -> None:
             UserConfig.model_validate(wrong)
 
 
-def _run(test: Callable[[World, EngineReplica], Awaitable[None]], **options: Any) -> None:
+def _run(
+    test: Callable[[World, EngineReplica], Awaitable[None]],
+    config: ServeConfig = CONFIG,
+    **options: Any,
+) -> None:
     async def run() -> None:
         made = world(**options)
         made.registry.releases["r2"] = source("r2", "a", "c")
-        async with replica_of(made) as replica:
+        async with replica_of(made, config) as replica:
             await serves(replica, "r1")
             await test(made, replica)
 
@@ -225,7 +231,7 @@ def test_without_room_for_both_new_requests_wait_and_none_fails() -> None:
             assert (await new).json()["system_fingerprint"] == "r2"
             assert made.loop.retired == ["r1"]
 
-    _run(test, manual=True, room=1)
+    _run(test, DRAINING, manual=True, room=1)
 
 
 def test_a_release_that_fits_not_even_alone_does_not_disturb_the_old_one() -> None:
@@ -248,7 +254,7 @@ def test_a_release_that_fits_not_even_alone_does_not_disturb_the_old_one() -> No
                 assert (await task).json()["system_fingerprint"] == "r1"
         assert made.loop.retired == []
 
-    _run(test, manual=True, room=1)
+    _run(test, DRAINING, manual=True, room=1)
 
 
 def test_a_swap_that_fails_brings_the_old_release_back() -> None:
@@ -265,7 +271,104 @@ def test_a_swap_that_fails_brings_the_old_release_back() -> None:
             response = await client.post("/v1/completions", json=BODY)
             assert response.json()["system_fingerprint"] == "r1"
 
+    _run(test, DRAINING, room=1)
+
+
+async def refused(replica: EngineReplica, release: str) -> str:
+    """Waits until a release has failed. -> why"""
+
+    async def now() -> bool:
+        return bool((await replica.status())["detail"]["failed_release"] == release)
+
+    await until(now)
+    return str((await replica.status())["detail"]["error"])
+
+
+def test_a_release_without_room_beside_the_old_one_is_refused_unless_draining_is_wanted() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.registry.channels["stable"] = "r2"
+        assert "does not fit" in await refused(replica, "r2")
+        await serves(replica, "r1")
+        assert made.loop.retired == []
+
     _run(test, room=1)
+
+
+def test_requests_that_would_wait_long_for_running_ones_to_end_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_releases, "LONGEST_WAIT_S", 0.05)
+
+    async def test(made: World, replica: EngineReplica) -> None:
+        async with client_of(replica) as client:
+            running = asyncio.create_task(client.post("/v1/completions", json=BODY))
+            await until(lambda: len(made.loop.seen) == 1)
+            made.registry.channels["stable"] = "r2"
+
+            async def staging() -> bool:
+                return bool((await replica.status())["detail"]["staging"] == "r2")
+
+            await until(staging)
+            await asyncio.sleep(0.05)
+            response = await client.post("/v1/completions", json=BODY)
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "loading"
+            assert int(response.headers["retry-after"]) >= 1
+            running.cancel()
+
+    _run(test, DRAINING, manual=True, room=1)
+
+
+def test_a_release_that_answers_without_numbers_is_not_served_and_not_tried_again() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.loop.no_numbers.add("c")
+        made.registry.channels["stable"] = "r2"
+        error = await refused(replica, "r2")
+        assert error == "BadRelease: release r2, model c: its log-probabilities are not finite"
+        await serves(replica, "r1")
+        await until(lambda: made.loop.retired == ["r2"])
+        made.loop.no_numbers.clear()
+        await asyncio.sleep(0.1)  # five looks
+        assert made.loop.staged == ["r1", "r2"]
+        made.registry.releases["r3"] = source("r3", "a")
+        made.registry.channels["stable"] = "r3"
+        await serves(replica, "r3")
+
+    _run(test)
+
+
+def test_a_first_release_that_is_bad_leaves_no_engine_that_was_planned_for_it() -> None:
+    async def run() -> None:
+        made = world("a")
+        made.no_numbers = {"a"}
+        made.registry.releases["r2"] = source("r2", "b")
+        async with replica_of(made) as replica:
+            assert "not finite" in await refused(replica, "r1")
+            assert (await replica.status())["healthy"]
+            made.registry.channels["stable"] = "r2"
+            await serves(replica, "r2")
+            assert [loop.first.id for loop in made.loops] == ["r1", "r2"]
+
+    asyncio.run(run())
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_is_refused() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        small = FakeModel({"vocab_size": 100, "eos_token_id": 2}, {})
+        made.registry.releases["r2"] = FakeSource("r2", {"a": small})
+        made.registry.channels["stable"] = "r2"
+        error = await refused(replica, "r2")
+        assert "model a: its tokenizer has tokens up to " in error
+        assert error.endswith("its vocabulary ends at 99")
+        assert made.loop.staged == ["r1"], "it is known before anything is loaded"
+
+    _run(test)
+
+
+def test_what_is_bad_is_tried_again_only_if_that_may_help() -> None:
+    never = Failure("r2", "bad", at=0.0, attempts=1, is_final=True)
+    assert decide(_situation(failure=never, now=1e9)) is None
+    assert decide(_situation(wanted="r3", failure=never)) == "r3"
 
 
 def test_publishing_under_load_fails_no_request() -> None:

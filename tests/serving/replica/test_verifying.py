@@ -1,0 +1,136 @@
+"""Releases are asked on a real engine before anybody else may ask them."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from consolidation.release import Golden
+from consolidation.statistics.scoring import golden_of
+from consolidation.statistics.text import Window
+from serve_app.engine.engine import Engine
+from serve_app.engine.loop import EngineLoop
+from serve_app.engine.request import Logprob
+from serve_app.errors import BadRelease
+from serve_app.serving.replica.defaults import ModelDefaults
+from serve_app.serving.replica.prepare import ServedModel
+from serve_app.serving.replica.verifying import golden_difference, verify
+from tests.engine.running import ON_CPU
+from tests.support.checkpoints import tiny_model
+from tests.support.mixes import MixedSource, in_turn
+from tests.support.sources import FakeModel, MemorySource
+
+
+@dataclass(frozen=True)
+class Asked(FakeModel):
+    """A model as a replica knows it."""
+
+    generation_config: Mapping[str, Any] | None = None
+    golden: Golden | None = None
+
+
+def golden(model: Any, seed: int = 0) -> Golden:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, 300, (16,), generator=generator).tolist()
+    return golden_of(model.float(), Window(tuple(tokens), 0))
+
+
+def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any) -> None:
+    """Stages a release on an engine and verifies it. Raises what that raises."""
+    config = replace(ON_CPU, kv_tokens=128, **settings)
+    for name, model in source.models.items():
+        made = {field: getattr(model, field) for field in FakeModel.__dataclass_fields__}
+        source.models[name] = Asked(**made, golden=goldens.get(name))
+    loop = EngineLoop(lambda wake: Engine.open(source, config, on_loaded=wake))
+    try:
+        loop.stage(source).result(60)
+        models = [
+            ServedModel(
+                name,
+                source.id,
+                ModelDefaults.of(model.config, {}, None),
+                int(model.config["vocab_size"]),
+                loop.context_length(source.id, name),
+            )
+            for name, model in source.models.items()
+        ]
+        asyncio.run(verify(loop, source, models))
+    finally:
+        loop.close()
+
+
+MODELS = {f"m{seed}": tiny_model("mixtral", seed) for seed in (1, 2)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_that_answer_as_their_release_says_are_right(dtype: str) -> None:
+    goldens = {name: golden(model) for name, model in MODELS.items()}
+    verified(MemorySource("r1", MODELS), goldens, dtype=dtype, num_places=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_so_are_experts_in_every_format(dtype: str) -> None:
+    source = MixedSource("r1", MODELS, in_turn("every expert in its own way"))
+    goldens = {name: golden(model) for name, model in source.references(MODELS).items()}
+    verified(source, goldens, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_with_the_experts_of_another_is_refused_by_name(dtype: str) -> None:
+    other = tiny_model("mixtral", 2)
+    with torch.no_grad():
+        ours = [layer.mlp.experts for layer in MODELS["m1"].model.layers]
+        for layer, experts in zip(other.model.layers, ours, strict=True):
+            layer.mlp.experts.load_state_dict(experts.state_dict())
+    goldens = {name: golden(model) for name, model in MODELS.items()}
+    with pytest.raises(BadRelease, match=r"release r1, model m2: golden token 0 .* is allowed in"):
+        verified(MemorySource("r1", {"m1": MODELS["m1"], "m2": other}), goldens, dtype=dtype)
+
+
+def without_numbers() -> Any:
+    model = tiny_model("mixtral", 3)
+    with torch.no_grad():
+        model.model.layers[1].input_layernorm.weight[0] = torch.nan
+    return model
+
+
+def without_rotation() -> Any:
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    model = tiny_model("mixtral", 3, rope_parameters=rope)
+    model.config.rope_parameters = {**rope, "rope_theta": 0.0}
+    return model
+
+
+@pytest.mark.parametrize("bad", [without_numbers, without_rotation])
+def test_a_model_without_a_golden_prompt_must_answer_with_numbers(bad: Any) -> None:
+    models = {"m1": MODELS["m1"], "m3": bad()}
+    with pytest.raises(BadRelease, match="model m3: its log-probabilities are not finite"):
+        verified(MemorySource("r1", models), {})
+
+
+def test_a_golden_prompt_of_another_vocabulary_is_refused() -> None:
+    strange = Golden(prompt=(5, 900), tokens=(), top=(), dtype="float32")
+    with pytest.raises(BadRelease, match="golden token 900 is outside its vocabulary of 320"):
+        verified(MemorySource("r1", {"m1": MODELS["m1"]}), {"m1": strange})
+
+
+def row(token: int, **logprobs: float) -> Logprob:
+    top = tuple((int(name[1:]), value) for name, value in logprobs.items())
+    return Logprob(token, dict(top).get(token, -9.0), top)
+
+
+def test_a_row_may_be_shifted_as_a_whole_but_not_within() -> None:
+    wanted = Golden(
+        prompt=(1,), tokens=(7,), top=(((7, 5.0), (8, 4.0), (9, 3.0)),), dtype="float32"
+    )
+    assert golden_difference(wanted, [row(7, t7=-1.0, t8=-2.0, t9=-3.0)], "float32") is None
+    off = golden_difference(wanted, [row(7, t7=-1.0, t8=-2.0, t9=-3.1)], "float32")
+    assert off is not None
+    assert "differ by 0.05" in off
+    assert golden_difference(wanted, [row(7, t7=-1.0, t8=-2.0, t9=-3.1)], "bfloat16") is None
+    behind = golden_difference(wanted, [row(7, t6=-0.1, t7=-1.0, t8=-2.0, t9=-3.0)], "float32")
+    assert behind is not None
+    assert "0.9 below the likeliest" in behind
