@@ -66,6 +66,7 @@ class Head:
     created: int
     model: str
     release: str
+    service_tier: str
 
     def body(self, kind: str) -> dict[str, Any]:
         return {
@@ -73,6 +74,7 @@ class Head:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "service_tier": self.service_tier,
             "system_fingerprint": self.release,
         }
 

@@ -1,7 +1,7 @@
 """The fields of each request, their types and ranges. The operator's caps are in `jobs`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -141,13 +141,13 @@ class GenerationFields(_Fields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "fast"] | None = None
 
     user: str | None = None
 
     # Accepted but without effect: what OpenAI would keep or bill.
     metadata: dict[str, Any] | None = None
     store: bool | None = None
-    service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None

@@ -8,8 +8,9 @@ from serve_app.api.fields import (
     TokenizeFields,
 )
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import bad_request
+from serve_app.protocol.errors import bad_request, tier_not_allowed
 from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Whose, Wishes
+from serve_app.service_class import ServiceClass
 from serve_app.tenants.keyring import Caller
 
 _SAMPLING = (
@@ -22,6 +23,20 @@ _SAMPLING = (
     "repetition_penalty",
 )
 
+_CLASSES = {
+    "priority": ServiceClass.INTERACTIVE,
+    "fast": ServiceClass.INTERACTIVE,
+    "default": ServiceClass.STANDARD,
+    "flex": ServiceClass.BATCH,
+}
+"""By `service_tier`, as OpenAI has it. `fast` is another word for `priority`."""
+TIERS = {
+    ServiceClass.INTERACTIVE: "priority",
+    ServiceClass.STANDARD: "default",
+    ServiceClass.BATCH: "flex",
+}
+"""What an answer says of its class."""
+
 
 def completion_job(
     fields: CompletionFields,
@@ -31,14 +46,14 @@ def completion_job(
     caller: Caller,
     timeout_s: float | None = None,
 ) -> Job:
-    """Raises ProtocolError 400 where a cap is exceeded."""
+    """Raises ProtocolError 400 where a cap is exceeded, 403 where the class is above the key's."""
     _cap("prompt", len(fields.prompt), limits.prompts)
     _cap("n", len(fields.prompt) * (fields.n or 1), limits.choices)
     if fields.logprobs is not None:
         _cap("logprobs", fields.logprobs, limits.logprobs)
     if fields.max_tokens == 0 and not fields.echo:
         raise bad_request("Invalid 'max_tokens': 0 is only allowed with 'echo'", "max_tokens")
-    shared = _shared(fields, limits, fields.max_tokens, timeout_s)
+    shared = _shared(fields, limits, fields.max_tokens, timeout_s, caller)
     return {
         **shared,
         "id": job,
@@ -62,12 +77,12 @@ def chat_job(
     caller: Caller,
     timeout_s: float | None = None,
 ) -> Job:
-    """Raises ProtocolError 400 where a cap is exceeded."""
+    """Raises ProtocolError 400 where a cap is exceeded, 403 where the class is above the key's."""
     _cap("messages", len(fields.messages), limits.messages)
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)
     max_tokens = fields.max_completion_tokens or fields.max_tokens
-    shared = _shared(fields, limits, max_tokens, timeout_s)
+    shared = _shared(fields, limits, max_tokens, timeout_s, caller)
     return {
         **shared,
         "id": job,
@@ -108,11 +123,22 @@ def _whose(caller: Caller) -> Whose:
     }
 
 
+def _service_class(tier: str | None, highest: ServiceClass) -> ServiceClass:
+    """`auto`, or nothing: standard, unless the highest that the tenant may have is batch."""
+    asked = _CLASSES.get(tier or "auto")
+    if asked is None:
+        return max(ServiceClass.STANDARD, highest, key=lambda each: each.order)
+    if asked.order < highest.order:
+        raise tier_not_allowed(tier or "auto", TIERS[highest])
+    return asked
+
+
 def _shared(
     fields: GenerationFields,
     limits: RequestLimits,
     max_tokens: int | None,
     timeout_s: float | None,
+    caller: Caller,
 ) -> Wishes:
     stops, stop_ids = fields.stop or [], fields.stop_token_ids or []
     biases, min_tokens = fields.logit_bias or {}, fields.min_tokens or 0
@@ -129,6 +155,7 @@ def _shared(
     named = {name: getattr(fields, name) for name in _SAMPLING}
     return {
         "model": fields.model,
+        "service_class": _service_class(fields.service_tier, caller.tenant.highest_class),
         "priority": fields.priority or 0,
         "n": fields.n or 1,
         "min_tokens": min_tokens,

@@ -19,7 +19,7 @@ from serve_app.api.boundary import Boundary
 from serve_app.api.deadline import deadline_of
 from serve_app.api.event_bytes import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
-from serve_app.api.jobs import chat_job, completion_job, detokenize_job, tokenize_job
+from serve_app.api.jobs import TIERS, chat_job, completion_job, detokenize_job, tokenize_job
 from serve_app.api.metering import MeteredItems
 from serve_app.api.parse import parse
 from serve_app.api.recording import Record, Recorded, notes_of
@@ -219,7 +219,8 @@ async def _answer(
     items = MeteredItems(api.client.generate(job), use)
     try:
         told = await unless_gone(request.receive, accepted(items))
-        head = Head(job["id"], int(api.clock()), job["model"], told["release"])
+        tier = TIERS[job["service_class"]]
+        head = Head(job["id"], int(api.clock()), job["model"], told["release"], tier)
         counts = items.accepted(told)
         choices = len(told["prompt_tokens"]) * job["n"]
         notes_of(request).accepted(told, choices, counts)

@@ -10,6 +10,7 @@ import typer
 from serve_app.cli import output
 from serve_app.cli.options import AsJson
 from serve_app.cli.parsing import parse_count, parse_moment, parse_name, parse_positive, parse_span
+from serve_app.service_class import ServiceClass
 
 if TYPE_CHECKING:
     from serve_app.tenants.keys_file import Key, KeysFile, Tenant
@@ -204,6 +205,8 @@ def _until(key: Key, now: datetime) -> str:
 
 def _limits(tenant: Tenant) -> str:
     said = [] if tenant.weight == 1 else [f"weight {tenant.weight:g}"]
+    if tenant.highest_class is not ServiceClass.INTERACTIVE:
+        said.append(f"at most {tenant.highest_class}")
     for value, unit in (
         (tenant.requests_per_minute, "requests/min"),
         (tenant.tokens_per_minute, "tokens/min"),

@@ -80,6 +80,14 @@ class EngineConfig:
             "no minimum",
         ),
     ] = None
+    max_batch_wait_s: Annotated[
+        float,
+        Setting(
+            seconds,
+            "S",
+            "Seconds after which a batch request (service tier flex) counts as a standard one.",
+        ),
+    ] = 300.0
     prefix_cache: Annotated[
         bool,
         Setting(

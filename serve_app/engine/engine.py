@@ -80,6 +80,7 @@ class Engine:
             max_sequences=config.max_sequences,
             max_model_wait_s=config.max_model_wait_s,
             min_residency_s=config.min_residency_s or 0.0,
+            max_batch_wait_s=config.max_batch_wait_s,
             cache=None if secret is None else PrefixCache(self._blocks, secret),
         )
         self._releases = PooledReleases(packed)
@@ -189,6 +190,7 @@ class Engine:
             tenant=request.tenant,
             weight=request.weight,
             priority=request.priority,
+            service_class=request.service_class,
             arrival=now,
             stop_token_ids=request.stop_token_ids,
             min_tokens=request.min_tokens,

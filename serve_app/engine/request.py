@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from serve_app.errors import EngineError
+from serve_app.service_class import ServiceClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Request:
     tenant: str = "default"
     weight: float = 1.0
     priority: int = 0
+    service_class: ServiceClass = ServiceClass.STANDARD
     deadline: float | None = None
     chunk_tokens: int | None = None
 

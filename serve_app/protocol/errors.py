@@ -104,6 +104,11 @@ def no_scope(needed: Sequence[str]) -> ProtocolError:
     return ProtocolError("insufficient_permissions", message)
 
 
+def tier_not_allowed(tier: str, highest: str) -> ProtocolError:
+    message = f"This API key may not use the service tier '{tier}': its highest is '{highest}'"
+    return ProtocolError("insufficient_permissions", message, "service_tier")
+
+
 def not_allowed(model: str) -> ProtocolError:
     message = f"This API key may not use the model '{model}'"
     return ProtocolError("model_not_allowed", message, "model")

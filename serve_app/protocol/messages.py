@@ -3,16 +3,19 @@
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
+from serve_app.service_class import ServiceClass
+
 
 class Wishes(TypedDict):
     """What both kinds of request may ask for. `sampling` holds only what the client set;
-    the model's own defaults supply the rest.
+    the model's own defaults supply the rest. `service_class`: one that the tenant may have.
 
     `timeout_s`: how long the answer may take from when the job is sent; None: as long as it takes.
     What is left travels, not a time of day, so clocks need not agree.
     """
 
     model: str
+    service_class: ServiceClass
     priority: int
     n: int
     min_tokens: int

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from serve_app.scheduling.errors import NeverFits
-from serve_app.scheduling.sequence import Sequence
+from serve_app.scheduling.sequence import Held, Sequence
 
 
 class Ledger(Protocol):
@@ -71,13 +71,23 @@ class Needs:
                     sequence.id, needed=needed, available=ledger.num_units, noun=ledger.noun
                 )
 
-    def fits(self, sequence: Sequence, shared: Mapping[str, int]) -> bool:
+    def fits(
+        self, sequence: Sequence, shared: Mapping[str, int], without: Iterable[Sequence] = ()
+    ) -> bool:
         """Whether a sequence that holds nothing can get what all its known tokens need.
 
-        shared: by kind, how many units in use it would share.
+        shared: by kind, how many units in use it would share.   without: running sequences that
+        would give back what they hold; units that they share with others are counted as free too.
         """
+        freed: Counter[str] = Counter()
+        for other in without:
+            freed.update({kind: len(units) for kind, units in other.held.items()})
         return all(
-            ledger.fits(ledger.units_for(len(sequence.tokens)) - shared.get(ledger.kind, 0))
+            ledger.fits(
+                ledger.units_for(len(sequence.tokens))
+                - shared.get(ledger.kind, 0)
+                - freed[ledger.kind]
+            )
             for ledger in self._ledgers
         )
 
@@ -97,7 +107,7 @@ class Needs:
         ]
         return min(rooms) - sequence.num_computed
 
-    def has(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]] | None:
+    def has(self, sequence: Sequence, length: int) -> Held | None:
         """By kind, its own units for that many more positions; None if it lacks some."""
         held, end = sequence.held, sequence.num_computed + length
         has_more = False
@@ -110,7 +120,7 @@ class Needs:
             return held
         return {each.kind: held[each.kind][: each.units_for(end)] for each in self._ledgers}
 
-    def take(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]]:
+    def take(self, sequence: Sequence, length: int) -> Held:
         """Give a sequence what it lacks for that many more positions.
 
         -> by kind, its units for all positions up to there. All or nothing: ValueError if there

@@ -1,10 +1,9 @@
 """What one step does, as values. Decided by the scheduler; carried out by the engine's runner."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from serve_app.scheduling.sequence import ModelKey
+from serve_app.scheduling.sequence import Held, ModelKey
 
 Stream = Literal["decoder"]
 """Which of a sequence's token streams a chunk is of. All models have one."""
@@ -24,7 +23,7 @@ class Chunk(NamedTuple):
     tokens: tuple[int, ...]
     pending: bool
     """The only token is the one that the step before is still sampling; 0 stands for it."""
-    held: Mapping[str, tuple[int, ...]]
+    held: Held
     """By kind of need, the units for positions [0, end): what it reads, and where it writes."""
     prompt_len: int
     forward_len: int

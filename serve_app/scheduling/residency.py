@@ -23,6 +23,9 @@ been wanted for `max_wait_s`. At every step, those wanted longest first:
    (`ask`): it is wanted like others until its load begins.
 6. A backbone that is *kept* is never evicted and never drains. One place at least is not kept.
 7. With `min_residency_s`, a place does not drain before its tenure is so long.
+8. What waits in batch makes no backbone wanted and keeps no place. Its backbone is loaded into an
+   empty or idle place that no other wants, where nothing waits at all. What runs of batch on a
+   place that drains gives way at once.
 
 The bound that follows. Take the moment a backbone has been wanted for `max_wait_s`, and let r be
 the number of backbones wanted longer. If more than r places are then drainable (resident and, by
@@ -43,9 +46,9 @@ from dataclasses import dataclass
 from math import inf
 
 from serve_app.scheduling.errors import TooManyKept
+from serve_app.scheduling.fairness.lanes import Lanes
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.plan import BackboneCopy
-from serve_app.scheduling.queue import FairQueues
 
 
 @dataclass(slots=True)
@@ -66,13 +69,14 @@ class Residency:
     def __init__(
         self,
         places: PlaceLedger,
-        queues: FairQueues,
+        lanes: Lanes,
         *,
         max_wait_s: float,
         min_residency_s: float = 0.0,
     ) -> None:
         self._places = places
-        self._queues = queues
+        self._lanes = lanes
+        self._urgent = lanes.urgent
         self._max_wait_s = max_wait_s
         self._min_residency_s = min_residency_s
         self._kept: frozenset[str] = frozenset()
@@ -115,16 +119,16 @@ class Residency:
 
     def num_waiting(self, backbone: str) -> int:
         """How many sequences wait for it."""
-        return self._queues.num_waiting(backbone)
+        return self._lanes.num_waiting(backbone)
 
     def want(self, backbone: str, now: float) -> None:
-        """Something waits for it."""
+        """Something urgent waits for it."""
         if self._places.place_of(backbone) is None:
             self._wanted.setdefault(backbone, now)
 
     def unwant(self, backbone: str) -> None:
         """Something that waited for it was given up."""
-        if not self._queues.num_waiting(backbone) and backbone not in self._asked:
+        if not self._urgent.num_waiting(backbone) and backbone not in self._asked:
             self._wanted.pop(backbone, None)
 
     def ask(self, backbone: str, now: float) -> None:
@@ -156,14 +160,15 @@ class Residency:
     def prefetch(self, backbone: str) -> BackboneCopy | None:
         """Give it an empty place that nobody wants; None where there is none, or it has one."""
         place = self._places.empty()
-        if place is None or self._wanted or self._places.place_of(backbone) is not None:
+        is_placed = self._places.place_of(backbone) is not None
+        if place is None or is_placed or self._wanted or self._wanted_by_batch():
             return None
         self._places.begin_load(backbone, place)
         return BackboneCopy(backbone, place)
 
     def forget(self, backbone: str) -> bool:
         """Empty its place; False, and nothing changed, while it is loading or needed."""
-        if self._queues.num_waiting(backbone) or not self._places.forget(backbone):
+        if self._lanes.num_waiting(backbone) or not self._places.forget(backbone):
             return False
         self._end_tenure(backbone)
         self._asked.discard(backbone)
@@ -185,11 +190,16 @@ class Residency:
         drained = [b for b in self._draining if not self._places.pins(b)]
         for backbone, victim in zip(overdue, drained, strict=False):
             loads.append(self._begin(backbone, self._held_place(victim), now))
+        for backbone in () if self._wanted else self._wanted_by_batch():
+            place = self._free_place(for_batch=True)
+            if place is None:
+                break
+            loads.append(self._begin(backbone, place, now))
         return tuple(loads)
 
     def check(self) -> None:
         """Assert that wanted and draining say what queues and places say."""
-        needed = {q.backbone for q in self._queues if q.waiting} | self._asked
+        needed = {q.backbone for q in self._urgent if q.waiting} | self._asked
         placeless = {b for b in needed if self._places.place_of(b) is None}
         assert set(self._wanted) == placeless, f"wanted {self._wanted}, placeless {placeless}"
         since = list(self._wanted.values())
@@ -201,26 +211,30 @@ class Residency:
         assert not self._kept & set(self._draining), "a kept backbone drains"
         assert self._asked <= set(self._wanted), f"asked {self._asked}, wanted {self._wanted}"
 
-    def _free_place(self) -> int | None:
+    def _wanted_by_batch(self) -> list[str]:
+        """Backbones without a place for which nothing urgent waits, but something of batch."""
+        waited_for = self._lanes.batch.backbones
+        return [b for b in waited_for if b not in self._wanted and self._places.place_of(b) is None]
+
+    def _free_place(self, *, for_batch: bool = False) -> int | None:
         """An empty place, else that of the least recently used idle resident."""
         empty = self._places.empty()
         if empty is not None:
             return empty
+        queues = self._lanes if for_batch else self._urgent
         idle = (
-            b
-            for b in self._places.unpinned()
-            if not self._queues.num_waiting(b) and b not in self._kept
+            b for b in self._places.unpinned() if not queues.num_waiting(b) and b not in self._kept
         )
         victim = next(idle, None)
         return None if victim is None else self._held_place(victim)
 
     def _begin(self, backbone: str, place: int, now: float) -> BackboneCopy:
         evicted = self._places.begin_load(backbone, place)
-        del self._wanted[backbone]
+        self._wanted.pop(backbone, None)
         self._asked.discard(backbone)
         if evicted is not None:
             self._end_tenure(evicted)
-            if self._queues.num_waiting(evicted):
+            if self._urgent.num_waiting(evicted):
                 self._wanted[evicted] = now
         return BackboneCopy(backbone, place)
 
@@ -237,18 +251,18 @@ class Residency:
         tenure = self._tenures[backbone]
         if backbone in self._kept or now - tenure.since < self._min_residency_s:
             return False
-        if not self._queues.num_waiting(backbone):
+        if not self._urgent.num_waiting(backbone):
             return True
         if not tenure.has_admitted:
             return False
         if now - tenure.since >= self._max_wait_s:
             return True
-        first = self._queues.first_waiting(backbone)
+        first = self._urgent.first_waiting(backbone)
         return first is None or first >= tenure.gate
 
     def _claim(self, backbone: str) -> tuple[float, int]:
         """How much a resident deserves its place; the least deserving sorts first."""
-        served = self._queues.least_served(backbone)
+        served = self._urgent.least_served(backbone)
         return (-inf if served is None else -served, self._places.last_used(backbone))
 
     def _held_place(self, backbone: str) -> int:

@@ -1,4 +1,4 @@
-"""Who runs, by rank, and what each holds: its needs and a pin on its place. Decides nothing.
+"""Who runs, and what each holds: its needs and a pin on its place. Decides nothing.
 
 A sequence gives up what it holds and its place at once, even if a step that was planned for it is
 still running. Whoever gets them is planned in a later step, and steps run one after another: the
@@ -7,17 +7,29 @@ earlier step has written everything before the later one begins.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Needs
 from serve_app.scheduling.plan import Chunk
 from serve_app.scheduling.prefix_cache import PrefixCache
-from serve_app.scheduling.sequence import ModelKey, Sequence
+from serve_app.scheduling.sequence import Held, ModelKey, Sequence
+
+
+class InTurn(NamedTuple):
+    """Running sequences that miss one token, and those that miss more."""
+
+    decodes: list[Sequence]
+    prompts: list[Sequence]
+
+
+def _arrival(sequence: Sequence) -> tuple[float, int]:
+    return sequence.arrival, sequence.number
 
 
 class Running:
-    """The running sequences, highest rank first. cache: None if nothing is shared."""
+    """The running sequences, in order of arrival. cache: None if nothing is shared."""
 
     def __init__(self, needs: Needs, places: PlaceLedger, cache: PrefixCache | None) -> None:
         self._needs = needs
@@ -31,34 +43,32 @@ class Running:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._sequences)
 
-    @property
-    def last(self) -> Sequence:
-        """The sequence with the lowest rank."""
-        return self._sequences[-1]
-
-    def in_turn(self) -> list[tuple[Sequence, int]]:
-        """Sequences that miss something, and how much: decodes first, then prompts, by rank."""
-        decodes, prompts = [], []
+    def in_turn(self) -> tuple[InTurn, InTurn]:
+        """The urgent ones that have something to compute, and those of batch."""
+        urgent, batch = InTurn([], []), InTurn([], [])
         for sequence in self._sequences:
             missing = sequence.num_missing
-            if missing == 1:
-                decodes.append((sequence, missing))
-            elif missing:
-                prompts.append((sequence, missing))
-        return decodes + prompts
+            if missing:
+                lane = batch if sequence.is_batch else urgent
+                (lane.decodes if missing == 1 else lane.prompts).append(sequence)
+        return urgent, batch
 
     def by_model(self) -> dict[ModelKey, int]:
         """How many sequences run, for each model that has any."""
         return dict(Counter(s.model for s in self._sequences))
 
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether it can get what its known tokens need, beyond what it can share."""
-        return self._needs.fits(sequence, self._cache.shared(sequence) if self._cache else {})
+    def fits(self, sequence: Sequence, without: Iterable[Sequence] = ()) -> bool:
+        """Whether it can get what its known tokens need, beyond what it can share.
+
+        without: running sequences that would give way first.
+        """
+        shared = self._cache.shared(sequence) if self._cache else {}
+        return self._needs.fits(sequence, shared, without)
 
     def begin(self, sequence: Sequence) -> None:
         """Start a sequence whose backbone is resident or arriving."""
         sequence.place = self._places.pin(sequence.backbone)
-        insort(self._sequences, sequence, key=lambda s: s.rank)
+        insort(self._sequences, sequence, key=_arrival)
         if self._cache is not None:
             self._cache.begin(sequence)
 
@@ -75,11 +85,11 @@ class Running:
         """For how many more positions its own units and the free ones are enough."""
         return self._needs.room(sequence)
 
-    def has(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]] | None:
+    def has(self, sequence: Sequence, length: int) -> Held | None:
         """By kind, its own units for that many more positions; None if it lacks some."""
         return self._needs.has(sequence, length)
 
-    def take(self, sequence: Sequence, length: int) -> Mapping[str, tuple[int, ...]]:
+    def take(self, sequence: Sequence, length: int) -> Held:
         """The same, once it was given what it lacks. ValueError if there is too little."""
         return self._needs.take(sequence, length)
 
@@ -87,9 +97,7 @@ class Running:
         """Whether all of these can get what they need for that many more tokens."""
         return self._needs.fit(lengths)
 
-    def advance(
-        self, sequence: Sequence, length: int, held: Mapping[str, tuple[int, ...]]
-    ) -> Chunk:
+    def advance(self, sequence: Sequence, length: int, held: Held) -> Chunk:
         """The chunk that computes its next tokens. held: what it needs for them, by kind."""
         assert sequence.place is not None, f"{sequence.id} has no place"
         start, end = sequence.num_computed, sequence.num_computed + length
@@ -122,8 +130,8 @@ class Running:
         """Assert that sequences, ledgers and places agree about who holds what."""
         self._needs.check(self._sequences)
         self._places.check(Counter(s.backbone for s in self._sequences))
-        ranks = [s.rank for s in self._sequences]
-        assert ranks == sorted(ranks), "running sequences are not in order of rank"
+        arrivals = [_arrival(s) for s in self._sequences]
+        assert arrivals == sorted(arrivals), "running sequences are not in order of arrival"
         for s in self._sequences:
             assert s.place == self._places.place_of(s.backbone), f"{s.id} runs on another place"
             assert s.num_computed <= s.num_expected, f"{s.id} computed what it does not know"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from serve_app.scheduling.deadlines import Deadlines
 from serve_app.scheduling.errors import DuplicateSequence
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
+from serve_app.scheduling.fairness.lanes import Lanes
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Ledger, Needs
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.planner import Planner
 from serve_app.scheduling.prefix_cache import PrefixCache
-from serve_app.scheduling.queue import FairQueues
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
 from serve_app.scheduling.sequence import ModelKey, Sequence
@@ -41,7 +41,8 @@ class Scheduler:
     At most `max_sequences` run at once, and no more than `step_tokens`, so that each can have a
     token in every step. `needs`: a ledger for each kind of need. `cache`: what sequences that start
     alike share; None if nothing is shared. residency.py states the longest wait of a model that is
-    not resident.
+    not resident. A sequence of batch that has not ended `max_batch_wait_s` after it was added is a
+    standard one from then on.
     """
 
     def __init__(
@@ -53,19 +54,22 @@ class Scheduler:
         max_sequences: int,
         max_model_wait_s: float,
         min_residency_s: float = 0.0,
+        max_batch_wait_s: float,
         cache: PrefixCache | None = None,
     ) -> None:
-        if step_tokens < 1 or max_sequences < 1 or not max_model_wait_s >= 0:
+        waits = max_model_wait_s, max_batch_wait_s
+        if step_tokens < 1 or max_sequences < 1 or not min(waits) >= 0:
             raise ValueError(
                 f"step_tokens {step_tokens} and max_sequences {max_sequences} must be at least 1,"
-                f" max_model_wait_s {max_model_wait_s} not negative"
+                f" max_model_wait_s {max_model_wait_s} and max_batch_wait_s {max_batch_wait_s}"
+                " not negative"
             )
         self.places = places
         self.num_hits = 0
         self.num_misses = 0
-        self._queues = FairQueues()
+        self._lanes = Lanes(max_batch_wait_s)
         self._residency = Residency(
-            places, self._queues, max_wait_s=max_model_wait_s, min_residency_s=min_residency_s
+            places, self._lanes, max_wait_s=max_model_wait_s, min_residency_s=min_residency_s
         )
         self._sequences: dict[str, Sequence] = {}
         self._deadlines = Deadlines()
@@ -74,7 +78,7 @@ class Scheduler:
         self._running = Running(self._needs, places, cache)
         self._planner = Planner(
             self._running,
-            self._queues,
+            self._lanes,
             self._residency,
             step_tokens=step_tokens,
             max_sequences=min(max_sequences, step_tokens),
@@ -103,8 +107,9 @@ class Scheduler:
             self.num_misses += 1
         self._sequences[sequence.id] = sequence
         self._deadlines.add(sequence)
-        self._queues.add(sequence, self._residency.admits)
-        self._residency.want(sequence.backbone, self._now)
+        self._lanes.add(sequence, self._residency.admits, self._now)
+        if not sequence.is_batch:
+            self._residency.want(sequence.backbone, self._now)
 
     def expire(self, now: float) -> list[str]:
         """End the sequences whose deadline has come, waiting or running; their ids."""
@@ -182,7 +187,8 @@ class Scheduler:
         if self._outstanding:
             raise RuntimeError("the last plan has not been committed")
         self._advance_clock(now)
-        return self._make_plan()
+        self._promote()
+        return self._make_plan(takes=True)
 
     def schedule_ahead(self, now: float) -> StepPlan:
         """Plan the step after one that is not committed yet, to be carried out after it.
@@ -194,7 +200,8 @@ class Scheduler:
         if len(self._outstanding) != 1:
             raise RuntimeError(f"{len(self._outstanding)} plans have not been committed, not one")
         self._advance_clock(now)
-        return self._make_plan() if self._planner.goes_on() else StepPlan()
+        self._promote()
+        return self._make_plan(takes=False) if self._planner.goes_on() else StepPlan()
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[SequenceEvent]:
         """Commit the results of a step; `sampled` has the token of each chunk that samples.
@@ -243,7 +250,7 @@ class Scheduler:
 
     def num_waiting_by_model(self) -> dict[ModelKey, int]:
         """Models with waiting sequences."""
-        return dict(Counter(s.model for q in self._queues for s in q.waiting))
+        return dict(Counter(s.model for q in self._lanes for s in q.waiting))
 
     @property
     def sequences(self) -> Iterable[Sequence]:
@@ -252,7 +259,7 @@ class Scheduler:
 
     def count(self, model: ModelKey) -> int:
         """How many sequences of this model wait or run."""
-        return sum(len(q.waiting) + q.num_running for q in self._queues if q.model == model)
+        return sum(len(q.waiting) + q.num_running for q in self._lanes if q.model == model)
 
     @property
     def residency(self) -> Residency:
@@ -264,7 +271,7 @@ class Scheduler:
         self._running.check()
         self._planner.check()
         self._residency.check()
-        waiting = [s for q in self._queues for s in q.waiting]
+        waiting = [s for q in self._lanes for s in q.waiting]
         known = sorted(s.id for s in [*waiting, *self._running])
         assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
         assert len(self._outstanding) <= 2, "too many plans are not committed"
@@ -274,9 +281,7 @@ class Scheduler:
         for s in self._running:
             sampling = sum(self._samples(o, s) for o in self._outstanding)
             assert s.num_pending == sampling, f"{s.id}: {s.num_pending} pending, {sampling} sampled"
-        for q in self._queues:
-            running = sum((s.tenant, s.model) == (q.tenant, q.model) for s in self._running)
-            assert running == q.num_running, f"queue {q.tenant, q.model} counts {q.num_running}"
+        self._lanes.check(self._running)
 
     # How.
 
@@ -289,9 +294,17 @@ class Scheduler:
         both = zip(outstanding.plan.chunks, outstanding.sequences, strict=True)
         return any(chunk.samples for chunk, s in both if s is sequence)
 
-    def _make_plan(self) -> StepPlan:
+    def _promote(self) -> None:
+        """Sequences of batch that have waited too long are standard ones from now on."""
+        for sequence in self._lanes.promote(self._residency.admits, self._now):
+            if sequence.place is None:
+                self._residency.want(sequence.backbone, self._now)
+
+    def _make_plan(self, *, takes: bool) -> StepPlan:
         loads = self._residency.begin_loads(self._now, self._number)
-        planned = self._planner.plan(self._now, self._number)
+        if takes and self._planner.clear_draining():
+            loads += self._residency.begin_loads(self._now, self._number)
+        planned = self._planner.plan(self._now, self._number, takes=takes)
         plan = StepPlan(tuple(planned.values()), loads)
         if planned:
             self._outstanding.append(_Outstanding(plan, tuple(planned)))
@@ -316,7 +329,7 @@ class Scheduler:
     def _commit_token(self, sequence: Sequence, token: int) -> SequenceEvent:
         sequence.tokens.append(token)
         sequence.num_pending -= 1
-        self._queues.charge_answer(sequence)
+        self._lanes.of(sequence).charge_answer(sequence)
         reason = sequence.finish_reason()
         if reason is None:
             if sequence.starts_anew:
@@ -329,9 +342,8 @@ class Scheduler:
         """Forget a sequence, waiting or running."""
         del self._sequences[sequence.id]
         self._deadlines.drop(sequence)
+        self._lanes.end(sequence)
         if sequence.place is None:
-            self._queues.remove(sequence)
             self._residency.unwant(sequence.backbone)
         else:
             self._running.release(sequence)
-            self._queues.leave(sequence)

@@ -5,29 +5,35 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+from serve_app.service_class import ServiceClass
+
 ModelKey = tuple[str, str]
 """(release, model)"""
 
-Rank = tuple[int, float, int]
+Held = Mapping[str, tuple[int, ...]]
+"""By kind of need, the units of a sequence, in order of its positions."""
+
+Rank = tuple[int, int, float, int]
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A prompt and the tokens generated for it.
 
-    A sequence belongs to one model for life. A smaller `priority` is earlier; a larger
-    `weight` gives its tenant a larger share. With `max_tokens=0` only the prompt is computed and
-    nothing is sampled. When the known tokens exceed `recompute_at`, everything is computed again.
-    `by_length`: its keys and values depend on more than the tokens before them. `chunk_tokens`: the
-    most of them that one step computes.
+    A sequence belongs to one model for life. A smaller `priority` is earlier among those of its
+    tenant and class; a larger `weight` gives its tenant a larger share. With `max_tokens=0` only
+    the prompt is computed and nothing is sampled. When the known tokens exceed `recompute_at`,
+    everything is computed again. `by_length`: its keys and values depend on more than the tokens
+    before them. `chunk_tokens`: the most of them that one step computes.
     `deadline`: when it is to end, computed or not, on the clock of `arrival`.
 
-    Only the scheduler writes the fields below the blank line. A token counts as computed once a
-    step is planned that computes it; `num_pending` tokens are being sampled by such steps. `held`:
-    by kind, the units that it holds (needs.py); replaced, never changed, as chunks have it too.
-    `num_found`: tokens that were already computed when it began; None if nobody looked.
-    `prompt_len`, `num_positions`: of the prompt, and the most KV positions that it can need, since
-    the last generated token is never computed.
+    Only the scheduler writes the fields below the blank line, and the class of one in batch that
+    has waited too long. A token counts as computed once a step is planned that computes it;
+    `num_pending` tokens are being sampled by such steps. `held`: by kind, the units that it holds
+    (needs.py); replaced, never changed, as chunks have it too. `num_found`: tokens that were
+    already computed when it began; None if nobody looked. `prompt_len`, `num_positions`: of the
+    prompt, and the most KV positions that it can need, since the last generated token is never
+    computed.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Sequence:
     tenant: str = "default"
     weight: float = 1.0
     priority: int = 0
+    service_class: ServiceClass = ServiceClass.STANDARD
     arrival: float = 0.0
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
@@ -53,7 +60,7 @@ class Sequence:
     num_computed: int = field(init=False, default=0)
     num_pending: int = field(init=False, default=0)
     num_prompt_kept: int = field(init=False, default=0)
-    held: Mapping[str, tuple[int, ...]] = field(init=False, default_factory=dict)
+    held: Held = field(init=False, default_factory=dict)
     place: int | None = field(init=False, default=None)
     num_preemptions: int = field(init=False, default=0)
     number: int = field(init=False, default=-1)
@@ -78,8 +85,15 @@ class Sequence:
 
     @property
     def rank(self) -> Rank:
-        """Smaller goes first: by priority, then by arrival, then by order of adding."""
-        return (self.priority, self.arrival, self.number)
+        """Among those of one tenant and model. Smaller goes first.
+
+        By class, then by priority, then by arrival, then by order of adding.
+        """
+        return (self.service_class.order, self.priority, self.arrival, self.number)
+
+    @property
+    def is_batch(self) -> bool:
+        return self.service_class is ServiceClass.BATCH
 
     @property
     def is_alike(self) -> bool:

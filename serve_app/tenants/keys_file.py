@@ -4,6 +4,7 @@ tenants:
   acme:
     models: ["news-*"]            # names and globs; default: all
     weight: 2                     # twice the weight is twice the share; default: 1
+    highest_class: standard       # batch, standard or interactive; default: interactive
     requests_per_minute: 600      # limits: without one, there is none
     tokens_per_minute: 100000     # of prompts and answers
     concurrent_requests: 16
@@ -33,6 +34,7 @@ from pydantic import (
 )
 
 from representation.names import NAME_RULE, valid_name
+from serve_app.service_class import ServiceClass
 from serve_app.tenants.errors import BadKeys
 from serve_app.tenants.key_text import id_of
 
@@ -93,6 +95,7 @@ class Tenant(Limits):
 
     models: tuple[str, ...] = ("*",)
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    highest_class: ServiceClass = ServiceClass.INTERACTIVE
     keys: tuple[Key, ...] = ()
 
     def may_use(self, model: str) -> bool:

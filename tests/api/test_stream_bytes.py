@@ -13,7 +13,7 @@ from serve_app.protocol.messages import Item, TokenItem
 from tests.api.fakes import ACCEPTED, FakeClient, piece
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
-HEAD = '"created":5,"model":"m\\"\\u00e9","system_fingerprint":"r1"'
+HEAD = '"created":5,"model":"m\\"\\u00e9","service_tier":"default","system_fingerprint":"r1"'
 TEXT = 'é"\\\n\u2028\U0001f600\x7f/<'
 WRITTEN = '"\\u00e9\\"\\\\\\n\\u2028\\ud83d\\ude00\\u007f/<"'
 TOKEN: TokenItem = {

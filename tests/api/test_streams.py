@@ -16,7 +16,8 @@ from tests.api.fakes import ACCEPTED, piece
 
 def stream_of(items: Any, choices: int = 1, keep_alive_s: float = 15.0) -> EventStream:
     form = CompletionFormat(logprobs=False)
-    events = Events(form, Head("i", 5, "m", "r1"), Usage([3]), choices, include_usage=False)
+    head = Head("i", 5, "m", "r1", "default")
+    events = Events(form, head, Usage([3]), choices, include_usage=False)
     return EventStream(events, items, keep_alive_s)
 
 

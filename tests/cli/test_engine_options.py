@@ -29,6 +29,7 @@ CHANGED = EngineConfig(
     max_sequences=7,
     max_model_wait_s=0.5,
     min_residency_s=1.5,
+    max_batch_wait_s=60.0,
     prefix_cache=False,
     cuda_graphs=False,
     int8_activations=False,
@@ -40,6 +41,7 @@ FLAGS = [
     *("--host-memory", "500MB", "--kv-tokens", "4096", "--num-places", "3"),
     *("--step-tokens", "99", "--max-sequences", "7", "--max-model-wait", "0.5"),
     *("--min-residency", "1.5"),
+    *("--max-batch-wait", "60"),
     *("--no-prefix-cache", "--no-cuda-graphs", "--no-int8-activations", "--plan-ahead"),
 ]
 

@@ -19,6 +19,7 @@ from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey, Sequence
+from serve_app.service_class import ServiceClass
 
 VOCABULARY = 13
 
@@ -202,6 +203,7 @@ class World:
         max_sequences: int = 8,
         max_model_wait_s: float = 10.0,
         min_residency_s: float = 0.0,
+        max_batch_wait_s: float = 1e9,
         ahead: bool = False,
         secret: bytes | None = None,
         num_states: int | None = None,
@@ -222,6 +224,7 @@ class World:
             max_sequences=max_sequences,
             max_model_wait_s=max_model_wait_s,
             min_residency_s=min_residency_s,
+            max_batch_wait_s=max_batch_wait_s,
             cache=None if secret is None else PrefixCache(self.blocks, secret),
         )
         self.runner = FakeRunner(block_size, num_places)
@@ -232,6 +235,8 @@ class World:
         self.reasons: dict[str, str] = {}
         self.kept: dict[str, set[int]] = {}
         self.running: set[str] = set()
+        self.num_preemptions = 0
+        """Before the step that was planned last."""
 
     def add(
         self,
@@ -243,6 +248,7 @@ class World:
         tenant: str = "default",
         weight: float = 1.0,
         priority: int = 0,
+        service_class: ServiceClass = ServiceClass.STANDARD,
         stop: Iterable[int] = (),
         min_tokens: int = 0,
         keep: bool = False,
@@ -267,6 +273,7 @@ class World:
             tenant=tenant,
             weight=weight,
             priority=priority,
+            service_class=service_class,
             arrival=self.now,
             stop_token_ids=frozenset(stop),
             min_tokens=min_tokens,
@@ -286,7 +293,7 @@ class World:
 
     def begin_step(self) -> StepPlan:
         """Plan and execute; what may be said of every plan is asserted here."""
-        before = set(self.running)
+        before = self._in_order()
         plan = self.scheduler.schedule(self.now)
         self._assert_orderly(plan, before)
         if not plan.chunks and not plan.loads and self.scheduler.has_work:
@@ -296,7 +303,7 @@ class World:
 
     def begin_ahead(self) -> StepPlan:
         """Plan and execute the step after the one under way."""
-        before = set(self.running)
+        before = self._in_order()
         goes_on = self.scheduler._planner.goes_on()
         state = self._holdings()
         plan = self.scheduler.schedule_ahead(self.now)
@@ -323,25 +330,50 @@ class World:
         running = self.scheduler._running
         return {s.id: (s.num_computed, len(blocks_of(s))) for s in running}
 
-    def _assert_orderly(self, plan: StepPlan, before: set[str]) -> None:
+    def _in_order(self) -> list[str]:
+        """Those that run; the first is the last to give way."""
+        self.num_preemptions = self.scheduler.num_preemptions
+        running = [self.sequences[name] for name in self.running]
+        return [s.id for s in self.scheduler._planner.precedence().sorted(running)]
+
+    def _assert_orderly(self, plan: StepPlan, before: list[str]) -> None:
         self.scheduler.check()
         assert plan.num_tokens <= self.step_tokens, "the budget was exceeded"
         ids = [chunk.sequence for chunk in plan.chunks]
         unready = [
             s for s in map(self.sequences.__getitem__, before) if s.id in ids or s.num_missing
         ]
-        if unready:
-            first = min(unready, key=lambda s: s.rank)
-            assert first.id in ids, "the first in rank stands still"
+        begun = [self.sequences[name] for name in ids if name not in before]
+        self._assert_busy(plan)
+        if unready and unready[0].id not in ids:
+            self._assert_has_made_room(unready[0], begun)
         order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
         assert order == sorted(order)
         for chunk in plan.chunks:
             assert chunk.end <= self.sequences[chunk.sequence].num_positions, "more than is needed"
-        for begun in set(ids) - before:
-            backbone = self.sequences[begun].backbone
+        for sequence in begun:
+            backbone = sequence.backbone
             assert backbone not in self.scheduler.residency.draining
             if self.places.is_arriving(backbone):
                 assert self.places.pinned == (backbone,), "others wait for what arrives"
+
+    def _assert_has_made_room(self, first: Sequence, begun: Items[Sequence]) -> None:
+        """The first in order stands still only for one that begins, or as batch for a load."""
+        is_cleared = first.is_batch and not self.places.is_resident(first.backbone)
+        is_less = any(s.service_class.order < first.service_class.order for s in begun)
+        gave_way = first.place is None and begun
+        assert is_cleared or is_less or gave_way, f"{first.id} is the first, and stands still"
+
+    def _assert_busy(self, plan: StepPlan) -> None:
+        """Work is conserved: where tokens are left and nothing is short, the next cannot begin."""
+        running, planner = self.scheduler._running, self.scheduler._planner
+        is_short = self.scheduler.num_preemptions > self.num_preemptions
+        is_short |= any(s.num_missing for s in running)
+        if is_short or plan.num_tokens == self.step_tokens:
+            return
+        lanes = self.scheduler._lanes
+        queue = planner._next(lanes.urgent) or planner._next(lanes.batch)
+        assert queue is None or not planner._starts(queue.head), "the next could have begun"
 
     def _execute(self, plan: StepPlan, before: Mapping[str, int]) -> None:
         written = [block for chunk in plan.chunks for block in self.runner.written(chunk)]

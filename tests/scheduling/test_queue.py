@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.scheduling.queue import ANSWER_PRICE, CACHED_PRICE, PROMPT_PRICE, FairQueues
+from serve_app.scheduling.fairness.accounts import Queue
+from serve_app.scheduling.fairness.queue import ANSWER_PRICE, CACHED_PRICE, PROMPT_PRICE, FairQueues
 from serve_app.scheduling.sequence import Sequence
 from tests.scheduling.fakes import REPEATABLE, World
 
@@ -160,6 +161,12 @@ def test_what_waits_for_a_backbone_is_known_by_its_first_number_and_its_least_se
     assert (queues.first_waiting("m"), queues.least_served("m")) == (5, 0.0)
 
 
+def position(queue: Queue) -> tuple[float, int, int, float, int]:
+    """By tenant, then by priority, by model, by arrival."""
+    account, head = queue.account, queue.head
+    return account.served, account.since, head.priority, queue.served, head.number
+
+
 TENANTS = [f"t{number}" for number in range(5)]
 MODELS = [f"m{number}" for number in range(4)]
 
@@ -196,9 +203,7 @@ def test_whose_turn_it_is_is_found_as_if_all_queues_were_looked_at(data: st.Data
         elif kind == "remove" and all_waiting:
             queues.remove(data.draw(st.sampled_from(all_waiting)))
         ready = [q for q in queues if q.waiting and q.backbone in open_now]
-        assert queues.next(open_now.__contains__) is min(
-            ready, key=lambda q: (q.account.served, q.served, q.head.rank), default=None
-        )
+        assert queues.next(open_now.__contains__) is min(ready, key=position, default=None)
         for model in MODELS:
             numbers = [s.number for q in queues for s in q.waiting if q.backbone == model]
             assert queues.num_waiting(model) == len(numbers)

@@ -161,6 +161,7 @@ def test_a_scheduler_without_room_is_refused(
             step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=wait,
+            max_batch_wait_s=1.0,
         )
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from serve_app.service_class import ServiceClass
 from tests.scheduling.fakes import REPEATABLE, World
 
 MODELS = "abcde"
@@ -43,6 +44,7 @@ class Simulation(RuleBasedStateMachine):
         step_tokens=st.integers(1, 9),
         max_sequences=st.integers(1, 6),
         wait=st.sampled_from([0.0, 3.0, 12.0]),
+        batch_wait=st.sampled_from([0.0, 9.0, 1000.0]),
         share=st.sampled_from([{}, {"secret": b"secret"}, {"num_states": 2}]),
     )
     def begin(
@@ -53,6 +55,7 @@ class Simulation(RuleBasedStateMachine):
         step_tokens: int,
         max_sequences: int,
         wait: float,
+        batch_wait: float,
         share: dict[str, Any],
     ) -> None:
         self.world = World(
@@ -62,6 +65,7 @@ class Simulation(RuleBasedStateMachine):
             step_tokens=step_tokens,
             max_sequences=max_sequences,
             max_model_wait_s=wait,
+            max_batch_wait_s=batch_wait,
             **share,
         )
         self.given_up: set[str] = set()
@@ -78,6 +82,7 @@ class Simulation(RuleBasedStateMachine):
         release=st.sampled_from(["r1", "r2"]),
         tenant=st.sampled_from(["light", "heavy"]),
         priority=st.sampled_from([0, 0, 0, 1]),
+        service_class=st.sampled_from(ServiceClass),
         stop=st.sets(st.integers(0, 12), max_size=3),
         min_tokens=st.integers(0, 3),
         keep=st.booleans(),
@@ -92,6 +97,7 @@ class Simulation(RuleBasedStateMachine):
         release: str,
         tenant: str,
         priority: int,
+        service_class: ServiceClass,
         stop: set[int],
         min_tokens: int,
         keep: bool,
@@ -108,6 +114,7 @@ class Simulation(RuleBasedStateMachine):
             tenant=tenant,
             weight=3.0 if tenant == "heavy" else 1.0,
             priority=priority,
+            service_class=service_class,
             stop=sorted(stop),
             min_tokens=min_tokens,
             keep=keep,
@@ -205,7 +212,12 @@ class Simulation(RuleBasedStateMachine):
         assert self.world.num_used == 0
 
     def _before_plan(self) -> None:
-        """Whoever was to be gone and has ended or been preempted since, is gone."""
+        """Whoever was to be gone and has ended or been preempted since, is gone.
+
+        What batch waits for too long becomes wanted before anything is planned.
+        """
+        self.world.scheduler._advance_clock(self.world.now)
+        self.world.scheduler._promote()
         self.wanted = set(self.world.scheduler.residency.wanted)
         tenures = self.world.scheduler.residency._tenures
         self.has_admitted = {b for b, tenure in tenures.items() if tenure.has_admitted}
@@ -271,6 +283,7 @@ def test_a_long_history_under_load_ends_with_the_right_tokens(seed: int) -> None
         step_tokens=rng.randint(2, 12),
         max_sequences=rng.randint(2, 6),
         wait=rng.choice([0.0, 5.0, 20.0]),
+        batch_wait=rng.choice([0.0, 20.0, 1000.0]),
         share=rng.choice([{}, {"secret": b"secret"}, {"num_states": rng.randint(1, 4)}]),
     )
     acts = ["add", "abort", "finish", "fail", "drop", "let_in", "prefetch", *["step"] * 8]
@@ -291,6 +304,7 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
             release=rng.choice(["r1", "r2"]),
             tenant=rng.choice(["light", "heavy"]),
             priority=rng.choice([0, 0, 0, 1]),
+            service_class=rng.choice(list(ServiceClass)),
             stop={rng.randrange(13)} if rng.random() < 0.3 else set(),
             min_tokens=rng.randint(0, 3),
             keep=rng.random() < 0.3,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.service_class import ServiceClass
 from serve_app.tenants.keyring import ANYBODY
 from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import HELLO, ask, complete, said
@@ -120,7 +121,12 @@ def test_sampling_fields_reach_the_engine() -> None:
         "frequency_penalty": -1.5,
         "repetition_penalty": 1.25,
     }
-    extra = {"logit_bias": {"5": -100, "6": 1.5}, "stop_token_ids": [9], "priority": 3}
+    extra = {
+        "logit_bias": {"5": -100, "6": 1.5},
+        "stop_token_ids": [9],
+        "priority": 3,
+        "service_tier": "flex",
+    }
     complete({**fields, **extra, "min_tokens": 2, "user": "someone"}, made)
     request = made.loop.seen[0]
     for name, value in fields.items():
@@ -128,6 +134,7 @@ def test_sampling_fields_reach_the_engine() -> None:
     assert request.sampling.logit_bias == ((5, -100.0), (6, 1.5))
     assert request.stop_token_ids == {9, EOS}
     assert (request.min_tokens, request.priority, request.tenant) == (2, 3, "default")
+    assert request.service_class is ServiceClass.BATCH
 
 
 def test_the_tenant_and_its_weight_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_what_is_written_reads_back_equal_as_yaml_and_as_json() -> None:
     tenant = {
         "models": ["news-*", "code"],
         "weight": 2.5,
+        "highest_class": "standard",
         "requests_per_minute": 3,
         "keys": [
             {"sha256": "a" * 64, "scopes": ["metrics", "admin"], "expires": "2027-01-01"},
@@ -58,6 +59,7 @@ def test_what_is_written_reads_back_equal_as_yaml_and_as_json() -> None:
     [
         ("tenants: {acme: {rpm: 3}}", "tenants.acme.rpm: Extra inputs are not permitted"),
         ("tenants: {acme: {weight: 0}}", "tenants.acme.weight"),
+        ("tenants: {acme: {highest_class: urgent}}", "tenants.acme.highest_class"),
         ("tenants: {acme: {weight: .inf}}", "tenants.acme.weight"),
         ("tenants: {a/b: {}}", "tenant 'a/b': a letter or digit"),
         ("tenants: {acme: {keys: [{sha256: sk-ep-secret}]}}", "tenants.acme.keys.0.sha256"),

@@ -102,6 +102,7 @@ def requests_of(
                     weight=job["weight"],
                     priority=job["priority"],
                     deadline=deadline,
+                    service_class=job["service_class"],
                 )
             )
     return requests

@@ -15,18 +15,31 @@ Beyond the paper, a queue may wait for its model to become resident. Its counter
 meanwhile, so it catches up afterwards. New ones are not lifted to such a counter, but to the lowest
 of those that are being served; otherwise they would catch up on what they never missed.
 
-The bound: let L be the price of the longest prompt and M the price of the answers that all that
-runs at once may get. While two tenants both have sequences waiting that may be admitted, what they
-were charged since they both did so differs by at most 2 × max(L, M), each divided by the lower
-weight (lemma 4.3 there), plus what one missed while none of its models was resident. The same holds
-for two models of one tenant.
+An interactive sequence goes before others as long as its tenant was served at most
+`INTERACTIVE_LEAD` more than theirs. Of one tenant, the more urgent class goes first, then the
+smaller `priority`, then the model that was served least.
+
+The bound. Take two tenants that both have sequences waiting that may be admitted. What they were
+charged since they both did so differs by at most 2 × (I + L + G). I is the lead of interactive
+sequences. The other two are divided by the lower weight: L, the price of the longest prompt; and G,
+what one tenant may be charged for what runs already while the other waits (lemma 4.3 there). G is
+the least of
+
+- the price of the answers that all that runs at once may get;
+- 2 slices (accounts.py) and a token for each of `max_sequences`, if what they wait for is one of
+  these: then others give way (giving_way.py);
+- a slice for each of `max_sequences`, and those 2, if it is units of a need.
+
+What one of them missed while none of its models was resident comes on top. The same holds, without
+the lead, for two models of one tenant, among sequences of one class and priority.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from math import isclose
 
-from serve_app.scheduling.accounts import Account, Queue, least
-from serve_app.scheduling.next_queues import Turns
+from serve_app.scheduling.fairness.accounts import Account, Queue, Share, least
+from serve_app.scheduling.fairness.next_queues import Turns
 from serve_app.scheduling.sequence import Rank, Sequence
 
 PROMPT_PRICE = 1.0
@@ -42,7 +55,7 @@ def _rank(sequence: Sequence) -> Rank:
 
 
 class FairQueues:
-    """All queues, by tenant, and what waits for each backbone."""
+    """The queues of all tenants that are fair to each other, and what waits for each backbone."""
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
@@ -55,6 +68,16 @@ class FairQueues:
 
     def __iter__(self) -> Iterator[Queue]:
         return (q for account in self._accounts.values() for q in account.queues.values())
+
+    @property
+    def backbones(self) -> list[str]:
+        """Those that something waits for."""
+        return list(self._waiting)
+
+    def of(self, sequence: Sequence) -> Queue:
+        """Where a sequence waits, or is charged while it runs."""
+        # The backbone follows from the model; in the key, it need not be trusted.
+        return self._accounts[sequence.tenant].queues[sequence.model, sequence.backbone]
 
     def next(self, admits: Callable[[str], bool]) -> Queue | None:
         """The queue whose turn it is, among those whose backbone admits sequences."""
@@ -75,25 +98,17 @@ class FairQueues:
 
     def add(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
         """A sequence has arrived and waits; `admits` says which backbones are being served."""
-        self._raise_level(admits)
-        queue = self._queue_for(sequence)
-        account = queue.account
-        if not account.num_waiting:
-            account.served = max(account.served, self._level)
-        if not queue.waiting:
-            _raise_level_of(account, admits)
-            queue.served = max(queue.served, account.level)
-        self._insert(queue, sequence)
+        self._insert(self._lifted(sequence, admits), sequence)
 
     def admit(self, sequence: Sequence) -> None:
         """A waiting sequence runs; its prompt is charged the first time."""
         queue = self._delete(sequence)
-        queue.num_running += 1
-        queue.account.num_running += 1
-        if not sequence.num_preemptions:
-            cached = sequence.num_found or 0
-            computed = sequence.prompt_len - cached
-            self._charge(queue, sequence, computed * PROMPT_PRICE + cached * CACHED_PRICE)
+        _begin(queue, sequence)
+        self._charge(queue, sequence, entry_price(sequence, sequence.num_found or 0))
+
+    def take_over(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
+        """A sequence runs already, and is charged here from now on."""
+        _begin(self._lifted(sequence, admits), sequence)
 
     def put_back(self, sequence: Sequence) -> None:
         """A running sequence was preempted and waits again, ahead of those that came after it."""
@@ -102,9 +117,9 @@ class FairQueues:
 
     def leave(self, sequence: Sequence) -> Queue:
         """A running sequence runs no more."""
-        queue = self._of(sequence)
-        queue.num_running -= 1
-        queue.account.num_running -= 1
+        queue = self.of(sequence)
+        queue.end(sequence)
+        queue.account.end(sequence)
         return queue
 
     def remove(self, sequence: Sequence) -> None:
@@ -113,15 +128,39 @@ class FairQueues:
 
     def charge_answer(self, sequence: Sequence) -> None:
         """A running sequence got a token."""
-        self._charge(self._of(sequence), sequence, ANSWER_PRICE)
+        self._charge(self.of(sequence), sequence, ANSWER_PRICE)
+
+    def check(self, running: Mapping[Queue, Collection[Sequence]]) -> None:
+        """Assert that every count agrees with what waits, and with what runs of each queue."""
+        numbers: dict[str, list[int]] = {}
+        for account in self._accounts.values():
+            queues = account.queues.values()
+            assert account.num_waiting == sum(len(queue.waiting) for queue in queues)
+            _check(account, [s for queue in queues for s in running.get(queue, ())])
+            for queue in queues:
+                _check(queue, running.get(queue, ()))
+                ranks = [s.rank for s in queue.waiting]
+                assert ranks == sorted(ranks), f"queue {queue.tenant, queue.model} is out of order"
+                numbers.setdefault(queue.backbone, []).extend(s.number for s in queue.waiting)
+        found = {backbone: sorted(waiting) for backbone, waiting in numbers.items() if waiting}
+        assert found == self._waiting, f"waiting {found}, index {self._waiting}"
 
     def _charge(self, queue: Queue, sequence: Sequence, price: float) -> None:
         queue.served += price / sequence.weight
         queue.account.served += price / sequence.weight
 
-    def _of(self, sequence: Sequence) -> Queue:
-        # The backbone follows from the model; in the key, it need not be trusted.
-        return self._accounts[sequence.tenant].queues[sequence.model, sequence.backbone]
+    def _lifted(self, sequence: Sequence, admits: Callable[[str], bool]) -> Queue:
+        """Where it belongs, with the idle time of its tenant and of its model forgotten."""
+        self._raise_level(admits)
+        queue = self._queue_for(sequence)
+        account = queue.account
+        if not account.num_waiting:
+            account.served = max(account.served, self._level)
+            account.since = sequence.number
+        if not queue.waiting:
+            _raise_level_of(account, admits)
+            queue.served = max(queue.served, account.level)
+        return queue
 
     def _queue_for(self, sequence: Sequence) -> Queue:
         account = self._accounts.get(sequence.tenant)
@@ -139,11 +178,13 @@ class FairQueues:
         if queue.head is sequence:
             self._turns.put(queue)
         insort(self._waiting.setdefault(queue.backbone, []), sequence.number)
+        if not queue.account.num_waiting:
+            queue.account.since = sequence.number
         queue.account.num_waiting += 1
         self._note(queue)
 
     def _delete(self, sequence: Sequence) -> Queue:
-        queue = self._of(sequence)
+        queue = self.of(sequence)
         del queue.waiting[bisect_left(queue.waiting, sequence.rank, key=_rank)]
         if not queue.waiting:
             self._turns.drop(queue)
@@ -180,6 +221,24 @@ class FairQueues:
             if account.is_idle and account.served <= self._level:
                 del self._accounts[name]
         self._prune_at = max(2, 2 * len(self._accounts))
+
+
+def _check(share: Share, running: Collection[Sequence]) -> None:
+    count, pace = share.num_running, sum(1 / s.weight for s in running)
+    assert count == len(running), f"{count} are counted, {len(running)} run"
+    assert isclose(share.pace, pace, abs_tol=1e-6), f"pace {share.pace} of {count}, not {pace}"
+
+
+def entry_price(sequence: Sequence, num_cached: int = 0) -> float:
+    """What a sequence costs when it begins to run, before its weight: its prompt, once."""
+    if sequence.num_preemptions:
+        return 0.0
+    return (sequence.prompt_len - num_cached) * PROMPT_PRICE + num_cached * CACHED_PRICE
+
+
+def _begin(queue: Queue, sequence: Sequence) -> None:
+    queue.begin(sequence)
+    queue.account.begin(sequence)
 
 
 def _raise_level_of(account: Account, admits: Callable[[str], bool]) -> None:

@@ -3,9 +3,7 @@
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 
-from serve_app.scheduling.accounts import Queue
-
-_Turn = tuple[float, float, tuple[int, float, int]]
+from serve_app.scheduling.fairness.accounts import Queue, Turn
 
 
 class Turns:
@@ -19,7 +17,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._heaps: dict[str, list[tuple[_Turn, int, Queue]]] = {}
+        self._heaps: dict[str, list[tuple[Turn, int, Queue]]] = {}
         self._newest: dict[Queue, int] = {}
         self._numbers = count()
 
