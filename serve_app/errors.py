@@ -9,7 +9,8 @@ ServingError
 │   ├── DoesNotFit         not enough memory: says how much is needed and available
 │   ├── Unsupported        an architecture, or a part of one, that the engine cannot serve
 │   ├── LoadFailed         a backbone or slot could not be read
-│   │   └── BadRelease     what was read is wrong, and will be as wrong the next time
+│   │   ├── BadRelease     what was read is wrong, and will be as wrong the next time
+│   │   └── Unavailable    a model's backbone could not be loaded, and is tried again
 │   ├── InUse              a model cannot be unloaded now
 │   ├── TooManyPinned      no place would be left for models that are not pinned
 │   ├── DeadlineMissed     the request did not end in the time that it was given
@@ -79,6 +80,14 @@ class DeadlineMissed(EngineError):
 
 class BadRelease(LoadFailed):
     """A release is not what it says it is, or answers wrongly. Reading it again changes nothing."""
+
+
+class Unavailable(LoadFailed):
+    """A model's backbone could not be loaded a short while ago, and is tried again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineStopped(EngineError):

@@ -31,6 +31,7 @@ from serve_app.errors import (
     DuplicateRequest,
     EngineError,
     TooLong,
+    Unavailable,
     UnknownRelease,
 )
 from serve_app.scheduling.errors import NeverFits
@@ -85,7 +86,7 @@ class Engine:
         )
         self._releases = PooledReleases(packed)
         self._supply = Supply(
-            packed, memory, self._scheduler, self._releases, self.counters, on_loaded
+            packed, memory, self._scheduler, self._releases, self.counters, on_loaded, clock
         )
         self.residents = Residents(self._scheduler, self._releases, self._supply, clock)
         self._flights = Flights(self._scheduler, runner, self.counters, clock=clock)
@@ -164,11 +165,16 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request; its events come from `step`.
 
-        Raises, with nothing changed: UnknownRelease, UnknownModel, TooLong, DuplicateRequest.
+        Raises, with nothing changed: UnknownRelease, UnknownModel, Unavailable, TooLong,
+        DuplicateRequest.
         """
         if self._supply.is_retiring(request.release):
             raise UnknownRelease(f"release {request.release!r} is being retired")
         model = self._releases.model(request.release, request.model)
+        outage = self._supply.outages.of(model.backbone)
+        if outage is not None:
+            wait_s = self._supply.outages.wait_s(model.backbone)
+            raise Unavailable(outage.reason, retry_after_s=wait_s)
         if request.id in self._flights:
             raise DuplicateRequest(f"request {request.id!r} is running already")
         prompt = len(request.prompt)
@@ -232,6 +238,7 @@ class Engine:
         """Do what can be done now. If there is nothing, returns no events and does not wait."""
         self._take_reports()
         self._supply.begin_stagings()
+        self._supply.check_outages()
         self._expire()
         if not self._flights and self._launch(self._plan(self._scheduler.schedule)):
             # with everything that arrives from now on
@@ -283,6 +290,7 @@ class Engine:
             self.counters,
             0 if self._graphs is None else self._graphs.num_bytes,
             self._supply.host_bytes,
+            self._supply.outages,
             self._broken,
             self._clock(),
         )

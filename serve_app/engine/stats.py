@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.engine.backlog import Backlog, by_tenant
 from serve_app.engine.counters import Counters
+from serve_app.engine.loading.outages import Outage, Outages
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.ledgers.blocks import BlockLedger
@@ -18,8 +19,8 @@ class Stats:
 
     resident: models whose backbones are on the device.   attention_bytes, captures_bytes: what
     attention kernels and captured steps keep.   host_bytes: of copies of backbones on
-    the host.   broken: an invariant of what is counted that does not
-    hold, None where none is known.
+    the host.   unavailable: models whose backbones could not be loaded.
+    broken: an invariant of what is counted that does not hold, None where none is known.
     """
 
     heartbeat: float
@@ -44,6 +45,7 @@ class Stats:
     attention_bytes: int
     captures_bytes: int
     host_bytes: int
+    unavailable: Mapping[ModelKey, Outage]
     broken: str | None
     counters: Counters
 
@@ -61,6 +63,7 @@ def look(
     counters: Counters,
     captures_bytes: int,
     host_bytes: int,
+    outages: Outages,
     broken: str | None,
     now: float,
 ) -> Stats:
@@ -89,6 +92,11 @@ def look(
         attention_bytes=packed.attention_bytes,
         captures_bytes=captures_bytes,
         host_bytes=host_bytes,
+        unavailable={
+            model: outage
+            for backbone, outage in outages.all().items()
+            for model in releases.models_with({backbone})
+        },
         broken=broken,
         counters=replace(counters),
     )

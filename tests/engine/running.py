@@ -93,6 +93,11 @@ def finish(
     raise AssertionError("the engine does not come to an end")
 
 
+def until_all_can_be_had(engine: Engine) -> None:
+    """Step until files that could not be read are found right, and requests are accepted again."""
+    finish(engine, {}, until=lambda: not engine.stats().unavailable)
+
+
 def answer(engine: Engine, requests: Iterable[Request]) -> dict[str, Answer]:
     """Submit all requests at once and run them to the end."""
     for request in requests:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from serve_app.engine.engine import Engine
-from serve_app.engine.loading import loader
+from serve_app.engine.loading import loader, outages
 from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.request import Request
@@ -28,6 +28,7 @@ from tests.engine.running import (
     greedy_requests,
     prompts,
     stage,
+    until_all_can_be_had,
 )
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
 from tests.support.sources import MemorySource, without_digests
@@ -362,11 +363,13 @@ def test_a_load_that_fails_leaves_rows_to_be_filled_by_the_next_that_needs_them(
     def may_fail() -> bool:
         return len(engine._scheduler.places.loading) == 2
 
+    monkeypatch.setattr(outages, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(loader, "load_backbone", once)
     lost, kept = greedy_requests(["m1", "m2"], [5], max_tokens=5)
     answers = answer(engine, [lost, kept])
     assert isinstance(answers[lost.id].error, LoadFailed)
     assert_golden(models, [kept], answers)
+    until_all_can_be_had(engine)
     requests = greedy_requests(models, [7], max_tokens=5)
     again = [Request(f"again-{r.id}", "r1", r.model, r.prompt, 5, GREEDY) for r in requests]
     assert_golden(models, again, answer(engine, again))

@@ -9,7 +9,7 @@ import torch
 
 from serve_app.engine.engine import Engine
 from serve_app.engine.experts.linear import part_linear
-from serve_app.engine.loading import loader
+from serve_app.engine.loading import loader, outages
 from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.model.arrivals import Arrival
@@ -37,6 +37,7 @@ from tests.engine.running import (
     greedy_requests,
     prompts,
     stage,
+    until_all_can_be_had,
 )
 from tests.support.checkpoints import tiny_config, tiny_model
 from tests.support.sources import FakeBlob, MemorySource
@@ -258,6 +259,7 @@ def test_a_load_that_fails_ends_its_models_requests_and_no_others(
             time.sleep(0.001)
         raise OSError("it is gone")
 
+    monkeypatch.setattr(outages, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(loader, "load_backbone", break_off)
     lost, kept = greedy_requests(["m2"], [5, 6], max_tokens=5)
     first = answer(engine, [lost])[lost.id]
@@ -265,6 +267,7 @@ def test_a_load_that_fails_ends_its_models_requests_and_no_others(
     assert "release 'r1', model 'm2': it is gone" in str(first.error)
     assert first.tokens == []
     monkeypatch.setattr(loader, "load_backbone", load_backbone)
+    until_all_can_be_had(engine)
     requests = [kept, *greedy_requests(["m1"], [5], max_tokens=5)]
     assert_golden(models, requests, answer(engine, requests))
     stats = engine.stats()

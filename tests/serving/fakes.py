@@ -14,6 +14,7 @@ from consolidation.release import Aliases, Canary, Golden
 from serve_app.config import ServeConfig
 from serve_app.engine.backlog import Backlog
 from serve_app.engine.counters import Counters
+from serve_app.engine.loading.outages import Outage
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
 from serve_app.engine.residents import Place, Residence
 from serve_app.engine.source import BackboneBlobLike, LayerLike
@@ -25,6 +26,7 @@ from serve_app.errors import (
     InUse,
     TooLong,
     TooManyPinned,
+    Unavailable,
     UnknownModel,
     UnknownRelease,
 )
@@ -118,6 +120,7 @@ class FakeLoop:
         self.too_large: str | None = None
         self.fail_requests = False
         self.broken: str | None = None
+        self.unavailable: dict[tuple[str, str], Outage] = {}
         self.no_numbers: set[str] = set()
         self.dtype = "float32"
         self.seen: list[Request] = []
@@ -162,6 +165,9 @@ class FakeLoop:
             raise UnknownRelease(request.release)
         if request.model not in self._releases[request.release].models:
             raise UnknownModel(request.model)
+        outage = self.unavailable.get((request.release, request.model))
+        if outage is not None:
+            raise Unavailable(outage.reason, retry_after_s=outage.retry_at)
         if request.id in self._running:
             raise DuplicateRequest(request.id)
         assert request.prompt
@@ -295,6 +301,7 @@ class FakeLoop:
                 attention_bytes=0,
                 captures_bytes=0,
                 host_bytes=0,
+                unavailable=self.unavailable,
                 broken=self.broken,
                 counters=Counters(num_steps=3),
             )

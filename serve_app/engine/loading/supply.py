@@ -17,6 +17,7 @@ from serve_app.engine.loading.loader import (
     Loader,
     PartsLoaded,
 )
+from serve_app.engine.loading.outages import Outages
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
@@ -24,7 +25,7 @@ from serve_app.engine.loading.stagings import OnDone, Stagings
 from serve_app.engine.memory import MemoryPlan
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
-from serve_app.errors import EngineError
+from serve_app.errors import EngineError, Unavailable
 from serve_app.scheduling.plan import BackboneCopy
 from serve_app.scheduling.scheduler import Scheduler
 
@@ -57,6 +58,7 @@ class Supply:
         releases: PooledReleases,
         counters: Counters,
         on_loaded: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         """on_loaded: called from another thread when background work is done."""
         self._packed = packed
@@ -70,6 +72,7 @@ class Supply:
         self._host = HeldBackbones(packed, memory.host_memory)
         self._held_loads: list[BackboneCopy] = []
         self._retiring: dict[str, list[Callable[[], None]]] = {}
+        self.outages = Outages(clock)
         self._orphans: set[str] = set()
 
     @property
@@ -121,6 +124,8 @@ class Supply:
                     self._counters.staging_seconds += report.seconds
                 case BackboneHeld():
                     self._host.note(report.backbone, report.held)
+                case BackboneChecked():
+                    self._note_checked(report)
                 case BackboneLoaded():
                     yield from self._note_backbone(report)
             self._orphans.update(self._stagings.note(report))
@@ -199,9 +204,10 @@ class Supply:
         self._loader.close()
 
     def _fetch(self) -> None:
-        """Start reading a release's new backbones, and all that need a host copy now.
+        """Start reading a release's new backbones, and others that have neither place nor copy.
 
-        Drops no copy for a backbone that nobody has requested yet.
+        Drops no copy for a backbone that nobody has requested yet. What is in a place now is read
+        again only if it has to leave it and come back.
         """
         there = self._releases.backbones()
         fetched = {}
@@ -211,10 +217,11 @@ class Supply:
                 if backbone in there or load is not None:
                     fetched.update({backbone: load} if load else {})
                     continue
-            if backbone in self._host:
+            if backbone in self._host or self._scheduler.places.is_resident(backbone):
                 continue
             if self._host.has_room and self._host.make_room(backbone):
-                self._stagings.wait_for(BackboneHeld, backbone)
+                if backbone not in there:
+                    self._stagings.wait_for(BackboneHeld, backbone)
                 self._loader.hold_backbone(wanted)
             elif backbone not in there:
                 self._stagings.wait_for(BackboneChecked, backbone)
@@ -244,12 +251,39 @@ class Supply:
         self._counters.backbone_load_bytes += report.num_bytes
         if report.error is None:
             self._scheduler.loaded(report.backbone)
+            self.outages.ended(report.backbone)
             return
         self._counters.backbone_load_failures += 1
         self._placing.clear(report.place)
-        logger.error("a backbone could not be loaded: %s", report.error)
+        self.outages.failed(report.backbone, str(report.error))
+        wait_s = self.outages.wait_s(report.backbone)
+        logger.error(
+            "a backbone could not be loaded; its files are checked again in %.0f s: %s",
+            wait_s,
+            report.error,
+        )
         for request in self._scheduler.load_failed(report.backbone):
-            yield Lost(request, report.error)
+            yield Lost(request, Unavailable(str(report.error), retry_after_s=wait_s))
+
+    def _note_checked(self, report: BackboneChecked) -> None:
+        """The files of a backbone were read; perhaps because it had failed before."""
+        if self.outages.of(report.backbone) is None:
+            return
+        if report.error is not None:
+            self.outages.failed(report.backbone, str(report.error))
+            return
+        self.outages.ended(report.backbone)
+        logger.info("the files of a backbone that could not be loaded are right again")
+
+    def check_outages(self) -> None:
+        """Look again at files of backbones that could not be loaded, if it is time."""
+        due = self.outages.take_due()
+        if due:
+            sources = self._to_read()
+            self.outages.keep(sources)
+            for backbone in due:
+                if backbone in sources:
+                    self._loader.check_backbone(sources[backbone])
 
     def _let_go(self) -> None:
         """Drop host copies that nobody needs: of no release, or in places while all have one."""

@@ -7,7 +7,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request
-from serve_app.errors import DeadlineMissed, EngineError, EngineStopped, TooLong, UnknownModel
+from serve_app.errors import (
+    DeadlineMissed,
+    EngineError,
+    EngineStopped,
+    TooLong,
+    Unavailable,
+    UnknownModel,
+)
 from serve_app.protocol.errors import (
     ProtocolError,
     deadline_exceeded,
@@ -129,7 +136,7 @@ class Generation:
         except UnknownModel as error:
             raise no_such_model(self._job["model"]) from error
         except EngineError as error:
-            raise protocol_error(error) from error
+            raise self._told(error) from error
 
     async def _submit_within(self, requests: Sequence[Request]) -> None:
         """Answers without a length get the room that is left."""
@@ -162,11 +169,18 @@ class Generation:
     def _receive(self, piece: Piece | Exception) -> None:
         self._pieces.put([piece])
 
+    def _told(self, error: Exception) -> ProtocolError:
+        """What a client hears of a failure."""
+        if isinstance(error, Unavailable):
+            why = f"the model '{self._job['model']}' cannot be loaded at the moment"
+            return ProtocolError("loading", why, retry_after_s=max(1.0, error.retry_after_s))
+        return protocol_error(error)
+
     def _items(self, pieces: Sequence[Piece | Exception]) -> list[Item]:
         items: list[Item] = []
         for piece in pieces:
             if isinstance(piece, Exception):
-                raise protocol_error(piece) from piece
+                raise self._told(piece) from piece
             name = self._requests[piece["choice"]].id
             self._count(piece, self._running[name])
             if piece["finish"] is not None:

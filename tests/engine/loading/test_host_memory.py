@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.engine.loading import loader
+from serve_app.engine.loading import loader, outages
 from serve_app.engine.memory import plan_memory
 from serve_app.errors import ConfigError, LoadFailed
 from tests.engine.running import (
@@ -17,6 +17,7 @@ from tests.engine.running import (
     finish,
     greedy_requests,
     stage,
+    until_all_can_be_had,
 )
 from tests.support.checkpoints import tiny_model
 from tests.support.sources import FakeBlob, MemorySource
@@ -116,12 +117,14 @@ def test_a_copy_that_cannot_be_made_leaves_its_room_to_others(
     def fail(*_: Any) -> Any:
         raise OSError("it is gone")
 
+    monkeypatch.setattr(outages, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(loader, "hold_backbone", fail)
     (lost,) = greedy_requests(["m3"], [5], max_tokens=3)
     error = answer(engine, [lost])[lost.id].error
     assert isinstance(error, LoadFailed)
     assert engine.stats().host_bytes == 0
     monkeypatch.undo()
+    until_all_can_be_had(engine)
     requests = greedy_requests(MODELS, [5], max_tokens=3)
     assert_golden(MODELS, requests, answer(engine, requests))
     assert engine.stats().host_bytes == held

@@ -174,3 +174,38 @@ def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room(
     late = greedy_requests(["m3"], [6], max_tokens=5, release="r2")
     assert_golden(family(3), late, answer(engine, late))
     engine.close()
+
+
+class Counted(MemorySource):
+    """Counts the bytes that are read, of all releases that have the same list."""
+
+    def __init__(self, release: str, models: dict[str, Any], read: list[int]) -> None:
+        super().__init__(release, models)
+        self.read = read
+
+    def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
+        self.read.append(self.layers[layer].slots[slot].bytes)
+        return super().read_slot(layer, slot)
+
+    def read_backbone(self, model: str) -> Any:
+        self.read.append(sum(blob.bytes for blob in self.models[model].backbone))
+        return super().read_backbone(model)
+
+
+@pytest.mark.parametrize("num_places", [1, 2, 4])
+def test_a_release_that_changes_one_model_of_four_reads_that_models_own_share(
+    num_places: int,
+) -> None:
+    read: list[int] = []
+    models = family(1, 2, 3, 4)
+    engine = engine_of(Counted("r1", models, read), num_places=num_places)
+    share = sum(read) / 4
+    read.clear()
+    models["m4"] = tiny_model("mixtral", 5)
+    stage(engine, Counted("r2", models, read))
+    assert sum(read) <= 1.05 * share
+    engine.retire("r1", lambda: None)
+    requests = greedy_requests(models, [5, 7], max_tokens=4, release="r2")
+    assert_golden(models, requests, answer(engine, requests))
+    assert sum(read) <= 1.05 * share
+    engine.close()

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.config import ServeConfig, UserConfig
+from serve_app.engine.loading.outages import Outage
 from serve_app.errors import EngineError
 from serve_app.serving.replica import served_releases
 from serve_app.serving.replica.follow import Failure, Follower, Situation, decide
@@ -453,3 +454,25 @@ def test_a_first_release_that_fails_is_tried_again() -> None:
         assert (tries, served) == (3, ["r1"])
 
     asyncio.run(run())
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_are_served() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        outage = Outage("/registry/blob was altered", since=0.0, attempts=2, retry_at=7.5)
+        made.loop.unavailable["r1", "a"] = outage
+        async with client_of(replica) as client:
+            for stream in (False, True):
+                response = await client.post("/v1/completions", json={**BODY, "stream": stream})
+                assert response.status_code == 503
+                error = response.json()["error"]
+                assert error["code"] == "loading"
+                assert error["message"] == "the model 'a' cannot be loaded at the moment"
+                assert response.headers["retry-after"] == "8"
+            response = await client.post("/v1/completions", json={**BODY, "model": "b"})
+            assert response.status_code == 200
+        status = await replica.status()
+        assert status["healthy"]
+        found = status["detail"]["unavailable_models"]["a"]
+        assert (found["error"], found["attempts"]) == ("/registry/blob was altered", 2)
+
+    _run(test)

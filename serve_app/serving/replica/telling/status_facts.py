@@ -3,6 +3,7 @@
 from typing import Any
 
 from consolidation.release import Aliases, Canary
+from serve_app.engine.stats import Stats
 from serve_app.protocol.messages import ModelCard, Models, Status
 from serve_app.serving.replica.follow_canary import CanaryState
 from serve_app.serving.replica.metrics import engine_figures
@@ -51,11 +52,26 @@ def status_of(
             "canary": canary,
             "aliases_error": aliases_error,
             "engine_error": trouble,
+            "unavailable_models": {} if stats is None else _unavailable(stats),
             "broken_invariant": None if stats is None else stats.broken,
             "num_running": 0 if stats is None else stats.num_running,
             "num_waiting": 0 if stats is None else stats.num_waiting,
             **({} if stats is None else {"engine": engine_figures(look)}),
         },
+    }
+
+
+def _unavailable(stats: Stats) -> dict[str, Any]:
+    """Why which models answer 503, and in how many seconds their files are looked at again."""
+    return {
+        model: {
+            "release": release,
+            "error": outage.reason,
+            "attempts": outage.attempts,
+            "for_s": round(stats.heartbeat - outage.since, 1),
+            "checked_in_s": round(max(0.0, outage.retry_at - stats.heartbeat), 1),
+        }
+        for (release, model), outage in stats.unavailable.items()
     }
 
 
