@@ -192,12 +192,24 @@ class ServedReleases:
                 await self._close_loop()  # it was planned for that release
                 raise
         self._check_family(opened)
-        if drains and not await asyncio.to_thread(self.loop.fits_beside, opened.source):
+        if drains and not await self._fits(self.loop, opened):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
             if self._drains:
                 return await self._swap(self.loop, opened, end_tokens)
         await outcome(self.loop.stage(opened.source))
         return await self._hold(opened, end_tokens, self.loop)
+
+    async def _fits(self, loop: Loop, opened: OpenedRelease) -> bool:
+        """Whether there is room beside what is loaded. If a canary takes it, the canary ends."""
+        there = await asyncio.to_thread(loop.fits_beside, opened.source)
+        if there or self.canary is None:
+            return there
+        ending = self.canary.id
+        _log.warning("canary %s ends: it has the room that %s needs", ending, opened.source.id)
+        self.end_canary()
+        if ending in self._retiring:
+            await asyncio.wait({self._retiring[ending]})
+        return await asyncio.to_thread(loop.fits_beside, opened.source)
 
     def _check_family(self, opened: OpenedRelease) -> None:
         """Raises BadRelease for models that this engine would compute wrongly."""

@@ -152,6 +152,23 @@ def test_a_canary_that_does_not_fit_beside_the_release_makes_nobody_wait() -> No
     asyncio.run(run())
 
 
+def test_a_canary_gives_its_room_to_the_next_release_of_the_channel() -> None:
+    async def run() -> None:
+        made = _two(room=2)
+        made.registry.releases["r3"] = source("r3", "a")
+        _canary(made, 100)
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await _fact(replica, "serves", True)
+            made.registry.channels["stable"] = "r3"
+            await serves(replica, "r3")
+            assert made.loop.retired[0] == "r2", "the canary went first"
+            await until(lambda: made.loop.staged == ["r1", "r2", "r3", "r2"])
+            await _fact(replica, "serves", True)
+            assert await _answers(client, 3) == {"r2"}
+
+    asyncio.run(run())
+
+
 def test_a_model_that_the_canary_lacks_is_answered_by_the_channels_release() -> None:
     async def run() -> None:
         made = world("a", "old")
