@@ -121,6 +121,18 @@ class Simulation(RuleBasedStateMachine):
             recompute_at=recompute_at,
         )
 
+    @rule(model=st.sampled_from(MODELS), keeps=st.booleans())
+    def operate(self, model: str, keeps: bool) -> None:
+        """An operator has a backbone loaded, or keeps it alone, if there is a place for others."""
+        known = sorted(set(self.world.runner.backbones.values()))
+        if model not in known:
+            return
+        if keeps and self.world.places.num_places > 1:
+            self.world.scheduler.residency.keep({model})
+        else:
+            self.world.scheduler.residency.ask(model, self.world.now)
+        self.world.scheduler.check()
+
     @precondition(lambda self: not self.world.under_way)
     @rule()
     def plan(self) -> None:

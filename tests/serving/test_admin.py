@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 
 from consolidation.release import Alias, Aliases, Canary
 from serve_app.serving.replica.replica import EngineReplica
@@ -171,5 +173,24 @@ def test_before_a_release_is_served_nothing_can_be_loaded() -> None:
             assert isinstance(replica, EngineReplica)
             refused(await client.post("/admin/models/a/load"), 503, "loading", None)
             assert await _section(client, "queue") == {}
+
+    asyncio.run(run())
+
+
+def _has_lost(caplog: pytest.LogCaptureFixture, times: int) -> bool:
+    return caplog.text.count("pins were lost") == times
+
+
+def test_pins_that_cannot_be_renewed_stop_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        made = _world()
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            await client.post("/admin/models/a/pin")
+            made.loop.num_places = 1
+            for number, release in enumerate(("r2", "r3"), start=1):
+                made.registry.channels["stable"] = release
+                await serves(replica, release)
+                await until(partial(_has_lost, caplog, number))
 
     asyncio.run(run())

@@ -38,6 +38,6 @@ class Watched(Generic[T]):
         except Exception as error:  # noqa: BLE001  storage may fail in any way; it is asked again
             trouble = f"{self._what} of channel '{channel}' cannot be taken up: {error}"
             if trouble != self.trouble:
-                _log.warning("%s; they stay as they were", trouble)
+                _log.warning("%s; what was said last holds", trouble)
             self.trouble = trouble
         return self.value

@@ -44,6 +44,8 @@ _GRPC = {
     "request_serialization": "pickle",
     "response_serialization": "pickle",
 }
+_ALL_S = 10.0
+"""How long all replicas together have to answer."""
 _LATE_S = 30.0
 """How long to wait for a job's last items on another stream after its own has ended."""
 
@@ -150,7 +152,10 @@ class HandleClient:
         """
         try:
             asked = self._handle.broadcast(method, *arguments)
-            found = [item for items in await asked.results_async() for item in items]
+            replies = await asked.results_async(timeout_s=_ALL_S)
+            found = [item for items in replies for item in items]
+        except TimeoutError:
+            raise loading("a replica of the engine does not answer") from None
         except (RayError, RayServeException) as error:
             raise _unreachable(error) from error
         if not found:

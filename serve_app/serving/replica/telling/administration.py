@@ -4,6 +4,7 @@ Pins are by the name of a model: they hold for the release that the channel poin
 that is, and are gone with the process.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from serve_app.serving.replica.served_releases import HeldRelease, ServedRelease
 from serve_app.serving.replica.telling.status_facts import canary_facts
 from serve_app.serving.traffic.aliasing import alias_of
 from serve_app.serving.traffic.watched import Watched
+
+_log = logging.getLogger(__name__)
 
 
 class Administration:
@@ -94,9 +97,18 @@ class Administration:
         return current.id
 
     async def renew_pins(self) -> None:
-        """Pins the same models of the release that is current now, if it is another one."""
-        if self._pins and self._wanted_pins(self._pins) != self._applied:
+        """Pins the same models of the release that is current now, if it is another one.
+
+        If that cannot be, the log says so once, and nothing of that release is pinned.
+        """
+        wanted = self._wanted_pins(self._pins)
+        if not self._pins or wanted == self._applied:
+            return
+        try:
             await self._pin(self._pins)
+        except EngineError as error:
+            self._applied = wanted
+            _log.error("pins were lost with the last release: %s", error)
 
     async def _pin(self, names: set[str]) -> None:
         wanted = self._wanted_pins(names)
