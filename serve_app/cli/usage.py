@@ -15,7 +15,10 @@ from serve_app.cli.errors import CommandFailed, WrongUse
 from serve_app.cli.options import AsJson
 from serve_app.cli.parsing import parse_moment, parse_registry
 
-_KEYS_HELP = "Sum by these, with commas between: tenant, key, model, release, day, status."
+_KEYS_HELP = (
+    "Sum by these, with commas between: "
+    "tenant, key, model (asked), answered_by, release, day, status."
+)
 
 
 def usage(

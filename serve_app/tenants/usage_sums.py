@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from consolidation.release.storage import Storage
 from serve_app.tenants.usage_record import UsageRecord
 
-KEYS = ("tenant", "key", "model", "release", "day", "status")
+KEYS = ("tenant", "key", "model", "answered_by", "release", "day", "status")
 """What records can be summed by."""
 
 
