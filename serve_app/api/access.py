@@ -6,23 +6,32 @@ from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.boundary import EXTRA_HEADERS
-from serve_app.protocol.errors import ProtocolError, no_scope, rate_limited, wrong_key
-from serve_app.tenants.allowance import Allowance, OverLimit, Use
-from serve_app.tenants.allowances import Allowances
+from serve_app.protocol.errors import (
+    ProtocolError,
+    limits_unknown,
+    no_scope,
+    over_budget,
+    rate_limited,
+    wrong_key,
+)
 from serve_app.tenants.keyring import ANYBODY, Caller, Keyring
 from serve_app.tenants.keys_file import KeyScope, Tenant
+from serve_app.tenants.limits.allowance import Allowance, LimitsUnknown, OverBudget, OverLimit, Use
+from serve_app.tenants.limits.allowances import Allowances
+from serve_app.tenants.limits.lease import Lessor
 
 OPEN = frozenset({"/health", "/ready"})
 """Answer anybody: they say one word to those without a scope for more."""
 _NOBODY = Caller("", Tenant(), "", frozenset())
 _STATE = "expertpool.asked"
+_T = TypeVar("_T")
 _LEFT_HEADER = "x-ratelimit-{}-{}"
 
 
@@ -42,19 +51,34 @@ class Asked:
     """Whose request it is, and what is left for its tenant."""
 
     caller: Caller
+    allowances: Allowances
     allowance: Allowance | None
 
-    def begin(self) -> Use:
+    async def begin(self) -> Use:
         """Counts a request. Raises ProtocolError 429 if the tenant has used what it may."""
         assert self.allowance is not None, "this route is open to anybody"
+        return await self._taken(self.allowance, self.allowance.begin)
+
+    async def reserve(self, use: Use, prompt_tokens: int, answer_tokens: int) -> None:
+        """Takes the tokens of a request. Raises ProtocolError 429, and takes nothing."""
+        assert self.allowance is not None, "this route is open to anybody"
+        take = partial(use.reserve, prompt_tokens, answer_tokens)
+        await self._taken(self.allowance, take)
+
+    async def _taken(self, allowance: Allowance, take: Callable[[float], _T]) -> _T:
         try:
-            return self.allowance.begin(monotonic())
+            return await self.allowances.taken(allowance, take)
         except OverLimit as error:
-            raise over_limit(error) from error
+            raise _over_limit(error) from error
 
 
-def over_limit(error: OverLimit) -> ProtocolError:
-    """429, with the time to wait."""
+def _over_limit(error: OverLimit) -> ProtocolError:
+    """429 with the time to wait; 503 if nobody knows whether it is over."""
+    match error:
+        case LimitsUnknown():
+            return limits_unknown(str(error), error.wait_s)
+        case OverBudget():
+            return over_budget(str(error), error.wait_s)
     return rate_limited(str(error), error.wait_s)
 
 
@@ -80,19 +104,20 @@ class Access:
 
     It stands in a `Boundary`, which answers what it raises: ProtocolError 401 and 403.
 
-    keys: None lets anybody in, as the tenant `default`.
+    keys: None lets anybody in, as the tenant `default`.   lessor: of tenants' limits.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         keys: Keys | None,
+        lessor: Lessor,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._app = app
         self._keys = keys
         self._now = now
-        self._allowances = Allowances()
+        self._allowances = Allowances(lessor)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,9 +126,9 @@ class Access:
         caller = await self._caller(scope)
         allowance = None
         if caller is not _NOBODY:
-            allowance = self._allowances.of(caller, monotonic())
+            allowance = self._allowances.of(caller)
             scope[EXTRA_HEADERS] = partial(left_headers, allowance)
-        scope[_STATE] = Asked(caller, allowance)
+        scope[_STATE] = Asked(caller, self._allowances, allowance)
         await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:

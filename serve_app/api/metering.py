@@ -1,32 +1,29 @@
 """Counts what a request takes of its tenant's limits. Knows no limit and sends nothing."""
 
 from collections.abc import AsyncIterator, Awaitable
-from time import monotonic
 
-from serve_app.api.access import over_limit
+from serve_app.api.access import Asked
 from serve_app.api.answers import Usage
 from serve_app.protocol.messages import Accepted, Item, Items
-from serve_app.tenants.allowance import OverLimit, Use
+from serve_app.tenants.limits.allowance import Use
 
 
 class MeteredItems:
     """A job's items, which are in use until they are closed."""
 
-    def __init__(self, items: Items, use: Use) -> None:
+    def __init__(self, items: Items, asked: Asked, use: Use) -> None:
         self._items = items
+        self._asked = asked
         self._use = use
         self._usage = Usage(())
 
-    def accepted(self, told: Accepted) -> Usage:
+    async def accepted(self, told: Accepted) -> Usage:
         """Reserves the tokens of the request. Those of the answer are to be added to the result.
 
         Raises ProtocolError 429 if prompt and answer are more than what is left.
         """
         num_prompt = sum(told["prompt_tokens"])
-        try:
-            self._use.reserve(num_prompt, told["answer_tokens"], monotonic())
-        except OverLimit as error:
-            raise over_limit(error) from error
+        await self._asked.reserve(self._use, num_prompt, told["answer_tokens"])
         self._usage = Usage(told["prompt_tokens"])
         return self._usage
 
@@ -41,4 +38,4 @@ class MeteredItems:
         try:
             await self._items.aclose()
         finally:
-            self._use.end(self._usage.num_answered, monotonic())
+            self._use.end(self._usage.num_answered)

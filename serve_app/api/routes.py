@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from starlette.requests import Request
@@ -35,6 +35,8 @@ from serve_app.protocol.errors import (
 from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
 from serve_app.tenants.keyring import Caller
 from serve_app.tenants.keys_file import KeyScope
+from serve_app.tenants.limits.lease import Lessor
+from serve_app.tenants.limits.local_lessor import LocalLessor
 
 _STATUS_TIMEOUT_S = 3.0
 _KEYS_METRIC = """\
@@ -49,6 +51,7 @@ class Api:
     """What the routes need. `clock` gives Unix seconds.
 
     keys: None where anybody who can reach the endpoint may use it.
+    lessor: of tenants' limits; by default, one for this application alone.
     record: gets the record of each request that was to generate text.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
@@ -57,6 +60,7 @@ class Api:
     client: EngineClient
     limits: RequestLimits
     keys: Keys | None = None
+    lessor: Lessor = field(default_factory=LocalLessor)
     record: Record = lambda _: None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
@@ -69,7 +73,7 @@ def build_api(api: Api) -> ASGIApp:
     for method, path, handler in admin_handlers(api.client):
         routes.append(_route(method, path, _Endpoint(handler)))
     router = Router(routes, redirect_slashes=False)
-    return Boundary(Access(router, api.keys), names_answers=api.names_answers)
+    return Boundary(Access(router, api.keys, api.lessor), names_answers=api.names_answers)
 
 
 class _Endpoint:
@@ -215,13 +219,14 @@ async def _answer(
     api: Api, request: Request, job: Job, form: AnswerFormat, *, stream: bool, usage: bool
 ) -> Response:
     """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
-    use = asked_by(request).begin()
-    items = MeteredItems(api.client.generate(job), use)
+    asked = asked_by(request)
+    use = await asked.begin()
+    items = MeteredItems(api.client.generate(job), asked, use)
     try:
         told = await unless_gone(request.receive, accepted(items))
         tier = TIERS[job["service_class"]]
         head = Head(job["id"], int(api.clock()), job["model"], told["release"], tier)
-        counts = items.accepted(told)
+        counts = await items.accepted(told)
         choices = len(told["prompt_tokens"]) * job["n"]
         notes_of(request).accepted(told, choices, counts)
         if stream:

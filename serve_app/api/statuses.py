@@ -34,6 +34,7 @@ STATUSES: Mapping[ErrorCode, HttpStatus] = {
     "rate_limit_exceeded": HttpStatus(
         429, "rate_limit_error", "rate_limit_exceeded", RETRY_AFTER_S
     ),
+    "insufficient_quota": HttpStatus(429, "rate_limit_error", "insufficient_quota", RETRY_AFTER_S),
     "server_overloaded": HttpStatus(429, "rate_limit_error", "server_overloaded", RETRY_AFTER_S),
     "internal_error": HttpStatus(500, "server_error", "internal_error"),
     "loading": HttpStatus(503, "server_error", "loading", RETRY_AFTER_S),

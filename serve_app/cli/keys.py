@@ -85,6 +85,42 @@ def new(
             help="The tenant's tokens per minute.",
         ),
     ] = None,
+    monthly_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="no limit",
+            help="The tenant's tokens in a calendar month (UTC); serving then needs --usage.",
+        ),
+    ] = None,
+    concurrent: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="no limit",
+            help="The tenant's requests at once.",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="no limit",
+            help="Tokens of the longest prompt.",
+        ),
+    ] = None,
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="no limit",
+            help="Tokens of the longest answer.",
+        ),
+    ] = None,
 ) -> None:
     """Make a key, and print it: once, as the last line on stdout.
 
@@ -101,7 +137,14 @@ def new(
         expires=None if expires is None else parse_moment(expires, hint="--expires"),
         models=None if model is None else tuple(model),
         weight=weight,
-        limits=Limits(requests_per_minute=rpm, tokens_per_minute=tpm),
+        limits=Limits(
+            requests_per_minute=rpm,
+            tokens_per_minute=tpm,
+            concurrent_requests=concurrent,
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            monthly_tokens=monthly_tokens,
+        ),
     )
     made: list[str] = []
 
@@ -213,6 +256,7 @@ def _limits(tenant: Tenant) -> str:
         (tenant.concurrent_requests, "requests at once"),
         (tenant.prompt_tokens, "tokens a prompt"),
         (tenant.answer_tokens, "tokens an answer"),
+        (tenant.monthly_tokens, "tokens/month"),
     ):
         if value is not None:
             said.append(f"{value} {unit}")

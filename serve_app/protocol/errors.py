@@ -15,6 +15,7 @@ ErrorCode = Literal[
     "model_not_found",
     "request_too_large",
     "rate_limit_exceeded",
+    "insufficient_quota",
     "server_overloaded",
     "internal_error",
     "loading",
@@ -120,6 +121,14 @@ def too_large(message: str, param: str | None = None) -> ProtocolError:
 
 def rate_limited(message: str, retry_after_s: float) -> ProtocolError:
     return ProtocolError("rate_limit_exceeded", message, retry_after_s=retry_after_s)
+
+
+def over_budget(message: str, retry_after_s: float) -> ProtocolError:
+    return ProtocolError("insufficient_quota", message, retry_after_s=retry_after_s)
+
+
+def limits_unknown(message: str, retry_after_s: float) -> ProtocolError:
+    return ProtocolError("loading", message, retry_after_s=retry_after_s)
 
 
 def no_such_model(model: str) -> ProtocolError:

@@ -13,9 +13,11 @@ from serve_app.engine.device.device import resolve_device
 from serve_app.errors import ConfigError
 from serve_app.serving.assembly import real_parts
 from serve_app.serving.ingress import Ingress
+from serve_app.serving.lease_actor import ActorLessor
 from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.tenants.keys_store import KeysStore
+from serve_app.tenants.limits.lease import Lessor
 
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
@@ -49,11 +51,21 @@ class IngressDeployment(Ingress):
 
     def __init__(self, engine: Any, config: dict[str, Any]) -> None:
         listen_where_ray_does()
-        super().__init__(engine, ServeConfig.model_validate(config))
+        checked = ServeConfig.model_validate(config)
+        super().__init__(engine, checked, _lessor(checked))
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when the replica stops."""
         await self.write_usage()
+
+
+def _lessor(config: ServeConfig) -> Lessor | None:
+    """Shared by all ingresses of the application. Raises BadKeys."""
+    if config.keys is None:
+        return None
+    application = serve.get_replica_context().app_name
+    has_budget = KeysStore(config.keys).read().has_budget
+    return ActorLessor(application, config.usage, reads_month=has_budget)
 
 
 def build(args: Mapping[str, Any] | None = None) -> Application:
@@ -70,7 +82,7 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
             " one (`expertpool keys new` makes it), or `insecure_no_keys: true`"
         )
     if config.keys is not None:
-        KeysStore(config.keys).read()
+        KeysStore(config.keys).read_served(has_records=config.usage is not None)
     return application(config)
 
 

@@ -17,6 +17,8 @@ from serve_app.serving.listener import Listener
 from serve_app.serving.transport.client import HandleClient
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.tenants.keys_watch import KeysWatch
+from serve_app.tenants.limits.lease import Lessor
+from serve_app.tenants.limits.local_lessor import LocalLessor
 from serve_app.tenants.usage_log import UsageLog
 
 
@@ -27,15 +29,20 @@ class Ingress:
     in between costs several times as much as everything else here.
     """
 
-    def __init__(self, engine: Any, config: ServeConfig) -> None:
-        """engine: a handle to its deployment.
+    def __init__(self, engine: Any, config: ServeConfig, lessor: Lessor | None = None) -> None:
+        """engine: a handle to its deployment.   lessor: of tenants' limits; None: this ingress is
+        the only one.
 
         Raises BadKeys; StorageFailed for an address of records that cannot be used.
         """
         self._client = HandleClient(engine)
         self._config = config
+        self._lessor = LocalLessor() if lessor is None else lessor
         keys, usage = config.keys, config.usage
-        self._keys = None if keys is None else KeysWatch(KeysStore(keys), monotonic)
+        self._keys = None
+        if keys is not None:
+            has_records = usage is not None
+            self._keys = KeysWatch(KeysStore(keys), monotonic, has_records=has_records)
         self._usage = None if usage is None else UsageLog(usage, uuid.uuid4().hex[:8], time.time)
         self._listener: Listener | None = None
 
@@ -60,6 +67,7 @@ class Ingress:
             self._client,
             self._config.limits,
             self._keys,
+            self._lessor,
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
         )

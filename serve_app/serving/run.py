@@ -176,7 +176,7 @@ def _check_free(host: str, port: int) -> None:
 def _check_keys(config: ServeConfig, host: str) -> None:
     """Raises ConfigError if others could use the endpoint without a key, or keys are broken."""
     if config.keys is not None:
-        KeysStore(config.keys).read()
+        KeysStore(config.keys).read_served(has_records=config.usage is not None)
     elif not config.insecure_no_keys and not _is_loopback(host):
         raise ConfigError(
             f"host {host}: without a keys file, the endpoint is for this machine alone; give --keys"

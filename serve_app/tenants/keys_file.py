@@ -12,6 +12,7 @@ tenants:
     answer_tokens: 1024           # the longest answer
     open_choices: 64              # waiting and running at once; a request has n for each prompt
     open_tokens: 100000           # of the prompts of those choices
+    monthly_tokens: 5000000       # of prompts and answers, in a calendar month (UTC)
     keys:
       - sha256: 9f86d081…         # never the key itself
         scopes: [infer]           # infer, admin, metrics
@@ -88,6 +89,7 @@ class Limits(_Strict):
     answer_tokens: Count | None = None
     open_choices: Count | None = None
     open_tokens: Count | None = None
+    monthly_tokens: Count | None = None
 
 
 class Tenant(Limits):
@@ -132,6 +134,25 @@ class KeysFile(_Strict):
             raise BadKeys(f"keys file {where}: it is neither YAML nor JSON: {error}") from error
         except ValidationError as error:
             raise BadKeys(f"keys file {where}: {_first_of(error)}") from error
+
+    @classmethod
+    def parse_served(cls, text: str, where: str, *, has_records: bool) -> "KeysFile":
+        """As `parse`, for an endpoint.   has_records: whether it writes usage records. Without
+        them, a tenant with a budget is refused: after a restart nobody would know what it has used.
+        """
+        file = cls.parse(text, where)
+        for name, tenant in file.tenants.items():
+            if tenant.monthly_tokens is not None and not has_records:
+                raise BadKeys(
+                    f"keys file {where}: tenants.{name}.monthly_tokens needs usage records, which"
+                    " say what was used before a restart: give --usage (`usage` in args)"
+                )
+        return file
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any tenant has one for a month."""
+        return any(tenant.monthly_tokens is not None for tenant in self.tenants.values())
 
     def text(self) -> str:
         """As YAML, without what is as by default."""

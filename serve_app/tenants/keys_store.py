@@ -24,6 +24,10 @@ class KeysStore:
         """What the file says."""
         return KeysFile.parse(self.text(), self.address)
 
+    def read_served(self, *, has_records: bool) -> KeysFile:
+        """What the file says to an endpoint: see `KeysFile.parse_served`."""
+        return KeysFile.parse_served(self.text(), self.address, has_records=has_records)
+
     def text(self) -> str:
         """The whole file. An empty one is broken: it is what a full disk or a torn copy leaves,
         and would lock out everybody; `tenants: {}` says that there are none.

@@ -23,14 +23,18 @@ class KeysWatch:
 
     Reading begins with a request, so nothing runs while there is none. If the file cannot be read,
     or is broken, the keys stay as they were; the log says so once, and `is_broken` until it is
-    mended. clock: gives seconds that never go back. Raises BadKeys at first.
+    mended. clock: gives seconds that never go back.   has_records: whether the endpoint writes
+    usage records. Raises BadKeys at first.
     """
 
-    def __init__(self, store: KeysStore, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: KeysStore, clock: Callable[[], float], *, has_records: bool = True
+    ) -> None:
         self._store = store
         self._clock = clock
         self._text = store.text()
-        self._keyring = Keyring(KeysFile.parse(self._text, store.address))
+        self._has_records = has_records
+        self._keyring = self._parse(self._text)
         self._read_at = clock()
         self._reading: asyncio.Task[None] | None = None
         self._trouble: str | None = None
@@ -53,7 +57,7 @@ class KeysWatch:
         try:
             text = await asyncio.to_thread(self._store.text)
             if text != self._text:
-                self._keyring = Keyring(KeysFile.parse(text, self._store.address))
+                self._keyring = self._parse(text)
                 self._text = text
                 _log.info("keys file %s: taken up", self._store.address)
             self._trouble = None
@@ -64,3 +68,7 @@ class KeysWatch:
         finally:
             self._read_at = self._clock()
             self._reading = None
+
+    def _parse(self, text: str) -> Keyring:
+        where = self._store.address
+        return Keyring(KeysFile.parse_served(text, where, has_records=self._has_records))

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from consolidation.release.storage import Storage
+from serve_app.tenants.limits.months import start_of
 from serve_app.tenants.usage_record import UsageRecord
 
 KEYS = ("tenant", "key", "model", "answered_by", "release", "day", "status")
 """What records can be summed by."""
+
+
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -54,6 +58,15 @@ def summed(found: Iterable[UsageRecord], by: Sequence[str]) -> dict[tuple[str, .
     for record in found:
         sums.setdefault(tuple(_value(record, key) for key in by), UsageSum()).add(record)
     return dict(sorted(sums.items()))
+
+
+def spent_in(storage: Storage, month: str) -> dict[str, int]:
+    """Tokens of prompts and answers in a month such as `2026-11` (UTC), by tenant.
+
+    ValueError as `records`.
+    """
+    by_tenant = summed(records(storage, start_of(month), _LAST), ("tenant",))
+    return {name: one.prompt_tokens + one.answer_tokens for (name,), one in by_tenant.items()}
 
 
 def _value(record: UsageRecord, key: str) -> str:

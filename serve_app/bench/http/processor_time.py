@@ -14,6 +14,7 @@ THIS, OTHER = "this command", "other"
 _PARTS: Mapping[str, str] = {
     r"^ray::ServeReplica:\w+:Engine": ENGINE,
     r"^ray::ServeReplica:\w+:Ingress": INGRESS,
+    r"^ray::LeaseActor": "leases of limits",
     r"^ray::ServeController": "Serve's controller",
     r"^ray::ProxyActor|haproxy": "Serve's proxy",
     r"raylet/raylet": "raylet",

@@ -1,0 +1,65 @@
+"""The actor that all ingresses of an application share, and the way to it. Counts nothing itself.
+
+The ingress that needs it first starts it. It dies with that ingress, and then another starts one;
+Ray restarts it when its own process dies. What it knew comes back with what ingresses say.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+
+from consolidation.release.storage import open_storage
+from serve_app.tenants.limits.lease import Asks, Leases, LessorAway
+from serve_app.tenants.limits.local_lessor import LocalLessor
+from serve_app.tenants.usage_sums import spent_in
+
+_NAME = "expertpool-leases-{}"
+_ANSWER_S = 1.0
+"""After so long without an answer, the actor is away."""
+
+
+class LeaseActor(LocalLessor):
+    """The class that Ray constructs.   usage: the address of usage records, if there are any."""
+
+    def __init__(self, usage: str | None) -> None:
+        super().__init__(None if usage is None else partial(_spent_in, usage))
+
+
+class ActorLessor:
+    """`Lessor` by the actor of an application, which it starts if there is none.
+
+    reads_month: have it find out at once what was spent in this month.
+    """
+
+    def __init__(self, application: str, usage: str | None, *, reads_month: bool) -> None:
+        self._name = _NAME.format(application)
+        self._usage = usage
+        self._actor: Any = None
+        if reads_month:
+            self._reach().read_month.remote()
+
+    async def settle(self, ingress: str, asks: Asks) -> Leases:
+        """Raises LessorAway."""
+        try:
+            actor = self._actor or await asyncio.to_thread(self._reach)
+            async with asyncio.timeout(_ANSWER_S):
+                leases: Leases = await actor.settle.remote(ingress, asks)
+        except ActorDiedError as error:
+            self._actor = None  # its name is free: the next call starts another
+            raise LessorAway("the actor that leases has died") from error
+        except (RayError, TimeoutError, ValueError) as error:
+            raise LessorAway(f"the actor that leases does not answer: {error}") from error
+        return leases
+
+    def _reach(self) -> Any:
+        made: Any = ray.remote(LeaseActor)
+        settings = {"name": self._name, "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
+        self._actor = made.options(**settings).remote(self._usage)
+        return self._actor
+
+
+def _spent_in(usage: str, month: str) -> dict[str, int]:
+    return spent_in(open_storage(usage), month)
