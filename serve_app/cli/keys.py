@@ -121,6 +121,24 @@ def new(
             help="Tokens of the longest answer.",
         ),
     ] = None,
+    open_choices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="what all may have",
+            help="Answers that may wait and run at once; a request has n for each prompt.",
+        ),
+    ] = None,
+    open_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_count,
+            show_default="what all may have",
+            help="Tokens of the prompts of those answers.",
+        ),
+    ] = None,
 ) -> None:
     """Make a key, and print it: once, as the last line on stdout.
 
@@ -143,6 +161,8 @@ def new(
             concurrent_requests=concurrent,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
+            open_choices=open_choices,
+            open_tokens=open_tokens,
             monthly_tokens=monthly_tokens,
         ),
     )
@@ -256,6 +276,8 @@ def _limits(tenant: Tenant) -> str:
         (tenant.concurrent_requests, "requests at once"),
         (tenant.prompt_tokens, "tokens a prompt"),
         (tenant.answer_tokens, "tokens an answer"),
+        (tenant.open_choices, "answers open"),
+        (tenant.open_tokens, "tokens of open prompts"),
         (tenant.monthly_tokens, "tokens/month"),
     ):
         if value is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from serve_app.cli.main import run
 from serve_app.tenants.key_text import digest_of, id_of
+from serve_app.tenants.keys_file import Limits
 
 
 @pytest.fixture
@@ -75,6 +76,28 @@ def test_the_list_shows_who_may_do_what(capsys: pytest.CaptureFixture[str], addr
     assert code == 0
     for words in ("acme", "always", "weight 2", "70 tokens/min", "2020-01-31 00:00 (ended)"):
         assert words in out
+
+
+def test_every_limit_can_be_set_and_is_listed(
+    capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    given = {
+        "--rpm": "requests_per_minute",
+        "--tpm": "tokens_per_minute",
+        "--monthly-tokens": "monthly_tokens",
+        "--concurrent": "concurrent_requests",
+        "--prompt-tokens": "prompt_tokens",
+        "--answer-tokens": "answer_tokens",
+        "--open-choices": "open_choices",
+        "--open-tokens": "open_tokens",
+    }
+    assert set(given.values()) == set(Limits.model_fields)
+    options = [word for number, name in enumerate(given, 11) for word in (name, str(number))]
+    assert call(capsys, "new", "--tenant", "acme", "--keys", address, *options)[0] == 0
+    tenant = listed(capsys, address)["acme"]
+    assert [tenant[field] for field in given.values()] == list(range(11, 19))
+    out = call(capsys, "list", "--keys", address)[1]
+    assert all(str(number) in out for number in range(11, 19))
 
 
 @pytest.mark.parametrize(
