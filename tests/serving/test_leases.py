@@ -91,7 +91,7 @@ def test_a_limit_holds_to_a_tenth_while_the_actor_dies_and_a_budget_outlives_all
     served: Served,
 ) -> None:
     with served.started():
-        assert spend(served) != []
+        assert sum(spend(served)) > BUDGET / 2
         flood(served)
     with served.started():
         assert spend(served) == []  # all of it was spent before the restart
@@ -123,12 +123,17 @@ def flood(served: Served) -> None:
 
 
 def spend(served: Served) -> list[int]:
-    """The tokens of the answers that the budget allowed."""
+    """The tokens of the answers that the budget allowed, until it is used up for this month."""
     spent = []
     until(lambda: served.ask("paying").status_code != 503, 20)
-    while (answer := served.ask("paying")).status_code == 200:
-        spent.append(answer.json()["usage"]["total_tokens"])
-    assert answer.status_code == 429
-    assert answer.json()["error"]["code"] == "insufficient_quota"
-    assert int(answer.headers["retry-after"]) > 60 or sum(spent) == 0
-    return spent
+    while True:
+        answer = served.ask("paying")
+        if answer.status_code == 200:
+            spent.append(answer.json()["usage"]["total_tokens"])
+            continue
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "insufficient_quota"
+        wait_s = int(answer.headers["retry-after"])
+        if wait_s > 60:
+            return spent
+        time.sleep(wait_s)  # another ingress holds some of the rest, and hands it back
