@@ -10,6 +10,7 @@ from serve_app.bench.result.html_page import render
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Section
 from serve_app.bench.step import step_page
+from serve_app.bench.tenants import tenants_page
 
 SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {
     "step": step_page.sections,
@@ -17,6 +18,7 @@ SECTIONS: Mapping[str, Callable[[Result], Sequence[Section]]] = {
     "http": http_page.sections,
     "compare": compare_page.sections,
     "bars": bars_page.sections,
+    "tenants": tenants_page.sections,
 }
 """What is shown of each kind of result."""
 

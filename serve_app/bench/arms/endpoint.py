@@ -21,27 +21,31 @@ SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class HttpSpec:
-    """A client process for an endpoint: see `process.Opens`. url: without `/v1`."""
+    """A client process for an endpoint: see `process.Opens`.   url: without `/v1`.
+
+    key: to ask with, where the endpoint has keys.
+    """
 
     url: str
     models: tuple[str, ...]
     name: str = "http"
     variables: Mapping[str, str] = field(default_factory=dict)
     is_client: bool = True
+    key: str | None = field(default=None, repr=False)
 
     def open(self) -> "Http":
-        return Http(self.url)
+        return Http(self.url, self.key)
 
 
 class Http:
     """Asks from its own thread, each job over its own connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self._url = f"{url}/v1/completions"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._thread.start()
-        self._session = asyncio.run_coroutine_threadsafe(_session(), self._loop).result()
+        self._session = asyncio.run_coroutine_threadsafe(_session(key), self._loop).result()
 
     @property
     def device_bytes(self) -> int:
@@ -97,8 +101,9 @@ def body(job: TimedJob) -> dict[str, Any]:
     }
 
 
-async def _session() -> aiohttp.ClientSession:
+async def _session(key: str | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
+        headers={} if key is None else {"authorization": f"Bearer {key}"},
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=LIST_TIMEOUT_S),
     )

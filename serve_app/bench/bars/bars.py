@@ -272,6 +272,8 @@ def measure_bars(
     names: Sequence[str],
     measures: Mapping[tuple[str, ...], Measure],
     on_progress: OnProgress = lambda *_: None,
+    *,
+    bars: Mapping[str, Bar] = BARS,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for each bar, and what else was found, by name.
 
@@ -287,13 +289,13 @@ def measure_bars(
             found = measure(on_progress)
         except Exception as error:  # noqa: BLE001 - the other bars are to be measured all the same
             why = str(error) or type(error).__name__
-            rows |= {name: row(BARS[name], None, why) for name in wanted}
+            rows |= {name: row(bars[name], None, why) for name in wanted}
             continue
         for name in wanted:
-            rows[name] = row(BARS[name], found[name].value)
+            rows[name] = row(bars[name], found[name].value)
             facts[name] = dict(found[name].facts)
     for name in names:
-        rows.setdefault(name, row(BARS[name], None, "nothing measures it"))
+        rows.setdefault(name, row(bars[name], None, "nothing measures it"))
     return [rows[name] for name in names], facts
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from serve_app.bench.arms.answering import opened
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.process import ArmProcess, answer_all
-from serve_app.bench.http.local_endpoint import endpoint_of, published
+from serve_app.bench.http.local_endpoint import Kept, endpoint_of, published
 from serve_app.bench.http.processor_time import CLIENT, ENGINE, own_tree, processor_s
 from serve_app.bench.requests.outcomes import numbers
 from serve_app.bench.requests.workload import Asked, TimedJob, Workload
@@ -96,14 +96,18 @@ def measure_http(
 
 
 def costs(
-    ground: Ground, asking: Asking, streams: Sequence[int], on_progress: OnProgress
+    ground: Ground,
+    asking: Asking,
+    streams: Sequence[int],
+    on_progress: OnProgress,
+    kept: Kept | None = None,
 ) -> tuple[list[dict[str, Any]], Watched]:
     """A row for each number of streams, and the endpoint without requests.
 
-    That is watched last, when what only happens after a start is over.
+    That is watched last, when what only happens after a start is over.   kept: its tenants.
     Raises: EngineError if the endpoint does not get ready, or a request is lost.
     """
-    with published(ground) as ready, endpoint_of(ready) as spec, opened(spec) as (client,):
+    with published(ground) as ready, endpoint_of(ready, kept) as spec, opened(spec) as (client,):
         found = [_streamed(client, asking, number, on_progress) for number in streams]
         on_progress("idle", 0, 1)
         time.sleep(SETTLE_S)

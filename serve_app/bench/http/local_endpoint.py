@@ -4,9 +4,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from consolidation.release import Registry
 from serve_app.bench.arms.arm import Ground
@@ -32,8 +33,16 @@ def published(ground: Ground) -> Iterator[Ground]:
         yield replace(ground, source=PublishedSpec(place, registry.family, release))
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An endpoint's tenants.   settings: fields of ServeConfig about them.   key: to ask with."""
+
+    settings: Mapping[str, Any]
+    key: str
+
+
 @contextmanager
-def endpoint_of(ground: Ground) -> Iterator[ArmSpec]:
+def endpoint_of(ground: Ground, kept: Kept | None = None) -> Iterator[ArmSpec]:
     """Serve what `published` gave, on a free port of the loopback. Yields a client of it.
 
     Imports Ray here. Raises: EngineError if it does not get ready.
@@ -42,10 +51,14 @@ def endpoint_of(ground: Ground) -> Iterator[ArmSpec]:
 
     source = ground.source
     assert isinstance(source, PublishedSpec), "an endpoint serves what is published"
-    config = ServeConfig(registry=source.registry, family=source.family, engine=ground.engine)
+    about = {} if kept is None else kept.settings
+    config = ServeConfig(
+        registry=source.registry, family=source.family, engine=ground.engine, **about
+    )
     with endpoint(config, UserConfig(release=source.release), free_port()) as address:
         _wait_until_ready(address)
-        yield ArmSpec("http", (HttpSpec(address, ground.models),))
+        key = None if kept is None else kept.key
+        yield ArmSpec("http", (HttpSpec(address, ground.models, key=key),))
 
 
 def _wait_until_ready(address: str) -> None:

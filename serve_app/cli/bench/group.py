@@ -8,6 +8,7 @@ from serve_app.cli.bench.consolidate_command import consolidate
 from serve_app.cli.bench.http_command import http
 from serve_app.cli.bench.load_command import load
 from serve_app.cli.bench.step_command import step
+from serve_app.cli.bench.tenants_command import tenants
 
 bench = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -23,3 +24,4 @@ bench.command()(http)
 bench.command()(compare)
 bench.command()(bars)
 bench.command()(consolidate)
+bench.command()(tenants)
