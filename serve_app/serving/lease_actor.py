@@ -29,17 +29,18 @@ class LeaseActor(LocalLessor):
 
 
 class ActorLessor:
-    """`Lessor` by the actor of an application, which it starts if there is none.
+    """`Lessor` by the actor of an application, which it starts at once if there is none.
 
-    reads_month: have it find out at once what was spent in this month.
+    reads_month: have it find out what was spent in this month, before somebody asks.
     """
 
     def __init__(self, application: str, usage: str | None, *, reads_month: bool) -> None:
         self._name = _NAME.format(application)
         self._usage = usage
         self._actor: Any = None
+        actor = self._reach()
         if reads_month:
-            self._reach().read_month.remote()
+            actor.read_month.remote()
 
     async def settle(self, ingress: str, asks: Asks) -> Leases:
         """Raises LessorAway."""
