@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from serve_app.api.answers import AnswerFormat, Head, Usage
@@ -55,7 +56,7 @@ class Events:
                 self._usage.add(item)
                 if item["finish"] is None and item["text"] and not self._form.logprobs:
                     before, after = self._around.get(item["choice"]) or self._surround(item)
-                    events.append(f"{before}{json.dumps(item['text'])}{after}")
+                    events.append(f"{before}{quoted(item['text'])}{after}")
                     continue
                 self._unfinished -= item["finish"] is not None
                 events += [self._event(body) for body in self._form.chunks(item)]
@@ -89,7 +90,7 @@ class Events:
     def _surround(self, piece: Piece) -> tuple[str, str]:
         """What is before and after the text of a piece that has only text."""
         (body,) = self._form.chunks({**piece, "text": _HERE})
-        before, _, after = self._event(body).rpartition(json.dumps(_HERE))
+        before, _, after = self._event(body).rpartition(quoted(_HERE))
         self._around[piece["choice"]] = before, after
         return before, after
 
