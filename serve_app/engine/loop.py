@@ -259,4 +259,4 @@ class EngineLoop:
 
 def ends(event: Event) -> bool:
     """Whether this is the last event of a request."""
-    return isinstance(event, Failed) or (isinstance(event, Token) and event.finish is not None)
+    return event.finish is not None if isinstance(event, Token) else isinstance(event, Failed)

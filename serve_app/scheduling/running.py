@@ -14,7 +14,7 @@ from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Needs
 from serve_app.scheduling.plan import Chunk
 from serve_app.scheduling.prefix_cache import PrefixCache
-from serve_app.scheduling.sequence import Held, ModelKey, Sequence
+from serve_app.scheduling.sequence import Held, Sequence
 
 
 class InTurn(NamedTuple):
@@ -52,10 +52,6 @@ class Running:
                 lane = batch if sequence.is_batch else urgent
                 (lane.decodes if missing == 1 else lane.prompts).append(sequence)
         return urgent, batch
-
-    def by_model(self) -> dict[ModelKey, int]:
-        """How many sequences run, for each model that has any."""
-        return dict(Counter(s.model for s in self._sequences))
 
     def fits(self, sequence: Sequence, without: Iterable[Sequence] = ()) -> bool:
         """Whether it can get what its known tokens need, beyond what it can share.

@@ -246,7 +246,11 @@ class Scheduler:
 
     def num_running_by_model(self) -> dict[ModelKey, int]:
         """Models with running sequences."""
-        return self._running.by_model()
+        running: Counter[ModelKey] = Counter()
+        for queue in self._lanes:
+            if queue.num_running:
+                running[queue.model] += queue.num_running
+        return dict(running)
 
     def num_waiting_by_model(self) -> dict[ModelKey, int]:
         """Models with waiting sequences."""

@@ -202,14 +202,14 @@ def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("serve_app.engine.run.runner.HostCopies", list)
     sampling = Sampling(top_p=0.9, repetition_penalty=1.2, logprobs=2)
-    requests = {
-        name: Request(name, "r1", "m1", (1, 2, 3), 4, sampling, prompt_logprobs=1) for name in "ab"
-    }
-    running = {name: RunningRequest(asked, 0, asked.prompt) for name, asked in requests.items()}
+    requests = [
+        Request(name, "r1", "m1", (1, 2, 3), 4, sampling, prompt_logprobs=1) for name in "ab"
+    ]
+    running = [RunningRequest(asked, 0, asked.prompt) for asked in requests]
     runner = Runner(cast(PackedModel, Packed()), clock=lambda: 0.0)
     first = runner.launch(StepPlan(tuple(chunk(name, (1, 2, 3)) for name in "ab")), running)
     ahead = StepPlan((chunk("b", (0,), start=3),))
-    second = runner.launch(ahead, running, first)
+    second = runner.launch(ahead, running[1:], first)
     assert (first.tokens.shape, second.tokens.shape) == ((2,), (1,))
     assert second.tokens.device.type == "meta"
 

@@ -14,7 +14,7 @@ from serve_app.engine.attention.native import native_form
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.attention.varlen import varlen_form
 from serve_app.engine.device.trial import attention_difference, first_equal
-from serve_app.engine.step.view import ViewBuilder
+from serve_app.engine.step.view import ViewBuilder, outputs_of
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
 
@@ -134,7 +134,7 @@ def probe(
     return Call(
         query=query,
         store=store,
-        view=views.build(steps, [0] * len(steps), []),
+        view=views.build(steps, [0] * len(steps), outputs_of(steps)),
         window=window,
         scaling=0.7 * shape.key_dim**-0.5,
         sinks=random(*query.shape[:2]) if sinks else None,

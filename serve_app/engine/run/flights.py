@@ -99,7 +99,7 @@ class Flights:
         for request in active.values():
             if not request.began:
                 self._begin(request)
-        running = {name: request.running for name, request in active.items()}
+        running = [request.running for request in active.values()]
         after = self._flights[-1].step if self._flights else None
         began, step = self._clock(), None
         try:
@@ -146,14 +146,17 @@ class Flights:
             found = active.prompt_logprobs
             each = (found.get(position) for position in range(len(active.request.prompt)))
             self._events.append(PromptLogprobs(active.request.id, tuple(each)))
-        queued_s, active.queued_s = active.queued_s, None
-        num_cached, active.num_cached = active.num_cached, 0
-        finish = None
         if isinstance(done, Finished):
             finish = done.reason
             del self._active[done.id]
-        token = -1 if done.token is None else done.token
-        self._events.append(Token(done.id, token, logprob, finish, queued_s, num_cached))
+            token = -1 if done.token is None else done.token
+        else:
+            finish, token = None, done.token
+        self._events.append(
+            Token(done.id, token, logprob, finish, active.queued_s, active.num_cached)
+        )
+        if active.queued_s is not None:
+            active.queued_s, active.num_cached = None, 0
 
     def give_up(self, error: Exception) -> None:
         """End all requests and forget all running steps: something outside of the model broke."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from serve_app.engine.counters import RunSeconds
+from serve_app.engine.device.native.library import native
+from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
 from serve_app.engine.run.captures import DecodeGraphs
 from serve_app.engine.run.sampling import SamplingRow, Scores, is_plain, sample, score
 from serve_app.engine.step.transfer import HostCopies, to_device
-from serve_app.engine.step.view import Output, ViewBuilder, outputs_of
+from serve_app.engine.step.view import Outputs, ViewBuilder, outputs_of
 from serve_app.scheduling.plan import Chunk, StepPlan
 
 
@@ -62,12 +64,13 @@ class StepResult:
 class _Scored:
     """A row of logits for which log-probabilities are requested.
 
-    row: of the logits.   token: that follows; None: the one that is sampled.   top: how many of
-    the likeliest.
+    row: of the logits.   position: in the sequence.   token: that follows; None: the one that is
+    sampled.   top: how many of the likeliest.
     """
 
     row: int
-    output: Output
+    sequence: str
+    position: int
     token: int | None
     top: int
 
@@ -104,12 +107,11 @@ class LaunchedStep:
             return result
         found = Scores(*scores).logprobs([scored.top for scored in self._scored])
         for scored, logprob in zip(self._scored, found, strict=True):
-            sequence = scored.output.chunk.sequence
             if scored.token is None:
-                result.logprobs[sequence] = logprob
+                result.logprobs[scored.sequence] = logprob
             else:
-                by_position = result.prompt_logprobs.setdefault(sequence, {})
-                by_position[scored.output.position + 1] = logprob
+                by_position = result.prompt_logprobs.setdefault(scored.sequence, {})
+                by_position[scored.position + 1] = logprob
         return result
 
 
@@ -127,6 +129,8 @@ class Runner:
         self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
         self._clock = clock
         self._device = packed.device
+        code = native() if packed.device.type == "cpu" else None
+        self._code = None if code is None else Rows(code)
         sizes = packed.sizes
         self._views = ViewBuilder(
             sizes.num_places,
@@ -140,40 +144,42 @@ class Runner:
     def launch(
         self,
         plan: StepPlan,
-        running: Mapping[str, RunningRequest],
+        running: Sequence[RunningRequest],
         after: LaunchedStep | None = None,
     ) -> LaunchedStep:
         """Start a forward pass over the plan's chunks; sample where they reach their last token.
 
-        after: the step before, from which pending chunks take their token. On the CPU the step is
+        running: of each chunk.   after: the step before, from which pending chunks take their token. On the CPU the step is
         done when this returns; on CUDA the device may have hardly begun.
         """
         began = self._clock()
-        rows = [running[chunk.sequence].row for chunk in plan.chunks]
         outputs = outputs_of(plan.chunks)
-        view = self._views.build(plan.chunks, rows, outputs)
+        view = self._views.build(plan.chunks, [state.row for state in running], outputs)
         self._fill_pending(view.ids, plan.chunks, after)
         ready = self._clock()
         logits = self._model.forward(view)
         done = self._clock()
-        launched = self._sample(logits, outputs, running, after)
+        launched = self._sample(logits, plan.chunks, outputs, running, after)
         launched.seconds = RunSeconds(ready - began, done - ready, self._clock() - done)
         return launched
 
     def _sample(
         self,
         logits: torch.Tensor,
-        outputs: Sequence[Output],
-        running: Mapping[str, RunningRequest],
+        chunks: Sequence[Chunk],
+        outputs: Outputs,
+        running: Sequence[RunningRequest],
         after: LaunchedStep | None,
     ) -> LaunchedStep:
         """logits: (n, V), a row for each output"""
-        sampling = [index for index, output in enumerate(outputs) if output.samples]
-        chunks = [outputs[index].chunk for index in sampling]
-        states = [_sampling_row(chunk, running[chunk.sequence], after) for chunk in chunks]
+        sampling = [row for row, samples in enumerate(outputs.samples) if samples]
+        both = [
+            (chunk, state) for chunk, state in zip(chunks, running, strict=True) if chunk.samples
+        ]
+        states = [_sampling_row(chunk, state, after) for chunk, state in both]
         chosen = logits if len(sampling) == len(outputs) else logits[self._tensor(sampling)]
-        tokens = sample(chosen, states, None if after is None else after.tokens)
-        row_of = {chunk.sequence: row for row, chunk in enumerate(chunks)}
+        tokens = sample(chosen, states, None if after is None else after.tokens, self._code)
+        row_of = {chunk.sequence: row for row, (chunk, _) in enumerate(both)}
         scored = list(_scored(outputs, running))
         scores = self._scores(logits, scored, tokens, row_of)
         return LaunchedStep(tokens, row_of, scored, scores, self._clock)
@@ -206,7 +212,7 @@ class Runner:
             return None
         tokens = self._tensor([s.token or 0 for s in scored])
         own = [index for index, s in enumerate(scored) if s.token is None]
-        rows = [row_of[scored[index].output.chunk.sequence] for index in own]
+        rows = [row_of[scored[index].sequence] for index in own]
         tokens[self._tensor(own)] = sampled[self._tensor(rows)]
         wanted = logits[self._tensor([s.row for s in scored])]
         return score(wanted, tokens, max(s.top for s in scored))
@@ -215,18 +221,18 @@ class Runner:
         return to_device(values, torch.int64, self._device)
 
 
-def _scored(outputs: Sequence[Output], running: Mapping[str, RunningRequest]) -> Iterator[_Scored]:
+def _scored(outputs: Outputs, running: Sequence[RunningRequest]) -> Iterator[_Scored]:
     """The requested log-probabilities of prompts and of sampled tokens."""
-    for row, output in enumerate(outputs):
-        state = running[output.chunk.sequence]
-        if not state.is_scored:
-            continue
-        request = state.request
-        if request.prompt_logprobs is not None and output.position + 1 < len(request.prompt):
-            token = request.prompt[output.position + 1]
-            yield _Scored(row, output, token, request.prompt_logprobs)
-        if request.sampling.logprobs is not None and output.samples:
-            yield _Scored(row, output, None, request.sampling.logprobs)
+    if not any([state.is_scored for state in running]):
+        return
+    each = zip(outputs.chunks, outputs.positions, outputs.samples, strict=True)
+    for row, (chunk, position, samples) in enumerate(each):
+        request = running[chunk].request
+        if request.prompt_logprobs is not None and position + 1 < len(request.prompt):
+            token = request.prompt[position + 1]
+            yield _Scored(row, request.id, position, token, request.prompt_logprobs)
+        if request.sampling.logprobs is not None and samples:
+            yield _Scored(row, request.id, position, None, request.sampling.logprobs)
 
 
 def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | None) -> SamplingRow:

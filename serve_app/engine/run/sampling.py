@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from serve_app.engine.device.cores import on_cores
+from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.request import Logprob, Sampling
 from serve_app.engine.run.draws import column, draw
 from serve_app.engine.step.transfer import to_device
@@ -82,22 +83,26 @@ class Scores:
 
 
 def sample(
-    logits: torch.Tensor, rows: Sequence[SamplingRow], before: torch.Tensor | None = None
+    logits: torch.Tensor,
+    rows: Sequence[SamplingRow],
+    before: torch.Tensor | None = None,
+    code: Rows | None = None,
 ) -> torch.Tensor:
     """Choose a token for each row.
 
     logits: (n, V), -inf for tokens that a model does not have; not changed
     before: (m,) int64, what the step before sampled; None if no row has a pending token
+    code: compiled code for this device, if there is any
     ->  (n,) int64
     """
-    if all(row.is_plain for row in rows):
-        return _likeliest(logits)
+    if all([row.is_plain for row in rows]):
+        return _likeliest(logits, code)
     if logits.device.type != "cpu":
-        return _chosen(logits, rows, before)
+        return _chosen(logits, rows, before, code)
     count = max(1, BLOCK_LOGITS // logits.shape[1])
     with on_cores(1):
         blocks = [
-            _chosen(logits[start : start + count], rows[start : start + count], before)
+            _chosen(logits[start : start + count], rows[start : start + count], before, code)
             for start in range(0, max(1, len(rows)), count)
         ]
     return torch.cat(blocks)
@@ -111,14 +116,17 @@ def is_plain(sampling: Sampling) -> bool:
 
 
 def _chosen(
-    logits: torch.Tensor, rows: Sequence[SamplingRow], before: torch.Tensor | None
+    logits: torch.Tensor,
+    rows: Sequence[SamplingRow],
+    before: torch.Tensor | None,
+    code: Rows | None,
 ) -> torch.Tensor:
     """See `sample`."""
     adjusted = _adjusted(logits, rows, before)
     settings = [row.sampling for row in rows]
     greedy = [s.temperature < LEAST_TEMPERATURE for s in settings]
     if all(greedy):
-        return _likeliest(adjusted)  # (n,)
+        return _likeliest(adjusted, code)  # (n,)
     temperatures = [
         1.0 if is_greedy else s.temperature for is_greedy, s in zip(greedy, settings, strict=True)
     ]
@@ -127,23 +135,19 @@ def _chosen(
     if not any(greedy):
         return drawn
     is_greedy = to_device(greedy, torch.bool, logits.device)
-    return torch.where(is_greedy, _likeliest(adjusted), drawn)
+    return torch.where(is_greedy, _likeliest(adjusted, code), drawn)
 
 
-def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+def _likeliest(logits: torch.Tensor, code: Rows | None) -> torch.Tensor:
     """The first of the largest of each row.   logits: (n, V)  ->  (n,)
 
-    On a CPU by numpy, since torch takes twenty times as long. The bits of bfloat16 numbers are in
-    the order of the numbers, unless all are negative.
+    On a CPU without compiled code by numpy, since torch takes twenty times as long.
     """
-    if logits.device.type != "cpu":
-        return logits.argmax(dim=-1)
-    if logits.dtype == torch.bfloat16:
-        bits = logits.view(torch.int16)
-        found = torch.from_numpy(bits.numpy().argmax(axis=-1))
-        if bool((bits.gather(1, found.unsqueeze(1)) >= 0).all()):
-            return found
-    return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
+    if code is not None and logits.dtype == torch.bfloat16:
+        return code.likeliest(logits.contiguous())
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
+    return logits.argmax(dim=-1)
 
 
 def score(logits: torch.Tensor, tokens: torch.Tensor, num_best: int) -> Scores:

@@ -4,12 +4,16 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 CHUNK_BYTES = 1 << 16
 ALIGNMENT_BYTES = 16
 CODES = {torch.int64: "q", torch.int32: "i"}
 """Of `array`, which reads a list of integers ten times as fast as `torch.tensor`."""
+Ints = NDArray[np.int64]
+"""Integers of a step on the host, where it works with many at a time."""
 
 
 class Integers:
@@ -26,8 +30,13 @@ class Integers:
         self._stages = device.type != "cpu" if stages is None else stages
         self._chunks: list[_Chunk] = []
 
-    def put(self, values: Iterable[int], dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        """-> a tensor of these values on the device, once they are sent"""
+    def put(self, values: Iterable[int] | Ints, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        """-> a tensor of these values on the device, once they are sent; of the shape of an array
+
+        An array must stay as it is.
+        """
+        if isinstance(values, np.ndarray):
+            return self._put(torch.from_numpy(np.ascontiguousarray(values)).to(dtype))
         read = array(CODES[dtype], values)
         return self._put(torch.frombuffer(read, dtype=dtype) if read else torch.empty(0).to(dtype))
 

@@ -1,14 +1,15 @@
 """What the parts of the packed model may know about the running step. Only values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.integers import Integers, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,22 @@ class Spans:
     kept: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def of(cls, places: list[int], rows: list[int], num_places: int, integers: Integers) -> "Spans":
+    def of(
+        cls,
+        places: Ints | Sequence[int],
+        rows: Ints | Sequence[int],
+        num_places: int,
+        integers: Integers,
+    ) -> "Spans":
         """Spans of rows, given the place (sorted) and the map row of each."""
-        segments: list[Segment] = []
-        start = 0
-        for place, group in groupby(places):
-            end = start + len(list(group))
-            segments.append(Segment(place, start, end, frozenset(rows[start:end])))
-            start = end
-        ends = [0] * num_places
-        for segment in segments:
-            ends[segment.place] = segment.end
-        for place in range(1, num_places):
-            ends[place] = max(ends[place], ends[place - 1])
+        places, rows = np.asarray(places, dtype=np.int64), np.asarray(rows, dtype=np.int64)
+        ends = places.searchsorted(np.arange(num_places), side="right")
+        bounds = pairwise([0, *ends.tolist()])
+        segments = [
+            Segment(place, start, end, frozenset(rows[start:end].tolist()))
+            for place, (start, end) in enumerate(bounds)
+            if start < end
+        ]
         return cls(
             count=len(places),
             segments=tuple(segments),

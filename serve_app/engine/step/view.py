@@ -1,13 +1,15 @@
 """Turns the chunks of a plan into the step as leaves see it. Decides nothing."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain, zip_longest
 
+import numpy as np
 import torch
 
-from serve_app.engine.step.integers import Integers
+from serve_app.engine.step.integers import Integers, Ints
 from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, SequenceGroup, Spans, StepView
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.plan import Chunk
@@ -17,12 +19,19 @@ PIECE_TOKENS = 128
 and the first tokens need not read the blocks of the last."""
 
 
-class Output(NamedTuple):
-    """One row of logits: its chunk, its position, and whether to sample from it."""
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The n rows of logits that a step needs, by chunk, then by position.
 
-    chunk: Chunk
-    position: int
-    samples: bool
+    chunks: which chunk each is of.   positions: in its sequence.   samples: whether to sample.
+    """
+
+    chunks: Sequence[int]
+    positions: Sequence[int]
+    samples: Sequence[bool]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +44,23 @@ class _Piece:
     blocks: tuple[int, ...]
 
 
-def outputs_of(chunks: Sequence[Chunk]) -> list[Output]:
-    """The rows of logits that chunks need, by chunk, then by position."""
-    found: list[Output] = []
-    for chunk in chunks:
+def outputs_of(chunks: Sequence[Chunk]) -> Outputs:
+    """The rows of logits that chunks need."""
+    indices: list[int] = []
+    positions: list[int] = []
+    samples: list[bool] = []
+    for index, chunk in enumerate(chunks):
+        end = chunk.start + len(chunk.tokens)
         if chunk.keep_prompt_logits:
-            end = min(chunk.end, chunk.prompt_len - 1)
-            found += [Output(chunk, position, False) for position in range(chunk.start, end)]
+            prompt = range(chunk.start, min(end, chunk.prompt_len - 1))
+            indices += [index] * len(prompt)
+            positions += prompt
+            samples += [False] * len(prompt)
         if chunk.samples:  # so it reaches beyond those
-            found.append(Output(chunk, chunk.end - 1, True))
-    return found
+            indices.append(index)
+            positions.append(end - 1)
+            samples.append(True)
+    return Outputs(indices, positions, samples)
 
 
 class ViewBuilder:
@@ -68,49 +84,37 @@ class ViewBuilder:
         self._device = device
         self._with_groups = groups
         self._with_paging = paging
+        self._tables = BlockTables()
 
-    def build(
-        self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Sequence[Output]
-    ) -> StepView:
+    def build(self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Outputs) -> StepView:
         """The step as the packed model's leaves see it. rows: map row of each chunk."""
-        starts: list[int] = []
-        places: list[int] = []
-        token_rows: list[int] = []
-        ids: list[int] = []
-        positions: list[int] = []
-        kv_index: list[int] = []
+        counts = np.array([len(chunk.tokens) for chunk in chunks])  # (S,)
+        ends = counts.cumsum()  # (S,)
+        starts = ends - counts
+        of_chunk = np.arange(len(chunks)).repeat(counts)  # (T,)
+        ahead = np.array([chunk.start for chunk in chunks]) - starts  # (S,) position less row
+        positions = np.arange(ends[-1]) + ahead[of_chunk]  # (T,)
+        places = np.array([chunk.place for chunk in chunks])[of_chunk]  # (T,)
+        token_rows = np.array(rows)[of_chunk]  # (T,)
+        tables = self._tables.padded([chunk.held[BLOCKS] for chunk in chunks])  # (S, b)
         size = self._block_size
-        for chunk, row in zip(chunks, rows, strict=True):
-            starts.append(len(ids))
-            ids += chunk.tokens
-            blocks = chunk.held[BLOCKS]
-            for position in range(chunk.start, chunk.end):
-                places.append(chunk.place)
-                token_rows.append(row)
-                positions.append(position)
-                kv_index.append(blocks[position // size] * size + position % size)
+        kv_index = tables[of_chunk, positions // size] * size + positions % size  # (T,)
         integers = Integers(self._device)
         tokens = of_outputs = Spans.of(places, token_rows, self._num_places, integers)
-        wanted: Sequence[int] = range(len(ids))
-        if len(outputs) < len(ids):
-            start_of = {chunk.sequence: s for chunk, s in zip(chunks, starts, strict=True)}
-            wanted = [start_of[o.chunk.sequence] + o.position - o.chunk.start for o in outputs]
-            of_outputs = Spans.of(
-                [places[i] for i in wanted],
-                [token_rows[i] for i in wanted],
-                self._num_places,
-                integers,
-            )
+        wanted = np.array(outputs.positions, dtype=np.int64) - ahead[outputs.chunks]  # (n,)
+        if len(outputs) < len(positions):
+            of_outputs = Spans.of(places[wanted], token_rows[wanted], self._num_places, integers)
+        begins = starts.tolist()
         view = StepView(
             tokens=tokens,
             outputs=of_outputs,
             output_index=integers.put(wanted),
-            ids=integers.put(ids),
+            ids=integers.put(chain.from_iterable(chunk.tokens for chunk in chunks)),
             positions=integers.put(positions),
             kv_index=integers.put(kv_index),
-            groups=self._groups(chunks, starts, integers) if self._with_groups else (),
-            paging=self._paging(chunks, starts, integers) if self._with_paging else None,
-            ropes=_rope_spans(chunks, starts, rows, len(ids)),
+            groups=self._groups(chunks, begins, integers) if self._with_groups else (),
+            paging=self._paging(chunks, begins, tables, integers) if self._with_paging else None,
+            ropes=_rope_spans(chunks, begins, rows, len(positions)),
         )
         integers.send()
         return view
@@ -130,37 +134,63 @@ class ViewBuilder:
         return tuple(
             SequenceGroup(
                 rows=integers.put_rows([range(p.row, p.row + p.end - p.start) for p in pieces]),
-                tables=integers.put_rows(_padded([piece.blocks for piece in pieces])),
+                tables=integers.put(_padded([piece.blocks for piece in pieces])),
                 positions=integers.put_rows([range(p.start, p.end) for p in pieces]),
                 block_size=self._block_size,
             )
             for pieces in groups.values()
         )
 
-    def _paging(self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers) -> Paging:
+    def _paging(
+        self,
+        chunks: Sequence[Chunk],
+        starts: Sequence[int],
+        tables: Ints,
+        integers: Integers,
+    ) -> Paging:
+        """tables: (S, b), blocks of the chunks"""
         num_tokens = starts[-1] + len(chunks[-1].tokens)
         host = PagedOnHost(
             starts=(*starts, num_tokens),
-            lengths=tuple(chunk.end for chunk in chunks),
-            tables=tuple(chunk.held[BLOCKS] for chunk in chunks),
+            lengths=tuple([chunk.start + len(chunk.tokens) for chunk in chunks]),
+            tables=tuple([chunk.held[BLOCKS] for chunk in chunks]),
         )
         return Paging(
             starts=integers.put(host.starts, torch.int32),
             lengths=integers.put(host.lengths, torch.int32),
-            tables=integers.put_rows(_padded(host.tables), torch.int32),
+            tables=integers.put(tables.astype(np.int32), torch.int32),
             block_size=self._block_size,
-            most_tokens=max(len(chunk.tokens) for chunk in chunks),
+            most_tokens=max([len(chunk.tokens) for chunk in chunks]),
             most_positions=max(host.lengths),
             host=host,
         )
 
 
-def _padded(tables: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    longest = max(map(len, tables))
-    return [
-        table if len(table) == longest else table + (0,) * (longest - len(table))
-        for table in tables
-    ]
+class BlockTables:
+    """The blocks of a step's sequences as one array; most rows are those of the step before."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[int, ...]] = []
+        self._array: Ints = np.empty((0, 0), dtype=np.int64)
+
+    def padded(self, tables: list[tuple[int, ...]]) -> Ints:
+        """Padded with block 0, some to more than the longest; valid until the next call. (S, b)"""
+        both = enumerate(zip(tables, self._before, strict=False))
+        changed = [row for row, (now, before) in both if now is not before]
+        width = self._array.shape[1]
+        if len(tables) != len(self._before) or any([len(tables[row]) > width for row in changed]):
+            self._array = _padded(tables).copy()
+        else:
+            for row in changed:
+                self._array[row] = tables[row] + (0,) * (width - len(tables[row]))
+        self._before = tables
+        return self._array
+
+
+def _padded(tables: Sequence[tuple[int, ...]]) -> Ints:
+    """The tables of S sequences, padded with block 0.  ->  (S, b)"""
+    by_column = chain.from_iterable(zip_longest(*tables, fillvalue=0))
+    return np.frombuffer(array("q", by_column), dtype=np.int64).reshape(-1, len(tables)).T
 
 
 def _rope_spans(

@@ -82,3 +82,26 @@ def test_of_equal_logits_the_first_are_chosen_and_never_one_twice(rows: Rows) ->
     )
     _, chosen = rows.choose(logits.to(torch.bfloat16), 3, sum_to_one=True)
     assert chosen.tolist() == [[1, 2, 3], [0, 1, 2], [3, 2, 1], [3, 0, 1]]
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 1023, 1024, 1041, 3000])
+@pytest.mark.parametrize("shift", [0.0, -50.0, 50.0])
+def test_the_likeliest_is_the_first_of_the_largest(rows: Rows, width: int, shift: float) -> None:
+    logits = (random(9, width, size=3.0).float() + shift).round().to(torch.bfloat16)
+    assert rows.likeliest(logits).tolist() == logits.float().numpy().argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("largest", [0.0, -0.0, -2.5, float("inf"), float("nan")])
+def test_the_likeliest_is_found_among_negative_ones(rows: Rows, largest: float) -> None:
+    logits = -random(4, 2000).abs() - 3
+    where = torch.tensor([0, 1999, 1024, 700])
+    logits[torch.arange(4), where] = largest
+    logits[3, 1500] = largest
+    logits[:, 1] = float("-inf")
+    assert rows.likeliest(logits).tolist() == where.tolist()
+
+
+def test_a_row_without_any_number_above_the_lowest_has_a_likeliest(rows: Rows) -> None:
+    lowest = torch.full((2, 1100), float("-inf"), dtype=torch.bfloat16)
+    lowest[1] = torch.tensor(-1, dtype=torch.int16).view(torch.bfloat16)  # no number, negative
+    assert rows.likeliest(lowest).tolist() == [0, 0]

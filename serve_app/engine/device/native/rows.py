@@ -53,6 +53,9 @@ class Rows:
         self._choose = native.library.expertpool_choose
         self._choose.restype = None
         self._choose.argtypes = [pointer, number, number, number, number, pointer, pointer, number]
+        self._likeliest = native.library.expertpool_likeliest
+        self._likeliest.restype = None
+        self._likeliest.argtypes = [pointer, number, number, pointer, number]
         self._rotate = native.library.expertpool_rotate
         self._rotate.restype, self._rotate.argtypes = None, [pointer]
 
@@ -102,6 +105,15 @@ class Rows:
             self._num_threads,
         )
         return scores, chosen
+
+    def likeliest(self, logits: torch.Tensor) -> torch.Tensor:
+        """The first of the largest of each row.
+
+        logits: (n, V) bfloat16, contiguous  ->  (n,) int64
+        """
+        found = logits.new_empty(logits.shape[0], dtype=torch.int64)
+        self._likeliest(logits.data_ptr(), *logits.shape, found.data_ptr(), self._num_threads)
+        return found
 
     def rotate(
         self,

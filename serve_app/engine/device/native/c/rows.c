@@ -162,4 +162,80 @@ void expertpool_choose(const uint16_t *logits, int64_t num_rows, int64_t num_col
     Choice call = {logits, num_rows, num_columns, num_chosen, sum_to_one, scores, chosen, rows};
     share(choose_of_rows, &call, (num_rows + rows - 1) / rows, num_threads);
 }
+
+typedef struct {
+    const uint16_t *logits;
+    int64_t num_rows, num_columns;
+    int64_t *likeliest;
+    int64_t rows_of_piece;
+} Likeliest;
+
+#define BLOCK 1024 /* logits whose largest is found before it is compared */
+
+/* Whole numbers in the order of the numbers: the bits of those below zero count backwards. */
+INLINE __m256i ordered(const uint16_t *numbers) {
+    __m256i bits = _mm256_loadu_si256((const __m256i *)numbers);
+    __m256i flips = _mm256_srli_epi16(_mm256_srai_epi16(bits, 15), 1);
+    return _mm256_xor_si256(bits, flips);
+}
+
+/* most: of the numbers so far, in each lane. -> whether `numbers` are larger in any */
+INLINE int is_larger(__m256i numbers, __m256i most) {
+    return _mm256_movemask_epi8(_mm256_cmpgt_epi16(numbers, most));
+}
+
+INLINE __m256i largest(__m256i numbers) {
+    int16_t lanes[PAIR];
+    _mm256_storeu_si256((__m256i *)lanes, numbers);
+    for (int lane = 1; lane < PAIR; lane++)
+        lanes[0] = lanes[lane] > lanes[0] ? lanes[lane] : lanes[0];
+    return _mm256_set1_epi16(lanes[0]);
+}
+
+INLINE int64_t likeliest_of_row(const uint16_t *logits, int64_t num_columns) {
+    int64_t whole = num_columns - num_columns % PAIR, begin = whole;
+    uint16_t last[PAIR];
+    for (int64_t lane = 0; lane < PAIR; lane++) /* the rest, and some of it again */
+        last[lane] = logits[whole + lane < num_columns ? whole + lane : num_columns - 1];
+    __m256i most = _mm256_set1_epi16(INT16_MIN);
+    for (int64_t start = 0; start < whole; start += BLOCK) {
+        int64_t end = start + BLOCK < whole ? start + BLOCK : whole;
+        __m256i found = ordered(logits + start);
+        for (int64_t c = start + PAIR; c < end; c += PAIR)
+            found = _mm256_max_epi16(found, ordered(logits + c));
+        if (start == 0 || is_larger(found, most)) {
+            most = largest(found);
+            begin = start;
+        }
+    }
+    if (is_larger(ordered(last), most)) {
+        most = largest(ordered(last));
+        begin = whole;
+    }
+    for (int64_t c = begin;; c += PAIR) {
+        __m256i numbers = ordered(c < whole ? logits + c : last);
+        int equal = _mm256_movemask_epi8(_mm256_cmpeq_epi16(numbers, most));
+        if (equal) return c + __builtin_ctz((unsigned)equal) / 2;
+    }
+}
+
+AVX2 static void likeliest_of_rows(const void *work, int64_t piece, int64_t thread) {
+    const Likeliest *call = work;
+    (void)thread;
+    int64_t end = (piece + 1) * call->rows_of_piece;
+    for (int64_t row = piece * call->rows_of_piece; row < end && row < call->num_rows; row++)
+        call->likeliest[row] =
+            likeliest_of_row(call->logits + row * call->num_columns, call->num_columns);
+}
+
+/* The first of the largest of each row; what is not a number is larger than any, unless its sign
+   is set.
+
+   logits: (num_rows, num_columns)   likeliest: (num_rows,) */
+void expertpool_likeliest(const uint16_t *logits, int64_t num_rows, int64_t num_columns,
+                          int64_t *likeliest, int64_t num_threads) {
+    int64_t rows = 4 * PIECE / (num_columns + 1) + 1;
+    Likeliest call = {logits, num_rows, num_columns, likeliest, rows};
+    share(likeliest_of_rows, &call, (num_rows + rows - 1) / rows, num_threads);
+}
 #endif
