@@ -107,7 +107,9 @@ class Planner:
                     lacking.append(sequence)
                 else:
                     self._plan_chunk(sequence, 1, held, draft)
-        for sequence in self._sorted(lacking):
+        if not self._running.fit((sequence, 1) for sequence in lacking):
+            lacking = self._sorted(lacking)  # otherwise it is all the same who is first
+        for sequence in lacking:
             self._continue(sequence, draft)
         for sequence in self._sorted(running.prompts):
             self._admit(queues, draft, before=sequence)

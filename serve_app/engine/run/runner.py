@@ -149,8 +149,9 @@ class Runner:
     ) -> LaunchedStep:
         """Start a forward pass over the plan's chunks; sample where they reach their last token.
 
-        running: of each chunk.   after: the step before, from which pending chunks take their token. On the CPU the step is
-        done when this returns; on CUDA the device may have hardly begun.
+        running: of each chunk.   after: the step before, from which pending chunks take their
+        token. On the CPU the step is done when this returns; on CUDA the device may have hardly
+        begun.
         """
         began = self._clock()
         outputs = outputs_of(plan.chunks)
@@ -223,7 +224,7 @@ class Runner:
 
 def _scored(outputs: Outputs, running: Sequence[RunningRequest]) -> Iterator[_Scored]:
     """The requested log-probabilities of prompts and of sampled tokens."""
-    if not any([state.is_scored for state in running]):
+    if not any(state.is_scored for state in running):
         return
     each = zip(outputs.chunks, outputs.positions, outputs.samples, strict=True)
     for row, (chunk, position, samples) in enumerate(each):

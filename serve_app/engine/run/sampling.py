@@ -95,7 +95,7 @@ def sample(
     code: compiled code for this device, if there is any
     ->  (n,) int64
     """
-    if all([row.is_plain for row in rows]):
+    if all(row.is_plain for row in rows):
         return _likeliest(logits, code)
     if logits.device.type != "cpu":
         return _chosen(logits, rows, before, code)

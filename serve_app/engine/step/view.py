@@ -178,7 +178,7 @@ class BlockTables:
         both = enumerate(zip(tables, self._before, strict=False))
         changed = [row for row, (now, before) in both if now is not before]
         width = self._array.shape[1]
-        if len(tables) != len(self._before) or any([len(tables[row]) > width for row in changed]):
+        if len(tables) != len(self._before) or any(len(tables[row]) > width for row in changed):
             self._array = _padded(tables).copy()
         else:
             for row in changed:

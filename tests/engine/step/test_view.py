@@ -54,8 +54,8 @@ def test_tokens_have_the_positions_places_and_blocks_of_their_chunks() -> None:
     assert view.tokens.rows.tolist() == [4, 4, 4, 6]
     assert view.tokens.ends.tolist() == [3, 3, 4]
     assert [(s.place, s.start, s.end, s.models) for s in view.tokens.segments] == [
-        (0, 0, 3, {4}),
-        (2, 3, 4, {6}),
+        (0, 0, 3, frozenset({4})),
+        (2, 3, 4, frozenset({6})),
     ]
     assert view.output_index.tolist() == [3]
     assert view.outputs.ends.tolist() == [0, 0, 1]
@@ -79,8 +79,10 @@ def test_logits_are_wanted_of_prompts_and_of_what_is_sampled_after() -> None:
 
 
 def test_tables_are_those_of_the_chunks_whatever_the_step_before_had() -> None:
-    views, one, two = builder(), (3, 4), (5,)
-    steps = [
+    one: tuple[int, ...] = (3, 4)
+    two: tuple[int, ...] = (5,)
+    views = builder()
+    steps: list[list[tuple[str, tuple[int, ...]]]] = [
         [("a", one), ("b", two)],
         [("a", one), ("b", (5, 6))],
         [("a", one), ("b", (5, 6, 7))],
