@@ -92,7 +92,7 @@ def needed(path: str) -> frozenset[KeyScope]:
     """Any of these is enough for a route."""
     if path == "/metrics":
         return frozenset({KeyScope.METRICS})
-    if path == "/version":
+    if path in ("/version", "/openapi.json"):
         return frozenset(KeyScope)
     if path == "/admin" or path.startswith("/admin/"):
         return frozenset({KeyScope.ADMIN})

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from serve_app.api.parse import drop_neutral
 from serve_app.protocol.errors import bad_request, unsupported
@@ -98,8 +105,60 @@ def _messages(value: object) -> list[dict[str, Any]]:
     return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
 
 
-Prompts = Annotated[list[str | list[int]], BeforeValidator(_prompts)]
-Messages = Annotated[list[dict[str, Any]], BeforeValidator(_messages)]
+_ONE_TOKEN = {"type": "integer", "minimum": 0, "maximum": _MAX_ID}
+_SOME_TOKENS = {"type": "array", "minItems": 1, "items": _ONE_TOKEN}
+_SOME_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+_LISTS_OF_TOKENS = {"type": "array", "minItems": 1, "items": _SOME_TOKENS}
+_TEXT_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_ONE_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": list(_ROLES)},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]},
+        "name": _TEXT_OR_NULL,
+        "tool_call_id": _TEXT_OR_NULL,
+    },
+    "additionalProperties": {"enum": [None, False, [], {}, ""]},
+}
+Prompts = Annotated[
+    list[str | list[int]],
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _SOME_TEXTS, _SOME_TOKENS, _LISTS_OF_TOKENS]}),
+]
+Messages = Annotated[
+    list[dict[str, Any]],
+    BeforeValidator(_messages),
+    WithJsonSchema({"type": "array", "minItems": 1, "items": _ONE_MESSAGE}),
+]
+_Stops = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    BeforeValidator(_stops),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}},
+            ]
+        }
+    ),
+]
+_Biases = Annotated[
+    dict[int, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
 
 
 class _Fields(BaseModel):
@@ -126,14 +185,10 @@ class GenerationFields(_Fields):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    logit_bias: Annotated[
-        dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_biases)
-    ] = None
+    logit_bias: _Biases | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_stops)] = (
-        None
-    )
+    stop: _Stops | None = None
     stop_token_ids: list[TokenId] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None

@@ -3,11 +3,12 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,9 +22,10 @@ from serve_app.api.event_bytes import Events
 from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.jobs import TIERS, chat_job, completion_job, detokenize_job, tokenize_job
 from serve_app.api.metering import MeteredItems
+from serve_app.api.openapi import document as openapi
 from serve_app.api.parse import parse
 from serve_app.api.recording import Record, Recorded, notes_of
-from serve_app.api.streams import EventStream, accepted, collect, unless_gone
+from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
@@ -39,10 +41,10 @@ from serve_app.tenants.limits.lease import Lessor
 from serve_app.tenants.limits.local_lessor import LocalLessor
 
 _STATUS_TIMEOUT_S = 3.0
-_KEYS_METRIC = """\
-# HELP expertpool_keys_broken 1 while the last change of the keys file cannot be taken up
-# TYPE expertpool_keys_broken gauge
-expertpool_keys_broken {}
+_METRIC = """\
+# HELP expertpool_{name} {help}
+# TYPE expertpool_{name} {kind}
+expertpool_{name} {value}
 """
 
 
@@ -53,6 +55,7 @@ class Api:
     keys: None where anybody who can reach the endpoint may use it.
     lessor: of tenants' limits; by default, one for this application alone.
     record: gets the record of each request that was to generate text.
+    num_lost: of these records, how many could not be kept; None where there are none.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
     """
@@ -62,6 +65,7 @@ class Api:
     keys: Keys | None = None
     lessor: Lessor = field(default_factory=LocalLessor)
     record: Record = lambda _: None
+    num_lost: Callable[[], int] | None = None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
     keep_alive_s: float = 15.0
@@ -72,6 +76,7 @@ def build_api(api: Api) -> ASGIApp:
     routes = [*_generation(api), *_texts(api), *_catalogue(api), *_operations(api)]
     for method, path, handler in admin_handlers(api.client):
         routes.append(_route(method, path, _Endpoint(handler)))
+    routes.append(_route("GET", openapi.PATH, _Endpoint(_document(api, routes))))
     router = Router(routes, redirect_slashes=False)
     return Boundary(Access(router, api.keys, api.lessor), names_answers=api.names_answers)
 
@@ -88,6 +93,20 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._handler(Request(scope, receive))
         await response(scope, receive, send)
+
+
+def _document(api: Api, routes: list[Route]) -> Handler:
+    """Of the routes that are in the list when it is first asked for, this one included."""
+
+    @cache
+    def whole() -> openapi.Document:
+        found = [(method, route.path) for route in routes for method in route.methods or ()]
+        return openapi.document(found, package_version(), has_keys=api.keys is not None)
+
+    async def tell(_: Request) -> Response:
+        return JSONResponse(whole())
+
+    return tell
 
 
 def _route(method: str, path: str, app: ASGIApp) -> Route:
@@ -203,8 +222,7 @@ def _operations(api: Api) -> list[Route]:
                 text = await api.client.metrics()
         except TimeoutError:
             raise loading("the engine does not answer") from None
-        if api.keys is not None:
-            text += _KEYS_METRIC.format(int(api.keys.is_broken))
+        text += "".join(_own_metrics(api))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [
@@ -213,6 +231,24 @@ def _operations(api: Api) -> list[Route]:
         _route("GET", "/version", _Endpoint(version_)),
         _route("GET", "/metrics", _Endpoint(metrics)),
     ]
+
+
+def _own_metrics(api: Api) -> Iterator[str]:
+    """Of the ingress itself."""
+    if api.keys is not None:
+        yield _METRIC.format(
+            name="keys_broken",
+            help="1 while the last change of the keys file cannot be taken up",
+            kind="gauge",
+            value=int(api.keys.is_broken),
+        )
+    if api.num_lost is not None:
+        yield _METRIC.format(
+            name="usage_records_lost_total",
+            help="Records of usage that were dropped, as they could not be written for too long",
+            kind="counter",
+            value=api.num_lost(),
+        )
 
 
 async def _answer(
@@ -243,10 +279,13 @@ async def _answer(
 
 async def _body(request: Request, limits: RequestLimits) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.body_bytes:
-            raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limits.body_bytes:
+                raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
+    except ClientDisconnect as error:
+        raise ClientGone from error
     return bytes(body)
 
 

@@ -7,14 +7,14 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.units import size
+from serve_app.units import in_utc, size
 
 if TYPE_CHECKING:
     from rich import progress as bars
@@ -75,9 +75,7 @@ def table(*columns: str, left: int = 1, title: str | None = None) -> Table:
 
 def age(at: str | datetime, now: datetime) -> str:
     """How long ago `at` (ISO time or datetime) was: `3 min`."""
-    then = datetime.fromisoformat(at) if isinstance(at, str) else at
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
+    then = in_utc(datetime.fromisoformat(at) if isinstance(at, str) else at)
     seconds = max(0.0, (now - then).total_seconds())
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import typer
 
 from representation.names import NAME_RULE, valid_name
 from serve_app.engine.settings import count, num_bytes
+from serve_app.units import in_utc
 
 T = TypeVar("T")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -244,7 +245,7 @@ def parse_moment(value: str, *, hint: str) -> datetime:
         raise typer.BadParameter(
             f"{value!r} is not a date such as 2027-01-31", param_hint=hint
         ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return in_utc(moment)
 
 
 def parse_span(value: str, *, hint: str) -> float:

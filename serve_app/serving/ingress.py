@@ -71,7 +71,10 @@ class Ingress:
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
         )
-        return api if self._usage is None else replace(api, record=self._usage.add)
+        usage = self._usage
+        if usage is None:
+            return api
+        return replace(api, record=usage.add, num_lost=lambda: usage.num_lost)
 
     async def write_usage(self) -> None:
         """Returns when all records of usage are where they belong."""

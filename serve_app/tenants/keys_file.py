@@ -19,7 +19,7 @@ tenants:
         expires: 2027-01-01T00:00:00Z
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -38,6 +38,7 @@ from representation.names import NAME_RULE, valid_name
 from serve_app.service_class import ServiceClass
 from serve_app.tenants.errors import BadKeys
 from serve_app.tenants.key_text import id_of
+from serve_app.units import in_utc
 
 
 class KeyScope(StrEnum):
@@ -51,12 +52,7 @@ class KeyScope(StrEnum):
     """Read metrics and the reasons of `/health`."""
 
 
-def _with_zone(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-"""A time without a zone is UTC."""
+Moment = Annotated[datetime, AfterValidator(in_utc)]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -73,14 +73,14 @@ def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -
 
 
 @pytest.mark.parametrize("name", sorted({*CompletionFields.model_fields, "no_such_field"}))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(value=JSON)
 def test_any_value_of_any_field_is_taken_or_400(name: str, value: Any) -> None:
     assert _status({**COMPLETION, name: value}, CompletionFields) in (200, 400)
 
 
 @pytest.mark.parametrize("name", sorted({*ChatFields.model_fields, "no_such_field"}))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(value=JSON)
 def test_any_value_of_any_chat_field_is_taken_or_400(name: str, value: Any) -> None:
     assert _status({**CHAT, name: value}, ChatFields) in (200, 400)

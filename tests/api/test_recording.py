@@ -1,6 +1,7 @@
 """The record of each request: who asked, what it took, how it ended. Never what was said."""
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 import httpx
@@ -36,6 +37,38 @@ def recorded(client: FakeClient, body: dict[str, Any], keys: HeldKeys | None = N
     asyncio.run(run())
     (one,) = found
     return one
+
+
+def test_records_that_were_lost_show_in_the_metrics() -> None:
+    async def run() -> str:
+        app = build_api(Api(FakeClient(), RequestLimits(), num_lost=lambda: 3))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return (await http.get("/metrics")).text
+
+    assert "expertpool_usage_records_lost_total 3\n" in asyncio.run(run())
+
+
+def test_a_client_that_leaves_while_it_sends_is_recorded_as_gone_and_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found: list[UsageRecord] = []
+    app = build_api(Api(FakeClient(), RequestLimits(), record=found.append))
+    path = "/v1/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        raise AssertionError(message)
+
+    async def run() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(run())
+    assert [one.status for one in found] == [499]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("stream", [False, True])

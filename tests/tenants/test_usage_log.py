@@ -90,6 +90,21 @@ def test_records_are_kept_while_the_storage_fails(
     assert log.num_lost == 0
 
 
+def test_what_is_dropped_when_nothing_can_be_written_for_too_long_is_counted(
+    opened: Callable[..., UsageLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFailed("no space left")
+
+    monkeypatch.setattr(usage_log, "MOST_KEPT", 3)
+    log = opened()
+    monkeypatch.setattr(log._storage, "write", full)
+    for number in range(5):
+        log.add(record(number))
+    log.close()
+    assert log.num_lost == 2
+
+
 def test_sums_are_of_the_time_asked_and_by_what_was_asked(tmp_path: Path) -> None:
     days = [NOON + timedelta(days=number) for number in range(3)]
     for day in days:

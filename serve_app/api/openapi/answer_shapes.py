@@ -1,0 +1,191 @@
+"""The bodies of answers, as the document tells them. `answers` and `routes` make them.
+
+Nothing is checked against these when it is sent; tests check that they are true.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+_Finish = Literal["stop", "length"] | None
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptTokensDetails(_Body):
+    cached_tokens: int
+
+
+class Usage(_Body):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(_Body):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(_Body):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: _Finish
+
+
+class Completion(_Body):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionChunk(_Body):
+    """The data of one event of a stream. `usage`: with `include_usage`, null but in the last."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class TopLogprob(_Body):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(_Body):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(_Body):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AnswerMessage(_Body):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(_Body):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: _Finish
+
+
+class ChatCompletion(_Body):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(_Body):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(_Body):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: _Finish
+
+
+class ChatCompletionChunk(_Body):
+    """The data of one event of a stream. `usage`: with `include_usage`, null but in the last."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class TokenizeAnswer(_Body):
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeAnswer(_Body):
+    prompt: str
+
+
+class Model(_Body):
+    id: str
+    object: Literal["model"]
+    root: str
+    created: int
+    owned_by: str
+    max_model_len: int
+    release: str
+
+
+class ModelList(_Body):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(_Body):
+    """`release`, `detail`: for keys with the scope `metrics` or `admin`."""
+
+    status: Literal["ok", "unhealthy"]
+    release: str | None = None
+    detail: dict[str, Any] | None = None
+
+
+class Ready(_Body):
+    status: Literal["ready"]
+    release: str | None = None
+
+
+class Version(_Body):
+    version: str
+
+
+class ErrorFacts(_Body):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(_Body):
+    error: ErrorFacts
+
+
+class Replicas(_Body):
+    """Each entry names its replica, and has what was asked about."""
+
+    replicas: list[dict[str, Any]]
+
+
+class Changed(_Body):
+    model: str
+    action: str
+    replicas: list[dict[str, Any]]

@@ -1,0 +1,73 @@
+"""The OpenAPI document: whole, and made of what is there. That it is true: `tests/serving`."""
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from serve_app.api.fields import ChatFields, CompletionFields
+from serve_app.api.parse import parse
+from serve_app.api.statuses import STATUSES
+from serve_app.protocol.errors import CODES
+from tests.api.held_keys import HeldKeys
+from tests.api.test_access import KEYS, all_routes, call, shown
+
+
+def _document(keys: HeldKeys | None = None) -> Any:
+    [answer] = call(keys, ("GET", "/openapi.json", shown("infer")))
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_every_route_is_in_the_document_and_no_other() -> None:
+    paths = _document()["paths"]
+    told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert {(method, re.sub("{[^}]*}", "x", path)) for method, path in told} == set(all_routes())
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = _document()
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert named <= set(document["components"]["schemas"])
+
+
+def test_a_generation_names_every_error_there_is() -> None:
+    answers = _document(HeldKeys(KEYS))["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(answers) == {"200", *(str(STATUSES[code].number) for code in CODES)}
+    assert answers["429"]["headers"]["retry-after"]["required"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+def test_keys_are_in_the_document_where_they_are_needed() -> None:
+    document = _document(HeldKeys(KEYS))
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert {} in document["paths"]["/health"]["get"]["security"]
+    assert {} not in document["paths"]["/v1/models"]["get"]["security"]
+    without = _document()
+    assert without["components"]["securitySchemes"] == {}
+    assert "security" not in without["paths"]["/v1/models"]["get"]
+    assert not {"401", "403"} & set(without["paths"]["/v1/models"]["get"]["responses"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (CompletionFields, {"prompt": "x"}),
+        (CompletionFields, {"prompt": ["x", "y"], "stop": "a", "logit_bias": {"7": -1}}),
+        (CompletionFields, {"prompt": [1, 2], "stop": ["a"], "stop_token_ids": [3]}),
+        (CompletionFields, {"prompt": [[1], [2, 3]], "n": 2}),
+        (ChatFields, {"messages": [{"role": "user", "content": "x", "name": None}]}),
+        (ChatFields, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    ],
+)
+def test_what_the_document_allows_is_what_is_parsed(schema: Any, fields: dict[str, Any]) -> None:
+    schemas = _document()["components"]["schemas"]
+    whole = {"$ref": f"#/components/schemas/{schema.__name__}", "components": {"schemas": schemas}}
+    good: dict[str, Any] = {"model": "a", **fields}
+    jsonschema.validate(good, whole)
+    parse(json.dumps(good).encode(), schema)
+    for bad in ({**good, "n": 0}, {**good, "max_token": 3}, {**good, "stop": [1]}, fields):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, whole)
