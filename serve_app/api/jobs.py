@@ -1,5 +1,7 @@
 """Turns checked fields into a `Job`, within the operator's caps. Models' defaults come later."""
 
+import secrets
+
 from serve_app.api.fields import (
     ChatFields,
     CompletionFields,
@@ -160,7 +162,7 @@ def _shared(
         "n": fields.n or 1,
         "min_tokens": min_tokens,
         "sampling": {name: value for name, value in named.items() if value is not None},
-        "seed": fields.seed,
+        "seed": secrets.randbits(63) if fields.seed is None else fields.seed,
         "logit_bias": dict(biases),
         "stop": list(stops),
         "stop_token_ids": list(stop_ids),

@@ -29,6 +29,7 @@ from serve_app.api.streams import ClientGone, EventStream, accepted, collect, un
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
+    draining,
     loading,
     no_such_model,
     not_allowed,
@@ -208,6 +209,8 @@ def _operations(api: Api) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         status = await _status(api)
+        if status.get("draining"):
+            raise draining()
         if status["release"] is None or not status["healthy"]:
             raise loading("no release is being served yet")
         release = {"release": status["release"]} if _may_know(request) else {}

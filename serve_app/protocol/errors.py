@@ -148,6 +148,20 @@ def loading(message: str) -> ProtocolError:
     return ProtocolError("loading", message)
 
 
+def draining() -> ProtocolError:
+    """The endpoint is about to end."""
+    return ProtocolError("draining", "The server is shutting down and takes no new requests")
+
+
+def engine_unavailable(retry_after_s: float) -> ProtocolError:
+    """The engine's process has died, and another is starting."""
+    return ProtocolError(
+        "engine_unavailable",
+        f"The engine is starting again, which should take {retry_after_s:.0f} s more",
+        retry_after_s=retry_after_s,
+    )
+
+
 def deadline_exceeded() -> ProtocolError:
     """The request was not answered within the time that it gave."""
     return ProtocolError(

@@ -11,7 +11,8 @@ class Wishes(TypedDict):
     the model's own defaults supply the rest. `service_class`: one that the tenant may have.
 
     `timeout_s`: how long the answer may take from when the job is sent; None: as long as it takes.
-    What is left travels, not a time of day, so clocks need not agree.
+    What is left travels, not a time of day, so clocks need not agree. `seed`: the client's, or one
+    that the ingress has drawn, so that the same job gives the same answer again.
     """
 
     model: str
@@ -20,7 +21,7 @@ class Wishes(TypedDict):
     n: int
     min_tokens: int
     sampling: dict[str, float]
-    seed: int | None
+    seed: int
     logit_bias: dict[int, float]
     stop: list[str]
     stop_token_ids: list[int]
@@ -169,9 +170,13 @@ class Text(TypedDict):
 
 
 class Status(TypedDict):
-    """`healthy`: the engine steps. `release`: the one that answers new requests, if any."""
+    """`healthy`: the engine steps. `release`: the one that answers new requests, if any.
+
+    `draining`: whoever says this is about to end, and takes no new requests.
+    """
 
     healthy: bool
+    draining: NotRequired[bool]
     release: str | None
     detail: dict[str, Any]
 

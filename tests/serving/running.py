@@ -18,7 +18,7 @@ async def replica_of(
     world: World, config: ServeConfig = CONFIG, **target: str
 ) -> AsyncIterator[EngineReplica]:
     """Serving, unless nothing can be served."""
-    replica = EngineReplica(config, world.parts(), draw_seed=lambda: 7)
+    replica = EngineReplica(config, world.parts())
     await replica.reconfigure(target or {"channel": "stable"})
     try:
         yield replica

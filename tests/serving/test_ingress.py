@@ -12,7 +12,13 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from serve_app.config import ServeConfig
-from serve_app.protocol.errors import ProtocolError, deadline_exceeded, overloaded
+from serve_app.protocol.errors import (
+    ProtocolError,
+    deadline_exceeded,
+    draining,
+    loading,
+    overloaded,
+)
 from serve_app.protocol.messages import Item
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.transport import client as client_module
@@ -21,11 +27,12 @@ from serve_app.serving.transport.inbox import Inbox
 from tests.api.fakes import ACCEPTED, piece
 from tests.serving.running import until
 
+REPLY = {"healthy": True, "release": "r1", "detail": {}}
 FULL = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 
 
 def job(name: str, timeout_s: float | None = None) -> Any:
-    return {"id": name, "timeout_s": timeout_s}
+    return {"id": name, "timeout_s": timeout_s, "seed": 3, "release": None}
 
 
 def opening(*items: Item, carries: bool = False) -> Any:
@@ -57,6 +64,7 @@ class FakeHandle:
         self.streams = {name: FakeStream() for name in jobs}
         self.error = error
         self.aborted: list[str] = []
+        self.sent: list[Any] = []
         self.ingresses: set[str] = set()
         self.options_given: dict[str, Any] = {}
 
@@ -84,6 +92,7 @@ class FakeHandle:
     def remote(self, *arguments: Any) -> Any:
         match arguments:
             case ({"id": name}, ingress):
+                self.sent.append(arguments[0])
                 self.ingresses.add(ingress)
                 return self.streams[name]
         return self._reply()
@@ -91,13 +100,15 @@ class FakeHandle:
     async def _reply(self) -> Any:
         if self.error is not None:
             raise self.error
-        return "reply"
+        return REPLY
 
 
-async def _take(client: HandleClient, name: str, num: int | None = None) -> list[Item]:
+async def _take(
+    client: HandleClient, name: str, num: int | None = None, timeout_s: float | None = None
+) -> list[Item]:
     """The items of a job, or the first `num`; what came at once must be a list alone at first."""
     items: list[Item] = []
-    async with aclosing(client.generate(job(name))) as batches:
+    async with aclosing(client.generate(job(name, timeout_s))) as batches:
         async for batch in batches:
             assert items or len(batch) == 1
             items += batch
@@ -182,9 +193,12 @@ def test_an_abort_that_reaches_nobody_is_no_error() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(FULL, "server_overloaded"), (ActorDiedError(), "loading")],
+    [(FULL, "server_overloaded"), (ActorDiedError(), "engine_unavailable")],
 )
-def test_an_engine_out_of_reach_is_a_refusal(error: Exception, code: str) -> None:
+def test_an_engine_out_of_reach_is_a_refusal(
+    error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_AWAY_S", 0.01)
     handle = FakeHandle("a", error=error)
     handle.streams["a"].give(error)
     [item] = _run(handle, lambda client: _take(client, "a"))
@@ -201,6 +215,114 @@ def test_an_engine_that_dies_in_the_middle_is_an_internal_error() -> None:
     items = _run(handle, lambda client: _take(client, "a"))
     assert items[-1]["type"] == "error"
     assert items[-1]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_a_job_of_which_nothing_was_answered_is_sent_again_when_the_engine_is_back(
+    is_accepted: bool,
+) -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        asking = asyncio.create_task(_take(client, "a"))
+        await until(lambda: len(handle.sent) == 1)
+        handle.error = ActorDiedError()
+        handle.streams["a"].give(*([opening()] if is_accepted else []), ActorDiedError())
+        await until(lambda: client._watch.is_away)
+        [refusal] = await _take(client, "b")
+        assert refusal["type"] == "error"
+        assert refusal["code"] == "engine_unavailable"
+        assert refusal["retry_after_s"] > 1
+        assert len(handle.sent) == 1
+        handle.error = None
+        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("x", "stop")])])
+        handle.streams["a.2"].give([("a", [piece("late")]), ("a.2", None)], None)
+        items = await asking
+        assert await _take(client, "c") == [ACCEPTED]
+        return items
+
+    handle = FakeHandle("a", "a.2", "c")
+    handle.streams["c"].give(opening(), [("c", None)], None)
+    assert _run(handle, test) == [ACCEPTED, piece("x", "stop")]
+    assert [sent["id"] for sent in handle.sent] == ["a", "a.2", "c"]
+    assert handle.sent[1]["release"] == ("r1" if is_accepted else None)
+    assert handle.sent[1]["seed"] == handle.sent[0]["seed"]
+
+
+def test_a_job_that_nobody_takes_waits_for_the_next_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "_OPENS_S", 0.01)
+
+    async def test(client: HandleClient) -> list[Item]:
+        handle.error = ActorDiedError()
+        asking = asyncio.create_task(_take(client, "a"))
+        await until(lambda: client._watch.is_away)
+        handle.streams["a"].give(opening(loading("not yet").to_item()), None)  # the next one's
+        handle.error = None
+        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("x", "stop")])])
+        handle.streams["a.2"].give([("a.2", None)], None)
+        return await asking
+
+    handle = FakeHandle("a", "a.2")
+    assert _run(handle, test) == [ACCEPTED, piece("x", "stop")]
+
+
+def test_a_job_is_sent_again_once_and_within_its_time() -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        asking = asyncio.create_task(_take(client, "a", timeout_s=50))
+        await until(lambda: len(handle.sent) == 1)
+        await asyncio.sleep(0.02)
+        handle.streams["a"].give(opening(), ActorDiedError())
+        handle.streams["a.2"].give(opening(), ActorDiedError())
+        return await asking
+
+    handle = FakeHandle("a", "a.2")
+    items = _run(handle, test)
+    assert [item.get("code") for item in items] == [None, "engine_unavailable"]
+    assert 49 < handle.sent[1]["timeout_s"] < 49.99
+
+
+def test_a_job_that_is_left_while_its_engine_is_away_is_not_sent_again() -> None:
+    async def test(client: HandleClient) -> None:
+        asking = asyncio.create_task(_take(client, "a"))
+        await until(lambda: len(handle.sent) == 1)
+        handle.error = ActorDiedError()
+        handle.streams["a"].give(opening(), ActorDiedError())
+        await until(lambda: client._watch.is_away)
+        asking.cancel()
+        await asyncio.wait({asking})
+        handle.error = None
+        assert await client._watch.back(5)
+        await asyncio.sleep(0.02)
+        assert not client._open
+
+    handle = FakeHandle("a")
+    _run(handle, test)
+    assert [sent["id"] for sent in handle.sent] == ["a"]
+
+
+def test_an_ingress_that_drains_takes_nothing_new_and_ends_what_takes_too_long() -> None:
+    async def test(client: HandleClient) -> list[list[Item]]:
+        short, long = (asyncio.create_task(_take(client, name)) for name in ("a", "b"))
+        for name in ("a", "b"):
+            handle.streams[name].give(opening(carries=name == "a"))
+        handle.streams["a"].give([("b", [piece("y")])])
+        await until(lambda: all(inbox.is_open for inbox in client._open))
+        draining_ = asyncio.create_task(client.drain(0.2))
+        await asyncio.sleep(0.01)
+        assert await _take(client, "c") == [draining().to_item()]
+        with pytest.raises(ProtocolError, match="shutting down"):
+            await client.tokenize({"model": "m"})  # type: ignore[typeddict-item]
+        assert (await client.status())["draining"]
+        handle.streams["a"].give([("a", [piece("x", "stop")]), ("a", None)])
+        items = [await short, await long]
+        await draining_
+        return items
+
+    handle = FakeHandle("a", "b")
+    assert _run(handle, test) == [
+        [ACCEPTED, piece("x", "stop")],
+        [ACCEPTED, piece("y"), draining().to_item()],
+    ]
 
 
 def test_items_that_never_come_are_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +395,7 @@ def test_questions_are_passed_on() -> None:
             await client.status(),
             await client.metrics(),
         ):
-            assert answer == "reply"
+            assert answer == REPLY
 
     asyncio.run(run())
 

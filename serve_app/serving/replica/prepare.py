@@ -71,7 +71,6 @@ def requests_of(
     model: ServedModel,
     prompts: Sequence[Sequence[int]],
     *,
-    seed: int,
     cap: int | None,
     deadline: float | None,
 ) -> list[Request]:
@@ -94,7 +93,7 @@ def requests_of(
                     model=model.name,
                     prompt=tuple(prompt),
                     max_tokens=max_tokens,
-                    sampling=model.defaults.sampling(job, choice_seed(seed, choice)),
+                    sampling=model.defaults.sampling(job, choice_seed(job["seed"], choice)),
                     stop_token_ids=stops,
                     min_tokens=min(job["min_tokens"], max_tokens),
                     prompt_logprobs=job["logprobs"] if job["echo"] else None,

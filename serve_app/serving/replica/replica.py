@@ -82,12 +82,10 @@ class EngineReplica:
         parts: Parts,
         *,
         clock: Callable[[], float] = time.monotonic,
-        draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
     ) -> None:
         self._config = config
         self._parts = parts
         self._clock = clock
-        self._draw_seed = draw_seed
         self._metrics = Metrics(config.metrics.max_tenants)
         self._post = Post()
         self._sender = Sender(self.generate)
@@ -219,9 +217,8 @@ class EngineReplica:
         self, job: Job, model: ServedModel, deadline: float | None
     ) -> list[Request]:
         prompts = await encode_prompts(job, model, self._text)
-        seed = self._draw_seed() if job["seed"] is None else job["seed"]
         cap = self._config.limits.prompt_tokens
-        return requests_of(job, model, prompts, seed=seed, cap=cap, deadline=deadline)
+        return requests_of(job, model, prompts, cap=cap, deadline=deadline)
 
     async def tokenize(self, asked: TokenizeJob) -> Tokens | ErrorItem:
         alias = alias_of(self._aliases.value, asked["model"])

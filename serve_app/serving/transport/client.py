@@ -1,11 +1,13 @@
 """How the ingress reaches the engine: jobs and questions over a Ray Serve handle."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
+from time import monotonic
 from typing import Any, cast
 
 import grpc
@@ -15,6 +17,8 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from serve_app.protocol.errors import (
     ProtocolError,
     deadline_exceeded,
+    draining,
+    engine_unavailable,
     internal,
     loading,
     overloaded,
@@ -33,6 +37,7 @@ from serve_app.protocol.messages import (
     Tokens,
 )
 from serve_app.serving.transport.carrier import Parcel
+from serve_app.serving.transport.engine_watch import EngineWatch
 from serve_app.serving.transport.inbox import Inbox
 
 _log = logging.getLogger(__name__)
@@ -48,6 +53,12 @@ _ALL_S = 10.0
 """How long all replicas together have to answer."""
 _LATE_S = 30.0
 """How long to wait for a job's last items on another stream after its own has ended."""
+_CLOSING_S = 3.0
+"""How long clients that are told that it ends may take to read so."""
+_OPENS_S = 0.8
+"""Who has not heard of the engine for so long finds out whether it is there."""
+_AWAY_S = 120.0
+"""How long a job waits for another engine after its own has died."""
 
 
 class HandleClient:
@@ -56,6 +67,10 @@ class HandleClient:
     A job's stream is read to its end even if its client has left, since it may carry the items of
     other jobs. A message to the replicas ends a job. It goes to all of them, because a handle
     cannot address one. A draining replica does not get it, and finishes the job.
+
+    If the engine dies, a job of which nothing has been answered yet is sent again, once, when the
+    engine is back, to the release that had accepted it, if any had. Its seed is the same, so nobody
+    can tell. New jobs are refused until then.
 
     Streams go over Serve's own gRPC, which has Ray's authentication and encryption, because a
     message then costs half of what one of Ray's objects does. Questions do not: in the context of
@@ -68,40 +83,99 @@ class HandleClient:
         self._streaming = handle.options(stream=True, **(_GRPC if _takes_long_messages() else {}))
         self._name = uuid.uuid4().hex
         self._inboxes: dict[str, Inbox] = {}
+        self._open: set[Inbox] = set()
+        self._has_left = asyncio.Event()
+        self.is_draining = False
+        self._watch = EngineWatch(self._serves)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def generate(self, job: Job) -> Inbox:
         """A failure between the processes is a refusal at first, and an error midway later."""
-        name = job["id"]
 
         def left(inbox: Inbox) -> None:
-            del self._inboxes[name]
-            if not inbox.has_ended:
-                self._begin(self._abort(name))
+            self._open.discard(inbox)
+            self._has_left.set()
+            for name in (job["id"], _again(job)["id"]):
+                if self._inboxes.pop(name, None) is inbox and not inbox.has_ended:
+                    self._begin(self._abort(name))
 
-        inbox = self._inboxes[name] = Inbox(left)
-        self._begin(self._read(job, inbox))
+        inbox = Inbox(left)
+        if self.is_draining:
+            inbox.fail(draining())
+            return inbox
+        self._inboxes[job["id"]] = inbox
+        self._open.add(inbox)
+        self._begin(self._send(job, inbox))
         if job["timeout_s"] is not None:
             # The engine ends it too, unless it is stuck: then nobody else would tell the client.
             inbox.fail_after(job["timeout_s"], deadline_exceeded())
         return inbox
 
-    async def _read(self, job: Job, inbox: Inbox) -> None:
-        """Reads a job's whole stream: its opening, and parcels with any job's items."""
+    async def drain(self, grace_s: float) -> None:
+        """Take no new jobs. Returns when all have ended; after the grace, they are ended."""
+        self.is_draining = True
+        await self._until_idle(grace_s)
+        for inbox in self._open:
+            inbox.fail(draining())
+        await self._until_idle(_CLOSING_S)
+
+    async def _until_idle(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._open:
+                    self._has_left.clear()
+                    await self._has_left.wait()
+
+    async def _send(self, job: Job, inbox: Inbox) -> None:
+        """Send a job, and once more if the engine dies before anything was answered."""
+        if not await self._watch.known():
+            inbox.fail(engine_unavailable(self._watch.retry_after_s))
+            return
+        begun = monotonic()
+        failure = await self._read(job, inbox)
+        if failure is None or inbox.has_ended:
+            return
+        died = failure.code == "engine_unavailable"
+        if died and not inbox.has_answer and await self._watch.back(_AWAY_S):
+            failure = await self._read_again(job, inbox, monotonic() - begun)
+        if failure is not None:
+            inbox.fail(internal() if inbox.has_answer else failure)
+
+    async def _read_again(self, job: Job, inbox: Inbox, after_s: float) -> ProtocolError | None:
+        """Send a job for the second time, unless it has ended meanwhile. -> see `_read`"""
+        if inbox.has_ended:
+            return None
+        del self._inboxes[job["id"]]
+        again = _again(job, inbox.release, after_s)
+        self._inboxes[again["id"]] = inbox
+        return await self._read(again, inbox)
+
+    async def _read(self, job: Job, inbox: Inbox) -> ProtocolError | None:
+        """Reads a job's whole stream: its opening, and parcels with any job's items.
+
+        -> why it broke, if it did.
+        """
+        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._watch.lost)
         try:
             async for message in self._streaming.send.remote(job, self._name):
                 if isinstance(message, list):
                     self._hand_out(message)
                     continue
+                doubt.cancel()
+                first = message["items"][0]
+                if self._watch.is_away and first["type"] == "error" and first["code"] == "loading":
+                    return engine_unavailable(self._watch.retry_after_s)
                 inbox.open(message["items"])
                 if job["id"] not in self._inboxes:
                     await self._abort(job["id"])  # left before the replica knew about it
         except (grpc.RpcError, RayError, RayServeException) as error:
             _log.warning("job %s: %s", job["id"], error)
-            inbox.fail(internal() if inbox.is_open else _unreachable(error))
-            return
+            return self._lost(error)
+        finally:
+            doubt.cancel()
         if not inbox.has_ended and not await inbox.ended(_LATE_S):
             inbox.fail(internal())
+        return None
 
     def _hand_out(self, parcel: Parcel) -> None:
         for job, items in parcel:
@@ -124,16 +198,23 @@ class HandleClient:
         task.add_done_callback(self._tasks.discard)
 
     async def tokenize(self, job: TokenizeJob) -> Tokens | ErrorItem:
+        self._refuse_if_draining()
         return cast("Tokens | ErrorItem", await self._ask(self._handle.tokenize, job))
 
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
+        self._refuse_if_draining()
         return cast("Text | ErrorItem", await self._ask(self._handle.detokenize, job))
+
+    def _refuse_if_draining(self) -> None:
+        if self.is_draining:
+            raise draining()
 
     async def models(self) -> Models:
         return cast(Models, await self._ask(self._handle.models))
 
     async def status(self) -> Status:
-        return cast(Status, await self._ask(self._handle.status))
+        status = cast(Status, await self._ask(self._handle.status))
+        return {**status, "draining": True} if self.is_draining else status
 
     async def metrics(self) -> str:
         return cast(str, await self._ask(self._handle.metrics))
@@ -157,24 +238,53 @@ class HandleClient:
         except TimeoutError:
             raise loading("a replica of the engine does not answer") from None
         except (RayError, RayServeException) as error:
-            raise _unreachable(error) from error
+            raise self._lost(error) from error
         if not found:
-            raise loading("the engine is not available: it is starting or restarting")
+            raise engine_unavailable(self._watch.retry_after_s)
         return found
 
     async def _ask(self, method: Any, *arguments: Any) -> Any:
         """Raises ProtocolError if the engine's process does not answer."""
+        if not await self._watch.known():
+            raise engine_unavailable(self._watch.retry_after_s)
+        asked = asyncio.ensure_future(_result(method.remote(*arguments)))
         try:
-            return await method.remote(*arguments)
+            done, _ = await asyncio.wait({asked}, timeout=_OPENS_S)
+            if not done:
+                self._watch.lost()
+                if not await self._watch.known():
+                    raise engine_unavailable(self._watch.retry_after_s)
+            return await asked
         except (RayError, RayServeException) as error:
-            raise _unreachable(error) from error
+            raise self._lost(error) from error
+        finally:
+            asked.cancel()
+
+    def _lost(self, error: Exception) -> ProtocolError:
+        """What was asked has failed. -> what to tell the client"""
+        if isinstance(error, BackPressureError):
+            return overloaded("too many requests are waiting for the engine; try again later")
+        self._watch.lost()
+        return engine_unavailable(self._watch.retry_after_s)
+
+    async def _serves(self) -> bool:
+        status = cast(Status, await self._handle.status.remote())
+        return status["healthy"] and status["release"] is not None
+
+
+async def _result(response: Awaitable[Any]) -> Any:
+    return await response
 
 
 def _takes_long_messages() -> bool:
     return int(os.environ.get(_LONGEST_MESSAGE, "0")) >= _LONG_ENOUGH
 
 
-def _unreachable(error: Exception) -> ProtocolError:
-    if isinstance(error, BackPressureError):
-        return overloaded("too many requests are waiting for the engine; try again later")
-    return loading("the engine is not available: it is starting or restarting")
+def _again(job: Job, release: str | None = None, after_s: float = 0.0) -> Job:
+    """The same job for a second time, after so long. Another name keeps what is left of the first
+    apart.
+    """
+    again: Job = {**job, "id": f"{job['id']}.2", "release": release}
+    if job["timeout_s"] is not None:
+        again["timeout_s"] = job["timeout_s"] - after_s
+    return again

@@ -23,6 +23,10 @@ class Inbox:
         self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = False
+        self.release: str | None = None
+        """Of those who have accepted the job, once they have."""
+        self.has_answer = False
+        """Whether anything of an answer has come, or of the error that ended it."""
         self.has_ended = False
         """Whether nothing more follows."""
 
@@ -40,6 +44,8 @@ class Inbox:
         if self.is_open:
             return
         self._first = items
+        if items[0]["type"] == "accepted":
+            self.release = items[0]["release"]
         self.is_open = True
         if items[0]["type"] == "error":
             self._end()
@@ -51,6 +57,7 @@ class Inbox:
             self._end()
         elif items:
             self._later += items
+            self.has_answer = True
         else:
             return
         if self.is_open:
