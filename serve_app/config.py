@@ -67,6 +67,8 @@ class ServeConfig(_Strict):
     """Where usage records are written: a directory or an fsspec address; without one, nowhere."""
     insecure_no_keys: bool = False
     """Answer anybody who can reach the endpoint. Without this, keys are needed."""
+    drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How long running answers may take to end once the endpoint is told to end."""
     keep_alive_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     """A stream that has nothing to say for so long sends a comment, so that nobody closes it."""
     max_open_choices: int = Field(default=1024, ge=1)

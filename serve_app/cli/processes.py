@@ -13,7 +13,7 @@ _SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class Interruption:
-    """SIGTERM and Ctrl-C, as an exception that unwinds the command, and as an exit code.
+    """SIGTERM, Ctrl-C and SIGHUP, as an exception that unwinds the command, and as an exit code.
 
     The first of them raises KeyboardInterrupt in the main thread, so that `finally` clauses close
     what is open; later ones are ignored, because the command is already on its way out.
@@ -25,13 +25,18 @@ class Interruption:
         self.number: int | None = None
 
     def install(self) -> None:
-        """Handle both signals. Call it again after a library (Ray) has replaced the handlers."""
+        """Handle the signals. Call it again after a library (Ray) has replaced the handlers.
+
+        SIGHUP stays ignored where it is, as `nohup` has it.
+        """
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGINT, self._receive)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._receive)
 
     @property
     def name(self) -> str:
-        """The signal that came: `SIGTERM` or `SIGINT`."""
+        """The signal that came: `SIGTERM`, say."""
         return "nothing" if self.number is None else signal.Signals(self.number).name
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -126,6 +126,12 @@ def serve(
             help="Processes that answer on the port; with 2, one serves on when the other dies.",
         ),
     ] = None,
+    drain: Annotated[
+        float,
+        typer.Option(
+            metavar="S", min=0, help="Seconds that running answers have to end after a signal."
+        ),
+    ] = 30.0,
     keys: Annotated[
         str | None,
         typer.Option(
@@ -171,6 +177,7 @@ def serve(
         keys=keys,
         usage=usage,
         reload=reload.value,
+        drain_s=drain,
         insecure_no_keys=insecure_no_keys,
     )
     user = UserConfig(channel=channel)

@@ -22,10 +22,10 @@ from serve_app.tenants.limits.lease import Lessor
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
 """Far above what the replica admits: its refusal has OpenAI's form, which Serve's has not."""
-_DRAIN_S = 60.0
-"""How long a replica may take to finish its answers before it stops."""
-_INGRESS_CHECK_S = 1.0
-"""How often Serve looks whether an ingress lives; it starts another for one that has died."""
+_LONGER_S = 10.0
+"""An ingress that stops together with its engine has so much longer, to tell its clients."""
+_CHECK_S = 1.0
+"""How often Serve looks whether a replica lives; it starts another for one that has died."""
 _ENV_PREFIX = "EXPERTPOOL_"
 
 
@@ -125,8 +125,8 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=target,
         ray_actor_options=actor,
-        graceful_shutdown_timeout_s=_DRAIN_S,
-        health_check_period_s=5,
+        graceful_shutdown_timeout_s=config.drain_s,
+        health_check_period_s=_CHECK_S,
         health_check_timeout_s=30,
     )
     ingress: Any = serve.deployment(
@@ -136,8 +136,8 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=None if listen is None else {"host": listen[0], "port": listen[1]},
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=_DRAIN_S,
-        health_check_period_s=_INGRESS_CHECK_S,
+        graceful_shutdown_timeout_s=config.drain_s + _LONGER_S,
+        health_check_period_s=_CHECK_S,
     )
     plain = config.model_dump(mode="json")
     app: Application = ingress.bind(engine.bind(plain), plain)

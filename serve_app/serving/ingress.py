@@ -56,7 +56,8 @@ class Ingress:
 
     async def check_health(self) -> None:
         """Raises if it should listen but does not."""
-        if self._listener is not None and not self._listener.is_serving:
+        ended = self._listener is not None and not self._listener.is_serving
+        if ended and not self._client.is_draining:
             raise ServingError("the ingress no longer listens")
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -75,6 +76,13 @@ class Ingress:
         if usage is None:
             return api
         return replace(api, record=usage.add, num_lost=lambda: usage.num_lost)
+
+    async def drain(self) -> None:
+        """Take no new requests. Returns when all have ended; those that last too long are ended."""
+        await self._client.drain(self._config.drain_s)
+        if self._listener is not None:
+            await self._listener.aclose()
+        await self.write_usage()
 
     async def write_usage(self) -> None:
         """Returns when all records of usage are where they belong."""

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from serve_app.errors import ConfigError
 
+_CLOSING_S = 10.0
 _KEEP_ALIVE_S = 120
 """Longer than clients keep idle connections, so that none is closed just as it is used."""
 
@@ -56,10 +57,12 @@ class Listener:
         await self._server.answers.wait()
 
     async def aclose(self) -> None:
-        """Takes no more connections, and returns when running requests are answered."""
+        """Takes no more connections, and returns when running requests are answered, or when their
+        clients do not read what is written to them.
+        """
         self._server.should_exit = True
         if self._serving is not None:
-            await asyncio.wait({self._serving})
+            await asyncio.wait({self._serving}, timeout=_CLOSING_S)
 
 
 class _Server(uvicorn.Server):

@@ -7,7 +7,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import ip_address
 from types import FrameType
 from typing import Any
@@ -23,7 +24,9 @@ _CORES_FOR_TWO = 4
 """From so many cores on, there are two ingresses: the other serves on when one dies."""
 _WRITING_S = 5.0
 """How long to wait for the last records of usage."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLOSING_S = 20.0
+"""How much longer than its grace draining may take, to tell clients and write records."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -49,19 +52,23 @@ def run(
     ingresses: int | None = None,
     on_started: Callable[[str], None] | None = None,
 ) -> None:
-    """Starts Ray and the endpoint, and blocks until SIGTERM or Ctrl-C. Then everything ends.
+    """Starts Ray and the endpoint, and blocks until SIGTERM, Ctrl-C or SIGHUP.
+
+    Then it takes no new requests, running ones have `config.drain_s` to end, and everything ends.
+    A second signal ends everything at once.
 
     ingresses: processes that answer on the port; None: two from four cores on, else one.
     on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
     release is served). Raises ConfigError if the port is taken.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         with endpoint(config, user, port, host=host, ingresses=ingresses) as address:
             if on_started is not None:
                 on_started(address)
-            _wait_for_the_end()
+            wait_for_the_end(partial(_drain, config.drain_s))
     except KeyboardInterrupt:
         return  # stopped while it was starting
 
@@ -110,19 +117,33 @@ def endpoint(
     finally:
         _restore(handlers)
         if config.usage is not None and ray.is_initialized():
-            _write_usage(serve)
+            _tell_ingresses("write_usage", _WRITING_S)
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
 def _start_ray(ray: Any) -> None:
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        configure_logging=True,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        namespace=_NAME,
-    )
+    """What it starts ignores SIGHUP, as it does Ctrl-C: a terminal sends both to all processes, and
+    this one ends the others.
+    """
+    with _ignoring_hangup():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            configure_logging=True,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            namespace=_NAME,
+        )
+
+
+@contextmanager
+def _ignoring_hangup() -> Iterator[None]:
+    before = {signal.SIGHUP: signal.getsignal(signal.SIGHUP)}
+    _restore({signal.SIGHUP: signal.SIG_IGN})
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 def default_ingresses() -> int:
@@ -130,21 +151,30 @@ def default_ingresses() -> int:
     return 2 if len(os.sched_getaffinity(0)) >= _CORES_FOR_TWO else 1
 
 
-def _write_usage(serve: Any) -> None:
-    """What the ingresses have not written yet. If one cannot be asked, the log of this says so."""
+def _drain(grace_s: float) -> None:
+    """Returns when the ingresses have answered what they had begun, or have ended it."""
+    _log.warning(
+        "draining: running answers have %g s to end; another signal ends them now", grace_s
+    )
+    _tell_ingresses("drain", grace_s + _CLOSING_S)
 
-    async def write() -> None:
-        async with asyncio.timeout(_WRITING_S):
-            asked = serve.get_app_handle(_NAME).broadcast("write_usage")
+
+def _tell_ingresses(method: str, within_s: float) -> None:
+    """Call a method of all of them. If one cannot be asked, the log of this says so."""
+    from ray import serve
+
+    async def tell() -> None:
+        async with asyncio.timeout(within_s):
+            asked = serve.get_app_handle(_NAME).broadcast(method)
             for result in await asked.results_async(return_exceptions=True):
                 if isinstance(result, Exception):
                     raise result
 
     loop = asyncio.new_event_loop()  # stays open: Serve's handle still calls back on it
     try:
-        loop.run_until_complete(write())
+        loop.run_until_complete(tell())
     except Exception as error:  # noqa: BLE001  whatever it is, everything must end
-        _log.warning("the last records of usage may be lost: %s", error)
+        _log.warning("%s: an ingress did not answer: %s", method, error or type(error).__name__)
 
 
 def _quieten() -> None:
@@ -199,21 +229,31 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _wait_for_the_end() -> None:
-    """Waits for SIGTERM or Ctrl-C. Also calls a handler that the caller has set."""
-    told = threading.Event()
-    before: dict[int, Any] = {}
+def wait_for_the_end(drain: Callable[[], None]) -> None:
+    """Waits for a signal, and drains. A second signal ends that. Then calls the handler that the
+    caller has set for the first.
+    """
+    told: list[tuple[int, FrameType | None]] = []
+    is_told = threading.Event()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def end(number: int, frame: FrameType | None) -> None:
-        told.set()
-        if callable(before[number]) and before[number] is not signal.default_int_handler:
-            before[number](number, frame)
+        told.append((number, frame))
+        is_told.set()
+        if len(told) > 1:
+            raise KeyboardInterrupt
 
-    for number in _SIGNALS:
-        before[number] = signal.signal(number, end)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
-        while not told.wait(timeout=1.0):
+        while not is_told.wait(timeout=1.0):
             pass
+        with suppress(KeyboardInterrupt):
+            drain()
     finally:
-        for told_by, handler in before.items():
-            signal.signal(told_by, handler)
+        _restore(before)
+    first, frame = told[0]
+    handler = before[signal.Signals(first)]
+    if callable(handler) and handler is not signal.default_int_handler:
+        handler(first, frame)

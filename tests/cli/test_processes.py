@@ -55,7 +55,7 @@ def test_no_child_outlives_the_command() -> None:
     assert not any(is_running(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_every_child_and_is_the_exit_code(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", FAMILY, "wait"], stdout=subprocess.PIPE, text=True

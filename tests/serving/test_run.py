@@ -5,18 +5,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from serve_app.bench.http.processor_time import running
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.errors import ConfigError
-from serve_app.serving.run import free_port, run
+from serve_app.serving.run import free_port, run, wait_for_the_end
+from tests.serving.family import TinyFamily
 from tests.support.sockets import listening, num_listening
 
 PROGRAM = """
@@ -24,7 +30,8 @@ import sys
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.serving.run import run
-config = ServeConfig(registry=sys.argv[1], family="none", engine=EngineConfig(device="cpu"))
+engine = EngineConfig(device="cpu", dtype="float32", kv_tokens=8192)
+config = ServeConfig(registry=sys.argv[1], family="tiny", engine=engine, drain_s=4)
 started = lambda address: print(address, flush=True)
 run(config, UserConfig(channel="stable"), int(sys.argv[2]), ingresses=2, on_started=started)
 print("ended")
@@ -62,18 +69,72 @@ def test_a_broken_keys_file_is_said_before_anything_starts(tmp_path: Path) -> No
         run(config, UserConfig(channel="stable"))
 
 
-class Started:
-    """`run` in a process of its own, with two ingresses and no release."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_drains_and_then_goes_to_the_handler_that_was_there(number: int) -> None:
+    done: list[object] = []
+    before = signal.signal(number, lambda got, _: done.append(got))
+    try:
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        wait_for_the_end(lambda: done.append("drained"))
+        assert done == ["drained", number]
+        os.kill(os.getpid(), number)
+        assert done == ["drained", number, number]
+    finally:
+        signal.signal(number, before)
 
-    def __init__(self, program: "subprocess.Popen[bytes]", port: int) -> None:
+
+def test_a_second_signal_ends_draining_at_once() -> None:
+    done: list[object] = []
+    before = signal.signal(signal.SIGTERM, lambda got, _: done.append(got))
+
+    def drain() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(30)
+        done.append("drained")
+
+    try:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        begun = time.monotonic()
+        wait_for_the_end(drain)
+        assert time.monotonic() - begun < 10
+        assert done == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Started:
+    """`run` in a process of its own, with two ingresses, and no release before `serve`."""
+
+    def __init__(
+        self, program: "subprocess.Popen[bytes]", port: int, family: TinyFamily, release: str
+    ) -> None:
         self.program = program
+        self.family = family
+        self.release = release
         self.port = port
         self.address = f"http://127.0.0.1:{port}"
 
-    def ingresses(self) -> list[int]:
+    def replicas(self, of: str) -> list[int]:
         processes = {process.pid: process.command for process in running()}
         below = _descendants(self.program.pid)
-        return [pid for pid in below if ":Ingress" in processes.get(pid, "")]
+        return [pid for pid in below if f":{of}" in processes.get(pid, "")]
+
+    def ingresses(self) -> list[int]:
+        return self.replicas("Ingress")
+
+    def serve(self) -> None:
+        """Returns when the release answers."""
+        self.family.registry.move_channel("stable", self.release)
+        _until(self.is_ready, 60)
+
+    def is_ready(self) -> bool:
+        return httpx.get(f"{self.address}/ready", timeout=30).status_code == 200
+
+    @contextmanager
+    def client(self) -> Iterator[openai.OpenAI]:
+        base = f"{self.address}/v1"
+        with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=60) as client:
+            yield client
 
     def version(self) -> int:
         """The status of an answer on a new connection."""
@@ -83,13 +144,16 @@ class Started:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     port = free_port()
-    place = str(tmp_path_factory.mktemp("registry"))
-    arguments = [sys.executable, "-c", PROGRAM, place, str(port)]
+    family = TinyFamily(tmp_path_factory.mktemp("family"))
+    family.make_models("ab")
+    release = family.publish("ab")
+    arguments = [sys.executable, "-c", PROGRAM, family.url, str(port)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
         try:
             assert program.stdout is not None
-            found = Started(program, port)
+            found = Started(program, port, family, release)
             assert program.stdout.readline().decode().strip() == found.address
+            assert httpx.get(f"{found.address}/ready", timeout=30).status_code == 503
             yield found
         finally:
             if program.poll() is None:
@@ -124,15 +188,88 @@ def test_one_ingress_serves_on_while_the_other_is_dead_and_another_is_started(
 
 
 @pytest.mark.ray
-def test_sigterm_ends_every_process(started: Started) -> None:
-    assert httpx.get(f"{started.address}/ready", timeout=30).status_code == 503
+@pytest.mark.slow
+def test_what_a_killed_engine_has_not_begun_is_answered_by_the_next(started: Started) -> None:
+    started.serve()
+    with started.client() as client, ThreadPoolExecutor(30) as pool:
+        expected, _ = _outcome(client)
+        [engine] = started.replicas("Engine")
+        os.kill(engine, signal.SIGSTOP)  # so that nothing is begun
+        asking = [pool.submit(_outcome, client) for _ in range(4)]
+        late, _ = _outcome(client, extra_headers={"x-request-timeout-seconds": "0.5"})
+        assert late == "deadline_exceeded, again never"
+        os.kill(engine, signal.SIGKILL)
+        asking_later = []
+        for _ in range(20):
+            asking_later.append(pool.submit(_outcome, client))
+            time.sleep(0.1)
+        assert [each.result(90)[0] for each in asking] == [expected] * 4
+        found = [each.result(90) for each in asking_later]
+        later = "engine_unavailable, again later"
+        refused = [seconds for said, seconds in found if said == later]
+        assert {said for said, _ in found} <= {expected, later}
+        assert refused
+        assert max(refused) < 2
+        _until(lambda: _outcome(client)[0] == expected, 5)
+
+
+@pytest.mark.ray
+def test_sigterm_lets_answers_end_and_ends_every_process(started: Started) -> None:
+    started.serve()
     children = list(_descendants(started.program.pid))
     assert len(children) > 3
-    started.program.send_signal(signal.SIGTERM)
+    [engine] = started.replicas("Engine")
+    with started.client() as client:
+        short, long = _stream(client, 120, n=1), _stream(client, 200, n=8)
+        assert (next(short), next(long)) == ("", "")
+        started.program.send_signal(signal.SIGTERM)
+        _until(lambda: not started.is_ready(), 4)
+        with pytest.raises(openai.APIStatusError) as caught:
+            _answer(client)
+        assert (caught.value.status_code, caught.value.code) == (503, "draining")
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        assert list(short)[-1] == "length"
+        os.kill(engine, signal.SIGSTOP)  # so that the other does not end in time
+        with pytest.raises(openai.APIError, match="shutting down") as cut:
+            list(long)
+        assert cut.value.code == "draining"
     output, _ = started.program.communicate(timeout=60)
     assert started.program.returncode == 0
     assert b"ended" in output
     _until(lambda: not any(_alive(pid) for pid in children), 20)
+
+
+def _outcome(client: openai.OpenAI, **options: Any) -> tuple[str, float]:
+    """An answer, or the code of a refusal and whether to ask again; and the seconds it took."""
+    begun = time.monotonic()
+    try:
+        said = _answer(client, **options)
+    except openai.APIStatusError as error:
+        is_later = int(error.response.headers.get("retry-after", 0)) >= 1
+        said = f"{error.code}, again {'later' if is_later else 'never'}"
+    return said, time.monotonic() - begun
+
+
+def _answer(client: openai.OpenAI, **options: Any) -> str:
+    answer = client.completions.create(
+        model="a", prompt="hello", max_tokens=8, temperature=0, **options
+    )
+    text: str = answer.choices[0].text
+    return text
+
+
+def _stream(client: openai.OpenAI, max_tokens: int, n: int) -> Iterator[str]:
+    """Why a choice ends, or an empty text, chunk by chunk."""
+    stream: Any = client.completions.create(
+        model="b",
+        prompt="hello",
+        max_tokens=max_tokens,
+        n=n,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    for chunk in stream:
+        yield chunk.choices[0].finish_reason or ""
 
 
 def _until(holds: Callable[[], bool], seconds: float) -> None:
