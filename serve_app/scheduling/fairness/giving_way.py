@@ -20,7 +20,7 @@ little of what was served since the last one.
 
 from collections.abc import Callable, Iterable
 
-from serve_app.scheduling.fairness.accounts import Queue, Share, lead, slice_of
+from serve_app.scheduling.fairness.accounts import Share, lead, slice_of
 from serve_app.scheduling.fairness.lanes import Lanes
 from serve_app.scheduling.fairness.queue import entry_price
 from serve_app.scheduling.sequence import Rank, Sequence
@@ -29,15 +29,12 @@ _Position = tuple[bool, float, int, int, int, float, Rank]
 
 
 class Precedence:
-    """The order of sequences that run now. It holds until something is charged, begins or ends."""
+    """The order of sequences that run now."""
 
     def __init__(self, lanes: Lanes, running: Iterable[Sequence]) -> None:
         self._lanes = lanes
-        self._queues = {sequence: lanes.queue_of(sequence) for sequence in running}
-        self._claims: dict[Share, float] = {}
-        for queue in self._queues.values():
-            self._claims[queue] = queue.claim
-            self._claims[queue.account] = queue.account.claim
+        self._running = running
+        self._given_up: dict[Share, float] = {}
 
     def sorted(self, sequences: Iterable[Sequence]) -> list[Sequence]:
         """Some of them; the last one gives way first."""
@@ -45,7 +42,7 @@ class Precedence:
 
     def last(self) -> Sequence:
         """Who gives way first."""
-        return max(self._queues, key=self._position)
+        return max(self._running, key=self._position)
 
     def making_room(
         self, head: Sequence, starts: Callable[[list[Sequence]], bool]
@@ -54,56 +51,59 @@ class Precedence:
 
         starts: whether it could run if these gave way.
         """
-        queue = self._lanes.queue_of(head)
-        self._claims.setdefault(queue, queue.claim)
-        self._claims.setdefault(queue.account, queue.account.claim)
         gone: list[Sequence] = []
+        candidates = [s for s in self._running if self._deserves_more(head, s)]
         while not starts(gone):
-            last = self._last_for(head, queue)
-            if last is None:
+            candidates = [s for s in candidates if self._claims_no_more(head, s)]
+            if not candidates:
                 return []
-            gone.append(last)
-            self._drop(last)
+            gone.append(max(candidates, key=self._position))
+            candidates.remove(gone[-1])
+            self._give_up(gone[-1])
         return gone
 
-    def _last_for(self, head: Sequence, queue: Queue) -> Sequence | None:
-        """Who gives way to it next: the last of all, or the last of its own tenant."""
-        own = (s for s, theirs in self._queues.items() if theirs.account is queue.account)
-        for those in (self._queues, own):
-            last = max(those, key=self._position, default=None)
-            if last is not None and self._gives_way(last, head, queue):
-                return last
-        return None
-
-    def _gives_way(self, running: Sequence, head: Sequence, mine: Queue) -> bool:
+    def _deserves_more(self, head: Sequence, running: Sequence) -> bool:
+        """Whether it is more urgent, or has had less by a slice once it has paid for its prompt."""
         if running.is_batch != head.is_batch:
             return running.is_batch
-        theirs = self._queues[running]
+        mine, theirs = self._lanes.queue_of(head), self._lanes.queue_of(running)
         if mine.account is not theirs.account:
-            ahead = lead(head) - lead(running)
-            return self._has_had_less(mine.account, theirs.account, head, running, ahead)
+            after = mine.account.served + _gains(head) - lead(head)
+            return after <= theirs.account.served - lead(running)
         if head.service_class is not running.service_class:
             return head.service_class.order < running.service_class.order
         if mine is theirs or head.priority > running.priority:
             return False
-        return self._has_had_less(mine, theirs, head, running, 0.0)
+        return mine.served + _gains(head) <= theirs.served
 
-    def _has_had_less(
-        self, mine: Share, theirs: Share, head: Sequence, running: Sequence, ahead: float
-    ) -> bool:
-        """By a slice, once it has paid for its prompt; and it claims no more after the exchange."""
-        gains = entry_price(head) / head.weight + slice_of(head) - ahead
-        claims = self._claims[mine] + gains, self._claims[theirs] - slice_of(running)
-        return mine.served + gains <= theirs.served and claims[0] <= claims[1]
+    def _claims_no_more(self, head: Sequence, running: Sequence) -> bool:
+        """Whether its tenant, or model, claims no more than the other's after the exchange."""
+        mine, theirs = self._lanes.queue_of(head), self._lanes.queue_of(running)
+        if running.is_batch != head.is_batch or (
+            mine.account is theirs.account and head.service_class is not running.service_class
+        ):
+            return True
+        if mine.account is theirs.account:
+            return self._claim(mine) + _gains(head) <= self._claim(theirs) - slice_of(running)
+        before, after = self._claim(theirs.account), self._claim(mine.account) + _gains(head)
+        return after - lead(head) <= before - lead(running) - slice_of(running)
 
-    def _drop(self, sequence: Sequence) -> None:
-        queue = self._queues.pop(sequence)
+    def _claim(self, share: Share) -> float:
+        return share.claim - self._given_up.get(share, 0.0)
+
+    def _give_up(self, sequence: Sequence) -> None:
+        queue = self._lanes.queue_of(sequence)
         for share in (queue, queue.account):
-            self._claims[share] -= slice_of(sequence)
+            self._given_up[share] = self._given_up.get(share, 0.0) + slice_of(sequence)
 
     def _position(self, sequence: Sequence) -> _Position:
-        queue, account = self._queues[sequence], self._queues[sequence].account
+        queue = self._lanes.queue_of(sequence)
         order, priority = sequence.service_class.order, sequence.priority
-        claim = self._claims[account] - lead(sequence)
-        model = self._claims[queue]
-        return sequence.is_batch, claim, account.since, order, priority, model, sequence.rank
+        claim = self._claim(queue.account) - lead(sequence)
+        since, model = queue.account.since, self._claim(queue)
+        return sequence.is_batch, claim, since, order, priority, model, sequence.rank
+
+
+def _gains(head: Sequence) -> float:
+    """What its tenant claims more once it runs."""
+    return entry_price(head) / head.weight + slice_of(head)

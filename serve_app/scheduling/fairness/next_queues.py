@@ -5,6 +5,9 @@ from itertools import count
 
 from serve_app.scheduling.fairness.accounts import Queue, Turn
 
+Entry = tuple[Turn, int, Queue]
+"""The number tells the entries of a queue apart."""
+
 
 class Turns:
     """The queues with waiting sequences, by backbone.
@@ -17,7 +20,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._heaps: dict[str, list[tuple[Turn, int, Queue]]] = {}
+        self._heaps: dict[str, list[Entry]] = {}
         self._newest: dict[Queue, int] = {}
         self._numbers = count()
 
@@ -40,15 +43,15 @@ class Turns:
         if not heap:
             del self._heaps[queue.backbone]
 
-    def first(self, backbone: str) -> Queue | None:
-        """Whose turn it is, of those that wait for this backbone."""
+    def first(self, backbone: str) -> Entry | None:
+        """Whose turn it is, of those that wait for this backbone, and what that turn is."""
         heap = self._heaps.get(backbone, [])
         while heap:
             turn, number, queue = heap[0]
             if self._newest.get(queue) != number:
                 heappop(heap)
-            elif queue.turn != turn:
-                heapreplace(heap, (queue.turn, number, queue))
+            elif (now := queue.turn) != turn:
+                heapreplace(heap, (now, number, queue))
             else:
-                return queue
+                return heap[0]
         return None

@@ -60,6 +60,7 @@ class FairQueues:
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
         self._turns = Turns()
+        self._of: dict[Sequence, Queue] = {}
         self._waiting: dict[str, list[int]] = {}
         """By backbone: the numbers of the sequences that wait for it, in order."""
         self._level = 0.0
@@ -76,13 +77,13 @@ class FairQueues:
 
     def of(self, sequence: Sequence) -> Queue:
         """Where a sequence waits, or is charged while it runs."""
-        # The backbone follows from the model; in the key, it need not be trusted.
-        return self._accounts[sequence.tenant].queues[sequence.model, sequence.backbone]
+        return self._of[sequence]
 
     def next(self, admits: Callable[[str], bool]) -> Queue | None:
         """The queue whose turn it is, among those whose backbone admits sequences."""
         firsts = (self._turns.first(b) for b in self._turns.backbones if admits(b))
-        return min((q for q in firsts if q), key=lambda q: q.turn, default=None)
+        first = min((entry for entry in firsts if entry), default=None)
+        return None if first is None else first[2]
 
     def num_waiting(self, backbone: str) -> int:
         return len(self._waiting.get(backbone, ()))
@@ -94,11 +95,12 @@ class FairQueues:
     def least_served(self, backbone: str) -> float | None:
         """The lowest counter of a tenant that waits for this backbone."""
         first = self._turns.first(backbone)
-        return None if first is None else first.account.served
+        return None if first is None else first[2].account.served
 
     def add(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
         """A sequence has arrived and waits; `admits` says which backbones are being served."""
-        self._insert(self._lifted(sequence, admits), sequence)
+        queue = self._of[sequence] = self._lifted(sequence, admits)
+        self._insert(queue, sequence)
 
     def admit(self, sequence: Sequence) -> None:
         """A waiting sequence runs; its prompt is charged the first time."""
@@ -108,27 +110,27 @@ class FairQueues:
 
     def take_over(self, sequence: Sequence, admits: Callable[[str], bool]) -> None:
         """A sequence runs already, and is charged here from now on."""
-        _begin(self._lifted(sequence, admits), sequence)
+        queue = self._of[sequence] = self._lifted(sequence, admits)
+        _begin(queue, sequence)
 
     def put_back(self, sequence: Sequence) -> None:
         """A running sequence was preempted and waits again, ahead of those that came after it."""
-        queue = self.leave(sequence)
+        queue = self._of[sequence]
+        _end(queue, sequence)
         self._insert(queue, sequence)
 
-    def leave(self, sequence: Sequence) -> Queue:
+    def leave(self, sequence: Sequence) -> None:
         """A running sequence runs no more."""
-        queue = self.of(sequence)
-        queue.end(sequence)
-        queue.account.end(sequence)
-        return queue
+        _end(self._of.pop(sequence), sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """A waiting sequence is given up."""
         self._delete(sequence)
+        del self._of[sequence]
 
     def charge_answer(self, sequence: Sequence) -> None:
         """A running sequence got a token."""
-        self._charge(self.of(sequence), sequence, ANSWER_PRICE)
+        self._charge(self._of[sequence], sequence, ANSWER_PRICE)
 
     def check(self, running: Mapping[Queue, Collection[Sequence]]) -> None:
         """Assert that every count agrees with what waits, and with what runs of each queue."""
@@ -167,6 +169,7 @@ class FairQueues:
         if account is None:
             self._prune()
             account = self._accounts[sequence.tenant] = Account(sequence.tenant)
+        # The backbone follows from the model; in the key, it need not be trusted.
         key = sequence.model, sequence.backbone
         if key not in account.queues:
             _prune_queues(account)
@@ -184,7 +187,7 @@ class FairQueues:
         self._note(queue)
 
     def _delete(self, sequence: Sequence) -> Queue:
-        queue = self.of(sequence)
+        queue = self._of[sequence]
         del queue.waiting[bisect_left(queue.waiting, sequence.rank, key=_rank)]
         if not queue.waiting:
             self._turns.drop(queue)
@@ -204,8 +207,8 @@ class FairQueues:
     def _raise_level(self, admits: Callable[[str], bool]) -> None:
         """Update the counter to which tenants are lifted; it never falls."""
         firsts = {b: self._turns.first(b) for b in self._turns.backbones}
-        served = [q.account.served for b, q in firsts.items() if q and admits(b)]
-        served = served or [q.account.served for q in firsts.values() if q]
+        served = [each[2].account.served for b, each in firsts.items() if each and admits(b)]
+        served = served or [each[2].account.served for each in firsts.values() if each]
         if not served and self._last is not None:
             served = [self._last.served]
         self._level = least(served, self._level)
@@ -239,6 +242,11 @@ def entry_price(sequence: Sequence, num_cached: int = 0) -> float:
 def _begin(queue: Queue, sequence: Sequence) -> None:
     queue.begin(sequence)
     queue.account.begin(sequence)
+
+
+def _end(queue: Queue, sequence: Sequence) -> None:
+    queue.end(sequence)
+    queue.account.end(sequence)
 
 
 def _raise_level_of(account: Account, admits: Callable[[str], bool]) -> None:

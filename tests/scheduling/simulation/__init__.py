@@ -1,0 +1,1 @@
+"""Many tenants, models and requests in virtual time: the scheduler beside two simpler ones."""
