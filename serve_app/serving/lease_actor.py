@@ -1,6 +1,6 @@
 """The actor that all ingresses of an application share, and the way to it. Counts nothing itself.
 
-The ingress that needs it first starts it. It dies with that ingress, and then another starts one;
+The ingress that comes first starts it. It dies with that ingress, and then another starts one;
 Ray restarts it when its own process dies. What it knew comes back with what ingresses say.
 """
 

@@ -14,7 +14,6 @@ from serve_app.tenants.keys_file import Limits
 from serve_app.tenants.limits.holding import Holding
 from serve_app.tenants.limits.lease import PER_MINUTE, Ask, Kind, Lease
 
-Asked = Mapping[Kind, Ask]
 _ONE_OF_EACH = dict.fromkeys((Kind.OPEN, Kind.REQUESTS, Kind.TOKENS, Kind.MONTH), 1)
 _BUSY_WAIT_S = 1.0
 """What a caller is told to wait for one of its own requests to end."""
@@ -154,7 +153,7 @@ class Allowance:
             held.need(amount)
         return True
 
-    def asks(self, now: float) -> Asked:
+    def asks(self, now: float) -> Mapping[Kind, Ask]:
         """What to say to the ledger; nothing if it need not hear of this tenant."""
         is_touched, self._is_touched = self._is_touched, False
         is_idle = not is_touched and self._num_open == 0
@@ -162,7 +161,7 @@ class Allowance:
             return {}
         return {kind: held.ask(now, tops_up=is_touched) for kind, held in self._held.items()}
 
-    def take_up(self, asked: Asked, leases: Mapping[Kind, Lease], now: float) -> None:
+    def take_up(self, asked: Mapping[Kind, Ask], leases: Mapping[Kind, Lease], now: float) -> None:
         """What the ledger answered."""
         for kind, lease in leases.items():
             if kind in self._held:
