@@ -91,7 +91,10 @@ class Residents:
             self._scheduler.residency.keep(backbones)
         except TooManyKept as error:
             names = ", ".join(sorted({name for _, name in models}))
-            raise TooManyPinned(f"{names}: {error}") from error
+            raise TooManyPinned(
+                f"{names}: {error.num_kept} backbones cannot be pinned in {error.num_places} "
+                f"places: at most {error.num_places - 1}, so that other models can be served"
+            ) from error
         for backbone in sorted(new):
             self._scheduler.residency.ask(backbone, self._clock())
 

@@ -27,6 +27,8 @@ class TooManyKept(ValueError):
             f"{num_kept} backbones cannot be kept in {num_places} places: "
             f"at most {num_places - 1}, so that others can be served"
         )
+        self.num_kept = num_kept
+        self.num_places = num_places
 
 
 class DuplicateSequence(ValueError):

@@ -44,7 +44,7 @@ def test_models_are_loaded_pinned_and_unloaded_while_others_are_asked() -> None:
 def test_what_cannot_be_is_refused_and_changes_nothing() -> None:
     engine = engine_of(MemorySource("r1", MODELS), num_places=2)
     residents = engine.residents
-    with pytest.raises(TooManyPinned, match="m1, m2: 2 backbones cannot be kept in 2 places"):
+    with pytest.raises(TooManyPinned, match="m1, m2: 2 backbones cannot be pinned in 2 places"):
         residents.pin({("r1", "m1"), ("r1", "m2")})
     with pytest.raises(UnknownModel, match="'zz'"):
         residents.load(("r1", "zz"))

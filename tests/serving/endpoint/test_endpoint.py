@@ -124,6 +124,18 @@ def test_echo_with_logprobs_agrees_with_the_original(served: Served) -> None:
         assert max(tops[-1].values()) == given[-1]  # greedy
 
 
+def test_a_model_is_pinned_at_every_replica_and_shown_there(served: Served) -> None:
+    pinned = served.http.post("/admin/models/a/pin").json()["replicas"]
+    assert [one["release"] for one in pinned] == [served.first]
+    for section in ("releases", "channels", "aliases", "residency", "queue"):
+        [replica] = served.http.get(f"/admin/{section}").json()["replicas"]
+        assert replica["replica"] == pinned[0]["replica"]
+        assert replica[section]
+    assert served.http.post("/admin/models/a/unload").status_code == 400
+    assert served.http.post("/admin/models/a/unpin").status_code == 200
+    assert served.http.post("/admin/models/nobody/pin").status_code == 404
+
+
 def test_an_unknown_model_is_404(served: Served) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         served.openai.completions.create(model="nobody", prompt="x")
