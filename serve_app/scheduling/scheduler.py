@@ -68,7 +68,7 @@ class Scheduler:
         self.num_hits = 0
         self.num_misses = 0
         self._lanes = Lanes(max_batch_wait_s)
-        self._residency = Residency(
+        self.residency = Residency(
             places, self._lanes, max_wait_s=max_model_wait_s, min_residency_s=min_residency_s
         )
         self._sequences: dict[str, Sequence] = {}
@@ -79,7 +79,7 @@ class Scheduler:
         self._planner = Planner(
             self._running,
             self._lanes,
-            self._residency,
+            self.residency,
             step_tokens=step_tokens,
             max_sequences=min(max_sequences, step_tokens),
         )
@@ -107,9 +107,9 @@ class Scheduler:
             self.num_misses += 1
         self._sequences[sequence.id] = sequence
         self._deadlines.add(sequence)
-        self._lanes.add(sequence, self._residency.admits, self._now)
+        self._lanes.add(sequence, self.residency.admits, self._now)
         if not sequence.is_batch:
-            self._residency.want(sequence.backbone, self._now)
+            self.residency.want(sequence.backbone, self._now)
 
     def expire(self, now: float) -> list[str]:
         """End the sequences whose deadline has come, waiting or running; their ids."""
@@ -153,7 +153,7 @@ class Scheduler:
             lost = [s for s in self._sequences.values() if s.backbone == backbone]
         for sequence in lost:
             self._end(sequence)
-        self._residency.load_failed(backbone)
+        self.residency.load_failed(backbone)
         return [sequence.id for sequence in lost]
 
     def prefetch(self, backbone: str) -> BackboneCopy | None:
@@ -161,7 +161,7 @@ class Scheduler:
 
         None if there is no such place, or it already has one.
         """
-        return self._residency.prefetch(backbone)
+        return self.residency.prefetch(backbone)
 
     def drop_backbone(self, backbone: str) -> bool:
         """Empty the place of a backbone that is not needed any more.
@@ -169,7 +169,7 @@ class Scheduler:
         True if it has no place now; False, with nothing changed, while it is loading or a sequence
         needs it.
         """
-        return self._residency.forget(backbone)
+        return self.residency.forget(backbone)
 
     def forget(self, release: str) -> None:
         """A release is gone: no longer share what its sequences have computed."""
@@ -265,16 +265,11 @@ class Scheduler:
         """How many sequences of this model wait or run."""
         return sum(len(q.waiting) + q.num_running for q in self._lanes if q.model == model)
 
-    @property
-    def residency(self) -> Residency:
-        """Which backbones have places, and who may change that."""
-        return self._residency
-
     def check(self) -> None:
         """Assert every invariant that ties sequences, needs, places and queues together."""
         self._running.check()
         self._planner.check()
-        self._residency.check()
+        self.residency.check()
         waiting = [s for q in self._lanes for s in q.waiting]
         known = sorted(s.id for s in [*waiting, *self._running])
         assert known == sorted(self._sequences), f"queues {known}, index {list(self._sequences)}"
@@ -300,14 +295,14 @@ class Scheduler:
 
     def _promote(self) -> None:
         """Sequences of batch that have waited too long are standard ones from now on."""
-        for sequence in self._lanes.promote(self._residency.admits, self._now):
+        for sequence in self._lanes.promote(self.residency.admits, self._now):
             if sequence.place is None:
-                self._residency.want(sequence.backbone, self._now)
+                self.residency.want(sequence.backbone, self._now)
 
     def _make_plan(self, *, takes: bool) -> StepPlan:
-        loads = self._residency.begin_loads(self._now, self._number)
+        loads = self.residency.begin_loads(self._now, self._number)
         if takes and self._planner.clear_draining():
-            loads += self._residency.begin_loads(self._now, self._number)
+            loads += self.residency.begin_loads(self._now, self._number)
         planned = self._planner.plan(self._now, self._number, takes=takes)
         plan = StepPlan(tuple(planned.values()), loads)
         if planned:
@@ -348,6 +343,6 @@ class Scheduler:
         self._deadlines.drop(sequence)
         self._lanes.end(sequence)
         if sequence.place is None:
-            self._residency.unwant(sequence.backbone)
+            self.residency.unwant(sequence.backbone)
         else:
             self._running.release(sequence)
