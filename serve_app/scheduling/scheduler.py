@@ -133,10 +133,7 @@ class Scheduler:
         self._outstanding.clear()
 
     def arriving(self, backbone: str) -> None:
-        """The copy of a load is running, and a step may wait for each of its tensors.
-
-        ValueError if it is not loading.
-        """
+        """A step may wait for each tensor of a load. ValueError if it is not loading."""
         self.places.arriving(backbone)
 
     def loaded(self, backbone: str) -> None:
