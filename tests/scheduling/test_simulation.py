@@ -271,9 +271,10 @@ class Simulation(RuleBasedStateMachine):
         return {i for i in self.world.running if sequences[i].backbone == backbone}
 
     def _is_protected(self, backbone: str) -> bool:
-        """Waited for, and resident for less than the longest wait or not admitted to yet."""
+        """Kept; or waited for, and resident for less than the longest wait or not admitted to."""
         is_young = self.world.now - self.resident_since[backbone] < self.world.max_model_wait_s
-        return is_young or backbone not in self.has_admitted
+        is_kept = backbone in self.world.scheduler.residency._kept
+        return is_kept or is_young or backbone not in self.has_admitted
 
 
 # Histories shrink slowly; the first failing one is short enough to read.

@@ -144,6 +144,8 @@ class FairQueues:
                 ranks = [s.rank for s in queue.waiting]
                 assert ranks == sorted(ranks), f"queue {queue.tenant, queue.model} is out of order"
                 numbers.setdefault(queue.backbone, []).extend(s.number for s in queue.waiting)
+        count = sum(each.num_waiting + each.num_running for each in self._accounts.values())
+        assert len(self._of) == count, f"{len(self._of)} sequences are known, {count} are there"
         found = {backbone: sorted(waiting) for backbone, waiting in numbers.items() if waiting}
         assert found == self._waiting, f"waiting {found}, index {self._waiting}"
 

@@ -13,7 +13,7 @@ from tests.scheduling.simulation.traffic import TRACES, Asked, made_up, traced
 
 def test_requests_wait_less_than_in_order_of_arrival_and_hardly_a_token_is_lost() -> None:
     """A short run, which begins with empty places; the slow one has the whole bar."""
-    ratio, lost = against_order_of_arrival(made_up(1_200, 11.0))
+    ratio, lost = against_order_of_arrival(made_up(900, 11.0))
     assert ratio <= 0.6
     assert lost <= 0.05
 
@@ -37,8 +37,8 @@ def against_order_of_arrival(asked: list[Asked]) -> tuple[float, float]:
 
 
 def test_a_tenant_that_sends_ten_times_as_much_to_ten_models_is_served_no_more() -> None:
-    loud = [Asked(0.0, "loud", f"m{number % 10}", 50, 100) for number in range(800)]
-    quiet = [Asked(0.0, "quiet", "m0", 50, 100) for _ in range(80)]
+    loud = [Asked(0.0, "loud", f"m{number % 10}", 50, 100) for number in range(600)]
+    quiet = [Asked(0.0, "quiet", "m0", 50, 100) for _ in range(60)]
     fair, unfair = (
         Arena(contender, loud + quiet, window_s=1.0).run()
         for contender in (Ours(), FirstComeFirstServed())
