@@ -12,17 +12,19 @@ from serve_app.engine.source import ReleaseSource
 from serve_app.scheduling.fairness.queue import ANSWER_PRICE, PROMPT_PRICE
 
 TOKENS = 16
-"""Of each prompt, and of each answer."""
+"""Of each prompt, and of each answer of the tenant that sends less."""
+LONGER = 4
+"""The answers of the other are so many times as long."""
 AT_ONCE = 16
 FEW = 48
 """Requests of the tenant that sends less, all to one model; the other sends ten times as many."""
 
 
 def bound(tokens: int) -> float:
-    """Virtual tokens by which two tenants that wait may differ, with prompts and answers of so
-    many tokens, in one class: see scheduling/fairness/queue.py.
+    """Virtual tokens by which two tenants that wait may differ, with prompts of so many tokens and
+    the longer answers, in one class: see scheduling/fairness/queue.py.
     """
-    return 2 * (tokens * PROMPT_PRICE + AT_ONCE * tokens * ANSWER_PRICE)
+    return 2 * (tokens * PROMPT_PRICE + AT_ONCE * LONGER * tokens * ANSWER_PRICE)
 
 
 def backlogged(
@@ -35,13 +37,13 @@ def backlogged(
     """The largest difference of what both got while both waited, divided by the bound, and Jain's
     index of what they had at the end.
 
-    One tenant sends `few` requests to one model, the other ten times as many to all models.
-    tokens: of each prompt, and of each answer.
+    One tenant sends `few` requests to one model, the other ten times as many to all models, for
+    longer answers.   tokens: of each prompt, and of the shorter answers.
     """
     models = sorted(source.models)
     config = EngineConfig(
         device="cpu",
-        kv_tokens=AT_ONCE * 2 * max(tokens, TOKENS),
+        kv_tokens=AT_ONCE * 2 * LONGER * TOKENS,
         max_sequences=AT_ONCE,
         prefix_cache=False,
     )
@@ -49,10 +51,10 @@ def backlogged(
     largest, begun = 0.0, 0
     with running(Engine.open(source, config), source) as engine:
         for number in range(few):
-            engine.submit(_request(source, models[0], f"few {number}", tokens))
+            engine.submit(_request(source, models[0], f"few {number}", tokens, tokens))
         for number in range(10 * few):
             model = models[number % len(models)]
-            engine.submit(_request(source, model, f"many {number}", tokens))
+            engine.submit(_request(source, model, f"many {number}", tokens, LONGER * tokens))
         while begun < few:
             for event in engine.step():
                 if isinstance(event, Failed):
@@ -73,7 +75,7 @@ def backlogged(
     }
 
 
-def _request(source: ReleaseSource, model: str, name: str, tokens: int) -> Request:
+def _request(source: ReleaseSource, model: str, name: str, prompt: int, answer: int) -> Request:
     tenant, number = name.split()
-    prompt = tuple(3 + (int(number) * 7 + position) % 97 for position in range(tokens))
-    return Request(name, source.id, model, prompt, tokens, GREEDY, tenant=tenant)
+    ids = tuple(3 + (int(number) * 7 + position) % 97 for position in range(prompt))
+    return Request(name, source.id, model, ids, answer, GREEDY, tenant=tenant)
