@@ -2,15 +2,23 @@
 
 from collections.abc import Mapping
 
+import pytest
+
+from serve_app.bench.arms.arm import Ground
+from serve_app.bench.arms.weight_specs import RandomSpec
 from serve_app.bench.bars.bars import Measure, measure_bars
 from serve_app.bench.benchmark_pages import page
+from serve_app.bench.requests.workload import Asked
 from serve_app.bench.result.measured import Measured
 from serve_app.bench.result.sections import Table
 from serve_app.bench.tenants import backlogged
+from serve_app.bench.tenants.keeping import keeping_cost
 from serve_app.bench.tenants.planning import planning_ms
+from serve_app.bench.tenants.quiet import quiet_beside_flood
 from serve_app.bench.tenants.tenants_benchmark import MEASURES, ROWS
 from serve_app.bench.tenants.tenants_terminal import terminal
 from serve_app.bench.weights.random_release import RandomRelease
+from serve_app.engine.config import EngineConfig
 from tests.bench.result.results import result
 from tests.bench.tiny import tiny_config
 
@@ -49,3 +57,18 @@ def test_two_tenants_that_wait_get_the_same_within_the_bound() -> None:
     assert set(got) == {"few", "many"}
     assert found["jain_of_two_tenants"].value > 0.9
     assert found["tenants_apart_over_bound"].value <= 1.0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_quiet_tenant_and_what_keeping_costs_are_measured_on_endpoints_with_keys() -> None:
+    names = tuple(f"m{number}" for number in range(2))
+    engine = EngineConfig(device="cpu", dtype="bfloat16", kv_tokens=4096, max_sequences=32)
+    ground = Ground(RandomSpec(tiny_config(vocab_size=8192), 2, "bfloat16"), names, engine)
+    asked = [Asked(name, 128, 8192) for name in names]
+    found = quiet_beside_flood(ground, asked, rounds=1)
+    assert found.value > 0.0
+    assert len(found.facts["alone_p99_s"]) == 1
+    cost = keeping_cost(ground, asked, rounds=1)
+    assert cost.value > 0.0
+    assert {"engine", "ingress", "text"} <= set(cost.facts["us_with"])
