@@ -148,6 +148,26 @@ def test_a_model_that_gives_no_numbers_changes_no_other_answer() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("plan_ahead", [False, True])
+def test_a_request_that_breaks_every_step_it_is_in_ends_alone(
+    monkeypatch: pytest.MonkeyPatch, plan_ahead: bool
+) -> None:
+    engine = engine_of(MemorySource("r1", MODELS), plan_ahead=plan_ahead)
+    poison, works = 7, PackedModel.forward
+
+    def forward(self: PackedModel, view: Any) -> torch.Tensor:
+        return broken() if bool((view.ids == poison).any()) else works(self, view)
+
+    monkeypatch.setattr(PackedModel, "forward", forward)
+    good = [r for r in greedy_requests(MODELS, [5, 9], max_tokens=4) if poison not in r.prompt]
+    bad = Request("bad", "r1", "m1", (5, poison, 6), 4, GREEDY)
+    answers = answer(engine, [good[0], bad, *good[1:]])
+    assert "it broke" in str(answers["bad"].error)
+    assert_golden(MODELS, good, answers)
+    engine._scheduler.check()
+    engine.close()
+
+
 def loop_of(opened: list[Engine]) -> EngineLoop:
     def make(wake: Callable[[], None]) -> Engine:
         source = MemorySource("r1", MODELS)

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
-from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.run.runner import (
+    LaunchedStep,
+    Runner,
+    RunningRequest,
+    StepResult,
+    StepsApart,
+)
 from serve_app.errors import EngineError
 from serve_app.scheduling.events import Finished, SequenceEvent
 from serve_app.scheduling.plan import StepPlan
@@ -38,12 +44,12 @@ class _Active:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A running step, and its requests by id. step: None if it could not be launched."""
+    """A running step, and its requests by id."""
 
     plan: StepPlan
     active: Mapping[str, _Active]
     began: float
-    step: LaunchedStep | None
+    step: LaunchedStep | StepsApart
 
 
 class Flights:
@@ -101,11 +107,16 @@ class Flights:
                 self._begin(request)
         running = [request.running for request in active.values()]
         after = self._flights[-1].step if self._flights else None
-        began, step = self._clock(), None
+        began = self._clock()
+        step: LaunchedStep | StepsApart
         try:
             step = self._runner.launch(plan, running, after)
-        except Exception as error:  # noqa: BLE001 - others must go on
-            self._give_up(active, error)
+        except Exception as error:
+            if len(plan.chunks) > 1:
+                logger.warning("a step broke; its requests are computed one by one", exc_info=error)
+            step, broken = self._runner.launch_apart(plan, running, after)
+            for name, why in broken.items():
+                self._give_up({name: active[name]}, why)
         self._flights.append(_Flight(plan, active, began, step))
 
     def _begin(self, active: _Active) -> None:
@@ -122,8 +133,7 @@ class Flights:
         flight = self._flights.popleft()
         result = StepResult()
         try:
-            if flight.step is not None:
-                result = flight.step.collect()
+            result = flight.step.collect()
         except Exception as error:  # noqa: BLE001 - others must go on
             self._give_up(flight.active, error)
         take_reports()
@@ -164,8 +174,7 @@ class Flights:
         while self._flights:
             step = self._flights.popleft().step
             with contextlib.suppress(Exception):  # what it gives is lost, but it must have ended
-                if step is not None:
-                    step.collect()
+                step.collect()
         self._scheduler.clear()
         failure = _failure(error)
         for name in list(self._active):

@@ -115,6 +115,25 @@ class LaunchedStep:
         return result
 
 
+class StepsApart:
+    """Steps of one sequence each, which stand for one of all of them; see `LaunchedStep`."""
+
+    def __init__(self, steps: Sequence[LaunchedStep], tokens: torch.Tensor) -> None:
+        """tokens: (m,) int64, what the steps sampled, in order."""
+        self.tokens = tokens
+        self.rows = {name: row for row, name in enumerate(n for each in steps for n in each.rows)}
+        self._steps = steps
+
+    def collect(self) -> StepResult:
+        """Wait for the results of all of them."""
+        result = StepResult()
+        for found in [step.collect() for step in self._steps]:
+            result.sampled |= found.sampled
+            result.logprobs |= found.logprobs
+            result.prompt_logprobs |= found.prompt_logprobs
+        return result
+
+
 class Runner:
     """Turns plans into tokens."""
 
@@ -145,7 +164,7 @@ class Runner:
         self,
         plan: StepPlan,
         running: Sequence[RunningRequest],
-        after: LaunchedStep | None = None,
+        after: LaunchedStep | StepsApart | None = None,
     ) -> LaunchedStep:
         """Start a forward pass over the plan's chunks; sample where they reach their last token.
 
@@ -164,13 +183,33 @@ class Runner:
         launched.seconds = RunSeconds(ready - began, done - ready, self._clock() - done)
         return launched
 
+    def launch_apart(
+        self,
+        plan: StepPlan,
+        running: Sequence[RunningRequest],
+        after: LaunchedStep | StepsApart | None,
+    ) -> tuple[StepsApart, dict[str, Exception]]:
+        """Start a step for each chunk, to find out with which of them the whole one broke.
+
+        -> the steps that work, and what breaks the others, by sequence
+        """
+        steps: list[LaunchedStep] = []
+        broken: dict[str, Exception] = {}
+        for chunk, state in zip(plan.chunks, running, strict=True):
+            try:
+                steps.append(self.launch(StepPlan((chunk,)), [state], after))
+            except Exception as error:  # noqa: BLE001 - others must go on
+                broken[chunk.sequence] = error
+        nothing = torch.empty(0, dtype=torch.int64, device=self._device)
+        return StepsApart(steps, torch.cat([nothing, *(step.tokens for step in steps)])), broken
+
     def _sample(
         self,
         logits: torch.Tensor,
         chunks: Sequence[Chunk],
         outputs: Outputs,
         running: Sequence[RunningRequest],
-        after: LaunchedStep | None,
+        after: LaunchedStep | StepsApart | None,
     ) -> LaunchedStep:
         """logits: (n, V), a row for each output"""
         sampling = [row for row, samples in enumerate(outputs.samples) if samples]
@@ -186,7 +225,7 @@ class Runner:
         return LaunchedStep(tokens, row_of, scored, scores, self._clock)
 
     def _fill_pending(
-        self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | None
+        self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | StepsApart | None
     ) -> None:
         """Fill in the tokens that the step before samples.   ids: (T,)"""
         if not any(chunk.pending for chunk in chunks):
@@ -236,7 +275,9 @@ def _scored(outputs: Outputs, running: Sequence[RunningRequest]) -> Iterator[_Sc
             yield _Scored(row, request.id, position, None, request.sampling.logprobs)
 
 
-def _sampling_row(chunk: Chunk, state: RunningRequest, after: LaunchedStep | None) -> SamplingRow:
+def _sampling_row(
+    chunk: Chunk, state: RunningRequest, after: LaunchedStep | StepsApart | None
+) -> SamplingRow:
     is_early = chunk.num_generated < state.request.min_tokens
     if not is_early and not chunk.pending:
         return state.usual
