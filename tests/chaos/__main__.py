@@ -19,6 +19,7 @@ from tests.chaos.endpoint import Endpoint
 from tests.chaos.family import NAMES, TENANTS, Family
 from tests.chaos.fault import Fault, Row, Setting, run_fault
 from tests.chaos.ground import Ground
+from tests.chaos.ledger import counts
 from tests.chaos.load import Load
 from tests.chaos.slow_files import SlowFiles
 from tests.chaos.table import as_json, exit_code, table
@@ -76,13 +77,21 @@ def run(faults: Sequence[Fault[Ground]], out: Path, say: Callable[[str], None]) 
         try:
             for fault in sorted(faults, key=lambda one: list(Setting).index(one.setting)):
                 say(fault.name)
-                rows.append(run_fault(fault, endpoints.ground(fault.setting)))
+                rows.append(_row(fault, endpoints))
                 say(table(rows[-1:]))
                 if fault.ends or not rows[-1].passed:
                     endpoints.close()
         finally:
             endpoints.close()
     return rows
+
+
+def _row(fault: Fault[Ground], endpoints: Endpoints) -> Row:
+    try:
+        ground = endpoints.ground(fault.setting)
+    except TimeoutError as error:
+        return Row(fault.name, False, 0.0, None, counts([]), {}, why=str(error))
+    return run_fault(fault, ground)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.serving.family import FAMILY
 
 ROOT = Path(__file__).parents[2]
 EXPERTPOOL = "import sys; from serve_app.cli.main import run; sys.exit(run(sys.argv[1:]))"
-START_S = 120.0
+START_S = 240.0
 STOP_S = 60.0
 
 

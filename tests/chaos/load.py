@@ -1,4 +1,4 @@
-"""Clients of several tenants that ask all models without a pause, in a thread. Knows no fault."""
+"""Clients of several tenants that ask all models, again and again, in a thread. Knows no fault."""
 
 import asyncio
 import random
@@ -16,8 +16,9 @@ from tests.chaos.references import References
 LENGTHS = (4, 12, 40, 90)
 NUM_USERS = 20
 """Of each tenant."""
-AGAIN_S = 0.25
-"""How long a client waits after a request that was not answered."""
+PAUSE_S, AGAIN_S = 0.3, 0.25
+"""The longest that a client thinks after an answer, and how long it waits after an error. Without
+pauses two cores would be full, and what else must start there would be slow for that alone."""
 
 
 class Load:
@@ -92,8 +93,8 @@ class Load:
             while not self._ends.is_set():
                 outcome = await ask(client, self._question(choice), self._references)
                 self.ledger.add(outcome)
-                if outcome.kind is not Kind.RIGHT:
-                    await asyncio.sleep(AGAIN_S)
+                right = outcome.kind is Kind.RIGHT
+                await asyncio.sleep(choice.uniform(0, PAUSE_S) if right else AGAIN_S)
 
     def _question(self, choice: random.Random) -> Question:
         model, prompt = choice.choice(self.models), choice.choice(self._references.prompts)

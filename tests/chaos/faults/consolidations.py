@@ -21,7 +21,8 @@ from tests.serving.family import FAMILY
 
 CHANNEL = "next"
 WORKER = "ray::_run"
-COMMAND_S = 120.0
+COMMAND_S = 240.0
+"""Consolidation has the lowest priority, and the load comes first."""
 
 
 def disk_full(ground: Ground) -> Mapping[str, Any]:

@@ -86,8 +86,9 @@ async def _stream(client: openai.AsyncOpenAI, model: str) -> None:
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    async for _ in stream:
-        pass
+    async with stream:
+        async for _ in stream:
+            pass
 
 
 def _ask_one(ground: Scene, model: str) -> None:
