@@ -79,6 +79,8 @@ def command_killed(ground: Ground) -> Mapping[str, Any]:
         _end(again)
     assert code == 0, f"exit code {code}"
     assert len(registry.releases()) == len(known) + 1
+    left = [str(path) for path in ground.family.folder.rglob(".*.tmp")]
+    assert not left, f"temporary files stay: {left}"
     return {"exit code": code}
 
 

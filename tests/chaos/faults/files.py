@@ -23,13 +23,18 @@ def _flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+def _deleted(content: bytes) -> None:
+    del content
+
+
 def emptied(content: bytes) -> bytes:
     del content
     return b""
 
 
 FAILED_LOADS = "backbone_load_failures_total"
-Damage = Callable[[bytes], bytes]
+Damage = Callable[[bytes], bytes | None]
+"""What becomes of a file's content; None: there is no file any more."""
 DAMAGES: Mapping[str, Damage] = {
     "truncated": _truncated,
     "flipped": _flipped,
@@ -40,7 +45,7 @@ DAMAGES: Mapping[str, Damage] = {
 def new_release(ground: Ground) -> Mapping[str, Any]:
     """A blob or the manifest of a release not yet taken up: refused, and the old one serves on."""
     family, refused = ground.family, 0
-    for damage in DAMAGES.values():
+    for damage in (*DAMAGES.values(), _deleted):
         for which in ("blob", "manifest"):
             release = family.fresh()
             place = _own_blob(ground, release) if which == "blob" else _manifest(ground, release)
@@ -196,7 +201,10 @@ def _all_damaged(places: list[Path], damage: Damage) -> Iterator[None]:
             _write_in_place(place, content)
 
 
-def _write_in_place(place: Path, content: bytes) -> None:
-    with place.open("r+b") as file:
+def _write_in_place(place: Path, content: bytes | None) -> None:
+    if content is None:
+        place.unlink()
+        return
+    with place.open("r+b" if place.exists() else "wb") as file:
         file.write(content)
         file.truncate()

@@ -37,20 +37,25 @@ def in_a_row(ground: Ground) -> Mapping[str, Any]:
 
 def canary(ground: Ground) -> Mapping[str, Any]:
     """A canary is started, gets a larger share, its file is damaged, and it is promoted."""
-    family, endpoint = ground.family, ground.endpoint
+    family = ground.family
+
+    def told(field: str) -> Any:
+        return (ground.endpoint.status()["canary"] or {}).get(field)
+
     release = family.fresh()
     start_canary(family.registry, CHANNEL, release, 30, {})
-    ground.until(lambda: bool((endpoint.status()["canary"] or {}).get("serves")), "it serves")
+    ground.until(lambda: bool(told("serves")), "it serves")
     set_canary(family.registry, CHANNEL, 60, None)
+    ground.until(lambda: told("percent") == 60, "its share is taken up")
     begun = time.monotonic()
     place = family.folder / "canaries" / f"{CHANNEL}.json"
     with damaged(place, emptied):
-        ground.until(lambda: bool((endpoint.status()["canary"] or {}).get("error")), "it is told")
-    time.sleep(SOUND_S)
+        ground.until(lambda: bool(told("error")), "it is told")
+        time.sleep(SOUND_S)
     answered = [one.release for one in ground.seen(begun) if one.kind is Kind.RIGHT]
     assert {release, family.first} == set(answered), f"answers of {set(answered)}"
     promote_canary(family.registry, CHANNEL)
-    ground.until(lambda: endpoint.serving() == release, "it is the channel's release")
+    ground.until(lambda: ground.endpoint.serving() == release, "it is the channel's release")
     ground.hurt()
     ground.serve(family.first)
     return {"share of the canary": answered.count(release) / len(answered)}
