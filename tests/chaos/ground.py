@@ -19,7 +19,8 @@ SETTLE_S = 30.0
 class Scene:
     """An endpoint that somebody else has started, and a load on it.
 
-    hurt_at: when the fault was done; health is timed from there.
+    hurt_at: when the fault was done, or undone if it does not heal by itself; health is timed from
+    there.
     """
 
     endpoint: Watched
@@ -27,7 +28,7 @@ class Scene:
     hurt_at: float = field(default_factory=time.monotonic)
 
     def hurt(self) -> None:
-        """Now is when the fault is done. The last call counts."""
+        """Now is that moment. The last call counts."""
         self.hurt_at = time.monotonic()
 
     def kill(self, part: str) -> int:

@@ -42,6 +42,7 @@ def disk_full(ground: Ground) -> Mapping[str, Any]:
         assert family.registry.channel(CHANNEL) is None
         time.sleep(3)
     found = consolidate(recipe, executor=LocalExecutor())
+    ground.hurt()
     assert family.registry.channel(CHANNEL) is not None
     return {"was free": free, "said": said, "release": found.release}
 
@@ -52,10 +53,10 @@ def worker_killed(ground: Ground) -> Mapping[str, Any]:
     try:
         ground.until(lambda: bool(_workers(command)), "a worker runs", COMMAND_S)
         os.kill(_workers(command)[0], signal.SIGKILL)
-        ground.hurt()
         code = command.wait(timeout=COMMAND_S)
     finally:
         _end(command)
+    ground.hurt()
     assert code == 0, f"exit code {code}"
     return {"exit code": code}
 
@@ -69,7 +70,6 @@ def command_killed(ground: Ground) -> Mapping[str, Any]:
         ground.until(lambda: bool(_workers(command)), "a worker runs", COMMAND_S)
     finally:
         _end(command)
-    ground.hurt()
     assert registry.releases() == known
     assert registry.channel(CHANNEL) == pointed
     again = _begin(ground, "k0", 300)
@@ -77,6 +77,7 @@ def command_killed(ground: Ground) -> Mapping[str, Any]:
         code = again.wait(timeout=COMMAND_S)
     finally:
         _end(again)
+    ground.hurt()
     assert code == 0, f"exit code {code}"
     assert len(registry.releases()) == len(known) + 1
     left = [str(path) for path in ground.family.folder.rglob(".*.tmp")]

@@ -109,7 +109,6 @@ def refused(ground: Ground, bad: str) -> Mapping[str, Any]:
     family = ground.family
     release = family.registry.publish(BAD[bad](family.manifest(FIRST), ground))
     family.move(release)
-    ground.hurt()
     try:
         ground.until(lambda: ground.endpoint.status()["failed_release"] == release, "it is refused")
         reason = ground.endpoint.status()["error"]
@@ -118,6 +117,7 @@ def refused(ground: Ground, bad: str) -> Mapping[str, Any]:
         assert not reason.startswith("RuntimeError"), f"nothing of ours refused it: {reason}"
     finally:
         family.move(family.first)
+        ground.hurt()
     return {"reason": reason}
 
 
