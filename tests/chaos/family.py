@@ -1,16 +1,18 @@
 """The small family that is served while faults happen, its releases, and two tenants' keys."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Alias, Manifest
+from consolidation.run.executor import LocalExecutor
 from serve_app.tenants.key_changes import Wanted, with_new_key
 from serve_app.tenants.keys_file import KeyScope, KeysFile
 from tests.chaos.composing import composed
 from tests.chaos.references import References
 from tests.chaos.slow_files import Control
-from tests.serving.family import TinyFamily
+from tests.serving.family import FAMILY, TinyFamily
 from tests.support.checkpoints import write_checkpoint
 
 MODELS = ("a", "b", "c", "d")
@@ -39,7 +41,9 @@ class Family:
         self.references = References(root)
         names = [model + version for version in VERSIONS for model in MODELS]
         self.tiny.make_models(names)
-        self.whole = self.registry.read_manifest(self.tiny.publish(names))
+        self.text = root / "text.txt"
+        self.text.write_text("a few words that models are compared on. " * 50, encoding="utf-8")
+        self.whole = self._consolidated(names)
         self.control = Control(root)
         self.keys_path = root / "keys.yaml"
         self.keys = self._write_keys()
@@ -77,6 +81,14 @@ class Family:
         """One checkpoint more, unless it is there."""
         place = self.root / name
         return place if place.exists() else write_checkpoint(place, "mixtral", seed)
+
+    def _consolidated(self, names: Sequence[str]) -> Manifest:
+        models = {name: self.root / name for name in names}
+        texts = ((None, self.text),)
+        recipe = Recipe(FAMILY, self.tiny.url, models, channel=None, calibration=texts)
+        found = consolidate(recipe, executor=LocalExecutor())
+        assert found.manifest is not None
+        return found.manifest
 
     def _write_keys(self) -> dict[str, str]:
         file, keys = KeysFile(), {}

@@ -1,6 +1,6 @@
 """A small real family: tiny checkpoints, and releases that consolidation makes of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,15 +36,11 @@ class TinyFamily:
             write_checkpoint(self.root / name, "mixtral", seed)
 
     def publish(self, names: Sequence[str], channel: str | None = None) -> str:
-        """A lossless release of models that are called as their checkpoints are."""
-        return self.publish_as({name: name for name in names}, channel)
-
-    def publish_as(self, checkpoints: Mapping[str, str], channel: str | None = None) -> str:
-        """A lossless release. checkpoints: by the name that the model is to have."""
+        """A lossless release."""
         recipe = Recipe(
             family=FAMILY,
             registry=self.url,
-            models={model: self.root / name for model, name in checkpoints.items()},
+            models={name: self.root / name for name in names},
             channel=channel,
         )
         outcome = consolidate(recipe, executor=LocalExecutor(), progress=lambda _: None)

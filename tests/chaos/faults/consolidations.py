@@ -28,7 +28,13 @@ COMMAND_S = 240.0
 def disk_full(ground: Ground) -> Mapping[str, Any]:
     """The registry's disk: a consolidation fails by name, and succeeds when there is room again."""
     family = ground.family
-    recipe = Recipe(FAMILY, family.tiny.url, {"x": family.make("x0", 100)}, channel=CHANNEL)
+    recipe = Recipe(
+        FAMILY,
+        family.tiny.url,
+        {"x": family.make("x0", 100)},
+        channel=CHANNEL,
+        calibration=((None, family.text),),
+    )
     known = family.registry.releases()
     with full(Path(family.tiny.url)) as free:
         ground.hurt()
@@ -103,10 +109,8 @@ def two_at_once(ground: Ground) -> Mapping[str, Any]:
 def _begin(ground: Ground, name: str, seed: int) -> "subprocess.Popen[bytes]":
     """`consolidate` of two checkpoints that are new, in a process of its own."""
     models = [f"--model={name}{n}={ground.family.make(f'{name}{n}', seed + n)}" for n in range(2)]
-    text = ground.family.root / "text.txt"
-    text.write_text("a few words that models are compared on. " * 50, encoding="utf-8")
     command = ["consolidate", f"--family={FAMILY}", f"--registry={ground.family.tiny.url}"]
-    command += [f"--calibration={text}"]
+    command += [f"--calibration={ground.family.text}"]
     with (ground.out / "consolidate.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-c", EXPERTPOOL, *command, f"--channel={CHANNEL}", *models],
