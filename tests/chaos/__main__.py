@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from serve_app.bench.result.environment import environment
@@ -111,6 +112,7 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(os.environ.get("OUT") or "chaos").resolve()
     out.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()
+    torch.set_num_threads(1)  # the cores are the endpoint's
     here, begun = environment(), time.monotonic()
     chosen = [fault for fault in FAULTS if not asked.only or fault.name in asked.only]
     rows = run(chosen, out, lambda words: print(words, flush=True))

@@ -41,6 +41,8 @@ class Family:
         self.references = References(root)
         names = [model + version for version in VERSIONS for model in MODELS]
         self.tiny.make_models(names)
+        for name in names:
+            self.references.compute(name)
         self.text = root / "text.txt"
         self.text.write_text("a few words that models are compared on. " * 50, encoding="utf-8")
         self.whole = self._consolidated(names)

@@ -63,9 +63,13 @@ class References:
     def add(self, release: str, checkpoints: Mapping[str, str]) -> None:
         """checkpoints: by model."""
         for checkpoint in checkpoints.values():
-            if (checkpoint, self.prompts[0]) not in self._tokens:
-                self._answer(checkpoint)
+            self.compute(checkpoint)
         self._checkpoints[release] = dict(checkpoints)
+
+    def compute(self, checkpoint: str) -> None:
+        """Its answers, unless they are known: takes a second or more, and most of a core."""
+        if (checkpoint, self.prompts[0]) not in self._tokens:
+            self._answer(checkpoint)
 
     def shortest(self, model: str, prompt: Prompt) -> int:
         """How many tokens an answer may have, whatever release gives it."""
