@@ -23,6 +23,7 @@ FAULTS: tuple[Fault[Ground], ...] = (
     Fault("controller killed", processes.controller_killed),
     Fault("engine stopped and continued", processes.engine_stopped),
     Fault("clients leave at random", requests.clients_leave),
+    Fault("hostile requests", requests.hostile),
     Fault("KV blocks run out", requests.blocks_run_out),
     Fault("20 releases in a row and back", releases.in_a_row),
     Fault("a canary, its file damaged, and promoted", releases.canary),

@@ -33,7 +33,7 @@ class Load:
         self.ledger = Ledger()
         self.models = tuple(models)
         self.keys = tuple(keys)
-        self._address, self._references = address, references
+        self.address, self._references = address, references
         self._ends = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -76,7 +76,7 @@ class Load:
 
     def client(self, key: str) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=f"{self._address}/v1", api_key=key, max_retries=0, timeout=TIMEOUT_S
+            base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=TIMEOUT_S
         )
 
     async def _probe(self) -> list[Outcome]:
