@@ -49,5 +49,5 @@ FAULTS: tuple[Fault[Ground], ...] = (
     Fault("registry gone", backbones.registry_gone, setting=Setting.TIGHT),
     Fault("200 backbone loads", leaks.backbone_loads, setting=Setting.TIGHT, is_quiet=True),
     Fault("storage slow, then failing", backbones.slow_then_failing, setting=Setting.REMOTE),
-    Fault("told to end", processes.told_to_end, may_cut=True, ends=True),
+    Fault("told to end", processes.told_to_end, ends=True),
 )
