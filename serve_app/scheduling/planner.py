@@ -179,8 +179,10 @@ class Planner:
             self._plan_chunk(head, length, self._running.take(head, length), draft)
 
     def _next(self, queues: FairQueues) -> Queue | None:
-        admits, admits_early = self._residency.admits, self._residency.admits_early
-        return queues.next(admits) or queues.next(admits_early)
+        """The queue whose turn it is; batch begins nothing beside what waits for a load."""
+        begins = queues is self._lanes.urgent or not self._residency.is_early
+        first = queues.next(self._residency.admits) if begins else None
+        return first or queues.next(self._residency.admits_early)
 
     def _goes_before(self, queue: Queue, prompt: Sequence) -> bool:
         """Whether the next in turn is more urgent, and still is with what its tenant has had."""

@@ -25,7 +25,7 @@ been wanted for `max_wait_s`. At every step, those wanted longest first:
 7. With `min_residency_s`, a place does not drain before its tenure is so long.
 8. What waits in batch makes no backbone wanted and keeps no place. Its backbone is loaded into an
    empty or idle place that no other wants, where nothing waits at all. What runs of batch on a
-   place that drains gives way at once.
+   place that drains gives way at once, and nothing of it begins beside what waits for a load.
 
 The bound that follows. Take the moment a backbone has been wanted for `max_wait_s`, and let r be
 the number of backbones wanted longer. If more than r places are then drainable (resident and, by
@@ -116,6 +116,11 @@ class Residency:
         """
         others = (b for b in self._places.pinned if b != backbone)
         return self._places.is_arriving(backbone) and next(others, None) is None
+
+    @property
+    def is_early(self) -> bool:
+        """Whether something runs whose backbone is not all there."""
+        return any(self._places.is_arriving(b) for b in self._places.pinned)
 
     def num_waiting(self, backbone: str) -> int:
         """How many sequences wait for it."""
