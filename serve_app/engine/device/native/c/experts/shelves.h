@@ -6,7 +6,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#define PIECES 4      /* pieces of work for each thread */
+#define PIECES 2      /* pieces of work for each thread; each costs a visit to every part */
+#define MANY_PAIRS 128 /* whose sums would not stay near, were pieces that large */
+#define PIECES_OF_MANY 4
 #define LEAST 16384   /* numbers of x that are worth a piece */
 #define LEAST_LINES 16
 
@@ -168,7 +170,8 @@ static Streams streams_for(const Linear *linear, Room *room, int64_t num_groups,
 /* How the outputs are cut into pieces for the threads. Lines of one neuron stay together. */
 static void cut(Work *work) {
     const Call *call = work->call;
-    const int64_t num_pieces = PIECES * call->num_threads;
+    const int64_t of_thread = call->num_pairs > MANY_PAIRS ? PIECES_OF_MANY : PIECES;
+    const int64_t num_pieces = of_thread * call->num_threads;
     work->lines_of_neuron = work->gate ? 2 : 1;
     work->num_neurons = work->linear->num_outputs / work->lines_of_neuron;
     int64_t each = (work->num_neurons + num_pieces - 1) / num_pieces;
