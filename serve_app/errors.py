@@ -18,6 +18,19 @@ ServingError
 └── ConfigError            an operator's setting is wrong
 """
 
+import traceback
+
+
+def where(error: BaseException) -> str:
+    """The kind of an error and where it came from, for a log: its words may quote a request."""
+    told = ""
+    found: BaseException | None = error
+    while found is not None:
+        frames = "".join(traceback.format_tb(found.__traceback__))
+        told += f"\n{type(found).__name__} from\n{frames}"
+        found = found.__cause__ or found.__context__
+    return told
+
 
 class ServingError(Exception):
     """Base of everything this package raises on purpose."""

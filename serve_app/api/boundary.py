@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.statuses import NO_SUCH_ROUTE, WRONG_METHOD, error_response, routing_response
 from serve_app.api.streams import ClientGone
+from serve_app.errors import where
 from serve_app.protocol.errors import ProtocolError, bad_request, internal
 
 _log = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ class Boundary:
             return
         except (ProtocolError, HTTPException) as error:
             response = _refusal(scope, error)
-        except Exception:  # noqa: BLE001  the last resort: whatever it is, the client gets a body
-            _log.exception("request %s: %s %s failed", name, scope["method"], scope["path"])
+        except Exception as error:  # noqa: BLE001  the last resort: the client gets a body
+            what = scope["method"], scope["path"]
+            _log.error("request %s: %s %s failed: %s", name, *what, where(error))
             response = error_response(internal())
         else:
             return

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
 from serve_app.api.event_bytes import Events
 from serve_app.api.quiet_body import QuietBody
+from serve_app.errors import where
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
 
@@ -87,8 +88,8 @@ class EventStream(Response):
                 await self._write(body)
             except OSError:
                 raise
-            except Exception:  # noqa: BLE001  the client has its status: only an event can tell it
-                _log.exception("a stream failed")
+            except Exception as error:  # noqa: BLE001  the client has its status: an event tells it
+                _log.error("a stream failed: %s", where(error))
                 self._events.fail()
         await send({"type": "http.response.body", "body": self._events.end(), "more_body": False})
 

@@ -13,7 +13,7 @@ from typing import Any
 from consolidation.release import Alias, Side
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
-from serve_app.errors import EngineError, EngineStopped, ServingError
+from serve_app.errors import EngineError, EngineStopped, ServingError, where
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
@@ -139,7 +139,7 @@ class EngineReplica:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
             yield [error.to_item()]
         except ServingError as error:
-            _log.exception("job %s failed", job["id"])
+            _log.error("job %s failed: %s%s", job["id"], error, where(error))
             failed = protocol_error(error)
             self._metrics.refused(failed.code, job["tenant"], answering.side)
             yield [failed.to_item()]

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
+from serve_app.errors import where
 from serve_app.text.chat_template import ChatTemplate, render
 from serve_app.text.process.frames import frame, read_packed, unpack
 from serve_app.text.template_limits import TemplateLimits
@@ -101,8 +102,8 @@ def _only(work: Callable[[], None]) -> NoReturn:
         work()
     except ConnectionError:
         pass  # who asked has ended
-    except Exception:  # noqa: BLE001  the other end sees that there is no answer
-        _log.exception("a process for chat templates ends")
+    except Exception as error:  # noqa: BLE001  the other end sees that there is no answer
+        _log.error("a process for chat templates ends: %s", where(error))
     finally:
         os._exit(0)
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serve_app.errors import where
 from serve_app.protocol.messages import Piece
 from serve_app.text.chat_template import forbidden
 from serve_app.text.choice_text import ChoiceText
@@ -73,7 +74,7 @@ class TextServer:
         except TextError as error:
             return failed(number, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the next may be answered
-            _log.exception("a question about a text failed")
+            _log.error("a question about a text failed: %s", where(error))
             return failed(number, TextFailed(f"{type(error).__name__} in the text process"))
         return {"number": number, "answer": answer, "failure": None}
 
@@ -123,8 +124,9 @@ class TextServer:
             )
             if opening["past"] is not None:
                 choice.catch_up(opening["past"])
-        except Exception:  # noqa: BLE001  the choice ends; others go on
-            _log.exception("a choice of %s could not be opened", opening["model"])
+        except Exception as error:  # noqa: BLE001  the choice ends; others go on
+            told = where(error)
+            _log.error("a choice of %s could not be opened: %s", opening["model"], told)
             said.append((key, None))
         else:
             self._choices[key] = choice
@@ -133,8 +135,8 @@ class TextServer:
         piece: Piece | None = None
         try:
             piece = tell()
-        except Exception:  # noqa: BLE001  the choice ends; others go on
-            _log.exception("tokens could not be turned into text")
+        except Exception as error:  # noqa: BLE001  the choice ends; others go on
+            _log.error("tokens could not be turned into text: %s", where(error))
         if piece is None or piece["finish"] is not None:
             del self._choices[key]
         said.append((key, piece))

@@ -1,12 +1,22 @@
 """A text process without a process: its work, done on the parent's event loop. Can be killed."""
 
 import asyncio
+from typing import Any
 
-from serve_app.text.chat_template import render
+from serve_app.text.chat_template import ChatTemplate, render
+from serve_app.text.errors import TextError
 from serve_app.text.process.frames import Frames, frame
 from serve_app.text.process.text_messages import Answer, Turn
 from serve_app.text.process.text_process import Hear
 from serve_app.text.process.text_server import TextServer
+
+
+def _render(template: ChatTemplate, *asked: Any) -> str:
+    """As a worker does, without its limits."""
+    try:
+        return render(template, *asked)
+    except Exception as error:
+        raise TextError(f"refused the messages: {type(error).__name__}: {error}") from error
 
 
 class InlineProcess:
@@ -19,7 +29,7 @@ class InlineProcess:
         self.turns: list[Turn] = []
         self._hear = hear
         self._held = held
-        self._server = TextServer(render)
+        self._server = TextServer(_render)
         self._there = Frames()
         self._back = Frames()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
