@@ -209,8 +209,9 @@ class EngineReplica:
             yield model, release, loop
 
     async def _look_beside(self, channel: str | None) -> None:
-        await self._aliases.look(channel)
-        await self._canary_follower.look(channel)
+        if self._follower.state.trouble is None:  # else they are out of sight, and not gone
+            await self._aliases.look(channel)
+            await self._canary_follower.look(channel)
         await self._administration.renew_pins()
 
     async def _requests(

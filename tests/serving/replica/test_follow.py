@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from consolidation.release import Alias, Aliases
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.loading.outages import Outage
 from serve_app.errors import EngineError
@@ -193,6 +195,25 @@ def test_a_channel_that_goes_away_leaves_what_is_served() -> None:
 
         await until(reported)
         assert (await replica.status())["release"] == "r1"
+
+    _run(test)
+
+
+def test_aliases_stay_while_a_registry_is_out_of_sight() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        async def names() -> set[str]:
+            return {card["id"] for card in (await replica.models())["models"]}
+
+        async def has_alias() -> bool:
+            return "fast" in await names()
+
+        aliases = {"fast": Alias(model="a")}
+        made.registry.names["stable"] = Aliases(aliases=aliases, at=datetime.now(UTC))
+        await until(has_alias)
+        made.registry.channels.clear()
+        made.registry.names.clear()
+        await asyncio.sleep(5 * CONFIG.poll_s)
+        assert await has_alias()
 
     _run(test)
 
