@@ -23,7 +23,7 @@ Consolidate = Callable[..., tuple[int, str, str]]
 class Here(LocalExecutor):
     """In place of what starts Ray."""
 
-    def __init__(self, _: object) -> None: ...
+    def __init__(self, _: object, *, nice: int) -> None: ...
 
     def __enter__(self) -> Self:
         return self
