@@ -147,13 +147,21 @@ class Engine:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
         self._supply.require_room_alone(source)
 
-    def stage(self, source: ReleaseSource, on_done: Callable[[EngineError | None], None]) -> None:
+    def stage(
+        self,
+        source: ReleaseSource,
+        on_done: Callable[[EngineError | None], None],
+        *,
+        may_lack: bool = False,
+    ) -> None:
         """Start loading the parts of a release's experts while requests run.
 
         Calls `on_done(None)` when requests may name it, or `on_done(error)` if it was not loaded
         and nothing has changed: from `step`, or at once.
+        may_lack: whether models whose backbones cannot be read may be missing. They are refused
+        until their files are right.
         """
-        self._supply.stage(source, on_done)
+        self._supply.stage(source, on_done, may_lack=may_lack)
 
     def retire(self, release: str, on_done: Callable[[], None]) -> None:
         """Take no new requests for a release; free it when its last sequence has ended.

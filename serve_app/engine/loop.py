@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 from serve_app.engine.engine import Engine
@@ -95,8 +96,11 @@ class EngineLoop:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
         self._call(lambda: self._engine.require_room_alone(source)).result()
 
-    def stage(self, source: ReleaseSource) -> "Future[None]":
-        """Load a release while requests run. Once this is done, requests may name it."""
+    def stage(self, source: ReleaseSource, *, may_lack: bool = False) -> "Future[None]":
+        """Load a release while requests run. Once this is done, requests may name it.
+
+        may_lack: as in `Engine.stage`.
+        """
         done = self._outcome()
 
         def on_done(error: EngineError | None) -> None:
@@ -105,7 +109,8 @@ class EngineLoop:
             else:
                 done.set_exception(error)
 
-        self._chain(self._call(lambda: self._engine.stage(source, on_done)), done)
+        stage = partial(self._engine.stage, source, on_done, may_lack=may_lack)
+        self._chain(self._call(stage), done)
         return done
 
     def retire(self, release: str) -> "Future[None]":

@@ -56,7 +56,7 @@ def _open_engine(config: EngineConfig, source: ReplicaSource) -> Loop:
 
     loop = EngineLoop(make)
     try:
-        loop.stage(source).result()
+        loop.stage(source, may_lack=True).result()
     except BaseException:
         loop.close()
         raise

@@ -66,10 +66,10 @@ def engine_of(
     return engine
 
 
-def stage(engine: Engine, source: ReleaseSource) -> None:
+def stage(engine: Engine, source: ReleaseSource, *, may_lack: bool = False) -> None:
     """Load a release and wait for it. Raises what it failed with."""
     outcomes: list[EngineError | None] = []
-    engine.stage(source, outcomes.append)
+    engine.stage(source, outcomes.append, may_lack=may_lack)
     finish(engine, {}, until=lambda: bool(outcomes))
     if outcomes[0] is not None:
         raise outcomes[0]

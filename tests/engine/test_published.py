@@ -18,8 +18,16 @@ from consolidation.release import (
 )
 from consolidation.release.tensors import encode_tensors
 from serve_app.engine.engine import Engine
-from serve_app.errors import EngineError
-from tests.engine.running import SMALL, answer, assert_golden, finish, greedy_requests
+from serve_app.errors import EngineError, Unavailable
+from tests.engine.running import (
+    SMALL,
+    answer,
+    assert_golden,
+    finish,
+    greedy_requests,
+    stage,
+    until_all_can_be_had,
+)
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
 from tests.support.sources import FakePart, expert_shape
@@ -112,4 +120,27 @@ def test_files_that_change_in_place_change_no_answer(tmp_path: Path) -> None:
                 file.truncate(0)  # what reads a mapping of it now dies
     requests = greedy_requests(models, [5, 20], max_tokens=6, release=reader.id)
     assert_golden(source.references(models), requests, answer(engine, requests))
+    engine.close()
+
+
+def test_a_damaged_backbone_takes_only_its_model_out_when_an_engine_starts(tmp_path: Path) -> None:
+    models = {f"m{seed}": tiny_model("mixtral", seed) for seed in (1, 2)}
+    source = MixedSource("any", models, in_turn("every expert in its own way"))
+    reader = published(Registry(str(tmp_path), "tiny"), source, models["m1"])
+    [blob] = reader.models["m2"].backbone
+    [path] = (found for found in tmp_path.glob("tiny/blobs/*") if blob.digest in found.name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    now = [0.0]
+    engine = Engine.open(reader, replace(SMALL, kv_tokens=128), clock=lambda: now[0])
+    stage(engine, reader, may_lack=True)
+    [there, out] = greedy_requests(models, [5], max_tokens=4, release=reader.id)
+    with pytest.raises(Unavailable, match="model 'm2'"):
+        engine.submit(out)
+    references = source.references(models)
+    assert_golden(references, [there], answer(engine, [there]))
+    path.write_bytes(whole)
+    now[0] = 1.0
+    until_all_can_be_had(engine)
+    assert_golden(references, [out], answer(engine, [out]))
     engine.close()

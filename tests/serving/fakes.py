@@ -120,7 +120,7 @@ class FakeLoop:
         self.too_large: str | None = None
         self.fail_requests = False
         self.broken: str | None = None
-        self.unavailable: dict[tuple[str, str], Outage] = {}
+        self.unavailable: dict[ModelKey, Outage] = {}
         self.no_numbers: set[str] = set()
         self.dtype = "float32"
         self.seen: list[Request] = []
@@ -245,7 +245,7 @@ class FakeLoop:
         done.set_result(Residence((*held, *empty), wanted=(), num_switches=0))
         return done
 
-    def stage(self, source: ReplicaSource) -> "Future[None]":
+    def stage(self, source: ReplicaSource, *, may_lack: bool) -> "Future[None]":
         done: Future[None] = Future()
         with self._lock:
             assert source.id not in self._releases, "staged twice"
@@ -419,7 +419,7 @@ class FakeRegistry:
 class World:
     """A registry, and parts that open a FakeLoop on it. texts: the text processes so far.
 
-    no_numbers: of its loops.
+    no_numbers, unavailable: of its loops.
     """
 
     registry: FakeRegistry
@@ -430,6 +430,7 @@ class World:
     loops: list[FakeLoop] = field(default_factory=list)
     texts: list[InlineProcess] = field(default_factory=list)
     no_numbers: set[str] = field(default_factory=set)
+    unavailable: dict[ModelKey, Outage] = field(default_factory=dict)
 
     @property
     def loop(self) -> FakeLoop:
@@ -453,6 +454,7 @@ class World:
     def _open(self, first: ReplicaSource) -> Loop:
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
         loop.no_numbers = self.no_numbers
+        loop.unavailable = self.unavailable
         self.loops.append(loop)
         return loop
 

@@ -18,7 +18,8 @@ class _Loop:
     def __init__(self, make: Any) -> None:
         make(lambda: None)
 
-    def stage(self, _: Any) -> "Future[None]":
+    def stage(self, _: Any, *, may_lack: bool) -> "Future[None]":
+        assert may_lack, "nothing else could be served"
         done: Future[None] = Future()
         done.set_result(None)
         return done

@@ -102,7 +102,8 @@ class BackboneToRead:
         return self.source.read_backbone(self.model)
 
 
-Report = BackboneLoaded | BackboneHeld | BackboneChecked | PartsLoaded
+BackboneReport = BackboneLoaded | BackboneHeld | BackboneChecked
+Report = BackboneReport | PartsLoaded
 
 
 class Loader:

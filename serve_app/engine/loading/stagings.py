@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from serve_app.engine.loading.loader import (
+    BackboneReport,
     BackboneToRead,
     Loader,
     PartsLoaded,
@@ -18,7 +19,7 @@ from serve_app.engine.loading.room import Room
 from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import Configured
 from serve_app.engine.source import ReleaseSource
-from serve_app.errors import EngineError, LoadFailed
+from serve_app.errors import BadRelease, EngineError, LoadFailed
 
 logger = logging.getLogger(__name__)
 OnDone = Callable[[EngineError | None], None]
@@ -26,13 +27,14 @@ OnDone = Callable[[EngineError | None], None]
 
 @dataclass(slots=True)
 class _Staging:
-    """A release that is being loaded. due: the reports that it waits for.
+    """A release that is to be loaded. due: the reports that it waits for.
 
-    configured: of its models, once its parts are loaded.
+    may_lack: as in `Engine.stage`.   configured: of its models, once its parts are loaded.
     """
 
     source: ReleaseSource
     backbones: dict[str, BackboneToRead]
+    may_lack: bool
     configured: Mapping[str, Configured] = field(default_factory=dict)
     due: set[tuple[type, str]] = field(default_factory=set)
     error: EngineError | None = None
@@ -51,7 +53,7 @@ class Stagings:
         self._releases = releases
         self._room = room
         self._loader = loader
-        self._awaiting: deque[ReleaseSource] = deque()
+        self._awaiting: deque[_Staging] = deque()
         self._on_done: dict[str, OnDone] = {}
         self._current: _Staging | None = None
 
@@ -69,8 +71,8 @@ class Stagings:
         """Those of the release that is being loaded."""
         return {} if self._current is None else self._current.backbones
 
-    def add(self, source: ReleaseSource, on_done: OnDone) -> None:
-        """Ask for a release. `on_done`: as in `Engine.stage`; called at once if it is refused."""
+    def add(self, source: ReleaseSource, on_done: OnDone, *, may_lack: bool) -> None:
+        """Ask for a release, as in `Engine.stage`. Calls `on_done` at once if it is refused."""
         try:
             if source.id in self._releases or source.id in self._on_done:
                 raise LoadFailed(f"release {source.id!r} is loaded, or being loaded, already")
@@ -79,7 +81,7 @@ class Stagings:
             on_done(error)
             return
         self._on_done[source.id] = on_done
-        self._awaiting.append(source)
+        self._awaiting.append(_Staging(source, _backbones(source), may_lack))
 
     def begin_next(self) -> bool:
         """Start loading the parts of the next release, if there is one and it need not wait.
@@ -89,7 +91,7 @@ class Stagings:
         -> whether one was started, whose backbones must be fetched.
         """
         while self._awaiting and self._current is None:
-            source = self._awaiting[0]
+            source = self._awaiting[0].source
             try:
                 parts = self._make_room(source)
             except Exception as error:  # noqa: BLE001  whatever it is, others go on
@@ -98,8 +100,7 @@ class Stagings:
                 continue
             if parts is None:
                 return False
-            self._awaiting.popleft()
-            self._current = _Staging(source, _backbones(source))
+            self._current = self._awaiting.popleft()
             self.wait_for(PartsLoaded, source.id)
             self._loader.load_parts(source, parts)
             return True
@@ -127,6 +128,17 @@ class Stagings:
         assert self._current is not None
         self._current.due.add((report, of))
 
+    def does_without(self, report: BackboneReport) -> bool:
+        """Whether this backbone could not be read, and the release that waits for it may lack it.
+
+        Not if it was read as it was published: then it will not be right later.
+        """
+        staging = self._current
+        if staging is None or (type(report), report.backbone) not in staging.due:
+            return False
+        may_heal = report.error is not None and not isinstance(report.error, BadRelease)
+        return staging.may_lack and may_heal
+
     def note(self, report: Report) -> Collection[str]:
         """A report has come; the release being loaded may have waited for it.
 
@@ -136,8 +148,9 @@ class Stagings:
         of = report.source.id if isinstance(report, PartsLoaded) else report.backbone
         if staging is None or (type(report), of) not in staging.due:
             return ()
+        if isinstance(report, PartsLoaded) or not self.does_without(report):
+            staging.error = staging.error or report.error
         staging.due.discard((type(report), of))
-        staging.error = staging.error or report.error
         if isinstance(report, PartsLoaded):
             staging.configured = report.configured
         if staging.due:

@@ -97,9 +97,9 @@ class Supply:
         """Raises: DoesNotFit for a release that would not fit even if nothing else were loaded."""
         self._room.require_alone(source)
 
-    def stage(self, source: ReleaseSource, on_done: OnDone) -> None:
-        """Start loading a release's parts and backbones. `on_done`: as in `Engine.stage`."""
-        self._stagings.add(source, on_done)
+    def stage(self, source: ReleaseSource, on_done: OnDone, *, may_lack: bool) -> None:
+        """Start loading a release's parts and backbones, as in `Engine.stage`."""
+        self._stagings.add(source, on_done, may_lack=may_lack)
         self.begin_stagings()
 
     def begin_stagings(self) -> None:
@@ -124,8 +124,9 @@ class Supply:
                     self._counters.staging_seconds += report.seconds
                 case BackboneHeld():
                     self._host.note(report.backbone, report.held)
+                    self._note_read(report)
                 case BackboneChecked():
-                    self._note_checked(report)
+                    self._note_read(report)
                 case BackboneLoaded():
                     yield from self._note_backbone(report)
             self._orphans.update(self._stagings.note(report))
@@ -255,25 +256,31 @@ class Supply:
             return
         self._counters.backbone_load_failures += 1
         self._placing.clear(report.place)
-        self.outages.failed(report.backbone, str(report.error))
-        wait_s = self.outages.wait_s(report.backbone)
-        logger.error(
-            "a backbone could not be loaded; its files are checked again in %.0f s: %s",
-            wait_s,
-            report.error,
-        )
+        wait_s = self._take_out(report.backbone, report.error)
         for request in self._scheduler.load_failed(report.backbone):
             yield Lost(request, Unavailable(str(report.error), retry_after_s=wait_s))
 
-    def _note_checked(self, report: BackboneChecked) -> None:
-        """The files of a backbone were read; perhaps because it had failed before."""
-        if self.outages.of(report.backbone) is None:
-            return
-        if report.error is not None:
+    def _take_out(self, backbone: str, error: EngineError) -> float:
+        """Refuse its models from now on. -> seconds until its files are checked again"""
+        self.outages.failed(backbone, str(error))
+        wait_s = self.outages.wait_s(backbone)
+        logger.error(
+            "a backbone could not be loaded; its files are checked again in %.0f s: %s",
+            wait_s,
+            error,
+        )
+        return wait_s
+
+    def _note_read(self, report: BackboneHeld | BackboneChecked) -> None:
+        """The files of a backbone were read: for a release, or because they had been wrong."""
+        was_out = self.outages.of(report.backbone) is not None
+        if was_out and report.error is not None:
             self.outages.failed(report.backbone, str(report.error))
-            return
-        self.outages.ended(report.backbone)
-        logger.info("the files of a backbone that could not be loaded are right again")
+        elif was_out:
+            self.outages.ended(report.backbone)
+            logger.info("the files of a backbone that could not be loaded are right again")
+        elif report.error is not None and self._stagings.does_without(report):
+            self._take_out(report.backbone, report.error)
 
     def check_outages(self) -> None:
         """Look again at files of backbones that could not be loaded, if it is time."""

@@ -60,7 +60,7 @@ class Loop(Protocol):
 
     def residence(self) -> "Future[Residence]": ...
 
-    def stage(self, source: ReplicaSource) -> "Future[None]": ...
+    def stage(self, source: ReplicaSource, *, may_lack: bool) -> "Future[None]": ...
 
     def retire(self, release: str) -> "Future[None]": ...
 
@@ -91,7 +91,7 @@ class Parts:
     channel: name -> release id, or None if there is no such channel.
     canary, aliases: name of a channel -> what the file beside it says, None if there is none.
     open_release: release id -> the release; raises ReleaseError.
-    open_engine: the first release -> a running engine that has it.
+    open_engine: the first release -> a running engine that has it, but perhaps not all backbones.
     start_text: starts a process for texts.
     """
 

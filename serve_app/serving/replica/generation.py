@@ -172,8 +172,7 @@ class Generation:
     def _told(self, error: Exception) -> ProtocolError:
         """What a client hears of a failure."""
         if isinstance(error, Unavailable):
-            why = f"the model '{self._job['model']}' cannot be loaded at the moment"
-            return ProtocolError("loading", why, retry_after_s=max(1.0, error.retry_after_s))
+            return unavailable(self._job["model"], error)
         return protocol_error(error)
 
     def _items(self, pieces: Sequence[Piece | Exception]) -> list[Item]:
@@ -205,6 +204,12 @@ class Generation:
         self._text.close(choice.key)
         if choice.steps:
             self._loop.abort(name)
+
+
+def unavailable(model: str, error: Unavailable) -> ProtocolError:
+    """What a client hears of a model that cannot be loaded. model: as it was asked for."""
+    why = f"the model '{model}' cannot be loaded at the moment"
+    return ProtocolError("loading", why, retry_after_s=max(1.0, error.retry_after_s))
 
 
 def protocol_error(error: Exception) -> ProtocolError:

@@ -13,7 +13,7 @@ from typing import Any
 from consolidation.release import Alias, Side
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
-from serve_app.errors import EngineError, EngineStopped, ServingError, where
+from serve_app.errors import EngineError, EngineStopped, ServingError, Unavailable, where
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
@@ -39,7 +39,7 @@ from serve_app.serving.replica.counting import Metrics
 from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
-from serve_app.serving.replica.generation import Generation, protocol_error
+from serve_app.serving.replica.generation import Generation, protocol_error, unavailable
 from serve_app.serving.replica.open_room import OpenJobs
 from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import (
@@ -168,6 +168,7 @@ class EngineReplica:
                     holding = self._holding(asked["model"], alias, side, job["release"])
                     model, release, loop = await stack.enter_async_context(holding)
                     answering.side = self._releases.side_of(release)
+                    await _verified(asked["model"], model, release, loop)
                     requests = await self._requests(job, model, deadline)
                 entered.take_tokens(sum(len(request.prompt) for request in requests))
                 generation = Generation(
@@ -314,6 +315,14 @@ class EngineReplica:
         if age <= self._config.stall_s:
             return None
         return f"the engine has not stepped for {age:.0f} s"
+
+
+async def _verified(asked: str, model: ServedModel, release: HeldRelease, loop: Loop) -> None:
+    """Returns when requests may use a model, which its release may have lacked at first."""
+    try:
+        await release.verification.one(loop, model.name)
+    except Unavailable as error:
+        raise unavailable(asked, error) from error
 
 
 @contextlib.asynccontextmanager

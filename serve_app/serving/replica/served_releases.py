@@ -17,7 +17,7 @@ from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
-from serve_app.serving.replica.verifying import verify
+from serve_app.serving.replica.verifying import Verification
 from serve_app.text.errors import TextError
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_messages import TokenizerFacts
@@ -44,6 +44,7 @@ class HeldRelease:
             name: _model(opened, loop, name, end_tokens[name])
             for name in sorted(opened.source.models)
         }
+        self.verification = Verification(opened.source, self.models.values())
         self.num_holders = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -187,17 +188,18 @@ class ServedReleases:
             self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
             self._family = _a_config(opened)
             try:
-                return await self._hold(opened, end_tokens, self.loop)
+                return await self._hold(opened, end_tokens, self.loop, may_lack=True)
             except BaseException:
                 await self._close_loop()  # it was planned for that release
                 raise
         self._check_family(opened)
+        may_lack = not self._held  # otherwise requests are better off with what is there
         if drains and not await self._fits(self.loop, opened):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
             if self._drains:
                 return await self._swap(self.loop, opened, end_tokens)
-        await outcome(self.loop.stage(opened.source))
-        return await self._hold(opened, end_tokens, self.loop)
+        await outcome(self.loop.stage(opened.source, may_lack=may_lack))
+        return await self._hold(opened, end_tokens, self.loop, may_lack=may_lack)
 
     async def _fits(self, loop: Loop, opened: OpenedRelease) -> bool:
         """Whether there is room beside what is loaded. If a canary takes it, the canary ends."""
@@ -236,11 +238,11 @@ class ServedReleases:
             for task in list(self._retiring.values()):
                 await asyncio.wait({task})
             try:
-                await outcome(loop.stage(opened.source))
-                self.current = await self._hold(opened, end_tokens, loop)
+                await outcome(loop.stage(opened.source, may_lack=False))
+                self.current = await self._hold(opened, end_tokens, loop, may_lack=False)
             except BaseException:
                 if before is not None:
-                    await outcome(loop.stage(before.source))
+                    await outcome(loop.stage(before.source, may_lack=True))
                     self._held[before.id] = before
                 raise
             if before is not None:
@@ -252,12 +254,20 @@ class ServedReleases:
             self._admitting.set()
 
     async def _hold(
-        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
+        self,
+        opened: OpenedRelease,
+        end_tokens: Mapping[str, int | None],
+        loop: Loop,
+        *,
+        may_lack: bool,
     ) -> HeldRelease:
-        """A release that the engine has, for requests, once it is verified there."""
+        """A release that the engine has, for requests, once it is verified there.
+
+        may_lack: whether models that cannot be loaded may be missing for the time being.
+        """
         try:
             entered = await asyncio.to_thread(HeldRelease, opened, end_tokens, loop)
-            await verify(loop, opened.source, entered.models.values())
+            await entered.verification.all(loop, may_lack=may_lack)
         except BaseException:
             await outcome(loop.retire(opened.source.id))
             raise

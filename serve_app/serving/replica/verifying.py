@@ -7,7 +7,7 @@ release states. A model without a golden prompt gets any tokens, and must answer
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from consolidation.release import Golden, golden_tolerance
 from serve_app.engine.request import (
@@ -19,7 +19,7 @@ from serve_app.engine.request import (
     Sampling,
     Token,
 )
-from serve_app.errors import BadRelease
+from serve_app.errors import BadRelease, Unavailable
 from serve_app.serving.replica.dependencies import Loop, ReplicaSource
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
@@ -32,13 +32,44 @@ PROMPT_TOKENS = 16
 """Of a model without a golden prompt."""
 
 
-async def verify(loop: Loop, source: ReplicaSource, models: Iterable[ServedModel]) -> None:
-    """Raises BadRelease, naming the model; EngineError if a model could not be asked."""
-    for model in models:
-        golden = source.models[model.name].golden
-        wrong = await _verify(loop, model, golden)
-        if wrong is not None:
-            raise BadRelease(f"release {source.id}, model {model.name}: {wrong}")
+class Verification:
+    """Which models of a release are still to be verified: at first all, later those that could not
+    be loaded.
+    """
+
+    def __init__(self, source: ReplicaSource, models: Collection[ServedModel]) -> None:
+        self._source = source
+        self._due = {model.name: model for model in models}
+        self._asking = asyncio.Lock()
+
+    async def all(self, loop: Loop, *, may_lack: bool) -> None:
+        """Raises BadRelease, naming the model; EngineError if a model could not be asked.
+
+        may_lack: whether models that are unavailable may be verified later, unless all are.
+        """
+        there, found = len(self._due), None
+        for name in list(self._due):
+            try:
+                await self.one(loop, name)
+            except Unavailable as error:
+                if not may_lack:
+                    raise
+                found = error
+        if found is not None and len(self._due) == there:
+            raise found
+
+    async def one(self, loop: Loop, name: str) -> None:
+        """Verifies a model, unless that has been done. Raises like `all`."""
+        if name not in self._due:
+            return
+        async with self._asking:
+            model = self._due.get(name)
+            if model is None:
+                return
+            wrong = await _verify(loop, model, self._source.models[name].golden)
+            if wrong is not None:
+                raise BadRelease(f"release {self._source.id}, model {name}: {wrong}")
+            del self._due[name]
 
 
 async def _verify(loop: Loop, model: ServedModel, golden: Golden | None) -> str | None:

@@ -477,10 +477,66 @@ def test_a_first_release_that_fails_is_tried_again() -> None:
     asyncio.run(run())
 
 
+OUTAGE = Outage("/registry/blob was altered", since=0.0, attempts=2, retry_at=7.5)
+
+
+def test_a_first_release_is_served_without_a_model_that_cannot_be_loaded_until_it_can() -> None:
+    async def run() -> None:
+        made = world()
+        made.unavailable["r1", "a"] = OUTAGE
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+
+            async def asked(model: str) -> int:
+                response = await client.post("/v1/completions", json={**BODY, "model": model})
+                return response.status_code
+
+            refusal = await client.post("/v1/completions", json=BODY)
+            assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "8")
+            assert refusal.json()["error"]["message"] == (
+                "the model 'a' cannot be loaded at the moment"
+            )
+            assert await asked("b") == 200
+            status = await replica.status()
+            assert status["healthy"]
+            assert list(status["detail"]["unavailable_models"]) == ["a"]
+
+            made.unavailable.clear()
+            made.no_numbers.add("a")
+            assert await asked("a") == 500, "its release is verified before anybody is answered"
+            made.no_numbers.clear()
+            assert await asked("a") == 200
+            assert [request.model for request in made.loop.seen] == ["b", "a"]
+            made.no_numbers.add("a")
+            assert await asked("a") == 200, "and not again"
+
+    asyncio.run(run())
+
+
+def test_a_first_release_of_which_no_model_can_be_loaded_is_refused() -> None:
+    async def run() -> None:
+        made = world("a", "b")
+        made.unavailable |= {("r1", "a"): OUTAGE, ("r1", "b"): OUTAGE}
+        async with replica_of(made) as replica:
+            assert await refused(replica, "r1") == "Unavailable: /registry/blob was altered"
+
+    asyncio.run(run())
+
+
+def test_a_release_with_a_model_that_cannot_be_loaded_leaves_the_old_one() -> None:
+    async def test(made: World, replica: EngineReplica) -> None:
+        made.unavailable["r2", "c"] = OUTAGE
+        made.registry.channels["stable"] = "r2"
+        assert await refused(replica, "r2") == "Unavailable: /registry/blob was altered"
+        await serves(replica, "r1")
+        await until(lambda: made.loop.retired == ["r2"])
+
+    _run(test)
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_are_served() -> None:
     async def test(made: World, replica: EngineReplica) -> None:
-        outage = Outage("/registry/blob was altered", since=0.0, attempts=2, retry_at=7.5)
-        made.loop.unavailable["r1", "a"] = outage
+        made.unavailable["r1", "a"] = OUTAGE
         async with client_of(replica) as client:
             for stream in (False, True):
                 response = await client.post("/v1/completions", json={**BODY, "stream": stream})

@@ -17,7 +17,7 @@ from serve_app.engine.request import Logprob
 from serve_app.errors import BadRelease
 from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.prepare import ServedModel
-from serve_app.serving.replica.verifying import golden_difference, verify
+from serve_app.serving.replica.verifying import Verification, golden_difference
 from tests.engine.running import ON_CPU
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
@@ -57,7 +57,7 @@ def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any)
             )
             for name, model in source.models.items()
         ]
-        asyncio.run(verify(loop, source, models))
+        asyncio.run(Verification(source, models).all(loop, may_lack=False))
     finally:
         loop.close()
 
