@@ -55,7 +55,12 @@ class EngineConfig:
     ] = None
     num_places: Annotated[
         int | None,
-        Setting(count, "N", "Most backbones on the device at once.", "what memory allows"),
+        Setting(
+            count,
+            "N",
+            "Most backbones on the device at once, with those of a next release.",
+            "what memory allows, at most one for each backbone",
+        ),
     ] = None
     step_tokens: Annotated[
         int, Setting(count, "N", "Most tokens in a step, over all sequences.")

@@ -218,7 +218,7 @@ def _demand(
         stack_needs(anatomy, source.models.values()),
         captures,
         num_backbones,
-        most_places=min(num_backbones, config.num_places or num_backbones),
+        most_places=config.num_places or num_backbones,
         least_blocks=least,
         useful_blocks=useful,
     )

@@ -13,9 +13,17 @@ PAGE_BYTES = 2 << 20
 MADV_HUGEPAGE = 14
 
 
-def zeros(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Like `torch.zeros`. Asks for large pages before the memory is first touched."""
-    tensor = torch.empty(tuple(shape), dtype=dtype, device=device)
+def zeros(
+    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, grows: bool = False
+) -> torch.Tensor:
+    """Like `torch.zeros`. Asks for large pages before the memory is first touched.
+
+    grows: on the CPU, have addresses for as many rows again behind it, for `with_rows`. Linux gives
+    them memory when they are first written.
+    """
+    num_rows, *row = shape
+    behind = num_rows if grows and device.type == "cpu" else 0
+    tensor = torch.empty((num_rows + behind, *row), dtype=dtype, device=device)
     if device.type == "cpu" and sys.platform == "linux":
         start = -(-tensor.data_ptr() // PAGE_BYTES) * PAGE_BYTES
         end = (tensor.data_ptr() + tensor.nbytes) // PAGE_BYTES * PAGE_BYTES
@@ -23,4 +31,12 @@ def zeros(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> 
             ctypes.CDLL(None).madvise(
                 ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_HUGEPAGE
             )
-    return tensor.zero_()
+    return tensor[:num_rows].zero_()
+
+
+def with_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor | None:
+    """The same memory with more rows, which may hold anything; None if it has not so many."""
+    size = num_rows * tensor.stride(0) * tensor.itemsize
+    if tensor.untyped_storage().nbytes() < size:
+        return None
+    return tensor.as_strided((num_rows, *tensor.shape[1:]), tensor.stride())

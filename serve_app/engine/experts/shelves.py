@@ -11,7 +11,7 @@ import torch
 from representation.architecture.experts import ExpertsModule
 from representation.formats import ExpertShape, TensorSpec
 from serve_app.engine.device.grouped import Groups
-from serve_app.engine.device.pages import zeros
+from serve_app.engine.device.pages import with_rows, zeros
 from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfMap, ShelfRows
 from serve_app.errors import BadRelease
 
@@ -145,10 +145,16 @@ class Shelf:
         return maps
 
     def grow(self, num_rows: int) -> None:
-        """Make room for more parts; existing parts keep their rows."""
+        """Make room for more parts; existing parts keep their rows.
+
+        On the CPU nothing is copied until there are twice as many rows: steps wait meanwhile.
+        """
         for name, tensor in self.tensors.items():
-            self.tensors[name] = self._slab(name, num_rows)
-            self.tensors[name][: self.num_rows].copy_(tensor)
+            longer = with_rows(tensor, num_rows)
+            if longer is None:
+                longer = self._slab(name, num_rows)
+                longer[: self.num_rows].copy_(tensor)
+            self.tensors[name] = longer
         self.num_rows = num_rows
 
     def forget_row(self, row: int) -> None:
@@ -215,10 +221,10 @@ class Shelf:
     def _slab(self, name: str, num_rows: int) -> torch.Tensor:
         """Zeros for a tensor of that many parts. -> (num_rows, *size)"""
         size, dtype = self._specs[name]
-        if self.key.format.lies_by_columns(name):
-            columns = zeros((num_rows, *size[::-1]), dtype=dtype, device=self._device)
-            return columns.transpose(-2, -1)
-        return zeros((num_rows, *size), dtype=dtype, device=self._device)
+        by_columns = self.key.format.lies_by_columns(name)
+        laid = size[::-1] if by_columns else size
+        slab = zeros((num_rows, *laid), dtype=dtype, device=self._device, grows=True)
+        return slab.transpose(-2, -1) if by_columns else slab
 
 
 def _kinds(tensors: Mapping[str, TensorSpec]) -> dict[str, tuple[tuple[int, ...], bool]]:

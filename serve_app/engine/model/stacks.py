@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from representation.architecture.anatomy import Anatomy
-from serve_app.engine.device.pages import zeros
+from serve_app.engine.device.pages import with_rows, zeros
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.stack_rows import RowTable, StackRows
 from serve_app.engine.model.stack_shapes import (
@@ -122,13 +122,7 @@ class Stacks:
         """
         for name, of in sources.items():
             stack, written = self._stacks[name], self._written[name]
-            before = stack.tensor
-            stack.tensor = zeros(
-                (len(of), *before.shape[1:]), dtype=before.dtype, device=before.device
-            )
-            for row, source in enumerate(of):
-                if source is not None:
-                    stack.tensor[row].copy_(before[source])
+            stack.tensor = _grown(stack.tensor, of)
             self._written[name] = [None if source is None else written[source] for source in of]
             stack.rows.grow(len(of))
         self._arrange()
@@ -147,6 +141,19 @@ class Stacks:
         self._table = RowTable(maps, device)
 
 
+def _grown(before: torch.Tensor, of: Sequence[int | None]) -> torch.Tensor:
+    """A stack's tensor with rows that are copies of these. Copies nothing that can stay."""
+    stays = all(source is None or source == row for row, source in enumerate(of))
+    longer = with_rows(before, len(of)) if stays else None
+    if longer is None:
+        shape = (len(of), *before.shape[1:])
+        longer = zeros(shape, dtype=before.dtype, device=before.device, grows=True)
+        for row, source in enumerate(of):
+            if source is not None:
+                longer[row].copy_(before[source])
+    return longer
+
+
 def allocate_stacks(
     anatomy: Anatomy,
     num_places: int,
@@ -161,6 +168,6 @@ def allocate_stacks(
     stacks = {}
     for name, shape in shapes.items():
         count = num_places if num_rows is None else num_rows[name]
-        tensor = zeros((count, *shape.shape), dtype=shape.dtype, device=device)
+        tensor = zeros((count, *shape.shape), dtype=shape.dtype, device=device, grows=True)
         stacks[name] = Stack(tensor, StackRows(count, num_places))
     return Stacks(stacks, shapes, tied_names(anatomy), list(unique_tensors(anatomy)))

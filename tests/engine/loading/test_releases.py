@@ -209,3 +209,23 @@ def test_a_release_that_changes_one_model_of_four_reads_that_models_own_share(
     assert_golden(models, requests, answer(engine, requests))
     assert sum(read) <= 1.05 * share
     engine.close()
+
+
+def test_with_a_place_to_spare_a_next_backbone_pushes_none_out_and_nothing_moves() -> None:
+    read: list[int] = []
+    models = family(1, 2)
+    engine = engine_of(Counted("r1", models, read), num_places=3)
+    assert engine.memory.num_places == 3
+    shelves = [shelf for layer in engine.packed.pool.values() for shelf in layer.shelves.values()]
+    where = [tensor.data_ptr() for shelf in shelves for tensor in shelf.tensors.values()]
+    share = sum(read) / 2
+    read.clear()
+    others = {**models, "m2": tiny_model("mixtral", 3)}
+    stage(engine, Counted("r2", others, read))
+    for held, release in ((models, "r1"), (others, "r2"), (models, "r1")):
+        requests = greedy_requests(held, [5, 7], max_tokens=4, release=release)
+        assert_golden(held, requests, answer(engine, requests))
+    assert sum(read) <= 1.05 * share
+    assert where == [tensor.data_ptr() for shelf in shelves for tensor in shelf.tensors.values()]
+    engine.check()
+    engine.close()
