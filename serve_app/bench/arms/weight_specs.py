@@ -16,9 +16,10 @@ class SourceSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RandomSpec:
-    """A release of random weights with the same slots for all models: see `RandomRelease`.
+    """A release of random weights: see `RandomRelease`.
 
-    parts, residuals: formats of its slots, and of every expert's residuals.
+    parts, residuals: formats of its slots, and of every expert's residuals.   merged: whether all
+    models have the same slots.
     """
 
     config: Mapping[str, Any]
@@ -28,6 +29,7 @@ class RandomSpec:
     parts: str = "dense"
     residuals: tuple[str, ...] = ()
     seed: int = 0
+    merged: bool = True
 
     def open(self) -> ReleaseSource:
         return RandomRelease(
@@ -37,6 +39,7 @@ class RandomSpec:
             device=self.device,
             parts=self.parts,
             residuals=self.residuals,
+            merged=self.merged,
             seed=self.seed,
         )
 

@@ -42,9 +42,12 @@ class Kept:
 
 
 @contextmanager
-def endpoint_of(ground: Ground, kept: Kept | None = None) -> Iterator[ArmSpec]:
+def endpoint_of(
+    ground: Ground, kept: Kept | None = None, channel: str | None = None
+) -> Iterator[ArmSpec]:
     """Serve what `published` gave, on a free port of the loopback. Yields a client of it.
 
+    channel: of that registry, to follow; without one, the release is pinned.
     Imports Ray here. Raises: EngineError if it does not get ready.
     """
     from serve_app.serving.run import endpoint, free_port
@@ -55,7 +58,8 @@ def endpoint_of(ground: Ground, kept: Kept | None = None) -> Iterator[ArmSpec]:
     config = ServeConfig(
         registry=source.registry, family=source.family, engine=ground.engine, **about
     )
-    with endpoint(config, UserConfig(release=source.release), free_port()) as address:
+    user = UserConfig(release=source.release) if channel is None else UserConfig(channel=channel)
+    with endpoint(config, user, free_port()) as address:
         _wait_until_ready(address)
         key = None if kept is None else kept.key
         yield ArmSpec("http", (HttpSpec(address, ground.models, key=key),))

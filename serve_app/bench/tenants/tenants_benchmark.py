@@ -1,6 +1,7 @@
 """The rows of `bench tenants`, their bars, and what measures them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import usable_cores
@@ -10,7 +11,7 @@ from serve_app.bench.requests.workload import Asked
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import Measured, OnProgress
 from serve_app.bench.result.result import Result
-from serve_app.bench.tenants import backlogged, keeping, planning, quiet
+from serve_app.bench.tenants import backlogged, keeping, planning, quiet, reloading
 from serve_app.bench.weights.random_release import RandomRelease
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.config import EngineConfig
@@ -19,6 +20,8 @@ SHAPE = SHAPES["mixtral-115m"]
 NUM_MODELS = 4
 MANY_MODELS = 10
 _AT_ONCE, _CONTEXT = 32, 128
+RELOAD_LAYERS = 4
+"""Of releases in which each model has experts of its own."""
 FREE_CORES = 3
 """With so many cores, one is free for the clients."""
 
@@ -48,6 +51,21 @@ ROWS: dict[str, Bar] = {
             "processor time a token of ingress, text and engine with keys, limits and usage"
             " records ÷ without",
         ),
+        Bar(
+            "reload_lost_or_wrong",
+            0.0,
+            "streams of four models while the next release is taken up: answers lost or wrong",
+        ),
+        Bar(
+            "reload_gap_over_median",
+            3.0,
+            "worst gap of a stream meanwhile ÷ the median gap before",
+        ),
+        Bar(
+            "reload_read_over_share",
+            1.05,
+            "bytes read for a release that changes one model of four ÷ that model's own",
+        ),
     )
 }
 """By name, in the order in which they are shown."""
@@ -73,11 +91,24 @@ def _keeping(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"keeping_over_without": found}
 
 
+def _reloading(on_progress: OnProgress) -> Mapping[str, Measured]:
+    """In float32, so that no answer depends on what else is in a step; with a place for the changed
+    model's next backbone.
+    """
+    ground = _ground()
+    source = RandomSpec(SHAPE.config(RELOAD_LAYERS), NUM_MODELS, "bfloat16", merged=False)
+    engine = replace(ground.engine, dtype="float32", num_places=NUM_MODELS + 1)
+    return reloading.reloading(
+        replace(ground, source=source, engine=engine), _asked(), on_progress=on_progress
+    )
+
+
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("planning_ms",): _planning,
     ("tenants_apart_over_bound", "jain_of_two_tenants"): _backlogged,
     ("quiet_p99_over_alone",): _quiet,
     ("keeping_over_without",): _keeping,
+    ("reload_lost_or_wrong", "reload_gap_over_median", "reload_read_over_share"): _reloading,
 }
 """The rows that are measured together, and their measure."""
 
