@@ -6,13 +6,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pydantic import BaseModel
 
 from serve_app.api.fields import ChatFields, CompletionFields
+from serve_app.api.openapi import answer_shapes
 from serve_app.api.parse import parse
 from serve_app.api.statuses import STATUSES
 from serve_app.protocol.errors import CODES
+from tests.api.fakes import FakeClient
 from tests.api.held_keys import HeldKeys
-from tests.api.test_access import KEYS, all_routes, call, shown
+from tests.api.test_access import ANSWER, BODY, KEYS, all_routes, call, shown
 
 
 def _document(keys: HeldKeys | None = None) -> Any:
@@ -38,6 +41,34 @@ def test_a_generation_names_every_error_there_is() -> None:
     assert set(answers) == {"200", *(str(STATUSES[code].number) for code in CODES)}
     assert answers["429"]["headers"]["retry-after"]["required"]
     assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "whole", "chunk"),
+    [
+        ("completions", BODY, answer_shapes.Completion, answer_shapes.CompletionChunk),
+        (
+            "chat/completions",
+            {"model": BODY["model"], "messages": [{"role": "user", "content": "hi"}]},
+            answer_shapes.ChatCompletion,
+            answer_shapes.ChatCompletionChunk,
+        ),
+    ],
+)
+def test_answers_and_chunks_have_the_fields_of_the_document_and_no_other(
+    path: str, asked: dict[str, Any], whole: type[BaseModel], chunk: type[BaseModel]
+) -> None:
+    def answer(stream: bool) -> Any:
+        options = shown("infer", json={**asked, "stream": stream})
+        [found] = call(None, ("POST", f"/v1/{path}", options), client=FakeClient(*ANSWER))
+        assert found.status_code == 200
+        return found
+
+    whole.model_validate(answer(False).json())
+    events = [line[6:] for line in answer(True).text.splitlines() if line.startswith("data: {")]
+    assert events
+    for event in events:
+        chunk.model_validate_json(event)
 
 
 def test_keys_are_in_the_document_where_they_are_needed() -> None:

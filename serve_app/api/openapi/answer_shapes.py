@@ -14,6 +14,16 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _Answer(_Body):
+    """What answers and chunks have in common."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    service_tier: Literal["priority", "default", "flex"]
+
+
 class PromptTokensDetails(_Body):
     cached_tokens: int
 
@@ -39,24 +49,16 @@ class CompletionChoice(_Body):
     finish_reason: _Finish
 
 
-class Completion(_Body):
-    id: str
+class Completion(_Answer):
     object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
 
 
-class CompletionChunk(_Body):
+class CompletionChunk(_Answer):
     """The data of one event of a stream. `usage`: with `include_usage`, null but in the last."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
 
@@ -92,12 +94,8 @@ class ChatChoice(_Body):
     finish_reason: _Finish
 
 
-class ChatCompletion(_Body):
-    id: str
+class ChatCompletion(_Answer):
     object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -114,14 +112,10 @@ class ChatChunkChoice(_Body):
     finish_reason: _Finish
 
 
-class ChatCompletionChunk(_Body):
+class ChatCompletionChunk(_Answer):
     """The data of one event of a stream. `usage`: with `include_usage`, null but in the last."""
 
-    id: str
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
 
