@@ -4,6 +4,7 @@ With pages of 4 KiB, a core that reads scattered matrices waits for address tran
 """
 
 import ctypes
+import math
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ import torch
 
 PAGE_BYTES = 2 << 20
 MADV_HUGEPAGE = 14
+LARGE_BYTES = PAGE_BYTES
+"""Room from here on has addresses of its own; smaller room is copied in no time."""
 
 
 def zeros(
@@ -18,11 +21,12 @@ def zeros(
 ) -> torch.Tensor:
     """Like `torch.zeros`. Asks for large pages before the memory is first touched.
 
-    grows: on the CPU, have addresses for as many rows again behind it, for `with_rows`. Linux gives
-    them memory when they are first written.
+    grows: on the CPU, large room has addresses for as many rows again behind it, for `with_rows`.
+    Linux gives them memory when they are first written.
     """
     num_rows, *row = shape
-    behind = num_rows if grows and device.type == "cpu" else 0
+    is_large = math.prod(shape) * dtype.itemsize >= LARGE_BYTES
+    behind = num_rows if grows and is_large and device.type == "cpu" else 0
     tensor = torch.empty((num_rows + behind, *row), dtype=dtype, device=device)
     if device.type == "cpu" and sys.platform == "linux":
         start = -(-tensor.data_ptr() // PAGE_BYTES) * PAGE_BYTES

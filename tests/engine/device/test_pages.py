@@ -22,19 +22,20 @@ def test_room_of_any_size_is_zeroed(num_bytes: int) -> None:
 
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_room_that_grows_has_as_many_rows_again_and_moves_nothing(by_columns: bool) -> None:
-    laid = zeros((3, 4, 5), dtype=torch.float32, device=CPU, grows=True)
+    laid = zeros((3, 512, 1024), dtype=torch.float32, device=CPU, grows=True)
     found = laid.transpose(-2, -1) if by_columns else laid
-    found.copy_(torch.arange(60.0).view(found.shape))
+    found.copy_(torch.arange(float(3 << 19)).view(found.shape))
     longer = with_rows(found, 6)
     assert longer is not None
     assert longer.shape == (6, *found.shape[1:])
     assert longer.data_ptr() == found.data_ptr()
     assert torch.equal(longer[:3], found)
     assert with_rows(found, 7) is None
-    assert found.nbytes == 240, "what is behind does not count"
+    assert found.nbytes == 3 << 21, "what is behind does not count"
 
 
-def test_room_that_does_not_grow_has_no_more_rows() -> None:
+def test_small_room_and_room_that_does_not_grow_have_no_more_rows() -> None:
+    assert with_rows(zeros((3, 4), dtype=torch.float32, device=CPU, grows=True), 4) is None
     assert with_rows(zeros((3, 4), dtype=torch.float32, device=CPU), 4) is None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.device import pages
 from serve_app.engine.loading import loader
 from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
@@ -211,7 +212,10 @@ def test_a_release_that_changes_one_model_of_four_reads_that_models_own_share(
     engine.close()
 
 
-def test_with_a_place_to_spare_a_next_backbone_pushes_none_out_and_nothing_moves() -> None:
+def test_with_a_place_to_spare_a_next_backbone_pushes_none_out_and_nothing_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "LARGE_BYTES", 1)
     read: list[int] = []
     models = family(1, 2)
     engine = engine_of(Counted("r1", models, read), num_places=3)
