@@ -60,4 +60,5 @@ class Pointers(Generic[M]):
 def _first(error: ValidationError) -> str:
     problem: Any = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

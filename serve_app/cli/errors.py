@@ -46,7 +46,7 @@ def exit_code(error: Exception) -> int:
 def message(error: Exception) -> str:
     """One error in words, without a traceback."""
     if isinstance(error, typer.TyperException):
-        return error.format_message()
+        return error.format_message().replace("Value error, ", "")  # pydantic's, under typer
     if isinstance(error, (CommandError, *_deliberate())):
         return str(error)
     if isinstance(error, OSError):

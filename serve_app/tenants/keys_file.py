@@ -165,4 +165,5 @@ def _first_of(error: ValidationError) -> str:
     """The first fault in words: where, what, and the value unless it may be a key."""
     first: Any = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(step) for step in first["loc"])
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
