@@ -67,6 +67,13 @@ def new(
             metavar="W", parser=parse_positive, show_default="1", help="The tenant's share."
         ),
     ] = None,
+    highest_class: Annotated[
+        ServiceClass | None,
+        typer.Option(
+            show_default="interactive",
+            help="The highest class of requests that the tenant may ask for (service_tier).",
+        ),
+    ] = None,
     rpm: Annotated[
         int | None,
         typer.Option(
@@ -155,6 +162,7 @@ def new(
         expires=None if expires is None else parse_moment(expires, hint="--expires"),
         models=None if model is None else tuple(model),
         weight=weight,
+        highest_class=highest_class,
         limits=Limits(
             requests_per_minute=rpm,
             tokens_per_minute=tpm,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from serve_app.service_class import ServiceClass
 from serve_app.tenants.errors import UnknownKey
 from serve_app.tenants.key_text import digest_of, new_key
 from serve_app.tenants.keys_file import Key, KeyScope, KeysFile, Limits, Tenant
@@ -17,6 +18,7 @@ class Wanted:
     expires: datetime | None = None
     models: tuple[str, ...] | None = None
     weight: float | None = None
+    highest_class: ServiceClass | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -31,6 +33,8 @@ def with_new_key(file: KeysFile, wanted: Wanted) -> tuple[KeysFile, str]:
         changed["models"] = wanted.models
     if wanted.weight is not None:
         changed["weight"] = wanted.weight
+    if wanted.highest_class is not None:
+        changed["highest_class"] = wanted.highest_class
     added = Key(
         sha256=digest_of(key),
         expires=wanted.expires,

@@ -72,9 +72,17 @@ def test_a_key_is_rotated_and_revoked_by_its_id(
 def test_the_list_shows_who_may_do_what(capsys: pytest.CaptureFixture[str], address: str) -> None:
     call(capsys, "new", "--tenant", "acme", "--keys", address, "--weight", "2", "--tpm", "70")
     call(capsys, "new", "--tenant", "old", "--keys", address, "--expires", "2020-01-31")
+    call(capsys, "new", "--tenant", "acme", "--keys", address, "--highest-class", "standard")
     code, out, _ = call(capsys, "list", "--keys", address)
     assert code == 0
-    for words in ("acme", "always", "weight 2", "70 tokens/min", "2020-01-31 00:00 (ended)"):
+    for words in (
+        "acme",
+        "always",
+        "weight 2",
+        "70 tokens/min",
+        "at most standard",
+        "2020-01-31 00:00 (ended)",
+    ):
         assert words in out
 
 
@@ -105,6 +113,10 @@ def test_every_limit_can_be_set_and_is_listed(
     [
         (("new", "--tenant", "a/b"), "'a/b' is not a name"),
         (("new", "--tenant", "a", "--scope", "root"), "'root' is not a scope: admin, infer"),
+        (
+            ("new", "--tenant", "a", "--highest-class", "urgent"),
+            "Invalid value for '--highest-class': 'urgent' is not one of",
+        ),
         (("new", "--tenant", "a", "--expires", "soon"), "'soon' is not a date"),
         (("new", "--tenant", "a", "--rpm", "0"), "'0' is less than 1"),
         (("new", "--tenant", "a", "--weight", "-1"), "'-1' is not more than 0"),

@@ -551,5 +551,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_a
         assert status["healthy"]
         found = status["detail"]["unavailable_models"]["a"]
         assert (found["error"], found["attempts"]) == ("/registry/blob was altered", 2)
+        [facts] = await replica.admin()
+        assert facts["residency"]["unavailable_models"].keys() == {"a"}
 
     _run(test)

@@ -18,7 +18,7 @@ from serve_app.serving.replica.follow import FollowState
 from serve_app.serving.replica.follow_canary import CanaryFollower
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
-from serve_app.serving.replica.telling.status_facts import canary_facts
+from serve_app.serving.replica.telling.status_facts import canary_facts, unavailable_facts
 from serve_app.serving.traffic.aliasing import alias_of
 from serve_app.serving.traffic.watched import Watched
 
@@ -60,6 +60,7 @@ class Administration:
             },
             "residency": {
                 "pins": sorted(self._pins),
+                "unavailable_models": {} if loop is None else unavailable_facts(loop.stats()),
                 **({} if loop is None else residency_facts(await outcome(loop.residence()))),
             },
             "queue": {} if loop is None else queue_facts(loop.stats()),

@@ -52,7 +52,7 @@ def status_of(
             "canary": canary,
             "aliases_error": aliases_error,
             "engine_error": trouble,
-            "unavailable_models": {} if stats is None else _unavailable(stats),
+            "unavailable_models": {} if stats is None else unavailable_facts(stats),
             "broken_invariant": None if stats is None else stats.broken,
             "num_running": 0 if stats is None else stats.num_running,
             "num_waiting": 0 if stats is None else stats.num_waiting,
@@ -61,7 +61,7 @@ def status_of(
     }
 
 
-def _unavailable(stats: Stats) -> dict[str, Any]:
+def unavailable_facts(stats: Stats) -> dict[str, Any]:
     """Why which models answer 503, and in how many seconds their files are looked at again."""
     return {
         model: {
