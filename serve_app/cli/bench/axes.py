@@ -1,6 +1,6 @@
-"""Parses the values of a benchmark's axes, separated by commas."""
+"""Parses what is chosen for a benchmark: the values of its axes, and its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import typer
@@ -37,11 +37,19 @@ def parse_choices(values: str, known: Sequence[str], *, hint: str) -> list[str]:
     Raises:
         typer.BadParameter: one is not.
     """
-    found = list(dict.fromkeys(values.split(",")))
-    for value in found:
+    return chosen(list(dict.fromkeys(values.split(","))), known, hint=hint)
+
+
+def chosen(wanted: Sequence[str] | None, known: Collection[str], *, hint: str) -> list[str]:
+    """Those that are wanted; all where nothing is said.
+
+    Raises:
+        typer.BadParameter: one is not known.
+    """
+    for value in wanted or ():
         if value not in known:
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=hint)
-    return found
+    return list(wanted or known)
 
 
 def parse_slots(values: str, *, hint: str) -> list[str]:

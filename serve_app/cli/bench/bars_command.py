@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from serve_app.cli.bench import files
+from serve_app.cli.bench.axes import chosen
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 
@@ -33,12 +34,8 @@ def bars(
     from serve_app.bench.bars.bars import BARS, bars_result
     from serve_app.bench.bars.bars_terminal import terminal
 
-    for name in only or ():
-        if name not in BARS:
-            raise typer.BadParameter(
-                f"{name!r} is not one of {', '.join(BARS)}", param_hint="--only"
-            )
+    rows = chosen(only, BARS, hint="--only")
     with stages() as on_progress:
-        result = bars_result(only or list(BARS), on_progress)
+        result = bars_result(rows, on_progress)
     show(terminal(result))
     files.write(result, json_file, html_file)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from serve_app.cli.bench import files
+from serve_app.cli.bench.axes import chosen
 from serve_app.cli.bench.files import HtmlFile, JsonFile
 from serve_app.cli.bench.shown import show, stages
 
@@ -33,12 +34,8 @@ def tenants(
     from serve_app.bench.tenants.tenants_benchmark import ROWS, tenants_result
     from serve_app.bench.tenants.tenants_terminal import terminal
 
-    for name in only or ():
-        if name not in ROWS:
-            raise typer.BadParameter(
-                f"{name!r} is not one of {', '.join(ROWS)}", param_hint="--only"
-            )
+    rows = chosen(only, ROWS, hint="--only")
     with stages() as on_progress:
-        result = tenants_result(only or list(ROWS), on_progress)
+        result = tenants_result(rows, on_progress)
     show(terminal(result))
     files.write(result, json_file, html_file)

@@ -235,11 +235,7 @@ def test_without_room_for_both_new_requests_wait_and_none_fails() -> None:
             old = asyncio.create_task(client.post("/v1/completions", json=BODY))
             await until(lambda: len(made.loop.seen) == 1)
             made.registry.channels["stable"] = "r2"
-
-            async def staging() -> bool:
-                return bool((await replica.status())["detail"]["staging"] == "r2")
-
-            await until(staging)
+            await until_staging(replica, "r2")
             await asyncio.sleep(0.05)
             new = asyncio.create_task(client.post("/v1/completions", json=BODY))
             await asyncio.sleep(0.05)
@@ -296,6 +292,13 @@ def test_a_swap_that_fails_brings_the_old_release_back() -> None:
     _run(test, DRAINING, room=1)
 
 
+async def until_staging(replica: EngineReplica, release: str) -> None:
+    async def staging() -> bool:
+        return bool((await replica.status())["detail"]["staging"] == release)
+
+    await until(staging)
+
+
 async def refused(replica: EngineReplica, release: str) -> str:
     """Waits until a release has failed. -> why"""
 
@@ -326,11 +329,7 @@ def test_requests_that_would_wait_long_for_running_ones_to_end_are_refused(
             running = asyncio.create_task(client.post("/v1/completions", json=BODY))
             await until(lambda: len(made.loop.seen) == 1)
             made.registry.channels["stable"] = "r2"
-
-            async def staging() -> bool:
-                return bool((await replica.status())["detail"]["staging"] == "r2")
-
-            await until(staging)
+            await until_staging(replica, "r2")
             await asyncio.sleep(0.05)
             response = await client.post("/v1/completions", json=BODY)
             assert response.status_code == 503
