@@ -19,7 +19,7 @@ from serve_app.units import size
 
 if TYPE_CHECKING:
     from consolidation.release import Manifest
-    from serve_app.engine.memory import MemoryPlan
+    from serve_app.engine.memory_plan import MemoryPlan
 
 
 class Reload(Enum):
@@ -63,6 +63,7 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
             plan.backbones_bytes,
             f"places for {of}, {size(plan.place_bytes)} each",
         ),
+        ("  next", plan.next_bytes, _of_a_next_release(plan)),
         *(
             [("  saved", plan.shared_bytes, "as equal tensors of backbones are held once")]
             if plan.shared_bytes
@@ -96,6 +97,16 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
     out = output.out()
     out.print(f"release {release}")
     out.print(grid)
+
+
+def _of_a_next_release(plan: MemoryPlan) -> str:
+    match plan.spare_places:
+        case 0:
+            return "no place to spare for a next release's"
+        case 1:
+            return "more at most, for one of a next release"
+        case number:
+            return f"more at most, for {number} of a next release"
 
 
 def _print_step(manifest: Manifest) -> None:

@@ -59,7 +59,7 @@ class EngineConfig:
             count,
             "N",
             "Most backbones on the device at once, with those of a next release.",
-            "what memory allows, at most one for each backbone",
+            "what memory allows, at most one for each backbone and one more",
         ),
     ] = None
     step_tokens: Annotated[

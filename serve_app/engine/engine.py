@@ -15,7 +15,8 @@ from serve_app.engine.counters import Counters
 from serve_app.engine.device.device import require_device, resolve_device
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.supply import Supply
-from serve_app.engine.memory import MemoryPlan, plan_memory
+from serve_app.engine.memory import plan_memory
+from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.facts import DTYPES, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Request

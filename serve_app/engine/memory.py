@@ -14,8 +14,8 @@ from serve_app.engine.config import EngineConfig
 from serve_app.engine.device.device import require_device, resolve_device
 from serve_app.engine.device.free_memory import free_bytes
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
+from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.facts import (
-    backbone_key,
     context_length,
     layer_shapes,
     resolve_dtype,
@@ -23,8 +23,7 @@ from serve_app.engine.model.facts import (
     widest_config,
 )
 from serve_app.engine.model.refusals import as_unsupported
-from serve_app.engine.model.replacing import Sizes
-from serve_app.engine.run.kept import CAPTURES_SHARE, CaptureNeeds
+from serve_app.engine.run.kept import CAPTURES_SHARE
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.unit_bytes import BLOCK_SIZE, UnitBytes, unit_bytes
 from serve_app.errors import ConfigError, DoesNotFit
@@ -35,90 +34,6 @@ KV_SHARE = 0.4
 """The share of what is left after all minimums that KV may claim before backbones."""
 SPARE_SHARE = 0.2
 """The share of what KV could take beyond its minimum that is left for a next release's slots."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `attention`
-    and `captures` are the most that kernels and captured steps will keep; `workspace` is the most
-    that a step should need while it runs; `spare` is left free.
-
-    captured: what single captures take, to compare with the plan for all.
-    place_bytes: of a whole backbone; backbone_rows: of each stack, where equal tensors are one.
-    copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
-    """
-
-    pool_bytes: int
-    backbones_bytes: int
-    kv_bytes: int
-    attention_bytes: int
-    captures_bytes: int
-    workspace_bytes: int
-    spare_bytes: int
-    place_bytes: int
-    num_places: int
-    num_backbones: int
-    backbone_rows: Mapping[str, int]
-    shelves: tuple[ShelfRows, ...]
-    num_blocks: int
-    block_size: int
-    dtype: str
-    device_memory: int | None
-    captured: CaptureNeeds
-    copy_bytes: int
-    host_memory: int | None
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes that are allocated at once."""
-        return self.pool_bytes + self.backbones_bytes + self.kv_bytes
-
-    @property
-    def kept_bytes(self) -> int | None:
-        """The most that attention and captured steps may keep; None if there is no limit."""
-        if self.device_memory is None:
-            return None
-        return self.attention_bytes + self.captures_bytes
-
-    @property
-    def total_bytes(self) -> int:
-        return self.allocated_bytes + (self.kept_bytes or 0) + self.workspace_bytes
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes saved by holding tensors once that several backbones share."""
-        return self.num_places * self.place_bytes - self.backbones_bytes
-
-    @property
-    def num_copies(self) -> int:
-        """The most backbones with a copy in host memory, if there are fewer places."""
-        if self.num_places >= self.num_backbones:
-            return 0
-        if self.host_memory is None:
-            return self.num_backbones
-        return min(self.num_backbones, self.host_memory // self.copy_bytes)
-
-    @property
-    def host_bytes(self) -> int:
-        """The most host memory that copies of backbones take."""
-        return self.num_copies * self.copy_bytes
-
-    @property
-    def num_slots(self) -> tuple[int, ...]:
-        """Slots in each layer's pool."""
-        return tuple(
-            sum(count for key, count in rows.items() if not key.residual) for rows in self.shelves
-        )
-
-    @property
-    def kv_tokens(self) -> int:
-        return self.num_blocks * self.block_size
-
-    @property
-    def sizes(self) -> Sizes:
-        return Sizes(
-            self.num_places, self.shelves, self.num_blocks, self.block_size, self.backbone_rows
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +49,12 @@ class _Demand:
     unit: UnitBytes
     stacks: StackNeeds
     captures: int
-    num_backbones: int
-    most_places: int
     least_blocks: int
     useful_blocks: int
+
+    def bytes_with(self, blocks: int, captures: int) -> int:
+        """Bytes of everything but backbones, with that many KV blocks."""
+        return self.pool + _running_bytes(self.unit, blocks) + captures
 
 
 @as_unsupported()
@@ -147,6 +64,10 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     If memory has no limit, as on the CPU unless one is set, there is room for every backbone and
     for 1 GiB of keys and values; if the machine has not that much free, the plan is refused. The
     limit covers what is allocated here; the CUDA driver takes a few hundred MB more.
+
+    There is one place more than backbones, for one of a next release, where its bytes are left:
+    without a limit, if the machine has them free; with one, if they fit like those of the others.
+    They are taken only when a next release comes, and only for tensors that no backbone has.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     device = torch.device(resolve_device(config.device))
@@ -154,32 +75,24 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     dtype = resolve_dtype(config.dtype, source.dtype)
     demand = _demand(source, config, device, dtype)
     unit, stacks = demand.unit, demand.stacks
-    places, blocks, captures = _shares(demand, device_memory)
-    workspace = unit.step + math.ceil(unit.step_per_block * blocks)
-    kv = (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
-    backbones = stacks.num_bytes(places)
-    used = demand.pool + backbones + kv + unit.attention + captures + workspace
     if device_memory is None:
-        free = free_bytes(device)
-        if free is not None and used > free:
-            raise DoesNotFit(
-                f"the release needs {used:,} bytes: pool {demand.pool:,}, {places} backbones "
-                f"{backbones:,}, keys and values {kv:,}, workspace {workspace:,}; this machine has "
-                f"{free:,} bytes free",
-                needed=used,
-                available=free,
-            )
+        places, blocks, captures = _without_limit(demand, config.num_places, free_bytes(device))
+    else:
+        places, blocks, captures = _shares(demand, config.num_places, device_memory)
+    backbones = stacks.num_bytes(places)
+    used = demand.bytes_with(blocks, captures) + backbones
     return MemoryPlan(
         pool_bytes=demand.pool,
         backbones_bytes=backbones,
-        kv_bytes=kv,
+        kv_bytes=_kv_bytes(unit, blocks),
         attention_bytes=unit.attention,
         captures_bytes=captures,
-        workspace_bytes=workspace,
+        workspace_bytes=_workspace_bytes(unit, blocks),
         spare_bytes=0 if device_memory is None else device_memory - used,
+        next_bytes=stacks.full_bytes(places) - backbones,
         place_bytes=unit.place,
         num_places=places,
-        num_backbones=demand.num_backbones,
+        num_backbones=stacks.num_backbones,
         backbone_rows=stacks.rows(places),
         shelves=demand.shelves,
         num_blocks=blocks,
@@ -209,7 +122,6 @@ def _demand(
     captures = 0
     if config.cuda_graphs and device.type != "cpu":
         captures = unit.captured.of_all(config.max_sequences, -(-longest // BLOCK_SIZE))
-    num_backbones = len({backbone_key(model) for model in source.models.values()})
     least, useful = _least_and_useful_blocks(longest, config)
     return _Demand(
         shelves,
@@ -217,8 +129,6 @@ def _demand(
         unit,
         stack_needs(anatomy, source.models.values()),
         captures,
-        num_backbones,
-        most_places=config.num_places or num_backbones,
         least_blocks=least,
         useful_blocks=useful,
     )
@@ -266,8 +176,7 @@ def expert_memory(
     unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
     blocks = _least_blocks(max(context_length(each) for each in configs))
     maps = sum(num_maps * shape.maps_bytes(len(configs)) for shape in shapes)
-    others = len(configs) * unit.place + maps + unit.attention + unit.step
-    others += unit.block + math.ceil(blocks * (unit.block + unit.step_per_block))
+    others = len(configs) * unit.place + maps + _running_bytes(unit, blocks)
     if others >= device_memory:
         raise DoesNotFit(
             f"{len(configs)} backbones of {unit.place:,} bytes, the least of keys and values, "
@@ -292,23 +201,60 @@ def _least_and_useful_blocks(longest: int, config: EngineConfig) -> tuple[int, i
     return _least_blocks(longest), -(-longest * config.max_sequences // BLOCK_SIZE)
 
 
-def _shares(demand: _Demand, device_memory: int | None) -> tuple[int, int, int]:
-    """Places, KV blocks and bytes for captures within a budget; None: no limit.
+def _kv_bytes(unit: UnitBytes, blocks: int) -> int:
+    return (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
+
+
+def _workspace_bytes(unit: UnitBytes, blocks: int) -> int:
+    return unit.step + math.ceil(unit.step_per_block * blocks)
+
+
+def _running_bytes(unit: UnitBytes, blocks: int) -> int:
+    """Bytes of everything but weights, maps and captures, with that many KV blocks."""
+    return _kv_bytes(unit, blocks) + unit.attention + _workspace_bytes(unit, blocks)
+
+
+def _without_limit(
+    demand: _Demand, num_places: int | None, free: int | None
+) -> tuple[int, int, int]:
+    """Places, KV blocks and bytes for captures. free: bytes of the machine, where it tells.
+
+    Raises: DoesNotFit if they are more than is free.
+    """
+    unit, stacks = demand.unit, demand.stacks
+    most = max(DEFAULT_KV_BYTES // unit.block, 1)
+    blocks = max(demand.least_blocks, min(demand.useful_blocks, most))
+    others = demand.bytes_with(blocks, demand.captures)
+    places = num_places or stacks.num_backbones + 1
+    if free is not None and num_places is None and others + stacks.full_bytes(places) > free:
+        places = stacks.num_backbones
+    used = others + stacks.num_bytes(places)
+    if free is not None and used > free:
+        raise DoesNotFit(
+            f"the release needs {used:,} bytes: pool {demand.pool:,}, {places} backbones "
+            f"{stacks.num_bytes(places):,}, keys and values {_kv_bytes(unit, blocks):,}, workspace "
+            f"{_workspace_bytes(unit, blocks):,}; this machine has {free:,} bytes free",
+            needed=used,
+            available=free,
+        )
+    return places, blocks, demand.captures
+
+
+def _shares(demand: _Demand, num_places: int | None, device_memory: int) -> tuple[int, int, int]:
+    """Places, KV blocks and bytes for captures within a budget.
 
     Takes the minimum of places and blocks first, then captures, then places, then KV.
     """
     unit, stacks = demand.unit, demand.stacks
     least, useful = demand.least_blocks, demand.useful_blocks
-    if device_memory is None:
-        blocks = max(least, min(useful, max(DEFAULT_KV_BYTES // unit.block, 1)))
-        return demand.most_places, blocks, demand.captures
     rest = device_memory - _floor(demand, device_memory)
     captures = min(demand.captures, int(rest * CAPTURES_SHARE))
     rest -= captures
     per_block = unit.block + unit.step_per_block
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
-    places = stacks.most_places(demand.most_places, unit.place + rest - wanted_kv)
-    rest -= stacks.num_bytes(places) - unit.place
+    most_places = num_places or stacks.num_backbones + 1
+    places = stacks.most_places(most_places, unit.place + rest - wanted_kv)
+    rest -= stacks.full_bytes(places) - unit.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
     return places, least + more, captures
 
@@ -316,13 +262,13 @@ def _shares(demand: _Demand, device_memory: int | None) -> tuple[int, int, int]:
 def _floor(demand: _Demand, device_memory: int) -> int:
     """Bytes without which the engine does not start. Raises: DoesNotFit if there are fewer."""
     unit, least = demand.unit, demand.least_blocks
-    kv, workspace = (least + 1) * unit.block, unit.step + math.ceil(least * unit.step_per_block)
-    floor = demand.pool + unit.place + kv + unit.attention + workspace
+    floor = demand.bytes_with(least, captures=0) + unit.place
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {demand.pool:,}, one backbone "
-            f"{unit.place:,}, keys and values {kv:,}, kernels of attention {unit.attention:,}, "
-            f"workspace {workspace:,}; the device memory is {device_memory:,} bytes",
+            f"{unit.place:,}, keys and values {_kv_bytes(unit, least):,}, kernels of attention "
+            f"{unit.attention:,}, workspace {_workspace_bytes(unit, least):,}; the device memory "
+            f"is {device_memory:,} bytes",
             needed=floor,
             available=device_memory,
         )

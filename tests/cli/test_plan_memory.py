@@ -32,7 +32,15 @@ def test_what_is_held_once_is_counted_once(
     assert run(["plan-memory", "--family", "tiny", "--registry", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert str(plan.backbones_bytes) in out
+    assert f"{plan.next_bytes} " in out
+    assert "more at most, for one of a next release" in out
     read = reader.manifest.step_bytes
     assert f"step of 8 sequences, 4 for each model, reads {read} bytes" in " ".join(out.split())
     assert ("held once" in out) is shares
     assert all(len(line) <= 80 for line in out.splitlines())
+    tight = str(plan.total_bytes + plan.next_bytes - 1)
+    asked = ["plan-memory", "--family", "tiny", "--registry", str(tmp_path), "--kv-tokens"]
+    assert run([*asked, str(plan.kv_tokens), "--device-memory", tight]) == 0
+    out = capsys.readouterr().out
+    assert "places for 2 of 2" in out
+    assert "no place to spare" in out

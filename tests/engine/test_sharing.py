@@ -93,7 +93,8 @@ def test_models_that_share_all_but_their_router_take_one_backbone_and_two_router
     models = all_but_routers(architecture)
     source = MemorySource("r1", models)
     plan, routers = plan_memory(source, ON_CPU), router_bytes(models, architecture)
-    assert plan.num_places == 2
+    assert (plan.num_places, plan.spare_places) == (3, 1)
+    assert plan.next_bytes == plan.place_bytes, "if the next one has nothing in common with them"
     assert plan.backbones_bytes == plan.place_bytes + routers
     assert plan.shared_bytes == plan.place_bytes - routers
     engine = engine_of(source)
@@ -245,7 +246,7 @@ def test_bfloat16_rows_in_common_give_what_rows_of_their_own_give() -> None:
 def test_a_release_that_shares_other_tensors_is_taken_in_beside_running_work() -> None:
     """Rows grow from one to one for each place, and what is running goes on."""
     old, new = all_but_routers("mixtral"), two_of_another_base()
-    engine = engine_of(MemorySource("r1", old))
+    engine = engine_of(MemorySource("r1", old), num_places=2)
     assert set(rows_in(engine)) == {1, 2}
     early = greedy_requests(old, [6], max_tokens=30)
     for request in early:
@@ -277,7 +278,7 @@ def two_of_another_base() -> dict[str, Any]:
 
 def test_rows_grow_to_fewer_than_places_too() -> None:
     old = all_but_routers("mixtral", 3)
-    engine = engine_of(MemorySource("r1", old))
+    engine = engine_of(MemorySource("r1", old), num_places=3)
     stage(engine, MemorySource("r2", two_of_another_base()))
     assert set(rows_in(engine)) == {2, 3}
     for models, release in ((old, "r1"), (two_of_another_base(), "r2"), (old, "r1")):
@@ -326,12 +327,63 @@ def test_places_are_planned_by_what_one_more_backbone_adds() -> None:
     models = all_but_routers("mixtral", 4)
     source = MemorySource("r1", models)
     whole = plan_memory(source, replace(SMALL, kv_tokens=64))
-    assert whole.num_places == 4
+    assert whole.num_places == 5
+    roomy = whole.total_bytes + whole.next_bytes
+    for device_memory, places in ((roomy, 5), (roomy - 1, 4)):
+        plan = plan_memory(source, replace(SMALL, kv_tokens=64, device_memory=device_memory))
+        assert (plan.num_places, plan.backbones_bytes) == (places, whole.backbones_bytes)
     tight = plan_memory(source, replace(SMALL, kv_tokens=64, device_memory=whole.total_bytes))
     assert tight.num_places == 4
     routers = router_bytes(models, "mixtral")
     less = whole.total_bytes - routers
     assert plan_memory(source, replace(SMALL, kv_tokens=64, device_memory=less)).num_places == 3
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_there_is_a_place_to_spare_if_the_machine_has_its_bytes_free(
+    lacking: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = MemorySource("r1", {name: tiny_model("mixtral", 1) for name in ("m1", "m2")})
+    config = replace(SMALL, kv_tokens=64)
+    whole = plan_memory(source, config)
+    free = whole.total_bytes + whole.next_bytes - lacking
+    monkeypatch.setattr("serve_app.engine.memory.free_bytes", lambda _: free)
+    plan = plan_memory(source, config)
+    assert (plan.num_backbones, plan.spare_places) == (1, 1 - lacking)
+    assert plan.total_bytes == whole.total_bytes, "it takes nothing until a next release comes"
+
+
+def test_a_next_release_that_changes_a_router_takes_one_row_and_captured_steps_stay_right(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each place has the row of its own number until the next release's place reads others'."""
+    recorder = Recorder()
+    monkeypatch.setattr("serve_app.engine.engine.graph_backend", lambda *_: recorder)
+    monkeypatch.setattr("serve_app.engine.model.replacing.makers", lambda _: ())
+    old = {"m1": tiny_model("mixtral", 1), "m2": tiny_model("mixtral", 2)}
+    new = old | {"m2": altered(old["m2"], 3, "mlp.gate.")}
+    engine = engine_of(MemorySource("r1", old), config=WIDE, kv_tokens=1024)
+    stacks = engine.packed.stacks.stacks().values()
+    assert set(rows_in(engine)) == {2}
+    assert all(stack.rows.is_own for stack in stacks), "so nothing is sorted"
+    before = engine.stats().backbones_bytes
+    for number, (models, release) in enumerate([(old, "r1"), (new, "r2"), (old, "r1")]):
+        if number == 1:
+            stage(engine, MemorySource("r2", new))
+            grown = engine.stats().backbones_bytes - before
+            assert grown == router_bytes(old, "mixtral"), "and no bytes for what it has in common"
+            assert not all(stack.rows.is_own for stack in stacks)
+        for turn in range(2):
+            requests = [
+                Request(f"{number}-{turn}-{name}", release, name, prompts([6])[0], 5, GREEDY)
+                for name in models
+            ]
+            assert_golden(models, requests, answer(engine, requests))
+    assert engine.stats().backbone_evictions == 0
+    assert recorder.num_replays > 5
+    assert not caplog.records, "every capture gave what the step gave"
+    engine._supply.check()
+    engine.close()
 
 
 def test_a_load_that_fails_leaves_rows_to_be_filled_by_the_next_that_needs_them(

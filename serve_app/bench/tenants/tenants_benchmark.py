@@ -92,12 +92,10 @@ def _keeping(on_progress: OnProgress) -> Mapping[str, Measured]:
 
 
 def _reloading(on_progress: OnProgress) -> Mapping[str, Measured]:
-    """In float32, so that no answer depends on what else is in a step; with a place for the changed
-    model's next backbone.
-    """
+    """In float32, so that no answer depends on what else is in a step."""
     ground = _ground()
     source = RandomSpec(SHAPE.config(RELOAD_LAYERS), NUM_MODELS, "bfloat16", merged=False)
-    engine = replace(ground.engine, dtype="float32", num_places=NUM_MODELS + 1)
+    engine = replace(ground.engine, dtype="float32")
     return reloading.reloading(
         replace(ground, source=source, engine=engine), _asked(), on_progress=on_progress
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from serve_app.bench.arms.weight_specs import SourceSpec
     from serve_app.bench.requests.workload import Asked, Lengths, RequestArrival, Workload
     from serve_app.engine.config import EngineConfig
-    from serve_app.engine.memory import MemoryPlan
+    from serve_app.engine.memory_plan import MemoryPlan
     from serve_app.engine.source import ReleaseSource
 
 NUM_MODELS = 4

@@ -24,7 +24,7 @@ class Placing:
         """Give a place to a model's backbone, replacing what it held."""
         contents = self._packed.contents_of(model)
         rows = self._rows.put(place, contents)
-        self._packed.stacks.point(place, rows)
+        self._packed.point_backbone(place, rows)
         return Destination(place, rows, contents)
 
     def clear(self, place: int) -> None:

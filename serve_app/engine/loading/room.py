@@ -3,7 +3,7 @@
 from serve_app.engine.device.free_memory import free_bytes
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.memory import MemoryPlan
+from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.facts import vocabulary, widest
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource

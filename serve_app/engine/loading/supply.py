@@ -22,7 +22,7 @@ from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
 from serve_app.engine.loading.stagings import OnDone, Stagings
-from serve_app.engine.memory import MemoryPlan
+from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.source import ReleaseSource
 from serve_app.errors import EngineError, Unavailable

@@ -242,6 +242,11 @@ class PackedModel:
             self.stacks.grow(sources)
             self.step.revise()
 
+    def point_backbone(self, place: int, rows: Mapping[str, int]) -> None:
+        """Let a place read these rows; see `Stacks.point`."""
+        if self.stacks.point(place, rows):
+            self.step.revise()
+
     def backbone_bytes_with(self, num_rows: Mapping[str, int], vocabulary: int) -> int:
         """Bytes of stacks with that many rows each, with room for a vocabulary of that length."""
         longer = max(0, vocabulary - self.longest_vocabulary)

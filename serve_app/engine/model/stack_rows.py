@@ -19,14 +19,15 @@ class StackRows:
     """Which of a stack's R rows the backbone in each of S places has.
 
     With S rows, each place has the row with its own number; with one row, all have that. With any
-    other number, several places may read one row, in any order, and `table` knows which.
+    other number, several places may read one row, in any order, and `table` knows which. It is not
+    needed while each place that was filled has the row of its own number all the same.
     of_place: as the host knows it.   is_own: whether each place has the row of its own number.
     """
 
     def __init__(self, num_rows: int, num_places: int) -> None:
         self.num_rows = num_rows
-        self.is_own = num_rows == num_places
-        self.of_place = list(range(num_places)) if self.is_own else [0] * num_places
+        self.of_place = list(range(num_places))
+        self.is_own = True
         self._table: RowTable | None = None
         self._line = 0
 
@@ -38,9 +39,15 @@ class StackRows:
     def grow(self, num_rows: int) -> None:
         """Add rows. Places keep theirs, unless each has its own from now on."""
         self.num_rows = num_rows
-        self.is_own = num_rows == len(self.of_place)
-        if self.is_own:
+        if num_rows == len(self.of_place):
             self.of_place = list(range(num_rows))
+            self.is_own = True
+
+    def point(self, place: int, row: int) -> bool:
+        """Let a place read a row. -> whether this changes `is_own`"""
+        self.of_place[place] = row
+        was_own, self.is_own = self.is_own, self.of_place == list(range(len(self.of_place)))
+        return was_own != self.is_own
 
     def lie(self, table: "RowTable", line: int) -> None:
         """Set its line in the table."""
@@ -59,10 +66,10 @@ class StackRows:
 
     def by_token(self, spans: Spans) -> torch.Tensor:
         """-> (n,) int64, the row that each token reads"""
-        if self.is_own:
-            return spans.places
         if self.num_rows == 1:
             return torch.zeros_like(spans.places)
+        if self.is_own:
+            return spans.places
         return self._laid(spans).rows[self._line]
 
     def runs(self, spans: Spans) -> list[Run]:
@@ -90,7 +97,8 @@ class StackRows:
 
     def ends(self, spans: Spans) -> torch.Tensor:
         """-> (R,) int32, where the tokens of each row end, in that order"""
-        return spans.ends if self.is_own else self._laid(spans).ends[self._line, : self.num_rows]
+        ends = spans.ends if self.is_own else self._laid(spans).ends[self._line]
+        return ends[: self.num_rows]
 
     def _laid(self, spans: Spans) -> "Laid":
         assert self._table is not None, "rows that no table knows"

@@ -109,11 +109,17 @@ class Stacks:
     def num_bytes(self) -> int:
         return sum(stack.tensor.nbytes for stack in self._stacks.values())
 
-    def point(self, place: int, rows: Mapping[str, int]) -> None:
-        """Let a place read these rows, one of each stack. No running step may use the place."""
-        for name, row in rows.items():
-            self._stacks[name].rows.of_place[place] = row
-        self._table.point(place)
+    def point(self, place: int, rows: Mapping[str, int]) -> bool:
+        """Let a place read these rows, one of each stack. No running step may use the place.
+
+        -> whether steps find rows in another way from now on, so that captured ones do not hold
+        """
+        changes = [self._stacks[name].rows.point(place, row) for name, row in rows.items()]
+        if any(changes):
+            self._arrange()
+        else:
+            self._table.point(place)
+        return any(changes)
 
     def grow(self, sources: Mapping[str, Sequence[int | None]]) -> None:
         """Add rows. sources: for each stack that grows, the row of which each is a copy.

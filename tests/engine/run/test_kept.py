@@ -14,7 +14,8 @@ from serve_app.engine.attention import flashinfer as paged_flashinfer
 from serve_app.engine.attention.flashinfer import FlashInfer, flashinfer_needs
 from serve_app.engine.attention.forms import probe
 from serve_app.engine.config import EngineConfig
-from serve_app.engine.memory import MemoryPlan, expert_memory, plan_memory
+from serve_app.engine.memory import expert_memory, plan_memory
+from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.run.cuda_graphs import graph_backend
 from serve_app.engine.run.kept import SEGMENTS_BYTES, CaptureNeeds, Size
 from serve_app.errors import DoesNotFit
