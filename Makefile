@@ -22,7 +22,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and by itself: what it brings is then already there when the rest is resolved.
-$(STAMP): pyproject.toml constraints.txt $(wildcard serve_app/engine/device/native/c/*.[ch] serve_app/engine/device/native/c/*/*.h) \
+$(STAMP): pyproject.toml constraints.txt $(wildcard consolidation/arithmetic/c/*.c) \
+		$(wildcard serve_app/engine/device/native/c/*.[ch] serve_app/engine/device/native/c/*/*.h) \
 		| $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -27,6 +27,19 @@ out = torch.full((4, 8), float("nan"), dtype=torch.bfloat16)
 Products(code).multiply(x, matrix, array("q", [0, 0, 4]), None, out)
 assert torch.equal(out, (x.float() @ matrix[0].float().t()).to(torch.bfloat16))
 """
+ROUND = """
+import torch
+from consolidation.arithmetic import rounding
+from consolidation.arithmetic.metric import weight_metric
+from representation.formats import Packed
+
+matrix = torch.arange(-32, 32).view(4, 16).float()
+compiled = rounding.round_matrix(matrix, Packed(4, 16), weight_metric((4, 16)))
+print(rounding.library()._name)
+rounding.library = lambda: None
+plain = rounding.round_matrix(matrix, Packed(4, 16), weight_metric((4, 16)))
+assert torch.equal(compiled.codes, plain.codes)
+"""
 LOOK_TWICE = """
 from serve_app.engine.device.native import library
 print(library.__file__)
@@ -93,8 +106,9 @@ def test_the_wheel_brings_compiled_code_for_every_python(environment: Environmen
     assert "-py3-none-" in wheel.name
     assert "manylinux_2_17_x86_64" in wheel.name
     environment.install(wheel)
-    loaded, _ = environment.run(MULTIPLY)
-    assert loaded.is_relative_to(environment.place)
+    for code in (MULTIPLY, ROUND):
+        loaded, _ = environment.run(code)
+        assert loaded.is_relative_to(environment.place)
 
 
 def test_without_a_compiler_the_sdist_leaves_it_to_torch_and_says_so_once(
