@@ -24,8 +24,9 @@ ErrorCode = Literal[
     "deadline_exceeded",
 ]
 CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
-FAULTS = frozenset({"internal_error", "loading", "engine_unavailable"})
-"""Codes of errors that are the server's fault: they go to its log."""
+FAULTS = frozenset({"internal_error", "engine_unavailable"})
+"""Codes of errors that are the server's fault: each goes to its log. `loading` does not: why a
+model or the engine is away is told once, when that begins, and requests meanwhile are counted."""
 _LONGEST_MESSAGE = 1000
 _LONGEST_PARAM = 200
 

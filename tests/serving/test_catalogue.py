@@ -104,15 +104,18 @@ def test_metrics_count_what_happened() -> None:
             body = {"model": "a", "prompt": "the", "max_tokens": 5}
             await client.post("/v1/completions", json=body)
             await client.post("/v1/completions", json={**body, "model": "zz"})
+            await client.post("/v1/completions", json={**body, "service_tier": "flex"})
             return (await client.get("/metrics")).text
 
     text = asyncio.run(run())
-    labels = 'model_name="a",side="stable",tenant="default"'
+    labels = 'model_name="a",service_class="standard",side="stable",tenant="default"'
     for idle in ("running", "waiting"):  # a gauge that goes away at rest cannot be watched
         assert f'expertpool_num_requests_{idle}{{model_name="b"}} 0.0' in text
     assert f"expertpool_generation_tokens_total{{{labels}}} 5.0" in text
     assert f"expertpool_time_to_first_token_seconds_count{{{labels}}} 1.0" in text
     assert f"expertpool_inter_token_latency_seconds_count{{{labels}}} 4.0" in text
+    batch = labels.replace("standard", "batch")
+    assert f"expertpool_request_queue_time_seconds_count{{{batch}}} 1.0" in text
     for stage in ("queue", "prefill", "decode"):
         assert f"expertpool_request_{stage}_time_seconds_count{{{labels}}} 1.0" in text
     assert 'expertpool_request_success_total{finished_reason="length",' in text

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric as Family
 from consolidation.release import Side
 from serve_app.engine.backlog import Backlog
 from serve_app.protocol.errors import ErrorCode
+from serve_app.service_class import ServiceClass
 from serve_app.serving.replica.metrics import METRICS, PREFIX, MetricRow
 from serve_app.serving.replica.snapshot import Snapshot
 
@@ -59,8 +60,10 @@ class Metrics:
     def refused(self, code: ErrorCode, tenant: str, side: Side) -> None:
         self.counters["request_errors_total"].labels(code, self.tenants.of(tenant), side).inc()
 
-    def request(self, model: str, tenant: str, side: Side) -> "RequestMetrics":
-        return RequestMetrics(self, (model, self.tenants.of(tenant), side))
+    def request(
+        self, model: str, tenant: str, side: Side, service_class: ServiceClass
+    ) -> "RequestMetrics":
+        return RequestMetrics(self, (model, self.tenants.of(tenant), side, service_class))
 
     def page(self, look: Snapshot) -> str:
         """The text that Prometheus reads."""
@@ -75,7 +78,7 @@ class RequestMetrics:
     Counters that change with every token are looked up once: a lookup costs more than counting.
     """
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, str, Side]) -> None:
+    def __init__(self, metrics: Metrics, labels: tuple[str, ...]) -> None:
         self._metrics = metrics
         self._labels = labels
         self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)

@@ -31,7 +31,7 @@ class MetricRow:
 
 
 PREFIX = "expertpool_"
-_REQUEST = ("model_name", "tenant", "side")
+_REQUEST = ("model_name", "tenant", "side", "service_class")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 

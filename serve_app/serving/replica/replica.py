@@ -171,6 +171,9 @@ class EngineReplica:
                     await _verified(asked["model"], model, release, loop)
                     requests = await self._requests(job, model, deadline)
                 entered.take_tokens(sum(len(request.prompt) for request in requests))
+                counted = self._metrics.request(
+                    model.name, job["tenant"], answering.side, job["service_class"]
+                )
                 generation = Generation(
                     job,
                     model,
@@ -178,7 +181,7 @@ class EngineReplica:
                     loop,
                     self._post,
                     self._text,
-                    metrics=self._metrics.request(model.name, job["tenant"], answering.side),
+                    metrics=counted,
                     clock=self._clock,
                     begun=begun,
                 )

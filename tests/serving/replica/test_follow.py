@@ -533,7 +533,9 @@ def test_a_release_with_a_model_that_cannot_be_loaded_leaves_the_old_one() -> No
     _run(test)
 
 
-def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_are_served() -> None:
+def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test(made: World, replica: EngineReplica) -> None:
         made.unavailable["r1", "a"] = OUTAGE
         async with client_of(replica) as client:
@@ -544,6 +546,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_a
                 assert error["code"] == "loading"
                 assert error["message"] == "the model 'a' cannot be loaded at the moment"
                 assert response.headers["retry-after"] == "8"
+            assert not caplog.records, "an outage is told when it begins, not with each request"
+            counted = 'request_errors_total{code="loading",side="stable",tenant="default"} 2.0'
+            assert counted in (await client.get("/metrics")).text
             response = await client.post("/v1/completions", json={**BODY, "model": "b"})
             assert response.status_code == 200
         status = await replica.status()

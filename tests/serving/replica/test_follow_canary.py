@@ -60,7 +60,8 @@ def test_a_share_of_users_is_answered_by_the_canary_and_each_by_one_release() ->
         assert 'release_info{release="r2",side="canary"} 1.0' in text
         assert "expertpool_canary_share 0.5" in text
         for side in ("stable", "canary"):
-            assert f'prompt_tokens_total{{model_name="a",side="{side}",tenant="default"}}' in text
+            labels = f'model_name="a",service_class="standard",side="{side}",tenant="default"'
+            assert f"prompt_tokens_total{{{labels}}}" in text
 
     asyncio.run(run())
 
