@@ -8,6 +8,7 @@ import pytest
 from tests.scheduling.simulation.__main__ import all_traffic, compare, lost_to_fairness
 from tests.scheduling.simulation.arena import Arena, percentile
 from tests.scheduling.simulation.contenders import FirstComeFirstServed, Ours
+from tests.scheduling.simulation.least_wait import TOKENS_PER_S, least_wait
 from tests.scheduling.simulation.traffic import TRACES, Asked, made_up, traced
 
 
@@ -47,6 +48,20 @@ def test_a_tenant_that_sends_ten_times_as_much_to_ten_models_is_served_no_more()
     assert unfair.jain is not None
     assert fair.jain >= 0.98
     assert unfair.jain <= 0.6
+
+
+def test_no_order_waits_less_than_prompts_take() -> None:
+    """A hundred prompts at once after a first one, of which one may be late: 99 take 990 units."""
+    unit = TOKENS_PER_S / 10
+    asked = [Asked(0.0, "t", "m0", int(10 * unit), 5)]
+    asked += [Asked(100.0, f"t{n}", "m0", int(10 * unit), 5) for n in range(100)]
+    assert least_wait(asked, 0.99) == pytest.approx(99.0, rel=1e-3)
+    assert least_wait(asked, 0.5) == pytest.approx(50.0, rel=1e-3)
+    for contender in (Ours(), FirstComeFirstServed()):
+        outcome = Arena(contender, crowd := made_up(300, 80.0)).run()
+        for share in (0.5, 0.99):
+            assert percentile(outcome.waits, share) >= least_wait(crowd, share)
+    assert least_wait(crowd, 0.99) > 1
 
 
 def test_made_up_traffic_is_skewed_and_comes_in_bursts() -> None:
