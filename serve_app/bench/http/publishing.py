@@ -4,9 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from consolidation.release import (
     Blob,
     Layer,
@@ -18,10 +15,8 @@ from consolidation.release import (
     expert_bytes,
 )
 from consolidation.release.tensors import encode_tensors
+from serve_app.bench.weights.word_tokenizer import tokenizer_of
 from serve_app.engine.source import ReleaseSource
-
-SPECIAL = ("<pad>", "<s>", "</s>")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def publish(source: ReleaseSource, registry: Registry) -> str:
@@ -84,31 +79,3 @@ def _tokenizer(registry: Registry, vocabulary: int) -> dict[str, Blob]:
             path.name: registry.write_blob(path.read_bytes(), suffix="bin")
             for path in sorted(Path(place).iterdir())
         }
-
-
-def tokenizer_of(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that uses every id below `vocabulary`: special ones, bytes, words.
-
-    It has no merges: it reads text byte by byte, and writes words.
-    """
-    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    symbols += [f"Ġ{_word(number)}" for number in range(vocabulary - len(symbols))]
-    table = {symbol: number for number, symbol in enumerate(symbols[:vocabulary])}
-    tokenizer = Tokenizer(models.BPE(vocab=table, merges=[]))
-    parts = cast(Any, tokenizer)  # its attributes are set from Rust, without annotations
-    parts.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    parts.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    pad, begin, end = SPECIAL
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end
-    )
-
-
-def _word(number: int) -> str:
-    """A word for each number: at least two letters, so that none is the symbol of one byte."""
-    letters = ""
-    while number or len(letters) < 2:
-        number, letter = divmod(number, len(LETTERS))
-        letters += LETTERS[letter]
-    return letters

@@ -99,6 +99,25 @@ SHAPES: dict[str, Shape] = {
             "tie_word_embeddings": False,
         },
     ),
+    "qwen3-moe": Shape(
+        "qwen3_moe",
+        484.3e6,
+        {
+            "vocab_size": 8192,
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "moe_intermediate_size": 384,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 40960,
+            "tie_word_embeddings": False,
+        },
+    ),
     "qwen2-moe-57b-a14b": Shape(
         "qwen2_moe",
         57.4e9,
@@ -160,4 +179,5 @@ SHAPES: dict[str, Shape] = {
         },
     ),
 }
-"""By name. `mixtral-115m` is the shape of the bars; the others are published models'."""
+"""By name. `mixtral-115m` is the shape of the bars of serving; `qwen3-moe` is Qwen3-30B-A3B at half
+its width in three layers, 1 GB in bfloat16; the others are published models'."""

@@ -7,6 +7,7 @@ from serve_app.cli.bench.compare_command import compare
 from serve_app.cli.bench.consolidate_command import consolidate
 from serve_app.cli.bench.http_command import http
 from serve_app.cli.bench.load_command import load
+from serve_app.cli.bench.make_checkpoint_command import make_checkpoint
 from serve_app.cli.bench.step_command import step
 from serve_app.cli.bench.tenants_command import tenants
 
@@ -25,3 +26,4 @@ bench.command()(compare)
 bench.command()(bars)
 bench.command()(consolidate)
 bench.command()(tenants)
+bench.command("make-checkpoint")(make_checkpoint)
