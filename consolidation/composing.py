@@ -1,9 +1,11 @@
 """Composes the manifest of a release from what was built and measured. Writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consolidation.build.writing import Written
 from consolidation.checkpoints.family import Family
+from consolidation.evaluation.effect import Effect
+from consolidation.evaluation.measures import retained
 from consolidation.recipe import Recipe, provenance
 from consolidation.release import Manifest, Model, Quality, Source, expert_bytes
 from consolidation.statistics.text import CalibrationFile
@@ -15,9 +17,13 @@ def compose_manifest(
     family: Family,
     written: Written,
     trial: Trial,
+    effects: Mapping[str, Effect],
     calibration: Sequence[tuple[str | None, CalibrationFile]],
 ) -> Manifest:
-    """The manifest of a trial. Models that stay keep their entries, with new maps."""
+    """The manifest of a trial. Models that stay keep their entries, with new maps.
+
+    effects: of new models, where they are known.
+    """
     models: dict[str, Model] = {}
     quality: dict[str, Quality] = {}
     plan = trial.plan
@@ -27,7 +33,9 @@ def compose_manifest(
             checkpoint = family.checkpoints[name]
             found = trial.validated[name]
             predicted = (plan.predicted_kl or {}).get(name)
-            quality[name] = found.quality.model_copy(update={"predicted_kl": predicted})
+            quality[name] = found.quality.model_copy(
+                update={"predicted_kl": predicted, **_effect(found.quality.kl, effects.get(name))}
+            )
             models[name] = Model(
                 config=checkpoint.config,
                 generation_config=checkpoint.generation_config,
@@ -52,3 +60,10 @@ def compose_manifest(
         quality=quality,
         provenance=provenance(recipe, family.base, calibration),
     )
+
+
+def _effect(kl: float, effect: Effect | None) -> dict[str, float | None]:
+    """The fields of a `Quality` that a model's effect tells."""
+    if effect is None:
+        return {}
+    return {"kl_base": effect.kl, "retained": retained(kl, effect.kl)}

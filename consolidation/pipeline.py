@@ -5,9 +5,9 @@ before the manifest is written, which comes last. A run that was killed continue
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consolidation.build.writing import write_backbones
 from consolidation.checkpoints.checkpoint import Checkpoint
@@ -15,6 +15,7 @@ from consolidation.checkpoints.family import Family, open_family
 from consolidation.composing import compose_manifest
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, check_models, encode, read_files
+from consolidation.evaluation.effect import Effect
 from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
@@ -85,9 +86,10 @@ def consolidate(
             return Consolidated(plan)
         written = write_backbones(registry, family, studied, stages)
         trials = Trials(recipe, registry, family, studied, written, windows, data, stages)
+        effects = trials.effects()
         trial = trials.run(plan, on_plan)
-        manifest = compose_manifest(recipe, family, written, trial, given.calibration)
-        _check_quality(recipe, manifest, trial)
+        manifest = compose_manifest(recipe, family, written, trial, effects, given.calibration)
+        _check_quality(recipe, manifest, trial, effects)
         progress(Progress("publish", 0, 1))
         release = registry.publish(manifest, _report(manifest))
         _move_channel(recipe, registry, channel, release)
@@ -129,7 +131,7 @@ class _Given:
 
 def _read_given(recipe: Recipe) -> _Given:
     files = read_files(recipe.tasks, recipe.texts)
-    check_limits(recipe.limits, files)
+    check_limits(recipe.limits, files, has_base=recipe.base is not None)
     paths = [path for _, path in recipe.calibration]
     read = read_calibration(paths) if paths else ()
     names = [name for name, _ in recipe.calibration]
@@ -143,8 +145,14 @@ def _report(manifest: Manifest) -> str:
     return render_report([(manifest, None)])
 
 
-def _check_quality(recipe: Recipe, manifest: Manifest, trial: Trial) -> None:
-    scores = [one.score for one in trial.validated.values() if one.score is not None]
+def _check_quality(
+    recipe: Recipe, manifest: Manifest, trial: Trial, effects: Mapping[str, Effect]
+) -> None:
+    scores = [
+        replace(one.score, kl_base=effects[name].own) if name in effects else one.score
+        for name, one in trial.validated.items()
+        if one.score is not None
+    ]
     above = breaches(recipe.limits, manifest.quality, scores)
     if above:
         raise Refused("\n".join([*above, "nothing was published"]))

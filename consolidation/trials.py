@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from consolidation.build.writing import Written, write_experts
 from consolidation.checkpoints.family import Family
 from consolidation.evaluation.data import ModelData
+from consolidation.evaluation.effect import Effect, EffectTask, measure_effect
 from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
 from consolidation.plan.search import fewest_bytes, first_trial
 from consolidation.plan.solver import budget_bytes
@@ -70,6 +71,30 @@ class Trials:
     windows: Mapping[str, ModelWindows]
     data: Mapping[str, ModelData]
     stages: Stages
+
+    def effects(self) -> dict[str, Effect]:
+        """What models can lose, by name; none without a base, or where nothing may be lost.
+
+        A base of another vocabulary has no divergence to be measured.
+        """
+        base = self.family.base
+        if base is None or not self.recipe.is_lossy:
+            return {}
+        tasks = {
+            name: EffectTask(
+                name=name,
+                directory=checkpoint.directory,
+                base=base.directory,
+                modules=tuple(self.family.modules),
+                windows=self.windows[name].scored,
+                data=self.data.get(name),
+            )
+            for name, checkpoint in self.family.checkpoints.items()
+            if checkpoint.vocab_size == base.vocab_size
+        }
+        # One model in memory at a time.
+        results = self.stages.run("effect", measure_effect, list(tasks.items()), in_flight=1)
+        return {name: Effect(**found) for name, found in zip(tasks, results, strict=True)}
 
     def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> Trial:
         """Make the plan of the budget, or the plan of fewest bytes that reaches the target."""

@@ -18,13 +18,14 @@ def evaluate(
     data: Mapping[str, ModelData],
     methods: Sequence[Method],
     *,
+    base: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[MethodScore, ...]:
     """Scores of the methods, in the same order, each over all models with data, sorted.
 
-    Each model is loaded once. It runs as it is, and then with each method's experts in place of
-    its own. Raises `Refused` for a model that cannot be loaded, `RunFailed` for a method that does
-    not return experts.
+    Each model runs as it is, and then with each method's experts in place of its own. With a base,
+    that runs in between, once for each model, unless it has another vocabulary. Raises `Refused`
+    for a model that cannot be loaded, `RunFailed` for a method that does not return experts.
     """
     for name in sorted({method.name for method in methods}):
         if sum(method.name == name for method in methods) > 1:
@@ -36,10 +37,15 @@ def evaluate(
         model = load_original(checkpoint.directory)
         modules = [layer.module for layer in checkpoint.experts]
         with Reference(name, model, modules, data[name]) as reference:
+            kl_base = None
+            if base is not None and base.vocab_size == checkpoint.vocab_size:
+                del model  # one model in memory at a time
+                kl_base = reference.score(load_original(base.directory)).kl
+                model = load_original(checkpoint.directory)
             for done, method in enumerate(methods, start=1):
                 progress(Progress(name, done, len(methods) + 1))
                 give_experts(model, checkpoint.experts, method, name)
-                score = reference.score(model)
+                score = replace(reference.score(model), kl_base=kl_base)
                 scores[method.name].append(_with_prediction(score, method))
         progress(Progress(name, len(methods) + 1, len(methods) + 1))
     one_model = min(checkpoint.expert_bytes for checkpoint in originals.values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files
-from consolidation.evaluation.measures import ModelScore
+from consolidation.evaluation.measures import ModelScore, retained
 from consolidation.release import Quality
 
 ROUNDING = 1e-9
@@ -15,18 +15,20 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
-    """The most that any model may lose; None means no limit.
+    """The most that any model may lose, and the least that it keeps; None means no limit.
 
     max_kl: nats per token.   max_accuracy_drop: a share of all questions, 0.01 is one point.
     max_perplexity_rise: a share of the original's perplexity, 0.01 is one percent.
+    min_retained: the least share of its effect that a model keeps, at most 1.
     """
 
     max_kl: float | None = None
     max_accuracy_drop: float | None = None
     max_perplexity_rise: float | None = None
+    min_retained: float | None = None
 
 
-def check_limits(limits: QualityLimits, files: Files) -> None:
+def check_limits(limits: QualityLimits, files: Files, *, has_base: bool) -> None:
     """Raise `Refused` for a limit that is not a number, or that nothing given can measure."""
     given = {
         "divergence": limits.max_kl,
@@ -36,6 +38,11 @@ def check_limits(limits: QualityLimits, files: Files) -> None:
     for what, value in given.items():
         if value is not None and math.isnan(value):
             raise Refused(f"the largest {what} allowed is {value}, which is not a number")
+    least = limits.min_retained
+    if least is not None and not least <= 1:
+        raise Refused(f"the least effect retained is {least}, which is not a number of at most 1")
+    if least is not None and not has_base:
+        raise Refused("a limit on the effect retained needs the base that models were tuned from")
     if limits.max_accuracy_drop is not None and not files.tasks:
         raise Refused("a limit on the accuracy drop needs a task for at least one model")
     if limits.max_perplexity_rise is not None and not files.texts:
@@ -48,13 +55,17 @@ def breaches(
     """One sentence for each limit that a model exceeds, by model; empty if all is well.
 
     `quality` was measured on calibration text, `scores` on the models' own tasks and texts; the
-    divergence is limited on both. A value that is not a number is above every limit.
+    divergence and the effect are limited on both. A value that is not a number is beyond every
+    limit.
     """
     found: list[str] = []
     for name in sorted(quality):
-        found += _divergence(limits, name, quality[name].kl, "on the calibration text")
+        one = quality[name]
+        found += _divergence(limits, name, one.kl, "on the calibration text")
+        found += _effect(limits, name, retained(one.kl, one.kl_base), "on the calibration text")
     for score in sorted(scores, key=lambda one: one.model):
         found += _divergence(limits, score.model, score.kl, "on its own data")
+        found += _effect(limits, score.model, score.retained, "on its own data")
         found += _accuracy(limits, score)
         found += _perplexity(limits, score)
     return found
@@ -70,6 +81,15 @@ def _divergence(limits: QualityLimits, name: str, kl: float, where: str) -> Iter
         yield (
             f"model {name!r} is {kl:.6g} nats per token from its original {where}, "
             f"more than the {limits.max_kl:g} allowed"
+        )
+
+
+def _effect(limits: QualityLimits, name: str, kept: float | None, where: str) -> Iterator[str]:
+    limit = limits.min_retained
+    if limit is not None and kept is not None and not kept >= limit - ROUNDING:
+        yield (
+            f"model {name!r} keeps {100 * kept:.2f} % of its effect {where}, "
+            f"less than the {100 * limit:g} % wanted"
         )
 
 

@@ -15,9 +15,9 @@ import torch
 from consolidation.evaluation.data import MAX_ANSWER, Item, ModelData
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.routing import RouterWatch
+from consolidation.statistics.positions import Positions
 from consolidation.statistics.scoring import (
     KeptLogits,
-    divergence,
     loss,
     one_thread_each,
     window_logits,
@@ -31,8 +31,7 @@ Result = TypeVar("Result")
 class _Found:
     """One window, or one question. `routed` counts tokens with the same top-1 expert, by layer."""
 
-    divergence: float
-    scored: int
+    positions: Positions
     loss: float
     agreeing: int
     predicted: int
@@ -104,17 +103,21 @@ class Reference:
             task = self._each(model, self._task, lambda i: self._question(model, i, watch))
             text = self._each(model, self._text, lambda i: self._window(model, i, watch))
         kinds = [found for found in (task, text) if found]
+        figures = [Positions.joined([one.positions for one in found]).figures() for found in kinds]
         layers = zip(*(_routing(found) for found in kinds), strict=True)
         return ModelScore(
             model=self._name,
-            kl=_mean([_share(found, "divergence", "scored") for found in kinds]),
+            kl=_mean([one.kl for one in figures]),
+            kl_99=_mean([one.kl_99 for one in figures]),
+            kl_999=_mean([one.kl_999 for one in figures]),
+            rms_dp=_mean([one.rms_dp for one in figures]),
             perplexity=_perplexity([one.loss for one in text], text),
             perplexity_original=_perplexity(self._text.losses, text),
             accuracy=_mean([one.right for one in task]) if task else None,
             accuracy_original=_mean(self._task.right) if task else None,
-            token_agreement=_mean([_share(found, "agreeing", "predicted") for found in kinds]),
+            token_agreement=_mean([_agreement(found) for found in kinds]),
             router_agreement=tuple(_mean(layer) for layer in layers),
-            tokens=sum(one.scored for found in kinds for one in found),
+            tokens=sum(len(one.positions) for found in kinds for one in found),
         )
 
     def _each(self, model: Any, seen: _Seen, run: Callable[[int], _Found]) -> list[_Found]:
@@ -136,8 +139,7 @@ class Reference:
         tokens = wanted if same == len(wanted) else (*wanted[:same], chosen[same])
         tokens = self._answers.greedy(model, item.prompt, tokens)
         return _Found(
-            divergence=divergence(before[:1], logits[:1]),
-            scored=1,
+            positions=Positions.between(before[:1], logits[:1], wanted[:1]),
             loss=0.0,
             agreeing=int((before.argmax(-1) == logits.argmax(-1)).sum()),
             predicted=len(wanted),
@@ -150,11 +152,11 @@ class Reference:
         window = self._text.windows[index]
         logits, routes = _run(model, window, watch)
         before = self._text.kept.read(index)
+        positions = Positions.between(before, logits, window.tokens[window.first_scored :])
         return _Found(
-            divergence=divergence(before, logits),
-            scored=len(logits),
+            positions=positions,
             loss=loss(logits, window),
-            agreeing=int((before.argmax(-1) == logits.argmax(-1)).sum()),
+            agreeing=int(positions.same.sum()),
             predicted=len(logits),
             routed=_equal(self._text.routes[index], routes),
             tokens=len(window.tokens),
@@ -211,11 +213,8 @@ def _routing(found: Sequence[_Found]) -> list[float]:
     return [sum(layer) / tokens for layer in zip(*(one.routed for one in found), strict=True)]
 
 
-def _share(found: Sequence[_Found], of: str, among: str) -> float:
-    total: float = math.fsum(getattr(one, of) for one in found)
-    num_among: int = sum(getattr(one, among) for one in found)
-    # Rounding can make a divergence of 0 negative; NaN stays NaN.
-    return max(total, 0.0) / num_among
+def _agreement(found: Sequence[_Found]) -> float:
+    return sum(one.agreeing for one in found) / sum(one.predicted for one in found)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -225,5 +224,5 @@ def _mean(values: Sequence[float]) -> float:
 def _perplexity(losses: Sequence[float], found: Sequence[_Found]) -> float | None:
     if not found:
         return None
-    loss = math.fsum(losses) / sum(one.scored for one in found)
+    loss = math.fsum(losses) / sum(len(one.positions) for one in found)
     return math.exp(loss) if loss < 700 else math.inf

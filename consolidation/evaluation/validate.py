@@ -19,9 +19,10 @@ from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.reference import Reference
 from consolidation.release import Blob, Golden, Part, Quality, Registry, read_expert
+from consolidation.statistics.positions import EQUAL
 from consolidation.statistics.scoring import (
     KeptLogits,
-    ScoreSums,
+    Scores,
     golden_of,
     load_original,
     score_original,
@@ -122,15 +123,14 @@ def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
     return True
 
 
-def _quality(name: str, scores: ScoreSums) -> Quality:
-    # Rounding can make a divergence of 0 negative; NaN stays NaN.
-    kl = max(scores.divergence / scores.tokens, 0.0)
+def _quality(name: str, scores: Scores) -> Quality:
+    figures = scores.figures or EQUAL
     original = scores.loss_original / scores.tokens
     release = scores.loss_release / scores.tokens
-    if not all(math.isfinite(value) and value < 700 for value in (kl, original, release)):
+    if not all(math.isfinite(value) and value < 700 for value in (figures.kl, original, release)):
         raise Refused(f"model {name!r} gives values that are not finite on the calibration text")
     return Quality(
-        kl=kl,
+        **asdict(figures),
         perplexity_original=math.exp(original),
         perplexity_release=math.exp(release),
         tokens=scores.tokens,

@@ -23,12 +23,12 @@ from consolidation.release.manifest import (
     Manifest,
     Model,
     Part,
-    Quality,
     Source,
     expert_bytes,
     expert_map_bytes,
     residual_map_bytes,
 )
+from consolidation.release.quality import Quality
 from consolidation.release.reader import ReleaseReader, read_expert
 from consolidation.release.registry import Registry, ReleaseSummary
 from consolidation.release.rollout import (

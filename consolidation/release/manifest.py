@@ -7,8 +7,15 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
+from consolidation.release.quality import Quality
 from representation.formats import DENSE, ExpertShape, Format, format_of
 from representation.step_reads import DecodeStep, LayerParts, bytes_read
 
@@ -191,21 +198,6 @@ class Model(_Record):
             if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
                 raise ValueError(f"tokenizer file {name!r} would lie outside its directory")
         return files
-
-
-class Quality(_Record):
-    """How far a model of the release is from its original. `kl` in nats per token.
-
-    Accuracies are shares of a task's answers, if a task was given.
-    """
-
-    kl: float
-    predicted_kl: float | None = None
-    perplexity_original: float
-    perplexity_release: float
-    accuracy_original: float | None = None
-    accuracy_release: float | None = None
-    tokens: NotNegative
 
 
 class Manifest(_Record):

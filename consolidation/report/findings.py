@@ -17,6 +17,10 @@ class ModelResult:
     predicted_kl: float | None
     perplexity: tuple[float, float] | None
     accuracy: tuple[float, float] | None
+    kl_99: float | None = None
+    kl_999: float | None = None
+    rms_dp: float | None = None
+    retained: float | None = None
     token_agreement: float | None = None
     router_agreement: tuple[float, ...] = ()
 
@@ -105,6 +109,10 @@ def _of_model(score: ModelScore) -> ModelResult:
         predicted_kl=score.predicted_kl,
         perplexity=_pair(score.perplexity_original, score.perplexity),
         accuracy=_pair(score.accuracy_original, score.accuracy),
+        kl_99=score.kl_99,
+        kl_999=score.kl_999,
+        rms_dp=score.rms_dp,
+        retained=score.retained,
         token_agreement=score.token_agreement,
         router_agreement=score.router_agreement,
     )
@@ -118,6 +126,11 @@ def _of_quality(quality: Mapping[str, Quality]) -> list[ModelResult]:
             predicted_kl=one.predicted_kl,
             perplexity=(one.perplexity_original, one.perplexity_release),
             accuracy=_pair(one.accuracy_original, one.accuracy_release),
+            kl_99=one.kl_99,
+            kl_999=one.kl_999,
+            rms_dp=one.rms_dp,
+            retained=one.retained,
+            token_agreement=one.same_top,
         )
         for name, one in sorted(quality.items())
     ]

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from consolidation.errors import Refused
 from consolidation.release import Golden
+from consolidation.statistics.positions import PART, Figures, Positions, divergences
 from consolidation.statistics.text import Window
 from representation.architecture.config import context_limit
 
@@ -37,18 +38,19 @@ STATEFUL_ROPE = frozenset({"dynamic", "longrope"})
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PART = 64
-"""Positions compared at once, which bounds memory for large vocabularies."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreSums:
-    """Sums over scored tokens, in nats."""
+class Scores:
+    """Over all scored tokens: sums of losses in nats, and how far the release is from the original.
 
-    divergence: float
+    figures: None where it was not run, since it is the original.
+    """
+
     loss_original: float
     loss_release: float
     tokens: int
+    figures: Figures | None = None
 
 
 class KeptLogits:
@@ -169,17 +171,10 @@ def loss(logits: torch.Tensor, window: Window) -> float:
 
 def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
     """Sum over positions of KL(original || release). Both (scored, V), logits."""
-    total = []
-    for one, other in zip(original.split(PART), release.split(PART), strict=True):
-        log_p = functional.log_softmax(one.double(), -1)
-        log_q = functional.log_softmax(other.double(), -1)
-        # A token that the original rules out adds nothing, even if the release rules it out too.
-        terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
-        total.append(float(terms.sum()))
-    return math.fsum(total)
+    return math.fsum(divergences(original, release).tolist())
 
 
-def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> ScoreSums:
+def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | None) -> Scores:
     """Score a model against itself, and keep its logits where `kept` is given."""
 
     def run(window: Window) -> tuple[torch.Tensor | None, float]:
@@ -193,24 +188,24 @@ def score_original(model: Any, windows: Sequence[Window], kept: KeptLogits | Non
         losses.append(window_loss)
     total = math.fsum(losses)
     num_tokens = sum(len(window.tokens) - window.first_scored for window in windows)
-    return ScoreSums(0.0, total, total, num_tokens)
+    return Scores(total, total, num_tokens)
 
 
 def score_release(
-    model: Any, windows: Sequence[Window], kept: KeptLogits, original: ScoreSums
-) -> ScoreSums:
+    model: Any, windows: Sequence[Window], kept: KeptLogits, original: Scores
+) -> Scores:
     """Score the model of the release against the kept logits of the original."""
 
-    def run(item: tuple[int, Window]) -> tuple[float, float]:
+    def run(item: tuple[int, Window]) -> tuple[float, Positions]:
         index, window = item
         logits = window_logits(model, window)
-        return loss(logits, window), divergence(kept.read(index), logits)
+        tokens = window.tokens[window.first_scored :]
+        return loss(logits, window), Positions.between(kept.read(index), logits, tokens)
 
     items = list(enumerate(windows))
-    losses, divergences = zip(*one_thread_each(model, run, items), strict=True)
-    return ScoreSums(
-        math.fsum(divergences), original.loss_original, math.fsum(losses), original.tokens
-    )
+    losses, positions = zip(*one_thread_each(model, run, items), strict=True)
+    figures = Positions.joined(positions).figures()
+    return Scores(original.loss_original, math.fsum(losses), original.tokens, figures)
 
 
 def golden_of(model: Any, window: Window) -> Golden:

@@ -132,6 +132,16 @@ MaxKl = Annotated[
         help="Publish nothing if a model's KL to its original is higher, in nats per token.",
     ),
 ]
+MinRetained = Annotated[
+    float | None,
+    typer.Option(
+        metavar="Y",
+        parser=parse_limit,
+        show_default=False,
+        help="Publish nothing if a model keeps less of its effect: 1 − KL to its original ÷ KL of "
+        "original to base. Needs --base.",
+    ),
+]
 NormalPriority = Annotated[
     bool,
     typer.Option(
@@ -163,6 +173,7 @@ def consolidate(
     max_kl: MaxKl = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     max_perplexity_rise: MaxPerplexityRise = None,
+    min_retained: MinRetained = None,
     normal_priority: NormalPriority = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -184,6 +195,8 @@ def consolidate(
         raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
     if max_perplexity_rise is not None and not measured_texts:
         raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
+    if min_retained is not None and base is None:
+        raise WrongUse("--min-retained needs --base DIR")
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
@@ -204,7 +217,7 @@ def consolidate(
         calibration=texts,
         tasks=measured_tasks,
         texts=measured_texts,
-        limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise),
+        limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise, min_retained),
     )
     if device_memory is not None:
         recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))

@@ -109,10 +109,12 @@ def evaluate(
     encoded = data.encode(files, checkpoints, items=items, windows=windows)
     for reader in readers:
         methods.check_originals(reader.manifest, checkpoints)
-    others = _make_baselines(names, checkpoints, base_directory, calibration or [])
+    base_checkpoint = open_checkpoint(base_directory) if base_directory else None
+    others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
     with output.progress() as show:
         releases = [methods.ReleaseMethod(reader) for reader in readers]
-        scores = measure(checkpoints, encoded, [*releases, *others], progress=show)
+        all_methods = [*releases, *others]
+        scores = measure(checkpoints, encoded, all_methods, base=base_checkpoint, progress=show)
     if report is not None:
         _write_report(report, readers, scores)
     if as_json:
@@ -169,22 +171,23 @@ def _baseline_names(given: list[str], everything: bool, *, has_base: bool) -> tu
 def _make_baselines(
     names: Sequence[str],
     checkpoints: Mapping[str, Checkpoint],
-    base: Path | None,
+    base: Checkpoint | None,
     calibration: Sequence[Path],
 ) -> tuple[Method, ...]:
     if not names:
         return ()
-    from consolidation.checkpoints.checkpoint import open_checkpoint
     from consolidation.evaluation.baselines.catalogue import make_baselines
     from consolidation.evaluation.baselines.subjects import Subjects
     from consolidation.statistics.text import read_calibration
 
-    subjects = Subjects(checkpoints, open_checkpoint(base) if base else None)
+    subjects = Subjects(checkpoints, base)
     return make_baselines(names, subjects, read_calibration(calibration))
 
 
 def _facts(score: MethodScore) -> dict[str, Any]:
-    models = {one.model: dataclasses.asdict(one) for one in score.models}
+    models = {
+        one.model: {**dataclasses.asdict(one), "retained": one.retained} for one in score.models
+    }
     for one in models.values():
         del one["model"]
     return {
@@ -204,6 +207,7 @@ def _print_scores(scores: Sequence[MethodScore], num_releases: int, console: Con
             soft_wrap=True,
         )
         console.print(_model_table(score))
+        console.print(_spread_table(score))
         console.print()
     if len(scores) > 1:
         console.print(_method_table(scores))
@@ -220,8 +224,23 @@ def _model_table(score: MethodScore) -> Table:
             _kl(one.predicted_kl),
             _pair(one.perplexity_original, one.perplexity, 2),
             _pair(one.accuracy_original, one.accuracy, 3),
-            f"{100 * one.token_agreement:.1f} %",
-            f"{100 * routers:.1f} %",
+            _share(one.token_agreement),
+            _share(routers),
+        )
+    return grid
+
+
+def _spread_table(score: MethodScore) -> Table:
+    """One release: what models keep of their effect, and how what they lose lies over tokens."""
+    grid = output.table("model", "retained", "KL of base", "KL, 99 %", "99.9 %", "RMS Δp")
+    for one in score.models:
+        grid.add_row(
+            one.model,
+            _share(one.retained, 2),
+            _kl(one.kl_base),
+            _kl(one.kl_99),
+            _kl(one.kl_999),
+            _share(one.rms_dp, 3),
         )
     return grid
 
@@ -242,6 +261,10 @@ def _method_table(scores: Sequence[MethodScore]) -> Table:
 
 def _kl(value: float | None) -> str:
     return "–" if value is None else f"{value:#.3g}"
+
+
+def _share(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _pair(before: float | None, after: float | None, digits: int) -> str:

@@ -109,18 +109,29 @@ def print_release(release: str, channel: str, manifest: Manifest, report: str | 
         out.print(f"report {report}", soft_wrap=True, markup=False)
 
 
-_COLUMNS = ("KL (nats/token)", "expected", "perplexity", "accuracy", "tokens")
+_COLUMNS = (
+    "KL (nats/token)",
+    "99.9 %",
+    "expected",
+    "retained",
+    "perplexity",
+    "accuracy",
+    "tokens",
+)
 
 
 def _cells(quality: Quality) -> dict[str, str | None]:
     """By column; None if not measured."""
     divergence, perplexity = output.quality_cells(quality.model_dump())
-    expected, accuracy = quality.predicted_kl, None
+    largest, expected, kept = quality.kl_999, quality.predicted_kl, quality.retained
+    accuracy = None
     if quality.accuracy_original is not None and quality.accuracy_release is not None:
         accuracy = f"{quality.accuracy_original:.3f} → {quality.accuracy_release:.3f}"
     values = (
         divergence,
+        None if largest is None else output.nats(largest),
         None if expected is None else output.nats(expected),
+        None if kept is None else f"{100 * kept:.1f} %",
         perplexity,
         accuracy,
         str(quality.tokens),

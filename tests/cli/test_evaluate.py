@@ -1,6 +1,7 @@
 """`expertpool evaluate` on small releases written by hand, in this process."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def test_json_holds_every_measure_of_every_release(
     assert first["mean_kl"] == 0
     assert first["models"]["one"] == {
         "kl": 0.0,
+        "kl_99": 0.0,
+        "kl_999": 0.0,
+        "rms_dp": 0.0,
+        "kl_base": None,
+        "retained": None,
         "perplexity": None,
         "perplexity_original": None,
         "accuracy": first["models"]["one"]["accuracy_original"],
@@ -112,8 +118,11 @@ def test_tables_name_the_release_its_models_and_the_baselines(
     )
     assert code == 0, err
     assert f"release {exact}: " in out
+    assert re.search(r"^model +retained +KL of base .*\none +100.00 % ", out, re.MULTILINE)
     assert [line.split()[0] for line in out.splitlines() if line and line[0].islower()] == [
         "release",
+        "model",
+        "one",
         "model",
         "one",
         "method",

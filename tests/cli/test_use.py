@@ -152,6 +152,7 @@ def test_wrong_use_is_exit_code_2_and_names_the_value(
         (["--model", "a=.", "--max-kl", "-1"], "--max-kl"),
         (["--model", "a=.", "--max-accuracy-drop", "-1"], "--max-accuracy-drop"),
         (["--model", "a=.", "--max-accuracy-drop", "0.1"], "--task"),
+        (["--model", "a=.", "--min-retained", "0.9"], "--base"),
         (["--model", "a=.", "--max-perplexity-rise", "much"], "much"),
         (["--model", "a=.", "--max-perplexity-rise", "0.1"], "--text"),
         (["--model", "a=.", "--task", "a=/does/not/exist.jsonl"], "/does/not/exist.jsonl"),

@@ -8,6 +8,7 @@ import torch
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.checkpoints.scan import scan_layer
 from consolidation.errors import Refused
+from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import verify
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.plan.values import Plan
@@ -59,6 +60,22 @@ def test_layers_have_no_more_formats_than_wished(
     if budget is not None:
         assert manifest.expert_bytes_after <= budget * manifest.expert_bytes_one_model
     assert manifest.provenance["max_formats"] == limit
+
+
+def test_a_release_says_how_much_of_their_effect_models_keep(small: Paths, tmp_path: Path) -> None:
+    models, base = pick(small, "one", "two"), small["base"]
+    found = manifest_of(run(tmp_path / "r", models, 0.6, base=base)).quality["one"]
+    assert found.kl_base is not None
+    assert 0 < found.kl < found.kl_base
+    assert found.retained == 1 - found.kl / found.kl_base
+    assert found.kl_99 is not None
+    assert found.kl < found.kl_99
+    alone = manifest_of(run(tmp_path / "without", models, 0.6)).quality["one"]
+    assert (alone.kl_base, alone.retained) == (None, None)
+    with pytest.raises(Refused, match=r"'one' keeps .* % of its effect on the calibration text"):
+        run(tmp_path / "r", models, 0.6, base=base, limits=QualityLimits(min_retained=1.0))
+    exact = run(tmp_path / "r", models, base=base, limits=QualityLimits(min_retained=1.0))
+    assert manifest_of(exact).quality["one"].kl == 0
 
 
 def test_a_release_that_is_extended_keeps_its_formats_within_the_limit(

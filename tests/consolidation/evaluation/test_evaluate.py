@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -94,6 +95,7 @@ def test_a_text_is_scored_as_its_definition_says(
     ids = byte_tokenizer()(TEXT, add_special_tokens=False)["input_ids"]
     losses: list[list[float]] = [[], []]
     divergences, same, routed = [], [], []
+    moved: list[float] = []
     for start in range(0, len(ids), LENGTH):
         window = torch.tensor([ids[start : start + LENGTH]])
         with torch.inference_mode():
@@ -102,6 +104,8 @@ def test_a_text_is_scored_as_its_definition_says(
         for log, into in zip(logs, losses, strict=True):
             into += (-log.gather(1, window[0, 1:, None])).flatten().tolist()
         divergences += (logs[0].exp() * (logs[0] - logs[1])).sum(-1).tolist()
+        before, after = (log.exp().gather(1, window[0, 1:, None]) for log in logs)
+        moved += (after - before).flatten().tolist()
         same += (logs[0].argmax(-1) == logs[1].argmax(-1)).tolist()
         layers = zip(runs[0].router_logits, runs[1].router_logits, strict=True)
         routed.append(torch.stack([one.argmax(-1) == two.argmax(-1) for one, two in layers]))
@@ -109,6 +113,10 @@ def test_a_text_is_scored_as_its_definition_says(
     assert found.tokens == len(divergences) == len(ids) - math.ceil(len(ids) / LENGTH)
     assert found.kl == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
     assert found.kl > 0.001
+    percentiles = np.percentile(divergences, [99, 99.9]).tolist()
+    assert [found.kl_99, found.kl_999] == pytest.approx(percentiles, rel=1e-4)
+    assert found.kl < found.kl_99 < found.kl_999
+    assert found.rms_dp == pytest.approx(np.std(moved, mean=0.0).item(), rel=1e-3)
     assert found.perplexity_original == pytest.approx(
         math.exp(sum(losses[0]) / len(losses[0])), rel=1e-5
     )
@@ -159,7 +167,7 @@ def test_a_model_with_its_own_experts_is_the_same_to_the_last_bit(
 ) -> None:
     data = data_of(tmp_path, checkpoints, answers, TEXT)
     found = score_of(data, checkpoints, models, "one")
-    assert found.kl == 0.0
+    assert [found.kl, found.kl_99, found.kl_999, found.rms_dp] == [0.0] * 4
     assert found.token_agreement == 1.0
     assert set(found.router_agreement) == {1.0}
     assert found.accuracy == found.accuracy_original
@@ -208,6 +216,27 @@ def test_each_method_gives_all_experts_anew(
     assert [(now.stage, now.done, now.total) for now in seen] == [
         ("one", done, 3) for done in range(4)
     ]
+
+
+def test_what_is_kept_of_an_effect_is_measured_against_the_whole_base(
+    tmp_path: Path, checkpoints: dict[str, Checkpoint], models: dict[str, Any]
+) -> None:
+    data = {"one": data_of(tmp_path, checkpoints, None, TEXT[:100])}
+    methods = [Given(name, {"one": models[name]}) for name in ("one", "two")]
+    own, other = (
+        score.models[0] for score in evaluate(checkpoints, data, methods, base=checkpoints["two"])
+    )
+    (window,) = (torch.tensor([w.tokens]) for w in data["one"].text)
+    with torch.inference_mode():
+        one, two = (
+            functional.log_softmax(models[name](window).logits[0, :-1].double(), -1)
+            for name in ("one", "two")
+        )
+    effect = float((one.exp() * (one - two)).sum(-1).mean())
+    assert own.kl_base == other.kl_base == pytest.approx(effect, rel=1e-4)
+    assert own.retained == 1.0
+    assert other.retained == pytest.approx(1 - other.kl / effect, abs=1e-3)
+    assert evaluate(checkpoints, data, methods)[0].models[0].retained is None
 
 
 def test_experts_of_another_shape_are_refused_by_name(

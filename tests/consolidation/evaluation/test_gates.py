@@ -13,6 +13,9 @@ from consolidation.statistics.text import CalibrationFile
 def score(model: str, **fields: float) -> ModelScore:
     values: dict[str, float | None] = {
         "kl": 0.0,
+        "kl_99": 0.0,
+        "kl_999": 0.0,
+        "rms_dp": 0.0,
         "perplexity": None,
         "perplexity_original": None,
         "accuracy": None,
@@ -49,6 +52,31 @@ def test_every_model_above_a_limit_is_named_with_its_value_and_the_limit() -> No
     ]
 
 
+def test_a_model_that_keeps_too_little_of_its_effect_is_named_with_what_it_keeps() -> None:
+    limits = QualityLimits(min_retained=0.95)
+    calibrated = {
+        "light": quality(0.001).model_copy(update={"kl_base": 0.01}),
+        "strong": quality(0.001).model_copy(update={"kl_base": 0.5}),
+        "whole": quality(0.001),
+    }
+    scores = [score("light", kl=0.0005, kl_base=0.01), score("strong", kl=0.1, kl_base=0.5)]
+    assert breaches(limits, calibrated, scores) == [
+        "model 'light' keeps 90.00 % of its effect on the calibration text, "
+        "less than the 95 % wanted",
+        "model 'strong' keeps 80.00 % of its effect on its own data, less than the 95 % wanted",
+    ]
+
+
+def test_a_limit_on_what_is_kept_needs_a_base_and_a_share() -> None:
+    nothing = Files({}, {})
+    check_limits(QualityLimits(min_retained=0.9), nothing, has_base=True)
+    with pytest.raises(Refused, match="needs the base"):
+        check_limits(QualityLimits(min_retained=0.9), nothing, has_base=False)
+    for wrong in (95.0, math.nan):
+        with pytest.raises(Refused, match=f"{wrong}, which is not a number of at most 1"):
+            check_limits(QualityLimits(min_retained=wrong), nothing, has_base=True)
+
+
 def test_a_drop_of_exactly_the_limit_is_allowed_whatever_floats_make_of_it() -> None:
     assert 0.805 - 0.795 > 0.01
     found = score("a", accuracy_original=0.805, accuracy=0.795)
@@ -75,10 +103,10 @@ def test_what_is_not_a_number_is_above_every_limit(value: float) -> None:
 def test_a_limit_needs_something_to_measure_it_with() -> None:
     file = CalibrationFile("name", "digest", ())
     task, text = Files({"a": file}, {}), Files({}, {"a": file})
-    check_limits(QualityLimits(max_accuracy_drop=0.1), task)
-    check_limits(QualityLimits(max_perplexity_rise=0.1), text)
-    check_limits(QualityLimits(max_kl=0.1), Files({}, {}))
+    check_limits(QualityLimits(max_accuracy_drop=0.1), task, has_base=False)
+    check_limits(QualityLimits(max_perplexity_rise=0.1), text, has_base=False)
+    check_limits(QualityLimits(max_kl=0.1), Files({}, {}), has_base=False)
     with pytest.raises(Refused, match="accuracy drop needs a task"):
-        check_limits(QualityLimits(max_accuracy_drop=0.1), text)
+        check_limits(QualityLimits(max_accuracy_drop=0.1), text, has_base=False)
     with pytest.raises(Refused, match="perplexity rise needs a text"):
-        check_limits(QualityLimits(max_perplexity_rise=0.1), task)
+        check_limits(QualityLimits(max_perplexity_rise=0.1), task, has_base=False)

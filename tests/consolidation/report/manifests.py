@@ -86,6 +86,9 @@ def score(method: str, ratio: float, **kls: float) -> MethodScore:
         ModelScore(
             model=name,
             kl=kl,
+            kl_99=4 * kl,
+            kl_999=8 * kl,
+            rms_dp=0.0625,
             perplexity=None if place else 20.25,
             perplexity_original=None if place else 20.0,
             accuracy=0.75 if place else None,
@@ -94,6 +97,7 @@ def score(method: str, ratio: float, **kls: float) -> MethodScore:
             router_agreement=(0.5, 0.75),
             tokens=9,
             predicted_kl=kl / 2 if method.startswith("release") else None,
+            kl_base=0.5,
         )
         for place, (name, kl) in enumerate(kls.items())
     )

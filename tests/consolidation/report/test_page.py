@@ -68,6 +68,7 @@ def test_a_release_that_was_evaluated_shows_that(release: Manifest) -> None:
     assert "as measured when the release was made" not in page
     assert re.search(r"<td>bard</td><td>0.01</td><td>0.02</td>\s*<td>20.000 → 20.250</td>", page)
     assert re.search(r"<td>81.2 % → 75.0 %</td>\s*<td>87.5 %</td>\s*<td>62.5 %</td>", page)
+    assert "<td>96.0 %</td><td>0.08</td><td>0.16</td><td>6.2 %</td>" in page
 
 
 def test_what_a_decode_step_reads_is_told_where_shapes_are_known(release: Manifest) -> None:
