@@ -41,7 +41,11 @@ def compose_manifest(
                 generation_config=checkpoint.generation_config,
                 tokenizer_files=written.tokenizers[name],
                 backbone=written.backbones[name],
-                source=Source(name=checkpoint.name, digest=written.sources[name]),
+                source=Source(
+                    name=checkpoint.name,
+                    digest=written.sources[name],
+                    quantised=checkpoint.quantised,
+                ),
                 golden=found.golden,
                 **maps,
             )

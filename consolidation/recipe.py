@@ -163,6 +163,7 @@ def provenance(
         **versions(),
         **_wishes(recipe),
         "base": base.name if base is not None else None,
+        **({"base_quantised": base.quantised} if base and base.quantised else {}),
         "calibration": [
             {"name": file.name, "digest": file.digest, "model": model}
             for model, file in calibration

@@ -23,16 +23,15 @@ from transformers.core_model_loading import (
 )
 
 from consolidation.checkpoints.conversion import Conversion, Shapes
-from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
+from consolidation.checkpoints.tensor_file import DTYPES, SERVED_DTYPES, SourceTensor
 from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy
 
-FLOATS = frozenset({"F32", "F16", "BF16"})
 NAMED_AT_MOST = 5
 
 
 def account(
-    directory: Path, anatomy: Anatomy, stored: Mapping[str, StoredTensor]
+    directory: Path, anatomy: Anatomy, stored: Mapping[str, SourceTensor]
 ) -> dict[str, Conversion]:
     """Parameter or buffer name -> the conversion that makes it, in the model's own order.
 
@@ -59,7 +58,7 @@ def account(
 def _match(
     directory: Path,
     anatomy: Anatomy,
-    stored: Mapping[str, StoredTensor],
+    stored: Mapping[str, SourceTensor],
     wanted: dict[str, torch.Tensor],
 ) -> tuple[dict[str, Conversion], list[str]]:
     """Conversions by first target, and keys that match nothing and may not be ignored."""
@@ -71,7 +70,7 @@ def _match(
     ignored = _ignored(model)
     prefix, shapes = model.base_model_prefix, _shapes(anatomy, wanted)
     transforms: dict[str, Any] = {}
-    sources: dict[str, list[tuple[str, StoredTensor]]] = {}
+    sources: dict[str, list[tuple[str, SourceTensor]]] = {}
     unmatched: list[str] = []
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
@@ -129,14 +128,14 @@ def _check_sources(
     """Dtypes are served; lists of experts are complete, and of one shape and dtype."""
     floating = wanted[conversion.target].is_floating_point()
     for _, stored in conversion.sources:
-        if stored.dtype not in (FLOATS if floating else DTYPES):
+        if stored.dtype not in (SERVED_DTYPES if floating else DTYPES):
             raise Refused(
                 f"{directory}: {stored.key} is stored as {stored.dtype}; "
                 "bf16, fp16 and fp32 can be read"
             )
     if not isinstance(conversion.transform, WeightConverter):
         return
-    lists: dict[str, list[StoredTensor]] = {p: [] for p in conversion.transform.source_patterns}
+    lists: dict[str, list[SourceTensor]] = {p: [] for p in conversion.transform.source_patterns}
     for pattern, stored in conversion.sources:
         lists[pattern].append(stored)
     count = num_experts.get(conversion.target)
@@ -158,7 +157,7 @@ def _check_sources(
 
 
 def _missing_sources(
-    lists: Mapping[str, list[StoredTensor]], num_experts: int | None
+    lists: Mapping[str, list[SourceTensor]], num_experts: int | None
 ) -> Iterator[str]:
     """Names missing from the lists of a converter, as far as they can be told."""
     for pattern, found in lists.items():

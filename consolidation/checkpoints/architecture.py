@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
 
 
-def read_architecture(directory: Path) -> Anatomy:
-    """Of the directory's config, before any tensor is read. Raises `Refused`, by name."""
-    fields = read_json(directory / "config.json")
+def read_architecture(directory: Path, fields: Mapping[str, Any]) -> Anatomy:
+    """Of the directory's `config.json`, before any tensor is read. Raises `Refused`, by name."""
     try:
         return study(config_of(fields), torch.float32)
     except Unservable as error:

@@ -5,6 +5,7 @@ Everything here can be pickled, so a task gets only the part that it reads.
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import torch
 from consolidation.checkpoints.accounting import account
 from consolidation.checkpoints.architecture import read_architecture, read_json
 from consolidation.checkpoints.conversion import Conversion
-from consolidation.checkpoints.tensor_file import read_headers
+from consolidation.checkpoints.quantised.quantised_formats import plain_tensors
+from consolidation.checkpoints.tensor_file import SERVED_DTYPES, read_headers
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 from representation.architecture.anatomy import Anatomy
@@ -25,7 +27,7 @@ from representation.formats import ExpertShape
 from representation.layout import Layout
 from representation.tokenizer_files import TOKENIZER_FILES
 
-DTYPE_NAMES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,10 @@ class BackboneSource:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The directory of one model. `dtype` is that of its stored experts; bytes are of tensors.
+    """The directory of one model. `dtype` is that of its experts; bytes are of tensors, as read.
 
-    `context_length` is in tokens, None where the config sets no limit.
+    `context_length` is in tokens, None where the config sets no limit. `quantised` says how weights
+    are stored that are in fewer bits than they are read in.
     """
 
     directory: Path
@@ -81,6 +84,7 @@ class Checkpoint:
     expert_bytes: int
     backbone_bytes: int
     fingerprint: str
+    quantised: str | None = None
 
     @property
     def name(self) -> str:
@@ -102,8 +106,17 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     directory = directory.expanduser().resolve()
     if not directory.is_dir():
         raise Refused(f"no checkpoint directory {directory}")
-    anatomy = read_architecture(directory)
-    conversions = account(directory, anatomy, read_headers(directory))
+    fields = read_json(directory / "config.json")
+    anatomy = read_architecture(directory, fields)
+    plain = plain_tensors(directory, fields, read_headers(directory))
+    if plain.left_over is not None:
+        _log.warning(
+            "%s: its config says that it is quantised (%s), but its weights are plain: "
+            "they are read as they are",
+            directory,
+            plain.left_over,
+        )
+    conversions = account(directory, anatomy, plain.tensors)
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)
     dtype = _expert_dtype(directory, experts)
@@ -122,6 +135,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         expert_bytes=sum(layer.num_bytes for layer in experts),
         backbone_bytes=sum(_num_bytes(c) for part in backbone for _, c in part.tensors),
         fingerprint=_fingerprint(directory),
+        quantised=plain.quantised,
     )
 
 
@@ -166,7 +180,7 @@ def _expert_dtype(directory: Path, experts: tuple[ExpertsSource, ...]) -> Dtype:
                 f"{directory}: {tensor.key} is {tensor.dtype} and {stored[0].key} is "
                 f"{stored[0].dtype}; all experts of a model must have one dtype"
             )
-    return DTYPE_NAMES[stored[0].dtype]
+    return SERVED_DTYPES[stored[0].dtype]
 
 
 def _num_bytes(conversion: Conversion) -> int:

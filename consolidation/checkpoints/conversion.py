@@ -19,7 +19,7 @@ from transformers.core_model_loading import (
     WeightConverter,
 )
 
-from consolidation.checkpoints.tensor_file import StoredTensor
+from consolidation.checkpoints.tensor_file import SourceTensor
 
 LATER_DIMENSIONS = (Concatenate, Interleave, Transpose)
 """Operations that leave dimension 0, the experts', alone if they work on later dimensions."""
@@ -46,7 +46,7 @@ class Conversion:
 
     target: str
     transform: Any
-    sources: tuple[tuple[str, StoredTensor], ...]
+    sources: tuple[tuple[str, SourceTensor], ...]
     shapes: Shapes
 
     def read(self) -> dict[str, torch.Tensor]:
@@ -91,10 +91,10 @@ class Conversion:
             _merges(first) or len(single) == len(self.sources)
         )
 
-    def _sources_of_expert(self, index: int) -> list[tuple[str, StoredTensor]]:
+    def _sources_of_expert(self, index: int) -> list[tuple[str, SourceTensor]]:
         if not self._listed():
             return list(self.sources)
-        lists: dict[str, list[StoredTensor]] = {}
+        lists: dict[str, list[SourceTensor]] = {}
         for pattern, stored in self.sources:
             lists.setdefault(pattern, []).append(stored)
         return [(pattern, stored[index]) for pattern, stored in lists.items()]

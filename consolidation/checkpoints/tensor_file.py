@@ -9,11 +9,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
 from consolidation.errors import Refused
+from consolidation.release.manifest import Dtype
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -22,12 +23,40 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 """Dtypes that can be read. Which may be used is decided where tensors are accounted for."""
+SERVED_DTYPES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""Dtypes that plain weights may have, and their names in configs and manifests."""
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
+
+
+class SourceTensor(Protocol):
+    """A tensor of a checkpoint, for those that read it. `dtype` is in the terms of the file format.
+
+    `num_bytes` are those of the tensor that is read.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+    def read(self, index: int | None = None) -> torch.Tensor:
+        """The tensor in memory of its own; with `index`, only `tensor[index : index + 1]`."""
+
+    def meta(self, index: int | None = None) -> torch.Tensor:
+        """A tensor without data, of the shape and dtype that `read` would give."""
 
 
 @dataclass(frozen=True, slots=True)

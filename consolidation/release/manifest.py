@@ -143,10 +143,14 @@ class Layer(_Record):
 
 
 class Source(_Record):
-    """Where a model came from: the directory's own name, and a digest of all its tensors."""
+    """Where a model came from: the directory's own name, and a digest of all its tensors, as read.
+
+    quantised: how its weights were stored, where that took fewer bits than they are read in.
+    """
 
     name: str
     digest: str
+    quantised: str | None = Field(default=None, exclude_if=lambda how: how is None)
 
 
 class Golden(_Record):

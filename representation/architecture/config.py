@@ -12,6 +12,8 @@ LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
 """Fields that say where a config came from; a release leaves them out."""
+NOT_OF_THE_MODEL = ("auto_map", "quantization_config")
+"""Fields about code that is never run, and about how files store weights, which readers undo."""
 
 
 def config_of(fields: Mapping[str, Any]) -> Any:
@@ -21,7 +23,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
     Raises: Unservable.
     """
     model_type = _model_type(fields)
-    own = {key: value for key, value in fields.items() if key != "auto_map"}
+    own = {key: value for key, value in fields.items() if key not in NOT_OF_THE_MODEL}
     try:
         config = CONFIG_MAPPING[model_type].from_dict(own)
     except Exception as error:  # transformers raises many classes for configs it cannot read
@@ -41,12 +43,6 @@ def config_of(fields: Mapping[str, Any]) -> Any:
 def _model_type(fields: Mapping[str, Any]) -> str:
     """The model type, if transformers knows it. Raises: Unservable for what the fields show."""
     model_type = fields.get("model_type")
-    for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
-        quantization = part.get("quantization_config")
-        if quantization:
-            named = isinstance(quantization, dict)
-            method = quantization.get("quant_method", "unnamed") if named else quantization
-            raise Unservable(f"it is quantised ({method}); only bf16, fp16 and fp32 are served")
     if fields.get("is_encoder_decoder"):
         raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
     if any(key in fields for key in OTHER_MEDIA):

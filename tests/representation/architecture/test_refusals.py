@@ -36,7 +36,6 @@ LLAMA4 = {"model_type": "llama4_text", "num_hidden_layers": 2}
 ROPES = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "quantised weights": MIXTRAL | {"quantization_config": {"quant_method": "mxfp4"}},
     "an encoder-decoder by its config": MIXTRAL | {"is_encoder_decoder": True},
     "an encoder-decoder by its class": {"model_type": "t5"},
     "other media": MIXTRAL | {"vision_config": {}},
