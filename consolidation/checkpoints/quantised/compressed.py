@@ -1,0 +1,202 @@
+"""What compressed-tensors writes: FP8, 8-bit integers, and 4 or 8 bits packed into words.
+
+`<m>.weight` float8 or int8 (O, I), or `<m>.weight_packed` int32 (O, ⌈I · bits / 32⌉) with
+`<m>.weight_shape`; `<m>.weight_scale` has one value for the tensor, a row, a group of columns of a
+row, or a block; `<m>.weight_zero_point` is there unless codes are symmetric.
+Source: https://github.com/vllm-project/compressed-tensors, `compressors` and `quantization`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from consolidation.checkpoints.quantised.quantised_tensor import (
+    SCALE_DTYPES,
+    Encoded,
+    check_part,
+    in_blocks,
+    values_of_nibbles,
+)
+from consolidation.checkpoints.tensor_file import StoredTensor
+from consolidation.errors import Refused
+
+WEIGHT, PACKED, SCALE, SHAPE, ZERO = (
+    ".weight",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_shape",
+    ".weight_zero_point",
+)
+ACTIVATIONS = (
+    *(f".{of}_{what}" for of in ("input", "output") for what in ("scale", "zero_point")),
+    *(f".{of}_scale" for of in ("q", "k", "v")),
+)
+"""Of inputs and of cached keys and values: how the model is run, not what it is."""
+CODES = {("float", 8): "F8_E4M3", ("int", 8): "I8"}
+PACKED_BITS = (4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the weights of a group of modules are stored. block: rows and columns; 0 means all."""
+
+    type: str
+    bits: int
+    symmetric: bool
+    block: tuple[int, int]
+    label: str
+
+    def scale_shapes(self, num_out: int, num_in: int) -> list[tuple[int, ...]]:
+        """Shapes that the scales of a matrix may have."""
+        rows, columns = self.block[0] or num_out, self.block[1] or num_in
+        shape = (-(-num_out // rows), -(-num_in // columns))
+        shapes: list[tuple[int, ...]] = [shape]
+        if not self.block[1]:
+            shapes.append(shape[:1])
+        if self.block == (0, 0):
+            shapes.append(())
+        return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A matrix (O, I). A value is (code − zero) · scale."""
+
+    codes: StoredTensor
+    scales: StoredTensor
+    zeros: StoredTensor | None
+    scheme: Scheme
+    shape: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """The format, for people."""
+        return f"compressed-tensors, {self.scheme.label}"
+
+    def decode(self, index: int | None) -> torch.Tensor:
+        """The matrix. -> (O, I)"""
+        num_out, num_in = self.shape
+        block = (self.scheme.block[0] or num_out, self.scheme.block[1] or num_in)
+        codes = self.codes.read()
+        is_packed = self.codes.dtype == "I32"
+        codes = _unpacked(codes, self.scheme.bits)[:, :num_in] if is_packed else codes.float()
+        if self.zeros is not None:
+            zeros = self.zeros.read()
+            if is_packed:  # along the rows
+                zeros = _unpacked(zeros.T.contiguous(), self.scheme.bits)[:, :num_out].T
+            for part, zero in in_blocks(codes, zeros.float(), block):
+                part -= zero
+        for part, scale in in_blocks(codes, self.scales.read().float(), block):
+            part *= scale
+        return codes
+
+
+def _unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Signed codes from words, lowest bits first. words: (O, n) int32 -> (O, n · 32 / bits)"""
+    packed = words.view(torch.uint8)
+    if bits == 8:
+        return packed.float() - 128
+    return values_of_nibbles(packed, torch.arange(16.0) - 8, high_first=False)
+
+
+def take(settings: Mapping[str, Any], stored: dict[str, StoredTensor]) -> dict[str, Encoded]:
+    """Weights in this format, by name. Takes their parts out of `stored`. Raises `Refused`."""
+    schemes = list(_schemes(settings))
+    found: dict[str, Encoded] = {}
+    for key in [key for key in stored if key.endswith(SCALE)]:
+        module = key.removesuffix(SCALE)
+        scales, shape = stored.pop(key), stored.pop(module + SHAPE, None)
+        zeros = stored.pop(module + ZERO, None)
+        packed = stored.pop(module + PACKED, None)
+        codes = packed or stored.pop(module + WEIGHT, None)
+        if codes is None:
+            raise Refused(f"{scales.file}: {key} is there without {module}{WEIGHT} or {PACKED}")
+        if packed is not None and shape is None:
+            raise Refused(f"{scales.file}: {packed.key} has no {module}{SHAPE}")
+        found[module + WEIGHT] = _encoded(schemes, codes, scales, zeros, shape)
+    for key in [key for key in stored if found and key.endswith(ACTIVATIONS)]:
+        del stored[key]
+    return found
+
+
+def _encoded(
+    schemes: list[Scheme],
+    codes: StoredTensor,
+    scales: StoredTensor,
+    zeros: StoredTensor | None,
+    shape: StoredTensor | None,
+) -> Compressed:
+    """By the first of the schemes that has the shapes and dtypes of these parts."""
+    size = _size(codes, shape)
+    for scheme in schemes:
+        if _fits(scheme, codes, scales, zeros, size):
+            check_part(scales, scheme.label, SCALE_DTYPES, scales.shape)
+            return Compressed(codes, scales, zeros, scheme, size)
+    zero = "" if zeros is None else f" and zeros {zeros.dtype} {list(zeros.shape)}"
+    raise Refused(
+        f"{codes.file}: {codes.key} is {codes.dtype} {list(codes.shape)} with scales "
+        f"{list(scales.shape)}{zero}; its config has "
+        f"{' and '.join(scheme.label for scheme in schemes) or 'no way to store weights'}"
+    )
+
+
+def _size(codes: StoredTensor, shape: StoredTensor | None) -> tuple[int, int]:
+    """(O, I)"""
+    size = tuple(codes.shape)
+    if shape is not None:
+        if shape.shape != (2,) or shape.dtype not in ("I64", "I32"):
+            raise Refused(f"{shape.file}: {shape.key} is not two numbers")
+        size = tuple(int(length) for length in shape.read())
+    if len(size) != 2 or min(size) < 1:
+        raise Refused(f"{codes.file}: {codes.key} is of {list(size)}, which is no matrix")
+    return size
+
+
+def _fits(
+    scheme: Scheme,
+    codes: StoredTensor,
+    scales: StoredTensor,
+    zeros: StoredTensor | None,
+    size: tuple[int, int],
+) -> bool:
+    num_out, num_in = size
+    if scheme.symmetric != (zeros is None) or scales.shape not in scheme.scale_shapes(*size):
+        return False
+    if codes.dtype != "I32":
+        given = codes.dtype == CODES.get((scheme.type, scheme.bits))
+        return given and (zeros is None or (zeros.dtype, zeros.shape) == ("I8", scales.shape))
+    words = (num_out, -(-num_in * scheme.bits // 32))
+    if scheme.type != "int" or scheme.bits not in PACKED_BITS or codes.shape != words:
+        return False
+    across = (-(-num_out * scheme.bits // 32), *scales.shape[1:])
+    return zeros is None or (zeros.dtype, zeros.shape) == ("I32", across)
+
+
+def _schemes(settings: Mapping[str, Any]) -> Iterator[Scheme]:
+    """Of the config's groups of modules. Raises `Refused` for what changes weights further."""
+    for name in ("sparsity_config", "transform_config"):
+        if settings.get(name):
+            raise Refused(f"compressed-tensors with {name} is not read")
+    for group in (settings.get("config_groups") or {}).values():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        scheme = _scheme(weights) if isinstance(weights, dict) else None
+        if scheme is not None:
+            yield scheme
+
+
+def _scheme(weights: Mapping[str, Any]) -> Scheme | None:
+    kind, bits = str(weights.get("type", "int")), weights.get("num_bits", 8)
+    group, structure = weights.get("group_size"), weights.get("block_structure")
+    # Where none is named, the sizes tell, as in compressed-tensors.
+    strategy = weights.get("strategy") or ("group" if group else "tensor")
+    block, per = {
+        "tensor": ((0, 0), "per tensor"),
+        "channel": ((1, 0), "per row"),
+        "group": ((1, group), f"in groups of {group}"),
+        "block": (tuple(structure or ()), f"in blocks of {structure}"),
+    }.get(strategy, ((), ""))
+    if len(block) != 2 or not all(isinstance(size, int) for size in block):
+        return None
+    return Scheme(kind, bits, bool(weights.get("symmetric", True)), block, f"{kind}{bits} {per}")
