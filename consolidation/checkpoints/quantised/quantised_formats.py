@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consolidation.checkpoints.quantised import block_fp8, compressed, mxfp4
+from consolidation.checkpoints.quantised import bits_and_bytes, block_fp8, compressed, mxfp4
 from consolidation.checkpoints.quantised.quantised_tensor import Encoded, QuantisedTensor
 from consolidation.checkpoints.tensor_file import SERVED_DTYPES, SourceTensor, StoredTensor
 from consolidation.errors import Refused
 
 Take = Callable[[Mapping[str, Any], dict[str, StoredTensor]], dict[str, Encoded]]
 FORMATS: dict[str, Take] = {
+    "bitsandbytes": bits_and_bytes.take,
     "compressed-tensors": compressed.take,
     "fp8": block_fp8.take,
     "mxfp4": mxfp4.take,
