@@ -10,6 +10,7 @@ from serve_app.bench.bars import (
     consolidated,
     decoding,
     expert_products,
+    over_reading,
     scaling,
     streaming,
 )
@@ -138,6 +139,11 @@ BARS: dict[str, Bar] = {
             1.0,
             "step time outside products, time ratio ÷ size ratio: places 16–64, experts 8–64",
         ),
+        Bar(
+            "consolidate_over_read",
+            300.0,
+            "consolidating two models, all stages ÷ reading their bytes once at 3 GB/s",
+        ),
     )
 }
 """By name, in the order in which they are shown."""
@@ -229,6 +235,10 @@ def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"running_tpot_during_load": found}
 
 
+def _over_reading(on_progress: OnProgress) -> Mapping[str, Measured]:
+    return {"consolidate_over_read": over_reading.consolidate_over_read(on_progress)}
+
+
 MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("packed_over_sequential", "packed_over_single"): _packed,
     (
@@ -249,6 +259,7 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("running_tpot_during_load",): _beside_load,
     ("pool_over_isolated_turnaround",): _against_isolated,
     ("scaling",): _scaling,
+    ("consolidate_over_read",): _over_reading,
 }
 """The bars that are measured together, and their measure."""
 

@@ -1,1 +1,1 @@
-"""`bench consolidate`: seconds and memory of consolidating random checkpoints."""
+"""`bench consolidate`: seconds and memory of consolidating random checkpoints, by stage."""

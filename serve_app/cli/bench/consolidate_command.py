@@ -5,17 +5,19 @@ from typing import Annotated
 import typer
 
 from serve_app.cli import output
-from serve_app.cli.bench.shown import show
+from serve_app.cli.bench import release_choice
+from serve_app.cli.bench.shown import show, stages
+from serve_app.cli.bench.subject_options import NumLayers
 from serve_app.cli.options import AsJson
 from serve_app.cli.parsing import parse_positive
 
 
 def consolidate(
-    models: Annotated[int, typer.Option(min=1, help="Number of checkpoints.")] = 4,
-    layers: Annotated[int, typer.Option(min=1, help="Layers per checkpoint.")] = 4,
-    experts: Annotated[int, typer.Option(min=2, help="Experts per layer.")] = 8,
-    hidden: Annotated[int, typer.Option(min=16, help="Hidden size.")] = 512,
-    intermediate: Annotated[int, typer.Option(min=8, help="Neurons per expert.")] = 1024,
+    shape: Annotated[
+        str, typer.Option("--shape", metavar="NAME", help="The shape of the checkpoints.")
+    ] = "qwen3-moe",
+    layers: NumLayers = None,
+    models: Annotated[int, typer.Option(min=1, help="Number of checkpoints.")] = 2,
     expert_budget: Annotated[
         float,
         typer.Option(
@@ -24,19 +26,31 @@ def consolidate(
             help="Size of the pool, in units of one model's experts.",
         ),
     ] = 1.0,
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=False,
+            help="Tasks at once. 1: one process without Ray. Default: all cores.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure seconds and peak memory of each stage of consolidating random checkpoints.
 
+    A base and fine-tunes of it, as `bench make-checkpoint` writes them.
     Run it at two sizes to see what grows with the bytes read.
-    Ratios to reading use processor seconds, which other processes disturb less.
     """
-    from serve_app.bench.consolidate.footprint import FamilyShape, footprint
-    from serve_app.bench.consolidate.footprint_terminal import terminal
+    import os
 
-    if hidden % 16:
-        raise typer.BadParameter(f"{hidden} is not a multiple of 16", param_hint="--hidden")
-    facts = footprint(FamilyShape(models, layers, experts, hidden, intermediate), expert_budget)
+    from serve_app.bench.consolidate.consolidate_terminal import terminal
+    from serve_app.bench.consolidate.consolidating import Subject, measured_run
+
+    chosen = release_choice.random(shape, layers, dtype="bfloat16", device="cpu", merged=False)
+    subject = Subject(chosen.config, models)
+    with stages() as on_progress:
+        facts = measured_run(subject, expert_budget, cores or os.cpu_count() or 1, on_progress)
+    facts = {**chosen.settings(), **facts}
     if as_json:
         output.print_json(facts)
     else:
