@@ -1,4 +1,7 @@
-"""Scan: the digest and norm of every expert. One task per (model, layer), one expert in memory."""
+"""Scan: the digest and norm of every expert, and digests of backbones.
+
+One task per (model, layer), one expert in memory; one task per part of a backbone.
+"""
 
 import hashlib
 import math
@@ -7,7 +10,7 @@ from typing import Any
 
 import torch
 
-from consolidation.checkpoints.checkpoint import ExpertsSource
+from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.release.tensors import encode_tensors
 
 
@@ -32,6 +35,11 @@ def scan_layer(source: ExpertsSource) -> dict[str, Any]:
         norm = math.fsum(_square_norm(tensor) for tensor in tensors.values())
         norms.append(norm if math.isfinite(norm) else None)
     return {"digests": digests, "square_norms": norms}
+
+
+def scan_backbone(source: BackboneSource) -> str:
+    """A digest of one part of a backbone. Raises `Refused` when the checkpoint cannot be read."""
+    return hashlib.sha256(encode_tensors(source.read())).hexdigest()
 
 
 def layer_scan(result: dict[str, Any]) -> LayerScan:

@@ -5,12 +5,13 @@ statistics gathered for it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from consolidation.checkpoints.contents import Contents, User, contents_by_layer
 from consolidation.checkpoints.family import Family
-from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_layer
+from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_backbone, scan_layer
 from consolidation.compare.groups import Group
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
@@ -21,12 +22,12 @@ from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
-from consolidation.recipe import Recipe
+from consolidation.recipe import Recipe, versions
 from consolidation.release.manifest import DTYPES
 from consolidation.run.journal import Stages
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
-from consolidation.statistics.stored import StatisticsStore
+from consolidation.statistics.stored import StatisticsJournal, StatisticsStore, statistics_key
 from consolidation.statistics.text import ModelWindows
 from representation.formats import Packed
 from representation.step_reads import DecodeStep
@@ -86,14 +87,15 @@ def make_study(
     recipe: Recipe,
     family: Family,
     windows: Mapping[str, ModelWindows],
-    store: StatisticsStore,
+    open_store: Callable[[Mapping[str, str]], StatisticsStore],
     stages: Stages,
+    now: datetime,
 ) -> Study:
     """Scan and compare; where the recipe allows losses, gather statistics first.
 
     Where it allows none, every expert is locked: what gives it back to the bit is all there is.
-    `windows` are by model; without any for statistics, weights alone are compared.
-    Raises `Refused`.
+    `windows` are by model; without any for statistics, weights alone are compared. `open_store`
+    gets a digest for each model, of all that its statistics depend on. Raises `Refused`.
     """
     scans = _scan(family, stages)
     _check_finite(family, scans)
@@ -104,8 +106,8 @@ def make_study(
     groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
     if family.checkpoints:
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
-            responses = _gather(family, windows, store, stages)
-            statistics = store
+            statistics = open_store(_statistics_keys(family, scans, windows, stages))
+            responses = _gather(family, windows, statistics, stages, now)
         groups = list(_compare(recipe, family, by_layer, kept, statistics, stages))
     sizes = [FileSizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(by_layer))]
     return Study(
@@ -132,11 +134,37 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
     ]
 
 
+def _statistics_keys(
+    family: Family,
+    scans: Mapping[str, tuple[LayerScan, ...]],
+    windows: Mapping[str, ModelWindows],
+    stages: Stages,
+) -> dict[str, str]:
+    """By model, a digest of its tensors, its text and the software: not of where it lies."""
+    tasks = [
+        (f"{name} {part.name}", part)
+        for name, checkpoint in family.checkpoints.items()
+        for part in checkpoint.backbone
+    ]
+    digests = iter(stages.run("scan", scan_backbone, tasks))
+    libraries = {name: version for name, version in versions().items() if name != "expertpool"}
+    keys = {}
+    for name, checkpoint in family.checkpoints.items():
+        tensors = {
+            "config": checkpoint.config,
+            "experts": [list(layer.digests) for layer in scans[name]],
+            "backbone": [next(digests) for _ in checkpoint.backbone],
+        }
+        keys[name] = statistics_key(tensors, windows[name], libraries)
+    return keys
+
+
 def _gather(
     family: Family,
     windows: Mapping[str, ModelWindows],
     store: StatisticsStore,
     stages: Stages,
+    now: datetime,
 ) -> dict[str, Response]:
     tasks = [
         (
@@ -156,8 +184,9 @@ def _gather(
     experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
     # One model in memory at a time, unless they are small.
     small = family.expert_bytes_one_model <= SMALL_BYTES
-    results = stages.run(
-        "calibrate",
+    stage = "calibrate"
+    results = replace(stages, journal=StatisticsJournal(store, stage, now)).run(
+        stage,
         gather,
         tasks,
         in_flight=None if small else 1,
