@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,39 @@ import torch
 
 from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy, study
-from representation.architecture.config import config_of
+from representation.architecture.config import OUTPUTS, config_of
 from representation.architecture.errors import Unservable
+
+_log = logging.getLogger(__name__)
 
 
 def read_architecture(directory: Path, fields: Mapping[str, Any]) -> Anatomy:
-    """Of the directory's `config.json`, before any tensor is read. Raises `Refused`, by name."""
+    """Of the directory's `config.json`, before any tensor is read. Raises `Refused`, by name.
+
+    Logs a line for each field that asks for more than logits.
+    """
+    for name, usual in OUTPUTS.items():
+        if fields.get(name) not in (None, usual):
+            _log.warning(
+                "%s: %s is %r in config.json: ignored, logits are all that is needed",
+                directory,
+                name,
+                fields[name],
+            )
     try:
         return study(config_of(fields), torch.float32)
     except Unservable as error:
         raise Refused(f"{directory}: {error}") from error
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is a value that JSON does not have")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint. Raises `Refused`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The models of one release, opened and checked to be of one family. Reads no weights."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,17 @@ from typing import Any
 
 from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, open_checkpoint
 from consolidation.errors import Refused
-from consolidation.release import Manifest, Registry, family_differences
+from consolidation.release import Manifest, Registry
 from consolidation.release.manifest import Dtype
+from representation.architecture.family_fields import config_differences
 from representation.formats import ExpertShape
 from representation.step_reads import DecodeStep
 
+_log = logging.getLogger(__name__)
+
 NAMED_AT_MOST = 8
+BASE = "(base)"
+"""What the base is called beside the models; no model may have that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ def _check(family: Family, extend: str | None) -> None:
     """Raise `Refused` unless configs and experts are those of one family."""
     together: dict[str, Checkpoint] = dict(family.checkpoints)
     if family.base is not None:
-        together["(base)"] = family.base
+        together[BASE] = family.base
     configs = {name: found.config for name, found in together.items()}
     extended = family.extended
     if extended is not None:
@@ -138,21 +144,30 @@ def _check(family: Family, extend: str | None) -> None:
 
 
 def check_family(configs: Mapping[str, dict[str, Any]]) -> None:
-    """Raise `Refused` with the differing fields and both values, unless all are of one family."""
+    """Raise `Refused` with the differing fields and both values, unless all are of one family.
+
+    Logs a line for each field whose differences change nothing.
+    """
     names = list(configs)
     first = names[0]
+    ignored: dict[str, str] = {}
     for name in names[1:]:
-        differing = family_differences(configs[first], configs[name])
+        differing = []
+        for found in config_differences(configs[first], configs[name]):
+            line = f"{found.field}: {found.one!r} in {first!r}, {found.other!r} in {name!r}"
+            if found.ignored is None:
+                differing.append(f"  {line}")
+            else:
+                ignored.setdefault(found.field, f"{line}: ignored, {found.ignored}")
         if differing:
-            lines = [
-                f"  {field}: {one!r} in {first!r}, {other!r} in {name!r}"
-                for field, one, other in differing[:NAMED_AT_MOST]
-            ]
+            lines = differing[:NAMED_AT_MOST]
             more = len(differing) - NAMED_AT_MOST
             lines += [f"  and {more} more"] if more > 0 else []
             raise Refused(
                 f"models {first!r} and {name!r} are not of one family:\n" + "\n".join(lines)
             )
+    for line in ignored.values():
+        _log.warning("%s", line)
 
 
 def check_layers(checkpoints: Mapping[str, Checkpoint]) -> None:

@@ -3,7 +3,6 @@
 from consolidation.release.aliases import Alias, Aliases
 from consolidation.release.canaries import Canary, Side
 from consolidation.release.channels import Channel
-from consolidation.release.differences import family_differences
 from consolidation.release.errors import (
     CanaryRefused,
     ChannelMoved,
@@ -68,7 +67,6 @@ __all__ = [
     "abort_canary",
     "expert_bytes",
     "expert_map_bytes",
-    "family_differences",
     "golden_findings",
     "golden_tolerance",
     "promote_canary",

@@ -26,7 +26,7 @@ from consolidation.errors import Refused
 from consolidation.release import Golden
 from consolidation.statistics.positions import PART, Figures, Positions, divergences
 from consolidation.statistics.text import Window
-from representation.architecture.config import context_limit
+from representation.architecture.config import ask_for_logits_alone, context_limit
 
 NO_READING_AHEAD = "HF_DEACTIVATE_ASYNC_LOAD"
 GOLDEN_PROMPT = 16
@@ -126,6 +126,7 @@ def load_original(directory: Path) -> Any:
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise Refused(f"{directory}: transformers cannot load it: {error}") from error
+    ask_for_logits_alone(model.config)
     return model.eval()
 
 

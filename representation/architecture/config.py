@@ -14,6 +14,13 @@ UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_
 """Fields that say where a config came from; a release leaves them out."""
 NOT_OF_THE_MODEL = ("auto_map", "quantization_config")
 """Fields about code that is never run, and about how files store weights, which readers undo."""
+OUTPUTS: Mapping[str, bool] = {
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_router_logits": False,
+    "return_dict": True,
+}
+"""Fields about what a model returns beside its logits, with the values that all models get."""
 
 
 def config_of(fields: Mapping[str, Any]) -> Any:
@@ -28,6 +35,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
         config = CONFIG_MAPPING[model_type].from_dict(own)
     except Exception as error:  # transformers raises many classes for configs it cannot read
         raise Unservable(f"its config cannot be read: {error}") from error
+    ask_for_logits_alone(config)
     if getattr(config, "is_encoder_decoder", False):
         raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
     if type(config) not in AutoModelForCausalLM._model_mapping:
@@ -38,6 +46,13 @@ def config_of(fields: Mapping[str, Any]) -> Any:
                 f"{model_type} has layers of type {str(kind)!r}; only attention can be served"
             )
     return config
+
+
+def ask_for_logits_alone(config: Any) -> None:
+    """Turn off what a config asks for beside logits."""
+    for name, usual in OUTPUTS.items():
+        if getattr(config, name, usual) != usual:
+            setattr(config, name, usual)
 
 
 def _model_type(fields: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from representation.architecture.errors import Unservable
 
@@ -16,10 +16,9 @@ def meta_model(config: Any, dtype: torch.dtype) -> Any:
     Raises: Unservable if transformers cannot build one, or the config belongs to another class.
     """
     try:
+        kind: Any = AutoModelForCausalLM._model_mapping[CONFIG_MAPPING[config.model_type]]
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="eager"
-            )
+            model = kind._from_config(config, dtype=dtype, attn_implementation="eager")
     except Exception as error:  # transformers raises many classes for configs it cannot build
         raise Unservable(f"transformers cannot build a {config.model_type}: {error}") from error
     name = type(model).__name__

@@ -75,7 +75,7 @@ class FakeSource:
 
 
 def source(release: str, *models: str, **generation: Any) -> FakeSource:
-    config = {"vocab_size": VOCABULARY, "eos_token_id": EOS}
+    config = {"model_type": "mixtral", "vocab_size": VOCABULARY, "eos_token_id": EOS}
     return FakeSource(release, {name: FakeModel(config, generation) for name in models})
 
 

@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from consolidation.release import Side, family_differences
+from consolidation.release import Side
+from representation.architecture.errors import Unservable
+from representation.architecture.family_fields import config_differences
 from serve_app.errors import BadRelease, ServingError
 from serve_app.protocol.errors import ProtocolError
 from serve_app.serving.replica.defaults import ModelDefaults
@@ -192,7 +194,7 @@ class ServedReleases:
             except BaseException:
                 await self._close_loop()  # it was planned for that release
                 raise
-        self._check_family(opened)
+        await asyncio.to_thread(self._check_family, opened)
         may_lack = not self._held  # otherwise requests are better off with what is there
         if drains and not await self._fits(self.loop, opened):
             await asyncio.to_thread(self.loop.require_room_alone, opened.source)
@@ -215,13 +217,16 @@ class ServedReleases:
 
     def _check_family(self, opened: OpenedRelease) -> None:
         """Raises BadRelease for models that this engine would compute wrongly."""
-        differing = family_differences(self._family, _a_config(opened))
-        if differing:
-            field, here, there = differing[0]
-            raise BadRelease(
-                f"release {opened.source.id} is of another family: {field} is {there!r}, and "
-                f"{here!r} in the served release"
-            )
+        try:
+            differences = config_differences(self._family, _a_config(opened))
+        except Unservable as error:
+            raise BadRelease(f"release {opened.source.id}: {error}") from error
+        for found in differences:
+            if found.ignored is None:
+                raise BadRelease(
+                    f"release {opened.source.id} is of another family: {found.field} is "
+                    f"{found.other!r}, and {found.one!r} in the served release"
+                )
 
     async def _swap(
         self, loop: Loop, opened: OpenedRelease, end_tokens: Mapping[str, int | None]

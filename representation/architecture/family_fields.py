@@ -1,0 +1,149 @@
+"""Which config fields may differ between the models of one family, and why. Computes no logits.
+
+A field may differ if every model is served by its own value, if it stands in `CHANGE_NOTHING`, or
+if neither building nor tracing the model ever reads it. Fields about lengths are never judged by
+that: code that short texts do not reach may read them.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from representation.architecture.anatomy import study
+from representation.architecture.config import config_of, plain_config
+
+OWN_FIELDS = frozenset(
+    {
+        "_name_or_path",
+        "max_position_embeddings",
+        "original_max_position_embeddings",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "transformers_version",
+        "use_cache",
+        "vocab_size",
+    }
+)
+"""Every model is served by its own value of these, and of its token ids; or nobody reads them."""
+
+TRAINING = "it is used in training only"
+CHANGE_NOTHING: Mapping[str, str] = {
+    "architectures": "the class follows from model_type",
+    "attention_dropout": TRAINING,
+    "initializer_range": TRAINING,
+    "input_jitter_noise": TRAINING,
+    "router_aux_loss_coef": TRAINING,
+    "router_jitter_noise": TRAINING,
+    "use_sliding_window": "what it turns on or off is compared itself",
+}
+"""Fields that code reads although they change no logits, each with the reason."""
+CHANGE_MUCH = frozenset({("phimoe", "router_jitter_noise")})
+"""Exceptions, by model type. PhiMoE's router compares scores with it."""
+
+OF_TENSORS = frozenset({"dtype", "model_type"})
+"""They say what the tensors are, whether or not the model reads them again."""
+LENGTHS = ("chunk", "max_position", "rope", "window")
+"""Words in the names of fields that may come into play with long texts only."""
+
+ABSENT = "absent"
+UNREAD = "nothing in the model reads it"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field that has two values. `ignored`: why that changes nothing; None: it may change much"""
+
+    field: str
+    one: Any
+    other: Any
+    ignored: str | None
+
+
+def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
+    """Fields that differ between two configs, but for those that each model has for itself.
+
+    They are of one family if each difference is ignored. Tokenizers, chat templates and generation
+    defaults are not part of a config and may always differ.
+    Raises: Unservable.
+    """
+    if not list(_differing(one, other)):
+        return []
+    whole = [_whole(fields) for fields in (one, other)]
+    return [
+        Difference(
+            field,
+            whole[0].get(field, ABSENT),
+            whole[1].get(field, ABSENT),
+            ignored=_why_ignored(field, *whole),
+        )
+        for field in _differing(*whole)
+    ]
+
+
+def _why_ignored(field: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    if field in CHANGE_NOTHING and (one["model_type"], field) not in CHANGE_MUCH:
+        return CHANGE_NOTHING[field]
+    if any(word in field for word in LENGTHS):
+        return _windows_off(field, one, other)
+    is_read = field in OF_TENSORS or field in fields_read(one) | fields_read(other)
+    return None if is_read else UNREAD
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    for field in sorted(one.keys() | other.keys()):
+        own = field in OWN_FIELDS or field.endswith("_token_id")
+        if not own and one.get(field, ABSENT) != other.get(field, ABSENT):
+            yield field
+
+
+def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the values of all fields that transformers fills in."""
+    whole = plain_config(config_of(fields))
+    if "head_dim" in whole and whole["head_dim"] is None:
+        whole["head_dim"] = whole["hidden_size"] // whole["num_attention_heads"]
+    return whole
+
+
+def _windows_off(field: str, *configs: Mapping[str, Any]) -> str | None:
+    off = all(config.get("use_sliding_window", True) is False for config in configs)
+    return "both configs turn sliding windows off" if off and "window" in field else None
+
+
+def fields_read(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of a config that are read when its model is built and traced, or by its experts.
+
+    A trace does not run the experts, so every word in their code counts.
+    Raises: Unservable.
+    """
+    return _fields_read(json.dumps(dict(fields), sort_keys=True, default=str))
+
+
+@lru_cache(maxsize=16)
+def _fields_read(fields: str) -> frozenset[str]:
+    config = config_of(json.loads(fields))
+    read: set[str] = set()
+    _record(config, read)
+    anatomy = study(config, torch.float32)
+    kinds = {type(anatomy.model.get_submodule(path)) for path in anatomy.experts}
+    words = {word for kind in kinds for word in re.findall(r"\w+", inspect.getsource(kind))}
+    return frozenset(read | words)
+
+
+def _record(config: Any, read: set[str]) -> None:
+    """Let the config note which of its fields are read, copies of it too."""
+    kind: Any = type(config)
+
+    def get(self: Any, name: str) -> Any:
+        read.add(kind.attribute_map.get(name, name))
+        return kind.__getattribute__(self, name)
+
+    config.__class__ = type(
+        kind.__name__, (kind,), {"__getattribute__": get, "__module__": kind.__module__}
+    )
