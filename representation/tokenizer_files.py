@@ -4,6 +4,7 @@ Encodes nothing. What a text becomes, and what is done without a tokenizer, is d
 who ask: `consolidation.statistics.text`, `serve_app.text.tokenizer`.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ TOKENIZER_FILES = (
 """All that a tokenizer may be made of, beside `additional_chat_templates/*.jinja`."""
 MARKS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 """One of these says that there is a tokenizer."""
+ALONE = ("merges.txt", "sentencepiece.bpe.model", "spiece.model", "tekken.json", "vocab.txt")
+"""These are no tokenizer without one of the others."""
 
 
 class UnreadableTokenizer(Exception):
@@ -36,6 +39,13 @@ class UnreadableTokenizer(Exception):
 def has_tokenizer(directory: Path) -> bool:
     """Whether a checkpoint's directory has a tokenizer."""
     return any((directory / name).is_file() for name in MARKS)
+
+
+def unusable_files(directory: Path) -> list[str]:
+    """Files of tokenizers that transformers cannot read one from, where there is nothing else."""
+    if has_tokenizer(directory):
+        return []
+    return [name for name in ALONE if (directory / name).is_file()]
 
 
 def read_tokenizer(directory: Path) -> Any:
@@ -48,4 +58,8 @@ def read_tokenizer(directory: Path) -> Any:
             str(directory), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises many classes for damaged files
+        if (directory / "tokenizer.model").is_file() and find_spec("sentencepiece") is None:
+            raise UnreadableTokenizer(
+                "tokenizer.model is read by sentencepiece: pip install sentencepiece"
+            ) from error
         raise UnreadableTokenizer(str(error)) from error

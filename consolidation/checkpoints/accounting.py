@@ -28,6 +28,8 @@ from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy
 
 NAMED_AT_MOST = 5
+WRAPPERS = ("_orig_mod.", "base_model.model.", "module.")
+"""What torch.compile, PEFT and data-parallel training put before names."""
 
 
 def account(
@@ -42,7 +44,9 @@ def account(
     wanted = dict(anatomy.model.state_dict())
     conversions, unmatched = _match(directory, anatomy, stored, wanted)
     if unmatched:
-        raise Refused(f"{directory}: nothing in the model is made of {_some(unmatched)}")
+        raise Refused(
+            f"{directory}: nothing in the model is made of {_some(unmatched)}{_advice(stored)}"
+        )
     for conversion in conversions.values():
         _check_sources(directory, conversion, wanted, _num_experts(anatomy))
     made: dict[str, Conversion] = {}
@@ -53,6 +57,14 @@ def account(
             made[name] = conversion
     _check_missing(directory, anatomy, made, wanted)
     return {name: made[name] for name in wanted if name in made}
+
+
+def _advice(stored: Mapping[str, SourceTensor]) -> str:
+    """What to do where all names are those of another module around the model."""
+    for prefix in WRAPPERS:
+        if all(key.startswith(prefix) for key in stored):
+            return f": all names begin with {prefix!r}; save the model inside of what wraps it"
+    return ""
 
 
 def _match(

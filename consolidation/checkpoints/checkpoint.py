@@ -19,6 +19,7 @@ from consolidation.checkpoints.architecture import read_architecture, read_json
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.quantised.quantised_formats import plain_tensors
 from consolidation.checkpoints.tensor_file import SERVED_DTYPES, read_headers
+from consolidation.checkpoints.weight_files import check_weight_files
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 from representation.architecture.anatomy import Anatomy
@@ -28,6 +29,10 @@ from representation.layout import Layout
 from representation.tokenizer_files import TOKENIZER_FILES
 
 _log = logging.getLogger(__name__)
+
+
+CACHED = "models--"
+"""Repositories in a Hugging Face cache: `models--<org>--<name>/snapshots/<commit>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,10 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The directory's own name."""
+        """The directory's own name; in a Hugging Face cache, the repository and its revision."""
+        *_, repository, kind, revision = ("", "", *self.directory.parts)
+        if kind == "snapshots" and repository.startswith(CACHED):
+            return f"{repository.removeprefix(CACHED).replace('--', '/', 1)}@{revision}"
         return self.directory.name
 
     def tokenizer_files(self) -> Iterator[tuple[str, Path]]:
@@ -106,6 +114,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     directory = directory.expanduser().resolve()
     if not directory.is_dir():
         raise Refused(f"no checkpoint directory {directory}")
+    check_weight_files(directory)
     fields = read_json(directory / "config.json")
     anatomy = read_architecture(directory, fields)
     plain = plain_tensors(directory, fields, read_headers(directory))

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from consolidation.checkpoints.weight_files import INDEX, SINGLE
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 
@@ -35,6 +36,8 @@ SERVED_DTYPES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16", "F32": 
 
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
+LFS_MARK, LFS_BYTES = b"git-lfs.github.com/spec", 1024
+"""What stands at the beginning of a file that Git has left elsewhere, and more than it is long."""
 
 
 class SourceTensor(Protocol):
@@ -112,6 +115,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            if size < LFS_BYTES and LFS_MARK in path.read_bytes():
+                raise Refused(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
             if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise Refused(f"{path} is truncated, or not a safetensors file")
             header = json.loads(file.read(length))
@@ -149,12 +154,11 @@ def read_headers(directory: Path) -> dict[str, StoredTensor]:
     Raises `Refused`, naming the file or tensor, when a shard is missing or damaged or does not
     agree with the index.
     """
-    single = directory / "model.safetensors"
-    index = directory / "model.safetensors.index.json"
+    single, index = directory / SINGLE, directory / INDEX
     if single.is_file():
         return read_header(single)
     if not index.is_file():
-        raise Refused(f"{directory} has neither {single.name} nor {index.name}")
+        raise Refused(f"{directory} has neither {SINGLE} nor {INDEX}")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(file) for file in weight_map.values()})

@@ -1,5 +1,6 @@
 """A tokenizer is read from the files of its directory, and both halves refuse the same ones."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import pytest
 
 from consolidation.errors import Refused
 from consolidation.statistics.text import Encoder
+from representation import tokenizer_files
 from representation.tokenizer_files import (
     TOKENIZER_FILES,
     UnreadableTokenizer,
     has_tokenizer,
     read_tokenizer,
+    unusable_files,
 )
 from serve_app.text.errors import TextError
 from serve_app.text.tokenizer import Tokenizer
@@ -48,3 +51,48 @@ def test_code_beside_a_tokenizer_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('was run')")
     with pytest.raises(UnreadableTokenizer, match="trust_remote_code"):
         read_tokenizer(tmp_path)
+
+
+def write_sentencepiece(directory: Path) -> None:
+    """`tokenizer.model` and nothing else, trained on a few words."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["hello world and hello words"] * 20),
+        model_writer=model,
+        vocab_size=24,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    (directory / "tokenizer.model").write_bytes(model.getvalue())
+
+
+def test_a_sentencepiece_model_alone_is_a_tokenizer(tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+    assert has_tokenizer(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer("hello words")["input_ids"]).strip() == "hello words"
+    assert Tokenizer.load(tmp_path).encode("hello words") == tokenizer("hello words")["input_ids"]
+
+
+def test_a_sentencepiece_model_without_sentencepiece_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a")
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+    monkeypatch.setattr(tokenizer_files, "find_spec", lambda name: None)
+    with pytest.raises(UnreadableTokenizer, match="pip install sentencepiece"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("files", "useless"), [((), []), (("tekken.json",), ["tekken.json"])])
+def test_files_that_are_no_tokenizer_alone_are_told(
+    tmp_path: Path, files: tuple[str, ...], useless: list[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    assert not has_tokenizer(tmp_path)
+    assert unusable_files(tmp_path) == useless
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert unusable_files(tmp_path) == []

@@ -1,0 +1,55 @@
+"""Which weights lie in a directory, and what to do with those that are not read. Opens no file."""
+
+from pathlib import Path
+
+from consolidation.errors import Refused
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+MERGE = (
+    'python -c "from peft import AutoPeftModelForCausalLM as M; '
+    "M.from_pretrained('{0}', dtype='auto').merge_and_unload().save_pretrained('{0}-merged')\""
+)
+CONVERT = (
+    'python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('{0}', dtype='auto').save_pretrained('{0}-safetensors')\""
+)
+ORIGINAL = "convert it to Hugging Face's layout with the script of its architecture in transformers"
+OTHERS = {
+    "pytorch_model*.bin": f"convert it with\n  {CONVERT}",
+    "*.pth": ORIGINAL,
+    "consolidated*.safetensors": ORIGINAL,
+    "*.gguf": "GGUF files are quantised or converted: take the checkpoint that it was made from",
+    "*.safetensors": f"its tensors must be in {SINGLE}, or in shards beside {INDEX}",
+    "*.bin": f"its tensors must be in {SINGLE}, or in shards beside {INDEX}",
+}
+"""By pattern of file names, in this order: what to do where nothing better is there."""
+
+
+def check_weight_files(directory: Path) -> None:
+    """Raise `Refused` for weights of a kind that is not read, and where two kinds are meant.
+
+    A directory without any weights passes: other errors are about that.
+    """
+    adapter = [name for name in ADAPTER if (directory / name).exists()]
+    is_whole = (directory / SINGLE).exists() or (directory / INDEX).exists()
+    if adapter and is_whole:
+        raise Refused(
+            f"{directory} holds whole weights and an adapter ({adapter[0]}), and it does not say "
+            "which is meant: move the adapter elsewhere, or merge it with\n  "
+            + MERGE.format(directory)
+        )
+    if adapter:
+        raise Refused(
+            f"{directory} holds an adapter ({adapter[0]}) and not the weights of a model: merge it "
+            f"into its base with\n  {MERGE.format(directory)}"
+        )
+    if is_whole:
+        return
+    for pattern, advice in OTHERS.items():
+        found = sorted(directory.glob(pattern))
+        if found:
+            raise Refused(
+                f"{directory} has neither {SINGLE} nor {INDEX}, but {found[0].name}: "
+                + advice.format(directory)
+            )
