@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
 
 from consolidation.build.writing import write_backbones
 from consolidation.checkpoints.checkpoint import Checkpoint
@@ -25,7 +23,7 @@ from consolidation.recipe import Recipe, check_recipe, recipe_digest
 from consolidation.release import Channel, ChannelMoved, Manifest, Registry
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.statistics.stored import open_statistics
+from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import (
     MAX_TOKENS,
     CalibrationFile,
@@ -63,7 +61,6 @@ def consolidate(
     work could not be done, and `ReleaseError` for trouble with the registry; the channel is then
     as it was.
     """
-    now = datetime.now(UTC)
     check_recipe(recipe)
     registry = Registry(recipe.registry, recipe.family)
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
@@ -71,19 +68,21 @@ def consolidate(
     family = _open(recipe, registry, progress)
     check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
     windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
+    if given.calibration:
+        for name, found in windows.items():
+            found.warn_of_little(name, family.checkpoints[name].experts[0].num_experts)
     data = encode(given.files, family.checkpoints)
     digest = recipe_digest(recipe, family.checkpoints, family.base, given.calibration)
     with ExitStack() as stack:
         journal: Journal = NoJournal()
-        scratch = None
+        store = StatisticsStore(registry.storage_url, f"work/{digest}")
         if dry_run:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            store = StatisticsStore(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
         else:
             registry.storage.tidy()
             journal = stack.enter_context(StoredJournal(registry.storage, digest))
         stages = Stages(executor, journal, progress)
-        opened = partial(open_statistics, registry.storage_url, now=now, scratch=scratch)
-        studied = make_study(recipe, family, windows, opened, stages, now)
+        studied = make_study(recipe, family, windows, store, stages)
         plan = first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)

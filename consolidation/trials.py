@@ -12,8 +12,8 @@ from consolidation.checkpoints.family import Family
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.effect import Effect, EffectTask, measure_effect
 from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
+from consolidation.plan.least import allowed_bytes
 from consolidation.plan.search import fewest_bytes, first_trial
-from consolidation.plan.solver import budget_bytes
 from consolidation.plan.study import Study
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
@@ -37,18 +37,10 @@ class Trial:
         return math.fsum(found) / max(1, len(found))
 
 
-def _allowed(recipe: Recipe, family: Family) -> int | None:
-    """Bytes that the experts may take; None: nothing may be lost."""
-    if recipe.expert_bytes is not None:
-        return recipe.expert_bytes
-    one_model, num_models = family.expert_bytes_one_model, len(family.models)
-    return budget_bytes(recipe.expert_budget, one_model, num_models)
-
-
 def first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
     """The plan to build; with a target divergence, the plan to try first."""
     if recipe.target_kl is None or not family.checkpoints:
-        return studied.plan(_allowed(recipe, family))
+        return studied.plan(allowed_bytes(recipe, family))
     return studied.plan(
         first_trial(
             recipe.target_kl * len(family.checkpoints),

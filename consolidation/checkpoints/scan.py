@@ -1,17 +1,33 @@
-"""Scan: the digest and norm of every expert, and digests of backbones.
+"""Scan: the digest and norm of every expert, and that every value can be computed with.
 
-One task per (model, layer), one expert in memory; one task per part of a backbone.
+One task per (model, layer); one expert, or one part of a backbone, in memory. Compares nothing.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
+from consolidation.errors import Refused
 from consolidation.release.tensors import encode_tensors
+
+LARGEST = 1e12
+"""Where something is approximated: squares of larger values, summed, are not numbers in float32."""
+PART = 1 << 22
+"""Values that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """What to scan of a model. Values must be finite, and if `is_lossy` not beyond `LARGEST`."""
+
+    model: str
+    source: ExpertsSource | BackboneSource
+    is_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,27 +35,32 @@ class LayerScan:
     """Experts of one model at one layer, by index.
 
     `digests` are those of the blobs that would hold them unmerged; `square_norms` are sums of
-    squares of all weights and biases, None where not finite.
+    squares of all weights and biases.
     """
 
     digests: tuple[str, ...]
-    square_norms: tuple[float | None, ...]
+    square_norms: tuple[float, ...]
 
 
-def scan_layer(source: ExpertsSource) -> dict[str, Any]:
-    """The fields of a `LayerScan`. Raises `Refused` when the checkpoint cannot be read."""
+def scan(task: ScanTask) -> dict[str, Any]:
+    """The fields of a `LayerScan`; of a backbone's part nothing.
+
+    Raises `Refused` if the checkpoint cannot be read, and for a value that cannot be used, with
+    the tensor and the position.
+    """
+    source = task.source
+    if isinstance(source, BackboneSource):
+        for name, tensor in source.read().items():
+            _check(task, name, tensor)
+        return {}
     digests, norms = [], []
     for index in range(source.num_experts):
         tensors = source.read(index)
+        for name, tensor in tensors.items():
+            _check(task, f"{source.module}.{name}", tensor, (index,))
         digests.append(hashlib.sha256(encode_tensors(tensors)).hexdigest())
-        norm = math.fsum(_square_norm(tensor) for tensor in tensors.values())
-        norms.append(norm if math.isfinite(norm) else None)
+        norms.append(math.fsum(_square_norm(tensor) for tensor in tensors.values()))
     return {"digests": digests, "square_norms": norms}
-
-
-def scan_backbone(source: BackboneSource) -> str:
-    """A digest of one part of a backbone. Raises `Refused` when the checkpoint cannot be read."""
-    return hashlib.sha256(encode_tensors(source.read())).hexdigest()
 
 
 def layer_scan(result: dict[str, Any]) -> LayerScan:
@@ -47,7 +68,30 @@ def layer_scan(result: dict[str, Any]) -> LayerScan:
     return LayerScan(tuple(result["digests"]), tuple(result["square_norms"]))
 
 
+def _check(task: ScanTask, name: str, tensor: torch.Tensor, before: tuple[int, ...] = ()) -> None:
+    """before: the indices of the tensor in the one that `name` is."""
+    if not tensor.is_floating_point():
+        return
+    limit = LARGEST if task.is_lossy else torch.finfo(tensor.dtype).max
+    done = 0
+    for part in _parts(tensor):
+        low, high = (float(end) for end in torch.aminmax(part))
+        if not (-limit <= low and high <= limit):
+            found = int((~(part.double().abs() <= limit)).nonzero()[0])
+            place = torch.unravel_index(torch.tensor(done + found), tensor.shape)
+            at, value = [*before, *map(int, place)], float(part[found])
+            why = "is not a finite number"
+            if math.isfinite(value):
+                why = f"is beyond {LARGEST:g}: nothing beside it can be approximated"
+            raise Refused(f"model {task.model!r}: {name} holds {value:g} at {at}, which {why}")
+        done += len(part)
+
+
 def _square_norm(tensor: torch.Tensor) -> float:
     """Sum of squares in float64, computed a part at a time to bound memory."""
-    parts = torch.split(tensor.reshape(-1), 1 << 22)
-    return math.fsum(float(part.double().square().sum()) for part in parts)
+    return math.fsum(float(part.double().square().sum()) for part in _parts(tensor))
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    flat = tensor.reshape(-1)
+    return iter(torch.split(flat, PART)) if len(flat) else iter(())

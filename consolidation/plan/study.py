@@ -5,29 +5,28 @@ statistics gathered for it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from consolidation.checkpoints.contents import Contents, User, contents_by_layer
-from consolidation.checkpoints.family import Family
-from consolidation.checkpoints.scan import LayerScan, layer_scan, scan_backbone, scan_layer
+from consolidation.checkpoints.family import BASE, Family
+from consolidation.checkpoints.scan import LayerScan, ScanTask, layer_scan, scan
 from consolidation.compare.groups import Group
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
-from consolidation.errors import Refused
 from consolidation.plan.format_limit import least_bytes_within, within_formats
+from consolidation.plan.least import allowed_bytes, check_budget
 from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
-from consolidation.recipe import Recipe, versions
+from consolidation.recipe import Recipe
 from consolidation.release.manifest import DTYPES
 from consolidation.run.journal import Stages
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
-from consolidation.statistics.stored import StatisticsJournal, StatisticsStore, statistics_key
+from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import ModelWindows
 from representation.formats import Packed
 from representation.step_reads import DecodeStep
@@ -87,29 +86,39 @@ def make_study(
     recipe: Recipe,
     family: Family,
     windows: Mapping[str, ModelWindows],
-    open_store: Callable[[Mapping[str, str]], StatisticsStore],
+    store: StatisticsStore,
     stages: Stages,
-    now: datetime,
 ) -> Study:
     """Scan and compare; where the recipe allows losses, gather statistics first.
 
     Where it allows none, every expert is locked: what gives it back to the bit is all there is.
-    `windows` are by model; without any for statistics, weights alone are compared. `open_store`
-    gets a digest for each model, of all that its statistics depend on. Raises `Refused`.
+    `windows` are by model; without any for statistics, weights alone are compared.
+    Raises `Refused`.
     """
-    scans = _scan(family, stages)
-    _check_finite(family, scans)
+    scans = _scan(recipe, family, stages)
     kept = Extended(family.extended, family.kept) if family.extended is not None else None
     by_layer = contents_by_layer(family.modules, scans, _kept_contents(kept))
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
+    sizes = [FileSizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(by_layer))]
     statistics, responses = None, None
     groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
     if family.checkpoints:
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
-            statistics = open_store(_statistics_keys(family, scans, windows, stages))
-            responses = _gather(family, windows, statistics, stages, now)
-        groups = list(_compare(recipe, family, by_layer, kept, statistics, stages))
-    sizes = [FileSizes(family.shape(i), DTYPES[family.dtype]) for i in range(len(by_layer))]
+            statistics = store
+        tasks = _compare_tasks(recipe, family, by_layer, kept, statistics)
+        if kept is None:
+            terms = PlanTerms(
+                family.models,
+                family.expert_bytes_one_model,
+                allowed_bytes(recipe, family),
+                responses=None,
+                square_norm=0.0,
+                decode_step=family.decode_step,
+            )
+            check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, stages)
+        if statistics is not None:
+            responses = _gather(family, windows, statistics, stages)
+        groups = list(_compare(by_layer, tasks, stages))
     return Study(
         scans=scans,
         layers=tuple(LayerChoices(*found) for found in zip(by_layer, sizes, groups, strict=True)),
@@ -118,7 +127,7 @@ def make_study(
         responses=responses,
         models=family.models,
         one_model=family.expert_bytes_one_model,
-        square_norm=math.fsum(n for n in norms if n is not None),
+        square_norm=math.fsum(norms),
         decode_step=family.decode_step,
         max_formats=recipe.max_formats,
     )
@@ -134,37 +143,11 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
     ]
 
 
-def _statistics_keys(
-    family: Family,
-    scans: Mapping[str, tuple[LayerScan, ...]],
-    windows: Mapping[str, ModelWindows],
-    stages: Stages,
-) -> dict[str, str]:
-    """By model, a digest of its tensors, its text and the software: not of where it lies."""
-    tasks = [
-        (f"{name} {part.name}", part)
-        for name, checkpoint in family.checkpoints.items()
-        for part in checkpoint.backbone
-    ]
-    digests = iter(stages.run("scan", scan_backbone, tasks))
-    libraries = {name: version for name, version in versions().items() if name != "expertpool"}
-    keys = {}
-    for name, checkpoint in family.checkpoints.items():
-        tensors = {
-            "config": checkpoint.config,
-            "experts": [list(layer.digests) for layer in scans[name]],
-            "backbone": [next(digests) for _ in checkpoint.backbone],
-        }
-        keys[name] = statistics_key(tensors, windows[name], libraries)
-    return keys
-
-
 def _gather(
     family: Family,
     windows: Mapping[str, ModelWindows],
     store: StatisticsStore,
     stages: Stages,
-    now: datetime,
 ) -> dict[str, Response]:
     tasks = [
         (
@@ -184,9 +167,8 @@ def _gather(
     experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
     # One model in memory at a time, unless they are small.
     small = family.expert_bytes_one_model <= SMALL_BYTES
-    stage = "calibrate"
-    results = replace(stages, journal=StatisticsJournal(store, stage, now)).run(
-        stage,
+    results = stages.run(
+        "calibrate",
         gather,
         tasks,
         in_flight=None if small else 1,
@@ -200,13 +182,28 @@ def _gather(
     )
 
 
-def _scan(family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
-    tasks = [
-        (f"{name} {layer}", source)
+def _scan(recipe: Recipe, family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
+    """Scan the experts of all new models; of their backbones and of the base, values are checked.
+
+    The results are those of the new models' experts.
+    """
+    experts = [
+        (f"{name} {layer}", ScanTask(name, source, recipe.is_lossy))
         for name, checkpoint in family.checkpoints.items()
         for layer, source in enumerate(checkpoint.experts)
     ]
-    found = [layer_scan(result) for result in stages.run("scan", scan_layer, tasks)]
+    others = [
+        (f"{name} {part.name}", ScanTask(name, part, recipe.is_lossy))
+        for name, checkpoint in family.checkpoints.items()
+        for part in checkpoint.backbone
+    ]
+    if family.base is not None:
+        others += [
+            (f"{BASE} {layer}", ScanTask(BASE, source, recipe.is_lossy))
+            for layer, source in enumerate(family.base.experts)
+        ]
+    results = stages.run("scan", scan, [*experts, *others])
+    found = [layer_scan(result) for result in results[: len(experts)]]
     num_layers = len(family.modules)
     return {
         name: tuple(found[i * num_layers : (i + 1) * num_layers])
@@ -214,34 +211,24 @@ def _scan(family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
     }
 
 
-def _check_finite(family: Family, scans: Mapping[str, tuple[LayerScan, ...]]) -> None:
-    for name, layers in scans.items():
-        for layer, scan in enumerate(layers):
-            for index, norm in enumerate(scan.square_norms):
-                if norm is None:
-                    raise Refused(
-                        f"model {name!r}: expert {index} of {family.modules[layer]} has weights "
-                        "that are not finite"
-                    )
+def _fresh(contents: Contents) -> list[int]:
+    """Positions of a layer's experts that no kept slot holds unchanged."""
+    return [i for i, digest in enumerate(contents.digests) if digest not in contents.kept]
 
 
-def _compare(
+def _compare_tasks(
     recipe: Recipe,
     family: Family,
     by_layer: Sequence[Contents],
     extended: Extended | None,
     statistics: StatisticsStore | None,
-    stages: Stages,
-) -> list[tuple[Group, ...]]:
-    """The groups of each layer, without experts that a kept slot holds unchanged."""
+) -> list[tuple[str, CompareTask]]:
     tasks = []
-    fresh = []
     for layer, contents in enumerate(by_layer):
-        positions = [i for i, digest in enumerate(contents.digests) if digest not in contents.kept]
         task = CompareTask(
             layer=layer,
             experts=tuple(
-                _distinct(recipe, family, layer, contents, i, extended) for i in positions
+                _distinct(recipe, family, layer, contents, i, extended) for i in _fresh(contents)
             ),
             base=family.base.experts[layer] if family.base is not None else None,
             statistics=statistics,
@@ -252,11 +239,17 @@ def _compare(
             max_formats=recipe.max_formats,
         )
         tasks.append((str(layer), task))
-        fresh.append(positions)
+    return tasks
+
+
+def _compare(
+    by_layer: Sequence[Contents], tasks: Sequence[tuple[str, CompareTask]], stages: Stages
+) -> list[tuple[Group, ...]]:
+    """The groups of each layer, without experts that a kept slot holds unchanged."""
     results = stages.run("compare", compare_layer, tasks)
     return [
-        tuple(Group.from_json(group).numbered(positions) for group in result)
-        for positions, result in zip(fresh, results, strict=True)
+        tuple(Group.from_json(group).numbered(_fresh(contents)) for group in result)
+        for contents, result in zip(by_layer, results, strict=True)
     ]
 
 

@@ -9,6 +9,7 @@ modulo its vocabulary: arbitrary for the model, but the same on both sides of a 
 import hashlib
 import importlib.resources
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,21 @@ from typing import Any
 
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
-from representation.tokenizer_files import UnreadableTokenizer, has_tokenizer, read_tokenizer
+from representation.tokenizer_files import (
+    UnreadableTokenizer,
+    has_tokenizer,
+    read_tokenizer,
+    unusable_files,
+)
+
+_log = logging.getLogger(__name__)
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a byte order mark."""
 MAX_WINDOW = 512
 MAX_TOKENS = 4096
+LEAST_TOKENS = 3 * MAX_TOKENS // 4
+"""A quarter of what is used at most: plans were measured to be about as good with it."""
 PROMPT_SHARE = 16
 """Tokens that a window may cost of the limit for each of its scored tokens: long prompts must not
 use it up.
@@ -151,8 +161,18 @@ def model_windows(
 ) -> list[Window]:
     """Windows for one model, by its tokenizer and context length.
 
-    Raises `Refused` when the tokenizer cannot be read or does not fit the model.
+    Raises `Refused` when the tokenizer cannot be read or does not fit the model. Logs what files
+    of a tokenizer are good for that is not one.
     """
+    useless = unusable_files(checkpoint.directory)
+    if useless:
+        _log.warning(
+            "%s: no tokenizer can be read from %s alone: text becomes the bytes of its characters, "
+            "which the model was not trained on, so what is tuned and measured on it says little, "
+            "and the release is asked in tokens only. A tokenizer.json beside it would do",
+            checkpoint.directory,
+            " and ".join(useless),
+        )
     encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
     longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
     return windows(files, encoder, max_window=longest, max_tokens=max_tokens)
@@ -164,6 +184,20 @@ class ModelWindows:
 
     statistics: tuple[Window, ...]
     scored: tuple[Window, ...]
+
+    def warn_of_little(self, model: str, num_experts: int) -> None:
+        """Log what the windows are worth if they are few. num_experts: of a layer."""
+        windows = {*self.statistics, *self.scored}
+        num = sum(len(window.tokens) for window in windows)
+        if num < LEAST_TOKENS:
+            _log.warning(
+                "model %r: there are only %d tokens of calibration text for %d experts a layer. "
+                "What is tuned and measured on fewer than %d says little about other text",
+                model,
+                num,
+                num_experts,
+                LEAST_TOKENS,
+            )
 
 
 def parted(found: Sequence[Window]) -> ModelWindows:

@@ -1,10 +1,12 @@
 """What the pipeline refuses, and that nothing is written then."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from consolidation.errors import Refused
@@ -32,28 +34,98 @@ def test_models_of_other_families_are_refused_before_anything_is_written(
     assert files(tmp_path / "r") == there
 
 
-@pytest.mark.parametrize("budget", [None, 1.5])
-def test_experts_that_are_not_finite_are_refused(
-    family: Paths, tmp_path: Path, budget: float | None
+ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
+DOWN = "model.layers.1.block_sparse_moe.experts.3.w2.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "at", "value", "budget", "words"),
+    [
+        (DOWN, (4, 5), math.inf, None, "layers.1.mlp.experts.down_proj holds inf at [3, 4, 5]"),
+        (DOWN, (4, 5), math.nan, 1.5, "layers.1.mlp.experts.down_proj holds nan at [3, 4, 5]"),
+        (ROUTER, (2, 7), math.nan, None, "layers.1.mlp.gate.weight holds nan at [2, 7]"),
+        ("model.embed_tokens.weight", (300, 1), math.inf, None, "embed_tokens.weight holds inf"),
+        ("lm_head.weight", (300, 31), -math.inf, None, "lm_head.weight holds -inf at [300, 31]"),
+        (DOWN, (0, 0), 1e30, 1.5, "experts.down_proj holds 1e+30 at [3, 0, 0], which is beyond"),
+        ("lm_head.weight", (9, 9), -1e30, 1.5, "lm_head.weight holds -1e+30 at [9, 9], which is"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_its_place_before_anything_is_written(
+    family: Paths,
+    tmp_path: Path,
+    tensor: str,
+    at: tuple[int, int],
+    value: float,
+    budget: float | None,
+    words: str,
 ) -> None:
-    bad = tune(family["base"], tmp_path / "bad", 1, experts=float("inf"), backbone=0.0)
-    with pytest.raises(Refused, match=r"model 'bad': expert 0 .* not finite"):
+    bad = with_value(family["base"], tmp_path / "bad", tensor, at, value)
+    with pytest.raises(Refused, match=f"model 'bad': .*{re.escape(words)}"):
         run(tmp_path / "r", {"bad": bad, **pick(family, "one")}, budget)
+    assert not list((tmp_path / "r").rglob("*.safetensors"))
 
 
-def test_backbones_that_are_not_finite_are_refused_where_tokens_use_them(
+def test_the_base_is_looked_at_too_and_a_large_value_is_kept_without_a_budget(
     family: Paths, tmp_path: Path
 ) -> None:
-    bad = tune(family["base"], tmp_path / "bad", 1, experts=0.0, backbone=0.0)
-    tensors = load_file(bad / "model.safetensors")
-    embedding = tensors["model.embed_tokens.weight"]
-    embedding[300] = math.nan  # bytes and special tokens end before
-    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
-    assert manifest_of(run(tmp_path / "r", {"bad": bad})).quality["bad"].kl == 0
-    embedding[:] = math.nan
-    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match=r"model 'bad' gives values .* not finite"):
-        run(tmp_path / "r", {"bad": bad})
+    bad = with_value(family["base"], tmp_path / "bad", DOWN, (0, 0), math.nan)
+    with pytest.raises(Refused, match=r"model '\(base\)': .* holds nan at \[3, 0, 0\]"):
+        run(tmp_path / "r", pick(family, "one"), base=bad)
+    large = with_value(family["base"], tmp_path / "large", DOWN, (0, 0), 1e13)
+    assert manifest_of(run(tmp_path / "r", {"large": large})).quality["large"].kl == 0
+
+
+def with_value(source: Path, target: Path, tensor: str, at: tuple[int, int], value: float) -> Path:
+    """A copy of a checkpoint with one other value."""
+    tune(source, target, 1, experts=0.0, backbone=0.0)
+    tensors = load_file(target / "model.safetensors")
+    tensors[tensor][at] = value
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_a_budget_below_the_least_is_refused_before_anything_is_calibrated(
+    family: Paths, tmp_path: Path
+) -> None:
+    seen: set[str] = set()
+    recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=0.05)
+    with pytest.raises(Refused, match=r"budget of 0\.0500 .* cannot be met: .* a budget of 0\.\d+"):
+        consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
+    assert seen == {"open", "scan", "origins"}
+
+
+def test_a_model_whose_experts_are_copies_may_take_less_than_one_slot_for_each(
+    family: Paths, tmp_path: Path
+) -> None:
+    copies = tune(family["base"], tmp_path / "copies", 1, experts=0.0, backbone=0.0)
+    tensors = load_file(copies / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in sorted(tensors) if ".experts." in name]:
+        first = re.sub(r"experts\.\d+", "experts.0", name)
+        noise = torch.randn(tensors[name].shape, generator=generator) * 0.01
+        tensors[name] = tensors[first] + (0 if name == first else noise)
+    save_file(tensors, copies / "model.safetensors", metadata={"format": "pt"})
+    done = run(tmp_path / "r", {"copies": copies}, 0.35)
+    assert manifest_of(done).expert_bytes_after <= 0.35 * done.plan.expert_bytes_one_model
+
+
+@pytest.mark.parametrize(("text", "warned"), [("two words", True), ("a longer text " * 400, False)])
+def test_little_calibration_text_is_accepted_with_a_line_about_its_worth(
+    family: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, warned: bool
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(text)
+    recipe = Recipe(
+        "fam",
+        str(tmp_path / "r"),
+        pick(family, "one"),
+        expert_budget=0.9,
+        calibration=((None, path),),
+    )
+    consolidate(recipe, executor=LocalExecutor(), dry_run=True)
+    assert ("model 'one': there are only 10 tokens of calibration text for 4" in caplog.text) == (
+        warned
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,6 +172,15 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(Refused, match="/m: the tokenizer cannot be read"):
         run(tmp_path / "r", {"m": path})
     assert not (tmp_path / "r").exists()
+
+
+def test_files_that_are_no_tokenizer_are_told_with_what_that_means(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", tokenizer=False, num_hidden_layers=1)
+    (path / "tekken.json").write_text("{}")
+    run(tmp_path / "r", {"m": path})
+    assert "no tokenizer can be read from tekken.json alone: text becomes the bytes" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from consolidation.checkpoints.checkpoint import open_checkpoint
-from consolidation.checkpoints.scan import scan_layer
+from consolidation.checkpoints.scan import ScanTask, scan
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import verify
@@ -106,7 +106,7 @@ def test_neurons_of_an_exact_model_stay_where_they_are(tmp_path: Path) -> None:
     )
     (source,) = open_checkpoint(paths["moved"]).experts
     (parts,) = parts_of(outcome, "moved")
-    assert [part.digest for (part,) in parts] == list(scan_layer(source)["digests"])
+    assert [part.digest for (part,) in parts] == list(scan(ScanTask("one", source))["digests"])
     # The other's are those, put in their order.
     (others,) = parts_of(outcome, "plain")
     assert [part for (part,) in others[:5]] == [
