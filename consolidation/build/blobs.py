@@ -94,6 +94,7 @@ class BackboneTask:
     registry: str
     family: str
     source: BackboneSource
+    dtype: torch.dtype
 
 
 def build_layer(task: BuildTask) -> list[dict[str, Any]]:
@@ -107,7 +108,8 @@ def build_layer(task: BuildTask) -> list[dict[str, Any]]:
 
 def build_backbone(task: BackboneTask) -> dict[str, Any]:
     """Write one blob of a backbone."""
-    return Registry(task.registry, task.family).write_backbone(task.source.read()).model_dump()
+    registry = Registry(task.registry, task.family)
+    return registry.write_backbone(task.source.read(), task.dtype).model_dump()
 
 
 class _Builder:

@@ -172,8 +172,9 @@ def write_backbones(registry: Registry, family: Family, study: Study, stages: St
 def _write_backbones(
     registry: Registry, family: Family, stages: Stages
 ) -> dict[str, tuple[BackboneBlob, ...]]:
+    dtype = DTYPES[family.dtype]
     tasks = [
-        (f"{name} {part.name}", BackboneTask(registry.url, registry.family, part))
+        (f"{name} {part.name}", BackboneTask(registry.url, registry.family, part, dtype))
         for name, checkpoint in family.checkpoints.items()
         for part in checkpoint.backbone
     ]

@@ -129,6 +129,8 @@ def _check(family: Family, extend: str | None) -> None:
     if family.base is not None:
         together[BASE] = family.base
     configs = {name: found.config for name, found in together.items()}
+    if family.base is not None:  # Its weights are rounded where they are stored.
+        configs[BASE] = {**family.base.config, "dtype": family.dtype}
     extended = family.extended
     if extended is not None:
         one = sorted(extended.models)[0]

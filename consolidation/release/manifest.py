@@ -60,9 +60,11 @@ class BackboneBlob(Blob):
 
     tensors: digests of its tensors by name, equal where dtype, shape and values are; empty where
     that is not known, as in manifests of schema 2.
+    in_float32: names of those that are float32 where the release's dtype is another.
     """
 
     tensors: dict[str, Digest] = {}
+    in_float32: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
 
 
 class Part(Blob):

@@ -83,11 +83,16 @@ class Registry:
             self.storage.write(path, data)
         return blob
 
-    def write_backbone(self, tensors: Mapping[str, torch.Tensor]) -> BackboneBlob:
-        """Store tensors of a backbone in one file, as `write_blob` does."""
+    def write_backbone(
+        self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32
+    ) -> BackboneBlob:
+        """Store tensors of a backbone in one file, as `write_blob` does. dtype: the release's."""
         blob = self.write_blob(encode_tensors(tensors))
         digests = {name: tensor_digest(tensors[name]) for name in sorted(tensors)}
-        return BackboneBlob(digest=blob.digest, bytes=blob.bytes, tensors=digests)
+        wide = [n for n in digests if tensors[n].dtype == torch.float32 and dtype != torch.float32]
+        return BackboneBlob(
+            digest=blob.digest, bytes=blob.bytes, tensors=digests, in_float32=tuple(wide)
+        )
 
     def has_blob(self, blob: Blob, *, suffix: str = "safetensors") -> bool:
         """Whether a file with that name and size exists. Does not read it."""

@@ -4,6 +4,7 @@ Looks at a transformers model on the meta device, so nothing here costs memory. 
 replacement: the engine does.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
 from representation.architecture.mixers import attention_modules
 from representation.architecture.skeleton import meta_model, own_tensors, tensor_dtypes
-from representation.architecture.tracing import Axes, Trace, trace_of
+from representation.architecture.tracing import Axes, Trace, runs, trace_of
+from representation.architecture.widening import widen
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,11 @@ class Anatomy:
     siblings: tuple[tuple[str, ...], ...]
 
 
-def study(config: Any, dtype: torch.dtype) -> Anatomy:
+def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozenset()) -> Anatomy:
     """Find the parts of the config's model.
+
+    in_float32: tensors that a checkpoint has in float32; they are, where the model's code can use
+    them so beside others in `dtype`.
 
     Raises: Unservable, naming the part, if the engine cannot run the model.
     """
@@ -65,6 +70,9 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
     for path in mixers:
         if path not in trace.attentions:
             raise Unservable(f"{name}: {path} does not call attention")
+    if dtype != torch.float32:
+        held = {key for module in owners for key in _tensors_at(model, module)}
+        widen(model, held & set(in_float32), lambda: runs(model, config, rotaries, owners))
     whole = {p: m for p, m in modules.items() if p in owners or p in trace.readers}
     units = _units(name, whole, trace)
     dtypes = tensor_dtypes(model, dtype)
@@ -87,6 +95,12 @@ def study(config: Any, dtype: torch.dtype) -> Anatomy:
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
     )
+
+
+def _tensors_at(model: nn.Module, path: str) -> list[str]:
+    """Names of the tensors that the module there owns."""
+    inside = f"{path}." if path else ""
+    return [inside + name for name in own_tensors(model.get_submodule(path))]
 
 
 def _first_read(tensor: str, trace: Trace) -> int:

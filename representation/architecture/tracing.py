@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -23,6 +25,19 @@ TRACED_OUTPUTS = 7907
 """Primes that no dimension of a model is likely to have: they mark the token axis of a shape."""
 
 TRACING = "expertpool_trace"
+PRODUCTS = frozenset(
+    {
+        functional.linear,
+        torch.bmm,
+        torch.einsum,
+        torch.matmul,
+        torch.mm,
+        torch.Tensor.__matmul__,
+        torch.Tensor.bmm,
+        torch.Tensor.matmul,
+        torch.Tensor.mm,
+    }
+)
 OTHER_MASK = (1, 1, 2, 0)
 """The shape that stands for a mask that cannot be served."""
 
@@ -166,6 +181,8 @@ def _traced_attention(
         raise Unservable(
             f"the attention mask of {type(module).__name__} is not one that transformers makes"
         )
+    if not query.dtype == key.dtype == value.dtype:
+        raise TypeError("queries, keys and values have different dtypes")
     window = attention_mask.shape[-1] or None
     shape = AttentionShape(query.shape[1], key.shape[1], key.shape[3], value.shape[3], softcap)
     module.expertpool_trace.note_attention(module, shape, window, s_aux)
@@ -286,3 +303,28 @@ def _traced_rotary(model: str, path: str, module: nn.Module, config: Any) -> Cal
         return tuple(part.to("meta") for part in out)
 
     return forward
+
+
+class _ProductsOfOneDtype(TorchFunctionMode):
+    """Raises where matrices of two dtypes are multiplied, as a device does; without data none."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in PRODUCTS:
+            dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+            if len(dtypes) > 1:
+                raise RuntimeError(f"a product of {sorted(map(str, dtypes))}")
+        return function(*args, **(kwargs or {}))
+
+
+def runs(
+    model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
+) -> bool:
+    """Whether the model's code runs, once more, with the dtypes that its tensors have now."""
+    try:
+        with _ProductsOfOneDtype():
+            trace_of(model, config, rotaries, owners)
+    except Unservable:
+        return False
+    return True

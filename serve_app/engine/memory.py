@@ -17,6 +17,7 @@ from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
 from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.facts import (
     context_length,
+    in_float32,
     layer_shapes,
     resolve_dtype,
     widest,
@@ -109,7 +110,8 @@ def _demand(
     source: ReleaseSource, config: EngineConfig, device: torch.device, dtype: torch.dtype
 ) -> _Demand:
     """Raises: Unsupported; ConfigError if host memory has no room for one copy."""
-    anatomy = study(config_of(widest(source.models)), dtype)
+    wide = in_float32(source.models.values())
+    anatomy = study(config_of(widest(source.models)), dtype, wide)
     longest = max(context_length(model.config) for model in source.models.values())
     shapes = layer_shapes(anatomy)
     shelves = tuple(shelf_rows(layer) for layer in source.layers)

@@ -17,10 +17,16 @@ class BlobLike(Protocol):
 
 
 class BackboneBlobLike(BlobLike, Protocol):
-    """A stored file of a backbone: digests of its tensors by name; empty where not known."""
+    """A stored file of a backbone: digests of its tensors by name; empty where not known.
+
+    in_float32: names of those that are float32 where the release's dtype is another.
+    """
 
     @property
     def tensors(self) -> Mapping[str, str]: ...
+
+    @property
+    def in_float32(self) -> Sequence[str]: ...
 
 
 class PartLike(BlobLike, Protocol):

@@ -18,6 +18,7 @@ class FakeBlob:
     digest: str
     bytes: int
     tensors: dict[str, str] = field(default_factory=dict)
+    in_float32: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class FakeModel:
     backbone: list[FakeBlob]
     expert_map: list[list[int]] = field(default_factory=list)
     residual_map: list[list[tuple[int, ...]]] = field(default_factory=list)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of a name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor], label: str = "") -> str:
@@ -76,7 +82,8 @@ class MemorySource:
             self._backbones[name] = tensors
             size = sum(tensor.nbytes for tensor in tensors.values())
             digests = {name: digest_of({"": tensor}) for name, tensor in tensors.items()}
-            blob = FakeBlob(digest_of(tensors), size, digests)
+            wide = [n for n, t in tensors.items() if t.dtype == torch.float32 != dtype_of(dtype)]
+            blob = FakeBlob(digest_of(tensors), size, digests, tuple(wide))
             self.models[name] = FakeModel(model.config.to_dict(), [blob])
         for path in expert_paths(next(iter(models.values()))):
             self._add_layer(path, {n: m.get_submodule(path) for n, m in models.items()})

@@ -26,10 +26,13 @@ class Subjects:
 
     def __post_init__(self) -> None:
         together = {name: self.models[name] for name in self.names}
+        configs = {name: checkpoint.config for name, checkpoint in together.items()}
         if self.base is not None:
             # No model's name contains a space.
             together[f"base {self.base.name}"] = self.base
-        check_family({name: checkpoint.config for name, checkpoint in together.items()})
+            # Its experts are read in the dtype of the models'.
+            configs[f"base {self.base.name}"] = {**self.base.config, "dtype": self._first.dtype}
+        check_family(configs)
         check_layers(together)
 
     @property

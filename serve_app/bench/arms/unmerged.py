@@ -42,6 +42,7 @@ class WholeBackbone:
     digest: str
     bytes: int
     tensors: Mapping[str, str]
+    in_float32: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ class Unmerged:
             tuple(range(position * shape.num_experts, (position + 1) * shape.num_experts))
             for shape in self._shapes
         ]
-        backbone = [WholeBackbone(blob.digest, blob.bytes, {}) for blob in model.backbone]
+        backbone = [
+            WholeBackbone(blob.digest, blob.bytes, {}, blob.in_float32) for blob in model.backbone
+        ]
         return WholeModel(model.config, backbone, tuple(experts))
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:

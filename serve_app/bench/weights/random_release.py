@@ -29,6 +29,7 @@ class RandomBackbone:
     digest: str
     bytes: int
     tensors: Mapping[str, str]
+    in_float32: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

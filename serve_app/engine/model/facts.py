@@ -1,6 +1,6 @@
 """What memory and loading need to know from models' configs. Plans and allocates nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,11 @@ def widest(models: Mapping[str, ModelLike]) -> Mapping[str, Any]:
 def widest_config(configs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The config with the longest vocabulary (the first such)."""
     return max(configs, key=lambda config: vocabulary_size(config_of(config)))
+
+
+def in_float32(models: Iterable[ModelLike]) -> frozenset[str]:
+    """Tensors that any of the models has in float32 where the release's dtype is another."""
+    return frozenset(n for model in models for blob in model.backbone for n in blob.in_float32)
 
 
 def backbone_key(model: ModelLike) -> str:

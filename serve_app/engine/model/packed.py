@@ -3,7 +3,7 @@
 Holds the tensors of pool, backbones and keys and values; decides nothing about them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,11 +74,12 @@ class PackedModel:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        in_float32: Collection[str] = frozenset(),
         uses_int8: bool = True,
     ) -> None:
         """Allocate everything. `config`: of the model with the longest vocabulary in the family.
 
-        uses_int8: see `CompiledExperts`.
+        in_float32: see `study`.   uses_int8: see `CompiledExperts`.
 
         Raises: Unsupported.
         """
@@ -91,7 +92,7 @@ class PackedModel:
         self._multiplier = Multiplier(device, self._native)
         self.arrivals = Arrivals()
         self._config = config_of(config)
-        anatomy = study(self._config, dtype)
+        anatomy = study(self._config, dtype, in_float32)
         self._architecture = type(anatomy.model).__name__
         self._model = anatomy.model
         self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}

@@ -76,7 +76,9 @@ def test_both_halves_refuse_it_in_the_same_words(
     with pytest.raises(Refused) as refused:  # there is no tensor to be read
         open_checkpoint(tmp_path)
     assert str(refused.value) == f"{tmp_path}: {words}"
-    source: Any = SimpleNamespace(dtype="float32", models={"m": SimpleNamespace(config=fields)})
+    source: Any = SimpleNamespace(
+        dtype="float32", models={"m": SimpleNamespace(config=fields, backbone=[])}
+    )
     with pytest.raises(Unsupported) as unsupported:
         Engine.open(source, EngineConfig(device="cpu"))
     assert str(unsupported.value) == words
