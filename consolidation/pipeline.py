@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 
 from consolidation.build.writing import write_backbones
 from consolidation.checkpoints.checkpoint import Checkpoint
@@ -23,7 +25,7 @@ from consolidation.recipe import Recipe, check_recipe, recipe_digest
 from consolidation.release import Channel, ChannelMoved, Manifest, Registry
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
-from consolidation.statistics.stored import StatisticsStore
+from consolidation.statistics.stored import open_statistics
 from consolidation.statistics.text import (
     MAX_TOKENS,
     CalibrationFile,
@@ -61,6 +63,7 @@ def consolidate(
     work could not be done, and `ReleaseError` for trouble with the registry; the channel is then
     as it was.
     """
+    now = datetime.now(UTC)
     check_recipe(recipe)
     registry = Registry(recipe.registry, recipe.family)
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
@@ -75,14 +78,15 @@ def consolidate(
     digest = recipe_digest(recipe, family.checkpoints, family.base, given.calibration)
     with ExitStack() as stack:
         journal: Journal = NoJournal()
-        store = StatisticsStore(registry.storage_url, f"work/{digest}")
+        scratch = None
         if dry_run:
-            store = StatisticsStore(stack.enter_context(tempfile.TemporaryDirectory()), "dry")
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
         else:
             registry.storage.tidy()
             journal = stack.enter_context(StoredJournal(registry.storage, digest))
         stages = Stages(executor, journal, progress)
-        studied = make_study(recipe, family, windows, store, stages)
+        opened = partial(open_statistics, registry.storage_url, now=now, scratch=scratch)
+        studied = make_study(recipe, family, windows, opened, stages, now)
         plan = first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)

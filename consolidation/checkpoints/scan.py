@@ -43,16 +43,17 @@ class LayerScan:
 
 
 def scan(task: ScanTask) -> dict[str, Any]:
-    """The fields of a `LayerScan`; of a backbone's part nothing.
+    """The fields of a `LayerScan`; of a backbone's part its `digest`.
 
     Raises `Refused` if the checkpoint cannot be read, and for a value that cannot be used, with
     the tensor and the position.
     """
     source = task.source
     if isinstance(source, BackboneSource):
-        for name, tensor in source.read().items():
+        part = source.read()
+        for name, tensor in part.items():
             _check(task, name, tensor)
-        return {}
+        return {"digest": hashlib.sha256(encode_tensors(part)).hexdigest()}
     digests, norms = [], []
     for index in range(source.num_experts):
         tensors = source.read(index)

@@ -5,8 +5,9 @@ statistics gathered for it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from consolidation.checkpoints.contents import Contents, User, contents_by_layer
 from consolidation.checkpoints.family import BASE, Family
@@ -21,12 +22,12 @@ from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
-from consolidation.recipe import Recipe
+from consolidation.recipe import Recipe, versions
 from consolidation.release.manifest import DTYPES
 from consolidation.run.journal import Stages
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
-from consolidation.statistics.stored import StatisticsStore
+from consolidation.statistics.stored import StatisticsJournal, StatisticsStore, statistics_key
 from consolidation.statistics.text import ModelWindows
 from representation.formats import Packed
 from representation.step_reads import DecodeStep
@@ -86,16 +87,17 @@ def make_study(
     recipe: Recipe,
     family: Family,
     windows: Mapping[str, ModelWindows],
-    store: StatisticsStore,
+    open_store: Callable[[Mapping[str, str]], StatisticsStore],
     stages: Stages,
+    now: datetime,
 ) -> Study:
     """Scan and compare; where the recipe allows losses, gather statistics first.
 
     Where it allows none, every expert is locked: what gives it back to the bit is all there is.
-    `windows` are by model; without any for statistics, weights alone are compared.
-    Raises `Refused`.
+    `windows` are by model; without any for statistics, weights alone are compared. `open_store`
+    gets a digest for each model, of all that its statistics depend on. Raises `Refused`.
     """
-    scans = _scan(recipe, family, stages)
+    scans, backbones = _scan(recipe, family, stages)
     kept = Extended(family.extended, family.kept) if family.extended is not None else None
     by_layer = contents_by_layer(family.modules, scans, _kept_contents(kept))
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
@@ -104,7 +106,7 @@ def make_study(
     groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
     if family.checkpoints:
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
-            statistics = store
+            statistics = open_store(_statistics_keys(family, scans, backbones, windows))
         tasks = _compare_tasks(recipe, family, by_layer, kept, statistics)
         if kept is None:
             terms = PlanTerms(
@@ -117,7 +119,7 @@ def make_study(
             )
             check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, stages)
         if statistics is not None:
-            responses = _gather(family, windows, statistics, stages)
+            responses = _gather(family, windows, statistics, stages, now)
         groups = list(_compare(by_layer, tasks, stages))
     return Study(
         scans=scans,
@@ -143,11 +145,31 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
     ]
 
 
+def _statistics_keys(
+    family: Family,
+    scans: Mapping[str, tuple[LayerScan, ...]],
+    backbones: Mapping[str, Sequence[str]],
+    windows: Mapping[str, ModelWindows],
+) -> dict[str, str]:
+    """By model, a digest of its tensors, its text and the software: not of where it lies."""
+    libraries = {name: version for name, version in versions().items() if name != "expertpool"}
+    keys = {}
+    for name, checkpoint in family.checkpoints.items():
+        tensors = {
+            "config": checkpoint.config,
+            "experts": [list(layer.digests) for layer in scans[name]],
+            "backbone": list(backbones[name]),
+        }
+        keys[name] = statistics_key(tensors, windows[name], libraries)
+    return keys
+
+
 def _gather(
     family: Family,
     windows: Mapping[str, ModelWindows],
     store: StatisticsStore,
     stages: Stages,
+    now: datetime,
 ) -> dict[str, Response]:
     tasks = [
         (
@@ -167,8 +189,9 @@ def _gather(
     experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
     # One model in memory at a time, unless they are small.
     small = family.expert_bytes_one_model <= SMALL_BYTES
-    results = stages.run(
-        "calibrate",
+    stage = "calibrate"
+    results = replace(stages, journal=StatisticsJournal(store, stage, now)).run(
+        stage,
         gather,
         tasks,
         in_flight=None if small else 1,
@@ -182,10 +205,12 @@ def _gather(
     )
 
 
-def _scan(recipe: Recipe, family: Family, stages: Stages) -> dict[str, tuple[LayerScan, ...]]:
-    """Scan the experts of all new models; of their backbones and of the base, values are checked.
+def _scan(
+    recipe: Recipe, family: Family, stages: Stages
+) -> tuple[dict[str, tuple[LayerScan, ...]], dict[str, list[str]]]:
+    """Scan all new models; of the base, values are checked.
 
-    The results are those of the new models' experts.
+    -> by model, its experts' layers and digests of the parts of its backbone
     """
     experts = [
         (f"{name} {layer}", ScanTask(name, source, recipe.is_lossy))
@@ -202,13 +227,16 @@ def _scan(recipe: Recipe, family: Family, stages: Stages) -> dict[str, tuple[Lay
             (f"{BASE} {layer}", ScanTask(BASE, source, recipe.is_lossy))
             for layer, source in enumerate(family.base.experts)
         ]
-    results = stages.run("scan", scan, [*experts, *others])
-    found = [layer_scan(result) for result in results[: len(experts)]]
-    num_layers = len(family.modules)
-    return {
-        name: tuple(found[i * num_layers : (i + 1) * num_layers])
-        for i, name in enumerate(family.checkpoints)
+    results = iter(stages.run("scan", scan, [*experts, *others]))
+    scans = {
+        name: tuple(layer_scan(next(results)) for _ in family.modules)
+        for name in family.checkpoints
     }
+    backbones = {
+        name: [str(next(results)["digest"]) for _ in checkpoint.backbone]
+        for name, checkpoint in family.checkpoints.items()
+    }
+    return scans, backbones
 
 
 def _fresh(contents: Contents) -> list[int]:

@@ -1,30 +1,74 @@
 """Statistics as they are kept: one file an expert, with the metrics of its matrices.
 
-Gathers nothing: `statistics/gathering.py` writes here, comparing and building read.
+They lie under a digest of all that they depend on: tensors and config of the model, the text, the
+code. So every later run on the same model and text finds them, whatever its budget. Gathers
+nothing: `statistics/gathering.py` writes here, comparing and building read.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from consolidation.arithmetic.metric import Metric, Samples
 from consolidation.errors import RunFailed
-from consolidation.release.storage import open_storage
+from consolidation.release.manifest import canonical_json
+from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
+from consolidation.statistics.text import ModelWindows
+
+CODE_VERSION = 1
+"""Raise it whenever the same model and text would give other statistics, or files of another form.
+
+`tests/consolidation/statistics/test_stored.py` fails when it should have been raised.
+"""
+DIRECTORY = "work/statistics"
+KEPT_FOR = timedelta(days=7)
+"""Statistics that no run has used for so long are removed by the next one."""
+END = "gathered.json"
+"""When a run used a model's statistics last, and what gathering found once they are complete."""
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
-class StatisticsStore:
-    """Statistics below one directory of a storage. A value: other processes can be given it."""
+class ModelStatistics:
+    """Where one model's statistics are: a directory of a storage."""
 
     url: str
     directory: str
 
+    def path(self, layer: int, index: int) -> str:
+        """The file of one expert, relative to the storage: a digest, then tensors."""
+        return f"{self.directory}/{layer}/{index}.bin"
+
+    @property
+    def storage(self) -> Storage:
+        return open_storage(self.url)
+
+    def result(self) -> Any:
+        """What gathering them found; None if they are not complete."""
+        return _read_end(self.storage, self.directory)[1]
+
+    def finish(self, result: Any, now: datetime) -> None:
+        """Say that a run used them now. result: None while they are not complete."""
+        content = {"used": now.isoformat(), "result": result}
+        self.storage.write(f"{self.directory}/{END}", canonical_json(content))
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsStore:
+    """Statistics by the names of models. A value: other processes can be given it."""
+
+    models: Mapping[str, ModelStatistics]
+
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
-        """The metric of one matrix of one expert. Raises `RunFailed` when it is not there."""
-        found = _read(self, model, layer, index)
+        """The metric of one matrix of one expert. Raises `RunFailed` if gone or damaged."""
+        found = _read(model, self.models[model], layer, index)
         inputs = found[f"{name}.inputs"]
         return Metric(
             gain=found[f"{name}.gain"],
@@ -33,34 +77,117 @@ class StatisticsStore:
             samples=Samples(inputs, found[f"{name}.gradients"], float(found[f"{name}.trust"])),
         )
 
-    def path(self, model: str, layer: int, index: int) -> str:
-        """The file of one expert, relative to the storage."""
-        return f"{self.directory}/statistics/{model}/{layer}/{index}.safetensors"
-
     def keep(self, model: str, layer: int, index: int, metrics: Mapping[str, Metric]) -> None:
         """Write the metrics of one expert, by matrix."""
         tensors: dict[str, torch.Tensor] = {}
         for name, metric in metrics.items():
             tensors |= _tensors(name, metric)
-        path = self.path(model, layer, index)
-        open_storage(self.url).write(path, encode_tensors(tensors))
+        there, data = self.models[model], encode_tensors(tensors)
+        digest = hashlib.sha256(data).digest()
+        there.storage.write(there.path(layer, index), digest + data)
 
     def there(self, model: str, experts: Sequence[int]) -> bool:
-        """Whether all of a model's statistics are kept. experts: their number, by layer."""
-        storage = open_storage(self.url)
+        """Whether there is a file for each of a model's experts. experts: their number, by layer"""
+        found = self.models[model]
         return all(
-            storage.size(self.path(model, layer, index)) is not None
+            found.storage.size(found.path(layer, index)) is not None
             for layer, num_experts in enumerate(experts)
             for index in range(num_experts)
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StatisticsJournal:
+    """What gathering found, as a journal of the tasks of one stage, by the models' names.
+
+    The results lie beside the statistics, so other runs find them. Two runs that gather the same
+    at once write the same.
+    """
+
+    store: StatisticsStore
+    stage: str
+    now: datetime
+
+    def get(self, key: str) -> Any:
+        result = self._of(key).result()
+        return result and {**result, "model": self._model(key)}  # it may have had another name
+
+    def put(self, key: str, result: Any) -> None:
+        self._of(key).finish(result, self.now)
+
+    def close(self) -> None:
+        """Statistics outlive the run."""
+
+    def _model(self, key: str) -> str:
+        return key.removeprefix(f"{self.stage} ")
+
+    def _of(self, key: str) -> ModelStatistics:
+        return self.store.models[self._model(key)]
+
+
+def statistics_key(
+    tensors: Mapping[str, Any], windows: ModelWindows, versions: Mapping[str, str]
+) -> str:
+    """A digest of all that a model's statistics depend on.
+
+    tensors: the model's config, and digests of all its tensors.   versions: of the libraries.
+    """
+    content = {
+        "code": CODE_VERSION,
+        "model": tensors,
+        "text": asdict(windows),
+        "versions": dict(versions),
+    }
+    return hashlib.sha256(canonical_json(content)).hexdigest()[:32]
+
+
+def open_statistics(
+    url: str, keys: Mapping[str, str], now: datetime, scratch: str | None = None
+) -> StatisticsStore:
+    """Statistics of models below a registry's storage, marked as used; others go that are unused.
+
+    keys: by model.   scratch: a directory for those that are missing; then nothing is changed
+    elsewhere.
+    """
+    found = {model: ModelStatistics(url, f"{DIRECTORY}/{key}") for model, key in keys.items()}
+    if scratch is not None:
+        for model, one in found.items():
+            if one.result() is None:
+                found[model] = ModelStatistics(scratch, keys[model])
+        return StatisticsStore(found)
+    for one in found.values():
+        one.finish(one.result(), now)
+    _remove_unused(open_storage(url), now)
+    return StatisticsStore(found)
+
+
+def _remove_unused(storage: Storage, now: datetime) -> None:
+    for name in storage.names(DIRECTORY):
+        used, _ = _read_end(storage, f"{DIRECTORY}/{name}")
+        if used is None or now - used > KEPT_FOR:
+            storage.remove(f"{DIRECTORY}/{name}")
+
+
+def _read_end(storage: Storage, directory: str) -> tuple[datetime | None, Any]:
+    """When statistics were used, and what gathering them found. None: it does not say."""
+    data = storage.read(f"{directory}/{END}")
+    try:
+        content = json.loads(data or b"")
+        return datetime.fromisoformat(content["used"]), content["result"]
+    except (ValueError, KeyError, TypeError):
+        return None, None
+
+
 @lru_cache(16)
-def _read(store: StatisticsStore, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
-    data = open_storage(store.url).read(store.path(model, layer, index))
+def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[str, torch.Tensor]:
+    data = there.storage.read(there.path(layer, index))
+    what = f"statistics of model {model!r}, layer {layer}, expert {index}"
     if data is None:
-        raise RunFailed(f"statistics of model {model!r}, layer {layer}, expert {index} are gone")
-    return decode_tensors(data)
+        raise RunFailed(f"{what} are gone: run this again")
+    if hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
+        place = there.storage.name(there.directory)
+        raise RunFailed(f"{what} are damaged: remove {place} and run this again")
+    return decode_tensors(data[DIGEST_BYTES:])
 
 
 def _tensors(name: str, metric: Metric) -> dict[str, torch.Tensor]:

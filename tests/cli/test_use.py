@@ -102,7 +102,7 @@ def test_a_number_below_its_least_is_refused_by_name(
         (["releases", "--family", "f", "--registry", "nosuch://x"], "nosuch://x"),
         (["releases", "--family", "f", "--registry", "memory://x"], "one process"),
         (["promote", "--family", "f", "--registry", ".", "--channel", "c"], "RELEASE"),
-        (["bench", "consolidate", "--hidden", "100"], "100"),
+        (["bench", "consolidate", "--shape", "cube"], "cube"),
         (["bench", "consolidate", "--models", "0"], "--models"),
         (["bench", "consolidate", "--expert-budget", "0"], "--expert-budget"),
     ],

@@ -11,7 +11,7 @@ from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.scoring import divergence, load_original, window_logits
-from consolidation.statistics.stored import StatisticsStore
+from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
@@ -38,7 +38,7 @@ def task_of(checkpoint: Checkpoint, store: StatisticsStore) -> StatisticsTask:
 def gathered(
     checkpoint: Checkpoint, root: Path
 ) -> tuple[StatisticsStore, list[tuple[float, float]]]:
-    store = StatisticsStore(str(root), "work")
+    store = StatisticsStore({"m": ModelStatistics(str(root), "work")})
     found = gather(task_of(checkpoint, store))
     assert found["model"] == "m"
     return store, found["probes"]
@@ -107,7 +107,7 @@ def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) 
     assert response == again
     (source,) = checkpoint.experts
     for index in range(source.num_experts):
-        path = store.path("m", 0, index)
+        path = store.models["m"].path(0, index)
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     assert store.there("m", [source.num_experts])
     assert not store.there("m", [source.num_experts, 1])
