@@ -4,7 +4,7 @@ Publishes nothing. How a search goes is in `plan/search.py`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from consolidation.build.writing import Written, write_experts
@@ -85,7 +85,14 @@ class Trials:
             if checkpoint.vocab_size == base.vocab_size
         }
         # One model in memory at a time.
-        results = self.stages.run("effect", measure_effect, list(tasks.items()), in_flight=1)
+        results = self.stages.run(
+            "effect",
+            measure_effect,
+            list(tasks.items()),
+            noun="models",
+            sizes=self._sizes(tasks),
+            in_flight=1,
+        )
         return {name: Effect(**found) for name, found in zip(tasks, results, strict=True)}
 
     def run(self, first: Plan, on_plan: Callable[[Plan], None]) -> Trial:
@@ -122,9 +129,19 @@ class Trials:
             for name in self.family.checkpoints
         ]
         # One model in memory at a time.
-        results = self.stages.run("validate", validate_model, tasks, in_flight=1)
         names = list(self.family.checkpoints)
+        results = self.stages.run(
+            "validate",
+            validate_model,
+            tasks,
+            noun="models",
+            sizes=self._sizes(names),
+            in_flight=1,
+        )
         return Trial(plan, layers, dict(zip(names, map(validated, results), strict=True)))
+
+    def _sizes(self, names: Iterable[str]) -> list[int]:
+        return [self.family.checkpoints[name].num_bytes for name in names]
 
     def _task(self, name: str, plan: Plan, layers: tuple[Layer, ...]) -> ModelTask:
         checkpoint = self.family.checkpoints[name]

@@ -50,6 +50,8 @@ def write_experts(
         "build",
         build_layer,
         tasks,
+        noun="layers",
+        sizes=[family.layer_bytes(layer) for layer in range(len(tasks))],
         still_good=lambda found: all(registry.has_blob(part) for part in _parts(found)),
     )
     return tuple(
@@ -182,6 +184,8 @@ def _write_backbones(
         "backbone",
         build_backbone,
         tasks,
+        noun="parts",
+        sizes=[task.source.num_bytes for _, task in tasks],
         still_good=lambda blob: registry.has_blob(BackboneBlob.model_validate(blob)),
     )
     blobs = iter([BackboneBlob.model_validate(result) for result in results])

@@ -58,6 +58,11 @@ class BackboneSource:
     name: str
     tensors: tuple[tuple[str, Conversion], ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its tensors, as read."""
+        return sum(_num_bytes(conversion) for _, conversion in self.tensors)
+
     def read(self) -> dict[str, torch.Tensor]:
         """The tensors by state-dict name, as stored."""
         found: dict[str, torch.Tensor] = {}
@@ -90,6 +95,11 @@ class Checkpoint:
     backbone_bytes: int
     fingerprint: str
     quantised: str | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.expert_bytes + self.backbone_bytes
 
     @property
     def name(self) -> str:
@@ -142,7 +152,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         experts=experts,
         backbone=backbone,
         expert_bytes=sum(layer.num_bytes for layer in experts),
-        backbone_bytes=sum(_num_bytes(c) for part in backbone for _, c in part.tensors),
+        backbone_bytes=sum(part.num_bytes for part in backbone),
         fingerprint=_fingerprint(directory),
         quantised=plain.quantised,
     )

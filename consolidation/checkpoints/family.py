@@ -79,6 +79,10 @@ class Family:
             raise Refused("the release has schema_version 1: it is extended only by adding a model")
         return self.extended.layers[layer].shape
 
+    def layer_bytes(self, layer: int) -> int:
+        """Bytes of one layer's experts of all new models."""
+        return sum(found.experts[layer].num_bytes for found in self.checkpoints.values())
+
     def source(self, model: str | None, layer: int) -> ExpertsSource:
         """The source of a new model's experts at one layer; None is the base."""
         if model is None:

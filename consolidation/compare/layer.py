@@ -67,6 +67,11 @@ class CompareTask:
     family: str = ""
     max_formats: int | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the experts, as read."""
+        return sum(e.source.num_bytes // e.source.num_experts for e in self.experts)
+
 
 def compare_layer(task: CompareTask) -> list[dict[str, Any]]:
     """The layer's groups, as JSON values of `Group`; none where there are no experts."""

@@ -41,7 +41,8 @@ def check_budget(
     """
     if terms.allowed is None or terms.allowed >= _of_one_model(layers):
         return
-    origins = stages.run("origins", find_origins, tasks)
+    sizes = [task.num_bytes for _, task in tasks]
+    origins = stages.run("origins", find_origins, tasks, noun="layers", sizes=sizes)
     locked = [[expert.locked for expert in task.experts] for _, task in tasks]
     choices = [
         LayerChoices(contents, sizes, tuple(_group(members, sizes, own) for members in found))

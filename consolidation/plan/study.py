@@ -194,6 +194,8 @@ def _gather(
         stage,
         gather,
         tasks,
+        noun="models",
+        sizes=[checkpoint.num_bytes for checkpoint in family.checkpoints.values()],
         in_flight=None if small else 1,
         still_good=lambda result: store.there(result["model"], experts),
     )
@@ -227,7 +229,9 @@ def _scan(
             (f"{BASE} {layer}", ScanTask(BASE, source, recipe.is_lossy))
             for layer, source in enumerate(family.base.experts)
         ]
-    results = iter(stages.run("scan", scan, [*experts, *others]))
+    tasks = [*experts, *others]
+    sizes = [task.source.num_bytes for _, task in tasks]
+    results = iter(stages.run("scan", scan, tasks, noun="parts", sizes=sizes))
     scans = {
         name: tuple(layer_scan(next(results)) for _ in family.modules)
         for name in family.checkpoints
@@ -274,7 +278,8 @@ def _compare(
     by_layer: Sequence[Contents], tasks: Sequence[tuple[str, CompareTask]], stages: Stages
 ) -> list[tuple[Group, ...]]:
     """The groups of each layer, without experts that a kept slot holds unchanged."""
-    results = stages.run("compare", compare_layer, tasks)
+    sizes = [task.num_bytes for _, task in tasks]
+    results = stages.run("compare", compare_layer, tasks, noun="layers", sizes=sizes)
     return [
         tuple(Group.from_json(group).numbered(_fresh(contents)) for group in result)
         for contents, result in zip(by_layer, results, strict=True)

@@ -13,11 +13,18 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is, for a progress bar."""
+    """How far a stage is, for a progress bar.
+
+    done, total: tasks, of which `found` had been done by an earlier run; `noun` says of what.
+    num_bytes: of checkpoints, as far as that can be told: done, in all, and found.
+    """
 
     stage: str
     done: int
     total: int
+    found: int = 0
+    noun: str = "tasks"
+    num_bytes: tuple[int, int, int] | None = None
 
 
 class Executor(Protocol):

@@ -98,22 +98,32 @@ class Stages:
         function: Callable[[Task], Any],
         tasks: Sequence[tuple[str, Task]],
         *,
+        noun: str,
+        sizes: Sequence[int],
         in_flight: int | None = None,
         still_good: Callable[[Any], bool] = lambda _: True,
     ) -> list[Any]:
         """Results of (key, task) pairs, in their order. Keys are unique within the stage.
 
-        A task whose kept result is not `still_good` is run again.
+        noun: what a task is about, as in "3 of 4 models".   sizes: the bytes of checkpoints that
+        each task is about. A task whose kept result is not `still_good` is run again.
         """
         results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
         pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]
-        done = len(tasks) - len(pending)
-        self.progress(Progress(stage, done, len(tasks)))
+        found, total_bytes = len(tasks) - len(pending), sum(sizes)
+        found_bytes = total_bytes - sum(sizes[i] for i in pending)
+
+        def tell(done: int, done_bytes: int) -> None:
+            num_bytes = (done_bytes, total_bytes, found_bytes)
+            self.progress(Progress(stage, done, len(tasks), found, noun, num_bytes))
+
+        done, done_bytes = found, found_bytes
+        tell(done, done_bytes)
         ran = self.executor.map(function, [tasks[i][1] for i in pending], in_flight=in_flight)
         for position, result in ran:
             index = pending[position]
             self.journal.put(f"{stage} {tasks[index][0]}", result)
             results[index] = result
-            done += 1
-            self.progress(Progress(stage, done, len(tasks)))
+            done, done_bytes = done + 1, done_bytes + sizes[index]
+            tell(done, done_bytes)
         return [results[i] for i in range(len(tasks))]

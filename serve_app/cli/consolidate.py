@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from serve_app.cli import outcome, output
+from serve_app.cli import outcome, output, progress_bars
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -281,7 +281,7 @@ def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consol
     with (
         redirect_stdout(sys.stderr),  # Ray prints there which of its workers have died.
         ray as executor,
-        output.progress() as show,
+        progress_bars.progress() as show,
     ):
         is_search = recipe.target_kl is not None and not dry_run
         tried: set[int] = set()

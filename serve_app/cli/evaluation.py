@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli import output
+from serve_app.cli import output, progress_bars
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
 from serve_app.cli.parsing import parse_checkpoint, parse_model_files, parse_models
@@ -111,7 +111,7 @@ def evaluate(
         methods.check_originals(reader.manifest, checkpoints)
     base_checkpoint = open_checkpoint(base_directory) if base_directory else None
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
-    with output.progress() as show:
+    with progress_bars.progress() as show:
         releases = [methods.ReleaseMethod(reader) for reader in readers]
         all_methods = [*releases, *others]
         scores = measure(checkpoints, encoded, all_methods, base=base_checkpoint, progress=show)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +15,6 @@ from rich.table import Table
 from serve_app.units import in_utc, size
 
 if TYPE_CHECKING:
-    from rich import progress as bars
-
-    from consolidation.run.executor import Progress
     from representation.step_reads import DecodeStep
 
 
@@ -81,55 +76,6 @@ def age(at: str | datetime, now: datetime) -> str:
         if seconds < limit:
             return f"{int(seconds / divisor)} {unit}"
     return f"{int(seconds / 86400)} d"
-
-
-class Bars:
-    """Progress bars on stderr, one for each stage. Call it with every `Progress`."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        """The bars appear with the first stage; without one, nothing is printed."""
-        from rich import progress as bars
-
-        columns = (
-            bars.TextColumn("{task.description:<10}"),
-            bars.BarColumn(bar_width=32),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-        )
-        self._stages: dict[str, bars.TaskID] = {}
-        # What is printed on stdout meanwhile must arrive there.
-        self._shown = bars.Progress(*columns, console=err(), redirect_stdout=False)
-
-    def __call__(self, now: Progress) -> None:
-        if now.stage not in self._stages:
-            self._shown.start()
-            self._stages[now.stage] = self._shown.add_task(now.stage, total=now.total)
-        self._shown.update(self._stages[now.stage], completed=now.done, total=now.total)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Free the terminal for other output; later stages get bars below it."""
-        self.end()
-        yield
-        self._begin()
-
-    def end(self) -> None:
-        """Stop, and leave the bars on the screen."""
-        if self._stages:
-            self._shown.stop()
-
-
-@contextmanager
-def progress() -> Iterator[Bars]:
-    """Bars until the end of the block."""
-    shown = Bars()
-    try:
-        yield shown
-    finally:
-        shown.end()
 
 
 def change(before: int, after: int) -> str:
