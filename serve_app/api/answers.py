@@ -34,6 +34,10 @@ class Usage:
 
     def __init__(self, prompt_tokens: Sequence[int]) -> None:
         self.num_prompt = sum(prompt_tokens)
+        self.void()
+
+    def void(self) -> None:
+        """Nothing has come of the answer."""
         self.num_answered = 0
         self.num_cached = 0
         self.finishes: list[str] = []

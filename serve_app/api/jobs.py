@@ -168,6 +168,7 @@ def _shared(
         "stop_token_ids": list(stop_ids),
         "ignore_eos": bool(fields.ignore_eos),
         "skip_special_tokens": fields.skip_special_tokens is not False,
+        "streamed": bool(fields.stream),
         "timeout_s": timeout_s,
     }
 

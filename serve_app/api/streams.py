@@ -47,6 +47,9 @@ async def collect(
         for item in batch:
             if item["type"] == "error":
                 raise ProtocolError.of_item(item)
+            if item["type"] == "again":
+                usage.void()
+                collected = [Choice() for _ in range(choices)]
             if item["type"] == "piece":
                 usage.add(item)
                 collected[item["choice"]].add(item)

@@ -10,9 +10,10 @@ class Wishes(TypedDict):
     """What both kinds of request may ask for. `sampling` holds only what the client set;
     the model's own defaults supply the rest. `service_class`: one that the tenant may have.
 
-    `timeout_s`: how long the answer may take from when the job is sent; None: as long as it takes.
-    What is left travels, not a time of day, so clocks need not agree. `seed`: the client's, or one
-    that the ingress has drawn, so that the same job gives the same answer again.
+    `streamed`: whether a client is written what comes of the answer at once; if not, it may come
+    anew. `timeout_s`: how long the answer may take from when the job is sent; None: as long as it
+    takes. What is left travels, not a time of day, so clocks need not agree. `seed`: the client's,
+    or one that the ingress has drawn, so that the same job gives the same answer again.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Wishes(TypedDict):
     stop_token_ids: list[int]
     ignore_eos: bool
     skip_special_tokens: bool
+    streamed: bool
     timeout_s: float | None
 
 
@@ -126,7 +128,15 @@ class ErrorItem(TypedDict):
     retry_after_s: NotRequired[float]
 
 
-Item = Accepted | Piece | ErrorItem
+class Again(TypedDict):
+    """What has come of an answer is void, as another engine makes it: it comes anew from here on.
+    Never comes on a job that is streamed.
+    """
+
+    type: Literal["again"]
+
+
+Item = Accepted | Piece | ErrorItem | Again
 
 
 class ModelCard(TypedDict):
@@ -172,11 +182,13 @@ class Text(TypedDict):
 class Status(TypedDict):
     """`healthy`: the engine steps. `release`: the one that answers new requests, if any.
 
-    `draining`: whoever says this is about to end, and takes no new requests.
+    `draining`: whoever says this is about to end, and takes no new requests. `start_s`: how long
+    the engine's start took, until it served, without what it waited for a release to be published.
     """
 
     healthy: bool
     draining: NotRequired[bool]
+    start_s: NotRequired[float]
     release: str | None
     detail: dict[str, Any]
 

@@ -11,13 +11,9 @@ from ray.serve import Application
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.device.device import resolve_device
 from serve_app.errors import ConfigError
-from serve_app.serving.assembly import real_parts
-from serve_app.serving.ingress import Ingress
-from serve_app.serving.lease_actor import ActorLessor
-from serve_app.serving.loopback import listen_where_ray_does
-from serve_app.serving.replica.replica import EngineReplica
+from serve_app.serving.engine_deployment import EngineDeployment
+from serve_app.serving.ingress_deployment import IngressDeployment
 from serve_app.tenants.keys_store import KeysStore
-from serve_app.tenants.limits.lease import Lessor
 
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
@@ -27,45 +23,6 @@ _LONGER_S = 10.0
 _CHECK_S = 1.0
 """How often Serve looks whether a replica lives; it starts another for one that has died."""
 _ENV_PREFIX = "EXPERTPOOL_"
-
-
-class EngineDeployment(EngineReplica):
-    """The class that Ray Serve constructs: an EngineReplica, from a plain dict."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        listen_where_ray_does()
-        checked = ServeConfig.model_validate(config)
-        super().__init__(checked, real_parts(checked))
-
-    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Ray Serve looks for this on the class itself."""
-        await super().reconfigure(user_config)
-
-    async def __del__(self) -> None:
-        """Ray Serve awaits this when the replica stops."""
-        await self.aclose()
-
-
-class IngressDeployment(Ingress):
-    """The class that Ray Serve constructs: an Ingress, from a handle and a plain dict."""
-
-    def __init__(self, engine: Any, config: dict[str, Any]) -> None:
-        listen_where_ray_does()
-        checked = ServeConfig.model_validate(config)
-        super().__init__(engine, checked, _lessor(checked))
-
-    async def __del__(self) -> None:
-        """Ray Serve awaits this when the replica stops."""
-        await self.write_usage()
-
-
-def _lessor(config: ServeConfig) -> Lessor | None:
-    """Shared by all ingresses of the application. Raises BadKeys."""
-    if config.keys is None:
-        return None
-    application = serve.get_replica_context().app_name
-    has_budget = KeysStore(config.keys).read().has_budget
-    return ActorLessor(application, config.usage, reads_month=has_budget)
 
 
 def build(args: Mapping[str, Any] | None = None) -> Application:

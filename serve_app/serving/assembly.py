@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -13,11 +12,10 @@ from serve_app.engine.device.device import resolve_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
-from serve_app.text.process.text_process import TextProcess
-from serve_app.text.template_limits import TemplateLimits
+from serve_app.text.process.text_client import TextClient
 
 
-def real_parts(config: ServeConfig) -> Parts:
+def real_parts(config: ServeConfig, text: TextClient) -> Parts:
     """Opens nothing yet, except the registry itself. Raises ReleaseError for a bad family."""
     registry = Registry(config.registry, config.family)
     return Parts(
@@ -26,10 +24,7 @@ def real_parts(config: ServeConfig) -> Parts:
         aliases=registry.aliases,
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config.engine, source),
-        start_text=partial(
-            TextProcess.start,
-            limits=TemplateLimits(config.template_s, config.template_bytes),
-        ),
+        text=text,
     )
 
 

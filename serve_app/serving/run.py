@@ -41,6 +41,8 @@ _RAY = {
     "RAY_worker_niceness": "0",
 }
 """Environment of Ray's processes, unless it says otherwise. Ray reads it when it is imported."""
+_SPARE = {"RAY_preload_python_modules": "serve_app.serving.spare_imports"}
+"""Where a spare worker is wanted, too: see `spare`."""
 
 
 def run(
@@ -65,7 +67,9 @@ def run(
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
-        with endpoint(config, user, port, host=host, ingresses=ingresses) as address:
+        with endpoint(
+            config, user, port, host=host, ingresses=ingresses, keeps_spare=True
+        ) as address:
             if on_started is not None:
                 on_started(address)
             wait_for_the_end(partial(_drain, config.drain_s))
@@ -81,13 +85,17 @@ def endpoint(
     *,
     host: str = "127.0.0.1",
     ingresses: int | None = None,
+    keeps_spare: bool = False,
 ) -> Iterator[str]:
-    """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`."""
+    """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`.
+
+    keeps_spare: have an idle process ready, in which an engine starts quickly if one dies.
+    """
     require_device(config.engine.device)
     _check_keys(config, host)
     _check_free(host, port)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    for name, value in _RAY.items():
+    for name, value in (_RAY | (_SPARE if keeps_spare else {})).items():
         os.environ.setdefault(name, value)
     import ray
     from ray import serve

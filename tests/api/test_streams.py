@@ -8,7 +8,7 @@ from typing import Any
 from serve_app.api.answers import CompletionFormat, Head, Usage
 from serve_app.api.event_bytes import Events
 from serve_app.api.quiet_body import KEEP_ALIVE
-from serve_app.api.streams import EventStream
+from serve_app.api.streams import EventStream, collect
 from serve_app.protocol.messages import Item
 from serve_app.serving.transport.inbox import Inbox
 from tests.api.fakes import ACCEPTED, piece
@@ -171,3 +171,16 @@ def test_a_client_that_leaves_while_a_comment_waits_ends_the_stream() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
+
+
+def test_an_answer_that_comes_anew_is_whole_and_counts_once() -> None:
+    async def items() -> AsyncGenerator[list[Item], None]:
+        yield [piece("old "), piece("begin", num_cached=2)]
+        yield [{"type": "again"}, piece("a")]
+        yield [piece("b", "stop")]
+
+    head, usage = Head("i", 5, "m", "r1", "default"), Usage([3])
+    form = CompletionFormat(logprobs=False)
+    body = asyncio.run(collect(items(), form, head, usage, choices=1))
+    assert body["choices"][0]["text"] == "ab"
+    assert (usage.num_answered, usage.num_cached, usage.finishes) == (2, 0, ["stop"])

@@ -33,6 +33,7 @@ from serve_app.errors import (
 from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.serving.replica.verifying import TENANT as VERIFYING
+from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import Hear
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.process.inline import InlineProcess
@@ -444,7 +445,7 @@ class World:
             aliases=registry.aliases,
             open_release=registry.open,
             open_engine=self._open,
-            start_text=self._start_text,
+            text=TextClient(self._start_text),
         )
 
     async def _start_text(self, directory: str, hear: Hear) -> InlineProcess:

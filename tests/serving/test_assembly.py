@@ -9,7 +9,9 @@ from serve_app.config import ServeConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.serving import assembly
+from serve_app.text.process.text_client import TextClient
 from tests.serving.fakes import source
+from tests.text.process.inline import InlineProcess
 
 
 class _Loop:
@@ -45,5 +47,6 @@ def test_the_engine_is_opened_as_configured(
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     given = {"registry": str(tmp_path), "device": "cpu", **settings}
     config = ServeConfig.model_validate(given)
-    assembly.real_parts(config).open_engine(source("r1"))
+    text = TextClient(InlineProcess.start)
+    assembly.real_parts(config, text).open_engine(source("r1"))
     assert opened == [EngineConfig(device="cpu", **settings)]

@@ -148,6 +148,7 @@ def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none
         canary_failures=0,
         models=("a", "idle"),
         backlogs={},
+        start_s=1.5,
         text_restarts=0,
     )
     [running] = [metric.get for metric in METRICS if metric.name == "num_requests_running"]

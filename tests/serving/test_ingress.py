@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
 from typing import Any
 
@@ -31,8 +31,14 @@ REPLY = {"healthy": True, "release": "r1", "detail": {}}
 FULL = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 
 
-def job(name: str, timeout_s: float | None = None) -> Any:
-    return {"id": name, "timeout_s": timeout_s, "seed": 3, "release": None}
+def job(name: str, timeout_s: float | None = None, *, streamed: bool = True) -> Any:
+    return {
+        "id": name,
+        "streamed": streamed,
+        "timeout_s": timeout_s,
+        "seed": 3,
+        "release": None,
+    }
 
 
 def opening(*items: Item, carries: bool = False) -> Any:
@@ -57,12 +63,26 @@ class FakeStream:
             yield message
 
 
+class FakeReply:
+    """What a handle returns for another call."""
+
+    def __init__(self, handle: "FakeHandle") -> None:
+        self._handle = handle
+
+    def __await__(self) -> Generator[None, None, Any]:
+        yield
+        if self._handle.error is not None:
+            raise self._handle.error
+        return self._handle.reply
+
+
 class FakeHandle:
     """A handle whose streams are made beforehand, by job, and whose other methods answer."""
 
     def __init__(self, *jobs: str, error: Exception | None = None) -> None:
         self.streams = {name: FakeStream() for name in jobs}
         self.error = error
+        self.reply: dict[str, Any] = REPLY
         self.aborted: list[str] = []
         self.sent: list[Any] = []
         self.ingresses: set[str] = set()
@@ -95,20 +115,20 @@ class FakeHandle:
                 self.sent.append(arguments[0])
                 self.ingresses.add(ingress)
                 return self.streams[name]
-        return self._reply()
-
-    async def _reply(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return REPLY
+        return FakeReply(self)
 
 
 async def _take(
-    client: HandleClient, name: str, num: int | None = None, timeout_s: float | None = None
+    client: HandleClient,
+    name: str,
+    num: int | None = None,
+    timeout_s: float | None = None,
+    *,
+    streamed: bool = True,
 ) -> list[Item]:
     """The items of a job, or the first `num`; what came at once must be a list alone at first."""
     items: list[Item] = []
-    async with aclosing(client.generate(job(name, timeout_s))) as batches:
+    async with aclosing(client.generate(job(name, timeout_s, streamed=streamed))) as batches:
         async for batch in batches:
             assert items or len(batch) == 1
             items += batch
@@ -247,23 +267,87 @@ def test_a_job_of_which_nothing_was_answered_is_sent_again_when_the_engine_is_ba
     assert handle.sent[1]["seed"] == handle.sent[0]["seed"]
 
 
-def test_a_job_that_nobody_takes_waits_for_the_next_engine(
+def test_a_job_that_is_not_streamed_is_sent_again_even_if_its_answer_had_begun() -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        asking = asyncio.create_task(_take(client, "a", streamed=False))
+        handle.streams["a"].give(opening(carries=True), [("a", [piece("old")])])
+        await until(lambda: any(inbox.has_answer for inbox in client._open))
+        handle.streams["a"].give(ActorDiedError())
+        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("x", "stop")])])
+        handle.streams["a.2"].give([("a", [piece("late")]), ("a.2", None)], None)
+        return await asking
+
+    handle = FakeHandle("a", "a.2")
+    items = _run(handle, test)
+    assert items[items.index({"type": "again"}) + 1 :] == [piece("x", "stop")]
+    assert handle.sent[1]["release"] == "r1"
+    assert handle.sent[1]["seed"] == handle.sent[0]["seed"]
+
+
+def test_an_answer_of_which_nothing_was_written_may_be_asked_for_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        handle.streams["a"].give(opening(carries=True), [("a", [piece("old")])], ActorDiedError())
+        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("o")])], ActorDiedError())
+        return await _take(client, "a", streamed=False)
+
+    handle = FakeHandle("a", "a.2")
+    assert _run(handle, test)[-1].get("code") == "engine_unavailable"
+
+
+def test_a_job_that_nobody_takes_is_refused_when_there_is_no_engine_and_begun_by_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(client_module, "_OPENS_S", 0.01)
 
     async def test(client: HandleClient) -> list[Item]:
-        handle.error = ActorDiedError()
-        asking = asyncio.create_task(_take(client, "a"))
-        await until(lambda: client._watch.is_away)
-        handle.streams["a"].give(opening(loading("not yet").to_item()), None)  # the next one's
+        handle.error = ActorDiedError()  # this ingress was idle when it died
+        items = await _take(client, "a")
         handle.error = None
-        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("x", "stop")])])
-        handle.streams["a.2"].give([("a.2", None)], None)
-        return await asking
+        handle.streams["a"].give(opening(), None)  # by the next one
+        await until(lambda: handle.aborted == ["a"])
+        return items
 
-    handle = FakeHandle("a", "a.2")
-    assert _run(handle, test) == [ACCEPTED, piece("x", "stop")]
+    handle = FakeHandle("a")
+    [refusal] = _run(handle, test)
+    assert refusal["type"] == "error"
+    assert refusal["code"] == "engine_unavailable"
+
+
+@pytest.mark.parametrize(("has_served", "code"), [(True, "engine_unavailable"), (False, "loading")])
+def test_an_engine_that_serves_nothing_yet_is_one_that_starts_again_if_there_was_one_before(
+    has_served: bool, code: str
+) -> None:
+    async def test(client: HandleClient) -> list[Item]:
+        handle.streams["a"].give(opening(), [("a", None)], None)
+        if has_served:
+            assert await _take(client, "a") == [ACCEPTED]
+        handle.reply = {**REPLY, "release": None}
+        handle.streams["b"].give(opening(loading("not yet").to_item()), None)
+        return await _take(client, "b")
+
+    handle = FakeHandle("a", "b")
+    [refusal] = _run(handle, test)
+    assert refusal["type"] == "error"
+    assert refusal["code"] == code
+
+
+def test_a_client_is_told_to_wait_as_long_as_the_engines_own_start_took() -> None:
+    async def test(client: HandleClient) -> float:
+        handle.streams["a"].give(opening(), [("a", None)], None)
+        await _take(client, "a", num=1)
+        await until(lambda: client._watch._expected_s > 8)
+        handle.error = ActorDiedError()
+        client._watch.lost()
+        await until(lambda: client._watch.is_away)
+        [refusal] = await _take(client, "b")
+        assert refusal["type"] == "error"
+        return refusal["retry_after_s"]
+
+    handle = FakeHandle("a")
+    handle.reply = {**REPLY, "start_s": 20.0}
+    assert 20 < _run(handle, test) <= 21
 
 
 def test_a_job_is_sent_again_once_and_within_its_time() -> None:

@@ -15,6 +15,7 @@ from serve_app.serving.replica.dependencies import Parts
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.tenants.keyring import ANYBODY
 from serve_app.text.process import keeper
+from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import Hear, TextProcess
 from tests.serving.asking import refused
 from tests.serving.fakes import TOKENIZER, World, world
@@ -30,7 +31,7 @@ class RealTexts(World):
     processes: list[TextProcess] = field(default_factory=list)
 
     def parts(self) -> Parts:
-        return replace(super().parts(), start_text=self._start_process)
+        return replace(super().parts(), text=TextClient(self._start_process))
 
     async def _start_process(self, directory: str, hear: Hear) -> TextProcess:
         self.processes.append(await TextProcess.start(directory, hear))

@@ -12,7 +12,7 @@ from serve_app.engine.residents import Residence
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.scheduling.sequence import ModelKey
-from serve_app.text.process.text_process import StartProcess
+from serve_app.text.process.text_client import TextClient
 
 
 class ReplicaModel(ModelLike, Protocol):
@@ -92,7 +92,7 @@ class Parts:
     canary, aliases: name of a channel -> what the file beside it says, None if there is none.
     open_release: release id -> the release; raises ReleaseError.
     open_engine: the first release -> a running engine that has it, but perhaps not all backbones.
-    start_text: starts a process for texts.
+    text: of requests; its process may run already.
     """
 
     channel: Callable[[str], str | None]
@@ -100,4 +100,4 @@ class Parts:
     aliases: Callable[[str], Aliases | None]
     open_release: Callable[[str], OpenedRelease]
     open_engine: Callable[[ReplicaSource], Loop]
-    start_text: StartProcess
+    text: TextClient

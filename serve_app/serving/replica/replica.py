@@ -57,7 +57,6 @@ from serve_app.serving.traffic.shares import side_of
 from serve_app.serving.traffic.watched import Watched
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
-from serve_app.text.process.text_client import TextClient
 
 _log = logging.getLogger(__name__)
 
@@ -82,21 +81,23 @@ class EngineReplica:
         parts: Parts,
         *,
         clock: Callable[[], float] = time.monotonic,
+        begun: float | None = None,
     ) -> None:
+        """begun: when this began to start, by the clock; None: now."""
         self._config = config
         self._parts = parts
         self._clock = clock
         self._metrics = Metrics(config.metrics.max_tenants)
         self._post = Post()
         self._sender = Sender(self.generate)
-        self._text = TextClient(parts.start_text)
+        self._text = parts.text
         self._releases = ServedReleases(parts, self._text, drains=config.reload == "drain")
         self._canary = Watched(parts.canary, "the canary")
         self._aliases = Watched(parts.aliases, "the aliases")
         self._canary_follower = CanaryFollower(self._canary, self._releases, clock)
         self._follower = Follower(
             parts.channel,
-            self._releases.take_up,
+            self._take_up,
             lambda: self._releases.serving,
             poll_s=config.poll_s,
             clock=clock,
@@ -113,6 +114,8 @@ class EngineReplica:
         self._following: asyncio.Task[None] | None = None
         self._open = OpenJobs(config.max_open_choices, config.max_open_tokens)
         self._stopped = False
+        self._making_s = 0.0 if begun is None else clock() - begun
+        self._start_s: float | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Sets the channel or release to serve and returns at once; loads in the background.
@@ -212,6 +215,12 @@ class EngineReplica:
                 model = replace(model, defaults=defaults)
             yield model, release, loop
 
+    async def _take_up(self, release: str) -> None:
+        asked = self._clock()
+        await self._releases.take_up(release)
+        if self._start_s is None:
+            self._start_s = self._making_s + self._clock() - asked
+
     async def _look_beside(self, channel: str | None) -> None:
         if self._follower.state.trouble is None:  # else they are out of sight, and not gone
             await self._aliases.look(channel)
@@ -305,6 +314,7 @@ class EngineReplica:
             models=() if current is None else tuple(current.models),
             backlogs=self._metrics.tenants.summed({} if stats is None else stats.by_tenant),
             text_restarts=self._text.num_restarts,
+            start_s=self._start_s,
         )
 
     def _trouble(self) -> str | None:

@@ -155,14 +155,36 @@ class ServedReleases:
         if release in self._held:
             return self._held[release]
         opened = await asyncio.to_thread(self._parts.open_release, release)
-        tokenizers = await self._tokenizers(opened)
+        is_first = self.loop is None
         try:
+            tokenizers, loop = await self._begun(opened)
             _check_vocabularies(opened, tokenizers)
             end_tokens = {name: end for name, (end, _) in tokenizers.items()}
-            return await self._enter(opened, end_tokens, drains=drains)
+            if is_first:
+                return await self._hold(opened, end_tokens, loop, may_lack=True)
+            return await self._enter(loop, opened, end_tokens, drains=drains)
         except BaseException:
+            if is_first:
+                await self._close_loop()  # it was planned for that release
             await self._text.drop(release)
             raise
+
+    async def _begun(self, opened: OpenedRelease) -> tuple[dict[str, TokenizerFacts], Loop]:
+        """The tokenizers of a release, and the engine, which is opened meanwhile if there is none.
+
+        Raises BadRelease if one cannot be read.
+        """
+        opening = asyncio.ensure_future(self._engine(opened))
+        try:
+            return await self._tokenizers(opened), await opening
+        finally:
+            await asyncio.wait({opening})
+
+    async def _engine(self, opened: OpenedRelease) -> Loop:
+        if self.loop is None:
+            self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
+            self._family = _a_config(opened)
+        return self.loop
 
     async def aclose(self) -> None:
         """Stops the engine; running requests fail."""
@@ -176,7 +198,6 @@ class ServedReleases:
             await asyncio.to_thread(loop.close)
 
     async def _tokenizers(self, opened: OpenedRelease) -> dict[str, TokenizerFacts]:
-        """Raises BadRelease if one cannot be read."""
         models = sorted(opened.source.models)
         try:
             return await self._text.load(opened.source.id, models, opened.write_tokenizer)
@@ -184,24 +205,21 @@ class ServedReleases:
             raise BadRelease(f"release {opened.source.id}, {error}") from error
 
     async def _enter(
-        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], *, drains: bool
+        self,
+        loop: Loop,
+        opened: OpenedRelease,
+        end_tokens: Mapping[str, int | None],
+        *,
+        drains: bool,
     ) -> HeldRelease:
-        if self.loop is None:
-            self.loop = await asyncio.to_thread(self._parts.open_engine, opened.source)
-            self._family = _a_config(opened)
-            try:
-                return await self._hold(opened, end_tokens, self.loop, may_lack=True)
-            except BaseException:
-                await self._close_loop()  # it was planned for that release
-                raise
         await asyncio.to_thread(self._check_family, opened)
         may_lack = not self._held  # otherwise requests are better off with what is there
-        if drains and not await self._fits(self.loop, opened):
-            await asyncio.to_thread(self.loop.require_room_alone, opened.source)
+        if drains and not await self._fits(loop, opened):
+            await asyncio.to_thread(loop.require_room_alone, opened.source)
             if self._drains:
-                return await self._swap(self.loop, opened, end_tokens)
-        await outcome(self.loop.stage(opened.source, may_lack=may_lack))
-        return await self._hold(opened, end_tokens, self.loop, may_lack=may_lack)
+                return await self._swap(loop, opened, end_tokens)
+        await outcome(loop.stage(opened.source, may_lack=may_lack))
+        return await self._hold(opened, end_tokens, loop, may_lack=may_lack)
 
     async def _fits(self, loop: Loop, opened: OpenedRelease) -> bool:
         """Whether there is room beside what is loaded. If a canary takes it, the canary ends."""

@@ -16,7 +16,7 @@ class Snapshot:
     file says, even if nothing can answer it.
 
     backlogs: by the tenants' labels in metrics.   text_restarts: how often the text process was
-    started again.
+    started again.   start_s: how long its start took, once it has served.
     """
 
     engine: Stats | None
@@ -28,3 +28,4 @@ class Snapshot:
     models: Collection[str]
     backlogs: Mapping[str, Backlog]
     text_restarts: int
+    start_s: float | None

@@ -29,6 +29,7 @@ from serve_app.protocol.messages import (
     AdminFacts,
     DetokenizeJob,
     ErrorItem,
+    Item,
     Job,
     Models,
     Status,
@@ -68,9 +69,9 @@ class HandleClient:
     other jobs. A message to the replicas ends a job. It goes to all of them, because a handle
     cannot address one. A draining replica does not get it, and finishes the job.
 
-    If the engine dies, a job of which nothing has been answered yet is sent again, once, when the
-    engine is back, to the release that had accepted it, if any had. Its seed is the same, so nobody
-    can tell. New jobs are refused until then.
+    If the engine dies, a job of which its client was written nothing yet is sent again, once, when
+    the engine is back, to the release that had accepted it, if any had. Its seed is the same, so
+    nobody can tell. New jobs are refused until then, and so are those that no engine has taken.
 
     Streams go over Serve's own gRPC, which has Ray's authentication and encryption, because a
     message then costs half of what one of Ray's objects does. Questions do not: in the context of
@@ -84,6 +85,10 @@ class HandleClient:
         self._name = uuid.uuid4().hex
         self._inboxes: dict[str, Inbox] = {}
         self._open: set[Inbox] = set()
+        self._untaken: set[Inbox] = set()
+        """Of jobs that are sent, and that no engine has refused or accepted yet."""
+        self._knows_start = False
+        self._has_served = False
         self._has_left = asyncio.Event()
         self.is_draining = False
         self._watch = EngineWatch(self._serves)
@@ -106,6 +111,8 @@ class HandleClient:
         self._inboxes[job["id"]] = inbox
         self._open.add(inbox)
         self._begin(self._send(job, inbox))
+        if not self._knows_start:
+            self._begin(self._learn_start())
         if job["timeout_s"] is not None:
             # The engine ends it too, unless it is stuck: then nobody else would tell the client.
             inbox.fail_after(job["timeout_s"], deadline_exceeded())
@@ -127,7 +134,7 @@ class HandleClient:
                     await self._has_left.wait()
 
     async def _send(self, job: Job, inbox: Inbox) -> None:
-        """Send a job, and once more if the engine dies before anything was answered."""
+        """Send a job, and once more if the engine dies before its client was written anything."""
         if not await self._watch.known():
             inbox.fail(engine_unavailable(self._watch.retry_after_s))
             return
@@ -136,16 +143,18 @@ class HandleClient:
         if failure is None or inbox.has_ended:
             return
         died = failure.code == "engine_unavailable"
-        if died and not inbox.has_answer and await self._watch.back(_AWAY_S):
+        if died and not _is_written(job, inbox) and await self._watch.back(_AWAY_S):
             failure = await self._read_again(job, inbox, monotonic() - begun)
         if failure is not None:
-            inbox.fail(internal() if inbox.has_answer else failure)
+            inbox.fail(internal() if _is_written(job, inbox) else failure)
 
     async def _read_again(self, job: Job, inbox: Inbox, after_s: float) -> ProtocolError | None:
         """Send a job for the second time, unless it has ended meanwhile. -> see `_read`"""
         if inbox.has_ended:
             return None
         del self._inboxes[job["id"]]
+        if inbox.has_answer:
+            inbox.begin_again()
         again = _again(job, inbox.release, after_s)
         self._inboxes[again["id"]] = inbox
         return await self._read(again, inbox)
@@ -155,17 +164,19 @@ class HandleClient:
 
         -> why it broke, if it did.
         """
-        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._watch.lost)
+        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._doubt, inbox)
+        self._untaken.add(inbox)
         try:
             async for message in self._streaming.send.remote(job, self._name):
                 if isinstance(message, list):
                     self._hand_out(message)
                     continue
                 doubt.cancel()
-                first = message["items"][0]
-                if self._watch.is_away and first["type"] == "error" and first["code"] == "loading":
-                    return engine_unavailable(self._watch.retry_after_s)
+                self._untaken.discard(inbox)
+                if await self._is_of_a_start(message["items"][0]):
+                    inbox.fail(engine_unavailable(self._watch.retry_after_s))
                 inbox.open(message["items"])
+                self._has_served = self._has_served or inbox.release is not None
                 if job["id"] not in self._inboxes:
                     await self._abort(job["id"])  # left before the replica knew about it
         except (grpc.RpcError, RayError, RayServeException) as error:
@@ -173,9 +184,28 @@ class HandleClient:
             return self._lost(error)
         finally:
             doubt.cancel()
+            self._untaken.discard(inbox)
         if not inbox.has_ended and not await inbox.ended(_LATE_S):
             inbox.fail(internal())
         return None
+
+    async def _is_of_a_start(self, first: Item) -> bool:
+        """Whether an engine says that it serves nothing yet, where one has served before."""
+        if first["type"] != "error" or first["code"] != "loading" or "retry_after_s" in first:
+            return False
+        if self._has_served:
+            self._watch.lost()
+        return not await self._watch.known()
+
+    def _doubt(self, inbox: Inbox) -> None:
+        """No engine has taken a job for so long. If there is none, it is refused."""
+
+        async def refuse() -> None:
+            if not await self._watch.known() and inbox in self._untaken:
+                inbox.fail(engine_unavailable(self._watch.retry_after_s))
+
+        self._watch.lost()
+        self._begin(refuse())
 
     def _hand_out(self, parcel: Parcel) -> None:
         for job, items in parcel:
@@ -214,6 +244,7 @@ class HandleClient:
 
     async def status(self) -> Status:
         status = cast(Status, await self._ask(self._handle.status))
+        self._note_start(status)
         return {**status, "draining": True} if self.is_draining else status
 
     async def metrics(self) -> str:
@@ -267,9 +298,25 @@ class HandleClient:
         self._watch.lost()
         return engine_unavailable(self._watch.retry_after_s)
 
+    async def _learn_start(self) -> None:
+        """While there is an engine to ask: afterwards it is too late."""
+        self._knows_start = True
+        with contextlib.suppress(ProtocolError):
+            await self.status()
+
+    def _note_start(self, status: Status) -> None:
+        if "start_s" in status:
+            self._watch.expect(status["start_s"])
+
     async def _serves(self) -> bool:
         status = cast(Status, await self._handle.status.remote())
+        self._note_start(status)
         return status["healthy"] and status["release"] is not None
+
+
+def _is_written(job: Job, inbox: Inbox) -> bool:
+    """Whether the client may have something of the answer."""
+    return job["streamed"] and inbox.has_answer
 
 
 async def _result(response: Awaitable[Any]) -> Any:

@@ -11,9 +11,11 @@ from time import monotonic
 
 _log = logging.getLogger(__name__)
 _FIRST_S = 8.0
-"""How long it is expected to be away, until that was seen once."""
+"""How long it is expected to be away, where nobody has said how long a start takes."""
 _ANSWER_S = 1.0
 """Whoever does not answer in this time is not there."""
+_NOTICED_S = 1.0
+"""How long it may take until Ray Serve notices, and starts another."""
 _PAUSE_S = 0.1
 
 
@@ -29,7 +31,13 @@ class EngineWatch:
         self._is_known = asyncio.Event()
         self._lost_at = 0.0
         self._expected_s = _FIRST_S
+        self._has_returned = False
         self.is_away = False
+
+    def expect(self, start_s: float) -> None:
+        """Its last start took so long: so should the next one. What was seen here goes before."""
+        if not self._has_returned:
+            self._expected_s = start_s + _NOTICED_S
 
     @property
     def retry_after_s(self) -> float:
@@ -67,6 +75,7 @@ class EngineWatch:
                 await asyncio.sleep(_PAUSE_S)
             if self.is_away:
                 self._expected_s = monotonic() - self._lost_at
+                self._has_returned = True
                 _log.warning("the engine is back after %.1f s", self._expected_s)
         finally:
             self.is_away = False

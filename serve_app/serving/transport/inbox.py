@@ -63,6 +63,12 @@ class Inbox:
         if self.is_open:
             self._wake()
 
+    def begin_again(self) -> None:
+        """What has come of the answer is void. To be called when it was accepted."""
+        self._later = [{"type": "again"}]
+        self.has_answer = False
+        self._wake()
+
     def fail(self, error: ProtocolError) -> None:
         """The job cannot go on: the error is its last item, unless it has ended."""
         if not self.is_open:

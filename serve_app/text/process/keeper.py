@@ -52,7 +52,9 @@ class Keeper:
         return self._process is not None
 
     def begin(self) -> None:
-        """Returns before there is a process."""
+        """Returns before there is a process. Nothing happens if it has begun."""
+        if self._task is not None:
+            return
         self.directory = tempfile.mkdtemp(prefix="expertpool-text-")
         self._task = asyncio.get_running_loop().create_task(self._keep())
 

@@ -39,7 +39,7 @@ def status_of(
 ) -> Status:
     """trouble: why the replica is unhealthy, or None."""
     state, stats, target = look.follow, look.engine, look.follow.target
-    return {
+    status: Status = {
         "healthy": trouble is None,
         "release": look.serving,
         "detail": {
@@ -59,6 +59,9 @@ def status_of(
             **({} if stats is None else {"engine": engine_figures(look)}),
         },
     }
+    if look.start_s is not None:
+        status["start_s"] = look.start_s
+    return status
 
 
 def unavailable_facts(stats: Stats) -> dict[str, Any]:

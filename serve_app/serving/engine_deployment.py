@@ -1,0 +1,64 @@
+"""The class that Ray Serve constructs for an engine. Light: it imports the engine when it starts.
+
+Nothing is answered while an engine starts, and most of a start is importing. So the text process
+begins first: what it imports, it imports on another core.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from serve_app.config import ServeConfig
+from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.text.process.text_client import TextClient
+from serve_app.text.process.text_process import TextProcess
+from serve_app.text.template_limits import TemplateLimits
+
+if TYPE_CHECKING:
+    from serve_app.serving.replica.replica import EngineReplica
+
+
+class EngineDeployment:
+    """An `EngineReplica`, from a plain dict: whatever else Serve asks for is the replica's."""
+
+    _replica: "EngineReplica | None" = None
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._begun = time.monotonic()
+        listen_where_ray_does()
+        self._config = ServeConfig.model_validate(config)
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve calls this once before it asks for anything else."""
+        if self._replica is None:
+            self._replica = await self._started()
+        await self._replica.reconfigure(user_config)
+
+    async def _started(self) -> "EngineReplica":
+        limits = TemplateLimits(self._config.template_s, self._config.template_bytes)
+        text = TextClient(partial(TextProcess.start, limits=limits))
+        text.begin()
+        await asyncio.to_thread(_import_engine)  # the event loop starts the text process meanwhile
+        from serve_app.serving.assembly import real_parts
+        from serve_app.serving.replica.replica import EngineReplica
+        from serve_app.serving.spare import keep_spare
+
+        self._keeping_spare = asyncio.get_running_loop().create_task(keep_spare())
+        parts = real_parts(self._config, text)
+        return EngineReplica(self._config, parts, begun=self._begun)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._replica, name)
+
+    async def __del__(self) -> None:
+        """Serve awaits this when the replica stops."""
+        if self._replica is not None:
+            await self._replica.aclose()
+
+
+def _import_engine() -> None:
+    import serve_app.serving.assembly  # noqa: F401

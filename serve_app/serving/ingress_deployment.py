@@ -1,0 +1,34 @@
+"""The class that Ray Serve constructs for an ingress. Imports neither the engine nor models."""
+
+from typing import Any
+
+from ray import serve
+
+from serve_app.config import ServeConfig
+from serve_app.serving.ingress import Ingress
+from serve_app.serving.lease_actor import ActorLessor
+from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.tenants.keys_store import KeysStore
+from serve_app.tenants.limits.lease import Lessor
+
+
+class IngressDeployment(Ingress):
+    """An Ingress, from a handle and a plain dict."""
+
+    def __init__(self, engine: Any, config: dict[str, Any]) -> None:
+        listen_where_ray_does()
+        checked = ServeConfig.model_validate(config)
+        super().__init__(engine, checked, _lessor(checked))
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this when the replica stops."""
+        await self.write_usage()
+
+
+def _lessor(config: ServeConfig) -> Lessor | None:
+    """Shared by all ingresses of the application. Raises BadKeys."""
+    if config.keys is None:
+        return None
+    application = serve.get_replica_context().app_name
+    has_budget = KeysStore(config.keys).read().has_budget
+    return ActorLessor(application, config.usage, reads_month=has_budget)
