@@ -19,6 +19,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, check_models, encode, read_files
 from consolidation.evaluation.effect import Effect
 from consolidation.evaluation.gates import breaches, check_limits
+from consolidation.plan.memory_needs import check_memory
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, check_recipe, recipe_digest
@@ -55,8 +56,11 @@ def consolidate(
     progress: Callable[[Progress], None] = lambda _: None,
     on_plan: Callable[[Plan], None] = lambda _: None,
     dry_run: bool = False,
+    free_bytes: int | None = None,
 ) -> Consolidated:
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
+
+    `free_bytes` is the memory that the run may take: what cannot fit is refused before it starts.
 
     `on_plan` gets each plan before it is built: one, or with a target divergence every plan that
     is tried. Raises `Refused` for bad input or wishes that cannot be met, `RunFailed` when the
@@ -69,6 +73,8 @@ def consolidate(
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
     given = _read_given(recipe)
     family = _open(recipe, registry, progress)
+    if free_bytes is not None:
+        check_memory(family, free_bytes, is_lossy=recipe.is_lossy)
     check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
     windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
     if given.calibration:

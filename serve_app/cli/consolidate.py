@@ -21,6 +21,7 @@ from serve_app.cli.options import (
     Family,
     MaxAccuracyDrop,
     MaxPerplexityRise,
+    Models,
     RegistryUrl,
     Tasks,
     Texts,
@@ -44,15 +45,6 @@ if TYPE_CHECKING:
     from consolidation.run.ray_tasks import RayExecutor
     from serve_app.cli.processes import Interruption
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        metavar="NAME=DIR",
-        show_default=False,
-        help="A model and its checkpoint. Repeat for more.",
-    ),
-]
 Extend = Annotated[
     str | None,
     typer.Option(
@@ -296,11 +288,25 @@ def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consol
                     outcome.print_trial(plan, console)
 
         found = carry_out(
-            recipe, executor=executor, progress=show, on_plan=on_plan, dry_run=dry_run
+            recipe,
+            executor=executor,
+            progress=show,
+            on_plan=on_plan,
+            dry_run=dry_run,
+            free_bytes=free_memory(),
         )
     if is_search:
         outcome.print_plan(found.plan, console)
     return found
+
+
+def free_memory() -> int | None:
+    """Bytes that a run may take on this machine; None if it computes on others, or cannot tell."""
+    import torch
+
+    from serve_app.engine.device.free_memory import free_bytes
+
+    return None if "RAY_ADDRESS" in os.environ else free_bytes(torch.device("cpu"))
 
 
 class _Ray:

@@ -51,6 +51,15 @@ Channel = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")
 ]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME=DIR",
+        show_default=False,
+        help="A model and its checkpoint. Repeat for more.",
+    ),
+]
 Base = Annotated[
     str | None,
     typer.Option(

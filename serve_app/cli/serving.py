@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli import output
+from serve_app.cli.consolidate import free_memory
 from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.options import Channel, Family, RegistryUrl
-from serve_app.cli.parsing import parse_count, parse_port, parse_registry
+from serve_app.cli.options import Base, Channel, Family, Models, RegistryUrl
+from serve_app.cli.parsing import (
+    parse_checkpoint,
+    parse_count,
+    parse_models,
+    parse_port,
+    parse_registry,
+)
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
 from serve_app.units import size
@@ -36,14 +44,34 @@ Port = Annotated[
 
 @engine_options()
 def plan_memory(
-    family: Family, registry: RegistryUrl, engine: EngineConfig, channel: Channel = DEFAULT_CHANNEL
+    family: Family,
+    registry: RegistryUrl,
+    engine: EngineConfig,
+    channel: Channel = DEFAULT_CHANNEL,
+    consolidation: Annotated[
+        bool,
+        typer.Option("--consolidation", help="Plan for consolidating --model … instead."),
+    ] = False,
+    model: Models = None,
+    base: Base = None,
 ) -> None:
     """Print how serving will divide memory, or why the release does not fit.
+
+    With --consolidation, print what each stage of `consolidate` will hold at most.
 
     Also prints how many bytes of experts a decode step reads.
     Takes the options of `serve`, and plans exactly what `serve` allocates.
     If the stable channel has no release yet, it plans for the newest release.
     """
+    if consolidation:
+        models = parse_models(model or [])
+        if not models:
+            raise WrongUse("--consolidation needs --model NAME=CHECKPOINT_DIR at least once")
+        original = parse_checkpoint(base, hint="--base") if base else None
+        _print_needs(family, registry, models, original)
+        return
+    if model or base:
+        raise WrongUse("--model and --base are for --consolidation")
     from consolidation.release import ReleaseReader
     from serve_app.engine import memory
 
@@ -52,6 +80,29 @@ def plan_memory(
     reader = ReleaseReader(opened, release)
     _print_plan(release, memory.plan_memory(reader, engine))
     _print_step(reader.manifest)
+
+
+def _print_needs(family: str, registry: str, models: dict[str, Path], base: Path | None) -> None:
+    """Print the most that each stage holds, and what is free. Reads headers alone."""
+    from consolidation.checkpoints.family import open_family
+    from consolidation.plan.memory_needs import memory_needs
+
+    opened = open_family(
+        open_registry(registry, family),
+        models,
+        base=base,
+        extend=None,
+        remove=(),
+        opened=lambda _: None,
+    )
+    grid = output.table("stage", "bytes", "", "")
+    grid.columns[3].justify, grid.columns[3].no_wrap = "left", False
+    for need in memory_needs(opened, is_lossy=True):
+        grid.add_row(need.stage, str(need.num_bytes), size(need.num_bytes), need.words)
+    free = free_memory()
+    if free is not None:
+        grid.add_row("free", str(free), size(free), "of this machine")
+    output.out().print(grid)
 
 
 def _print_plan(release: str, plan: MemoryPlan) -> None:

@@ -1,0 +1,72 @@
+"""What a run will hold in memory at most, stage by stage, from headers alone. Reads no tensor."""
+
+import re
+from dataclasses import dataclass
+
+from consolidation.checkpoints.checkpoint import Checkpoint
+from consolidation.checkpoints.family import Family
+from consolidation.errors import Refused
+
+GIB = 1 << 30
+WALK_BYTES = 3 * GIB // 2
+"""What running a model takes beside its layers: activations, logits, sums, embeddings."""
+LAYERS_AT_ONCE = 2
+"""Decoder layers of a model that runs: the one that computes, and the next, which is read."""
+LAYER_BYTES = GIB
+"""What comparing and building take beside the experts of a layer."""
+COPIES = 2.5
+"""What comparing and building hold of a layer's experts of all models, over their own bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """The most that a stage holds by itself: pages of checkpoint files do not count.
+
+    words: what it is made of.
+    """
+
+    stage: str
+    num_bytes: int
+    words: str
+
+
+def memory_needs(family: Family, *, is_lossy: bool) -> tuple[StageMemory, ...]:
+    """The stages that hold most, in their order. is_lossy: whether anything may be approximated."""
+    if not family.checkpoints:
+        return ()
+    name, model = max(family.checkpoints.items(), key=lambda item: _layer_bytes(item[1]))
+    walk = LAYERS_AT_ONCE * _layer_bytes(model) + WALK_BYTES
+    of_walk = f"two layers of {name!r}, the largest model, and {WALK_BYTES / GIB:.1f} GiB"
+    layer = max(family.layer_bytes(number) for number in range(len(family.modules)))
+    if family.base is not None:
+        layer += max(source.num_bytes for source in family.base.experts)
+    whole = round(COPIES * layer) + LAYER_BYTES
+    of_whole = f"{COPIES} × a layer's experts of all models, and {LAYER_BYTES / GIB:.1f} GiB"
+    needs = (
+        StageMemory("calibrate", walk, of_walk),
+        StageMemory("compare", whole, of_whole),
+        StageMemory("build", whole, of_whole),
+        StageMemory("validate", walk, of_walk),
+    )
+    return needs if is_lossy else needs[2:]
+
+
+def _layer_bytes(model: Checkpoint) -> int:
+    """Bytes of a model's largest decoder layer: its experts, and its part of the backbone."""
+    backbone = {part.name: part.num_bytes for part in model.backbone}
+    found = []
+    for source in model.experts:
+        layer = re.match(r".*?\.\d+(?=\.)", source.module)
+        rest = backbone.get(layer.group(), 0) if layer else 0
+        found.append(source.num_bytes + rest)
+    return max(found)
+
+
+def check_memory(family: Family, free_bytes: int, *, is_lossy: bool) -> None:
+    """Raise `Refused` for the first stage that needs more memory than is free."""
+    for need in memory_needs(family, is_lossy=is_lossy):
+        if need.num_bytes > free_bytes:
+            raise Refused(
+                f"{need.stage} needs {need.num_bytes / GIB:.2f} GiB of memory, and "
+                f"{free_bytes / GIB:.2f} GiB are free: {need.words}"
+            )
