@@ -92,10 +92,12 @@ def measure(
     budget: float,
     cores: int,
     on_progress: OnProgress = lambda *_: None,
+    most_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Measure reading, and then every stage of a run on `directory`/text.txt.
 
-    Raises: RunFailed if the run fails.
+    most_bytes: what all processes may hold together.   Raises: RunFailed if the run fails, or holds
+    more; then it is ended.
     """
     recipe = Recipe(
         family="bench",
@@ -113,16 +115,27 @@ def measure(
     try:
         while True:
             if here.poll(SAMPLE_S):
-                note = here.recv()
-                watch.note(note.stage)
-                on_progress(note.stage, note.done, note.total)
+                now: Progress = here.recv()
+                watch.note(_stage_of(now))
+                if now.total:
+                    on_progress(now.stage, now.done, now.total)
+            elif most_bytes is not None and watch.sample() > most_bytes:
+                raise RunFailed(f"{watch.stages[-1].name} held more than {most_bytes} bytes")
             else:
                 watch.sample()
     except EOFError:
         process.join()
+    finally:
+        process.kill()  # Ray's processes end with the one that started them.
+        process.join()
     if process.exitcode != 0:
         raise RunFailed(f"the measured run ended with exit code {process.exitcode}")
     return _facts(watch, sum(path.stat().st_size for path in _files(models)))
+
+
+def _stage_of(now: Progress) -> str:
+    ended = now.total > 0 and now.done == now.total
+    return WITHOUT_TASKS.get(now.stage, now.stage) if ended else now.stage
 
 
 def _facts(watch: Watch, num_bytes: int) -> dict[str, Any]:
@@ -143,12 +156,8 @@ def _facts(watch: Watch, num_bytes: int) -> dict[str, Any]:
 def _run(recipe: Recipe, cores: int, notes: Any) -> None:
     """The measured process. Tells of its stages through `notes`; "" is what counts for none."""
 
-    def note(stage: str, done: int = 0, total: int = 0) -> None:
-        notes.send(Progress(stage, done, total))
-
-    def progress(now: Progress) -> None:
-        ended = now.done == now.total
-        note(WITHOUT_TASKS.get(now.stage, now.stage) if ended else now.stage, now.done, now.total)
+    def note(stage: str) -> None:
+        notes.send(Progress(stage, 0, 0))
 
     with ExitStack() as stack:
         executor: Executor = LocalExecutor()
@@ -160,7 +169,7 @@ def _run(recipe: Recipe, cores: int, notes: Any) -> None:
         note(READ)
         _read(recipe.models)
         note("open")
-        consolidate(recipe, executor=executor, progress=progress)
+        consolidate(recipe, executor=executor, progress=notes.send)
         note("")
 
 

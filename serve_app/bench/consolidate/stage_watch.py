@@ -37,14 +37,14 @@ class Watch:
 
     def note(self, name: str) -> None:
         """A stage begins, or goes on. The start is that of the first stage with a name."""
-        self.sample()
+        held = self.sample()
         if self.stages[-1].name != name:
             if not self.stages[-1].name:
-                self.start_bytes = held_bytes(self._tree())
+                self.start_bytes = held
             self.stages.append(Stage(name))
 
-    def sample(self) -> None:
-        """Count for the stage what was spent since the last sample, and what is held now."""
+    def sample(self) -> int:
+        """Count for the stage what was spent since the last sample. -> bytes held now"""
         tree = self._tree()
         stage, now = self.stages[-1], time.perf_counter()
         stage.wall_s += now - self._since
@@ -52,7 +52,9 @@ class Watch:
         for pid, spent in processor_s(tree).items():
             stage.processor_s += spent - self._spent.get(pid, 0.0)
             self._spent[pid] = spent
-        stage.memory_bytes = max(stage.memory_bytes, held_bytes(tree) - self.start_bytes)
+        held = held_bytes(tree)
+        stage.memory_bytes = max(stage.memory_bytes, held - self.start_bytes)
+        return held
 
     def _tree(self) -> list[int]:
         return list(parts(self._root, 0, running()))

@@ -33,7 +33,7 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 """Those of `word_tokenizer`."""
 FUSED = 3
 """Dimensions of a tensor that holds the matrices of all experts of a layer."""
-STAGE = "writing"
+STAGE = "MiB written"
 
 Shape = Sequence[int]
 Make = Callable[[str, Shape], torch.Tensor]
@@ -149,7 +149,7 @@ def _write(directory: Path, config: Mapping[str, Any], make: Make, on_progress: 
             for name in _write_shard(place / file, found, make):
                 weight_map[name] = file
                 done += _num_bytes(shapes[name])
-                on_progress(STAGE, done, total)
+                on_progress(STAGE, done >> 20, total >> 20)
         _write_json(place / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
