@@ -47,6 +47,7 @@ def compose_manifest(
                     quantised=checkpoint.quantised,
                 ),
                 golden=found.golden,
+                stand_ins=dict(family.stand_ins.get(name, {})),
                 **maps,
             )
         elif family.extended is not None:

@@ -19,6 +19,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, check_models, encode, read_files
 from consolidation.evaluation.effect import Effect
 from consolidation.evaluation.gates import breaches, check_limits
+from consolidation.noise_floor import under_noise_floor
 from consolidation.plan.memory_needs import check_memory
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
@@ -91,6 +92,7 @@ def consolidate(
             registry.storage.tidy()
             journal = stack.enter_context(StoredJournal(registry.storage, digest))
         stages = Stages(executor, journal, progress)
+        family = under_noise_floor(recipe, family, stages)
         opened = partial(open_statistics, registry.storage_url, now=now, scratch=scratch)
         studied = make_study(recipe, family, windows, opened, stages, now)
         plan = first_plan(recipe, family, studied)

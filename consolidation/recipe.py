@@ -36,6 +36,8 @@ class Recipe:
     None: as many as are worth their bytes. `weights` says how much each model counts (1 by
     default), `exact` which models must be served bit for bit. `calibration` has files, each with
     the model it is for, or None for all.
+    `noise_floor` asks that tensors which differ by noise alone count as equal; where the release
+    may take less than all bytes, they do without.
     `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
     """
 
@@ -51,6 +53,7 @@ class Recipe:
     max_formats: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     exact: frozenset[str] = frozenset()
+    noise_floor: bool = False
     channel: str | None = None
     calibration: tuple[tuple[str | None, Path], ...] = ()
     tasks: Mapping[str, Path] = field(default_factory=dict)
@@ -61,6 +64,11 @@ class Recipe:
     def is_lossy(self) -> bool:
         """Whether experts that are not identical may be merged."""
         return (self.expert_budget, self.expert_bytes, self.target_kl) != (None, None, None)
+
+    @property
+    def has_noise_floor(self) -> bool:
+        """Whether tensors of models that are not exact count as equal if only noise differs."""
+        return self.noise_floor or self.is_lossy
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -180,4 +188,5 @@ def _wishes(recipe: Recipe) -> dict[str, Any]:
         "max_formats": recipe.max_formats,
         "weights": dict(sorted(recipe.weights.items())),
         "exact": sorted(recipe.exact),
+        "noise_floor": recipe.has_noise_floor,
     }

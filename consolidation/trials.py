@@ -159,7 +159,8 @@ class Trials:
                 for i, layer in enumerate(layers)
             ),
             backbone=self.written.backbones[name],
-            merged=name in plan.approximated,
+            merged=name in plan.approximated or name in self.family.stand_ins,
             windows=self.windows[name].scored,
             data=self.data.get(name),
+            stand_ins=frozenset(self.family.stand_ins.get(name, ())),
         )

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ CACHED = "models--"
 
 @dataclass(frozen=True, slots=True)
 class ExpertsSource:
-    """One layer's experts on disk. Parameters are (name, how to read it), in the module's order."""
+    """One layer's experts on disk. Parameters are (name, how to read it), in the module's order.
+
+    stand_ins: whose expert of an index is read in place of its own.
+    """
 
     module: str
     num_experts: int
@@ -45,10 +48,12 @@ class ExpertsSource:
     layout: Layout | None
     parameters: tuple[tuple[str, Conversion], ...]
     num_bytes: int
+    stand_ins: Mapping[int, "ExpertsSource"] = field(default_factory=dict)
 
     def read(self, index: int) -> dict[str, torch.Tensor]:
         """One expert's tensors by parameter name, without the expert dimension, as stored."""
-        return {name: conversion.read_expert(index) for name, conversion in self.parameters}
+        parameters = self.stand_ins.get(index, self).parameters
+        return {name: conversion.read_expert(index) for name, conversion in parameters}
 
 
 @dataclass(frozen=True, slots=True)

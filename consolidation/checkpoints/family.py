@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ BASE = "(base)"
 class Family:
     """New checkpoints by name, sorted; the release that they extend, and its models that stay.
 
-    `base` is what the new models were tuned from, where that is known.
+    `base` is what the new models were tuned from, where that is known. `stand_ins` says, by model,
+    whose tensors and experts are read in place of its own; `originals` are those models without.
     """
 
     checkpoints: Mapping[str, Checkpoint]
     kept: tuple[str, ...]
     extended: Manifest | None
     base: Checkpoint | None = None
+    stand_ins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    originals: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @property
     def modules(self) -> list[str]:

@@ -181,6 +181,8 @@ class Model(_Record):
 
     `expert_map[layer][index]` is the slot of expert `index`; layers are those of the manifest.
     `residual_map[layer][index]` are the residuals added to it; empty if the model has none.
+    `stand_ins`: what nearly equals its own and is stored instead, by whose it is: tensors by name,
+    experts as `<module>.<index>`.
     """
 
     config: dict[str, Any]
@@ -191,6 +193,7 @@ class Model(_Record):
     residual_map: tuple[tuple[tuple[NotNegative, ...], ...], ...] = ()
     source: Source
     golden: Golden | None = None
+    stand_ins: dict[str, str] = Field(default={}, exclude_if=lambda names: not names)
 
     def residuals(self, layer: int, index: int) -> tuple[int, ...]:
         """Which of a layer's residuals are added to the slot of one expert."""

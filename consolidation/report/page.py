@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest
+from consolidation.release.stand_ins import stood_in
 from consolidation.report.findings import Findings, findings
 from consolidation.report.holdings import byte_rows
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
@@ -49,6 +50,7 @@ def _fields(shown: Findings) -> dict[str, Any]:
                 "map": sharing_map(manifest),
                 "bytes": byte_rows(manifest),
                 "backbones": _backbone_bytes(manifest),
+                "stood_in": [str(found) for found in stood_in(manifest)],
                 "step_sequences": manifest.decode_step.sequences * len(manifest.models),
             }
             for manifest, result in zip(shown.manifests, shown.releases, strict=True)

@@ -103,6 +103,13 @@ Weights = Annotated[
         help="How much a model counts. Default: 1.",
     ),
 ]
+NoiseFloor = Annotated[
+    bool,
+    typer.Option(
+        "--noise-floor",
+        help="Count tensors as equal that differ by rounding alone. With a budget, always so.",
+    ),
+]
 Exact = Annotated[
     list[str] | None,
     typer.Option(metavar="MODEL", show_default=False, help="Keep this model's experts unchanged."),
@@ -158,6 +165,7 @@ def consolidate(
     max_formats: MaxFormats = None,
     weight: Weights = None,
     exact: Exact = None,
+    noise_floor: NoiseFloor = False,
     channel: Channel = "stable",
     calibration: Calibration = None,
     task: Tasks = None,
@@ -205,6 +213,7 @@ def consolidate(
         max_formats=max_formats,
         weights=weights,
         exact=frozenset(exact or ()),
+        noise_floor=noise_floor,
         channel=channel,
         calibration=texts,
         tasks=measured_tasks,

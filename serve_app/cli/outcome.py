@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli import output
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
     """Everything known, under stable names."""
+    from consolidation.release.stand_ins import stood_in
+
     plan, manifest = outcome.plan, outcome.manifest
     after = manifest.expert_bytes_after if manifest else plan.expert_bytes_after
     return {
@@ -32,6 +35,7 @@ def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
         "formats": plan.formats(),
         "step_bytes": manifest.step_bytes if manifest else plan.step_bytes,
         "predicted_kl": dict(plan.predicted_kl or {}),
+        "noise_floor": [asdict(found) for found in (stood_in(manifest) if manifest else ())],
         "quality": {
             name: quality.model_dump()
             for name, quality in (manifest.quality if manifest else {}).items()
@@ -94,6 +98,8 @@ def _print_formats(plan: Plan, console: Console) -> None:
 
 def print_release(release: str, channel: str, manifest: Manifest, report: str | None) -> None:
     """What was measured for each model, and where the release is. report: address of its page."""
+    from consolidation.release.stand_ins import stood_in
+
     rows = {name: _cells(quality) for name, quality in sorted(manifest.quality.items())}
     columns = [
         column for column in _COLUMNS if any(cells[column] is not None for cells in rows.values())
@@ -104,6 +110,8 @@ def print_release(release: str, channel: str, manifest: Manifest, report: str | 
     out = output.out()
     out.print()
     out.print(grid)
+    for found in stood_in(manifest):
+        out.print(str(found), soft_wrap=True, markup=False)
     out.print(f"\nrelease {release}, channel {channel}")
     if report is not None:
         out.print(f"report {report}", soft_wrap=True, markup=False)

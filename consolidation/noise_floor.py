@@ -1,0 +1,39 @@
+"""Counts tensors of models as equal that differ by noise alone, if the recipe says so.
+
+Copies of one model that other tools wrote, or that were converted once more, differ in the last
+place of few values. What counts as equal is in `arithmetic/last_place.py`, whose tensors are kept
+in `checkpoints/equal_tensors.py`. Merges nothing else.
+"""
+
+from dataclasses import replace
+
+from consolidation.checkpoints.equal_tensors import (
+    equal_tasks,
+    find_equal,
+    stand_ins_of,
+    with_stand_ins,
+)
+from consolidation.checkpoints.family import BASE, Family
+from consolidation.recipe import Recipe
+from consolidation.run.journal import Stages
+
+
+def under_noise_floor(recipe: Recipe, family: Family, stages: Stages) -> Family:
+    """The family, with tensors of other models, or the base, in place of nearly equal ones.
+
+    Reads all new models once. Models that stay in a release that is extended are not compared.
+    """
+    if not recipe.has_noise_floor or recipe.exact >= family.checkpoints.keys():
+        return family
+    tasks = list(equal_tasks(family.checkpoints, family.base, recipe.exact))
+    sizes = [sum(source.num_bytes for _, source in task.sources) for _, task in tasks]
+    results = stages.run("noise floor", find_equal, tasks, noun="parts", sizes=sizes)
+    stand_ins = stand_ins_of(tasks, results)
+    owners = {**family.checkpoints, **({BASE: family.base} if family.base is not None else {})}
+    changed = {name: with_stand_ins(owners[name], own, owners) for name, own in stand_ins.items()}
+    return replace(
+        family,
+        checkpoints={**family.checkpoints, **changed},
+        stand_ins=stand_ins,
+        originals={name: family.checkpoints[name] for name in stand_ins},
+    )
