@@ -9,6 +9,11 @@ ReleaseError
 └── StorageFailed   the storage refused to read or write; names the file
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ReleaseError(Exception):
     """Base of everything the registry and the reader raise on purpose."""
@@ -36,3 +41,11 @@ class CanaryRefused(ReleaseError):
 
 class StorageFailed(ReleaseError):
     """The storage could not read or write a file."""
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first fault of a file in words: where, and what. Never the value, which may be a key."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,11 +1,11 @@
 """Small files that say what is served now, each changed as a whole. Knows no releases."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from consolidation.release.errors import Damaged
+from consolidation.release.errors import Damaged, first_fault
 from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage
 
@@ -37,7 +37,7 @@ class Pointers(Generic[M]):
             return self._kind.model_validate_json(data)
         except ValidationError as error:
             where = f"{self._storage.name(path)} is not {self._what}"
-            raise Damaged(f"{where}: {_first(error)}") from error
+            raise Damaged(f"{where}: {first_fault(error)}") from error
 
     def change(self, name: str, by: Callable[[M | None], M]) -> M:
         """Replace what the file says. If `by` raises or returns what it got, nothing is written."""
@@ -55,10 +55,3 @@ class Pointers(Generic[M]):
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}.json"
-
-
-def _first(error: ValidationError) -> str:
-    problem: Any = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +12,13 @@ from pydantic import ValidationError
 from consolidation.release.aliases import Alias, Aliases
 from consolidation.release.canaries import Canary
 from consolidation.release.channels import ANYTHING, Anything, Channel, ChannelStore
-from consolidation.release.errors import Damaged, NewerSchema, NotFound, ReleaseError
+from consolidation.release.errors import (
+    Damaged,
+    NewerSchema,
+    NotFound,
+    ReleaseError,
+    first_fault,
+)
 from consolidation.release.manifest import (
     RELEASE_ID_LENGTH,
     SCHEMA_VERSION,
@@ -294,7 +299,5 @@ def _is_release_id(text: str) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problem: Any = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        return f"{where}: {problem['msg']}"
+        return first_fault(error)
     return f"{type(error).__name__}: {error}"
