@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import ray
-import torch
+from ray import cloudpickle
 
 from consolidation.errors import RunFailed
+from consolidation.run.worker import carry_out
 
 Task = TypeVar("Task")
 RETRIES = 3
@@ -54,14 +55,15 @@ class RayExecutor:
         """See `Executor.map`. Raises `RunFailed` when workers keep dying."""
         limit = in_flight or self._in_flight
         threads = self._threads(limit)
-        remote = cast(Any, ray.remote(num_cpus=self._num_cpus, max_retries=RETRIES)(_run))
+        remote = cast(Any, ray.remote(num_cpus=self._num_cpus, max_retries=RETRIES)(carry_out))
         waiting = iter(enumerate(tasks))
         running: dict[Any, int] = {}
         try:
             while True:
                 while len(running) < limit and (following := next(waiting, None)) is not None:
                     index, task = following
-                    running[remote.remote(function, task, threads, self._nice)] = index
+                    work = cloudpickle.dumps((function, task))
+                    running[remote.remote(work, threads, self._nice)] = index
                 if not running:
                     return
                 done, _ = ray.wait(list(running), num_returns=1)
@@ -92,13 +94,6 @@ class RayExecutor:
     def _threads(self, limit: int) -> int:
         """Threads of each task, so that `limit` tasks together use every core once."""
         return max(1, (os.cpu_count() or 1) // limit)
-
-
-def _run(function: Callable[[Any], Any], task: Any, threads: int, nice: int) -> Any:
-    if nice > os.getpriority(os.PRIO_PROCESS, 0):
-        os.setpriority(os.PRIO_PROCESS, 0, nice)  # of this thread, and of those it starts
-    torch.set_num_threads(threads)
-    return function(task)
 
 
 def _result(reference: Any) -> Any:

@@ -4,6 +4,7 @@ Light to import: every worker that is started anew imports them.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from consolidation.errors import Refused
@@ -28,3 +29,14 @@ def refuses(number: int) -> int:
 
 def priority(_: int) -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+class WhenRead:
+    """Is read as the priority at which it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[int], int], tuple[int]]:
+        return priority, (0,)
+
+
+def same(task: object) -> object:
+    return task

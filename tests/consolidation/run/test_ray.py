@@ -9,7 +9,7 @@ from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
 from tests.consolidation.families import write_family
-from tests.consolidation.run.deaths import dies, dies_once, priority, refuses
+from tests.consolidation.run.deaths import WhenRead, dies, dies_once, priority, refuses, same
 
 pytestmark = pytest.mark.ray
 
@@ -38,7 +38,9 @@ def test_what_a_task_refuses_is_refused_here(executor: RayExecutor) -> None:
 def test_tasks_run_at_the_priority_that_was_asked(executor: RayExecutor) -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert dict(executor.map(priority, [1])) == {0: usual}
-    assert dict(RayExecutor(nice=19).map(priority, [1])) == {0: 19}
+    low = RayExecutor(nice=19)
+    assert dict(low.map(same, [WhenRead()])) == {0: 19}, "what a task needs is imported at it too"
+    assert dict(low.map(priority, [1])) == {0: 19}
 
 
 def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:
