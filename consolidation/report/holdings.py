@@ -36,7 +36,21 @@ class ByteRow:
     num_bytes: int
 
 
-def holdings(manifest: Manifest, model: str) -> list[list[Holding]]:
+Holdings = list[list[Holding]]
+"""Every expert of a model, by layer and index."""
+
+
+def labels(rows: Holdings) -> str:
+    """Every expert of a model in words: a line per layer, a column per expert."""
+    width = 1 + max(len(held.label) for row in rows for held in row)
+    head = "".join(str(index).ljust(width) for index in range(max(map(len, rows))))
+    lines = ("".join(held.label.ljust(width) for held in row).rstrip() for row in rows)
+    return "\n".join(
+        [f"{'layer':<7}{head.rstrip()}", *(f"{i:<7}{line}" for i, line in enumerate(lines))]
+    )
+
+
+def holdings(manifest: Manifest, model: str) -> Holdings:
     """Every expert of a model, by layer and index."""
     found = []
     for layer, pool in enumerate(manifest.layers):

@@ -11,10 +11,10 @@ from consolidation.evaluation.measures import MethodScore
 from consolidation.release import Manifest
 from consolidation.release.stand_ins import stood_in
 from consolidation.report.findings import Findings, findings
-from consolidation.report.holdings import byte_rows
+from consolidation.report.holdings import byte_rows, holdings, labels
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
 from consolidation.report.quality_plot import mean_frontier, model_frontiers
-from consolidation.report.sharing import sharing_map
+from consolidation.report.sharing import has_labels, layer_shares, sharing_map
 
 TEMPLATE = "report.html.jinja"
 
@@ -47,11 +47,11 @@ def _fields(shown: Findings) -> dict[str, Any]:
             {
                 "manifest": manifest,
                 "result": result,
-                "map": sharing_map(manifest),
                 "bytes": byte_rows(manifest),
                 "backbones": _backbone_bytes(manifest),
                 "stood_in": [str(found) for found in stood_in(manifest)],
                 "step_sequences": manifest.decode_step.sequences * len(manifest.models),
+                **_experts(manifest),
             }
             for manifest, result in zip(shown.manifests, shown.releases, strict=True)
         ],
@@ -63,6 +63,18 @@ def _fields(shown: Findings) -> dict[str, Any]:
         "prediction": prediction_plot(shown),
         "num_predictions": len(points),
         "correlation": rank_correlation(points),
+    }
+
+
+def _experts(manifest: Manifest) -> dict[str, Any]:
+    """How experts are stored: the map; for what is not readable there, layers and words too."""
+    names = sorted(manifest.models)
+    maps = [holdings(manifest, name) for name in names]
+    is_readable = has_labels(maps)
+    return {
+        "map": sharing_map(names, maps),
+        "layer_shares": None if is_readable else layer_shares(maps),
+        "labels": {} if is_readable else dict(zip(names, map(labels, maps), strict=True)),
     }
 
 

@@ -135,3 +135,26 @@ def test_the_command_line_starts_without_loading_what_draws() -> None:
     code = "import sys, serve_app.cli.main; print({'matplotlib', 'jinja2'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_a_large_release_shows_layers_first_and_every_expert_on_demand() -> None:
+    kinds = [("s/split-4-128", ()), ("s/split-4-128", ("rank-8",)), ("n/packed-2-128", ())]
+    rows = [[kinds[(layer + index) % 3] for index in range(128)] for layer in range(48)]
+    page = render_report([(manifest({"one": rows, "two": rows}), None)])
+    assert len(page) < 500_000, "four such models must stay far below 5 MB"
+    titles = [ElementTree.fromstring(plot).findtext("{*}title") for plot in plots(page)]
+    assert titles[-2:] == ["How the experts of each layer are stored", "How each expert is stored"]
+    shown = re.findall(
+        r"<details><summary>every expert of (\w+)</summary><pre>(.*?)</pre>", page, re.S
+    )
+    assert [name for name, _ in shown] == ["one", "two"]
+    lines = shown[0][1].split("\n")
+    assert lines[0].split() == ["layer", *map(str, range(128))]
+    assert lines[1].split()[:4] == ["0", "4", "4+r8", "2"]
+    assert lines[48].split()[:4] == ["47", "2", "4", "4+r8"]
+
+
+def test_a_small_release_needs_no_details(release: Manifest) -> None:
+    page = render_report([(release, None)])
+    assert "<details>" not in page
+    assert "How the experts of each layer are stored" not in page
