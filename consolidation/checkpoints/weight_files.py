@@ -1,5 +1,6 @@
 """Which weights lie in a directory, and what to do with those that are not read. Opens no file."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from consolidation.errors import Refused
@@ -46,10 +47,16 @@ def check_weight_files(directory: Path) -> None:
         )
     if is_whole:
         return
+    names = sorted(path.name for path in directory.iterdir())
+    for name in (SINGLE, INDEX):
+        if name in names:
+            raise Refused(
+                f"{directory / name} is a link to a file that is not there: fetch it again"
+            )
     for pattern, advice in OTHERS.items():
-        found = sorted(directory.glob(pattern))
+        found = [name for name in names if fnmatchcase(name.lower(), pattern)]
         if found:
             raise Refused(
-                f"{directory} has neither {SINGLE} nor {INDEX}, but {found[0].name}: "
+                f"{directory} has neither {SINGLE} nor {INDEX}, but {found[0]}: "
                 + advice.format(directory)
             )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from consolidation.arithmetic.metric import Metric, Samples
-from consolidation.errors import RunFailed
+from consolidation.errors import Refused, RunFailed
 from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
@@ -78,10 +78,16 @@ class StatisticsStore:
         )
 
     def keep(self, model: str, layer: int, index: int, metrics: Mapping[str, Metric]) -> None:
-        """Write the metrics of one expert, by matrix."""
+        """Write the metrics of one expert, by matrix. Raises `Refused` for what is no metric."""
         tensors: dict[str, torch.Tensor] = {}
         for name, metric in metrics.items():
             tensors |= _tensors(name, metric)
+        for key, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise Refused(
+                    f"model {model!r}, layer {layer}, expert {index}: {key} on the calibration "
+                    "text is not finite: activations or gradients are too large to compute with"
+                )
         there, data = self.models[model], encode_tensors(tensors)
         digest = hashlib.sha256(data).digest()
         there.storage.write(there.path(layer, index), digest + data)

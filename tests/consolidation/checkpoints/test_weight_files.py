@@ -38,6 +38,11 @@ def with_file(name: str, *, alone: bool) -> Callable[[Path], None]:
     return write
 
 
+def as_broken_link(directory: Path) -> None:
+    (directory / SINGLE).unlink()
+    (directory / SINGLE).symlink_to(directory / "gone")
+
+
 def as_pointer(directory: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (directory / SINGLE).write_text(pointer)
@@ -56,6 +61,8 @@ def as_pointer(directory: Path) -> None:
         (with_file("adapter_config.json", alone=True), "adapter .* not the weights .*merge_and_"),
         (with_file("adapter_config.json", alone=False), "whole weights and an adapter .* which is"),
         (with_file("adapter_model.safetensors", alone=False), "adapter_model.safetensors.*which"),
+        (renamed("MODEL.SAFETENSORS"), "MODEL.SAFETENSORS: its tensors must be in model.safe"),
+        (as_broken_link, "model.safetensors is a link to a file that is not there: fetch it"),
         (as_pointer, "model.safetensors is a Git LFS pointer: .* git lfs pull"),
         (lambda directory: (directory / SINGLE).write_bytes(b""), "model.safetensors is truncated"),
     ],

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from consolidation.arithmetic.metric import Metric, Samples
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.compare.layer import compare_layer
-from consolidation.errors import RunFailed
+from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release.storage import open_storage
 from consolidation.run.executor import LocalExecutor
@@ -171,3 +172,12 @@ def test_the_code_version_is_raised_when_statistics_change(
             parts = (metric.gain, metric.moments, metric.samples.inputs, metric.samples.gradients)
             found += torch.tensor([float(part.abs().sum()) for part in parts])
     assert found.tolist() == pytest.approx(OF_VERSION[CODE_VERSION], rel=1e-3)
+
+
+def test_a_metric_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
+    store = StatisticsStore({"m": ModelStatistics(str(tmp_path), "m")})
+    samples = Samples(torch.ones(1, 4), torch.ones(1, 4), 0.5)
+    metric = Metric(torch.ones(4), torch.full((1, 4, 4), torch.inf), 4, samples)
+    with pytest.raises(Refused, match=r"model 'm', layer 3, expert 5: up\.moments .* not finite"):
+        store.keep("m", 3, 5, {"up": metric})
+    assert not list(tmp_path.iterdir())
