@@ -62,7 +62,6 @@ def consolidate(
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
 
     `free_bytes` is the memory that the run may take: what cannot fit is refused before it starts.
-
     `on_plan` gets each plan before it is built: one, or with a target divergence every plan that
     is tried. Raises `Refused` for bad input or wishes that cannot be met, `RunFailed` when the
     work could not be done, and `ReleaseError` for trouble with the registry; the channel is then

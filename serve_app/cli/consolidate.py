@@ -21,7 +21,9 @@ from serve_app.cli.options import (
     Family,
     MaxAccuracyDrop,
     MaxPerplexityRise,
+    MinRetained,
     Models,
+    NoiseFloor,
     RegistryUrl,
     Tasks,
     Texts,
@@ -103,13 +105,6 @@ Weights = Annotated[
         help="How much a model counts. Default: 1.",
     ),
 ]
-NoiseFloor = Annotated[
-    bool,
-    typer.Option(
-        "--noise-floor",
-        help="Count tensors as equal that differ by rounding alone. With a budget, always so.",
-    ),
-]
 Exact = Annotated[
     list[str] | None,
     typer.Option(metavar="MODEL", show_default=False, help="Keep this model's experts unchanged."),
@@ -129,16 +124,6 @@ MaxKl = Annotated[
         parser=parse_limit,
         show_default=False,
         help="Publish nothing if a model's KL to its original is higher, in nats per token.",
-    ),
-]
-MinRetained = Annotated[
-    float | None,
-    typer.Option(
-        metavar="Y",
-        parser=parse_limit,
-        show_default=False,
-        help="Publish nothing if a model keeps less of its effect: 1 − KL to its original ÷ KL of "
-        "original to base. Needs --base.",
     ),
 ]
 NormalPriority = Annotated[

@@ -102,3 +102,20 @@ MaxPerplexityRise = Annotated[
         help="Publish nothing if a model's perplexity on its text rises by more (0.01: 1 %).",
     ),
 ]
+MinRetained = Annotated[
+    float | None,
+    typer.Option(
+        metavar="Y",
+        parser=parse_limit,
+        show_default=False,
+        help="Publish nothing if a model keeps less of its effect: 1 − KL to its original ÷ KL of "
+        "original to base. Needs --base.",
+    ),
+]
+NoiseFloor = Annotated[
+    bool,
+    typer.Option(
+        "--noise-floor",
+        help="Count tensors as equal that differ by rounding alone. With a budget, always so.",
+    ),
+]
