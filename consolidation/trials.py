@@ -75,16 +75,15 @@ class Trials:
         tasks = {
             name: EffectTask(
                 name=name,
-                directory=checkpoint.directory,
-                base=base.directory,
-                modules=tuple(self.family.modules),
+                checkpoint=checkpoint,
+                base=base,
                 windows=self.windows[name].scored,
                 data=self.data.get(name),
             )
             for name, checkpoint in self.family.checkpoints.items()
             if checkpoint.vocab_size == base.vocab_size
         }
-        # One model in memory at a time.
+        # A layer of one model in memory at a time.
         results = self.stages.run(
             "effect",
             measure_effect,
@@ -128,7 +127,7 @@ class Trials:
             (f"{name} {plan.digest}", self._task(name, plan, layers))
             for name in self.family.checkpoints
         ]
-        # One model in memory at a time.
+        # A layer of one model in memory at a time.
         names = list(self.family.checkpoints)
         results = self.stages.run(
             "validate",
@@ -147,10 +146,9 @@ class Trials:
         checkpoint = self.family.checkpoints[name]
         return ModelTask(
             name=name,
-            directory=checkpoint.directory,
+            checkpoint=checkpoint,
             registry=self.registry.url,
             family=self.registry.family,
-            modules=tuple(layer.module for layer in layers),
             experts=tuple(
                 tuple(
                     (layer.slots[slot], *(layer.residuals[r] for r in plan.residuals(name, i, e)))
@@ -159,8 +157,8 @@ class Trials:
                 for i, layer in enumerate(layers)
             ),
             backbone=self.written.backbones[name],
-            merged=name in plan.approximated or name in self.family.stand_ins,
+            merged=name in plan.approximated,
             windows=self.windows[name].scored,
             data=self.data.get(name),
-            stand_ins=frozenset(self.family.stand_ins.get(name, ())),
+            original=self.family.originals.get(name),
         )

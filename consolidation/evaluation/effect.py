@@ -1,22 +1,17 @@
-"""Effect: how far a model is from its base, which is what a release of it can lose. One task each.
-
-The original runs first, then the base, so one of them is in memory at a time.
-"""
+"""Effect: how far a model is from its base, which is what a release can lose. One task a model."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.reference import Reference
 from consolidation.statistics.positions import EQUAL
-from consolidation.statistics.scoring import (
-    KeptLogits,
-    load_original,
-    score_original,
-    score_release,
-)
+from consolidation.statistics.scoring import score_original, score_release
 from consolidation.statistics.text import Window
+from consolidation.walk.scratch import Scratch
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +19,8 @@ class EffectTask:
     """One model and its base, on the windows and the data that a release is measured on."""
 
     name: str
-    directory: Path
-    base: Path
-    modules: tuple[str, ...]
+    checkpoint: Checkpoint
+    base: Checkpoint
     windows: tuple[Window, ...]
     data: ModelData | None = None
 
@@ -41,15 +35,14 @@ class Effect:
 
 def measure_effect(task: EffectTask) -> dict[str, float | None]:
     """The fields of a model's `Effect`. Raises `Refused`."""
-    model = load_original(task.directory)
+    original = StreamedModel(CheckpointWeights(task.checkpoint))
+    base = StreamedModel(CheckpointWeights(task.base))
     with ExitStack() as stack:
-        kept = stack.enter_context(KeptLogits())
-        scores = score_original(model, task.windows, kept)
-        reference = None
-        if task.data is not None:
-            found = Reference(task.name, model, task.modules, task.data)
-            reference = stack.enter_context(found)
-        del model
-        base = load_original(task.base)
+        kept = stack.enter_context(Scratch())
+        scores = score_original(original, task.windows, kept)
         figures = score_release(base, task.windows, kept, scores).figures or EQUAL
-        return {"kl": figures.kl, "own": None if reference is None else reference.score(base).kl}
+        own = None
+        if task.data is not None:
+            reference = stack.enter_context(Reference(task.name, original, task.data))
+            own = reference.score(base).kl
+        return {"kl": figures.kl, "own": own}

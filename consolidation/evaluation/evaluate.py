@@ -1,4 +1,4 @@
-"""Runs every method on every model's data. Keeps one model in memory, and prints nothing."""
+"""Runs every method on every model's data, a layer of a model at a time. Prints nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,10 +7,11 @@ from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import MethodScore, ModelScore
-from consolidation.evaluation.methods import Method, ReleaseMethod, give_experts
+from consolidation.evaluation.methods import Method, MethodWeights, ReleaseMethod
 from consolidation.evaluation.reference import Reference
 from consolidation.run.executor import Progress
-from consolidation.statistics.scoring import load_original
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
 
 
 def evaluate(
@@ -25,7 +26,7 @@ def evaluate(
 
     Each model runs as it is, and then with each method's experts in place of its own. With a base,
     that runs in between, once for each model, unless it has another vocabulary. Raises `Refused`
-    for a model that cannot be loaded, `RunFailed` for a method that does not return experts.
+    for a model that cannot be run, `RunFailed` for a method that does not return experts.
     """
     for name in sorted({method.name for method in methods}):
         if sum(method.name == name for method in methods) > 1:
@@ -34,17 +35,14 @@ def evaluate(
     for name in sorted(data):
         progress(Progress(name, 0, len(methods) + 1))
         checkpoint = originals[name]
-        model = load_original(checkpoint.directory)
-        modules = [layer.module for layer in checkpoint.experts]
-        with Reference(name, model, modules, data[name]) as reference:
+        original = StreamedModel(CheckpointWeights(checkpoint))
+        with Reference(name, original, data[name]) as reference:
             kl_base = None
             if base is not None and base.vocab_size == checkpoint.vocab_size:
-                del model  # one model in memory at a time
-                kl_base = reference.score(load_original(base.directory)).kl
-                model = load_original(checkpoint.directory)
+                kl_base = reference.score(StreamedModel(CheckpointWeights(base))).kl
             for done, method in enumerate(methods, start=1):
                 progress(Progress(name, done, len(methods) + 1))
-                give_experts(model, checkpoint.experts, method, name)
+                model = StreamedModel(MethodWeights(checkpoint, method, name))
                 score = replace(reference.score(model), kl_base=kl_base)
                 scores[method.name].append(_with_prediction(score, method))
         progress(Progress(name, len(methods) + 1, len(methods) + 1))

@@ -1,17 +1,18 @@
 """A method: gives every model its experts, for some number of bytes. Measures nothing."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from consolidation.checkpoints.checkpoint import BackboneSource, Checkpoint, ExpertsSource
+from consolidation.checkpoints.checkpoint import BackboneSource, Checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.release import Manifest, ReleaseReader
 from consolidation.release.manifest import BackboneBlob
 from consolidation.release.tensors import encode_tensors, tensor_digest
+from consolidation.walk.weights import CheckpointWeights
 
 
 class Method(Protocol):
@@ -81,22 +82,35 @@ def _is_of(part: BackboneSource, blob: BackboneBlob, stand_ins: Collection[str])
     )
 
 
-@torch.inference_mode()
-def give_experts(model: Any, experts: Sequence[ExpertsSource], method: Method, name: str) -> None:
-    """Put all of a method's experts into a transformers model, in place.
+class MethodWeights(CheckpointWeights):
+    """A checkpoint's, with a method's experts in place of its own."""
 
-    Raises `RunFailed` for one that is missing or has the wrong shape. The model then has a mix of
-    experts and must not be used.
-    """
-    for layer, source in enumerate(experts):
-        module = model.get_submodule(source.module)
-        given = method.experts(name, layer)
-        for parameter, _ in source.parameters:
-            there = getattr(module, parameter)
-            if parameter not in given or given[parameter].shape != there.shape:
-                shape = tuple(given[parameter].shape) if parameter in given else "nothing"
+    def __init__(self, checkpoint: Checkpoint, method: Method, name: str) -> None:
+        super().__init__(checkpoint)
+        self._sources = checkpoint.experts
+        self._method = method
+        self._name = name
+        self._given: tuple[int, Mapping[str, torch.Tensor]] = (-1, {})
+
+    def expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
+        """See `Weights.expert`. Asks the method for a whole layer, and keeps the last.
+
+        Raises `RunFailed` if a parameter is missing or has the wrong shape.
+        """
+        if self._given[0] != layer:
+            self._given = (-1, {})
+            self._given = (layer, self._layer(layer))
+        return {name: tensor[index] for name, tensor in self._given[1].items()}
+
+    def _layer(self, layer: int) -> dict[str, torch.Tensor]:
+        source = self._sources[layer]
+        given = self._method.experts(self._name, layer)
+        for parameter in source.shape.parameters:
+            shape = (source.num_experts, *source.shape.parameters[parameter])
+            if parameter not in given or given[parameter].shape != shape:
+                found = tuple(given[parameter].shape) if parameter in given else "nothing"
                 raise RunFailed(
-                    f"{method.name}, model {name!r}: {source.module}.{parameter} is "
-                    f"{tuple(there.shape)}, but the method gave {shape}"
+                    f"{self._method.name}, model {self._name!r}: {source.module}.{parameter} is "
+                    f"{shape}, but the method gave {found}"
                 )
-            there.copy_(given[parameter])
+        return {parameter: given[parameter] for parameter in source.shape.parameters}

@@ -1,35 +1,32 @@
 """Validate: how far each model of a release is from its original. One task per model.
 
-transformers loads the original, and it runs on the calibration text. Then it gets the release's own
-tensors in place, read back from the registry. So one model is in memory at a time, and the test is
-of what was really written. Backbones must come back exactly. If every tensor of a model came back
-exactly, it is not run again: its divergence is 0.
+The original runs on the calibration text, and then the model that the registry holds, read back
+from there: so the test is of what was really written, and one layer is in memory at a time.
+Backbones must come back exactly. If no expert of a model was merged, all of it must, and it is not
+run again: its divergence is 0.
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import ModelData
+from consolidation.evaluation.golden_prompts import golden_of
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.reference import Reference
-from consolidation.release import Blob, Golden, Part, Quality, Registry, read_expert
+from consolidation.release import Blob, Golden, Part, Quality, Registry
 from consolidation.statistics.positions import EQUAL
-from consolidation.statistics.scoring import (
-    KeptLogits,
-    Scores,
-    golden_of,
-    load_original,
-    score_original,
-    score_release,
-)
+from consolidation.statistics.scoring import Scores, score_original, score_release
 from consolidation.statistics.text import Window
-from representation.formats import ExpertShape
+from consolidation.walk.scratch import Scratch
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights, ReleasedWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +35,36 @@ class ModelTask:
 
     `experts[layer][index]` are the parts of expert `index`, its slot first; `merged` says whether
     any of them differs from the original expert. Both are scored on `windows`; `data` is the
-    model's own task and text, if quality limits need them. `stand_ins` are tensors that are stored
-    as another model's.
+    model's own task and text, if quality limits need them. `original` is the model as it lies on
+    disk, if tensors of others stand in `checkpoint` for some of its own.
     """
 
     name: str
-    directory: Path
+    checkpoint: Checkpoint
     registry: str
     family: str
-    modules: tuple[str, ...]
     experts: tuple[tuple[tuple[Part, ...], ...], ...]
     backbone: tuple[Blob, ...]
     merged: bool
     windows: tuple[Window, ...]
     data: ModelData | None = None
-    stand_ins: frozenset[str] = frozenset()
+    original: Checkpoint | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether any tensor of the release differs from the model on disk."""
+        return self.merged or self.original is not None
+
+    @property
+    def released(self) -> ReleasedWeights:
+        """The model as the registry holds it."""
+        return ReleasedWeights(
+            registry=Registry(self.registry, self.family),
+            config=self.checkpoint.config,
+            blobs=self.backbone,
+            experts=self.experts,
+            shapes=[source.shape for source in self.checkpoint.experts],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +78,19 @@ class Validated:
 
 def validate_model(task: ModelTask) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `RunFailed` or `ReleaseError`."""
-    model = load_original(task.directory)
+    check_exact(task)
+    original = StreamedModel(CheckpointWeights(task.original or task.checkpoint))
+    release = StreamedModel(task.released)
+    score = None
     with ExitStack() as stack:
-        kept = stack.enter_context(KeptLogits())
-        scores = score_original(model, task.windows, kept if task.merged else None)
-        reference = None
+        kept = stack.enter_context(Scratch())
+        scores = score_original(original, task.windows, kept if task.differs else None)
+        if task.differs:
+            scores = score_release(release, task.windows, kept, scores)
         if task.data is not None:
-            found = Reference(task.name, model, task.modules, task.data)
-            reference = stack.enter_context(found)
-        if give_release(model, task) or task.stand_ins:
-            if not task.merged:
-                raise RunFailed(f"model {task.name!r}: unmerged experts did not come back exactly")
-            scores = score_release(model, task.windows, kept, scores)
-        score = None if reference is None else reference.score(model)
-    golden = golden_of(model, task.windows[0])
+            found = Reference(task.name, original, task.data)
+            score = stack.enter_context(found).score(release)
+    golden = golden_of(release, task.windows[0])
     quality = _quality(task.name, scores)
     if score is not None:
         accuracies = {
@@ -94,35 +105,33 @@ def validate_model(task: ModelTask) -> dict[str, Any]:
     }
 
 
-def give_release(model: Any, task: ModelTask) -> bool:
-    """Put the release's tensors into the model, in place. -> whether any expert has changed
+def check_exact(task: ModelTask) -> None:
+    """Compare what must be the original's to the bit: the backbone, and experts unless merged.
 
-    Raises `RunFailed` if a tensor of the backbone differs from the original.
+    Raises `RunFailed` with the name of a tensor that did not come back exactly.
     """
-    registry = Registry(task.registry, task.family)
-    for blob in task.backbone:
-        for name, tensor in registry.read_tensors(blob).items():
-            if _put(model.get_parameter_or_buffer(name), tensor) and name not in task.stand_ins:
-                raise RunFailed(f"model {task.name!r}: {name} did not come back exactly")
-    changed = False
-    for path, layer in zip(task.modules, task.experts, strict=True):
-        module = model.get_submodule(path)
-        sizes = {name: tuple(p.shape[1:]) for name, p in module.named_parameters(recurse=False)}
-        shape = ExpertShape(sizes, module.is_transposed)
-        for index, parts in enumerate(layer):
-            for name, tensor in read_expert(registry, parts, shape).items():
-                changed |= _put(getattr(module, name)[index], tensor)
-    return changed
+    original, release = CheckpointWeights(task.checkpoint), task.released
+    for part in task.checkpoint.backbone:
+        _check_equal(task.name, part.read(), release.backbone(part.name))
+    for layer, source in enumerate(() if task.merged else task.checkpoint.experts):
+        for index in range(source.num_experts):
+            inside = f"{source.module}.{index}"
+            wanted, found = original.expert(layer, index), release.expert(layer, index)
+            _check_equal(
+                task.name,
+                {f"{inside}.{name}": tensor for name, tensor in wanted.items()},
+                {f"{inside}.{name}": tensor for name, tensor in found.items()},
+            )
 
 
-@torch.inference_mode()
-def _put(there: torch.Tensor, tensor: torch.Tensor) -> bool:
-    value = tensor.to(there.dtype)
-    # NaN counts as equal to itself here: it may be in a row that no token uses.
-    if torch.equal(there, value) or torch.allclose(there, value, rtol=0, atol=0, equal_nan=True):
-        return False
-    there.copy_(value)
-    return True
+def _check_equal(
+    model: str, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> None:
+    for name, tensor in wanted.items():
+        # NaN counts as equal to itself here: it may be in a row that no token uses.
+        there = found[name].to(tensor.dtype) if name in found else None
+        if there is None or not torch.allclose(there, tensor, rtol=0, atol=0, equal_nan=True):
+            raise RunFailed(f"model {model!r}: {name} did not come back exactly")
 
 
 def _quality(name: str, scores: Scores) -> Quality:

@@ -1,11 +1,11 @@
 """Verify: reads a release back and runs every golden prompt. Repairs nothing."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
 
 import torch
-import transformers
 
+from consolidation.errors import Refused
+from consolidation.evaluation.golden_prompts import COMPUTE_DTYPE, golden_logits
 from consolidation.release import (
     BackboneBlob,
     Damaged,
@@ -19,8 +19,8 @@ from consolidation.release import (
 from consolidation.release.registry import manifest_blobs
 from consolidation.release.tensors import tensor_digest
 from consolidation.run.executor import Progress
-from consolidation.statistics.scoring import COMPUTE_DTYPE, golden_logits, quiet_transformers
-from representation.architecture.config import config_of
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import released
 from representation.architecture.errors import Unservable
 
 
@@ -31,8 +31,8 @@ def verify(
 ) -> list[str]:
     """Everything that is wrong with a release, as sentences; empty if it is sound.
 
-    Runs golden prompts on a transformers model assembled from the release, one model at a time, in
-    float32. Raises `NotFound` if there is no such release, and `NewerSchema` for one that is too
+    Runs golden prompts on transformers' own models with the release's tensors, a layer at a time,
+    in float32. Raises `NotFound` if there is no such release, and `NewerSchema` for one that is too
     new for this program.
     """
     try:
@@ -47,7 +47,7 @@ def verify(
     names = sorted(reader.models)
     for done, name in enumerate(names):
         progress(Progress("golden", done, len(names)))
-        findings += [f"model {name!r}: {text}" for text in _golden(reader, name)]
+        findings += [f"model {name!r}: {text}" for text in _golden(registry, reader, name)]
     progress(Progress("golden", len(names), len(names)))
     return findings
 
@@ -85,37 +85,16 @@ def _tensor_findings(blob: BackboneBlob, tensors: Mapping[str, torch.Tensor]) ->
     ]
 
 
-def _golden(reader: ReleaseReader, name: str) -> list[str]:
+def _golden(registry: Registry, reader: ReleaseReader, name: str) -> list[str]:
     golden = reader.models[name].golden
     if golden is None:
         return ["has no golden prompt"]
     try:
-        model = assemble(reader, name)
-    except (ValueError, KeyError, RuntimeError, Unservable) as error:
+        weights = released(registry, reader, name)
+        model = StreamedModel(weights)
+        unknown = sorted(weights.names().keys() - model.stock.state_dict().keys())
+        if unknown:
+            return [f"cannot be assembled: unknown tensors: {', '.join(unknown[:5])}"]
+        return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
+    except (ValueError, KeyError, RuntimeError, Refused, Unservable) as error:
         return [f"cannot be assembled: {error}"]
-    return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
-
-
-def assemble(reader: ReleaseReader, name: str) -> Any:
-    """One model of a release in transformers' own class, in float32 on the CPU."""
-    model = reader.models[name]
-    config = config_of(model.config)
-    state = {key: tensor.float() for key, tensor in reader.read_backbone(name)}
-    for layer, row in enumerate(model.expert_map):
-        experts = [reader.expert(name, layer, index) for index in range(len(row))]
-        for parameter in experts[0]:
-            stacked = torch.stack([expert[parameter] for expert in experts])
-            state[f"{reader.layers[layer].module}.{parameter}"] = stacked
-    kind = cast(Any, transformers.AutoModelForCausalLM)._model_mapping[type(config)]
-    with quiet_transformers():
-        made, info = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=state,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    if info["missing_keys"] or info["unexpected_keys"]:
-        wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
-        raise ValueError(f"tensors missing or unknown: {', '.join(wrong[:5])}")
-    return made.eval()

@@ -176,8 +176,7 @@ def _gather(
             name,
             StatisticsTask(
                 name=name,
-                directory=checkpoint.directory,
-                modules=tuple(family.modules),
+                checkpoint=checkpoint,
                 windows=windows[name].statistics,
                 probes=windows[name].scored,
                 roundings=PROBES,
@@ -187,7 +186,7 @@ def _gather(
         for name, checkpoint in family.checkpoints.items()
     ]
     experts = [source.num_experts for source in next(iter(family.checkpoints.values())).experts]
-    # One model in memory at a time, unless they are small.
+    # A layer of one model in memory at a time, unless they are small.
     small = family.expert_bytes_one_model <= SMALL_BYTES
     stage = "calibrate"
     results = replace(stages, journal=StatisticsJournal(store, stage, now)).run(

@@ -1,33 +1,26 @@
 """Computes a model's experts one by one and shows each product to a `Record`.
 
-Registered with transformers' experts interface, and in use inside `watching` alone. What is made
-of the products is in `statistics/moments.py`.
+Registered with transformers' experts interface, and in use inside `experts_one_by_one` alone. What
+is made of the products is in `statistics/moments.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from consolidation.statistics.moments import Record
-
 FUNCTION = "expertpool_statistics"
 
 
 @contextmanager
-def watching(model: Any, modules: Sequence[str]) -> Iterator[list[Record]]:
-    """Count the products of these experts modules until the end of the block. -> their records"""
+def experts_one_by_one(model: Any) -> Iterator[None]:
+    """Until the end of the block, experts modules show their products to their `statistics`."""
     before = model.config._experts_implementation
-    records = []
-    for module in modules:
-        experts = model.get_submodule(module)
-        experts.statistics = Record(experts)
-        records.append(experts.statistics)
     model.set_experts_implementation(FUNCTION)
     try:
-        yield records
+        yield
     finally:
         model.set_experts_implementation(before)
 
@@ -54,7 +47,8 @@ def _product(
     """One linear layer of one expert, for the tokens that chose it. x: (n, I)  ->  (n, O)"""
     weight = getattr(experts, name)[expert]
     out: torch.Tensor = x @ (weight if experts.is_transposed else weight.T)
-    experts.statistics.watch(name, expert, tokens, x, out)
+    if out.requires_grad:
+        experts.statistics.watch(name, expert, tokens, x, out)
     return out + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else out
 
 

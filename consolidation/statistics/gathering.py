@@ -1,35 +1,35 @@
 """Gathers statistics: what each expert gets as input, and how much its output moves the logits.
 
-One task per model. transformers' own model, in float32, runs over calibration windows; at every
-scored position a token is drawn from the model's own prediction, and the gradient of its
-log-probability is taken. Second moments of inputs and gradients make the metrics of
-`consolidation/arithmetic/metric.py`; `statistics/stored.py` keeps them. One thread computes the
-windows, one after another, so that sums have one order: the digest of a release depends on them.
+One task per model. transformers' own model, in float32 and one layer at a time, runs over
+calibration windows; at every scored position a token is drawn from the model's own prediction, and
+the gradient of its log-probability is taken. The inputs of all layers are set aside on the way
+forwards; on the way back each layer is filled once more, and computes what it computed again.
+Second moments of inputs and gradients make the metrics of `consolidation/arithmetic/metric.py`;
+`statistics/stored.py` keeps them. One thread computes the windows, one after another, so that sums
+have one order: the digest of a release depends on them.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from consolidation.arithmetic.metric import Metric
-from consolidation.arithmetic.rounding import round_matrix
+from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
-from consolidation.statistics.experts_forward import watching
+from consolidation.statistics.experts_forward import experts_one_by_one
 from consolidation.statistics.moments import Record
-from consolidation.statistics.scoring import divergence, load_original, window_logits
+from consolidation.statistics.probing import probe
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
+from consolidation.walk.forward import HELD_BYTES, enter_each
+from consolidation.walk.scratch import Scratch
+from consolidation.walk.streamed import Keywords, Layer, StreamedModel
+from consolidation.walk.weights import CheckpointWeights
 from representation.formats import Packed
 
 BATCH_TOKENS = 512
-PROBE_TOKENS = 8192
-MOST_OFF = 30.0
-"""Measured divergence over predicted, or the reverse: a larger factor is taken as this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,20 @@ class StatisticsTask:
     """
 
     name: str
-    directory: Path
-    modules: tuple[str, ...]
+    checkpoint: Checkpoint
     windows: tuple[Window, ...]
     probes: tuple[Window, ...]
     roundings: tuple[Packed, ...]
     store: StatisticsStore
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows side by side: tokens (B, T), and which of them (B * T,) are not there to fill up."""
+
+    windows: tuple[Window, ...]
+    tokens: torch.Tensor
+    real: torch.Tensor
 
 
 def gather(task: StatisticsTask) -> dict[str, Any]:
@@ -56,112 +64,125 @@ def gather(task: StatisticsTask) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {"model": task.name, "probes": _gather(task)}
+        model = StreamedModel(CheckpointWeights(task.checkpoint))
+        _keep_metrics(model, task)
+        factor, probes = probe(model, task.name, task.probes, task.roundings, task.store)
+        task.store.keep_factor(task.name, factor)
+        return {"model": task.name, "probes": probes}
     finally:
         torch.set_num_threads(threads)
 
 
-def _gather(task: StatisticsTask) -> list[tuple[float, float]]:
-    model = load_original(task.directory)
-    model.requires_grad_(False)
-    metrics = _metrics(model, task)
-    factor, probes = _probe(model, task, metrics)
-    for layer, found in enumerate(metrics):
-        for index in range(len(next(iter(found.values()), ()))):
-            scaled = {name: experts[index].scaled(factor) for name, experts in found.items()}
-            task.store.keep(task.name, layer, index, scaled)
-    return probes
+def _keep_metrics(model: StreamedModel, task: StatisticsTask) -> None:
+    """Keep the metrics of all experts, from the last layer to the first."""
+    batches = list(batches_of(task.windows, model.device))
+    with experts_one_by_one(model.stock), Scratch(HELD_BYTES) as states:
+        calls = _forwards(model, batches, states)
+        num_scored = _score(model, task, batches, states)
+        for layer in model.filled(backwards=True):
+            record = _backwards(model, layer, batches, calls, states)
+            if record is None or layer.experts is None:
+                continue
+            metrics = record.metrics(num_scored)
+            for index in range(len(next(iter(metrics.values()), ()))):
+                own = {name: experts[index] for name, experts in metrics.items()}
+                task.store.keep(task.name, layer.experts, index, own)
 
 
-def _metrics(model: Any, task: StatisticsTask) -> list[dict[str, list[Metric]]]:
-    """Metrics of all experts, by layer and matrix."""
-    hook = model.get_input_embeddings().register_forward_hook(
-        lambda _, __, output: output.requires_grad_()
-    )
-    generator = torch.Generator().manual_seed(0)
-    with watching(model, task.modules) as records:
-        num_scored = sum(_run(model, batch, records, generator) for batch in _batches(task.windows))
-    hook.remove()
-    return [record.metrics(num_scored) for record in records]
+def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batch]:
+    """Neighbouring windows, as many as fit side by side into `BATCH_TOKENS`.
 
-
-def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """Neighbouring windows, as many as fit side by side into `BATCH_TOKENS`."""
+    Shorter ones are padded at their ends: no token sees those that come after it.
+    """
     batch: list[Window] = []
     for window in windows:
         width = max(len(one.tokens) for one in (*batch, window))
         if batch and width * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
+            yield _batch(batch, device)
             batch = []
         batch.append(window)
     if batch:
-        yield batch
+        yield _batch(batch, device)
 
 
-def _run(
-    model: Any, batch: Sequence[Window], records: Sequence[Record], generator: torch.Generator
+def _batch(windows: Sequence[Window], device: torch.device) -> Batch:
+    width = max(len(window.tokens) for window in windows)
+    tokens = [[*w.tokens, *[0] * (width - len(w.tokens))] for w in windows]
+    real = [[i < len(w.tokens) for i in range(width)] for w in windows]
+    return Batch(
+        tuple(windows),
+        torch.tensor(tokens, device=device),
+        torch.tensor(real, device=device).flatten(),
+    )
+
+
+@torch.no_grad()
+def _forwards(
+    model: StreamedModel, batches: Sequence[Batch], states: Scratch
+) -> list[tuple[Keywords, ...]]:
+    """Set aside what each layer gets, and what comes out of the last, by layer and batch.
+
+    -> what the layers are called with, by batch
+    """
+    inputs = [{"input_ids": batch.tokens, "use_cache": False} for batch in batches]
+    calls = enter_each(model, inputs, lambda number, hidden: states.put((0, number), hidden))
+    for layer in model.filled():
+        for number, call in enumerate(calls):
+            hidden = model.run(layer, states.get((layer.number, number)), call)
+            states.put((layer.number + 1, number), hidden)
+    return calls
+
+
+def _score(
+    model: StreamedModel, task: StatisticsTask, batches: Sequence[Batch], states: Scratch
 ) -> int:
-    """Run windows side by side, forwards and backwards. -> number of scored positions
-
-    Shorter ones are padded at their ends: no token sees those that come after it.
-    """
-    width = max(len(window.tokens) for window in batch)
-    tokens = torch.tensor([[*w.tokens, *[0] * (width - len(w.tokens))] for w in batch])
-    real = torch.tensor([[i < len(w.tokens) for i in range(width)] for w in batch]).flatten()
-    for record in records:
-        record.real = real
-    logits = model(input_ids=tokens, use_cache=False).logits  # (B, T, V)
-    predicted = [
-        logits[i, w.first_scored - 1 : len(w.tokens) - 1].float() for i, w in enumerate(batch)
-    ]
-    scores = functional.log_softmax(torch.cat(predicted), -1)  # (scored, V)
-    if not bool(scores.isfinite().all()):
-        raise Refused(f"{model.config._name_or_path}: gives values that are not finite")
-    drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
-    scores.gather(1, drawn).sum().backward()
-    return len(scores)
-
-
-def _probe(
-    model: Any, task: StatisticsTask, metrics: Sequence[dict[str, list[Metric]]]
-) -> tuple[float, list[tuple[float, float]]]:
-    """Round all experts, and compare the divergence measured with the cost predicted.
-
-    Measured on windows that the statistics have not seen. -> the factor that makes the metrics
-    right for the coarsest rounding, and (cost, divergence) by rounding with metrics so scaled
-    """
-    windows = list(_some(task.probes))
-    before = [window_logits(model, window) for window in windows]
-    found = []
-    for fmt in task.roundings:
-        predicted = _round_experts(model, task.modules, metrics, fmt)
-        pairs = zip(before, windows, strict=True)
-        total = math.fsum(divergence(one, window_logits(model, w)) for one, w in pairs)
-        found.append((predicted, max(0.0, total / sum(len(logits) for logits in before))))
-    most, measured = found[-1]
-    factor = 1.0
-    if most > 0 and measured > 0:
-        factor = min(MOST_OFF, max(1 / MOST_OFF, measured / most))
-    return factor, [(factor * cost, kl) for cost, kl in found]
+    """Set aside the gradients of what comes out of the last layer, by batch. -> scored positions"""
+    generator = torch.Generator(model.device).manual_seed(0)
+    num_scored = 0
+    with model.ends():
+        for number, batch in enumerate(batches):
+            hidden = _leaf(model, states.get((len(model.layers), number)))
+            logits = model.leave(hidden)  # (B, T, V)
+            predicted = [
+                logits[i, w.first_scored - 1 : len(w.tokens) - 1].float()
+                for i, w in enumerate(batch.windows)
+            ]
+            scores = functional.log_softmax(torch.cat(predicted), -1)  # (scored, V)
+            if not bool(scores.isfinite().all()):
+                raise Refused(f"{task.checkpoint.directory}: gives values that are not finite")
+            drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+            scores.gather(1, drawn).sum().backward()
+            states.put(("gradient", number), _gradient(hidden))
+            num_scored += len(scores)
+    return num_scored
 
 
-def _round_experts(
-    model: Any, modules: Sequence[str], metrics: Sequence[dict[str, list[Metric]]], fmt: Packed
-) -> float:
-    """Round all experts of a model, in place. -> the predicted cost"""
-    cost = 0.0
-    for module, found in zip(modules, metrics, strict=True):
-        experts = model.get_submodule(module)
-        for name, by_expert in found.items():
-            for weights, metric in zip(getattr(experts, name), by_expert, strict=True):
-                upright = weights.T if experts.is_transposed else weights
-                error = round_matrix(upright, fmt, metric).values - upright
-                upright += error
-                cost += metric.noise_cost(error)
-    return cost
+def _backwards(
+    model: StreamedModel,
+    layer: Layer,
+    batches: Sequence[Batch],
+    calls: Sequence[tuple[Keywords, ...]],
+    states: Scratch,
+) -> Record | None:
+    """Carry the gradients of all batches back through a layer. -> sums over its experts' tokens"""
+    record = None
+    if layer.experts is not None:
+        experts = model.experts_module(layer.experts)
+        record = experts.statistics = Record(experts)
+    for number, batch in enumerate(batches):
+        hidden = _leaf(model, states.get((layer.number, number)))
+        if record is not None:
+            record.real = batch.real
+        out = model.run(layer, hidden, calls[number])
+        out.backward(states.get(("gradient", number)).to(model.device))
+        states.put(("gradient", number), _gradient(hidden))
+    return record
 
 
-def _some(windows: Sequence[Window]) -> Iterator[Window]:
-    """Windows spread over all of them, with about `PROBE_TOKENS` tokens."""
-    num_tokens = sum(len(window.tokens) for window in windows)
-    yield from windows[:: max(1, round(num_tokens / PROBE_TOKENS))]
+def _leaf(model: StreamedModel, hidden: torch.Tensor) -> torch.Tensor:
+    return hidden.detach().to(model.device).requires_grad_()
+
+
+def _gradient(leaf: torch.Tensor) -> torch.Tensor:
+    assert leaf.grad is not None
+    return leaf.grad

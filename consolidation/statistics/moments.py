@@ -24,10 +24,9 @@ class Record:
         self, name: str, expert: int, tokens: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> None:
         """Add a product to the sums once its gradient is known. x: (n, I)   y: (n, O)"""
-        if y.requires_grad:
-            real = self.real[tokens]
-            x = x.detach()[real]
-            y.register_hook(lambda gradient: self._add(name, expert, x, gradient[real]))
+        real = self.real[tokens]
+        x = x.detach()[real]
+        y.register_hook(lambda gradient: self._add(name, expert, x, gradient[real]))
 
     def _add(self, name: str, expert: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
         if name not in self._sums:

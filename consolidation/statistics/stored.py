@@ -1,4 +1,4 @@
-"""Statistics as they are kept: one file an expert, with the metrics of its matrices.
+"""Statistics as they are kept: a file an expert, with the metrics of its matrices, and a factor.
 
 They lie under a digest of all that they depend on: tensors and config of the model, the text, the
 code. So every later run on the same model and text finds them, whatever its budget. Gathers
@@ -22,7 +22,7 @@ from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.statistics.text import ModelWindows
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it whenever the same model and text would give other statistics, or files of another form.
 
 `tests/consolidation/statistics/test_stored.py` fails when it should have been raised.
@@ -47,6 +47,11 @@ class ModelStatistics:
         return f"{self.directory}/{layer}/{index}.bin"
 
     @property
+    def factor_path(self) -> str:
+        """The file of what the metrics are multiplied by, relative to the storage."""
+        return f"{self.directory}/factor.json"
+
+    @property
     def storage(self) -> Storage:
         return open_storage(self.url)
 
@@ -68,6 +73,11 @@ class StatisticsStore:
 
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
         """The metric of one matrix of one expert. Raises `RunFailed` if gone or damaged."""
+        factor = _factor(model, self.models[model])
+        return self.unscaled(model, layer, index, name).scaled(factor)
+
+    def unscaled(self, model: str, layer: int, index: int, name: str) -> Metric:
+        """The metric as it was gathered, before it was tried. Raises `RunFailed`."""
         found = _read(model, self.models[model], layer, index)
         inputs = found[f"{name}.inputs"]
         return Metric(
@@ -78,7 +88,10 @@ class StatisticsStore:
         )
 
     def keep(self, model: str, layer: int, index: int, metrics: Mapping[str, Metric]) -> None:
-        """Write the metrics of one expert, by matrix. Raises `Refused` for what is no metric."""
+        """Write the metrics of one expert as they were gathered, by matrix.
+
+        Raises `Refused` for what is no metric.
+        """
         tensors: dict[str, torch.Tensor] = {}
         for name, metric in metrics.items():
             tensors |= _tensors(name, metric)
@@ -92,9 +105,16 @@ class StatisticsStore:
         digest = hashlib.sha256(data).digest()
         there.storage.write(there.path(layer, index), digest + data)
 
+    def keep_factor(self, model: str, factor: float) -> None:
+        """Write what all metrics of a model are to be multiplied by. It comes last."""
+        there = self.models[model]
+        there.storage.write(there.factor_path, json.dumps(factor).encode())
+
     def there(self, model: str, experts: Sequence[int]) -> bool:
         """Whether there is a file for each of a model's experts. experts: their number, by layer"""
         found = self.models[model]
+        if found.storage.size(found.factor_path) is None:
+            return False
         return all(
             found.storage.size(found.path(layer, index)) is not None
             for layer, num_experts in enumerate(experts)
@@ -194,6 +214,14 @@ def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[st
         place = there.storage.name(there.directory)
         raise RunFailed(f"{what} are damaged: remove {place} and run this again")
     return decode_tensors(data[DIGEST_BYTES:])
+
+
+@lru_cache(16)
+def _factor(model: str, there: ModelStatistics) -> float:
+    data = there.storage.read(there.factor_path)
+    if data is None:
+        raise RunFailed(f"statistics of model {model!r} are gone: run this again")
+    return float(json.loads(data))
 
 
 def _tensors(name: str, metric: Metric) -> dict[str, torch.Tensor]:

@@ -62,7 +62,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     modules = dict(model.named_modules())
     experts = find_experts(model)
     mixers = attention_modules(model)
-    rotaries = {path: module for path, module in modules.items() if _is_rotary(module)}
+    rotaries = {path: module for path, module in modules.items() if is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
@@ -108,7 +108,7 @@ def _first_read(tensor: str, trace: Trace) -> int:
     return trace.first_reads.get(tensor.rpartition(".")[0], len(trace.first_reads))
 
 
-def _is_rotary(module: nn.Module) -> bool:
+def is_rotary(module: nn.Module) -> bool:
     """No parameters, and frequencies in buffers that no checkpoint carries."""
     return (
         any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))

@@ -10,15 +10,16 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from representation.architecture.errors import Unservable
 
 
-def meta_model(config: Any, dtype: torch.dtype) -> Any:
+def meta_model(config: Any, dtype: torch.dtype, attention: str | None = "eager") -> Any:
     """The config's causal language model on the meta device.
 
+    attention: by which function of transformers; None: the one it takes by itself.
     Raises: Unservable if transformers cannot build one, or the config belongs to another class.
     """
     try:
         kind: Any = AutoModelForCausalLM._model_mapping[CONFIG_MAPPING[config.model_type]]
         with torch.device("meta"):
-            model = kind._from_config(config, dtype=dtype, attn_implementation="eager")
+            model = kind._from_config(config, dtype=dtype, attn_implementation=attention)
     except Exception as error:  # transformers raises many classes for configs it cannot build
         raise Unservable(f"transformers cannot build a {config.model_type}: {error}") from error
     name = type(model).__name__

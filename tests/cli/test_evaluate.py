@@ -155,10 +155,10 @@ def test_every_wrong_input_is_named_before_anything_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(directory: Path) -> None:
-        pytest.fail(f"{directory} was loaded")
+    def read(*_: object) -> None:
+        pytest.fail("a model was read")
 
-    monkeypatch.setattr("consolidation.evaluation.evaluate.load_original", load)
+    monkeypatch.setattr("consolidation.evaluation.evaluate.StreamedModel", read)
     empty, broken = tmp_path / "empty.jsonl", tmp_path / "broken.jsonl"
     empty.write_text("")
     broken.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n')

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from consolidation.errors import Refused
-from consolidation.evaluation.verify import assemble
 from consolidation.release import Registry, ReleaseReader
 from tests.consolidation.running import run
 from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import write_checkpoint
+from tests.support.whole_models import assemble
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.gates import QualityLimits
-from consolidation.evaluation.verify import assemble, verify
+from consolidation.evaluation.verify import verify
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.plan.values import Plan
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
@@ -18,6 +18,7 @@ from consolidation.run.executor import LocalExecutor, Progress
 from tests.consolidation.families import tune, write_family
 from tests.consolidation.running import Paths, files, manifest_of, pick, run
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
+from tests.support.whole_models import assemble
 
 
 def test_without_a_budget_every_model_comes_back_exactly(family: Paths, tmp_path: Path) -> None:

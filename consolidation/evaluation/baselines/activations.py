@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from consolidation.statistics.scoring import each_window
 from consolidation.statistics.text import Window
+from consolidation.walk.streamed import Seen as WatchExperts
+from consolidation.walk.streamed import StreamedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,38 +24,27 @@ class Seen:
     uses: torch.Tensor
 
 
-def see(
-    model: Any, modules: Sequence[str], windows: Sequence[Window], *, num_tokens: int
-) -> list[Seen]:
+def see(model: StreamedModel, windows: Sequence[Window], *, num_tokens: int) -> list[Seen]:
     """Run a model on windows. Keeps `num_tokens` at each layer, spread evenly over the windows."""
-    seen: list[list[Seen]] = [[] for _ in modules]
+    found: list[list[Seen | None]] = [[None] * len(windows) for _ in model.experts]
     stride = max(1, sum(len(window.tokens) for window in windows) // num_tokens)
 
-    def hook(layer: int) -> Any:
-        def watch(module: Any, arguments: tuple[Any, ...]) -> None:
-            hidden, index, _ = arguments
-            uses = torch.bincount(index.flatten(), minlength=_num_experts(module))
-            seen[layer].append(Seen(hidden[::stride].float().clone(), uses))
+    def watch(window: int) -> WatchExperts:
+        def note(layer: int, hidden: torch.Tensor, index: torch.Tensor, _: torch.Tensor) -> None:
+            num_experts = model.experts[layer].num_experts
+            uses = torch.bincount(index.flatten(), minlength=num_experts)
+            found[layer][window] = Seen(hidden[::stride].clone(), uses)
 
-        return watch
+        return note
 
-    handles = [
-        model.get_submodule(module).register_forward_pre_hook(hook(layer))
-        for layer, module in enumerate(modules)
-    ]
-    try:
-        for window in windows:
-            with torch.inference_mode():
-                model(input_ids=torch.tensor([window.tokens]), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for _ in each_window(model, windows, lambda *_: None, watch):
+        pass
     return [
         Seen(
-            torch.cat([one.hidden for one in layer])[:num_tokens],
-            torch.stack([one.uses for one in layer]).sum(0),
+            torch.cat([one.hidden for one in layer if one is not None])[:num_tokens],
+            torch.stack([one.uses for one in layer if one is not None]).sum(0),
         )
-        for layer in seen
+        for layer in found
     ]
 
 

@@ -11,15 +11,16 @@ Bytes: one model's experts, in their own dtype, and 2 bytes per expert for its c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from sklearn.cluster import AgglomerativeClustering
 
-from consolidation.evaluation.baselines.activations import Seen, mean_outputs, see
+from consolidation.evaluation.baselines.activations import mean_outputs, see
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
-from consolidation.statistics.scoring import load_original
 from consolidation.statistics.text import Window
+from consolidation.walk.filling import Filling
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
 
 PLACE_BYTES = 2
 NUM_TOKENS = 1024
@@ -37,7 +38,7 @@ class Clusters:
 class HcSmoe:
     """As many clusters at a layer as a model has experts. Runs every model once to form them.
 
-    One model is in memory at a time, and only until this is made.
+    One layer of a model is in memory at a time, and only until this is made.
     """
 
     def __init__(self, subjects: Subjects, windows: Mapping[str, Sequence[Window]]) -> None:
@@ -66,31 +67,24 @@ class HcSmoe:
 def _all_clusters(
     subjects: Subjects, windows: Mapping[str, Sequence[Window]]
 ) -> tuple[Clusters, ...]:
-    modules = subjects.modules
-    seen: list[list[Seen]] = []
-    num_tokens = NUM_TOKENS // len(subjects.names)
-    model: Any = None
-    for name in subjects.names:
-        model = None  # before the next one is loaded
-        model = load_original(subjects.models[name].directory)
-        seen.append(see(model, modules, windows[name], num_tokens=num_tokens))
+    models = [StreamedModel(CheckpointWeights(subjects.models[name])) for name in subjects.names]
+    num_tokens = NUM_TOKENS // len(models)
+    seen = [
+        see(model, windows[name], num_tokens=num_tokens)
+        for name, model in zip(subjects.names, models, strict=True)
+    ]
     found = []
-    for layer, module in enumerate(modules):
+    for layer in range(subjects.num_layers):
         hidden = torch.cat([of_model[layer].hidden for of_model in seen])
         uses = torch.stack([of_model[layer].uses for of_model in seen])
-        experts = model.get_submodule(module)
         outputs = []
-        for name in subjects.names:
-            _give(experts, subjects.model(name, layer))
-            outputs.append(mean_outputs(experts, hidden))
+        for name, model in zip(subjects.names, models, strict=True):
+            experts = model.experts_module(layer)
+            with Filling(model.device) as filling:
+                filling.put_all(experts, subjects.model(name, layer))
+                outputs.append(mean_outputs(experts, hidden))
         found.append(_clusters(torch.stack(outputs), uses))
     return tuple(found)
-
-
-@torch.no_grad()
-def _give(experts: Any, tensors: Tensors) -> None:
-    for name, tensor in tensors.items():
-        getattr(experts, name).copy_(tensor)
 
 
 def _clusters(outputs: torch.Tensor, uses: torch.Tensor) -> Clusters:

@@ -14,10 +14,10 @@ from consolidation.evaluation.data import ModelData, encode, read_files
 from consolidation.evaluation.evaluate import evaluate
 from consolidation.evaluation.measures import ModelScore
 from consolidation.run.executor import Progress
-from consolidation.statistics.scoring import load_original
 from tests.consolidation.evaluation.methods import FromCheckpoint, Given
 from tests.consolidation.families import write_family
 from tests.support.checkpoints import byte_tokenizer
+from tests.support.whole_models import load_original
 
 LENGTH = 256
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 9

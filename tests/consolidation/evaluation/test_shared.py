@@ -5,7 +5,8 @@ import pytest
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.data import encode, read_files
 from consolidation.evaluation.reference import Reference
-from consolidation.statistics.scoring import load_original
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.slow
@@ -17,9 +18,8 @@ def test_an_original_is_right_as_often_as_it_was(model: str, accuracy: float) ->
     files = read_files({model: shared(f"data/tasks/{model}_val.jsonl")}, {})
     checkpoint = open_checkpoint(directory)
     data = encode(files, {model: checkpoint})[model]
-    original = load_original(directory)
-    modules = [layer.module for layer in checkpoint.experts]
-    with Reference(model, original, modules, data) as reference:
+    original = StreamedModel(CheckpointWeights(checkpoint))
+    with Reference(model, original, data) as reference:
         found = reference.score(original)
     assert found.accuracy_original == found.accuracy == pytest.approx(accuracy)
 
@@ -30,9 +30,8 @@ def test_an_original_has_the_perplexity_it_had(model: str, perplexity: float) ->
     files = read_files({}, {model: shared(f"data/text/{model}_val.txt")})
     checkpoint = open_checkpoint(directory)
     data = encode(files, {model: checkpoint})[model]
-    original = load_original(directory)
-    modules = [layer.module for layer in checkpoint.experts]
-    with Reference(model, original, modules, data) as reference:
+    original = StreamedModel(CheckpointWeights(checkpoint))
+    with Reference(model, original, data) as reference:
         found = reference.score(original)
     assert found.perplexity_original == found.perplexity
     assert found.perplexity == pytest.approx(perplexity, abs=0.05)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from consolidation.errors import Refused
-from consolidation.evaluation.validate import ModelTask, give_release
-from consolidation.evaluation.verify import assemble, verify
+from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.errors import Refused, RunFailed
+from consolidation.evaluation.validate import ModelTask, check_exact
+from consolidation.evaluation.verify import verify
 from consolidation.release import (
     Damaged,
     Layer,
@@ -27,11 +28,12 @@ from consolidation.release import (
 )
 from consolidation.release.manifest import canonical_json, release_id
 from consolidation.release.tensors import encode_tensors
-from consolidation.statistics.scoring import load_original
+from consolidation.walk.streamed import StreamedModel
 from representation.formats import DENSE, Format, LowRank, Packed, dense_expert
 from tests.consolidation.running import manifest_of, run
 from tests.support.checkpoints import write_checkpoint
 from tests.support.parts import random_part
+from tests.support.whole_models import assemble
 
 SLOT, BITS, FACTORS = Packed(4, 8), Packed(1, 32), LowRank(2)
 NUM_EXPERTS = 4
@@ -116,24 +118,25 @@ def test_a_model_is_put_together_from_sums_of_parts(mixed: Mixed) -> None:
         assert torch.equal(state[name], tensor), name
 
 
-def _task(mixed: Mixed, experts: tuple[tuple[tuple[Part, ...], ...], ...]) -> ModelTask:
+def _task(
+    mixed: Mixed, experts: tuple[tuple[tuple[Part, ...], ...], ...], *, merged: bool
+) -> ModelTask:
     return ModelTask(
         name="m",
-        directory=mixed.checkpoint,
+        checkpoint=open_checkpoint(mixed.checkpoint),
         registry=mixed.registry.url,
         family="fam",
-        modules=tuple(layer.module for layer in mixed.manifest.layers),
         experts=experts,
         backbone=mixed.manifest.models["m"].backbone,
-        merged=True,
+        merged=merged,
         windows=(),
     )
 
 
 def test_what_is_judged_has_the_parts_that_were_written(mixed: Mixed) -> None:
-    layers, model = mixed.manifest.layers, load_original(mixed.checkpoint)
+    layers = mixed.manifest.layers
     plain = tuple(tuple((slot,) for slot in layer.slots[:NUM_EXPERTS]) for layer in layers)
-    assert not give_release(model, _task(mixed, plain))
+    check_exact(_task(mixed, plain, merged=False))
     parts = tuple(
         tuple(
             (layer.slots[slot], *(layer.residuals[i] for i in residuals))
@@ -141,10 +144,17 @@ def test_what_is_judged_has_the_parts_that_were_written(mixed: Mixed) -> None:
         )
         for layer in layers
     )
-    assert give_release(model, _task(mixed, parts))
-    state = model.state_dict()
-    for name, tensor in _stacked(mixed).items():
-        assert torch.equal(state[name], tensor), name
+    with pytest.raises(RunFailed, match=r"experts\.0\.\w+ did not come back exactly"):
+        check_exact(_task(mixed, parts, merged=False))
+    task = _task(mixed, parts, merged=True)
+    check_exact(task)
+    model = StreamedModel(task.released)
+    wanted = _stacked(mixed)
+    for layer in model.filled():
+        experts = model.whole_experts(layer)
+        for name, tensor in experts.named_parameters():
+            path = f"{layers[layer.number].module}.{name}"
+            assert torch.equal(tensor, wanted[path]), path
 
 
 def test_bytes_count_every_distinct_file_and_every_map(mixed: Mixed) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ from safetensors.torch import load_file, save_file
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
-from consolidation.statistics.gathering import StatisticsTask, gather
-from consolidation.statistics.scoring import divergence, load_original, window_logits
+from consolidation.statistics.experts_forward import experts_one_by_one
+from consolidation.statistics.gathering import StatisticsTask, batches_of, gather
+from consolidation.statistics.moments import Record
+from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
+from tests.support.whole_models import load_original, window_logits
 
 
 def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
@@ -26,8 +30,7 @@ def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
 def task_of(checkpoint: Checkpoint, store: StatisticsStore) -> StatisticsTask:
     return StatisticsTask(
         name="m",
-        directory=checkpoint.directory,
-        modules=tuple(source.module for source in checkpoint.experts),
+        checkpoint=checkpoint,
         windows=some_windows(8, 60),
         probes=some_windows(4, 60, seed=1),
         roundings=(Packed(6, 128), Packed(3, 128)),
@@ -92,6 +95,56 @@ def test_a_metric_predicts_what_little_noise_does(architecture: str, tmp_path: P
     assert all(1 / 4 < ratio < 4 for ratio in ratios), ratios
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     assert 1 / 2 < mean < 2, ratios
+
+
+def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[dict[str, Any]]:
+    """Metrics by layer of experts and matrix, of a model that is run whole, a batch at a time."""
+    model.requires_grad_(False)
+    model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
+    records = []
+    for path in modules:
+        experts = model.get_submodule(path)
+        experts.statistics = Record(experts)
+        records.append(experts.statistics)
+    generator = torch.Generator().manual_seed(0)
+    num_scored = 0
+    with experts_one_by_one(model):
+        for batch in batches_of(task.windows, torch.device("cpu")):
+            for record in records:
+                record.real = batch.real
+            logits = model(batch.tokens, use_cache=False).logits
+            ends = [(w.first_scored - 1, len(w.tokens) - 1) for w in batch.windows]
+            predicted = [row[start:end] for row, (start, end) in zip(logits, ends, strict=True)]
+            scores = torch.cat(predicted).log_softmax(-1)
+            drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+            scores.gather(1, drawn).sum().backward()
+            num_scored += len(scores)
+    return [record.metrics(num_scored) for record in records]
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"])
+def test_statistics_are_those_of_the_whole_model_to_the_bit(
+    architecture: str, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "m", architecture, tokenizer=False))
+    store = StatisticsStore({"m": ModelStatistics(str(tmp_path), "work")})
+    windows = (*some_windows(8, 60), *some_windows(3, 200), *some_windows(2, 9))
+    task = replace(task_of(checkpoint, store), windows=windows)
+    gather(task)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    modules = [source.module for source in checkpoint.experts]
+    wanted = whole_metrics(load_original(checkpoint.directory), modules, task)
+    torch.set_num_threads(threads)
+    for layer, source in enumerate(checkpoint.experts):
+        for name in source.shape.matrices:
+            for index, metric in enumerate(wanted[layer][name]):
+                found = store.unscaled("m", layer, index, name)
+                assert torch.equal(found.gain, metric.gain)
+                assert torch.equal(found.moments, metric.moments)
+                assert found.samples is not None
+                assert torch.equal(found.samples.inputs, metric.samples.inputs)
+                assert torch.equal(found.samples.gradients, metric.samples.gradients)
 
 
 def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:

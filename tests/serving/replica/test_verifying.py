@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from consolidation.release import Golden
-from consolidation.statistics.scoring import golden_of
 from consolidation.statistics.text import Window
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
@@ -22,6 +21,7 @@ from tests.engine.running import ON_CPU
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
 from tests.support.sources import FakeModel, MemorySource
+from tests.support.whole_models import golden_of
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.baselines.activations import mean_outputs, see
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
 from consolidation.evaluation.baselines.subjects import Subjects
-from consolidation.statistics.scoring import load_original
 from consolidation.statistics.text import Window, model_windows, read_calibration
-from tests.support.checkpoints import tiny_model
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
+from tests.support.whole_models import load_original
 
 
 def windows(subjects: Subjects) -> dict[str, list[Window]]:
@@ -53,14 +54,11 @@ def test_each_expert_s_mean_output_is_what_the_module_gives(family: dict[str, Pa
     torch.testing.assert_close(found[2], wanted.mean(0))
 
 
-def test_uses_are_counted_and_a_bounded_number_of_tokens_kept() -> None:
-    model = tiny_model("mixtral")
+def test_uses_are_counted_and_a_bounded_number_of_tokens_kept(family: dict[str, Path]) -> None:
     seen = see(
-        model,
-        ["model.layers.0.mlp.experts", "model.layers.2.mlp.experts"],
+        StreamedModel(CheckpointWeights(open_checkpoint(family["one"]))),
         [Window(tuple(range(40)), 1), Window(tuple(range(9)), 1)],
         num_tokens=10,
     )
     assert [int(layer.uses.sum()) for layer in seen] == [2 * 49, 2 * 49]
     assert [layer.hidden.shape for layer in seen] == [(10, 32), (10, 32)]
-    assert not model.model.layers[0].mlp.experts._forward_pre_hooks

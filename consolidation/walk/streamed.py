@@ -1,0 +1,280 @@
+"""A stock model of transformers that holds no weights but those of the layer that computes.
+
+The model is built on the meta device. What lies before and after its decoder layers is run by the
+stock forward itself, with layers that only note what they are called with, or only return what
+comes out of the last one; so nothing here knows an architecture. In between, one layer at a time
+is filled from `Weights`, its experts when a token first needs them, and emptied again. What goes
+through, and what is kept of it, is decided by `walk/forward.py` and by callers.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from consolidation.errors import Refused
+from consolidation.walk.filling import ExpertsFilling, Filling
+from consolidation.walk.weights import Weights
+from representation.architecture.anatomy import is_rotary
+from representation.architecture.config import config_of
+from representation.architecture.experts import find_experts
+from representation.architecture.skeleton import meta_model, own_tensors
+from representation.architecture.tracing import fresh_rotary
+
+Keywords = Mapping[str, Any]
+"""What a decoder layer is called with, beside its input."""
+Seen = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Told what experts get: which layer of experts, input (T, H), and the router's choice, as indices
+(T, K) and weights (T, K).
+"""
+CPU = torch.device("cpu")
+
+
+class _ReachedTheLast(Exception):
+    """Ends a forward at its last layer."""
+
+
+class _Here(threading.local):
+    """What a thread is doing with the model."""
+
+    calls: "list[_Call] | None" = None
+    leaving: torch.Tensor | None = None
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    layer: int
+    hidden: Any
+    others: tuple[Any, ...]
+    keywords: Keywords
+
+
+@dataclass(slots=True)
+class Layer:
+    """A decoder layer. `experts`: which of the layers with experts it is; None if it has none.
+
+    `run` may be called while the layer is filled, by several threads at a time.
+    """
+
+    number: int
+    path: str
+    module: nn.Module
+    forward: Callable[..., Any]
+    experts: int | None
+    filled: ExpertsFilling | None = None
+
+
+class StreamedModel:
+    """One model, in float32. `stock` is transformers', without weights while it rests.
+
+    experts: what find_experts says, by layer of experts.
+    Raises: Unservable if transformers cannot build the model.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device = CPU) -> None:
+        self.device = device
+        self.stock = meta_model(config_of(weights.config), torch.float32, attention=None)
+        self._rotaries = dict(self._fresh_rotaries())
+        self.experts = tuple(find_experts(self.stock).values())
+        self._weights = weights
+        self._here = _Here()
+        self._outside = Filling(device)
+        self._filling = threading.Lock()
+        self._tied = dict(self.stock.all_tied_weights_keys)
+        self.layers = self._stubbed_layers()
+
+    def enter(self, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[Keywords, ...]]:
+        """Run what lies before the layers; inside `ends`. inputs: of the stock forward.
+
+        -> the first layer's input (B, T, H), and what each layer is called with
+        Raises `Refused` if the layers are not called one after another, each on what the one
+        before it returned.
+        """
+        calls: list[_Call] = []
+        self._here.calls = calls
+        try:
+            with torch.no_grad():
+                self.stock(**inputs)
+        except _ReachedTheLast:
+            pass
+        finally:
+            self._here.calls = None
+        name = type(self.stock).__name__
+        if [call.layer for call in calls] != list(range(len(self.layers))):
+            raise Refused(f"{name}: its layers are not called one after another")
+        hidden = calls[0].hidden
+        if any(call.hidden is not hidden or call.others for call in calls):
+            raise Refused(f"{name}: its layers pass on more than one tensor")
+        return hidden, tuple(call.keywords for call in calls)
+
+    def leave(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Run what lies after the layers; inside `ends`. (B, T, H) -> logits (B, T, V)"""
+        self._here.leaving = hidden
+        try:
+            # Any embeddings of that shape will do: looking tokens up would fill a large module.
+            out = self.stock(inputs_embeds=hidden.detach(), use_cache=False)
+        finally:
+            self._here.leaving = None
+        logits: torch.Tensor = out.logits
+        return logits
+
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """Modules outside the layers are filled when they are first called, until the end.
+
+        Modules of rotary angles begin anew: some keep state from one call to the next.
+        """
+        for path, rotary in self._rotaries.items():
+            self.stock.set_submodule(path, deepcopy(rotary))
+        with self._outside:
+            yield
+
+    def filled(self, *, backwards: bool = False) -> Iterator[Layer]:
+        """Each layer in turn, filled until the next one is asked for."""
+        order = self.layers[::-1] if backwards else self.layers
+        for layer, following in zip(order, [*order[1:], None], strict=True):
+            if following is not None:
+                wanted = (following.path, following.experts)
+                threading.Thread(target=self._weights.read_ahead, args=wanted, daemon=True).start()
+            with self._filled(layer):
+                yield layer
+
+    def run(
+        self,
+        layer: Layer,
+        hidden: torch.Tensor,
+        call: tuple[Keywords, ...],
+        seen: Seen | None = None,
+    ) -> torch.Tensor:
+        """Run a filled layer. hidden: (B, T, H)   call: from `enter`  ->  (B, T, H)
+
+        Several threads may do so at a time. Raises `Refused` if it returns anything else.
+        """
+        self._here.seen = seen
+        try:
+            out = layer.forward(hidden.to(self.device), **call[layer.number])
+        finally:
+            self._here.seen = None
+        if not isinstance(out, torch.Tensor) or out.shape != hidden.shape:
+            name = type(self.stock).__name__
+            raise Refused(f"{name}: {layer.path} returns more than one tensor")
+        return out
+
+    def experts_module(self, number: int) -> Any:
+        """The stock module of a layer of experts."""
+        return self.stock.get_submodule(self.experts[number].module)
+
+    def whole_experts(self, layer: Layer) -> Any:
+        """The experts module of a filled layer, with every expert filled."""
+        assert layer.experts is not None
+        assert layer.filled is not None
+        layer.filled.need_all()
+        return self.experts_module(layer.experts)
+
+    @contextmanager
+    def _filled(self, layer: Layer) -> Iterator[None]:
+        with Filling(self.device) as filling:
+            path = layer.path
+            names = {name for name, _ in layer.module.state_dict().items()}
+            if layer.experts is not None:
+                experts = self.experts[layer.experts]
+                inside = experts.module.removeprefix(f"{path}.")
+                names -= {f"{inside}.{name}" for name in experts.shape.parameters}
+                number = layer.experts
+                layer.filled = ExpertsFilling(
+                    layer.module.get_submodule(inside),
+                    filling,
+                    lambda index: self._weights.expert(number, index),
+                )
+            filling.put_all(layer.module, self._read(path, {f"{path}.{name}" for name in names}))
+            yield
+            layer.filled = None
+
+    def _read(self, part: str, names: set[str]) -> dict[str, torch.Tensor]:
+        """Exactly these tensors of a part, by their names inside it. Raises `ValueError`."""
+        found = self._weights.backbone(part)
+        wrong = sorted(names ^ found.keys())
+        if wrong:
+            raise ValueError(f"tensors missing or unknown: {', '.join(wrong[:5])}")
+        return {name.removeprefix(f"{part}."): tensor for name, tensor in found.items()}
+
+    def _fresh_rotaries(self) -> Iterator[tuple[str, nn.Module]]:
+        """What the model computes from its config alone, on the device."""
+        name = type(self.stock).__name__
+        for path, module in self.stock.named_modules():
+            if is_rotary(module):
+                rotary = fresh_rotary(name, path, type(module), self.stock.config)
+                yield path, rotary.eval().to(self.device)
+
+    def _stubbed_layers(self) -> tuple[Layer, ...]:
+        """The layers, none of which runs any more when the stock model does."""
+        path, layers = _decoder_layers(self.stock, self.experts[0].module)
+        with_experts: dict[int, int] = {}
+        for number, experts in enumerate(self.experts):
+            own = re.match(rf"{re.escape(path)}\.(\d+)\.", experts.module)
+            assert own is not None
+            with_experts[int(own.group(1))] = number
+        found = []
+        for number, module in enumerate(layers):
+            layer = Layer(
+                number, f"{path}.{number}", module, module.forward, with_experts.get(number)
+            )
+            found.append(layer)
+            if layer.experts is not None:
+                experts = self.experts_module(layer.experts)
+                experts.register_forward_pre_hook(self._experts_hook(layer), with_kwargs=True)
+            module.forward = self._stub(number, number == len(layers) - 1)
+        for name, module in self.stock.named_modules():
+            if not f"{name}.".startswith(f"{path}.") and any(True for _ in own_tensors(module)):
+                module.register_forward_pre_hook(self._outside_hook(name))
+        return tuple(found)
+
+    def _stub(self, number: int, is_last: bool) -> Callable[..., Any]:
+        def forward(hidden: Any = None, *others: Any, **keywords: Any) -> Any:
+            here = self._here
+            if here.leaving is not None:
+                return here.leaving
+            assert here.calls is not None
+            here.calls.append(_Call(number, hidden, others, keywords))
+            if is_last:
+                raise _ReachedTheLast
+            return hidden
+
+        return forward
+
+    def _experts_hook(self, layer: Layer) -> Callable[..., None]:
+        def hook(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            hidden, index, weights = (*arguments, *keywords.values())
+            if layer.filled is not None:
+                layer.filled.need(index)
+            if self._here.seen is not None and layer.experts is not None:
+                self._here.seen(layer.experts, hidden, index, weights)
+
+        return hook
+
+    def _outside_hook(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _: Any) -> None:
+            with self._filling:
+                for name in own_tensors(module):
+                    if getattr(module, name).is_meta:
+                        whole = f"{path}.{name}"
+                        part = self._tied.get(whole, whole)
+                        (tensor,) = self._read(part, {part}).values()
+                        self._outside.put(module, name, tensor)
+
+        return hook
+
+
+def _decoder_layers(model: nn.Module, experts: str) -> tuple[str, Any]:
+    """The path of the list of decoder layers, and the list. experts: the path of one's."""
+    match = re.match(r"(.*?)\.\d+\.", experts)
+    if match is None:
+        raise Refused(f"{type(model).__name__}: {experts} is in no list of layers")
+    return match.group(1), model.get_submodule(match.group(1))

@@ -1,0 +1,158 @@
+"""A model that is run a layer at a time gives what the whole one gives, and holds one layer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.errors import Refused
+from consolidation.evaluation.golden_prompts import golden_logits, golden_of
+from consolidation.statistics.scoring import each_window
+from consolidation.statistics.text import Window
+from consolidation.walk.filling import Filling
+from consolidation.walk.forward import forward_each
+from consolidation.walk.streamed import StreamedModel
+from consolidation.walk.weights import CheckpointWeights
+from tests.support import whole_models
+from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
+
+LENGTHS = (5, 40, 17, 40)
+
+
+def windows_of(*lengths: int) -> list[Window]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(3, 300, (length,), generator=generator) for length in lengths]
+    return [Window(tuple(tokens.tolist()), 2) for tokens in drawn]
+
+
+def both(directory: Path, architecture: str, **overrides: Any) -> tuple[StreamedModel, Any]:
+    """One checkpoint's model, streamed and whole."""
+    path = write_checkpoint(directory / "m", architecture, tokenizer=False, **overrides)
+    streamed = StreamedModel(CheckpointWeights(open_checkpoint(path)))
+    return streamed, whole_models.load_original(path)
+
+
+def filled_bytes(model: StreamedModel) -> int:
+    tensors = (*model.stock.parameters(), *model.stock.buffers())
+    return sum(t.numel() * t.itemsize for t in tensors if not t.is_meta)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_are_those_of_the_whole_model_to_the_bit(architecture: str, tmp_path: Path) -> None:
+    streamed, whole = both(tmp_path, architecture)
+    windows = windows_of(*LENGTHS)
+    found = list(each_window(streamed, windows, lambda _, logits: logits))
+    for window, logits in zip(windows, found, strict=True):
+        assert torch.equal(logits, whole_models.window_logits(whole, window))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_angles_that_depend_on_the_length_are_those_of_each_window(
+    kind: str, tmp_path: Path
+) -> None:
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+        rope["original_max_position_embeddings"] = 24
+    length = 24 if kind == "dynamic" else 96
+    streamed, whole = both(
+        tmp_path, "mixtral", head_dim=8, rope_parameters=rope, max_position_embeddings=length
+    )
+    windows = windows_of(20, 60, 20)
+    for _ in range(2):  # what a walk leaves behind does not change the next
+        found = list(each_window(streamed, windows, lambda _, logits: logits))
+    assert not torch.equal(found[0][:5], found[1][:5])
+    for window, logits in zip(windows, found, strict=True):
+        assert torch.equal(logits, whole_models.window_logits(whole, window))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_golden_prompt_is_answered_as_by_the_whole_model(
+    architecture: str, tmp_path: Path
+) -> None:
+    streamed, whole = both(tmp_path, architecture)
+    (window,) = windows_of(40)
+    found, wanted = golden_of(streamed, window), whole_models.golden_of(whole, window)
+    assert found.tokens == wanted.tokens
+    for one, other in zip(found.top, wanted.top, strict=True):
+        assert [token for token, _ in one] == [token for token, _ in other]
+        assert [value for _, value in one] == pytest.approx([v for _, v in other], abs=1e-4)
+    again = golden_logits(streamed, found)
+    assert again.argmax(-1).tolist() == list(found.tokens)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "granitemoe"])
+def test_no_more_than_a_layer_is_there_at_a_time(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed, whole = both(tmp_path, architecture)
+    list(each_window(streamed, windows_of(5), lambda _, logits: None))
+    rest, most = filled_bytes(streamed), 0  # angles alone
+    put = Filling.put
+
+    def watch(filling: Filling, *arguments: Any) -> None:
+        nonlocal most
+        put(filling, *arguments)
+        most = max(most, filled_bytes(streamed))
+
+    monkeypatch.setattr(Filling, "put", watch)
+    list(each_window(streamed, windows_of(*LENGTHS), lambda _, logits: None))
+    layers = [sum(4 * t.numel() for t in m.state_dict().values()) for m in whole.model.layers]
+    assert most == rest + max(layers)
+    assert filled_bytes(streamed) == rest
+
+
+def test_experts_are_read_when_a_token_first_needs_them(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", "qwen3_moe", tokenizer=False)
+    read: list[tuple[int, int]] = []
+
+    class Noted(CheckpointWeights):
+        def expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
+            read.append((layer, index))
+            return super().expert(layer, index)
+
+    model = StreamedModel(Noted(open_checkpoint(path)))
+    used: set[tuple[int, int]] = set()
+
+    def seen(_: int) -> Any:
+        return lambda layer, hidden, index, weights: used.update(
+            (layer, expert) for expert in index.flatten().tolist()
+        )
+
+    token = {"input_ids": torch.tensor([[7]]), "use_cache": False}
+    list(forward_each(model, [token], lambda _, logits: None, seen))
+    assert len(read) == 3 * 2
+    assert set(read) == used
+
+
+def test_layers_that_are_not_called_one_after_another_are_refused(tmp_path: Path) -> None:
+    streamed, _ = both(tmp_path, "mixtral")
+    layers = streamed.stock.model.layers
+    inputs = [{"input_ids": torch.tensor([[7, 8]]), "use_cache": False}]
+    for calls, said in (
+        ((0, 2, 1), "not called one after another"),
+        ((0, 1), "not called one after another"),
+    ):
+        streamed.stock.forward = lambda calls=calls, **_: [layers[i](torch.ones(1)) for i in calls]
+        with pytest.raises(Refused, match=f"MixtralForCausalLM: its layers are {said}"):
+            list(forward_each(streamed, inputs, lambda _, logits: None))
+    streamed.stock.forward = lambda **_: [layer(torch.ones(1)) for layer in layers]
+    with pytest.raises(Refused, match="its layers pass on more than one tensor"):
+        list(forward_each(streamed, inputs, lambda _, logits: None))
+
+
+def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", tokenizer=False)
+
+    class Short(CheckpointWeights):
+        def backbone(self, part: str) -> dict[str, torch.Tensor]:
+            found = super().backbone(part)
+            found.pop("model.layers.1.input_layernorm.weight", None)
+            return found
+
+    model = StreamedModel(Short(open_checkpoint(path)))
+    with pytest.raises(ValueError, match=r"missing or unknown: model\.layers\.1\.input_layernorm"):
+        list(each_window(model, windows_of(5), lambda _, logits: None))

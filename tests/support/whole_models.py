@@ -1,0 +1,68 @@
+"""Models held whole, in float32: the reference that models run a layer at a time are held to."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+
+from consolidation.evaluation.golden_prompts import (
+    COMPUTE_DTYPE,
+    GOLDEN_PROMPT,
+    GOLDEN_TOKENS,
+    GOLDEN_TOP,
+)
+from consolidation.release import Golden, ReleaseReader
+from consolidation.statistics.text import Window
+from representation.architecture.config import config_of, context_limit
+
+
+def load_original(directory: Path) -> Any:
+    """A checkpoint, as transformers loads it."""
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Products of tensors that lie at odd places of a mapped file may differ in the last bit.
+        tensor.data = tensor.data.clone()
+    return model.eval()
+
+
+def assemble(reader: ReleaseReader, name: str) -> Any:
+    """One model of a release in transformers' own class."""
+    model = reader.models[name]
+    config = config_of(model.config)
+    state = {key: tensor.float() for key, tensor in reader.read_backbone(name)}
+    for layer, row in enumerate(model.expert_map):
+        experts = [reader.expert(name, layer, index) for index in range(len(row))]
+        for parameter in experts[0]:
+            stacked = torch.stack([expert[parameter] for expert in experts])
+            state[f"{reader.layers[layer].module}.{parameter}"] = stacked
+    kind = cast(Any, transformers.AutoModelForCausalLM)._model_mapping[type(config)]
+    made, info = kind.from_pretrained(
+        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return made.eval()
+
+
+@torch.inference_mode()
+def window_logits(model: Any, window: Window) -> torch.Tensor:
+    """Logits that predict a window's scored tokens. -> (scored, V)"""
+    logits: torch.Tensor = model(torch.tensor([window.tokens]), use_cache=False).logits[0]
+    return logits[window.first_scored - 1 : -1]
+
+
+@torch.inference_mode()
+def golden_of(model: Any, window: Window) -> Golden:
+    """What a model generates after the first tokens of a window, without a cache."""
+    prompt = list(window.tokens[:GOLDEN_PROMPT])
+    length = GOLDEN_PROMPT + GOLDEN_TOKENS
+    tokens: list[int] = []
+    top: list[tuple[tuple[int, float], ...]] = []
+    for _ in range(min(length, context_limit(model.config) or length) - len(prompt)):
+        logits = model(torch.tensor([prompt + tokens]), use_cache=False).logits[0, -1]
+        values, order = torch.sort(logits.float(), descending=True, stable=True)
+        pairs = zip(order[:GOLDEN_TOP].tolist(), values[:GOLDEN_TOP].tolist(), strict=True)
+        top.append(tuple(pairs))
+        tokens.append(int(order[0]))
+    return Golden(prompt=tuple(prompt), tokens=tuple(tokens), top=tuple(top), dtype=COMPUTE_DTYPE)
