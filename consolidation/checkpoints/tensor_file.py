@@ -61,6 +61,9 @@ class SourceTensor(Protocol):
     def read(self, index: int | None = None) -> torch.Tensor:
         """The tensor in memory of its own; with `index`, only `tensor[index : index + 1]`."""
 
+    def read_ahead(self) -> None:
+        """Have the system read the tensor into its page cache meanwhile. Holds no memory."""
+
     def meta(self, index: int | None = None) -> torch.Tensor:
         """A tensor without data, of the shape and dtype that `read` would give."""
 

@@ -56,6 +56,12 @@ class BitsAndBytes:
         """The format, for people."""
         return f"bitsandbytes {self.kind}{', scales too' if self.nested else ''}"
 
+    @property
+    def parts(self) -> list[StoredTensor]:
+        """All that decoding reads."""
+        nested = [] if self.nested is None else [self.nested.scales, self.nested.values]
+        return [self.codes, self.scales, self.values, *nested]
+
     def decode(self, index: int | None) -> torch.Tensor:
         """The matrix. -> (O, I)"""
         packed = self.codes.read().reshape(-1).view(torch.uint8)

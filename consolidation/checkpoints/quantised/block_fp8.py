@@ -50,6 +50,11 @@ class BlockFp8:
             "fp8" if self.block is None else f"fp8 in blocks of {self.block[0]} × {self.block[1]}"
         )
 
+    @property
+    def parts(self) -> list[StoredTensor]:
+        """All that decoding reads."""
+        return [self.codes, self.scales]
+
     def decode(self, index: int | None) -> torch.Tensor:
         """One matrix. -> (O, I)"""
         codes, scales = self.codes.read(index).float(), self.scales.read(index).float()

@@ -75,6 +75,11 @@ class Compressed:
         """The format, for people."""
         return f"compressed-tensors, {self.scheme.label}"
 
+    @property
+    def parts(self) -> list[StoredTensor]:
+        """All that decoding reads."""
+        return [part for part in (self.codes, self.scales, self.zeros) if part is not None]
+
     def decode(self, index: int | None) -> torch.Tensor:
         """The matrix. -> (O, I)"""
         num_out, num_in = self.shape

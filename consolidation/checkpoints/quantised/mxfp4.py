@@ -41,6 +41,11 @@ class Mxfp4:
         num_experts, num_out, num_groups, _ = self.blocks.shape
         return num_experts, 2 * BYTES * num_groups, num_out
 
+    @property
+    def parts(self) -> list[StoredTensor]:
+        """All that decoding reads."""
+        return [self.blocks, self.scales]
+
     def decode(self, index: int | None) -> torch.Tensor:
         """The matrix of one expert. -> (I, O)"""
         values = torch.tensor([*FP4, *(-value for value in FP4)])

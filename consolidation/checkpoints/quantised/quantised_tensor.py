@@ -1,7 +1,7 @@
 """A tensor that a checkpoint stores in few bits, read as a plain one. Knows no format."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,10 @@ class Encoded(Protocol):
     @property
     def label(self) -> str:
         """The format, for people."""
+
+    @property
+    def parts(self) -> Sequence[StoredTensor]:
+        """All that decoding reads."""
 
     def decode(self, index: int | None) -> torch.Tensor:
         """One matrix, in float32: that of an expert, or all there is where `index` is None."""
@@ -64,6 +68,11 @@ class QuantisedTensor:
         for place, number in enumerate(indices):
             tensor[place] = self.encoded.decode(number)
         return tensor
+
+    def read_ahead(self) -> None:
+        """Have the system read all parts into its page cache meanwhile. Holds no memory."""
+        for part in self.encoded.parts:
+            part.read_ahead()
 
     def meta(self, index: int | None = None) -> torch.Tensor:
         """A tensor without data, of the shape and dtype that `read` would give."""

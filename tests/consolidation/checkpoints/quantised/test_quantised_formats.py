@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.checkpoints.tensor_file import StoredTensor
 from consolidation.errors import Refused
 from tests.support.checkpoints import write_checkpoint
 from tests.support.quantising import everything, rewrite
+
+
+def blocks(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    if not name.endswith("experts.down_proj"):
+        return None
+    codes = torch.zeros(4, 32, 1, 16, dtype=torch.uint8)
+    return {f"{name}_blocks": codes, f"{name}_scales": codes[..., 0]}
 
 
 def keep_plain(name: str, tensor: torch.Tensor) -> None:
@@ -58,14 +66,23 @@ def test_a_format_that_is_not_read_is_refused_with_what_converts_it(
 def test_a_dtype_in_which_weights_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "gpt_oss", tokenizer=False, intermediate_size=32)
 
-    def blocks(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor] | None:
-        if not name.endswith("experts.down_proj"):
-            return None
-        codes = torch.zeros(4, 32, 1, 16, dtype=torch.uint8)
-        return {f"{name}_blocks": codes, f"{name}_scales": codes[..., 0]}
-
     rewrite(tmp_path, {"quant_method": "mxfp4"}, blocks)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float64"}))
     with pytest.raises(Refused, match="'float64'"):
         open_checkpoint(tmp_path)
+
+
+def test_all_parts_of_a_quantised_weight_are_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path, "gpt_oss", tokenizer=False, intermediate_size=32)
+    rewrite(tmp_path, {"quant_method": "mxfp4"}, blocks)
+    asked: list[str] = []
+    monkeypatch.setattr(StoredTensor, "read_ahead", lambda self: asked.append(self.key))
+    layer = open_checkpoint(tmp_path).experts[0]
+    for _, conversion in layer.parameters:
+        for _, tensor in conversion.sources:
+            tensor.read_ahead()
+    down = f"{layer.module}.down_proj"
+    assert {f"{down}_blocks", f"{down}_scales", f"{down}_bias"} <= set(asked)
