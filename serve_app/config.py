@@ -72,8 +72,8 @@ class ServeConfig(_Strict):
     keep_alive_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     """A stream that has nothing to say for so long sends a comment, so that nobody closes it."""
     max_open_choices: int = Field(default=1024, ge=1)
-    """Choices running and waiting in one replica, of all tenants; a request beyond gets 429. A
-    tenant may have half of what the others leave."""
+    """Choices running and waiting in one replica, of all tenants; a request beyond gets 429. With
+    a keys file, a tenant may have half of what the others leave."""
     max_open_tokens: int = Field(default=4 * 2**20, ge=1)
     """The same, for the tokens of their prompts."""
     poll_s: float = Field(default=1.0, gt=0, le=5.0)

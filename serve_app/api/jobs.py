@@ -100,8 +100,9 @@ def chat_job(
     }
 
 
-def tokenize_job(fields: TokenizeFields) -> TokenizeJob:
+def tokenize_job(fields: TokenizeFields, caller: Caller) -> TokenizeJob:
     return {
+        "tenant": caller.name,
         "model": fields.model,
         "prompt": fields.prompt,
         "messages": fields.messages,
@@ -110,8 +111,8 @@ def tokenize_job(fields: TokenizeFields) -> TokenizeJob:
     }
 
 
-def detokenize_job(fields: DetokenizeFields) -> DetokenizeJob:
-    return {"model": fields.model, "tokens": fields.tokens}
+def detokenize_job(fields: DetokenizeFields, caller: Caller) -> DetokenizeJob:
+    return {"tenant": caller.name, "model": fields.model, "tokens": fields.tokens}
 
 
 def _whose(caller: Caller) -> Whose:

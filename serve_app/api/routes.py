@@ -158,8 +158,8 @@ def _generation(api: Api) -> list[Route]:
 def _texts(api: Api) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), TokenizeFields)
-        _caller(request, fields.model)
-        reply = await api.client.tokenize(tokenize_job(fields))
+        caller = _caller(request, fields.model)
+        reply = await api.client.tokenize(tokenize_job(fields, caller))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
         tokens = reply["tokens"]
@@ -169,8 +169,8 @@ def _texts(api: Api) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         fields = parse(await _body(request, api.limits), DetokenizeFields)
-        _caller(request, fields.model)
-        reply = await api.client.detokenize(detokenize_job(fields))
+        caller = _caller(request, fields.model)
+        reply = await api.client.detokenize(detokenize_job(fields, caller))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
         return JSONResponse({"prompt": reply["text"]})
@@ -183,14 +183,15 @@ def _texts(api: Api) -> list[Route]:
 
 def _catalogue(api: Api) -> list[Route]:
     async def models(request: Request) -> Response:
-        tenant = asked_by(request).caller.tenant
-        known = [card for card in (await _models(api))["models"] if tenant.may_use(card["id"])]
+        caller = asked_by(request).caller
+        cards = (await _models(api, caller))["models"]
+        known = [card for card in cards if caller.tenant.may_use(card["id"])]
         return JSONResponse({"object": "list", "data": [_card(card) for card in known]})
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model"]
-        _caller(request, wanted)
-        for card in (await _models(api))["models"]:
+        caller = _caller(request, wanted)
+        for card in (await _models(api, caller))["models"]:
             if card["id"] == wanted:
                 return JSONResponse(_card(card))
         raise no_such_model(wanted)
@@ -292,8 +293,8 @@ async def _body(request: Request, limits: RequestLimits) -> bytes:
     return bytes(body)
 
 
-async def _models(api: Api) -> Models:
-    known = await api.client.models()
+async def _models(api: Api, caller: Caller) -> Models:
+    known = await api.client.models(caller.name)
     if known["release"] is None:
         raise loading("no release is being served yet")
     return known

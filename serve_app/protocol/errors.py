@@ -136,8 +136,8 @@ def no_such_model(model: str) -> ProtocolError:
     return ProtocolError("model_not_found", f"The model '{model}' does not exist", "model")
 
 
-def overloaded(message: str) -> ProtocolError:
-    return ProtocolError("server_overloaded", message)
+def overloaded(message: str, retry_after_s: float | None = None) -> ProtocolError:
+    return ProtocolError("server_overloaded", message, retry_after_s=retry_after_s)
 
 
 def internal() -> ProtocolError:

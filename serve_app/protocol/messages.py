@@ -156,6 +156,7 @@ class Models(TypedDict):
 
 
 class TokenizeJob(TypedDict):
+    tenant: str
     model: str
     prompt: str | None
     messages: list[dict[str, Any]] | None
@@ -170,6 +171,7 @@ class Tokens(TypedDict):
 
 
 class DetokenizeJob(TypedDict):
+    tenant: str
     model: str
     tokens: list[int]
 
@@ -242,7 +244,9 @@ class EngineClient(Protocol):
 
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem: ...
 
-    async def models(self) -> Models: ...
+    async def models(self, tenant: str) -> Models:
+        """Those that a tenant may ask for, whatever its key allows."""
+        ...
 
     async def status(self) -> Status: ...
 

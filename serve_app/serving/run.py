@@ -39,6 +39,8 @@ _RAY = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     # Ray would start its workers at 15, where a consolidation beside them (19) still takes a third.
     "RAY_worker_niceness": "0",
+    # A text process ends with its engine by itself, and removes its files then.
+    "RAY_kill_child_processes_on_worker_exit": "0",
 }
 """Environment of Ray's processes, unless it says otherwise. Ray reads it when it is imported."""
 _SPARE = {"RAY_preload_python_modules": "serve_app.serving.spare_imports"}
@@ -130,10 +132,10 @@ def endpoint(
 
 
 def _start_ray(ray: Any) -> None:
-    """What it starts ignores SIGHUP, as it does Ctrl-C: a terminal sends both to all processes, and
-    this one ends the others.
+    """What it starts never gets SIGHUP, as it ignores Ctrl-C: a terminal sends both to all
+    processes, and this one ends the others.
     """
-    with _ignoring_hangup():
+    with _hangup_blocked():
         ray.init(
             address="local",
             include_dashboard=False,
@@ -145,13 +147,13 @@ def _start_ray(ray: Any) -> None:
 
 
 @contextmanager
-def _ignoring_hangup() -> Iterator[None]:
-    before = {signal.SIGHUP: signal.getsignal(signal.SIGHUP)}
-    _restore({signal.SIGHUP: signal.SIG_IGN})
+def _hangup_blocked() -> Iterator[None]:
+    """Processes that are started meanwhile never get SIGHUP; this one gets it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
-        _restore(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_ingresses() -> int:

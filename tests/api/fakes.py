@@ -47,7 +47,7 @@ class FakeClient:
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
         return {"type": "text", "text": "x"}
 
-    async def models(self) -> Models:
+    async def models(self, tenant: str) -> Models:
         return {"release": None, "models": []}
 
     async def status(self) -> Status:

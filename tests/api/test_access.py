@@ -22,7 +22,7 @@ ANSWER: list[list[Item]] = [[ACCEPTED], [piece("a"), piece("b", "stop")]]
 
 
 class Listing(FakeClient):
-    async def models(self) -> Models:
+    async def models(self, tenant: str) -> Models:
         facts = {"created": 1, "owned_by": "x", "max_model_len": 9, "release": "r1"}
         cards: Any = [{"id": name, **facts} for name in ("news-1", "code")]
         return {"release": "r1", "models": cards}

@@ -34,6 +34,7 @@ FAULTS: tuple[Fault[Ground], ...] = (
     ),
     Fault("files of a new release damaged", files.new_release),
     Fault("files of the served release damaged", files.served_release),
+    Fault("a bad file when an engine starts", files.bad_at_start),
     Fault("channel file damaged", files.channel),
     Fault("alias file damaged", files.aliases),
     Fault("keys file damaged", files.keys),

@@ -225,7 +225,7 @@ def test_an_engine_out_of_reach_is_a_refusal(
     assert item["type"] == "error"
     assert item["code"] == code
     with pytest.raises(ProtocolError) as caught:
-        asyncio.run(HandleClient(handle).models())
+        asyncio.run(HandleClient(handle).models("default"))
     assert caught.value.code == code
 
 
@@ -475,7 +475,7 @@ def test_questions_are_passed_on() -> None:
         for answer in (
             await client.tokenize(asked),
             await client.detokenize(asked),
-            await client.models(),
+            await client.models("default"),
             await client.status(),
             await client.metrics(),
         ):

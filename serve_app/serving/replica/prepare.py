@@ -1,11 +1,12 @@
 """Turns a job into engine requests: tokens, lengths, seeds, stops. Asks the text process."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from serve_app.engine.request import Request
-from serve_app.protocol.errors import ProtocolError, bad_request, too_long
+from serve_app.protocol.errors import ProtocolError, bad_request, deadline_exceeded, too_long
 from serve_app.protocol.messages import Job
 from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
 from serve_app.text.errors import BadVariable, TextError
@@ -145,3 +146,16 @@ def _check_tokens(tokens: Sequence[int], model: ServedModel, param: str) -> None
             f"{model.vocabulary} of model '{model.name}'",
             param,
         )
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncGenerator[None, None]:
+    """Ends the block after so long. Raises ProtocolError then."""
+    timer = asyncio.timeout(seconds)
+    try:
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if timer.expired():
+            raise deadline_exceeded() from error
+        raise

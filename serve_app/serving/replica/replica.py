@@ -17,7 +17,6 @@ from serve_app.errors import EngineError, EngineStopped, ServingError, Unavailab
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
-    deadline_exceeded,
     loading,
     no_such_model,
 )
@@ -47,13 +46,14 @@ from serve_app.serving.replica.prepare import (
     encode_prompts,
     refusing_texts,
     requests_of,
+    within,
 )
 from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.replica.telling.administration import Administration
 from serve_app.serving.replica.telling.status_facts import canary_facts, models_of, status_of
 from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
-from serve_app.serving.traffic.shares import side_of
+from serve_app.serving.traffic.shares import settled_side_of, side_of
 from serve_app.serving.traffic.watched import Watched
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
@@ -112,7 +112,9 @@ class EngineReplica:
             self._aliases,
         )
         self._following: asyncio.Task[None] | None = None
-        self._open = OpenJobs(config.max_open_choices, config.max_open_tokens)
+        self._open = OpenJobs(
+            config.max_open_choices, config.max_open_tokens, is_shared=config.keys is not None
+        )
         self._stopped = False
         self._making_s = 0.0 if begun is None else clock() - begun
         self._start_s: float | None = None
@@ -167,7 +169,7 @@ class EngineReplica:
         side = side_of(self._canary.value, job["tenant"], job["user"] or job["id"])
         with self._open.entered(job) as entered:
             async with contextlib.AsyncExitStack() as stack:
-                async with _within(timeout_s):
+                async with within(timeout_s):
                     holding = self._holding(asked["model"], alias, side, job["release"])
                     model, release, loop = await stack.enter_async_context(holding)
                     answering.side = self._releases.side_of(release)
@@ -194,7 +196,7 @@ class EngineReplica:
 
     @contextlib.asynccontextmanager
     async def _holding(
-        self, asked: str, alias: Alias | None, side: Side = "stable", only: str | None = None
+        self, asked: str, alias: Alias | None, side: Side, only: str | None = None
     ) -> AsyncGenerator[tuple[ServedModel, HeldRelease, Loop], None]:
         """The model that was asked for, of a release that stays until the block ends.
 
@@ -238,7 +240,8 @@ class EngineReplica:
         alias = alias_of(self._aliases.value, asked["model"])
         job = tokenize_job_for(asked, alias)
         try:
-            async with self._holding(asked["model"], alias) as (model, _, _):
+            side = settled_side_of(self._canary.value, job["tenant"])
+            async with self._holding(asked["model"], alias, side) as (model, _, _):
                 with refusing_texts("prompt" if job["messages"] is None else "messages"):
                     tokens = await self._tokens(job, model)
                 return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
@@ -259,7 +262,8 @@ class EngineReplica:
         worst = max(job["tokens"], default=0)
         alias = alias_of(self._aliases.value, job["model"])
         try:
-            async with self._holding(job["model"], alias) as (model, _, _):
+            side = settled_side_of(self._canary.value, job["tenant"])
+            async with self._holding(job["model"], alias, side) as (model, _, _):
                 if worst >= model.vocabulary:
                     limit = f"is outside the vocabulary of {model.vocabulary}"
                     raise bad_request(f"Invalid 'tokens': {worst} {limit}", "tokens")
@@ -269,8 +273,10 @@ class EngineReplica:
         except ServingError as error:
             return protocol_error(error).to_item()
 
-    async def models(self) -> Models:
-        return models_of(self._config.family, self._releases.current, self._aliases.value)
+    async def models(self, tenant: str) -> Models:
+        side = settled_side_of(self._canary.value, tenant)
+        canary = self._releases.canary if side == "canary" else None
+        return models_of(self._config.family, self._releases.current, canary, self._aliases.value)
 
     async def status(self) -> Status:
         state, canary = self._canary_follower.state, self._releases.canary
@@ -336,16 +342,3 @@ async def _verified(asked: str, model: ServedModel, release: HeldRelease, loop: 
         await release.verification.one(loop, model.name)
     except Unavailable as error:
         raise unavailable(asked, error) from error
-
-
-@contextlib.asynccontextmanager
-async def _within(seconds: float | None) -> AsyncGenerator[None, None]:
-    """Ends the block after so long. Raises ProtocolError then."""
-    timer = asyncio.timeout(seconds)
-    try:
-        async with timer:
-            yield
-    except TimeoutError as error:
-        if timer.expired():
-            raise deadline_exceeded() from error
-        raise

@@ -19,7 +19,7 @@ from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
-from serve_app.serving.replica.verifying import Verification
+from serve_app.serving.replica.verifying import Verification, check_vocabularies
 from serve_app.text.errors import TextError
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_messages import TokenizerFacts
@@ -158,7 +158,7 @@ class ServedReleases:
         is_first = self.loop is None
         try:
             tokenizers, loop = await self._begun(opened)
-            _check_vocabularies(opened, tokenizers)
+            check_vocabularies(opened.source, tokenizers)
             end_tokens = {name: end for name, (end, _) in tokenizers.items()}
             if is_first:
                 return await self._hold(opened, end_tokens, loop, may_lack=True)
@@ -324,17 +324,6 @@ class ServedReleases:
     async def _retire(self, loop: Loop, held: HeldRelease) -> None:
         if self._held.pop(held.id, None) is not None:
             await outcome(loop.retire(held.id))
-
-
-def _check_vocabularies(opened: OpenedRelease, found: Mapping[str, TokenizerFacts]) -> None:
-    """Raises BadRelease if a tokenizer has tokens that its model has not."""
-    for name, (_, needed) in found.items():
-        there = int(opened.source.models[name].config["vocab_size"])
-        if needed > there:
-            raise BadRelease(
-                f"release {opened.source.id}, model {name}: its tokenizer has tokens up to "
-                f"{needed - 1}, and its vocabulary ends at {there - 1}"
-            )
 
 
 def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:

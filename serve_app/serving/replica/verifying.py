@@ -7,7 +7,7 @@ release states. A model without a golden prompt gets any tokens, and must answer
 
 import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from consolidation.release import Golden, golden_tolerance
 from serve_app.engine.request import (
@@ -23,6 +23,7 @@ from serve_app.errors import BadRelease, Unavailable
 from serve_app.serving.replica.dependencies import Loop, ReplicaSource
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.prepare import ServedModel
+from serve_app.text.process.text_messages import TokenizerFacts
 
 TENANT = "verifying a release"
 """No name of a tenant has a space."""
@@ -152,3 +153,14 @@ def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> s
                 f"and it is {behind:.3g} below the likeliest; {tolerance:.3g} is allowed in {dtype}"
             )
     return None
+
+
+def check_vocabularies(source: ReplicaSource, found: Mapping[str, TokenizerFacts]) -> None:
+    """Raises BadRelease if a tokenizer has tokens that its model has not."""
+    for name, (_, needed) in found.items():
+        there = int(source.models[name].config["vocab_size"])
+        if needed > there:
+            raise BadRelease(
+                f"release {source.id}, model {name}: its tokenizer has tokens up to "
+                f"{needed - 1}, and its vocabulary ends at {there - 1}"
+            )

@@ -18,3 +18,10 @@ def side_of(canary: Canary | None, tenant: str, conversation: str) -> Side:
     name = f"{tenant}\0{conversation}".encode(errors="replace")
     point = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
     return "canary" if point * 100 < canary.percent else "stable"
+
+
+def settled_side_of(canary: Canary | None, tenant: str) -> Side:
+    """The side of a tenant's requests whatever their conversation; stable if they are divided."""
+    if canary is None:
+        return "stable"
+    return canary.tenants.get(tenant, "canary" if canary.percent == 100 else "stable")

@@ -239,8 +239,8 @@ class HandleClient:
         if self.is_draining:
             raise draining()
 
-    async def models(self) -> Models:
-        return cast(Models, await self._ask(self._handle.models))
+    async def models(self, tenant: str) -> Models:
+        return cast(Models, await self._ask(self._handle.models, tenant))
 
     async def status(self) -> Status:
         status = cast(Status, await self._ask(self._handle.status))

@@ -1,6 +1,7 @@
 """Files that are damaged where they lie: of the registry, and the keys file."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from consolidation.release import BackboneBlob
+from serve_app.bench.http.processor_time import ENGINE
 from tests.chaos.family import ALIAS, CHANNEL, FIRST, MODELS
 from tests.chaos.ground import Ground
 from tests.chaos.ledger import Kind
@@ -80,6 +82,23 @@ def backbones_to_be_read(ground: Ground) -> Mapping[str, Any]:
             ground.until(partial(answers, ground, 6, without=model), "others answer")
         ground.hurt()
     return {"loads failed": ground.endpoint.metric(FAILED_LOADS)}
+
+
+def bad_at_start(ground: Ground) -> Mapping[str, Any]:
+    """A backbone's blob, when an engine starts: its model is refused by name, the others answer."""
+    model = MODELS[-1]
+    manifest = ground.family.registry.read_manifest(ground.family.first)
+
+    def told() -> bool:
+        return model in ground.endpoint.status().get("unavailable_models", {})
+
+    with damaged(_path(ground, _own(manifest.models[model].backbone)), _flipped):
+        ground.kill(ENGINE)
+        ground.until(told, "it is told", 60)
+        ground.until(partial(answers, ground, 6, without=model), "others answer")
+        others_s = time.monotonic() - ground.hurt_at
+    ground.hurt()
+    return {"others answer after s": others_s}
 
 
 def channel(ground: Ground) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from tests.chaos.ground import Ground, Scene
 
 CONTROLLER = "Serve's controller"
 STOPPED_S = 8.0
+SPARE_S = 20.0
+"""By then an endpoint has the spare process that it keeps for the next engine."""
 
 
 def nothing(ground: Scene) -> Mapping[str, Any]:
@@ -23,6 +25,7 @@ def nothing(ground: Scene) -> Mapping[str, Any]:
 
 
 def engine_killed(ground: Scene) -> Mapping[str, Any]:
+    time.sleep(SPARE_S)
     return _killed(ground, ENGINE)
 
 

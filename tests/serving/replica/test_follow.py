@@ -77,7 +77,7 @@ def test_a_moved_channel_is_followed_and_the_old_release_retired() -> None:
         made.registry.channels["stable"] = "r2"
         await serves(replica, "r2")
         await until(lambda: made.loop.retired == ["r1"])
-        models = await replica.models()
+        models = await replica.models("default")
         assert [card["id"] for card in models["models"]] == ["a", "c"]
         assert len(made.loops) == 1
 
@@ -200,7 +200,7 @@ def test_a_channel_that_goes_away_leaves_what_is_served() -> None:
 def test_aliases_stay_while_a_registry_is_out_of_sight() -> None:
     async def test(made: World, replica: EngineReplica) -> None:
         async def names() -> set[str]:
-            return {card["id"] for card in (await replica.models())["models"]}
+            return {card["id"] for card in (await replica.models("default"))["models"]}
 
         async def has_alias() -> bool:
             return "fast" in await names()

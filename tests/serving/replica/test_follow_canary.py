@@ -7,7 +7,11 @@ from typing import Any
 import httpx
 
 from consolidation.release import Canary, Side
+from serve_app.api.fields import TokenizeFields
+from serve_app.api.jobs import tokenize_job
 from serve_app.serving.replica.replica import EngineReplica
+from serve_app.tenants.keyring import Caller
+from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import refused
 from tests.serving.fakes import World, source, world
 from tests.serving.running import client_of, replica_of, serves, until
@@ -62,6 +66,31 @@ def test_a_share_of_users_is_answered_by_the_canary_and_each_by_one_release() ->
         for side in ("stable", "canary"):
             labels = f'model_name="a",service_class="standard",side="{side}",tenant="default"'
             assert f"prompt_tokens_total{{{labels}}}" in text
+
+    asyncio.run(run())
+
+
+def test_a_tenant_on_the_canarys_side_sees_its_models_and_others_see_the_channels() -> None:
+    async def run() -> None:
+        made = world("a")
+        made.registry.releases["r2"] = source("r2", "a", "new")
+        _canary(made, 0, acme="canary")
+        async with replica_of(made) as replica:
+            await _fact(replica, "serves", True)
+
+            async def seen(tenant: str) -> list[tuple[str, str]]:
+                cards = (await replica.models(tenant))["models"]
+                return [(card["id"], card["release"]) for card in cards]
+
+            async def counts(tenant: str, model: str) -> str:
+                fields = TokenizeFields.model_validate({"model": model, "prompt": "hi"})
+                caller = Caller(tenant, Tenant(), "", frozenset())
+                return (await replica.tokenize(tokenize_job(fields, caller)))["type"]
+
+            assert await seen("acme") == [("a", "r2"), ("new", "r2")]
+            assert await seen("zen") == [("a", "r1")]
+            assert await counts("acme", "new") == "tokens"
+            assert await counts("zen", "new") == "error"
 
     asyncio.run(run())
 

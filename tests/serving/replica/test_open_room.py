@@ -33,6 +33,32 @@ def test_a_tenant_alone_may_fill_half() -> None:
     assert fill(room, "flood") == 7
 
 
+def test_the_only_tenant_there_can_be_may_fill_all() -> None:
+    room = Room("choices", 100, is_shared=False)
+    assert fill(room, "default") == 100
+
+
+def test_who_is_refused_is_told_when_what_it_lacks_should_have_ended() -> None:
+    now = 0.0
+    room = Room("choices", 100, clock=lambda: now)
+
+    def told(amount: int) -> float | None:
+        with pytest.raises(ProtocolError) as caught:
+            room.take("flood", amount, None)
+        return caught.value.retry_after_s
+
+    fill(room, "flood")
+    assert told(1) is None, "nothing has ended yet"
+    for _ in range(20):
+        now += 0.5
+        room.give_back("flood", 1)
+        room.take("flood", 1, None)
+    assert told(8) == pytest.approx(4, rel=0.1), "two have ended a second"
+    assert told(1) == 1
+    now += 60
+    assert told(8) == 60
+
+
 def test_however_many_flood_the_next_finds_as_much_as_each_of_them_has_at_least() -> None:
     random, room, held = Random(7), Room("choices", 1200), Counter[str]()
     tenants = list("vwxyz")

@@ -23,7 +23,7 @@ def _aliased(made: World, **aliases: Alias) -> World:
 
 async def _knows(replica: EngineReplica, name: str) -> None:
     async def now() -> bool:
-        return name in [card["id"] for card in (await replica.models())["models"]]
+        return name in [card["id"] for card in (await replica.models("default"))["models"]]
 
     await until(now)
 
@@ -131,6 +131,6 @@ def test_a_pinned_release_has_no_aliases() -> None:
         async with replica_of(made, release="r1") as replica:
             await serves(replica, "r1")
             await asyncio.sleep(0.05)
-            assert [card["id"] for card in (await replica.models())["models"]] == ["a"]
+            assert [card["id"] for card in (await replica.models("default"))["models"]] == ["a"]
 
     asyncio.run(run())

@@ -12,24 +12,35 @@ from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.traffic.watched import Watched
 
 
-def models_of(family: str, current: HeldRelease | None, aliases: Aliases | None) -> Models:
-    """The models of the release, and the aliases that stand for one of them."""
+def models_of(
+    family: str,
+    current: HeldRelease | None,
+    canary: HeldRelease | None,
+    aliases: Aliases | None,
+) -> Models:
+    """The models of the release, and the aliases that stand for one of them.
+
+    canary: answers instead, if it has the model; None for who is not on its side.
+    """
     if current is None:
         return {"release": None, "models": []}
-    roots = {name: name for name in current.models}
+    of = dict.fromkeys(current.models, current)
+    if canary is not None:
+        of |= dict.fromkeys(canary.models, canary)
+    roots = {name: name for name in of}
     if aliases is not None:
         roots |= {name: alias.model for name, alias in aliases.aliases.items()}
     cards: list[ModelCard] = [
         {
             "id": name,
             "root": root,
-            "created": current.created,
+            "created": of[root].created,
             "owned_by": family,
-            "max_model_len": current.models[root].context_length,
-            "release": current.id,
+            "max_model_len": of[root].models[root].context_length,
+            "release": of[root].id,
         }
         for name, root in roots.items()
-        if root in current.models
+        if root in of
     ]
     return {"release": current.id, "models": cards}
 
