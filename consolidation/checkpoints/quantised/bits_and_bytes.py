@@ -51,6 +51,8 @@ class BitsAndBytes:
     shape: tuple[int, ...]
     kind: str
 
+    is_transposed = False
+
     @property
     def label(self) -> str:
         """The format, for people."""

@@ -38,6 +38,8 @@ class BlockFp8:
     scales: StoredTensor
     block: tuple[int, int] | None
 
+    is_transposed = False
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(O, I), or (E, O, I)"""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from consolidation.checkpoints.quantised.converting import how_to_convert
 from consolidation.checkpoints.quantised.quantised_tensor import (
     SCALE_DTYPES,
     Encoded,
@@ -22,6 +23,7 @@ from consolidation.checkpoints.quantised.quantised_tensor import (
 from consolidation.checkpoints.tensor_file import StoredTensor
 from consolidation.errors import Refused
 
+METHOD = "compressed-tensors"
 WEIGHT, PACKED, SCALE, SHAPE, ZERO = (
     ".weight",
     ".weight_packed",
@@ -34,6 +36,8 @@ ACTIVATIONS = (
     *(f".{of}_scale" for of in ("q", "k", "v")),
 )
 """Of inputs and of cached keys and values: how the model is run, not what it is."""
+CHANGES = ("sparsity_config", "transform_config")
+"""Settings of which each changes weights further."""
 CODES = {("float", 8): "F8_E4M3", ("int", 8): "I8"}
 PACKED_BITS = (4, 8)
 
@@ -69,6 +73,8 @@ class Compressed:
     zeros: StoredTensor | None
     scheme: Scheme
     shape: tuple[int, ...]
+
+    is_transposed = False
 
     @property
     def label(self) -> str:
@@ -109,6 +115,13 @@ def _unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
 def take(settings: Mapping[str, Any], stored: dict[str, StoredTensor]) -> dict[str, Encoded]:
     """Weights in this format, by name. Takes their parts out of `stored`. Raises `Refused`."""
     schemes = list(_schemes(settings))
+    changed = [name for name in CHANGES if settings.get(name) and not _is_dense(settings[name])]
+    if changed and stored:
+        directory = next(iter(stored.values())).file.parent
+        raise Refused(
+            f"{directory}: {METHOD} with {changed[0]} is not read: "
+            f"{how_to_convert(METHOD, directory)}"
+        )
     found: dict[str, Encoded] = {}
     for key in [key for key in stored if key.endswith(SCALE)]:
         module = key.removesuffix(SCALE)
@@ -118,12 +131,15 @@ def take(settings: Mapping[str, Any], stored: dict[str, StoredTensor]) -> dict[s
         codes = packed or stored.pop(module + WEIGHT, None)
         if codes is None:
             raise Refused(f"{scales.file}: {key} is there without {module}{WEIGHT} or {PACKED}")
-        if packed is not None and shape is None:
-            raise Refused(f"{scales.file}: {packed.key} has no {module}{SHAPE}")
         found[module + WEIGHT] = _encoded(schemes, codes, scales, zeros, shape)
     for key in [key for key in stored if found and key.endswith(ACTIVATIONS)]:
         del stored[key]
     return found
+
+
+def _is_dense(setting: Any) -> bool:
+    """Whether a setting says that nothing is left out of the weights."""
+    return isinstance(setting, dict) and setting.get("format") == "dense"
 
 
 def _encoded(
@@ -143,7 +159,8 @@ def _encoded(
     raise Refused(
         f"{codes.file}: {codes.key} is {codes.dtype} {list(codes.shape)} with scales "
         f"{list(scales.shape)}{zero}; its config has "
-        f"{' and '.join(scheme.label for scheme in schemes) or 'no way to store weights'}"
+        f"{' and '.join(scheme.label for scheme in schemes) or 'no way of storing that is read'}; "
+        f"{how_to_convert(METHOD, codes.file.parent)}"
     )
 
 
@@ -180,10 +197,7 @@ def _fits(
 
 
 def _schemes(settings: Mapping[str, Any]) -> Iterator[Scheme]:
-    """Of the config's groups of modules. Raises `Refused` for what changes weights further."""
-    for name in ("sparsity_config", "transform_config"):
-        if settings.get(name):
-            raise Refused(f"compressed-tensors with {name} is not read")
+    """Of the config's groups of modules, those of kinds that are read."""
     for group in (settings.get("config_groups") or {}).values():
         weights = group.get("weights") if isinstance(group, dict) else None
         scheme = _scheme(weights) if isinstance(weights, dict) else None

@@ -34,6 +34,7 @@ class Mxfp4:
     scales: StoredTensor
 
     label = "mxfp4"
+    is_transposed = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,11 +48,12 @@ class Mxfp4:
         return [self.blocks, self.scales]
 
     def decode(self, index: int | None) -> torch.Tensor:
-        """The matrix of one expert. -> (I, O)"""
+        """The matrix of one expert. -> (O, I)"""
         values = torch.tensor([*FP4, *(-value for value in FP4)])
         blocks = values_of_nibbles(self.blocks.read(index)[0], values, high_first=False)
         exponents = self.scales.read(index)[0].int() - BIAS  # (O, G)
-        return torch.ldexp(blocks, exponents[..., None]).flatten(1).T  # (O, G, 32) -> (I, O)
+        blocks *= torch.ldexp(torch.ones(exponents.shape), exponents)[..., None]
+        return blocks.flatten(1)  # (O, G, 32) -> (O, I)
 
 
 def take(settings: Mapping[str, Any], stored: dict[str, StoredTensor]) -> dict[str, Encoded]:

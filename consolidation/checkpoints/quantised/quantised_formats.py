@@ -1,4 +1,4 @@
-"""The formats of quantised checkpoints that are read, and how to convert the others. Reads none.
+"""The formats of quantised checkpoints that are read, by the methods that configs name.
 
 A checkpoint is quantised if its config names a method and its tensors are as that method stores
 them. Weights are decoded one matrix at a time, in float32, and rounded once to the config's dtype
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consolidation.checkpoints.quantised import bits_and_bytes, block_fp8, compressed, mxfp4
+from consolidation.checkpoints.quantised.converting import how_to_convert
 from consolidation.checkpoints.quantised.quantised_tensor import Encoded, QuantisedTensor
 from consolidation.checkpoints.tensor_file import SERVED_DTYPES, SourceTensor, StoredTensor
 from consolidation.errors import Refused
@@ -23,14 +24,6 @@ FORMATS: dict[str, Take] = {
     "mxfp4": mxfp4.take,
 }
 """By `quant_method`."""
-
-
-DEQUANTISE = (
-    "python -c \"from gptqmodel.utils.model_dequant import dequantize_model as d; d('{0}', "
-    "'{0}-bf16')\""
-)
-"""Of gptqmodel 7.7: reads GPTQ, AWQ and some others, and writes bfloat16."""
-CONVERTED_BY = {"gptq": DEQUANTISE, "awq": DEQUANTISE, "modelopt": DEQUANTISE, "exl3": DEQUANTISE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,10 @@ def plain_tensors(
     if not encoded:
         if all(tensor.dtype in SERVED_DTYPES for tensor in stored.values()):
             return PlainTensors(dict(stored), left_over=method)
-        raise Refused(f"{directory}: it is quantised ({method}), {_advice(directory, method)}")
+        raise Refused(
+            f"{directory}: it is quantised ({method}) in a way that is not read: "
+            f"{how_to_convert(method, directory)}"
+        )
     dtype = _dtype(directory, fields)
     tensors: dict[str, SourceTensor] = dict(rest)
     for name, how in encoded.items():
@@ -74,14 +70,6 @@ def plain_tensors(
         tensors[name] = QuantisedTensor(name, dtype, how)
     labels = sorted({how.label for how in encoded.values()})
     return PlainTensors(tensors, quantised=", ".join(labels))
-
-
-def _advice(directory: Path, method: str) -> str:
-    command = CONVERTED_BY.get(method)
-    read = ", ".join(sorted(FORMATS))
-    if command is None:
-        return f"which is not read ({read} are): save it in bfloat16 with what quantised it"
-    return f"which is not read ({read} are): convert it with\n  {command.format(directory)}"
 
 
 def _dtype(directory: Path, fields: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
 from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
 from consolidation.errors import Refused
@@ -22,11 +21,15 @@ class Encoded(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor that is encoded: a matrix, or the matrices of all experts."""
+        """Of the tensor that is read: a matrix, or the matrices of all experts."""
 
     @property
     def label(self) -> str:
         """The format, for people."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether what is decoded is the transposed of what is read."""
 
     @property
     def parts(self) -> Sequence[StoredTensor]:
@@ -59,15 +62,19 @@ class QuantisedTensor:
 
         Decodes a matrix at a time. Raises `Refused` when a file cannot be read.
         """
-        dtype, shape = DTYPES[self.dtype], self.shape
+        shape = self.shape
         if len(shape) == 2:
-            matrix = self.encoded.decode(None).to(dtype)
+            matrix = self._matrix(None)
             return matrix if index is None else matrix[index : index + 1]
         indices = range(shape[0]) if index is None else [index]
-        tensor = torch.empty((len(indices), *shape[1:]), dtype=dtype)
+        tensor = torch.empty((len(indices), *shape[1:]), dtype=DTYPES[self.dtype])
         for place, number in enumerate(indices):
-            tensor[place] = self.encoded.decode(number)
+            tensor[place] = self._matrix(number)
         return tensor
+
+    def _matrix(self, index: int | None) -> torch.Tensor:
+        matrix = self.encoded.decode(index).to(DTYPES[self.dtype])
+        return matrix.T if self.encoded.is_transposed else matrix
 
     def read_ahead(self) -> None:
         """Have the system read all parts into its page cache meanwhile. Holds no memory."""
@@ -102,7 +109,8 @@ def values_of_nibbles(
     codes = torch.arange(256)
     pair = (codes >> 4, codes & 15) if high_first else (codes & 15, codes >> 4)
     table = torch.stack([values[code] for code in pair], 1)  # (256, 2)
-    return functional.embedding(packed.int(), table).flatten(-2)  # (..., n, 2) -> (..., 2 n)
+    found = table.index_select(0, packed.int().flatten())  # (… · n, 2)
+    return found.view(*packed.shape[:-1], -1)  # (…, 2 n)
 
 
 def in_blocks(

@@ -176,5 +176,5 @@ def test_8_bits_of_bitsandbytes_are_refused(tmp_path: Path) -> None:
         return {name: tensor.to(torch.int8), **scales} if name == KEY else None
 
     rewrite(tmp_path, {"quant_method": "bitsandbytes", "load_in_8bit": True}, stored)
-    with pytest.raises(Refused, match=r"bitsandbytes.*bfloat16"):
+    with pytest.raises(Refused, match=r"bitsandbytes\) in a way that is not read"):
         open_checkpoint(tmp_path)

@@ -120,7 +120,8 @@ def by_hand(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor] | None:
 
 def test_each_weight_is_stored_by_the_group_that_fits_it(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "mixtral", dtype=torch.bfloat16, tokenizer=False)
-    rewrite(tmp_path, settings("int4 in groups", "int8 per row"), by_hand)
+    dense = {"sparsity_config": {"format": "dense", "global_sparsity": 0.01}}
+    rewrite(tmp_path, settings("int4 in groups", "int8 per row") | dense, by_hand)
     codes = load_file(tmp_path / "model.safetensors")[f"{KEY}.weight"]
     checkpoint = open_checkpoint(tmp_path)
     found = everything(checkpoint)[f"{KEY}.weight"]
@@ -152,10 +153,19 @@ def test_each_weight_is_stored_by_the_group_that_fits_it(tmp_path: Path) -> None
         (
             lambda t: t.update({f"{KEY}.weight_packed": t.pop(f"{KEY}.weight").int()}),
             {},
-            ["weight_packed", "no", "weight_shape"],
+            ["weight_packed", "I32", "CompressedTensorsDequantizer"],
         ),
         (lambda t: None, {"transform_config": {"R1": {}}}, ["transform_config"]),
-        (lambda t: None, {"config_groups": {}}, ["no way to store weights"]),
+        (
+            lambda t: None,
+            {"sparsity_config": {"format": "sparse-24-bitmask"}},
+            ["sparsity_config", "CompressedTensorsDequantizer"],
+        ),
+        (
+            lambda t: None,
+            {"config_groups": {}},
+            ["no way of storing that is read", "CompressedTensorsDequantizer"],
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_named(

@@ -43,7 +43,8 @@ def test_plain_weights_are_read_whatever_the_config_says(
     [
         ({"quant_method": "gptq", "bits": 4}, ["gptq", "dequantize_model", "-bf16"]),
         ({"quant_method": "awq"}, ["awq", "dequantize_model"]),
-        ({"quant_method": "hqq"}, ["hqq", "bfloat16", "mxfp4"]),
+        ({"quant_method": "bitsandbytes"}, ["bitsandbytes", "dequantize().save_pretrained"]),
+        ({"quant_method": "hqq"}, ["hqq", "bfloat16"]),
         ("strange", ["strange"]),
         ({"bits": 4}, ["unnamed"]),
     ],
