@@ -25,7 +25,7 @@ def round_blocks(
     ->  codes (B, b, O) uint8, scales (B, ceil(b / group), O), values (B, b, O)
     """
     codes = torch.empty_like(blocks, dtype=torch.uint8)
-    values = torch.empty_like(blocks)
+    values, spare = torch.empty_like(blocks), torch.empty_like(blocks)
     scales = []
     for start in range(0, blocks.shape[1], group):
         end = min(start + group, blocks.shape[1])
@@ -40,8 +40,9 @@ def round_blocks(
             values[:, column] = value
             row = roots[:, column, column:]  # (B, rest)
             lost = (wanted - value).div_(row[:, :1])
-            later = blocks[:, column + 1 :]  # (B, rest - 1, O)
-            later.addcmul_(row[:, 1:, None], lost[:, None], value=-1)
+            # Not `addcmul_`, which may or may not round the product.
+            owed = torch.mul(row[:, 1:, None], lost[:, None], out=spare[:, column + 1 :])
+            blocks[:, column + 1 :].sub_(owed)  # (B, rest - 1, O)
     return codes, torch.stack(scales, 1), values
 
 

@@ -54,6 +54,13 @@ def test_compiled_code_rounds_as_torch_does_to_the_bit(
 
 
 @compiled
+def test_the_last_bits_agree_where_each_column_has_a_scale() -> None:
+    fmt = Packed(5, 1)  # A scale of one number shows what many columns have handed on to it.
+    matrix, metric = random_matrix(400, 200, seed=3), correlated_metric(400, 200)
+    assert_same(rounding.round_matrix(matrix, fmt, metric), in_torch(matrix, fmt, metric))
+
+
+@compiled
 def test_compiled_code_rounds_alike_on_any_number_of_threads() -> None:
     matrix, metric = random_matrix(100, 300), correlated_metric(100, 300)
     torch.set_num_threads(1)
