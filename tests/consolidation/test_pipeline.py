@@ -76,7 +76,7 @@ def test_a_dry_run_plans_the_same_and_writes_nothing(family: Paths, tmp_path: Pa
     assert outcome.release is None
     assert list(tmp_path.iterdir()) == []
     assert outcome.plan == run(tmp_path, pick(family, "one", "two"), 1.5).plan
-    assert {p.stage for p in seen} == {"open", "scan", "compare"}
+    assert {p.stage for p in seen} == {"open", "noise floor", "scan", "compare"}
 
 
 def test_a_budget_below_the_fewest_bits_is_refused_with_the_least_there_is(
@@ -304,7 +304,8 @@ def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_p
 def test_a_blob_lost_after_it_was_noted_is_written_again(family: Paths, tmp_path: Path) -> None:
     recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=1.2)
     with pytest.raises(KeyboardInterrupt):
-        consolidate(recipe, executor=Stops(after=4 + 2 + 12))
+        # Noise floor, scan, compare, backbone.
+        consolidate(recipe, executor=Stops(after=9 + 18 + 3 + 12))
     for blob in (tmp_path / "fam/blobs").iterdir():
         blob.unlink()
     assert consolidate(recipe, executor=LocalExecutor()).release is not None

@@ -91,7 +91,7 @@ def test_a_budget_below_the_least_is_refused_before_anything_is_calibrated(
     recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=0.05)
     with pytest.raises(Refused, match=r"budget of 0\.0500 .* cannot be met: .* a budget of 0\.\d+"):
         consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
-    assert seen == {"open", "scan", "origins"}
+    assert seen == {"open", "noise floor", "scan", "origins"}
 
 
 def test_a_model_whose_experts_are_copies_may_take_less_than_one_slot_for_each(
