@@ -304,8 +304,8 @@ def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_p
 def test_a_blob_lost_after_it_was_noted_is_written_again(family: Paths, tmp_path: Path) -> None:
     recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=1.2)
     with pytest.raises(KeyboardInterrupt):
-        # Noise floor, scan, compare, backbone.
-        consolidate(recipe, executor=Stops(after=9 + 18 + 3 + 12))
+        # Noise floor, scan, compare, backbone and build.
+        consolidate(recipe, executor=Stops(after=7 + 14 + 2 + 12))
     for blob in (tmp_path / "fam/blobs").iterdir():
         blob.unlink()
     assert consolidate(recipe, executor=LocalExecutor()).release is not None
