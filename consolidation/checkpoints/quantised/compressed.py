@@ -198,7 +198,8 @@ def _fits(
 
 def _schemes(settings: Mapping[str, Any]) -> Iterator[Scheme]:
     """Of the config's groups of modules, those of kinds that are read."""
-    for group in (settings.get("config_groups") or {}).values():
+    groups = settings.get("config_groups")
+    for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
         scheme = _scheme(weights) if isinstance(weights, dict) else None
         if scheme is not None:
@@ -209,13 +210,16 @@ def _scheme(weights: Mapping[str, Any]) -> Scheme | None:
     kind, bits = str(weights.get("type", "int")), weights.get("num_bits", 8)
     group, structure = weights.get("group_size"), weights.get("block_structure")
     # Where none is named, the sizes tell, as in compressed-tensors.
-    strategy = weights.get("strategy") or ("group" if group else "tensor")
-    block, per = {
+    strategy = str(weights.get("strategy") or ("group" if group else "tensor"))
+    sizes, per = {
         "tensor": ((0, 0), "per tensor"),
         "channel": ((1, 0), "per row"),
         "group": ((1, group), f"in groups of {group}"),
-        "block": (tuple(structure or ()), f"in blocks of {structure}"),
-    }.get(strategy, ((), ""))
-    if len(block) != 2 or not all(isinstance(size, int) for size in block):
+        "block": (structure, f"in blocks of {structure}"),
+    }.get(strategy, (None, ""))
+    if not isinstance(sizes, list | tuple) or len(sizes) != 2:
         return None
+    if not all(isinstance(number, int) and number >= 0 for number in (*sizes, bits)):
+        return None
+    block = (int(sizes[0]), int(sizes[1]))
     return Scheme(kind, bits, bool(weights.get("symmetric", True)), block, f"{kind}{bits} {per}")

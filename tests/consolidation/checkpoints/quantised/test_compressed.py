@@ -31,6 +31,14 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 PROJECTIONS = ("_proj.weight", "w1.weight", "w2.weight", "w3.weight")
 KEY = "model.layers.1.self_attn.k_proj"
+NOT_GROUPS: list[Any] = [
+    [],
+    {"a": 1},
+    {"a": {"weights": {"strategy": ["x"]}}},
+    {"a": {"weights": {"strategy": "group", "group_size": -1}}},
+    {"a": {"weights": {"strategy": "block", "block_structure": 8}}},
+    {"a": {"weights": {"strategy": "channel", "num_bits": "8"}}},
+]
 
 
 def settings(*ways: str) -> dict[str, Any]:
@@ -160,6 +168,10 @@ def test_each_weight_is_stored_by_the_group_that_fits_it(tmp_path: Path) -> None
             lambda t: None,
             {"sparsity_config": {"format": "sparse-24-bitmask"}},
             ["sparsity_config", "CompressedTensorsDequantizer"],
+        ),
+        *(
+            (lambda t: None, {"config_groups": groups}, ["no way of storing that is read"])
+            for groups in NOT_GROUPS
         ),
         (
             lambda t: None,
