@@ -2,7 +2,7 @@
 
 Most of the time until a killed engine is back would be importing. Ray gives a new replica an idle
 worker if it has one, so there is always one, which has imported what an engine needs
-(`spare_imports`). It takes some 350 MB of memory, and stays idle until then.
+(`spare_imports`; ADR 33). It takes some 350 MB of memory, and stays idle until then.
 """
 
 import asyncio

@@ -20,8 +20,9 @@ TEMPLATES: Mapping[str, str] = {
     "recurses": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     "divides by zero": "{{ 1 // 0 }}",
 }
-NUM_ASKED = 4
-"""Chats with it at the same time."""
+NUM_ASKED = 3
+"""Chats with it at the same time. They wait for each other, on full cores 10 s for each that never
+ends, and what has waited for 30 s is a 503."""
 
 
 def chat(ground: Ground, bad: str) -> Mapping[str, Any]:
