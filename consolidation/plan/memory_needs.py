@@ -11,7 +11,7 @@ GIB = 1 << 30
 WALK_BYTES = 3 * GIB // 2
 """What running a model takes beside its layers: activations, logits, sums, embeddings."""
 LAYERS_AT_ONCE = 2
-"""Decoder layers of a model that runs: the one that computes, and the next, which is read."""
+"""One decoder layer of a model that runs is held, in float32: as large as two in 16 bits."""
 LAYER_BYTES = GIB
 """What comparing and building take beside the experts of a layer."""
 COPIES = 2.5
