@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from representation.architecture.anatomy import study
-from representation.architecture.config import config_of, plain_config
+from representation.architecture.config import config_of, plain_config, rope_fields
 
 OWN_FIELDS = frozenset(
     {
@@ -53,6 +53,7 @@ LENGTHS = ("chunk", "max_position", "rope", "window")
 """Words in the names of fields that may come into play with long texts only."""
 
 ABSENT = "absent"
+ANGLES = "number of rotary angles"
 UNREAD = "nothing in the model reads it"
 
 
@@ -73,10 +74,10 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
     defaults are not part of a config and may always differ.
     Raises: Unservable.
     """
-    if not list(_differing(one, other)):
+    if one == other:
         return []
     whole = [_whole(fields) for fields in (one, other)]
-    return [
+    return _angles(*whole) + [
         Difference(
             field,
             whole[0].get(field, ABSENT),
@@ -85,6 +86,14 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
         )
         for field in _differing(*whole)
     ]
+
+
+def _angles(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
+    """Each model turns by its own angles, but all by as many: a step has one tensor of them."""
+    if rope_fields(one) == rope_fields(other):
+        return []
+    num = _look(one).num_angles, _look(other).num_angles
+    return [] if num[0] == num[1] else [Difference(ANGLES, *num, ignored=None)]
 
 
 def _why_ignored(field: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
@@ -122,18 +131,36 @@ def fields_read(fields: Mapping[str, Any]) -> frozenset[str]:
     A trace does not run the experts, so every word in their code counts.
     Raises: Unservable.
     """
-    return _fields_read(json.dumps(dict(fields), sort_keys=True, default=str))
+    return _look(fields).read
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What building and tracing shows. num_angles: that a token's queries are turned by."""
+
+    read: frozenset[str]
+    num_angles: int
+
+
+def _look(fields: Mapping[str, Any]) -> _Look:
+    return _look_at(json.dumps(dict(fields), sort_keys=True, default=str))
 
 
 @lru_cache(maxsize=16)
-def _fields_read(fields: str) -> frozenset[str]:
+def _look_at(fields: str) -> _Look:
     config = config_of(json.loads(fields))
     read: set[str] = set()
     _record(config, read)
     anatomy = study(config, torch.float32)
     kinds = {type(anatomy.model.get_submodule(path)) for path in anatomy.experts}
     words = {word for kind in kinds for word in re.findall(r"\w+", inspect.getsource(kind))}
-    return frozenset(read | words)
+    found = [
+        len(buffer)
+        for module in anatomy.rotaries.values()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.endswith("inv_freq")
+    ]
+    return _Look(frozenset(read | words), sum(found))
 
 
 def _record(config: Any, read: set[str]) -> None:

@@ -117,6 +117,21 @@ def test_windows_that_are_on_are_compared() -> None:
     assert off["sliding_window"] is False
 
 
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({"rope_theta": 5e5, "partial_rotary_factor": 0.5}, {}),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.25}, {"number of rotary angles": False}),
+    ],
+)
+def test_models_may_turn_by_other_angles_but_not_by_more(
+    rope: dict[str, Any], expected: dict[str, bool]
+) -> None:
+    plain = fields_of("glm4_moe")
+    other = {key: value for key, value in plain.items() if key != "partial_rotary_factor"}
+    assert ignored(plain, other | {"rope_parameters": {"rope_type": "default"} | rope}) == expected
+
+
 def test_a_family_has_one_model_type() -> None:
     assert ignored(fields_of("mixtral"), fields_of("olmoe"))["model_type"] is False
 
