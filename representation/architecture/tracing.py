@@ -153,7 +153,7 @@ def _traced_mask(
     architectures (Qwen2-MoE, PhiMoE) pass nothing else. A mask that is neither causal nor a causal
     window has another shape, and is refused only if a layer uses it.
     """
-    if not is_causal(mask_function, local_size):
+    if local_size == 0 or not is_causal(mask_function, local_size):  # of 0, it hides every token
         return torch.empty(OTHER_MASK, device="meta")
     return torch.empty((1, 1, 1, local_size or 0), device="meta")
 

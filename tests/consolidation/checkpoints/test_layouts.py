@@ -100,6 +100,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         lambda directory: (directory / "generation_config.json").write_text(""),
         r"generation_config\.json is not JSON",
     ),
+    "a window of 0": (config(sliding_window=0), "neither causal nor a causal window"),
     "more experts than there are": (config(num_local_experts=5), r"experts\.4\.\S+ is missing"),
     "fewer layers than there are": (config(num_hidden_layers=1), r"made of model\.layers\.1\."),
     "a wider vocabulary": (config(vocab_size=321), r"\[320, 32\] instead of \[321, 32\]"),
