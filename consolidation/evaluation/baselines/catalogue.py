@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from consolidation.errors import Refused
 from consolidation.evaluation.baselines.average import Average
 from consolidation.evaluation.baselines.base_experts import BaseExperts
-from consolidation.evaluation.baselines.bitdelta import BitDelta
+from consolidation.evaluation.baselines.bitdelta import BitDelta, DQrelo
 from consolidation.evaluation.baselines.dare import dare
 from consolidation.evaluation.baselines.emr import Emr
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
@@ -53,6 +53,7 @@ WITH_BASE: dict[str, Maker] = {
     "dare": lambda subjects, _: dare(subjects),
     "emr": lambda subjects, _: Emr(subjects),
     "bitdelta": lambda subjects, _: BitDelta(subjects),
+    "d-qrelo": lambda subjects, _: DQrelo(subjects),
     **{f"low-rank-{rank}": _low_rank(rank) for rank in RANKS},
 }
 NAMES = tuple(sorted({**WITHOUT_BASE, **WITH_BASE}))

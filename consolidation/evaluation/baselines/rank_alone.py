@@ -45,13 +45,14 @@ class RankAlone:
         base = self.subjects.base_experts(layer)
         found = self.subjects.model(model, layer)
         for name in self.subjects.shape(layer).matrices:
-            near = [self._nearest(one) for one in found[name] - base[name]]
+            near = [nearest(self.subjects, d, self.rank) for d in found[name] - base[name]]
             found[name] = base[name] + torch.stack(near)
         return found
 
-    def _nearest(self, difference: torch.Tensor) -> torch.Tensor:
-        cut = decompose(
-            difference, weight_metric((difference.shape[0], difference.shape[1])), self.rank
-        )
-        left, right = cut.left[:, : self.rank], cut.right[: self.rank]
-        return self.subjects.rounded(left) @ self.subjects.rounded(right)
+
+def nearest(subjects: Subjects, difference: torch.Tensor, rank: int) -> torch.Tensor:
+    """The nearest matrix of a rank, from factors in the experts' dtype. (O, I) -> (O, I)"""
+    metric = weight_metric((difference.shape[0], difference.shape[1]))
+    cut = decompose(difference, metric, rank)
+    left, right = cut.left[:, :rank], cut.right[:rank]
+    return subjects.rounded(left) @ subjects.rounded(right)

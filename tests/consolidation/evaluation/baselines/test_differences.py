@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from consolidation.evaluation.baselines.bitdelta import BitDelta
+from consolidation.evaluation.baselines.bitdelta import BitDelta, DQrelo
 from consolidation.evaluation.baselines.emr import Emr
 from consolidation.evaluation.baselines.private import Private
 from consolidation.evaluation.baselines.rank_alone import RankAlone
@@ -14,7 +14,7 @@ MATRICES = ("gate_up_proj", "down_proj")
 
 
 def with_base(subjects: Subjects) -> list[Method]:
-    return [Emr(subjects), BitDelta(subjects), RankAlone(subjects, 4)]
+    return [Emr(subjects), BitDelta(subjects), DQrelo(subjects), RankAlone(subjects, 4)]
 
 
 def error(method: Method, subjects: Subjects, model: str) -> float:
@@ -45,13 +45,21 @@ def test_signs_leave_of_normal_noise_what_theory_says(subjects: Subjects) -> Non
     assert error(BitDelta(subjects), subjects, "one") == pytest.approx(1 - 2 / math.pi, abs=0.02)
 
 
+def test_a_low_rank_of_what_signs_leave_is_added_to_them(subjects: Subjects) -> None:
+    both, signs_alone = DQrelo(subjects), BitDelta(subjects)
+    assert error(both, subjects, "one") < 0.95 * error(signs_alone, subjects, "one")
+    for name in MATRICES:
+        added = both.experts("one", 0)[name] - signs_alone.experts("one", 0)[name]
+        assert torch.linalg.matrix_rank(added[0], atol=1e-5) == 1
+
+
 def test_a_full_rank_leaves_nothing(subjects: Subjects) -> None:
     assert error(RankAlone(subjects, 32), subjects, "one") < 1e-6
 
 
 def test_biases_come_back_exactly_where_matrices_are_compressed(gpt_oss: Subjects) -> None:
     own = gpt_oss.model("one", 0)
-    for method in (BitDelta(gpt_oss), RankAlone(gpt_oss, 2), Private(gpt_oss, 4)):
+    for method in (BitDelta(gpt_oss), DQrelo(gpt_oss), RankAlone(gpt_oss, 2), Private(gpt_oss, 4)):
         found = method.experts("one", 0)
         assert {name: t.shape for name, t in found.items()} == {n: t.shape for n, t in own.items()}
         assert torch.equal(found["down_proj_bias"], own["down_proj_bias"])
@@ -79,6 +87,7 @@ def test_bytes_are_those_of_what_has_to_be_kept(subjects: Subjects) -> None:
     assert Emr(subjects).expert_bytes == 8 * weights + 3 * (weights // 8 + 2 * 2 * 4)
     assert BitDelta(subjects).expert_bytes == 4 * weights + 3 * (weights // 8 + 8 * 2 * 4)
     factors = 8 * 4 * (48 + 32 + 32 + 24)
+    assert DQrelo(subjects).expert_bytes == BitDelta(subjects).expert_bytes + 3 * factors
     assert RankAlone(subjects, 4).expert_bytes == 4 * weights + 3 * 4 * factors
     scales = 2 * 8 * (48 + 32)
     assert Private(subjects, 4).expert_bytes == 3 * (weights // 2 + scales)
