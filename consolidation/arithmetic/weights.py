@@ -29,6 +29,11 @@ class Weights:
             {name: tensor - other.vectors[name] for name, tensor in self.vectors.items()},
         )
 
+    def of(self, name: str) -> "Weights":
+        """One matrix, and the vector that is added to its product."""
+        vectors = {n: vector for n, vector in self.vectors.items() if n == f"{name}_bias"}
+        return Weights({name: self.matrices[name]}, vectors)
+
     def equals(self, other: "Weights") -> bool:
         """Whether two experts of one shape are the same to the bit: 0 and −0 are not."""
         pairs = zip(self.tensors(), other.tensors(), strict=True)

@@ -6,7 +6,7 @@ makes up for the rounding of the slot.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
 from consolidation.compare.costs import PartWanted, cost_of
+from consolidation.compare.residual import Residual, Residuals
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
@@ -55,7 +56,7 @@ class MemberRequest:
 
     origin: Origin
     users: tuple[User, ...]
-    residuals: tuple[Format, ...]
+    residuals: Residuals
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,48 +186,59 @@ class _Builder:
         """
         if not member.residuals:
             return []
-        if member.residuals[0].replaces:
+        if member.residuals[0].format.replaces:
             return [self._replacing(member, slot, shape)]
         order = member.origin.order()
         left = member.origin.read(order).minus(given)
-        metrics = {}
+        tensors: dict[Residual, dict[str, torch.Tensor]] = {one: {} for one in member.residuals}
         for name, matrix in left.matrices.items():
-            found = [self._metric(member, order, u, name, matrix) for u in member.users]
-            metrics[name] = together(found, [user.weight for user in member.users])
-        orders = {member.residuals, member.residuals[::-1]}
-        tried = [self._approximate(left, metrics, formats, shape) for formats in sorted(orders)]
-        _, parts = min(tried, key=lambda found: found[0])
-        return [self._write_tensors(fmt, parts[fmt]) for fmt in member.residuals]
+            own = [one for one in member.residuals if one.holds(name)]
+            if not own:
+                continue
+            metrics = [self._metric(member, order, u, name, matrix) for u in member.users]
+            metric = together(metrics, [user.weight for user in member.users])
+            parts = self._better(left.of(name), metric, [one.format for one in own], shape)
+            for one, found in zip(own, parts, strict=True):
+                tensors[one] |= found
+        return [self._write_tensors(one, tensors[one]) for one in member.residuals]
 
     def _replacing(self, member: MemberRequest, slot: Part, shape: ExpertShape) -> Part:
         """The residual that gives a member back to the bit where the slot has other weights."""
-        (fmt,) = member.residuals
+        (residual,) = member.residuals
         origin = member.origin
         weights = origin.read(None)
         stored = origin.source.read(origin.index), self._registry.read_tensors(slot)
         wanted = PartWanted(
             weights, lambda name: weight_metric(shape.matrix(name)), shape, self._task.dtype, stored
         )
-        return self._write(fmt, wanted).model_copy(update={"on": slot.digest})
+        return self._write(residual.format, wanted).model_copy(update={"on": slot.digest})
+
+    def _better(
+        self, left: Weights, metric: Metric, formats: Sequence[Format], shape: ExpertShape
+    ) -> list[dict[str, torch.Tensor]]:
+        """Tensors in each format that add up to one matrix, made in the better of two orders."""
+        orders = {tuple(formats), tuple(formats[::-1])}
+        tried = [self._approximate(left, metric, order, shape) for order in sorted(orders)]
+        _, parts = min(tried, key=lambda found: found[0])
+        return [parts[fmt] for fmt in formats]
 
     def _approximate(
-        self,
-        left: Weights,
-        metrics: Mapping[str, Metric],
-        formats: tuple[Format, ...],
-        shape: ExpertShape,
+        self, left: Weights, metric: Metric, formats: tuple[Format, ...], shape: ExpertShape
     ) -> tuple[float, dict[Format, dict[str, torch.Tensor]]]:
-        """Make residuals in this order, each of what the earlier ones leave. -> (cost, tensors)"""
+        """Make residuals in this order, each of what the earlier ones leave. -> (cost, tensors)
+
+        left: one of an expert's matrices, with its vector
+        """
+        ((name, rest),) = left.matrices.items()
+        own = shape.only((name,))
         parts = {}
-        rest = dict(left.matrices)
         for number, fmt in enumerate(formats):
             vectors = left.vectors if number == 0 else _zeros(left.vectors)
-            weights = Weights(rest, vectors)
-            wanted = PartWanted(weights, metrics.__getitem__, shape, self._task.dtype)
+            weights = Weights({name: rest}, vectors)
+            wanted = PartWanted(weights, lambda _: metric, own, self._task.dtype)
             parts[fmt] = cost_of(fmt.kind).fit(fmt, wanted)
-            given = {name: fmt.decode(parts[fmt], name, shape) for name in rest}
-            rest = {name: matrix - given[name] for name, matrix in rest.items()}
-        return sum(metrics[name].cost(error) for name, error in rest.items()), parts
+            rest = rest - fmt.decode(parts[fmt], name, own)
+        return metric.cost(rest), parts
 
     def _metric(
         self,
@@ -249,11 +261,12 @@ class _Builder:
         return weights_of(read_expert(self._registry, [part], shape), shape)
 
     def _write(self, fmt: Format, wanted: PartWanted) -> Part:
-        return self._write_tensors(fmt, cost_of(fmt.kind).fit(fmt, wanted))
+        return self._write_tensors(Residual(fmt), cost_of(fmt.kind).fit(fmt, wanted))
 
-    def _write_tensors(self, fmt: Format, tensors: Mapping[str, torch.Tensor]) -> Part:
+    def _write_tensors(self, held: Residual, tensors: Mapping[str, torch.Tensor]) -> Part:
         blob = self._registry.write_blob(encode_tensors(tensors))
-        return Part(digest=blob.digest, bytes=blob.bytes, format=str(fmt))
+        label = str(held.format)
+        return Part(digest=blob.digest, bytes=blob.bytes, format=label, matrices=held.matrices)
 
 
 def _zeros(vectors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

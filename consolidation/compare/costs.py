@@ -18,7 +18,7 @@ from consolidation.compare.noise import Noise, Spread, Unit
 from representation.formats import ExpertShape, Format, Tensors
 
 Formats = tuple[Format, ...]
-"""Formats of an expert's residuals; none when the slot is all it has."""
+"""Formats of a matrix's residuals; none when the slot is all it has."""
 FEEDBACK = 1.7
 """How much more rounding with feedback moves weights than the error it leaves would say."""
 
@@ -27,43 +27,46 @@ FEEDBACK = 1.7
 class Difference:
     """An expert seen from the content of a slot.
 
-    weights: the unit's less the content's.   is_stored: whether unit and content are what a
-    checkpoint or a dense slot holds, to the bit, and every neuron in its own place.
+    weights: the unit's less the content's.   changed: the matrices that differ.   is_stored:
+    whether unit and content are what a checkpoint or a dense slot holds, to the bit, and every
+    neuron in its own place.
     """
 
     unit: Unit
     content: Weights
     weights: Weights
-    is_zero: bool
+    changed: frozenset[str]
     is_stored: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SlotLoss:
-    """What holding a content in a slot's format costs one unit, by matrix."""
+    """What holding one matrix of a content in a slot's format costs one unit."""
 
-    slot: Format
-    by_matrix: Mapping[str, float]
+    matrix: str
+    cost: float
     noise: Noise
 
-    @property
-    def cost(self) -> float:
-        """Of all matrices."""
-        return sum(self.by_matrix.values())
+    def of_rounding(self, spread: float, bits: int) -> float:
+        """The cost of rounding a difference of this spread; the slot's rounding moved weights too.
 
-    def added_to(self, spread: Spread) -> Spread:
-        """The spread of a difference, where the slot's rounding moved weights too."""
-        return {name: value + FEEDBACK * self.by_matrix[name] for name, value in spread.items()}
+        What is rounded makes up for the slot's rounding.
+        """
+        return self.noise.factors[self.matrix, bits] * (spread + FEEDBACK * self.cost)
 
 
 class Offers(Protocol):
     """Residuals of one kind for one difference; what they have in common is computed once."""
 
     def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
-        """Residuals that may be worth their bytes, and the error that is expected with each.
+        """Residuals of one matrix that may be worth their bytes, and the error expected with each.
 
-        loss: of the slot that they are added to.
+        loss: of the matrix in the slot that they are added to.
         """
+        ...
+
+    def whole(self, slot: Format) -> Iterator[tuple[Format, float]]:
+        """Residuals for all matrices together on a slot in this format, and the error with each."""
         ...
 
 
@@ -72,6 +75,10 @@ class NoOffers:
 
     def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
         """See `Offers.residuals`."""
+        yield from ()
+
+    def whole(self, slot: Format) -> Iterator[tuple[Format, float]]:
+        """See `Offers.whole`."""
         yield from ()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consolidation.arithmetic.frontier import Point
+from consolidation.compare.residual import Residual, Residuals
 from representation.formats import DENSE, Format, format_of
 
 EXPERTS, BASE, KEPT = "experts", "base", "kept"
@@ -27,7 +28,7 @@ class Use:
     """A distinct expert that uses a slot, its residuals, and the error that is expected then."""
 
     expert: int
-    residual: tuple[Format, ...]
+    residuals: Residuals
     error: float
 
 
@@ -44,7 +45,14 @@ class SlotChoice:
         """Of the slot and of its users' residuals; some may come again."""
         yield self.format
         for use in self.uses:
-            yield from use.residual
+            yield from (one.format for one in use.residuals)
+
+    @property
+    def shelves(self) -> Iterator[Format | Residual]:
+        """What tells the shelves of the slot and of its users' residuals; some may come again."""
+        yield self.format
+        for use in self.uses:
+            yield from use.residuals
 
     @classmethod
     def exactly(cls, position: int, kept: int | None) -> "SlotChoice":
@@ -78,7 +86,7 @@ class Group:
             content = choice.content
             if content.kind == EXPERTS:
                 content = Content(EXPERTS, tuple(map(at, content.positions)))
-            uses = tuple(Use(at(use.expert), use.residual, use.error) for use in choice.uses)
+            uses = tuple(Use(at(use.expert), use.residuals, use.error) for use in choice.uses)
             return SlotChoice(content, choice.format, uses)
 
         return Group(
@@ -115,7 +123,7 @@ class Group:
 
 
 def _slot_to_json(slot: SlotChoice) -> list[Any]:
-    uses = [[use.expert, [str(fmt) for fmt in use.residual], use.error] for use in slot.uses]
+    uses = [[use.expert, [str(one) for one in use.residuals], use.error] for use in slot.uses]
     return [slot.content.kind, list(slot.content.positions), str(slot.format), uses]
 
 
@@ -125,7 +133,6 @@ def _slot_from_json(value: list[Any]) -> SlotChoice:
         Content(kind, tuple(positions)),
         format_of(fmt),
         tuple(
-            Use(expert, tuple(format_of(label) for label in labels), error)
-            for expert, labels, error in uses
+            Use(expert, tuple(map(Residual.of, labels)), error) for expert, labels, error in uses
         ),
     )

@@ -3,20 +3,29 @@
 Every kind of format is asked (`costs.py`); which ways are taken is decided elsewhere.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from consolidation.arithmetic.frontier import Point
 from consolidation.arithmetic.weights import Weights
 from consolidation.compare.costs import Difference, Formats, SlotLoss, cost_of
 from consolidation.compare.noise import Noise, Unit
+from consolidation.compare.residual import Residual, Residuals
+from consolidation.compare.ways import Options
 from representation.formats import DENSE, FORMATS, ExpertShape, Format
 
 COSTS = tuple(cost_of(kind) for kind in FORMATS)
 LOSSLESS = tuple(cost for cost in COSTS if any(fmt.replaces for fmt in cost.residuals))
 """Costs of kinds whose residuals give an expert back to the bit."""
 SLOT_FORMATS: Formats = tuple(fmt for cost in COSTS for fmt in cost.slots)
-MAX_MAPS = len(SLOT_FORMATS) + sum(1 + f.replaces for cost in COSTS for f in cost.residuals)
-"""Maps that shelves of one layer may have: one a format, two where residuals replace weights."""
+NUM_MATRICES = 2
+"""Matrices of an expert: what goes in, and what comes out."""
+MAX_MAPS = len(SLOT_FORMATS) + sum(
+    2 if fmt.replaces else 1 + NUM_MATRICES for cost in COSTS for fmt in cost.residuals
+)
+"""Maps that shelves of one layer may have: one for slots of a format, two for residuals that
+replace weights, and for others one for those of all matrices and one for those of each."""
 
 
 class Pair:
@@ -27,57 +36,74 @@ class Pair:
 
     def __init__(self, unit: Unit, content: Weights, *, is_stored: bool) -> None:
         weights = unit.weights.minus(content)
+        changed = frozenset(name for name, m in weights.matrices.items() if bool(m.any()))
         self._unit = unit
         self._same = unit.weights.equals(content)
-        self._difference = Difference(unit, content, weights, weights.is_zero(), is_stored)
-        self._offers = [
-            cost.offers(self._difference) for cost in (LOSSLESS if unit.locked else COSTS)
-        ]
+        difference = Difference(unit, content, weights, changed, is_stored)
+        self._offers = [cost.offers(difference) for cost in (LOSSLESS if unit.locked else COSTS)]
+        self._known: dict[Format, Options] = {}
         if not unit.locked:
-            self._cost = 0.0 if self._difference.is_zero else unit.cost(weights)
+            self._costs = {name: unit.cost_of(name, weights) for name in weights.matrices}
             self._content_spread = unit.spread(content.matrices)
 
-    def options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> tuple[Point[Formats], ...]:
+    def options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> Options:
         """Residuals that this unit may have, where the slot is held in this format.
 
-        Empty where the unit is locked, and nothing gives it back to the bit.
+        None where the unit is locked, and nothing gives it back to the bit.
         """
+        if slot not in self._known:
+            self._known[slot] = self._options(slot, noise, sizes)
+        return self._known[slot]
+
+    def _options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> Options:
         if self._same and slot == DENSE:
-            return (Point(0, 0.0, ()),)
-        points: list[Point[Formats]] = []
-        loss = SlotLoss(slot, {}, noise)
-        if not self._unit.locked:
-            lost = cost_of(slot.kind).of_slot(slot, self._content_spread, noise)
-            loss = SlotLoss(slot, lost, noise)
-            points.append(Point(0, self._cost + loss.cost, ()))
+            return Options((Point(0, 0.0, ()),), {}, sizes.residual)
+        whole: list[Point[Residuals]] = []
+        for offers in self._offers:
+            for fmt, error in offers.whole(slot):
+                whole.append(Point(sizes.residual(Residual(fmt)), error, (Residual(fmt),)))
+        if self._unit.locked:
+            return Options(tuple(whole), {}, sizes.residual)
+        lost = cost_of(slot.kind).of_slot(slot, self._content_spread, noise)
+        apart = {
+            name: tuple(self._of_matrix(SlotLoss(name, lost[name], noise), sizes))
+            for name in self._costs
+        }
+        return Options(tuple(whole), apart, sizes.residual)
+
+    def _of_matrix(self, loss: SlotLoss, sizes: "FileSizes") -> Iterator[Point[Formats]]:
+        """What residuals of one matrix take and leave."""
+        yield Point(0, self._costs[loss.matrix] + loss.cost, ())
         for offers in self._offers:
             for formats, error in offers.residuals(loss):
-                points.append(Point(sum(map(sizes.residual, formats)), error, formats))
-        return tuple(points)
+                alone = [Residual(fmt, (loss.matrix,)) for fmt in formats]
+                yield Point(sum(map(sizes.residual, alone)), error, formats)
 
 
 class FileSizes:
-    """Bytes of files of one layer's parts, by format."""
+    """Bytes of files of one layer's parts, and of their tensors on a device."""
 
     def __init__(self, shape: ExpertShape, dtype: torch.dtype) -> None:
         self.shape = shape
         self._dtype = dtype
-        self._known: dict[tuple[Format, bool], int] = {}
+        self._known: dict[Format | Residual, int] = {}
 
-    def on_device(self, fmt: Format, *, residual: bool) -> int:
-        """Bytes of a part's tensors, as a device holds them."""
-        return fmt.num_bytes(self.shape, self._dtype, residual=residual)
+    def on_device(self, part: Format | Residual) -> int:
+        """Bytes of the tensors of a slot in a format, or of a residual, as a device holds them."""
+        if isinstance(part, Residual):
+            own = self.shape.only(part.matrices)
+            return part.format.num_bytes(own, self._dtype, residual=True)
+        return part.num_bytes(self.shape, self._dtype, residual=False)
 
     def slot(self, fmt: Format) -> int:
         """Bytes of a slot's file."""
-        return self._size(fmt, residual=False)
+        if fmt not in self._known:
+            self._known[fmt] = fmt.file_bytes(self.shape, self._dtype, residual=False)
+        return self._known[fmt]
 
-    def residual(self, fmt: Format) -> int:
+    def residual(self, one: Residual) -> int:
         """Bytes of a residual's file."""
-        return self._size(fmt, residual=True)
-
-    def _size(self, fmt: Format, *, residual: bool) -> int:
-        key = (fmt, residual)
-        if key not in self._known:
-            self._known[key] = fmt.file_bytes(self.shape, self._dtype, residual=residual)
-        return self._known[key]
+        if one not in self._known:
+            own = self.shape.only(one.matrices)
+            self._known[one] = one.format.file_bytes(own, self._dtype, residual=True)
+        return self._known[one]

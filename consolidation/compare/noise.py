@@ -41,11 +41,13 @@ class Unit:
 
     def cost(self, error: Weights) -> float:
         """Cost of an error in all parameters."""
-        of_matrices = sum(m.cost(error.matrices[name]) for name, m in self.metrics.items())
-        vectors = error.vectors.items()
-        return of_matrices + sum(
-            self.metrics[name.removesuffix("_bias")].vector_cost(error) for name, error in vectors
-        )
+        return sum(self.cost_of(name, error) for name in self.metrics)
+
+    def cost_of(self, name: str, error: Weights) -> float:
+        """Cost of an error in one matrix and in the vector that is added to its product."""
+        metric, vector = self.metrics[name], error.vectors.get(f"{name}_bias")
+        added = 0.0 if vector is None else metric.vector_cost(vector)
+        return metric.cost(error.matrices[name]) + added
 
     def spread(self, matrices: Mapping[str, torch.Tensor]) -> Spread:
         """The spread of matrices, (O, I) by name, as this unit's metrics weigh it."""

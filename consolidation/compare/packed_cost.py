@@ -1,12 +1,19 @@
 """What packed parts cost: slots and residuals, rounded to a few bits with feedback."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from consolidation.arithmetic.rounding import round_matrix
-from consolidation.compare.costs import Cost, Difference, Formats, Offers, PartWanted, SlotLoss
+from consolidation.compare.costs import (
+    Cost,
+    Difference,
+    Formats,
+    NoOffers,
+    Offers,
+    PartWanted,
+    SlotLoss,
+)
 from consolidation.compare.noise import GROUP, RESIDUAL_BITS, SLOT_BITS, SPLIT_BITS, Noise, Spread
 from representation.formats import ExpertShape, Format, Packed
 
@@ -43,22 +50,17 @@ class PackedCost:
         return _packed(fmt).encode(matrices, wanted.weights.vectors, wanted.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedOffers:
+class PackedOffers(NoOffers):
     """See `Offers`. The whole difference, including the slot's own rounding, in a few bits."""
 
-    spread: Spread
-    formats: Sequence[Packed]
+    def __init__(self, spread: Spread, formats: Sequence[Packed]) -> None:
+        self._spread = spread
+        self._formats = formats
 
     def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
         """See `Offers.residuals`."""
-        for fmt in self.formats:
-            yield (fmt,), rounding_cost(self.spread, fmt.bits, loss)
-
-
-def rounding_cost(spread: Spread, bits: int, loss: SlotLoss) -> float:
-    """Cost of a residual of `bits` bits for this spread, plus the slot's rounding."""
-    return sum(loss.noise.of_rounding(loss.added_to(spread), bits).values())
+        for fmt in self._formats:
+            yield (fmt,), loss.of_rounding(self._spread[loss.matrix], fmt.bits)
 
 
 def _packed(fmt: Format) -> Packed:

@@ -5,12 +5,18 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from consolidation.arithmetic.decomposition import decompose
-from consolidation.compare.costs import Cost, Difference, Formats, PartWanted, SlotLoss
+from consolidation.compare.costs import (
+    Cost,
+    Difference,
+    Formats,
+    NoOffers,
+    PartWanted,
+    SlotLoss,
+)
 from consolidation.compare.noise import GROUP, Noise, Spread
-from consolidation.compare.packed_cost import rounding_cost
 from representation.formats import ExpertShape, Format, LowRank, Packed
 
-RANKS = (2, 4, 8, 16, 32, 64)
+RANKS = (1, 2, 4, 8, 16, 32, 64)
 BOTH_RANKS = (4, 8, 16)
 BOTH_BITS = (1, 2, 3, 4)
 
@@ -44,34 +50,34 @@ class RankCost:
         return fmt.encode(factors, wanted.weights.vectors, wanted.dtype)
 
 
-class RankOffers:
-    """See `Offers`. Decomposes the difference once; one that is zero has nothing to offer.
+class RankOffers(NoOffers):
+    """See `Offers`. Decomposes each matrix that differs once; others have nothing to offer.
 
-    tails: by rank, the cost of what the rank leaves.   left: by rank, the spread of that.
+    tails: by matrix and rank, the cost of what the rank leaves.   left: the spread of that.
     """
 
     def __init__(self, difference: Difference) -> None:
-        self._tails: dict[int, float] = {}
-        self._left: dict[int, Spread] = {}
-        if difference.is_zero:
-            return
-        unit, matrices = difference.unit, difference.weights.matrices
-        smallest = min(min(matrix.shape) for matrix in matrices.values())
-        ranks = [rank for rank in RANKS if rank < smallest]
-        found = {n: decompose(m, unit.metrics[n], max(RANKS)) for n, m in matrices.items()}
-        self._tails = {rank: sum(one.tails[rank] for one in found.values()) for rank in ranks}
-        for rank in sorted({*BOTH_RANKS} & {*ranks}):
-            left = {name: matrix - found[name].product(rank) for name, matrix in matrices.items()}
-            self._left[rank] = unit.spread(left)
+        self._tails: dict[str, dict[int, float]] = {}
+        self._left: dict[str, dict[int, float]] = {}
+        unit = difference.unit
+        for name in sorted(difference.changed):
+            matrix = difference.weights.matrices[name]
+            ranks = [rank for rank in RANKS if rank < min(matrix.shape)]
+            found = decompose(matrix, unit.metrics[name], max(RANKS))
+            self._tails[name] = {rank: found.tails[rank] for rank in ranks}
+            self._left[name] = {
+                rank: unit.spread({name: matrix - found.product(rank)})[name]
+                for rank in BOTH_RANKS
+                if rank in ranks
+            }
 
     def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
         """See `Offers.residuals`."""
-        for rank, tail in self._tails.items():
+        for rank, tail in self._tails.get(loss.matrix, {}).items():
             yield (LowRank(rank),), tail + loss.cost
-        for rank, left in self._left.items():
+        for rank, left in self._left.get(loss.matrix, {}).items():
             for bits in BOTH_BITS:
-                both = (LowRank(rank), Packed(bits, GROUP))
-                yield both, rounding_cost(left, bits, loss)
+                yield (LowRank(rank), Packed(bits, GROUP)), loss.of_rounding(left, bits)
 
 
 COST: Cost = RankCost()

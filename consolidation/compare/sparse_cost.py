@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from consolidation.compare.costs import Cost, Difference, Formats, PartWanted, SlotLoss
+from consolidation.compare.costs import Cost, Difference, Formats, NoOffers, PartWanted
 from consolidation.compare.noise import Noise, Spread
 from representation.formats import DENSE, ExpertShape, Format, Sparse
 from representation.formats.sparse import SHARES, Changes
@@ -36,7 +36,7 @@ class SparseCost:
         return fmt.encode(expert, slot, wanted.shape)
 
 
-class SparseOffers:
+class SparseOffers(NoOffers):
     """See `Offers`. At most one residual, and only on a slot that gives its content to the bit."""
 
     def __init__(self, difference: Difference) -> None:
@@ -47,10 +47,10 @@ class SparseOffers:
                 [Changes.between(matrix, content[name]) for name, matrix in own.items()]
             )
 
-    def residuals(self, loss: SlotLoss) -> Iterator[tuple[Formats, float]]:
-        """See `Offers.residuals`."""
-        if self._smallest is not None and loss.slot == DENSE:
-            yield (self._smallest,), 0.0
+    def whole(self, slot: Format) -> Iterator[tuple[Format, float]]:
+        """See `Offers.whole`."""
+        if self._smallest is not None and slot == DENSE:
+            yield self._smallest, 0.0
 
 
 COST: Cost = SparseCost()

@@ -41,7 +41,7 @@ def _planned_layer(
         kind, positions = choice.content.kind, choice.content.positions
         orders = _orders(contents, groups.get(choice.uses[0].expert), choice)
         members = tuple(
-            Member(contents.users[use.expert], use.residual, orders.get(use.expert))
+            Member(contents.users[use.expert], use.residuals, orders.get(use.expert))
             for use in choice.uses
         )
         if kind == KEPT:
@@ -137,7 +137,7 @@ def planned_bytes(
                 size += choice.sizes.slot(slot.format)
             else:
                 known[slot.digest] = choice.sizes.slot(slot.format)
-        size += sum(choice.sizes.residual(f) for _, m in layer.members for f in m.residuals)
+        size += sum(choice.sizes.residual(r) for _, m in layer.members for r in m.residuals)
         if extended is not None:
             there = extended.manifest.layers[number]
             kept = [there.slots[slot.index] for slot in layer.kept]
@@ -179,7 +179,7 @@ def _part_bytes(
             slots.append(there.part_bytes(there.slots[kept.index], dtype, residual=False))
         for index in layer.kept_residuals:
             residuals.append(there.part_bytes(there.residuals[index], dtype, residual=True))
-    slots += [choice.sizes.on_device(slot.format, residual=False) for slot in layer.slots]
+    slots += [choice.sizes.on_device(slot.format) for slot in layer.slots]
     for _, member in layer.members:
-        residuals += [choice.sizes.on_device(fmt, residual=True) for fmt in member.residuals]
+        residuals += map(choice.sizes.on_device, member.residuals)
     return slots, residuals

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from consolidation.compare.costs import cost_of
 from consolidation.compare.groups import Choices
+from consolidation.compare.residual import Residual
 from consolidation.plan.terms import LayerChoices
 from representation.formats import Format
 from representation.step_reads import DecodeStep
@@ -18,7 +19,7 @@ BYTES_S = 44e9
 PRODUCTS_S = 62e9
 """Products of a second: of a code of one plane with a number of x."""
 FORMAT_S = 2e-7
-"""Seconds for each format in a layer. More than was measured, which was nothing."""
+"""Seconds for each shelf of a layer. More than was measured, which was nothing."""
 
 
 class LayerSeconds:
@@ -30,7 +31,7 @@ class LayerSeconds:
         self._users = [Counter(user.model for user in users) for users in layer.contents.users]
         every = sum(self._users, Counter[str]())
         self._num_experts = max(every.values(), default=0)
-        self._known: dict[tuple[Format, bool, tuple[int, ...]], float] = {}
+        self._known: dict[tuple[Format | Residual, tuple[int, ...]], float] = {}
 
     def of(self, choices: Choices) -> float:
         """Seconds of all parts of these choices."""
@@ -40,25 +41,34 @@ class LayerSeconds:
             for use in slot.uses:
                 own = self._users[use.expert]
                 together += own
-                total += sum(self._part(fmt, own, residual=True) for fmt in use.residual)
-            total += self._part(slot.format, together, residual=False)
+                total += sum(self._part(one, own) for one in use.residuals)
+            total += self._part(slot.format, together)
         return total
 
-    def _part(self, fmt: Format, users: Counter[str], *, residual: bool) -> float:
+    def _part(self, part: Format | Residual, users: Counter[str]) -> float:
+        """Of a slot in a format, or of a residual."""
         counts = tuple(sorted(users.values()))
-        key = (fmt, residual, counts)
+        key = (part, counts)
         if key not in self._known:
             chance = self._step.chance(counts, self._num_experts)
             rows = sum(counts) * self._step.tokens_of_expert(self._num_experts)
-            moved = chance * self._sizes.on_device(fmt, residual=residual)
-            products = rows * cost_of(fmt.kind).products(fmt, self._sizes.shape)
+            moved = chance * self._sizes.on_device(part)
+            products = rows * self._products(part)
             self._known[key] = moved / BYTES_S + products / PRODUCTS_S
         return self._known[key]
 
+    def _products(self, part: Format | Residual) -> float:
+        """Of one row."""
+        shape = self._sizes.shape
+        if isinstance(part, Residual):
+            own = shape.only(part.matrices)
+            return cost_of(part.format.kind).products(part.format, own)
+        return cost_of(part.kind).products(part, shape)
+
 
 def formats_seconds(by_layer: Sequence[Sequence[Choices]]) -> float:
-    """Seconds for being in several formats. by_layer: choices of each layer's groups"""
+    """Seconds for being on several shelves. by_layer: choices of each layer's groups"""
     return FORMAT_S * sum(
-        len({fmt for choices in layer for slot in choices for fmt in slot.formats})
+        len({part for choices in layer for slot in choices for part in slot.shelves})
         for layer in by_layer
     )

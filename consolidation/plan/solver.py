@@ -192,9 +192,9 @@ def _approximated(
             for use in choice.uses:
                 kept = layer.contents.kept.get(layer.contents.digests[use.expert])
                 exact = SlotChoice.exactly(use.expert, kept)
-                if any(fmt.replaces for fmt in use.residual):
+                if any(one.format.replaces for one in use.residuals):
                     continue
-                if (choice.content, choice.format, use.residual) != (exact.content, DENSE, ()):
+                if (choice.content, choice.format, use.residuals) != (exact.content, DENSE, ()):
                     found |= {user.model for user in layer.contents.users[use.expert]}
     return frozenset(found)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consolidation.checkpoints.contents import Expert, NeuronOrder
+from consolidation.compare.residual import Residuals
 from representation.formats import Format
 from representation.step_reads import DecodeStep
 
@@ -30,10 +31,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Experts of one content that use a slot, and the formats of the residuals they share."""
+    """Experts of one content that use a slot, and the residuals they share."""
 
     users: tuple[Expert, ...]
-    residuals: tuple[Format, ...] = ()
+    residuals: Residuals = ()
     order: NeuronOrder | None = None
 
 

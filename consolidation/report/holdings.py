@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consolidation.release import Manifest, Part
-from consolidation.release.manifest import DTYPES, expert_map_bytes, residual_map_bytes
+from consolidation.release.manifest import DTYPES, Dtype, expert_map_bytes, residual_map_bytes
 from representation.formats import Colour, Format, Look
 
 SLOTS, RESIDUALS = "slots", "residuals"
@@ -19,6 +19,7 @@ MIXED: Colour = "purple"
 class Holding:
     """One expert. `label` has the slot's bits per weight, then its residuals': `4+r8+2`.
 
+    A residual for some of the matrices has their first letters: `4+2+r1d`.
     A slot is shared when several experts are made of it; the look of an expert with a residual says
     nothing of its slot.
     """
@@ -58,12 +59,17 @@ def holdings(manifest: Manifest, model: str) -> Holdings:
         mine = manifest.models[model]
         row = []
         for index, slot in enumerate(mine.expert_map[layer]):
-            residuals = [pool.residuals[i].parsed for i in mine.residuals(layer, index)]
-            fmt = pool.slots[slot].parsed
-            label = "+".join(one.short(DTYPES[manifest.dtype]) for one in (fmt, *residuals))
-            row.append(Holding(_look(fmt, residuals, shared=users[slot] > 1), label))
+            residuals = [pool.residuals[i] for i in mine.residuals(layer, index)]
+            parts = (pool.slots[slot], *residuals)
+            label = "+".join(_label(one, manifest.dtype) for one in parts)
+            formats = [one.parsed for one in residuals]
+            row.append(Holding(_look(parts[0].parsed, formats, shared=users[slot] > 1), label))
         found.append(row)
     return found
+
+
+def _label(part: Part, dtype: Dtype) -> str:
+    return part.parsed.short(DTYPES[dtype]) + "".join(name[0] for name in part.matrices)
 
 
 def _look(slot: Format, residuals: list[Format], *, shared: bool) -> Look:

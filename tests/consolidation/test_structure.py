@@ -22,8 +22,8 @@ RANKS = {("plain", 1): 4, ("tuned", 1): 4, ("tuned", 5): 8, ("moved", 1): 4}
 """Planted ranks, or the next that there is."""
 NUM_SLOTS = 7
 """One for each of the base's experts, and one that is related to none."""
-SLACK = 3000
-"""Maps; less than one more factor takes."""
+SLACK = 1000
+"""Maps; less than one more factor of one matrix takes."""
 
 
 def shape_of(path: Path) -> ExpertShape:

@@ -1,23 +1,34 @@
 from consolidation.arithmetic.frontier import Point
+from consolidation.compare.costs import Formats
 from consolidation.compare.groups import EXPERTS, Content
-from consolidation.compare.ways import GroupWays, Node, Way, few_formats
+from consolidation.compare.residual import Residual
+from consolidation.compare.ways import GroupWays, Node, Options, Way, few_formats
 from representation.formats import DENSE, Format, LowRank, Packed
 
 ONE, TWO, FOUR, RANK = Packed(1, 16), Packed(2, 16), Packed(4, 16), LowRank(2)
 
 
+def fixed(one: Residual) -> int:
+    """Bytes of a residual."""
+    return {ONE: 10, TWO: 20, RANK: 12}[one.format]
+
+
+def held(*points: Point[Formats]) -> Options:
+    """What an expert of one matrix may have."""
+    return Options((), {"down_proj": points}, fixed)
+
+
 def alone(member: int) -> tuple[Way, ...]:
     """A slot for one expert."""
-    nothing = (Point(0, 0.0, tuple[Format, ...]()),)
-    return (Way(Content(EXPERTS, (member,)), DENSE, 100, (member,), (nothing,)),)
+    return (Way(Content(EXPERTS, (member,)), DENSE, 100, (member,), (held(Point(0, 0.0, ())),)),)
 
 
 def together(slot: Format, size: int, errors: dict[Format, tuple[int, float]]) -> Way:
     """A slot of expert 0 for both, of whom 1 may have a residual."""
-    options = [Point(0, 50.0, tuple[Format, ...]())]
+    options: list[Point[Formats]] = [Point(0, 50.0, ())]
     options += [Point(num_bytes, error, (fmt,)) for fmt, (num_bytes, error) in errors.items()]
-    first = (Point(0, 1.0, tuple[Format, ...]()),)
-    return Way(Content(EXPERTS, (0,)), slot, size, (0, 1), (first, tuple(options)))
+    first = held(Point(0, 1.0, ()))
+    return Way(Content(EXPERTS, (0,)), slot, size, (0, 1), (first, held(*options)))
 
 
 def group(*ways: Way) -> GroupWays:

@@ -36,7 +36,7 @@ def num_formats(plan: Plan) -> list[int]:
 
 
 def _residuals(members: Sequence[Member]) -> list[Format]:
-    return [fmt for member in members for fmt in member.residuals]
+    return [one.format for member in members for one in member.residuals]
 
 
 def limited(choices: Sequence[LayerChoices], terms: PlanTerms) -> tuple[Plan, Plan] | None:

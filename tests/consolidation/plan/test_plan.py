@@ -13,6 +13,7 @@ from consolidation.compare.groups import (
     SlotChoice,
     Use,
 )
+from consolidation.compare.residual import Residual
 from consolidation.errors import Refused
 from consolidation.plan.solver import least_bytes, make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
@@ -26,11 +27,11 @@ from consolidation.release import (
 )
 from consolidation.statistics.responses import Response
 from representation.formats import DENSE, Format, LowRank, Packed
-from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, point
+from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, point, whole
 
 
 def shared(error: float, fmt: Format = DENSE, residual: tuple[Format, ...] = ()) -> SlotChoice:
-    uses = (Use(0, (), 0.0), Use(1, residual, error))
+    uses = (Use(0, (), 0.0), Use(1, whole(*residual), error))
     return SlotChoice(Content(EXPERTS, (0,)), fmt, uses)
 
 
@@ -170,7 +171,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     users = ((Expert("new", 0),), (Expert("new", 1),))
     # `new` has what the slot of `gone` holds, and something near a slot of `old`.
     contents = Contents("m", (digest(0, 1), digest(0, 9)), users, {digest(0, 1): 1})
-    near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, (LowRank(2),), 3.0),))
+    near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, whole(LowRank(2)), 3.0),))
     group = Group((1,), {}, ({"new": 1.0},), (point(near),))
     layer = LayerChoices(contents, SIZES, (group,))
     wanted = PlanTerms(("new", "old"), 2 * SLOT, None, None, 1.0)
@@ -186,7 +187,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     assert plan.formats() == {"kept": 1, "kept + rank-2": 1}
     assert plan.approximated == {"new"}
     assert plan.error == 3.0
-    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(LowRank(2))]
+    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(Residual(LowRank(2)))]
     assert plan.expert_bytes_after == sum(sizes) + map_bytes(plan)
     lossless = make_plan([layer], wanted, extended)
     assert lossless.error == 0
@@ -209,7 +210,7 @@ def test_groups_come_back_from_json_and_are_numbered_anew() -> None:
     choice = SlotChoice(
         Content(EXPERTS, (1, 0)),
         Packed(4, 16),
-        (Use(0, (), 0.25), Use(1, (LowRank(2), Packed(1, 16)), 0.5)),
+        (Use(0, (), 0.25), Use(1, whole(LowRank(2), Packed(1, 16)), 0.5)),
     )
     base = SlotChoice(Content(BASE, (1,)), DENSE, (Use(0, (), 1.5), Use(1, (), 2.0)))
     group = Group((0, 1), {1: 1}, ({"a": 1.0}, {"b": 0.5}), (point(base), point(choice)))

@@ -14,7 +14,7 @@ from consolidation.plan.values import Plan
 from consolidation.statistics.responses import Response
 from representation.formats import DENSE, Format, LowRank, Packed, Split
 from representation.step_reads import DecodeStep
-from tests.consolidation.choices import SIZES, SLOT, digest, point
+from tests.consolidation.choices import SIZES, SLOT, digest, point, whole
 from tests.consolidation.plan.test_solver import (
     MODELS,
     Lettered,
@@ -29,7 +29,7 @@ USERS = ((Expert("a", 0), Expert("a", 1)), (Expert("b", 0),), (Expert("b", 1),))
 
 def slot(fmt: Format, error: float = 0.0, *residual: Format) -> Choices:
     """All experts in one slot; the second and third are in error, and have residuals."""
-    uses = (Use(0, (), 0.0), *(Use(i, residual, error / 2) for i in (1, 2)))
+    uses = (Use(0, (), 0.0), *(Use(i, whole(*residual), error / 2) for i in (1, 2)))
     return (SlotChoice(Content(EXPERTS, (0,)), fmt, uses),)
 
 

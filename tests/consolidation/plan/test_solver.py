@@ -25,7 +25,7 @@ from consolidation.release import (
     expert_map_bytes,
 )
 from representation.formats import DENSE, Format, LowRank, Packed
-from tests.consolidation.choices import SIZES, SLOT, digest, map_bytes, point
+from tests.consolidation.choices import SIZES, SLOT, digest, map_bytes, point, whole
 
 MODELS = ("a", "b", "c")
 SLOT_FORMATS = (DENSE, Packed(8, 16), Packed(4, 16), Packed(2, 16))
@@ -57,7 +57,7 @@ def group_of(members: Sequence[int], users: Sequence[Sequence[Expert]], seed: in
     for fmt in generator.sample(SLOT_FORMATS, 2):
         for residual in generator.sample(RESIDUALS, 2):
             content = Content(EXPERTS, tuple(generator.sample(members, 1)))
-            uses = tuple(Use(m, residual, float(generator.randint(1, 40))) for m in members)
+            uses = tuple(Use(m, whole(*residual), float(generator.randint(1, 40))) for m in members)
             points.append(point(SlotChoice(content, fmt, uses)))
     shares = []
     for member in members:

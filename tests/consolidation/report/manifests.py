@@ -12,8 +12,10 @@ Held = tuple[str, tuple[str, ...]]
 
 
 def part(label: str, *whose: object) -> Part:
+    """label: `rank-1@down_proj` is of a residual for that matrix alone."""
     digest = hashlib.sha256(repr((label, whose)).encode()).hexdigest()
-    return Part(digest=digest, bytes=1000 + len(label), format=label)
+    fmt, *matrices = label.split("@")
+    return Part(digest=digest, bytes=1000 + len(label), format=fmt, matrices=tuple(matrices))
 
 
 def manifest(

@@ -15,6 +15,7 @@ def test_each_expert_is_told_by_its_slot_and_what_is_added_to_it() -> None:
                     ("s/dense", ("rank-8",)),
                     ("s/dense", ("packed-2-32",)),
                     ("p/packed-4-32", ("rank-16", "packed-1-32")),
+                    ("p/packed-4-32", ("packed-1-32", "rank-1@down_proj")),
                 ]
             ],
             "two": [[shared, ("p/packed-4-32", ())]],
@@ -29,6 +30,7 @@ def test_each_expert_is_told_by_its_slot_and_what_is_added_to_it() -> None:
         ("slot + low rank", "16+r8"),
         ("slot + k-bit difference", "16+2"),
         ("slot + low rank and k-bit difference", "4+r16+1"),
+        ("slot + k-bit difference and low rank", "4+1+r1d"),
     ]
     (other,) = holdings(made, "two")
     assert [(held.look.name, held.label) for held in other] == [
