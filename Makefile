@@ -11,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 WHEEL_TOOLS := $(shell grep -E '^(auditwheel|build|wheel|ziglang)==' constraints.txt)
 ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
-.PHONY: help install check format test test-slow gpu-check chaos wheel test-wheel demo clean
+.PHONY: help install check format test test-slow gpu-check chaos olmoe wheel test-wheel demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ gpu-check: install ## all that needs a GPU, in 8 minutes; DEVICE=cpu checks the 
 
 chaos: install ## each fault once under load, in half an hour; ONLY=name does one
 	$(BIN)/python -m tests.chaos $(if $(ONLY),--only "$(ONLY)")
+
+olmoe: install ## two checkpoints of 14 GB: made, consolidated, served, compared; needs 60 GB
+	$(BIN)/python -m tests.real_size $(if $(LAYERS),--layers $(LAYERS))
 
 # The wheel is built from the sdist, so both are complete, and holds nothing of this machine.
 wheel: | $(BIN)/python ## dist/: one wheel for every Python from 3.11 on, and the sdist
