@@ -11,7 +11,7 @@ from consolidation.statistics.scoring import score_original, score_release
 from consolidation.statistics.text import Window
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 
 
 @dataclass(frozen=True, slots=True)

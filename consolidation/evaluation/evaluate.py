@@ -11,7 +11,7 @@ from consolidation.evaluation.methods import Method, MethodWeights, ReleaseMetho
 from consolidation.evaluation.reference import Reference
 from consolidation.run.executor import Progress
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 
 
 def evaluate(

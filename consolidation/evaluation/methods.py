@@ -12,7 +12,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.release import Manifest, ReleaseReader
 from consolidation.release.manifest import BackboneBlob
 from consolidation.release.tensors import encode_tensors, tensor_digest
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 
 
 class Method(Protocol):

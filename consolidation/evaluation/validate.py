@@ -26,7 +26,7 @@ from consolidation.statistics.scoring import Scores, score_original, score_relea
 from consolidation.statistics.text import Window
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights, ReleasedWeights
+from consolidation.walk.weight_sources import CheckpointWeights, ReleasedWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from consolidation.release.registry import manifest_blobs
 from consolidation.release.tensors import tensor_digest
 from consolidation.run.executor import Progress
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import released
+from consolidation.walk.weight_sources import released
 from representation.architecture.errors import Unservable
 
 

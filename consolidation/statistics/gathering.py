@@ -26,7 +26,7 @@ from consolidation.statistics.text import Window
 from consolidation.walk.forward import HELD_BYTES, enter_each
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import Keywords, Layer, StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 from representation.formats import Packed
 
 BATCH_TOKENS = 512

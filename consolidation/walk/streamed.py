@@ -20,7 +20,7 @@ from torch import nn
 
 from consolidation.errors import Refused
 from consolidation.walk.filling import ExpertsFilling, Filling
-from consolidation.walk.weights import Weights
+from consolidation.walk.weight_sources import Weights
 from representation.architecture.anatomy import is_rotary
 from representation.architecture.config import config_of
 from representation.architecture.experts import find_experts

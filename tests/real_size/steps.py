@@ -20,7 +20,7 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.golden_prompts import golden_logits
 from consolidation.release import Golden, Registry
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 from serve_app.bench.consolidate.consolidating import Subject, measure, write_family, write_text
 from serve_app.bench.consolidate.stage_watch import held_bytes
 from serve_app.bench.http.processor_time import parts, running

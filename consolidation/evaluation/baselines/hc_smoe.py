@@ -20,7 +20,7 @@ from consolidation.evaluation.baselines.subjects import Subjects, Tensors
 from consolidation.statistics.text import Window
 from consolidation.walk.filling import Filling
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 
 PLACE_BYTES = 2
 NUM_TOKENS = 1024

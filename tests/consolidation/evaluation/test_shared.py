@@ -6,7 +6,7 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.data import encode, read_files
 from consolidation.evaluation.reference import Reference
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 from tests.support.shared import shared
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from consolidation.statistics.text import Window
 from consolidation.walk.filling import Filling
 from consolidation.walk.forward import forward_each
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 from tests.support import whole_models
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
 

@@ -8,7 +8,7 @@ from consolidation.evaluation.baselines.hc_smoe import HcSmoe
 from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.statistics.text import Window, model_windows, read_calibration
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weights import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights
 from tests.support.whole_models import load_original
 
 
