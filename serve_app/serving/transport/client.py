@@ -71,7 +71,7 @@ class HandleClient:
 
     If the engine dies, a job of which its client was written nothing yet is sent again, once, when
     the engine is back, to the release that had accepted it, if any had. Its seed is the same, so
-    nobody can tell. New jobs are refused until then, and so are those that no engine has taken.
+    nobody can tell. New jobs are refused until then.
 
     Streams go over Serve's own gRPC, which has Ray's authentication and encryption, because a
     message then costs half of what one of Ray's objects does. Questions do not: in the context of
@@ -85,8 +85,6 @@ class HandleClient:
         self._name = uuid.uuid4().hex
         self._inboxes: dict[str, Inbox] = {}
         self._open: set[Inbox] = set()
-        self._untaken: set[Inbox] = set()
-        """Of jobs that are sent, and that no engine has refused or accepted yet."""
         self._knows_start = False
         self._has_served = False
         self._has_left = asyncio.Event()
@@ -164,16 +162,17 @@ class HandleClient:
 
         -> why it broke, if it did.
         """
-        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._doubt, inbox)
-        self._untaken.add(inbox)
+        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._watch.lost)
+        sent = monotonic()
         try:
             async for message in self._streaming.send.remote(job, self._name):
                 if isinstance(message, list):
                     self._hand_out(message)
                     continue
                 doubt.cancel()
-                self._untaken.discard(inbox)
                 if await self._is_of_a_start(message["items"][0]):
+                    if monotonic() - sent > _OPENS_S:  # it was meant for the last one
+                        return engine_unavailable(self._watch.retry_after_s)
                     inbox.fail(engine_unavailable(self._watch.retry_after_s))
                 inbox.open(message["items"])
                 self._has_served = self._has_served or inbox.release is not None
@@ -184,7 +183,6 @@ class HandleClient:
             return self._lost(error)
         finally:
             doubt.cancel()
-            self._untaken.discard(inbox)
         if not inbox.has_ended and not await inbox.ended(_LATE_S):
             inbox.fail(internal())
         return None
@@ -196,16 +194,6 @@ class HandleClient:
         if self._has_served:
             self._watch.lost()
         return not await self._watch.known()
-
-    def _doubt(self, inbox: Inbox) -> None:
-        """No engine has taken a job for so long. If there is none, it is refused."""
-
-        async def refuse() -> None:
-            if not await self._watch.known() and inbox in self._untaken:
-                inbox.fail(engine_unavailable(self._watch.retry_after_s))
-
-        self._watch.lost()
-        self._begin(refuse())
 
     def _hand_out(self, parcel: Parcel) -> None:
         for job, items in parcel:
