@@ -15,27 +15,43 @@ from representation.layout import Layout
 
 LAST = "down_proj"
 SKETCH = 48
+CHECKS = 16
+"""More directions, that the nearest were not chosen by: in them, strangers are as far as others."""
+STRANGE = 0.6
+"""The squared distance over the squares of both from which neurons are strangers: theirs is 1."""
 MAX_ASSIGNED = 2048
 """The most neurons that are assigned optimally, which takes cubic time."""
 
 
 def fingerprint(weights: Weights, layout: Layout) -> torch.Tensor:
     """Sorted norms of neurons, which do not depend on their order. -> (N,)"""
-    norms: torch.Tensor = _neurons(weights, layout).norm(dim=1)
-    return norms.sort().values
+    first = torch.linalg.vector_norm(_by_neuron(weights.matrices[_first(weights)], layout), dim=1)
+    last = torch.linalg.vector_norm(weights.matrices[LAST], dim=0)
+    found: torch.Tensor = torch.hypot(first, last).sort().values
+    return found
 
 
 def match(reference: Weights, other: Weights, layout: Layout) -> torch.Tensor | None:
-    """For each neuron of the reference, the matching neuron of the other. -> (N,) or None
+    """For each neuron of the reference, the matching neuron of the other. -> (N,) or None"""
+    return match_sketches(sketch(reference, layout), sketch(other, layout))
 
-    None where too few neurons find each other for a match to mean anything.
+
+def match_sketches(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+    """The same of two `sketch`es.
+
+    None where neurons that choose each other are strangers all the same, or too few do for a match
+    to mean anything.
     """
-    ours, theirs = _sketch(reference, layout), _sketch(other, layout)
+    ours, theirs = reference[:, :SKETCH], other[:, :SKETCH]
     nearest = _nearest(ours, theirs)
     back = _nearest(theirs, ours)
     order = torch.full((len(ours),), -1, dtype=torch.int64)
     mutual = back[nearest] == torch.arange(len(ours))
     order[mutual] = nearest[mutual]
+    ours_checked, theirs_checked = reference[mutual, SKETCH:], other[order[mutual], SKETCH:]
+    squares = float(ours_checked.square().sum() + theirs_checked.square().sum())
+    if float((ours_checked - theirs_checked).square().sum()) > STRANGE * squares:
+        return None
     open_places = torch.where(~mutual)[0]
     if len(open_places) > MAX_ASSIGNED:
         return None
@@ -84,23 +100,23 @@ def _rows(order: torch.Tensor, layout: Layout) -> torch.Tensor:
     return order
 
 
-def _neurons(weights: Weights, layout: Layout) -> torch.Tensor:
-    """All weights of each neuron. -> (N, features)"""
-    first = weights.matrices[_first(weights)]
+def _by_neuron(first: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The rows of the first matrix that belong to each neuron, side by side. -> (N, features)"""
     if layout == "halves":
-        gate, up = first.chunk(2)
-        first = torch.cat([gate, up], dim=1)
-    elif layout == "pairs":
-        first = first.unflatten(0, (-1, 2)).flatten(1)
-    return torch.cat([first, weights.matrices[LAST].T], dim=1)
+        return torch.cat(first.chunk(2), dim=1)
+    found: torch.Tensor = first.unflatten(0, (-1, 2)).flatten(1) if layout == "pairs" else first
+    return found
 
 
-def _sketch(weights: Weights, layout: Layout) -> torch.Tensor:
-    """A projection that nearly keeps the distances between neurons. -> (N, SKETCH)"""
-    neurons = _neurons(weights, layout)
+def sketch(weights: Weights, layout: Layout) -> torch.Tensor:
+    """A projection that nearly keeps the distances between neurons. -> (N, SKETCH + CHECKS)"""
+    first = _by_neuron(weights.matrices[_first(weights)], layout)
+    last = weights.matrices[LAST].T
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(neurons.shape[1], SKETCH, generator=generator)
-    return neurons @ directions
+    num_features = first.shape[1] + last.shape[1]
+    directions = torch.randn(num_features, SKETCH + CHECKS, generator=generator)
+    found: torch.Tensor = first @ directions[: first.shape[1]]
+    return found.add_(last @ directions[first.shape[1] :])
 
 
 def _nearest(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from consolidation.arithmetic.alignment import fingerprint, match, reorder
+from consolidation.arithmetic.alignment import fingerprint, match_sketches, reorder, sketch
 from consolidation.arithmetic.weights import Weights
 from representation.layout import Layout
 
@@ -33,6 +33,18 @@ class Kin:
     via: dict[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Print:
+    """What is known of the first expert of a group. norms: (N,)   sketch: (N, directions)"""
+
+    norms: torch.Tensor
+    sketch: torch.Tensor
+
+    def distance(self, other: "_Print") -> float:
+        """How much the norms of neurons differ, over the other's."""
+        return float((self.norms - other.norms).norm() / other.norms.norm())
+
+
 def find_kin(
     homes: Sequence[int],
     locked: Sequence[bool],
@@ -45,7 +57,7 @@ def find_kin(
     Reads each expert about once and holds two. Without a layout neurons are taken as they lie.
     """
     groups: list[list[int]] = []
-    prints: list[torch.Tensor] = []
+    prints: list[_Print] = []
     for home in sorted(set(homes)):
         here: list[int] = []
         for position in [i for i, other in enumerate(homes) if other == home]:
@@ -58,7 +70,7 @@ def find_kin(
                 here.append(len(groups))
                 groups.append([position])
                 if layout is not None:
-                    prints.append(fingerprint(weights, layout))
+                    prints.append(_Print(fingerprint(weights, layout), sketch(weights, layout)))
     if layout is None:
         return [Kin(tuple(group), {}) for group in groups]
     fixed = [any(locked[position] for position in group) for group in groups]
@@ -73,7 +85,7 @@ def related(one: Weights, other: Weights) -> bool:
 def _join(
     groups: Sequence[Sequence[int]],
     fixed: Sequence[bool],
-    prints: Sequence[torch.Tensor],
+    prints: Sequence[_Print],
     read: Callable[[int], Weights],
     layout: Layout,
 ) -> list[Kin]:
@@ -83,13 +95,13 @@ def _join(
     for number in sorted(range(len(groups)), key=lambda number: not fixed[number]):
         group = groups[number]
         distances = [
-            (float((prints[number] - prints[first]).norm() / prints[first].norm()), place)
+            (prints[number].distance(prints[first]), place)
             for place, (first, _, _) in enumerate(found)
         ]
         close = [place for distance, place in sorted(distances) if distance < SIMILAR_NORMS]
         for place in close[:LOOKS]:
-            _, members, via = found[place]
-            order = match(read(members[0]), read(group[0]), layout)
+            first, members, via = found[place]
+            order = match_sketches(prints[first].sketch, prints[number].sketch)
             if order is None:
                 continue
             as_it_is = torch.equal(order, torch.arange(len(order)))

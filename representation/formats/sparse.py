@@ -166,7 +166,10 @@ class Sparse(Format):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How many weights of a matrix are new, and how many entries they take as gaps."""
+    """How many weights of a matrix are new, and how many entries they take as gaps.
+
+    Where a bitmap takes less, the entries are not counted: there are as many at least.
+    """
 
     num_weights: int
     num_changed: int
@@ -176,9 +179,12 @@ class Changes:
     def between(cls, one: torch.Tensor, other: torch.Tensor) -> "Changes":
         """Of two matrices (O, I) of one dtype."""
         mask = changed(one, other)
+        num_changed = int(mask.count_nonzero())
+        if num_changed * OF >= GAPS_BELOW * mask.numel():
+            return cls(mask.numel(), num_changed, num_changed)
         lines, columns = mask.nonzero(as_tuple=True)
         num_fillers = int(_num_fillers(lines, columns).sum())
-        return cls(mask.numel(), len(lines), len(lines) + num_fillers)
+        return cls(mask.numel(), num_changed, num_changed + num_fillers)
 
 
 def changed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

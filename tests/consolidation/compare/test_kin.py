@@ -158,6 +158,30 @@ def test_others_are_put_in_the_order_of_what_must_stay_as_it_is() -> None:
     assert kin_of([one, one], [0, 1], locked=[True, True]) == [Kin((0, 1), {})]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strangers_are_told_by_neurons_that_choose_each_other(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(cost: object) -> None:
+        raise AssertionError("strangers are not to be assigned to each other")
+
+    one, other = expert(layout, 0), expert(layout, 1)
+    moved = reorder(noisy(one, 0.5), some_order(), layout)
+    assert match(one, moved, layout) is not None
+    monkeypatch.setattr(alignment, "linear_sum_assignment", never)
+    assert match(one, other, layout) is None
+
+
+def test_neurons_are_not_assigned_where_it_would_take_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = expert("single", 0)
+    moved = reorder(noisy(one, 0.9), some_order(), "single")
+    assert match(one, moved, "single") is not None
+    monkeypatch.setattr(alignment, "MAX_ASSIGNED", 0)
+    assert match(one, moved, "single") is None
+
+
 def test_a_match_that_cannot_be_made_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "MAX_ASSIGNED", 0)
     strangers = [expert("halves", 0), expert("halves", 1)]
