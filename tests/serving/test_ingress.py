@@ -296,23 +296,23 @@ def test_an_answer_of_which_nothing_was_written_may_be_asked_for_later(
     assert _run(handle, test)[-1].get("code") == "engine_unavailable"
 
 
-def test_a_job_that_nobody_takes_is_refused_when_there_is_no_engine_and_begun_by_none(
+def test_a_job_that_nobody_takes_waits_for_the_next_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "_OPENS_S", 0.01)
+    monkeypatch.setattr(client_module, "_OPENS_S", 0.0)
 
     async def test(client: HandleClient) -> list[Item]:
-        handle.error = ActorDiedError()  # this ingress was idle when it died
-        items = await _take(client, "a")
+        handle.error = ActorDiedError()
+        asking = asyncio.create_task(_take(client, "a"))
+        await until(lambda: client._watch.is_away)
+        handle.streams["a"].give(opening(loading("not yet").to_item()), None)  # the next one's
         handle.error = None
-        handle.streams["a"].give(opening(), None)  # by the next one
-        await until(lambda: handle.aborted == ["a"])
-        return items
+        handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("x", "stop")])])
+        handle.streams["a.2"].give([("a.2", None)], None)
+        return await asking
 
-    handle = FakeHandle("a")
-    [refusal] = _run(handle, test)
-    assert refusal["type"] == "error"
-    assert refusal["code"] == "engine_unavailable"
+    handle = FakeHandle("a", "a.2")
+    assert _run(handle, test) == [ACCEPTED, piece("x", "stop")]
 
 
 @pytest.mark.parametrize(("has_served", "code"), [(True, "engine_unavailable"), (False, "loading")])

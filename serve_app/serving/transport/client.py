@@ -170,10 +170,11 @@ class HandleClient:
                     self._hand_out(message)
                     continue
                 doubt.cancel()
-                if await self._is_of_a_start(message["items"][0]):
-                    if monotonic() - sent > _OPENS_S:  # it was meant for the last one
-                        return engine_unavailable(self._watch.retry_after_s)
-                    inbox.fail(engine_unavailable(self._watch.retry_after_s))
+                if _serves_nothing(message["items"][0]):
+                    if self._watch.is_away and monotonic() - sent > _OPENS_S:
+                        return engine_unavailable(self._watch.retry_after_s)  # sent before it died
+                    if await self._starts_again():
+                        inbox.fail(engine_unavailable(self._watch.retry_after_s))
                 inbox.open(message["items"])
                 self._has_served = self._has_served or inbox.release is not None
                 if job["id"] not in self._inboxes:
@@ -187,10 +188,8 @@ class HandleClient:
             inbox.fail(internal())
         return None
 
-    async def _is_of_a_start(self, first: Item) -> bool:
-        """Whether an engine says that it serves nothing yet, where one has served before."""
-        if first["type"] != "error" or first["code"] != "loading" or "retry_after_s" in first:
-            return False
+    async def _starts_again(self) -> bool:
+        """Whether there is an engine that serves nothing yet, where one has served before."""
         if self._has_served:
             self._watch.lost()
         return not await self._watch.known()
@@ -300,6 +299,11 @@ class HandleClient:
         status = cast(Status, await self._handle.status.remote())
         self._note_start(status)
         return status["healthy"] and status["release"] is not None
+
+
+def _serves_nothing(first: Item) -> bool:
+    """Whether an engine says so, by the first item of a job."""
+    return first["type"] == "error" and first["code"] == "loading" and "retry_after_s" not in first
 
 
 def _is_written(job: Job, inbox: Inbox) -> bool:
