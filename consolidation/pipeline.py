@@ -105,7 +105,7 @@ def consolidate(
         manifest = compose_manifest(recipe, family, written, trial, effects, given.calibration)
         _check_quality(recipe, manifest, trial, effects)
         progress(Progress("publish", 0, 1))
-        release = registry.publish(manifest, _report(manifest))
+        release = registry.publish(manifest, _report(manifest), recipe.as_file)
         _move_channel(recipe, registry, channel, release)
         journal.close()
         progress(Progress("publish", 1, 1))

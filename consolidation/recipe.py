@@ -39,6 +39,7 @@ class Recipe:
     `noise_floor` asks that tensors which differ by noise alone count as equal; where the release
     may take less than all bytes, they do without.
     `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
+    `as_file` is all of this as people write it, to be kept beside the release.
     """
 
     family: str
@@ -59,6 +60,7 @@ class Recipe:
     tasks: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, Path] = field(default_factory=dict)
     limits: QualityLimits = field(default_factory=QualityLimits)
+    as_file: str | None = None
 
     @property
     def is_lossy(self) -> bool:

@@ -38,6 +38,7 @@ from consolidation.release.tensors import (
 from representation.names import NAME_RULE, valid_name
 
 REPORT = "report.html"
+RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,14 @@ class Registry:
 
     # Releases
 
-    def publish(self, manifest: Manifest, report: str | None = None) -> str:
+    def publish(
+        self, manifest: Manifest, report: str | None = None, recipe: str | None = None
+    ) -> str:
         """Make a release visible. Its blobs must be there already. Returns its id.
 
-        `report` is a page about it, for people; `report_name` says where it is. The manifest is
-        written last, so a run that dies before that leaves nothing visible.
+        `report` is a page about it, for people; `report_name` says where it is. `recipe` says what
+        it was made from, as `recipe.yaml` beside it; nothing here reads it. The manifest is written
+        last, so a run that dies before that leaves nothing visible.
         Publishing the same manifest again changes nothing.
         """
         data = manifest.to_bytes()
@@ -142,8 +146,9 @@ class Registry:
         if self.storage.read(f"releases/{release}/manifest.json") != data:
             at = canonical_json({"at": self._now().isoformat()})
             self.storage.write(f"releases/{release}/published.json", at)
-            if report is not None:
-                self.storage.write(f"releases/{release}/{REPORT}", report.encode())
+            for name, text in ((REPORT, report), (RECIPE, recipe)):
+                if text is not None:
+                    self.storage.write(f"releases/{release}/{name}", text.encode())
             self.storage.write(f"releases/{release}/manifest.json", data)
         return release
 

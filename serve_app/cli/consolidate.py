@@ -39,6 +39,12 @@ from serve_app.cli.parsing import (
     parse_size,
     parse_weights,
 )
+from serve_app.cli.recipes.recipe_options import (
+    RecipePath,
+    RecipeSchema,
+    chosen_sizes,
+    names_in_errors,
+)
 from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
@@ -140,6 +146,7 @@ def consolidate(
     context: typer.Context,
     family: Family,
     registry: RegistryUrl,
+    recipe: RecipePath = None,
     model: Models = None,
     base: Base = None,
     extend: Extend = None,
@@ -162,20 +169,25 @@ def consolidate(
     normal_priority: NormalPriority = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
+    recipe_schema: RecipeSchema = False,
 ) -> None:
     """Build a release from several checkpoints, and publish it.
 
     Identical experts are stored once. The others become shared slots and
     small residuals, as far as a budget asks for it. Every model is compared
-    with its original before the release is published.
+    with its original before the release is published. A recipe file may hold
+    the options.
     """
-    _check_sizes(expert_budget, target_kl, device_memory)
-    chosen = _models(model or [], extend, remove or [])
-    original = parse_checkpoint(base, hint="--base") if base else None
-    weights = parse_weights(weight or [], hint="--weight")
-    texts = parse_calibration(calibration or [], hint="--calibration")
-    measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
-    measured_texts = parse_model_files(text or [], suffix=".txt", hint="--text")
+    sizes = chosen_sizes(
+        context, expert_budget=expert_budget, target_kl=target_kl, device_memory=device_memory
+    )
+    hint = names_in_errors(context)
+    chosen = _models(model or [], extend, remove or [], hint=hint("model"))
+    original = parse_checkpoint(base, hint=hint("base")) if base else None
+    weights = parse_weights(weight or [], hint=hint("weight"))
+    texts = parse_calibration(calibration or [], hint=hint("calibration"))
+    measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
+    measured_texts = parse_model_files(text or [], suffix=".txt", hint=hint("text"))
     if max_accuracy_drop is not None and not measured_tasks:
         raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
     if max_perplexity_rise is not None and not measured_texts:
@@ -185,16 +197,17 @@ def consolidate(
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
+    from serve_app.cli.recipes.carried_out import recipe_text
 
-    recipe = Recipe(
+    wanted = Recipe(
         family=family,
         registry=registry,
         models=chosen,
         base=original,
         extend=resolve(open_registry(registry, family), extend) if extend else None,
         remove=tuple(remove or ()),
-        expert_budget=expert_budget,
-        target_kl=target_kl,
+        expert_budget=sizes["expert_budget"],
+        target_kl=sizes["target_kl"],
         max_formats=max_formats,
         weights=weights,
         exact=frozenset(exact or ()),
@@ -205,28 +218,16 @@ def consolidate(
         texts=measured_texts,
         limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise, min_retained),
     )
-    if device_memory is not None:
-        recipe = replace(recipe, expert_bytes=_expert_bytes(recipe, device_memory))
+    if (memory := sizes["device_memory"]) is not None:
+        wanted = replace(wanted, expert_bytes=_expert_bytes(wanted, memory))
+    wanted = replace(wanted, as_file=recipe_text(wanted, memory))
     ray = _Ray(context.obj, nice=0 if normal_priority else 19)
-    found = _run(recipe, ray, dry_run=dry_run, to_stderr=as_json)
+    found = _run(wanted, ray, dry_run=dry_run, to_stderr=as_json)
     if as_json:
-        output.print_json(outcome.facts(recipe, found))
+        output.print_json(outcome.facts(wanted, found))
     elif found.manifest is not None and found.release is not None:
         report = open_registry(registry, family).report_name(found.release)
         outcome.print_release(found.release, channel, found.manifest, report)
-
-
-def _check_sizes(
-    expert_budget: float | None, target_kl: float | None, device_memory: int | None
-) -> None:
-    sizes = {
-        "--expert-budget": expert_budget,
-        "--target-kl": target_kl,
-        "--device-memory": device_memory,
-    }
-    given = [f"{option} {value}" for option, value in sizes.items() if value is not None]
-    if len(given) > 1:
-        raise WrongUse(f"{' and '.join(given)} each set the size of the release: give only one")
 
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
@@ -251,8 +252,10 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     )
 
 
-def _models(values: list[str], extend: str | None, remove: list[str]) -> dict[str, Path]:
-    models = parse_models(values)
+def _models(
+    values: list[str], extend: str | None, remove: list[str], *, hint: str
+) -> dict[str, Path]:
+    models = parse_models(values, hint=hint)
     if remove and extend is None:
         raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")
     if not models and not remove:

@@ -55,7 +55,7 @@ def _check_address(url: str) -> None:
 
 
 def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Path]:
-    """`NAME=CHECKPOINT_DIR` pairs, in the order given.
+    """`NAME=CHECKPOINT_DIR` pairs, in the order given. A directory may hold `=`, `+` and `@`.
 
     Raises:
         typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
@@ -133,7 +133,9 @@ def parse_calibration(values: list[str], *, hint: str) -> tuple[tuple[str | None
         if Path(value).is_file() or not equals:
             name, rest = "", value
         elif not valid_name(name):
-            raise typer.BadParameter(f"{value!r}: {name!r} is not a model name", param_hint=hint)
+            raise typer.BadParameter(
+                f"{value!r} is not a file, and {name!r} is not a model name", param_hint=hint
+            )
         path = Path(rest).expanduser()
         if not path.is_file():
             raise typer.BadParameter(f"{value!r}: {rest!r} is not a file", param_hint=hint)

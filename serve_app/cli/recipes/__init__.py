@@ -1,0 +1,1 @@
+"""Recipe files: options of `consolidate`, written down. What they do is decided elsewhere."""

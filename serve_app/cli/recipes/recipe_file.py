@@ -1,0 +1,186 @@
+"""What a recipe file says: options of `consolidate` by name. Reads text; opens nothing it names.
+
+family: chat
+registry: ./registry
+models:
+  math: ../math
+expert_budget: 0.75
+
+Values have the forms of the command line and are read by its parsers. Paths are relative to the
+directory of the file. Models that a value names, and what goes with what, the command checks.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from serve_app.cli.errors import WrongUse
+from serve_app.cli.parsing import (
+    parse_count,
+    parse_limit,
+    parse_name,
+    parse_positive,
+    parse_registry,
+    parse_size,
+    parser_of,
+)
+from serve_app.cli.recipes.marked_yaml import BadYaml, Marked, read_yaml
+from serve_app.engine.settings import switch
+
+PARAMETERS = {"models": "model", "weights": "weight", "tasks": "task", "texts": "text"}
+"""Parameters of the command by key, where the key is the plural."""
+
+_DIRECTORY = "directory"
+_WORDS = {
+    "dict_type": "it is not a map: lines of NAME: VALUE below it",
+    "list_type": "it is not a list: lines of - VALUE below it",
+    "string_type": "it is not a single value",
+    "model_type": "it is not a map: lines of KEY: VALUE",
+}
+
+
+def _read_by(parse: Callable[[str], Any]) -> AfterValidator:
+    """The text stays as it is if the parser of the option takes it."""
+    return AfterValidator(lambda value: _checked(value, parse))
+
+
+def _checked(value: str, parse: Callable[[str], Any]) -> str:
+    try:
+        parse(value)
+    except typer.BadParameter as error:
+        raise ValueError(error.message) from error
+    return value
+
+
+def _from_directory(value: str, info: ValidationInfo) -> str:
+    if not value:
+        raise ValueError("no path is given")
+    try:
+        return str(Path((info.context or {})[_DIRECTORY], Path(value).expanduser()))
+    except RuntimeError as error:  # ~user, whom the system does not know
+        raise ValueError(f"{value!r}: {error}") from error
+
+
+def _address(value: str, info: ValidationInfo) -> str:
+    return value if "://" in value else _from_directory(value, info)
+
+
+def _calibration(value: object, info: ValidationInfo) -> str:
+    if isinstance(value, str):
+        return _from_directory(value, info)
+    if isinstance(value, dict) and len(value) == 1:
+        [(model, file)] = value.items()
+        if isinstance(file, str):
+            return f"{_checked(model, parse_name)}={_from_directory(file, info)}"
+    raise ValueError("it is neither FILE nor MODEL: FILE")
+
+
+def _numbers(**bound: float) -> WithJsonSchema:
+    return WithJsonSchema({"type": "number", **bound})
+
+
+Name = Annotated[str, _read_by(parse_name)]
+LocalPath = Annotated[str, AfterValidator(_from_directory)]
+Address = Annotated[str, AfterValidator(_address), _read_by(parse_registry)]
+Positive = Annotated[str, _read_by(parse_positive), _numbers(exclusiveMinimum=0)]
+Limit = Annotated[str, _read_by(parse_limit), _numbers(minimum=0)]
+Size = Annotated[str, _read_by(parse_size), WithJsonSchema({"type": ["integer", "string"]})]
+Count = Annotated[str, _read_by(parse_count), WithJsonSchema({"type": "integer", "minimum": 1})]
+Switch = Annotated[str, _read_by(parser_of(switch)), WithJsonSchema({"type": "boolean"})]
+_OF_MODEL = {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1}
+CalibrationItem = Annotated[
+    str,
+    PlainValidator(_calibration),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {**_OF_MODEL, "minProperties": 1}]}),
+]
+
+
+class RecipeFile(BaseModel):
+    """A whole file; paths are absolute once it is read. None: not given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Recipe of expertpool consolidate")
+
+    family: Name | None = None
+    registry: Address | None = None
+    channel: Name | None = None
+    models: dict[Name, LocalPath] | None = None
+    base: LocalPath | None = None
+    extend: str | None = None
+    remove: list[Name] | None = None
+    expert_budget: Positive | None = None
+    target_kl: Positive | None = None
+    device_memory: Size | None = None
+    max_formats: Count | None = None
+    weights: dict[Name, Positive] | None = None
+    exact: list[Name] | None = None
+    noise_floor: Switch | None = None
+    calibration: list[CalibrationItem] | None = None
+    tasks: dict[Name, LocalPath] | None = None
+    texts: dict[Name, LocalPath] | None = None
+    max_kl: Limit | None = None
+    max_accuracy_drop: Limit | None = None
+    max_perplexity_rise: Limit | None = None
+    min_retained: Limit | None = None
+
+    def as_options(self) -> dict[str, str | list[str]]:
+        """Texts by parameter of the command, as the command line would give them."""
+        found: dict[str, str | list[str]] = {}
+        for key, value in self.model_dump(exclude_none=True).items():
+            name = PARAMETERS.get(key, key)
+            is_map = isinstance(value, dict)
+            found[name] = [f"{model}={one}" for model, one in value.items()] if is_map else value
+        return found
+
+
+def read_recipe_file(path: Path) -> RecipeFile:
+    """Raises `WrongUse`, which names the file, and the line and the key if it has them."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise WrongUse(f"recipe {path}: {why}") from error
+    try:
+        marked = read_yaml(text)
+    except BadYaml as error:
+        raise WrongUse(f"recipe {path}: {error}") from error
+    if marked.content is None:
+        raise WrongUse(f"recipe {path}: it is empty")
+    try:
+        directory = path.expanduser().absolute().parent
+        return RecipeFile.model_validate(marked.content, context={_DIRECTORY: directory})
+    except ValidationError as error:
+        raise WrongUse(f"recipe {path}: {_first_fault(error, marked)}") from error
+
+
+def _first_fault(error: ValidationError, marked: Marked) -> str:
+    first = error.errors(include_url=False)[0]
+    place = tuple(step for step in first["loc"] if step != "[key]")
+    words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["input"] is None:
+        words = "it has no value"
+    if first["type"] == "extra_forbidden":
+        words = f"there is no such key; there are {', '.join(RecipeFile.model_fields)}"
+    key = ".".join(map(str, place))
+    return f"line {marked.line(place)}: {key}{': ' if key else ''}{words}"
+
+
+def json_schema(help_of: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors.   help_of: by parameter of the command."""
+    schema = RecipeFile.model_json_schema()
+    schema["description"] = "Options of `expertpool consolidate`; paths are relative to this file."
+    for key, found in schema["properties"].items():
+        found.pop("title", None)
+        found.pop("default", None)
+        found["description"] = help_of[PARAMETERS.get(key, key)]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
