@@ -4,12 +4,14 @@ A scalar stays the text that stands there, as it would on the command line: a mo
 `no`, and `1e-3` is whatever its reader makes of it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 MAX_DEPTH = 4
+_INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 _NULL = "tag:yaml.org,2002:null"
 
 Place = tuple[str | int, ...]
@@ -36,6 +38,8 @@ class Marked:
 
 def read_yaml(text: str) -> Marked:
     """Raises `BadYaml`: no YAML, a key twice in one map, a key that is not text, or too deep."""
+    if text.lstrip().startswith("{"):  # JSON may be indented by tabs, which YAML refuses
+        text = _INDENT.sub(lambda indent: " " * len(indent[0]), text)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -75,10 +75,11 @@ def test_a_file_says_what_options_say(size: str, place: Path, understood: Unders
     assert recipe.models["no"] == place / "step=100+a@b"
 
 
-def test_json_is_read_too(place: Path, understood: Understood) -> None:
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+def test_json_is_read_too(indent: int | str | None, place: Path, understood: Understood) -> None:
     models = {"math": "math"}
     content = {"family": "f", "registry": "r", "models": models, "base": None, "max_kl": 1}
-    recipe = understood(write(place, json.dumps(content, indent=1)))
+    recipe = understood(write(place, json.dumps(content, indent=indent)))
     assert (recipe.limits.max_kl, recipe.base, dict(recipe.models)) == (
         1.0,
         None,
