@@ -131,7 +131,7 @@ class FakeEvent:
 
 @pytest.fixture
 def packed() -> PackedModel:
-    """Of two places with rows of their own, and on the CPU; but it says that it is on CUDA."""
+    """Of three places that share two rows, and on the CPU; but it says that it is on CUDA."""
     models = {f"m{seed}": tiny_model("gpt_oss", seed) for seed in (1, 2)}
     packed = Engine.open(without_digests(MemorySource("r1", models)), ON_CPU).packed
     packed.device = torch.device("cuda")
@@ -165,7 +165,7 @@ def test_a_copy_for_cuda_is_one_pinned_buffer(
 
 
 def loaded(packed: PackedModel, cuda: FakeCuda) -> tuple[Arrival, list[FakeEvent]]:
-    """A backbone copied into the second place from the host; and the events, in order."""
+    """A backbone copied into its row from the host; and the events, in order."""
     held = hold_backbone(packed, wanted().read(), "m1")
     arrival = Arrival()
     loader = Loader(packed, lambda: cuda.log.append(("reported",)))
@@ -176,8 +176,9 @@ def loaded(packed: PackedModel, cuda: FakeCuda) -> tuple[Arrival, list[FakeEvent
     assert isinstance(report, BackboneLoaded)
     assert (report.error, report.held is held) == (None, True)
     for name, tensor in held.tensors.items():
-        assert torch.equal(packed.stacks[name][1], tensor)
-        assert not packed.stacks[name][0].any(), "the other place is left alone"
+        row = to.rows[packed.stacks.stack_of(name)]
+        assert torch.equal(packed.stacks[name][row], tensor)
+        assert not packed.stacks[name][1 - row].any(), "the other row is left alone"
     return arrival, [entry[2] for entry in cuda.log if entry[1:2] == ("records",)]
 
 
