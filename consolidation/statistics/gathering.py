@@ -83,10 +83,8 @@ def _keep_metrics(model: StreamedModel, task: StatisticsTask) -> None:
             record = _backwards(model, layer, batches, calls, states)
             if record is None or layer.experts is None:
                 continue
-            metrics = record.metrics(num_scored)
-            for index in range(len(next(iter(metrics.values()), ()))):
-                own = {name: experts[index] for name, experts in metrics.items()}
-                task.store.keep(task.name, layer.experts, index, own)
+            for index, metrics in enumerate(record.metrics(num_scored)):
+                task.store.keep(task.name, layer.experts, index, metrics)
 
 
 def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batch]:

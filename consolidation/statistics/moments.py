@@ -1,5 +1,6 @@
 """Sums over tokens that go through experts, and metrics made of them. Runs no model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,19 +35,21 @@ class Record:
             self._sums[name] = [Sums(shape) for _ in range(self._num_experts)]
         self._sums[name][expert].add(x, gradient)
 
-    def metrics(self, num_scored: int) -> dict[str, list[Metric]]:
-        """The metrics of all experts, by matrix; cost is in nats per scored token.
+    def metrics(self, num_scored: int) -> Iterator[dict[str, Metric]]:
+        """Yield each expert's metrics in turn, by matrix; cost is in nats per scored token.
 
-        Call it once: it uses up the sums.
+        Once: it uses up the sums, which are as large as what they become.
         """
-        found = {}
+        layers: dict[str, Sums] = {}
         for name in sorted(self._sums):
-            sums = self._sums.pop(name)  # As large as what they become: not held beside it.
-            layer = Sums(sums[0].shape)
-            for one in sums:
-                layer.include(one)
-            found[name] = [one.metric(layer, num_scored) for one in sums]
-        return found
+            layers[name] = Sums(self._sums[name][0].shape)
+            for one in self._sums[name]:
+                layers[name].include(one)
+        for _ in range(self._num_experts if layers else 0):
+            yield {
+                name: self._sums[name].pop(0).metric(layer, num_scored)
+                for name, layer in layers.items()
+            }
 
 
 class Sums:

@@ -70,13 +70,12 @@ def _rounded(
     matrices = model.experts[layer.experts].shape.matrices
     costs: dict[str, list[float]] = {matrix: [] for matrix in sorted(matrices)}
     for index in range(experts.num_experts):
-        for matrix, found in costs.items():
+        for matrix, metric in store.unscaled(name, layer.experts, index, costs).items():
             weights = getattr(experts, matrix)[index]
-            metric = store.unscaled(name, layer.experts, index, matrix)
             upright = weights.T if experts.is_transposed else weights
             error = round_matrix(upright, fmt, metric).values - upright
             upright += error
-            found.append(metric.noise_cost(error))
+            costs[matrix].append(metric.noise_cost(error))
     for found in costs.values():
         yield from found
 

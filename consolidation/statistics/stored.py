@@ -7,7 +7,7 @@ nothing: `statistics/gathering.py` writes here, comparing and building read.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -74,18 +74,14 @@ class StatisticsStore:
     def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
         """The metric of one matrix of one expert. Raises `RunFailed` if gone or damaged."""
         factor = _factor(model, self.models[model])
-        return self.unscaled(model, layer, index, name).scaled(factor)
+        return _metric(_recent(model, self.models[model], layer, index), name).scaled(factor)
 
-    def unscaled(self, model: str, layer: int, index: int, name: str) -> Metric:
-        """The metric as it was gathered, before it was tried. Raises `RunFailed`."""
+    def unscaled(
+        self, model: str, layer: int, index: int, names: Iterable[str]
+    ) -> dict[str, Metric]:
+        """Metrics of one expert by matrix, as they were gathered. Raises `RunFailed`."""
         found = _read(model, self.models[model], layer, index)
-        inputs = found[f"{name}.inputs"]
-        return Metric(
-            gain=found[f"{name}.gain"],
-            moments=found[f"{name}.moments"],
-            num_columns=inputs.shape[1],
-            samples=Samples(inputs, found[f"{name}.gradients"], float(found[f"{name}.trust"])),
-        )
+        return {name: _metric(found, name) for name in names}
 
     def keep(self, model: str, layer: int, index: int, metrics: Mapping[str, Metric]) -> None:
         """Write the metrics of one expert as they were gathered, by matrix.
@@ -204,7 +200,6 @@ def _read_end(storage: Storage, directory: str) -> tuple[datetime | None, Any]:
         return None, None
 
 
-@lru_cache(16)
 def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[str, torch.Tensor]:
     data = there.storage.read(there.path(layer, index))
     what = f"statistics of model {model!r}, layer {layer}, expert {index}"
@@ -216,12 +211,26 @@ def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[st
     return decode_tensors(data[DIGEST_BYTES:])
 
 
+_recent = lru_cache(16)(_read)
+"""For who asks for matrices one by one, in any order: the files that were read last stay."""
+
+
 @lru_cache(16)
 def _factor(model: str, there: ModelStatistics) -> float:
     data = there.storage.read(there.factor_path)
     if data is None:
         raise RunFailed(f"statistics of model {model!r} are gone: run this again")
     return float(json.loads(data))
+
+
+def _metric(found: Mapping[str, torch.Tensor], name: str) -> Metric:
+    inputs = found[f"{name}.inputs"]
+    return Metric(
+        gain=found[f"{name}.gain"],
+        moments=found[f"{name}.moments"],
+        num_columns=inputs.shape[1],
+        samples=Samples(inputs, found[f"{name}.gradients"], float(found[f"{name}.trust"])),
+    )
 
 
 def _tensors(name: str, metric: Metric) -> dict[str, torch.Tensor]:

@@ -97,8 +97,8 @@ def test_a_metric_predicts_what_little_noise_does(architecture: str, tmp_path: P
     assert 1 / 2 < mean < 2, ratios
 
 
-def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[dict[str, Any]]:
-    """Metrics by layer of experts and matrix, of a model that is run whole, a batch at a time."""
+def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[list[Any]]:
+    """Metrics by layer, expert and matrix, of a model that is run whole, a batch at a time."""
     model.requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
     records = []
@@ -119,7 +119,7 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
             drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
             scores.gather(1, drawn).sum().backward()
             num_scored += len(scores)
-    return [record.metrics(num_scored) for record in records]
+    return [list(record.metrics(num_scored)) for record in records]
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"])
@@ -137,9 +137,12 @@ def test_statistics_are_those_of_the_whole_model_to_the_bit(
     wanted = whole_metrics(load_original(checkpoint.directory), modules, task)
     torch.set_num_threads(threads)
     for layer, source in enumerate(checkpoint.experts):
-        for name in source.shape.matrices:
-            for index, metric in enumerate(wanted[layer][name]):
-                found = store.unscaled("m", layer, index, name)
+        assert len(wanted[layer]) == source.num_experts
+        for index, metrics in enumerate(wanted[layer]):
+            assert set(metrics) == set(source.shape.matrices)
+            kept = store.unscaled("m", layer, index, metrics)
+            for name, metric in metrics.items():
+                found = kept[name]
                 assert torch.equal(found.gain, metric.gain)
                 assert torch.equal(found.moments, metric.moments)
                 assert found.samples is not None
