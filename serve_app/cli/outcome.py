@@ -118,8 +118,7 @@ def print_release(release: str, channel: str, manifest: Manifest, report: str | 
 
 
 _COLUMNS = (
-    "KL (nats/token)",
-    "99.9 %",
+    "KL, nats",
     "expected",
     "retained",
     "perplexity",
@@ -131,13 +130,12 @@ _COLUMNS = (
 def _cells(quality: Quality) -> dict[str, str | None]:
     """By column; None if not measured."""
     divergence, perplexity = output.quality_cells(quality.model_dump())
-    largest, expected, kept = quality.kl_999, quality.predicted_kl, quality.retained
+    expected, kept = quality.predicted_kl, quality.retained
     accuracy = None
     if quality.accuracy_original is not None and quality.accuracy_release is not None:
         accuracy = f"{quality.accuracy_original:.3f} → {quality.accuracy_release:.3f}"
     values = (
         divergence,
-        None if largest is None else output.nats(largest),
         None if expected is None else output.nats(expected),
         None if kept is None else f"{100 * kept:.1f} %",
         perplexity,

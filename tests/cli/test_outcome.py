@@ -83,7 +83,7 @@ def test_a_budget_prints_formats_what_is_expected_and_what_was_measured(
     assert "expected KL" in out
     read = r"^read in a step +\d+\.\d+ KiB of experts, by 12 sequences, 4 for each model$"
     assert re.search(read, out, re.MULTILINE)
-    columns = r"model +KL \(nats/token\) +expected +perplexity +accuracy +tokens"
+    columns = r"model +KL, nats +expected +retained +perplexity +accuracy +tokens"
     assert re.search(rf"^{columns}$", out, re.MULTILINE)
     assert re.search(r"^news .* – ", out, re.MULTILINE)  # It has no task.
     report = re.search(r"^report (.+)$", out, re.MULTILINE)
