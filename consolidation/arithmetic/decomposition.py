@@ -36,8 +36,7 @@ class Decomposition:
 def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposition:
     """The first factors of a matrix (O, I), float32; the shape limits the rank."""
     max_rank = min(max_rank, *matrix.shape)
-    floor = FLOOR * metric.gain.mean() + torch.finfo(torch.float32).tiny
-    gain = (metric.gain + floor).sqrt()  # (O,)
+    gain = row_roots(metric)  # (O,)
     roots = metric.roots()  # (B, b, b)
     scaled = in_blocks(matrix * gain[:, None], metric.num_columns) @ roots
     scaled = scaled.transpose(0, 1).flatten(1)  # (O, B * b)
@@ -47,12 +46,18 @@ def decompose(matrix: torch.Tensor, metric: Metric, max_rank: int) -> Decomposit
     tails = tails.flip(0)[: max_rank + 1]
     half = values[:max_rank].sqrt()
     blocks = (right[:max_rank] * half[:, None]).unflatten(1, (roots.shape[0], -1)).transpose(0, 1)
-    unscaled = torch.linalg.solve_triangular(roots, blocks, upper=False, left=False)
+    unscaled = torch.linalg.solve_triangular(roots, blocks, upper=True, left=False)
     left = left[:, :max_rank] * half / gain[:, None]
     right = from_blocks(unscaled, metric.num_columns).contiguous()
     if metric.samples is not None:
         tails = metric.untrusted * tails + _sampled_tails(matrix, left, right, metric.samples)
     return Decomposition(left, right, tuple(tails.tolist()))
+
+
+def row_roots(metric: Metric) -> torch.Tensor:
+    """Square roots of a metric's gains, of which none is zero. -> (O,)"""
+    floor = FLOOR * metric.gain.mean() + torch.finfo(torch.float32).tiny
+    return (metric.gain + floor).sqrt()
 
 
 def _sampled_tails(

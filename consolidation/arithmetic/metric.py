@@ -79,24 +79,21 @@ class Metric:
 
     def inverse_roots(self, damping: float) -> torch.Tensor:
         """Upper Cholesky factors of the inverses of the damped moments. -> (B, b, b) float32"""
-        damped = self._damped(damping).double()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        found: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+        roots = self._upper_roots(damping)
+        whole = torch.eye(roots.shape[1], dtype=roots.dtype, device=roots.device)
+        found: torch.Tensor = torch.linalg.solve_triangular(roots, whole, upper=True)
         return found.float()
 
     def roots(self) -> torch.Tensor:
-        """Lower Cholesky factors of the damped moments. -> (B, b, b) float32"""
-        found: torch.Tensor = torch.linalg.cholesky(self._damped(DAMPING).double())
-        return found.float()
+        """Upper matrices R, where R Rᵀ are the damped moments. -> (B, b, b) float32"""
+        return self._upper_roots(DAMPING).float()
 
-    def spreads(self) -> torch.Tensor:
-        """Variance of each input feature given those after it, zero beyond I. -> (B, b)
+    def spreads_of(self, roots: torch.Tensor) -> torch.Tensor:
+        """Variance of each input feature given those after it, by this metric's `roots`. -> (I,)
 
         What rounding with feedback leaves of an error is this much of it.
         """
-        spreads = self.inverse_roots(DAMPING).diagonal(dim1=1, dim2=2).square().reciprocal()
-        spreads.view(-1)[self.num_columns :] = 0.0
-        return spreads
+        return roots.diagonal(dim1=1, dim2=2).square().reshape(-1)[: self.num_columns]
 
     def permuted(self, rows: torch.Tensor | None, columns: torch.Tensor | None) -> "Metric":
         """The metric of a matrix whose rows and columns are taken in this order.
@@ -130,9 +127,14 @@ class Metric:
     def _variances(self) -> torch.Tensor:
         return self.moments.diagonal(dim1=1, dim2=2).reshape(-1)[: self.num_columns]
 
-    def _damped(self, damping: float) -> torch.Tensor:
+    def _upper_roots(self, damping: float) -> torch.Tensor:
+        """-> (B, b, b) float64: features far larger than most leave float32 too few digits."""
         added = damping * self._variances().mean() + torch.finfo(torch.float32).tiny
-        return self.moments + added * torch.eye(self.moments.shape[1])
+        damped = self.moments.double()
+        damped.diagonal(dim1=1, dim2=2).add_(added)
+        # The lower factor of the features in reverse.
+        found: torch.Tensor = torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)
+        return found
 
 
 def weight_metric(shape: tuple[int, int]) -> Metric:

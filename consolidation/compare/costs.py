@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 
 from consolidation.arithmetic.metric import Metric
+from consolidation.arithmetic.sketch import Sketch
 from consolidation.arithmetic.weights import Weights
-from consolidation.compare.noise import Noise, Spread, Unit
+from consolidation.compare.noise import Noise, Spread, Unit, powers_of
 from representation.formats import ExpertShape, Format, Tensors
 
 Formats = tuple[Format, ...]
@@ -27,16 +28,50 @@ FEEDBACK = 1.7
 class Difference:
     """An expert seen from the content of a slot.
 
-    weights: the unit's less the content's.   changed: the matrices that differ.   is_stored:
-    whether unit and content are what a checkpoint or a dense slot holds, to the bit, and every
-    neuron in its own place.
+    is_same: whether they are equal to the bit.   is_stored: whether unit and content are what a
+    checkpoint or a dense slot holds, to the bit, and every neuron in its own place.   spread,
+    costs, sketches: of the unit's weights less the content's, by matrix; costs are of biases too,
+    and of the whole, where nothing makes up for it. Both are 0 where nothing may be lost, and there
+    are sketches only of matrices that differ.
     """
 
     unit: Unit
     content: Weights
-    weights: Weights
-    changed: frozenset[str]
+    is_same: bool
     is_stored: bool
+    spread: Spread
+    costs: Mapping[str, float]
+    sketches: Mapping[str, Sketch]
+
+    @classmethod
+    def between(cls, unit: Unit, content: Weights, *, is_stored: bool) -> "Difference":
+        """Weigh what a unit and a content differ by."""
+        is_same = unit.weights is content or unit.weights.equals(content)
+        nothing = dict.fromkeys(unit.sketchers, 0.0)
+        if unit.locked or is_same:
+            return cls(unit, content, is_same, is_stored, nothing, nothing, {})
+        weights = unit.weights.minus(content)
+        changed = [name for name, matrix in weights.matrices.items() if bool(matrix.any())]
+        sketches = {name: unit.sketchers[name].of(weights.matrices[name]) for name in changed}
+        costs = {name: unit.vector_cost(name, weights) for name in unit.sketchers}
+        for name, sketch in sketches.items():
+            costs[name] += sketch.tails[0]
+        return cls(
+            unit, content, is_same, is_stored, unit.spread(powers_of(weights)), costs, sketches
+        )
+
+    def toward(self, content: Weights, share: float) -> "Difference":
+        """That from a content which lies on the way to this one's: at `share` of the difference."""
+        square = share * share
+        return Difference(
+            self.unit,
+            content,
+            False,
+            False,
+            {name: square * value for name, value in self.spread.items()},
+            {name: square * value for name, value in self.costs.items()},
+            {name: sketch.scaled(share) for name, sketch in self.sketches.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)

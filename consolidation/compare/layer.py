@@ -5,11 +5,12 @@ which of them may share a slot: each node is either one slot or what its halves 
 slot are tried: the base's expert, each member's own, their mean.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
@@ -19,17 +20,18 @@ from consolidation.arithmetic.tree import centred_gram, merge_tree
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import ExpertsSource
 from consolidation.checkpoints.contents import User
+from consolidation.compare.costs import Difference
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Choices, Content, Group
 from consolidation.compare.kin import Kin, find_kin, related
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
-from consolidation.compare.noise import Noise, Unit, measure_noise, unit_of
+from consolidation.compare.noise import Noise, Powers, Unit, measure_noise, powers_of, unit_of
 from consolidation.compare.ways import GroupWays, Node, Way, few_formats
 from consolidation.release import Part, Registry, read_expert
 from consolidation.statistics.stored import StatisticsStore
 from representation.formats import DENSE
 
-CACHED = 8
-"""The most experts of a layer that are kept in memory."""
+CACHED = 2
+"""Experts that are kept when they were read, beside those of a group: one is seen from another."""
 MAX_CONTENTS = 8
 """The most members whose own expert is tried as the content of a slot."""
 
@@ -89,6 +91,7 @@ class _Comparison:
         self._layout = task.experts[0].source.layout
         self._sizes = FileSizes(self._shape, task.dtype)
         self._is_lossless = all(expert.locked for expert in task.experts)
+        self._shares: dict[int, dict[str, float]] = {}
         self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
 
     def groups(self) -> Iterator[Group]:
@@ -111,7 +114,7 @@ class _Comparison:
             yield self._group(kin, tuple({point.choice: point for point in points}.values()))
 
     def _group(self, kin: Kin, points: tuple[Point[Choices], ...]) -> Group:
-        shares = tuple(self._shares(self._task.experts[member]) for member in kin.members)
+        shares = tuple(self._shares[member] for member in kin.members)
         return Group(kin.members, kin.via, shares, points)
 
     def _ways(self, kin: Kin, noise: Noise) -> GroupWays:
@@ -131,43 +134,28 @@ class _Comparison:
         )
 
     def _unit(self, position: int, order: torch.Tensor | None) -> Unit:
+        """Also finds its shares, so that its statistics are read only once."""
         expert = self._task.experts[position]
+        by_user = [self._metrics(user) for user in expert.users]
+        self._shares[position] = _shares(expert.users, by_user)
         weights = self._read(position)
-        metrics = {}
-        # Nothing is weighed where nothing may be lost.
-        for name, matrix in () if self._is_lossless else weights.matrices.items():
-            found = self._metric(expert, name, matrix)
-            if order is not None and self._layout is not None:
-                found = reorder_metric(name, found, order, self._layout)
-            metrics[name] = found
+        counts = [user.weight for user in expert.users]
+        metrics = {n: together([own[n] for own in by_user], counts) for n in by_user[0]}
         if order is not None and self._layout is not None:
-            weights = reorder(weights, order, self._layout)
+            layout = self._layout
+            weights = reorder(weights, order, layout)
+            metrics = {n: reorder_metric(n, found, order, layout) for n, found in metrics.items()}
         return unit_of(weights, metrics, count=len(expert.users), locked=expert.locked)
 
-    def _metric(self, expert: Distinct, name: str, matrix: torch.Tensor) -> Metric:
-        store = self._task.statistics
-        weights = [user.weight for user in expert.users]
+    def _metrics(self, user: User) -> dict[str, Metric]:
+        """By matrix; none where nothing may be lost, as nothing is weighed there."""
+        store, shape = self._task.statistics, self._shape
+        if self._is_lossless:
+            return {}
         if store is None:
-            return weight_metric((matrix.shape[0], matrix.shape[1])).scaled(sum(weights))
-        found = [store.metric(u.model, self._task.layer, u.index, name) for u in expert.users]
-        return together(found, weights)
-
-    def _shares(self, expert: Distinct) -> dict[str, float]:
-        """By model, its loss by an error of this expert over the error counted."""
-        store = self._task.statistics
-        masses: dict[str, float] = {}
-        counted = 0.0
-        for user in expert.users:
-            mass = 1.0
-            if store is not None:
-                names = expert.source.shape.matrices
-                mass = sum(
-                    store.metric(user.model, self._task.layer, user.index, name).mass
-                    for name in names
-                )
-            masses[user.model] = masses.get(user.model, 0.0) + mass
-            counted += mass * user.weight
-        return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
+            return {name: weight_metric(shape.matrix(name)) for name in shape.matrices}
+        layer = self._task.layer
+        return {n: store.metric(user.model, layer, user.index, n) for n in shape.matrices}
 
     def _others(self, kin: Kin, units: Sequence[Unit]) -> dict[Content, Weights]:
         """Other contents of a slot than its members: the base's expert, slots that are kept."""
@@ -196,6 +184,17 @@ class _Comparison:
         return frozenset(found)
 
 
+def _shares(users: Sequence[User], metrics: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
+    """By model, its loss by an error of their expert over the error counted."""
+    masses: dict[str, float] = {}
+    counted = 0.0
+    for user, own in zip(users, metrics, strict=True):
+        mass = sum(metric.mass for metric in own.values()) if own else 1.0
+        masses[user.model] = masses.get(user.model, 0.0) + mass
+        counted += mass * user.weight
+    return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class _Node:
     """Units of a group that may share a slot, by position in it; and the nodes it parts into."""
@@ -207,7 +206,10 @@ class _Node:
 def _nodes(units: Sequence[Unit]) -> list[_Node]:
     """A tree over units, every node after its halves."""
     nodes = [_Node((i,), None) for i in range(len(units))]
-    gram = centred_gram(torch.stack([unit.weights.flat() for unit in units]))
+    gram = np.zeros((len(units), len(units)))
+    for tensors in zip(*(unit.weights.tensors() for unit in units), strict=True):
+        if len(units) > 2:  # Two can only be joined.
+            gram += centred_gram(torch.stack([tensor.flatten() for tensor in tensors]))
     for merge in merge_tree(gram, [unit.count for unit in units]):
         members = (*nodes[merge.one].members, *nodes[merge.other].members)
         nodes.append(_Node(tuple(sorted(members)), (merge.one, merge.other)))
@@ -222,7 +224,7 @@ class _GroupMenu:
         kin: Kin,
         units: Sequence[Unit],
         others: Mapping[Content, Weights],
-        stored: Collection[Content],
+        stored: frozenset[Content],
         noise: Noise,
         sizes: FileSizes,
     ) -> None:
@@ -234,10 +236,12 @@ class _GroupMenu:
         self._noise = noise
         self._sizes = sizes
         self._pairs: dict[tuple[int, Content], Pair] = {}
+        self._differences: dict[tuple[int, Content], Difference] = {}
+        self._powers: dict[Content, Powers] = {}
 
     def as_one_slot(self, members: Sequence[int]) -> Iterator[Way]:
         """Every way to serve these units by one slot that is tried."""
-        contents = {Content(EXPERTS, (self._kin.members[m],)): m for m in members[:MAX_CONTENTS]}
+        contents = {self._own(m): m for m in members[:MAX_CONTENTS]}
         for content, member in contents.items():
             yield from self._with(content, self._units[member].weights, members)
         for content, weights in self._others.items():
@@ -262,9 +266,31 @@ class _GroupMenu:
             )
 
     def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
-        key = (member, content)
-        if key not in self._pairs:
-            own = Content(EXPERTS, (self._kin.members[member],))
-            is_stored = own in self._stored and content in self._stored
-            self._pairs[key] = Pair(self._units[member], weights, is_stored=is_stored)
-        return self._pairs[key]
+        if (member, content) not in self._pairs:
+            if content not in self._powers:
+                self._powers[content] = {} if self._is_lossless else powers_of(weights)
+            difference = self._difference(member, content, weights)
+            self._pairs[member, content] = Pair(difference, self._powers[content])
+        return self._pairs[member, content]
+
+    def _difference(self, member: int, content: Content, weights: Weights) -> Difference:
+        if content.kind == EXPERTS and len(content.positions) == 2:
+            # A mean of two lies on the way to the other.
+            members = [self._kin.members.index(position) for position in content.positions]
+            (other,) = [one for one in members if one != member]
+            counts = self._units[member].count, self._units[other].count
+            whole = self._between(member, self._own(other), self._units[other].weights)
+            return whole.toward(weights, counts[1] / sum(counts))
+        return self._between(member, content, weights)
+
+    def _between(self, member: int, content: Content, weights: Weights) -> Difference:
+        if (member, content) not in self._differences:
+            is_stored = {self._own(member), content} <= self._stored
+            found = Difference.between(self._units[member], weights, is_stored=is_stored)
+            if len(content.positions) > 1:
+                return found  # Another mean: its weights are not to stay in memory.
+            self._differences[member, content] = found
+        return self._differences[member, content]
+
+    def _own(self, member: int) -> Content:
+        return Content(EXPERTS, (self._kin.members[member],))

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from consolidation.arithmetic.frontier import Point
-from consolidation.arithmetic.weights import Weights
 from consolidation.compare.costs import Difference, Formats, SlotLoss, cost_of
-from consolidation.compare.noise import Noise, Unit
+from consolidation.compare.noise import Noise, Powers
 from consolidation.compare.residual import Residual, Residuals
 from consolidation.compare.ways import Options
 from representation.formats import DENSE, FORMATS, ExpertShape, Format
@@ -29,22 +28,17 @@ replace weights, and for others one for those of all matrices and one for those 
 
 
 class Pair:
-    """One unit seen from one content of a slot: the difference, and what is known about it.
+    """One unit seen from one content of a slot, and what may be offered for the difference."""
 
-    is_stored: as in `Difference`.
-    """
-
-    def __init__(self, unit: Unit, content: Weights, *, is_stored: bool) -> None:
-        weights = unit.weights.minus(content)
-        changed = frozenset(name for name, m in weights.matrices.items() if bool(m.any()))
-        self._unit = unit
-        self._same = unit.weights.equals(content)
-        difference = Difference(unit, content, weights, changed, is_stored)
-        self._offers = [cost.offers(difference) for cost in (LOSSLESS if unit.locked else COSTS)]
+    def __init__(self, difference: Difference, content: Powers) -> None:
+        """content: the powers of the difference's content; none where nothing may be lost."""
+        self._unit = difference.unit
+        self._same = difference.is_same
+        self._costs = difference.costs
+        self._content_spread = {} if self._unit.locked else self._unit.spread(content)
+        costs = LOSSLESS if self._unit.locked else COSTS
+        self._offers = [cost.offers(difference) for cost in costs]
         self._known: dict[Format, Options] = {}
-        if not unit.locked:
-            self._costs = {name: unit.cost_of(name, weights) for name in weights.matrices}
-            self._content_spread = unit.spread(content.matrices)
 
     def options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> Options:
         """Residuals that this unit may have, where the slot is held in this format.

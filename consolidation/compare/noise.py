@@ -1,7 +1,7 @@
 """Experts while they are compared, and what rounding one to a few bits costs. Plans nothing.
 
 No expert is rounded to learn what it would cost: the error is predicted from the spread of what is
-rounded, by factors that are measured on one expert of a layer.
+rounded, by factors that are measured on some rows of one expert of a layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ import torch
 
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrix
+from consolidation.arithmetic.sketch import Sketcher, powers
 from consolidation.arithmetic.weights import Weights
 from representation.formats import Packed
 
@@ -20,59 +21,51 @@ SLOT_BITS = (8, 6, 4, 3, 2)
 RESIDUAL_BITS = (1, 2, 3, 4, 8)
 SPLIT_BITS = frozenset({8})
 """What is stored as `split`: two planes of 4 bits, which are multiplied as such anyway."""
+MAX_RANK = 64
+"""The most factors that a residual has."""
+MEASURED_ROWS = 512
+"""Rows of a matrix that rounding is tried on; each is rounded by itself."""
 
 Spread = Mapping[str, float]
 """By matrix, mean squares of groups of weights, weighed by what errors in them cost."""
+Powers = Mapping[str, torch.Tensor]
+"""By matrix, (O, ceil(I / GROUP)): mean squares of groups of weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Experts of one content: their weights, and the metrics of all that use it, together.
 
-    metrics: by matrix, for vectors by the matrix they are added to.   spreads: (I,) by matrix,
-    those of the metrics.   count: experts.   locked: it must be served exactly as it is.
+    sketchers: by matrix, of those metrics; none where the unit is locked, which means that it must
+    be served exactly as it is.   count: experts.
     """
 
     weights: Weights
-    metrics: Mapping[str, Metric]
-    spreads: Mapping[str, torch.Tensor]
+    sketchers: Mapping[str, Sketcher]
     count: int
     locked: bool
 
-    def cost(self, error: Weights) -> float:
-        """Cost of an error in all parameters."""
-        return sum(self.cost_of(name, error) for name in self.metrics)
+    def spread(self, found: Powers) -> Spread:
+        """The spread of matrices with these powers, as this unit's metrics weigh it."""
+        return {name: self.sketchers[name].spread(of_matrix) for name, of_matrix in found.items()}
 
-    def cost_of(self, name: str, error: Weights) -> float:
-        """Cost of an error in one matrix and in the vector that is added to its product."""
-        metric, vector = self.metrics[name], error.vectors.get(f"{name}_bias")
-        added = 0.0 if vector is None else metric.vector_cost(vector)
-        return metric.cost(error.matrices[name]) + added
-
-    def spread(self, matrices: Mapping[str, torch.Tensor]) -> Spread:
-        """The spread of matrices, (O, I) by name, as this unit's metrics weigh it."""
-        return {
-            name: _spread(matrix, self.metrics[name].gain, self.spreads[name])
-            for name, matrix in matrices.items()
-        }
+    def vector_cost(self, name: str, error: Weights) -> float:
+        """Cost of an error in the vector that is added to one matrix's product, if it has one."""
+        vector = error.vectors.get(f"{name}_bias")
+        return 0.0 if vector is None else self.sketchers[name].metric.vector_cost(vector)
 
 
 def unit_of(
     weights: Weights, metrics: Mapping[str, Metric], *, count: int = 1, locked: bool = False
 ) -> Unit:
-    """A unit, with the spreads of its metrics."""
-    spreads = {name: m.spreads().view(-1)[: m.num_columns] for name, m in metrics.items()}
-    return Unit(weights, metrics, spreads, count, locked)
+    """A unit, with its metrics prepared."""
+    sketchers = {name: Sketcher(metric, MAX_RANK, GROUP) for name, metric in metrics.items()}
+    return Unit(weights, sketchers, count, locked)
 
 
-def _spread(matrix: torch.Tensor, gain: torch.Tensor, spreads: torch.Tensor) -> float:
-    """matrix: (O, I)   gain: (O,)   spreads: (I,)"""
-    cost = 0.0
-    for start in range(0, matrix.shape[1], GROUP):
-        group = matrix[:, start : start + GROUP]
-        power = float((group.square().mean(1) * gain).sum())
-        cost += power * float(spreads[start : start + GROUP].sum())
-    return cost
+def powers_of(weights: Weights) -> Powers:
+    """The powers of an expert's matrices, or of a difference's."""
+    return {name: powers(matrix, GROUP) for name, matrix in weights.matrices.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +84,14 @@ def measure_noise(units: Iterable[Unit]) -> Noise:
 
     That is the first in which every matrix has weights that count.
     """
-    factors = {}
     for unit in units:
-        spreads = unit.spread(unit.weights.matrices)
-        if all(spreads.values()):
+        if all(unit.spread(powers_of(unit.weights)).values()):
             break
-    for name, matrix in unit.weights.matrices.items():
-        metric, spread = unit.metrics[name], spreads[name]
+    factors = {}
+    for name, whole in unit.weights.matrices.items():
+        rows = torch.arange(0, len(whole), max(1, len(whole) // MEASURED_ROWS))
+        matrix, metric = whole[rows], unit.sketchers[name].metric.permuted(rows, None)
+        spread = float((metric.gain @ powers(matrix, GROUP)) @ unit.sketchers[name].spreads)
         for bits in sorted({*SLOT_BITS, *RESIDUAL_BITS}):
             rounded = round_matrix(matrix, Packed(bits, GROUP), metric)
             cost = metric.noise_cost(rounded.values - matrix)

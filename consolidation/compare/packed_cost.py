@@ -38,8 +38,7 @@ class PackedCost:
 
     def offers(self, difference: Difference) -> Offers:
         """See `Cost.offers`."""
-        spread = difference.unit.spread(difference.weights.matrices)
-        return PackedOffers(spread, self.residuals)
+        return PackedOffers(difference.spread, self.residuals)
 
     def fit(self, fmt: Format, wanted: PartWanted) -> dict[str, torch.Tensor]:
         """See `Cost.fit`."""

@@ -13,10 +13,10 @@ from consolidation.compare.costs import (
     PartWanted,
     SlotLoss,
 )
-from consolidation.compare.noise import GROUP, Noise, Spread
+from consolidation.compare.noise import GROUP, MAX_RANK, Noise, Spread
 from representation.formats import ExpertShape, Format, LowRank, Packed
 
-RANKS = (1, 2, 4, 8, 16, 32, 64)
+RANKS = (1, 2, 4, 8, 16, 32, MAX_RANK)
 BOTH_RANKS = (4, 8, 16)
 BOTH_BITS = (1, 2, 3, 4)
 
@@ -51,7 +51,7 @@ class RankCost:
 
 
 class RankOffers(NoOffers):
-    """See `Offers`. Decomposes each matrix that differs once; others have nothing to offer.
+    """See `Offers`. Matrices that do not differ have nothing to offer.
 
     tails: by matrix and rank, the cost of what the rank leaves.   left: the spread of that.
     """
@@ -59,14 +59,12 @@ class RankOffers(NoOffers):
     def __init__(self, difference: Difference) -> None:
         self._tails: dict[str, dict[int, float]] = {}
         self._left: dict[str, dict[int, float]] = {}
-        unit = difference.unit
-        for name in sorted(difference.changed):
-            matrix = difference.weights.matrices[name]
-            ranks = [rank for rank in RANKS if rank < min(matrix.shape)]
-            found = decompose(matrix, unit.metrics[name], max(RANKS))
-            self._tails[name] = {rank: found.tails[rank] for rank in ranks}
+        for name, sketch in difference.sketches.items():
+            smallest = min(difference.content.matrices[name].shape)
+            ranks = [rank for rank in RANKS if rank < smallest]
+            self._tails[name] = {rank: sketch.tails[rank] for rank in ranks}
             self._left[name] = {
-                rank: unit.spread({name: matrix - found.product(rank)})[name]
+                rank: max(0.0, difference.spread[name] - sketch.taken[rank])
                 for rank in BOTH_RANKS
                 if rank in ranks
             }

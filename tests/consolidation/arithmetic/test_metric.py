@@ -65,13 +65,14 @@ def test_spreads_are_variances_given_the_features_after() -> None:
     metric = correlated_metric(3, 6)
     damped = whole_moments(metric).double()
     damped += DAMPING * damped.diagonal().mean() * torch.eye(6)
-    spreads = metric.spreads()[0]
+    spreads = metric.spreads_of(metric.roots())
     for column in range(6):
         own, after = damped[column, column], slice(column + 1, 6)
         cross = damped[column, after]
         given = own - cross @ torch.linalg.solve(damped[after, after], cross)
         assert float(spreads[column]) == pytest.approx(float(given), rel=1e-4)
-    assert not correlated_metric(3, BLOCK + 3).spreads()[1, 3:].any()
+    more = correlated_metric(3, BLOCK + 3)
+    assert more.spreads_of(more.roots()).shape == (BLOCK + 3,)
 
 
 def test_a_metric_goes_along_with_rows_and_columns() -> None:

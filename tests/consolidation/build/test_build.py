@@ -7,20 +7,28 @@ from typing import Any
 import pytest
 import torch
 
-from consolidation.arithmetic.metric import weight_metric
-from consolidation.arithmetic.weights import weights_of
+from consolidation.arithmetic.metric import Metric, weight_metric
+from consolidation.arithmetic.weights import Weights, weights_of
 from consolidation.build.blobs import BuildTask, MemberRequest, Origin, SlotRequest, build_layer
 from consolidation.checkpoints.checkpoint import ExpertsSource, open_checkpoint
 from consolidation.checkpoints.contents import User
+from consolidation.compare.costs import Difference
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
-from consolidation.compare.noise import GROUP, RESIDUAL_BITS, Unit, measure_noise, unit_of
+from consolidation.compare.noise import (
+    GROUP,
+    RESIDUAL_BITS,
+    Unit,
+    measure_noise,
+    powers_of,
+    unit_of,
+)
 from consolidation.compare.rank_cost import BOTH_BITS, BOTH_RANKS, RANKS
 from consolidation.compare.residual import Residual, Residuals
 from consolidation.compare.ways import Options
 from consolidation.errors import RunFailed
 from consolidation.release import Part, Registry
 from consolidation.release.tensors import encode_tensors
-from representation.formats import DENSE, Format, LowRank, Packed, dense_expert
+from representation.formats import DENSE, ExpertShape, Format, LowRank, Packed, dense_expert
 from tests.consolidation.choices import whole
 from tests.consolidation.families import tune
 from tests.support.checkpoints import write_checkpoint
@@ -79,6 +87,23 @@ class Two:
         return dense_expert(read, self.base.shape)
 
 
+def pair_of(unit: Unit, content: Weights, *, is_stored: bool = True) -> Pair:
+    return Pair(Difference.between(unit, content, is_stored=is_stored), powers_of(content))
+
+
+def metrics_of(unit: Unit) -> dict[str, Metric]:
+    return {name: sketcher.metric for name, sketcher in unit.sketchers.items()}
+
+
+def cost(unit: Unit, given: dict[str, torch.Tensor], shape: ExpertShape) -> float:
+    """What it costs that these weights stand for the unit's."""
+    error = weights_of(given, shape).minus(unit.weights)
+    return sum(
+        sketcher.metric.cost(error.matrices[name]) + unit.vector_cost(name, error)
+        for name, sketcher in unit.sketchers.items()
+    )
+
+
 @pytest.fixture(scope="module", params=["mixtral", "gpt_oss"])
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Two:
     root: Path = tmp_path_factory.mktemp("two")
@@ -92,7 +117,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("slot", SLOT_FORMATS, ids=str)
 def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slot: Format) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
-    pair = Pair(unit, two.unit(two.base).weights, is_stored=True)
+    pair = pair_of(unit, two.unit(two.base).weights)
     sizes = FileSizes(shape, torch.bfloat16)
     noise = measure_noise([unit])
     options = pair.options(slot, noise, sizes)
@@ -109,7 +134,7 @@ def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slo
             assert {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} == specs
         predicted = _predicted(options, mix)
         if predicted is not None:
-            error = unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
+            error = cost(unit, two.given(parts), shape)
             assert predicted / 2.5 < error < predicted * 2.5, (slot, mix, error, predicted)
 
 
@@ -126,7 +151,7 @@ def _predicted(options: Options, mix: Residuals) -> float | None:
 
 
 def test_what_matrices_have_in_one_format_is_one_residual(two: Two) -> None:
-    pair = Pair(two.unit(two.tuned), two.unit(two.base).weights, is_stored=True)
+    pair = pair_of(two.unit(two.tuned), two.unit(two.base).weights)
     sizes = FileSizes(two.base.shape, torch.bfloat16)
     options = pair.options(DENSE, measure_noise([two.unit(two.tuned)]), sizes)
     found = options.frontier(None)
@@ -155,17 +180,14 @@ def test_of_two_orders_the_better_is_built(two: Two) -> None:
     alone, both = two.build(
         Packed(3, GROUP), whole(Packed(2, GROUP)), whole(LowRank(8), Packed(2, GROUP))
     )
-    costs = [
-        unit.cost(weights_of(two.given(parts), shape).minus(unit.weights))
-        for parts in (alone, both)
-    ]
+    costs = [cost(unit, two.given(parts), shape) for parts in (alone, both)]
     assert costs[1] < costs[0]
 
 
 def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: Two) -> None:
     unit, sizes = two.unit(two.base), FileSizes(two.base.shape, torch.bfloat16)
     noise = measure_noise([unit])
-    same = Pair(unit, unit.weights, is_stored=True)
+    same = pair_of(unit, unit.weights)
     (point,) = same.options(DENSE, noise, sizes).frontier(None)
     assert (point.num_bytes, point.error, point.choice) == (0, 0.0, ())
     assert all(
@@ -173,11 +195,11 @@ def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: 
         for points in same.options(Packed(4, GROUP), noise, sizes).apart.values()
         for p in points
     )
-    locked = unit_of(unit.weights, unit.metrics, locked=True)
-    own = Pair(locked, unit.weights, is_stored=True)
+    locked = unit_of(unit.weights, metrics_of(unit), locked=True)
+    own = pair_of(locked, unit.weights)
     assert own.options(DENSE, noise, sizes).frontier(None)[0].error == 0
     assert own.options(Packed(8, GROUP), noise, sizes).frontier(None) == ()
-    other = Pair(locked, two.unit(two.tuned).weights, is_stored=False)
+    other = pair_of(locked, two.unit(two.tuned).weights, is_stored=False)
     assert other.options(DENSE, noise, sizes).frontier(None) == ()
 
 
@@ -187,7 +209,7 @@ def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
     ).experts
     metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
     one, other = (unit_of(weights_of(source.read(i), source.shape), metrics) for i in (0, 1))
-    options = Pair(one, other.weights, is_stored=True).options(
+    options = pair_of(one, other.weights).options(
         DENSE, measure_noise([one]), FileSizes(source.shape, torch.float32)
     )
     points = [point for found in options.apart.values() for point in found]
@@ -197,7 +219,7 @@ def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
 
 def test_noise_is_tried_on_an_expert_that_has_weights(two: Two) -> None:
     unit = two.unit(two.base)
-    nothing = unit_of(unit.weights.minus(unit.weights), unit.metrics)
+    nothing = unit_of(unit.weights.minus(unit.weights), metrics_of(unit))
     assert measure_noise([nothing, unit]) == measure_noise([unit])
     assert set(measure_noise([nothing]).factors.values()) == {0.0}
 

@@ -185,7 +185,7 @@ def test_experts_that_no_token_reached_are_judged_by_their_layer(tmp_path: Path)
         for index in range(4):
             metric = store.metric("m", 0, index, name)
             assert bool((metric.gain > 0).all())
-            assert bool((metric.spreads()[:, : metric.num_columns] > 0).all())
+            assert bool((metric.spreads_of(metric.roots()) > 0).all())
             assert bool(metric.inverse_roots(0.01).isfinite().all())
 
 
