@@ -10,6 +10,9 @@ import torch
 
 from representation.formats import ExpertShape
 
+WIDE_BYTES = 4
+"""Bytes of a weight in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -53,10 +56,6 @@ class Weights:
     def tensors(self) -> list[torch.Tensor]:
         """All parameters, matrices first."""
         return [*self.matrices.values(), *self.vectors.values()]
-
-    def flat(self) -> torch.Tensor:
-        """All parameters as one row. -> (n,)"""
-        return torch.cat([tensor.reshape(-1) for tensor in self.tensors()])
 
 
 def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weights:

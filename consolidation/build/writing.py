@@ -5,6 +5,7 @@ those that an earlier run or release wrote are reused.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,42 +23,77 @@ from consolidation.checkpoints.contents import Expert, NeuronOrder, User
 from consolidation.checkpoints.family import Family
 from consolidation.errors import Refused
 from consolidation.plan.study import Study
+from consolidation.plan.task_bytes import build_bytes, tasks_at_once
 from consolidation.plan.values import Held, Member, Plan, PlannedLayer
 from consolidation.recipe import Recipe
 from consolidation.release import BackboneBlob, Blob, Layer, Part, Registry
 from consolidation.release.manifest import DTYPES, canonical_json
 from consolidation.run.journal import Stages
+from representation.formats import DENSE
+
+TASK_BYTES = 256 << 20
+"""How many bytes of experts, as they were stored, one task builds: so that cores end together."""
 
 
 def write_experts(
     registry: Registry, recipe: Recipe, family: Family, study: Study, plan: Plan, stages: Stages
 ) -> tuple[Layer, ...]:
     """Write all missing slots and residuals of a plan. Raises `RunFailed`."""
-    tasks = []
-    for layer, planned in enumerate(plan.layers):
-        requests = _Requests(recipe, family, study, layer).of(planned)
-        task = BuildTask(
-            registry=registry.url,
-            family=registry.family,
-            layer=layer,
-            shape=family.shape(layer),
-            dtype=DTYPES[family.dtype],
-            statistics=study.statistics,
-            slots=tuple(requests),
-        )
-        tasks.append((f"{layer} {plan.digest}", task))
+    tasks = [
+        (f"{task.layer} {number} {plan.digest}", task)
+        for layer, planned in enumerate(plan.layers)
+        for number, task in enumerate(_tasks(registry, recipe, family, study, layer, planned))
+    ]
+    layer_bytes = [family.layer_bytes(layer) for layer in range(len(plan.layers))]
+    num_slots = Counter(task.layer for _, task in tasks for _ in task.slots)
+    shapes = map(family.shape, range(len(plan.layers)))
+    task_bytes = max(build_bytes(shape, len(plan.models)) for shape in shapes)
     results = stages.run(
         "build",
         build_layer,
         tasks,
-        noun="layers",
-        sizes=[family.layer_bytes(layer) for layer in range(len(tasks))],
+        noun="parts of layers",
+        sizes=[layer_bytes[t.layer] * len(t.slots) // num_slots[t.layer] for _, t in tasks],
+        in_flight=tasks_at_once(task_bytes, max(layer_bytes)),
+        task_bytes=task_bytes,
         still_good=lambda found: all(registry.has_blob(part) for part in _parts(found)),
     )
+    built: list[list[Any]] = [[] for _ in plan.layers]
+    for (_, task), result in zip(tasks, results, strict=True):
+        built[task.layer] += result
     return tuple(
         _layer(family, layer, planned, result)
-        for layer, (planned, result) in enumerate(zip(plan.layers, results, strict=True))
+        for layer, (planned, result) in enumerate(zip(plan.layers, built, strict=True))
     )
+
+
+def _tasks(
+    registry: Registry,
+    recipe: Recipe,
+    family: Family,
+    study: Study,
+    layer: int,
+    planned: PlannedLayer,
+) -> Iterator[BuildTask]:
+    """What to build for one layer, in parts of at most `TASK_BYTES` of experts, or of one slot."""
+    one = study.layers[layer].sizes.slot(DENSE)
+    part: list[SlotRequest] = []
+    room = TASK_BYTES
+    requests = list(_Requests(recipe, family, study, layer).of(planned))
+    for number, request in enumerate(requests):
+        part.append(request)
+        room -= one * len(request.members)
+        if room < one or number == len(requests) - 1:
+            yield BuildTask(
+                registry=registry.url,
+                family=registry.family,
+                layer=layer,
+                shape=family.shape(layer),
+                dtype=DTYPES[family.dtype],
+                statistics=study.statistics,
+                slots=tuple(part),
+            )
+            part, room = [], TASK_BYTES
 
 
 class _Requests:

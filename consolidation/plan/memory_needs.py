@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.checkpoints.family import Family
 from consolidation.errors import Refused
+from consolidation.plan.task_bytes import (
+    BESIDE,
+    LAYERS,
+    build_bytes,
+    compare_bytes,
+    stage_bytes,
+)
 
 GIB = 1 << 30
 WALK_BYTES = 3 * GIB // 2
 """What running a model takes beside its layers: activations, logits, sums, embeddings."""
 LAYERS_AT_ONCE = 2
 """One decoder layer of a model that runs is held, in float32: as large as two in 16 bits."""
-LAYER_BYTES = GIB
-"""What comparing and building take beside the experts of a layer."""
-COPIES = 2.5
-"""What comparing and building hold of a layer's experts of all models, over their own bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,22 @@ def memory_needs(family: Family, *, is_lossy: bool) -> tuple[StageMemory, ...]:
     name, model = max(family.checkpoints.items(), key=lambda item: _layer_bytes(item[1]))
     walk = LAYERS_AT_ONCE * _layer_bytes(model) + WALK_BYTES
     of_walk = f"two layers of {name!r}, the largest model, and {WALK_BYTES / GIB:.1f} GiB"
-    layer = max(family.layer_bytes(number) for number in range(len(family.modules)))
-    if family.base is not None:
-        layer += max(source.num_bytes for source in family.base.experts)
-    whole = round(COPIES * layer) + LAYER_BYTES
-    of_whole = f"{COPIES} × a layer's experts of all models, and {LAYER_BYTES / GIB:.1f} GiB"
+    layers = range(len(family.modules))
+    most = stage_bytes(max(map(family.layer_bytes, layers)))
+    shapes = list(map(family.shape, layers))
+    num_models = len(family.models)
+    of_tasks = (
+        f"{LAYERS} × a layer's experts of all models, and {BESIDE / GIB:.1f} GiB; "
+        "what one task takes, if that is more"
+    )
+    compare, build = (
+        max(most, *(of(shape, num_models) for shape in shapes))
+        for of in (compare_bytes, build_bytes)
+    )
     needs = (
         StageMemory("calibrate", walk, of_walk),
-        StageMemory("compare", whole, of_whole),
-        StageMemory("build", whole, of_whole),
+        StageMemory("compare", compare, of_tasks),
+        StageMemory("build", build, of_tasks),
         StageMemory("validate", walk, of_walk),
     )
     return needs if is_lossy else needs[2:]

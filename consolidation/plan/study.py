@@ -20,6 +20,7 @@ from consolidation.plan.format_limit import least_bytes_within, within_formats
 from consolidation.plan.least import allowed_bytes, check_budget
 from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import make_plan
+from consolidation.plan.task_bytes import compare_bytes, tasks_at_once
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, versions
@@ -120,7 +121,7 @@ def make_study(
             check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, stages)
         if statistics is not None:
             responses = _gather(family, windows, statistics, stages, now)
-        groups = list(_compare(by_layer, tasks, stages))
+        groups = list(_compare(family, by_layer, tasks, stages))
     return Study(
         scans=scans,
         layers=tuple(LayerChoices(*found) for found in zip(by_layer, sizes, groups, strict=True)),
@@ -274,11 +275,23 @@ def _compare_tasks(
 
 
 def _compare(
-    by_layer: Sequence[Contents], tasks: Sequence[tuple[str, CompareTask]], stages: Stages
+    family: Family,
+    by_layer: Sequence[Contents],
+    tasks: Sequence[tuple[str, CompareTask]],
+    stages: Stages,
 ) -> list[tuple[Group, ...]]:
     """The groups of each layer, without experts that a kept slot holds unchanged."""
-    sizes = [task.num_bytes for _, task in tasks]
-    results = stages.run("compare", compare_layer, tasks, noun="layers", sizes=sizes)
+    layers = range(len(by_layer))
+    task_bytes = max(compare_bytes(family.shape(i), len(family.models)) for i in layers)
+    results = stages.run(
+        "compare",
+        compare_layer,
+        tasks,
+        noun="layers",
+        sizes=[task.num_bytes for _, task in tasks],
+        in_flight=tasks_at_once(task_bytes, max(map(family.layer_bytes, layers))),
+        task_bytes=task_bytes,
+    )
     return [
         tuple(Group.from_json(group).numbered(_fresh(contents)) for group in result)
         for contents, result in zip(by_layer, results, strict=True)

@@ -36,11 +36,14 @@ class Executor(Protocol):
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index of the task, its result) as tasks end, in any order.
 
-        At most `in_flight` run at once, or as many as the executor has room for. An exception of a
-        task is raised here. A worker that dies is replaced and its task is run again.
+        As many run at once as the executor has room for, and at most `in_flight`. `task_bytes` is
+        the most memory that one of them takes: a machine runs no more than fit it, but one in any
+        case. An exception of a task is raised here. A worker that dies is replaced and its task is
+        run again.
         """
         ...
 
@@ -54,6 +57,7 @@ class LocalExecutor:
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             yield index, function(task)

@@ -101,12 +101,14 @@ class Stages:
         noun: str,
         sizes: Sequence[int],
         in_flight: int | None = None,
+        task_bytes: int = 0,
         still_good: Callable[[Any], bool] = lambda _: True,
     ) -> list[Any]:
         """Results of (key, task) pairs, in their order. Keys are unique within the stage.
 
         noun: what a task is about, as in "3 of 4 models".   sizes: the bytes of checkpoints that
-        each task is about. A task whose kept result is not `still_good` is run again.
+        each task is about.   in_flight, task_bytes: as for `Executor.map`. A task whose kept result
+        is not `still_good` is run again.
         """
         results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
         pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]
@@ -119,7 +121,9 @@ class Stages:
 
         done, done_bytes = found, found_bytes
         tell(done, done_bytes)
-        ran = self.executor.map(function, [tasks[i][1] for i in pending], in_flight=in_flight)
+        ran = self.executor.map(
+            function, [tasks[i][1] for i in pending], in_flight=in_flight, task_bytes=task_bytes
+        )
         for position, result in ran:
             index = pending[position]
             self.journal.put(f"{stage} {tasks[index][0]}", result)

@@ -51,11 +51,15 @@ class RayExecutor:
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         """See `Executor.map`. Raises `RunFailed` when workers keep dying."""
-        limit = in_flight or self._in_flight
+        limit = min(in_flight or self._in_flight, self._in_flight)
         threads = self._threads(limit)
-        remote = cast(Any, ray.remote(num_cpus=self._num_cpus, max_retries=RETRIES)(carry_out))
+        # More than any machine has would be waited for without end.
+        memory = min(task_bytes, _most_memory())
+        needs = ray.remote(num_cpus=self._num_cpus, memory=memory, max_retries=RETRIES)
+        remote = cast(Any, needs(carry_out))
         waiting = iter(enumerate(tasks))
         running: dict[Any, int] = {}
         try:
@@ -94,6 +98,12 @@ class RayExecutor:
     def _threads(self, limit: int) -> int:
         """Threads of each task, so that `limit` tasks together use every core once."""
         return max(1, (os.cpu_count() or 1) // limit)
+
+
+def _most_memory() -> int:
+    """Bytes that Ray gives out on the machine with the most."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return int(max((found.get("memory", 0) for found in resources), default=0))
 
 
 def _result(reference: Any) -> Any:

@@ -32,6 +32,8 @@ KEPT_FOR = timedelta(days=7)
 """Statistics that no run has used for so long are removed by the next one."""
 END = "gathered.json"
 """When a run used a model's statistics last, and what gathering found once they are complete."""
+KEPT = 16
+"""Experts whose statistics stay in memory when they were read."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -211,7 +213,7 @@ def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[st
     return decode_tensors(data[DIGEST_BYTES:])
 
 
-_recent = lru_cache(16)(_read)
+_recent = lru_cache(KEPT)(_read)
 """For who asks for matrices one by one, in any order: the files that were read last stay."""
 
 

@@ -324,6 +324,7 @@ class _Ray:
         tasks: Sequence[Any],
         *,
         in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         """See `consolidation.run.executor.Executor.map`."""
         if self._executor is None:
@@ -335,7 +336,7 @@ class _Ray:
             self._executor = self._open.enter_context(RayExecutor(nice=self._nice))
             self._interruption.install()
             os.nice(self._nice)
-        return self._executor.map(function, tasks, in_flight=in_flight)
+        return self._executor.map(function, tasks, in_flight=in_flight, task_bytes=task_bytes)
 
     def __enter__(self) -> Self:
         return self

@@ -226,7 +226,12 @@ class Stops:
         self.ran = 0
 
     def map(
-        self, function: Callable[[Any], Any], tasks: Sequence[Any], *, in_flight: int | None = None
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        *,
+        in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             if self.left is not None and self.ran >= self.left:

@@ -7,6 +7,7 @@ import pytest
 from consolidation.checkpoints.family import open_family
 from consolidation.errors import Refused
 from consolidation.pipeline import Recipe, consolidate
+from consolidation.plan import memory_needs as memory_needs_module
 from consolidation.plan.memory_needs import GIB, memory_needs
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
@@ -55,6 +56,14 @@ def test_running_takes_two_layers_of_a_model_and_comparing_a_layer_of_all(
     assert found["calibrate"] == found["validate"] == 2 * layer + 3 * GIB // 2
     assert found["compare"] == found["build"] == 2.5 * 2 * 8 * EXPERT_BYTES + GIB
     assert list(_needs(models, is_lossy=False)) == ["build", "validate"]
+
+
+def test_a_stage_takes_what_one_of_its_tasks_does_if_that_is_more(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_needs_module, "compare_bytes", lambda shape, num: num * 4 * GIB)
+    found = _needs(models, is_lossy=True)
+    assert (found["compare"], found["build"]) == (8 * GIB, 2.5 * 2 * 8 * EXPERT_BYTES + GIB)
 
 
 def test_what_cannot_fit_is_refused_before_a_tensor_is_read(

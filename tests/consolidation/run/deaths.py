@@ -4,6 +4,7 @@ Light to import: every worker that is started anew imports them.
 """
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +41,13 @@ class WhenRead:
 
 def same(task: object) -> object:
     return task
+
+
+def alone(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    time.sleep(0.1)
+    Path(path).unlink()
+    return True

@@ -9,7 +9,15 @@ from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
 from tests.consolidation.families import write_family
-from tests.consolidation.run.deaths import WhenRead, dies, dies_once, priority, refuses, same
+from tests.consolidation.run.deaths import (
+    WhenRead,
+    alone,
+    dies,
+    dies_once,
+    priority,
+    refuses,
+    same,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -41,6 +49,13 @@ def test_tasks_run_at_the_priority_that_was_asked(executor: RayExecutor) -> None
     low = RayExecutor(nice=19)
     assert dict(low.map(same, [WhenRead()])) == {0: 19}, "what a task needs is imported at it too"
     assert dict(low.map(priority, [1])) == {0: 19}
+
+
+def test_tasks_that_would_fill_the_memory_run_one_after_another(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    tasks = [str(tmp_path / "here")] * 3
+    assert dict(executor.map(alone, tasks, task_bytes=1 << 62)) == dict.fromkeys(range(3), True)
 
 
 def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:

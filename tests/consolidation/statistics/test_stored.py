@@ -42,12 +42,17 @@ class Counts(LocalExecutor):
         self.gathered = 0
 
     def map(
-        self, function: Callable[[Any], Any], tasks: Sequence[Any], *, in_flight: int | None = None
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        *,
+        in_flight: int | None = None,
+        task_bytes: int = 0,
     ) -> Iterator[tuple[int, Any]]:
         if function is compare_layer:
             raise KeyboardInterrupt
         self.gathered += len(tasks) if function is gather else 0
-        return super().map(function, tasks, in_flight=in_flight)
+        return super().map(function, tasks, in_flight=in_flight, task_bytes=task_bytes)
 
 
 @pytest.fixture(scope="module")
