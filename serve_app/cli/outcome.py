@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -81,19 +82,21 @@ def print_trial(plan: Plan, console: Console) -> None:
 
 
 def _print_formats(plan: Plan, console: Console) -> None:
-    """One row for each format of slots; residuals are counted next to their slots."""
-    by_slot: dict[str, dict[str, int]] = {}
+    """How many experts have a slot of each format, and how many have residuals of each."""
+    slots: Counter[str] = Counter()
+    residuals: Counter[str] = Counter()
     for label, count in plan.formats().items():
-        slot, _, residuals = label.partition(" + ")
-        by_slot.setdefault(slot, {})[residuals] = count
-    grid = output.table("slots", "experts", "")
-    grid.columns[2].justify, grid.columns[2].no_wrap = "left", False
-    for slot, found in by_slot.items():
-        often = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-        added = ", ".join(f"{count} + {residuals}" for residuals, count in often if residuals)
-        grid.add_row(slot, str(sum(found.values())), added and f"of which {added}")
-    console.print()
-    console.print(grid)
+        slot, *added = label.split(" + ")
+        slots[slot] += count
+        for residual in added:
+            residuals[residual] += count
+    for name, found in (("slots", slots), ("residuals", residuals)):
+        if found:
+            grid = output.table(name, "experts")
+            for label, count in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+                grid.add_row(label, str(count))
+            console.print()
+            console.print(grid)
 
 
 def print_release(release: str, channel: str, manifest: Manifest, report: str | None) -> None:

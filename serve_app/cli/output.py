@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,5 +103,5 @@ def quality_cells(quality: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def nats(kl: float) -> str:
-    """Nats per token, whatever their size: `0.0125`, `3.1e-06`, `0`."""
-    return f"{kl:.3g}"
+    """Nats per token, whatever their size: `0.0125`, `0.0000031`, `0`."""
+    return f"{Decimal(f'{kl:.3g}'):f}"

@@ -11,6 +11,7 @@ import torch
 
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
+from serve_app.cli import output
 from serve_app.cli.main import run
 from tests.support.checkpoints import byte_tokenizer, tiny_model
 
@@ -79,7 +80,9 @@ def test_a_budget_prints_formats_what_is_expected_and_what_was_measured(
     code, out, err = consolidate("--expert-budget=0.6", text, task, own)
     assert code == 0, err
     assert re.search(r"^of one model +0\.[56]\d+ ×$", out, re.MULTILINE)
-    assert re.search(r"^packed-\d-\d+ +\d+", out, re.MULTILINE)
+    slots = re.search(r"^slots +experts *\n((?:\S+ +\d+ *\n)+)", out, re.MULTILINE)
+    assert slots is not None
+    assert sum(int(row.split()[1]) for row in slots[1].splitlines()) == 36
     assert "expected KL" in out
     read = r"^read in a step +\d+\.\d+ KiB of experts, by 12 sequences, 4 for each model$"
     assert re.search(read, out, re.MULTILINE)
@@ -170,3 +173,8 @@ def test_a_model_that_is_not_there_is_named_before_anything_is_shown(
     assert err.startswith("error: ")
     assert "'nobody'" in err
     assert "base, code, news" in err
+
+
+def test_divergences_are_printed_as_plain_decimals() -> None:
+    shown = [output.nats(kl) for kl in (0.0125, 0.0000031, 0.0, 1.5)]
+    assert shown == ["0.0125", "0.0000031", "0", "1.5"]
