@@ -1,5 +1,7 @@
 """Models held whole, in float32: the reference that models run a layer at a time are held to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +47,18 @@ def assemble(reader: ReleaseReader, name: str) -> Any:
     return made.eval()
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As models run a layer at a time: the number of threads may change the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 @torch.inference_mode()
 def window_logits(model: Any, window: Window) -> torch.Tensor:
     """Logits that predict a window's scored tokens. -> (scored, V)"""
@@ -52,6 +66,7 @@ def window_logits(model: Any, window: Window) -> torch.Tensor:
     return logits[window.first_scored - 1 : -1]
 
 
+@_one_thread()
 @torch.inference_mode()
 def golden_of(model: Any, window: Window) -> Golden:
     """What a model generates after the first tokens of a window, without a cache."""
