@@ -182,7 +182,7 @@ class StreamedModel:
     def _filled(self, layer: Layer) -> Iterator[None]:
         with Filling(self.device) as filling:
             path = layer.path
-            names = {name for name, _ in layer.module.state_dict().items()}
+            names = set(layer.module.state_dict())
             if layer.experts is not None:
                 experts = self.experts[layer.experts]
                 inside = experts.module.removeprefix(f"{path}.")
