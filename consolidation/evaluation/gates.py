@@ -8,6 +8,7 @@ from consolidation.errors import Refused
 from consolidation.evaluation.data import Files
 from consolidation.evaluation.measures import ModelScore, retained
 from consolidation.release import Quality
+from representation.decimals import plain
 
 ROUNDING = 1e-9
 """Rounding error between equal shares as floats: 0.805 - 0.795 is more than 0.01."""
@@ -79,8 +80,8 @@ def _divergence(limits: QualityLimits, name: str, kl: float, where: str) -> Iter
     # No rounding here: a limit of 0 requires models that are the same to the last bit.
     if limits.max_kl is not None and not kl <= limits.max_kl:
         yield (
-            f"model {name!r} is {kl:.6g} nats per token from its original {where}, "
-            f"more than the {limits.max_kl:g} allowed"
+            f"model {name!r} is {plain(kl, digits=6)} nats per token from its original {where}, "
+            f"more than the {plain(limits.max_kl, digits=6)} allowed"
         )
 
 

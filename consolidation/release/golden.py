@@ -3,6 +3,7 @@
 import torch
 
 from consolidation.release.manifest import Golden
+from representation.decimals import plain
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """The largest allowed difference of a logit, by the dtype of the computation, relative to the
@@ -31,7 +32,7 @@ def golden_findings(golden: Golden, logits: torch.Tensor, dtype: str) -> list[st
         behind = float(row.max()) - float(row[token])
         if not worst <= tolerance or not behind <= tolerance:
             findings.append(
-                f"golden token {position} ({token}): logits differ by up to {worst:.3g} and it is "
-                f"{behind:.3g} below the largest; at most {tolerance:.3g} is allowed"
+                f"golden token {position} ({token}): logits differ by up to {plain(worst)} and it "
+                f"is {plain(behind)} below the largest; at most {plain(tolerance)} is allowed"
             )
     return findings

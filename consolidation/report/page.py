@@ -1,7 +1,6 @@
 """The report: one HTML file that needs no network. Assembles what the other modules make."""
 
 import importlib.resources
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from consolidation.report.holdings import byte_rows, holdings, labels
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
 from consolidation.report.quality_plot import mean_frontier, model_frontiers
 from consolidation.report.sharing import has_labels, layer_shares, sharing_map
+from representation.decimals import plain
 
 TEMPLATE = "report.html.jinja"
 
@@ -89,9 +89,7 @@ def _mib(num_bytes: int) -> str:
 
 def _number(value: float | None) -> str:
     """Three digits, as short as possible; a dash if it was not measured."""
-    if value is None:
-        return "–"
-    return "0" if value == 0 else f"{value:.3g}" if math.isfinite(value) else str(value)
+    return "–" if value is None else plain(value)
 
 
 def _share(value: float | None) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from representation.decimals import plain
 from serve_app.cli import output
 from serve_app.units import size
 
@@ -65,7 +66,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     if plan.predicted_kl:
         grid = output.table("model", "expected KL (nats/token)")
         for name, kl in sorted(plan.predicted_kl.items()):
-            grid.add_row(name, output.nats(kl))
+            grid.add_row(name, plain(kl))
         console.print()
         console.print(grid)
 
@@ -77,7 +78,7 @@ def print_trial(plan: Plan, console: Console) -> None:
     words = f"trying {size(plan.expert_bytes_after)}, {ratio:.3f} × one model"
     if expected:
         mean = sum(expected.values()) / len(expected)
-        words += f", expected KL {output.nats(mean)}"
+        words += f", expected KL {plain(mean)}"
     console.print(words, markup=False)
 
 
@@ -139,7 +140,7 @@ def _cells(quality: Quality) -> dict[str, str | None]:
         accuracy = f"{quality.accuracy_original:.3f} → {quality.accuracy_release:.3f}"
     values = (
         divergence,
-        None if expected is None else output.nats(expected),
+        None if expected is None else plain(expected),
         None if kept is None else f"{100 * kept:.1f} %",
         perplexity,
         accuracy,

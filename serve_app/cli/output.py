@@ -6,13 +6,13 @@ import json
 import math
 import sys
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from representation.decimals import plain
 from serve_app.units import in_utc, size
 
 if TYPE_CHECKING:
@@ -99,9 +99,4 @@ def quality_cells(quality: dict[str, Any] | None) -> tuple[str, str]:
     if quality is None:
         return "not measured", "not measured"
     original, release = quality["perplexity_original"], quality["perplexity_release"]
-    return nats(quality["kl"]), f"{original:.3f} → {release:.3f}"
-
-
-def nats(kl: float) -> str:
-    """Nats per token, whatever their size: `0.0125`, `0.0000031`, `0`."""
-    return f"{Decimal(f'{kl:.3g}'):f}"
+    return plain(quality["kl"]), f"{original:.3f} → {release:.3f}"

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from representation.decimals import plain
 from serve_app.demo import skills
 from serve_app.demo.ask import Question, body
 
@@ -69,7 +70,7 @@ def answers_table(
                 Text(found.release),
                 _verdict(found.question.is_right(found.original)),
                 _verdict(found.question.is_right(found.release)),
-                f"{divergences[name]:.2g}" if row == 0 else "",
+                plain(divergences[name], digits=2) if row == 0 else "",
             )
         table.add_row()
     return table

@@ -11,7 +11,6 @@ import torch
 
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
-from serve_app.cli import output
 from serve_app.cli.main import run
 from tests.support.checkpoints import byte_tokenizer, tiny_model
 
@@ -173,8 +172,3 @@ def test_a_model_that_is_not_there_is_named_before_anything_is_shown(
     assert err.startswith("error: ")
     assert "'nobody'" in err
     assert "base, code, news" in err
-
-
-def test_divergences_are_printed_as_plain_decimals() -> None:
-    shown = [output.nats(kl) for kl in (0.0125, 0.0000031, 0.0, 1.5)]
-    assert shown == ["0.0125", "0.0000031", "0", "1.5"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consolidation.report import drawing
+from representation.decimals import plain
 from serve_app.bench.compare import ratios
 from serve_app.bench.compare.compare_terminal import asked_words, skipped_words
 from serve_app.bench.load.load_page import draw_shares
@@ -88,7 +89,7 @@ def _clients(arms: Sequence[Row]) -> Section:
     words = "Whether the client kept up, and what else an arm reports."
     rows = []
     for row in arms:
-        own = [f"{name} {value:.3g}" for name, value in row["facts"].items()]
+        own = [f"{name} {plain(value)}" for name, value in row["facts"].items()]
         rows.append([row["arm"], "; ".join([waits.client_words(row["client"]), *own])])
     rows += [[row["arm"], f"warning: {one}"] for row in arms for one in row["warnings"]]
     rows += [[row["arm"], f"lost: {one}"] for row in arms for one in row["errors"]]

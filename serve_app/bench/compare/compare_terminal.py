@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from representation.decimals import plain
 from serve_app.bench.compare import ratios
 from serve_app.bench.requests import waits
 from serve_app.bench.requests.workload import LONG_S
@@ -26,7 +27,7 @@ def terminal(result: Result) -> list[TerminalPart]:
         found += ["", ratios.table("", f"÷ {other}", by_arm)]
     found.append("")
     for row in rows:
-        own = "".join(f", {name} {value:.3g}" for name, value in row["facts"].items())
+        own = "".join(f", {name} {plain(value)}" for name, value in row["facts"].items())
         found.append(f"{row['arm']}: {waits.client_words(row['client'])}{own}")
     for row in rows:
         found += [Trouble(f"warning: {row['arm']}: {words}") for words in row["warnings"]]

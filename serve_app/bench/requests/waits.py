@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from representation.decimals import plain
 from serve_app.bench.result.sections import Table
 
 MEASURES = {
@@ -26,7 +27,7 @@ def _cells(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     for words, (name, scale) in MEASURES.items():
         for position, (row, numbers) in enumerate(found.items()):
             values = numbers[name] or {}
-            shown = [f"{values[one] * scale:.3g}" if values else "–" for one in STATISTICS]
+            shown = [plain(values[one] * scale) if values else "–" for one in STATISTICS]
             rows.append(["" if position else words, row, *shown])
     return rows
 

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment as Templates
 from jinja2 import StrictUndefined
 
+from representation.decimals import plain
 from serve_app.bench.result.environment import Environment
 from serve_app.bench.result.result import Result
 from serve_app.bench.result.sections import Section
@@ -35,7 +36,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return plain(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):

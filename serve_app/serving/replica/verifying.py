@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from consolidation.release import Golden, golden_tolerance
+from representation.decimals import plain
 from serve_app.engine.request import (
     Event,
     Failed,
@@ -149,8 +150,9 @@ def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> s
         behind = max(there.values()) - row.logprob
         if not worst <= tolerance or not behind <= tolerance:
             return (
-                f"golden token {position} ({row.token}): log-probabilities differ by {worst:.3g}, "
-                f"and it is {behind:.3g} below the likeliest; {tolerance:.3g} is allowed in {dtype}"
+                f"golden token {position} ({row.token}): log-probabilities differ by "
+                f"{plain(worst)}, and it is {plain(behind)} below the likeliest; "
+                f"{plain(tolerance)} is allowed in {dtype}"
             )
     return None
 
