@@ -2,40 +2,39 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import Access, Keys, asked_by
 from serve_app.api.admin import Handler, admin_handlers
-from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
 from serve_app.api.boundary import Boundary
-from serve_app.api.deadline import deadline_of
-from serve_app.api.event_bytes import Events
-from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
-from serve_app.api.jobs import TIERS, chat_job, completion_job, detokenize_job, tokenize_job
-from serve_app.api.metering import MeteredItems
+from serve_app.api.generating import Generating, body_of, caller_of
 from serve_app.api.openapi import document as openapi
-from serve_app.api.parse import parse
-from serve_app.api.recording import Record, Recorded, notes_of
-from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
+from serve_app.api.recording import Record, Recorded
+from serve_app.api.requests.fields import (
+    DetokenizeFields,
+    TokenizeFields,
+)
+from serve_app.api.requests.jobs import (
+    detokenize_job,
+    tokenize_job,
+)
+from serve_app.api.requests.parse import parse
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
     draining,
     loading,
     no_such_model,
-    not_allowed,
-    too_large,
 )
-from serve_app.protocol.messages import EngineClient, Job, ModelCard, Models, Status
+from serve_app.protocol.messages import EngineClient, ModelCard, Models, Status
 from serve_app.tenants.keyring import Caller
 from serve_app.tenants.keys_file import KeyScope
 from serve_app.tenants.limits.lease import Lessor
@@ -117,48 +116,18 @@ def _route(method: str, path: str, app: ASGIApp) -> Route:
 
 
 def _generation(api: Api) -> list[Route]:
-    async def completions(request: Request) -> Response:
-        deadline = deadline_of(request, api.limits.timeout_s)
-        fields = parse(await _body(request, api.limits), CompletionFields)
-        notes_of(request).model = fields.model
-        job = completion_job(
-            fields,
-            api.limits,
-            job=f"cmpl-{uuid.uuid4().hex}",
-            caller=_caller(request, fields.model),
-            timeout_s=deadline.left_s(),
-        )
-        form = CompletionFormat(logprobs=job["logprobs"] is not None)
-        return await _answer(
-            api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
-        )
-
-    async def chat(request: Request) -> Response:
-        deadline = deadline_of(request, api.limits.timeout_s)
-        fields = parse(await _body(request, api.limits), ChatFields)
-        notes_of(request).model = fields.model
-        job = chat_job(
-            fields,
-            api.limits,
-            job=f"chatcmpl-{uuid.uuid4().hex}",
-            caller=_caller(request, fields.model),
-            timeout_s=deadline.left_s(),
-        )
-        form = ChatFormat(logprobs=job["logprobs"] is not None)
-        return await _answer(
-            api, request, job, form, stream=bool(fields.stream), usage=fields.include_usage
-        )
-
+    generating = Generating(api.client, api.limits, api.clock, api.keep_alive_s)
+    asked = {"/v1/completions": generating.complete, "/v1/chat/completions": generating.chat}
     return [
-        _route("POST", "/v1/completions", Recorded(completions, api.record, api.clock)),
-        _route("POST", "/v1/chat/completions", Recorded(chat, api.record, api.clock)),
+        _route("POST", path, Recorded(handler, api.record, api.clock))
+        for path, handler in asked.items()
     ]
 
 
 def _texts(api: Api) -> list[Route]:
     async def tokenize(request: Request) -> Response:
-        fields = parse(await _body(request, api.limits), TokenizeFields)
-        caller = _caller(request, fields.model)
+        fields = parse(await body_of(request, api.limits), TokenizeFields)
+        caller = caller_of(request, fields.model)
         reply = await api.client.tokenize(tokenize_job(fields, caller))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
@@ -168,8 +137,8 @@ def _texts(api: Api) -> list[Route]:
         )
 
     async def detokenize(request: Request) -> Response:
-        fields = parse(await _body(request, api.limits), DetokenizeFields)
-        caller = _caller(request, fields.model)
+        fields = parse(await body_of(request, api.limits), DetokenizeFields)
+        caller = caller_of(request, fields.model)
         reply = await api.client.detokenize(detokenize_job(fields, caller))
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
@@ -190,7 +159,7 @@ def _catalogue(api: Api) -> list[Route]:
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model"]
-        caller = _caller(request, wanted)
+        caller = caller_of(request, wanted)
         for card in (await _models(api, caller))["models"]:
             if card["id"] == wanted:
                 return JSONResponse(_card(card))
@@ -255,44 +224,6 @@ def _own_metrics(api: Api) -> Iterator[str]:
         )
 
 
-async def _answer(
-    api: Api, request: Request, job: Job, form: AnswerFormat, *, stream: bool, usage: bool
-) -> Response:
-    """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
-    asked = asked_by(request)
-    use = await asked.begin()
-    items = MeteredItems(api.client.generate(job), asked, use)
-    try:
-        told = await unless_gone(request.receive, accepted(items))
-        tier = TIERS[job["service_class"]]
-        head = Head(job["id"], int(api.clock()), job["model"], told["release"], tier)
-        counts = await items.accepted(told)
-        choices = len(told["prompt_tokens"]) * job["n"]
-        notes_of(request).accepted(told, choices, counts)
-        if stream:
-            events = Events(form, head, counts, choices, include_usage=usage)
-            return EventStream(events, items, api.keep_alive_s)
-        whole = collect(items, form, head, counts, choices)
-        body = await unless_gone(request.receive, whole)
-    except BaseException:
-        await items.aclose()  # whatever ended it, even cancellation: nothing stays in the engine
-        raise
-    await items.aclose()
-    return JSONResponse(body)
-
-
-async def _body(request: Request, limits: RequestLimits) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.body_bytes:
-                raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    return bytes(body)
-
-
 async def _models(api: Api, caller: Caller) -> Models:
     known = await api.client.models(caller.name)
     if known["release"] is None:
@@ -322,14 +253,6 @@ def _told(request: Request, status: Status) -> dict[str, object]:
     if not _may_know(request):
         return {}
     return {"release": status["release"], "detail": status["detail"]}
-
-
-def _caller(request: Request, model: str) -> Caller:
-    """Raises ProtocolError 403 if the caller may not use the model, whether it exists or not."""
-    caller = asked_by(request).caller
-    if not caller.tenant.may_use(model):
-        raise not_allowed(model)
-    return caller
 
 
 def _card(card: ModelCard) -> dict[str, object]:

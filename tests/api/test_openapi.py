@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from serve_app.api.fields import ChatFields, CompletionFields
 from serve_app.api.openapi import answer_shapes
-from serve_app.api.parse import parse
+from serve_app.api.requests.fields import ChatFields, CompletionFields
+from serve_app.api.requests.parse import parse
 from serve_app.api.statuses import STATUSES
 from serve_app.protocol.errors import CODES
 from tests.api.fakes import FakeClient

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from serve_app.api.deadline import TIMEOUT_HEADER
+from serve_app.api.requests.deadline import TIMEOUT_HEADER
 from tests.serving.listening import listening
 
 NUM_REQUESTS = 1000

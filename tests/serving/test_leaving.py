@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.fields import CompletionFields
-from serve_app.api.jobs import completion_job
+from serve_app.api.requests.fields import CompletionFields
+from serve_app.api.requests.jobs import completion_job
 from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits
 from serve_app.tenants.keyring import ANYBODY

@@ -7,8 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serve_app.api.fields import CompletionFields
-from serve_app.api.jobs import completion_job
+from serve_app.api.requests.fields import CompletionFields
+from serve_app.api.requests.jobs import completion_job
 from serve_app.config import RequestLimits
 from serve_app.protocol.messages import Item, Job
 from serve_app.serving.replica.dependencies import Parts

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from serve_app.api.access import OPEN, needed
-from serve_app.api.deadline import TIMEOUT_HEADER
 from serve_app.api.openapi import answer_shapes as shapes
 from serve_app.api.openapi.operations import Operation, operations
+from serve_app.api.requests.deadline import TIMEOUT_HEADER
 from serve_app.api.statuses import STATUSES
 from serve_app.protocol.errors import ErrorCode
 

@@ -7,8 +7,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve_app.api.admin import ACTIONS, SECTIONS
-from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
 from serve_app.api.openapi import answer_shapes as shapes
+from serve_app.api.requests.fields import (
+    ChatFields,
+    CompletionFields,
+    DetokenizeFields,
+    TokenizeFields,
+)
 from serve_app.protocol.errors import CODES, ErrorCode
 
 _ALWAYS: tuple[ErrorCode, ...] = ("invalid_request", "internal_error")

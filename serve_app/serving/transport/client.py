@@ -11,9 +11,10 @@ from time import monotonic
 from typing import Any, cast
 
 import grpc
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
+from serve_app.errors import where
 from serve_app.protocol.errors import (
     ProtocolError,
     deadline_exceeded,
@@ -37,7 +38,7 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.serving.transport.carrier import Parcel
+from serve_app.serving.transport.carrier import CarrierGone, Parcel
 from serve_app.serving.transport.engine_watch import EngineWatch
 from serve_app.serving.transport.inbox import Inbox
 
@@ -179,8 +180,8 @@ class HandleClient:
                 self._has_served = self._has_served or inbox.release is not None
                 if job["id"] not in self._inboxes:
                     await self._abort(job["id"])  # left before the replica knew about it
-        except (grpc.RpcError, RayError, RayServeException) as error:
-            _log.warning("job %s: %s", job["id"], error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the client must hear of it
+            _log.warning("job %s: %s", job["id"], where(error))
             return self._lost(error)
         finally:
             doubt.cancel()
@@ -273,7 +274,10 @@ class HandleClient:
                 if not await self._watch.known():
                     raise engine_unavailable(self._watch.retry_after_s)
             return await asked
-        except (RayError, RayServeException) as error:
+        except ProtocolError:
+            raise
+        except Exception as error:
+            _log.warning("a question failed: %s", where(error))
             raise self._lost(error) from error
         finally:
             asked.cancel()
@@ -282,6 +286,8 @@ class HandleClient:
         """What was asked has failed. -> what to tell the client"""
         if isinstance(error, BackPressureError):
             return overloaded("too many requests are waiting for the engine; try again later")
+        if not _means_death(error):
+            return internal()
         self._watch.lost()
         return engine_unavailable(self._watch.retry_after_s)
 
@@ -299,6 +305,18 @@ class HandleClient:
         status = cast(Status, await self._handle.status.remote())
         self._note_start(status)
         return status["healthy"] and status["release"] is not None
+
+
+def _means_death(error: Exception) -> bool:
+    """Whether the engine's process may have died. What it raises, or what cannot be sent to it or
+    back, does not mean that.
+    """
+    if isinstance(error, CarrierGone):
+        return True
+    if isinstance(error, grpc.RpcError):
+        return error.code() is not grpc.StatusCode.UNKNOWN  # that of an exception in a handler
+    is_of_ray = isinstance(error, RayError | RayServeException)
+    return is_of_ray and not isinstance(error, RayTaskError)
 
 
 def _serves_nothing(first: Item) -> bool:

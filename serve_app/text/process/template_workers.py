@@ -49,7 +49,10 @@ class TemplateWorkers:
         variables: Mapping[str, Any],
     ) -> str:
         """See `Render`. Raises ConnectionError if there can be no more workers."""
-        question = frame((template.source, dict(template.special), messages, variables))
+        try:
+            question = frame((template.source, dict(template.special), messages, variables))
+        except ValueError as error:
+            raise TextError("cannot be given what is nested so deeply") from error
         for _ in range(2):  # an innocent one may have met a worker that somebody has ended
             begun = time.monotonic()
             with suppress(WorkerEnded):

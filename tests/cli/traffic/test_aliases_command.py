@@ -7,7 +7,7 @@ import pytest
 
 from consolidation.release import Registry
 from consolidation.release.aliases import RANGES
-from serve_app.api.fields import GenerationFields
+from serve_app.api.requests.fields import GenerationFields
 
 Call = Callable[..., tuple[int, str, str]]
 Publish = Callable[[str], str]

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 
 from consolidation.release import Canary, Side
-from serve_app.api.fields import TokenizeFields
-from serve_app.api.jobs import tokenize_job
+from serve_app.api.requests.fields import TokenizeFields
+from serve_app.api.requests.jobs import tokenize_job
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.tenants.keyring import Caller
 from serve_app.tenants.keys_file import Tenant

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from serve_app.api.fields import CompletionFields
-from serve_app.api.jobs import completion_job
+from serve_app.api.requests.fields import CompletionFields
+from serve_app.api.requests.jobs import completion_job
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Job

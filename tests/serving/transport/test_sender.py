@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.fields import CompletionFields
-from serve_app.api.jobs import completion_job
+from serve_app.api.requests.fields import CompletionFields
+from serve_app.api.requests.jobs import completion_job
 from serve_app.config import RequestLimits
 from serve_app.protocol.messages import Job
 from serve_app.serving.replica.replica import EngineReplica

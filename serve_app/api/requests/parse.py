@@ -1,11 +1,11 @@
 """Turns a request body into a checked value, or into one 400 that says what is wrong with it."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from serve_app.api.requests.body import json_object
 from serve_app.protocol.errors import ProtocolError, bad_request, unsupported
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -23,15 +23,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "include_stop_str_in_output": (),
     "length_penalty": (1, 1.0),
     "modalities": (["text"],),
-    "prediction": (),
     "prompt_logprobs": (),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
+    "spaces_between_special_tokens": (True,),
     "suffix": (),
     "tool_choice": ("none",),
     "tools": (),
     "use_beam_search": (),
-    "verbosity": (),
     "web_search_options": (),
 }
 """Unsupported fields, and the values (besides null) that ask for nothing special."""
@@ -39,7 +38,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 def parse(body: bytes, schema: type[_Schema]) -> _Schema:
     """Raises ProtocolError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
-    return _validated(_without_neutral(_object(body), schema), schema)
+    return _validated(_without_neutral(json_object(body), schema), schema)
 
 
 def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) -> dict[str, Any]:
@@ -51,22 +50,6 @@ def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) ->
         elif value not in _NOTHING:
             raise unsupported(f"{where}{name}")
     return kept
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise bad_request("The body is not valid JSON: nested too deeply") from None
-    except ValueError as error:
-        raise bad_request(f"The body is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise bad_request("The body must be a JSON object")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:

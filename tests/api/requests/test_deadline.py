@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api import deadline as deadline_module
+from serve_app.api.requests import deadline as deadline_module
 from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import deadline_exceeded

@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api.fields import ChatFields, CompletionFields, DetokenizeFields, TokenizeFields
-from serve_app.api.jobs import chat_job, completion_job
-from serve_app.api.parse import parse
+from serve_app.api.requests.fields import (
+    ChatFields,
+    CompletionFields,
+    DetokenizeFields,
+    TokenizeFields,
+)
+from serve_app.api.requests.jobs import chat_job, completion_job
+from serve_app.api.requests.parse import parse
 from serve_app.api.statuses import STATUSES, error_body
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError

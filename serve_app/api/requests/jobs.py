@@ -2,7 +2,7 @@
 
 import secrets
 
-from serve_app.api.fields import (
+from serve_app.api.requests.fields import (
     ChatFields,
     CompletionFields,
     DetokenizeFields,

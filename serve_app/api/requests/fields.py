@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve_app.api.parse import drop_neutral
+from serve_app.api.requests.parse import drop_neutral
 from serve_app.protocol.errors import bad_request, unsupported
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -175,7 +175,20 @@ class StreamOptions(BaseModel):
     """Accepted for compatibility; nothing is padded."""
 
 
-class GenerationFields(_Fields):
+class _WithoutEffect(BaseModel):
+    """What clients send that changes nothing here: what OpenAI would keep, bill or cache by, and
+    hints that its models follow."""
+
+    metadata: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    store: Any = None
+    verbosity: Any = None
+
+
+class GenerationFields(_Fields, _WithoutEffect):
     """What both kinds of request have. None: the model's own default."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -198,15 +211,8 @@ class GenerationFields(_Fields):
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority", "fast"] | None = None
 
-    user: str | None = None
-
-    # Accepted but without effect: what OpenAI would keep or bill.
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
+    user: str | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:

@@ -1,0 +1,114 @@
+"""Answers requests for text: reads a body, asks the `EngineClient`, formats what comes of it."""
+
+import uuid
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app.api.access import asked_by
+from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
+from serve_app.api.event_bytes import Events
+from serve_app.api.metering import MeteredItems
+from serve_app.api.recording import notes_of
+from serve_app.api.requests.deadline import deadline_of
+from serve_app.api.requests.fields import ChatFields, CompletionFields
+from serve_app.api.requests.jobs import TIERS, chat_job, completion_job
+from serve_app.api.requests.parse import parse
+from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
+from serve_app.config import RequestLimits
+from serve_app.protocol.errors import not_allowed, too_large
+from serve_app.protocol.messages import EngineClient, Job
+from serve_app.tenants.keyring import Caller
+
+
+class Generating:
+    """The handlers of completions and chats. clock: Unix seconds.   keep_alive_s: see `Api`."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        limits: RequestLimits,
+        clock: Callable[[], float],
+        keep_alive_s: float,
+    ) -> None:
+        self._client = client
+        self._limits = limits
+        self._clock = clock
+        self._keep_alive_s = keep_alive_s
+
+    async def complete(self, request: Request) -> Response:
+        """`/v1/completions`."""
+        deadline = deadline_of(request, self._limits.timeout_s)
+        fields = parse(await body_of(request, self._limits), CompletionFields)
+        notes_of(request).model = fields.model
+        job = completion_job(
+            fields,
+            self._limits,
+            job=f"cmpl-{uuid.uuid4().hex}",
+            caller=caller_of(request, fields.model),
+            timeout_s=deadline.left_s(),
+        )
+        form = CompletionFormat(logprobs=job["logprobs"] is not None)
+        return await self._answer(request, job, form, with_usage=fields.include_usage)
+
+    async def chat(self, request: Request) -> Response:
+        """`/v1/chat/completions`."""
+        deadline = deadline_of(request, self._limits.timeout_s)
+        fields = parse(await body_of(request, self._limits), ChatFields)
+        notes_of(request).model = fields.model
+        job = chat_job(
+            fields,
+            self._limits,
+            job=f"chatcmpl-{uuid.uuid4().hex}",
+            caller=caller_of(request, fields.model),
+            timeout_s=deadline.left_s(),
+        )
+        form = ChatFormat(logprobs=job["logprobs"] is not None)
+        return await self._answer(request, job, form, with_usage=fields.include_usage)
+
+    async def _answer(
+        self, request: Request, job: Job, form: AnswerFormat, *, with_usage: bool
+    ) -> Response:
+        """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
+        asked = asked_by(request)
+        use = await asked.begin()
+        items = MeteredItems(self._client.generate(job), asked, use)
+        try:
+            told = await unless_gone(request.receive, accepted(items))
+            tier = TIERS[job["service_class"]]
+            head = Head(job["id"], int(self._clock()), job["model"], told["release"], tier)
+            counts = await items.accepted(told)
+            choices = len(told["prompt_tokens"]) * job["n"]
+            notes_of(request).accepted(told, choices, counts)
+            if job["streamed"]:
+                events = Events(form, head, counts, choices, include_usage=with_usage)
+                return EventStream(events, items, self._keep_alive_s)
+            whole = collect(items, form, head, counts, choices)
+            body = await unless_gone(request.receive, whole)
+        except BaseException:
+            await items.aclose()  # whatever ended it, even cancellation: nothing stays running
+            raise
+        await items.aclose()
+        return JSONResponse(body)
+
+
+async def body_of(request: Request, limits: RequestLimits) -> bytes:
+    """The whole body. Raises ProtocolError 413 if it is too long, ClientGone if it ends early."""
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limits.body_bytes:
+                raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    return bytes(body)
+
+
+def caller_of(request: Request, model: str) -> Caller:
+    """Raises ProtocolError 403 if the caller may not use the model, whether it exists or not."""
+    caller = asked_by(request).caller
+    if not caller.tenant.may_use(model):
+        raise not_allowed(model)
+    return caller
