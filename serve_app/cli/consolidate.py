@@ -30,13 +30,13 @@ from serve_app.cli.options import (
 )
 from serve_app.cli.parsing import (
     parse_calibration,
-    parse_checkpoint,
     parse_count,
     parse_limit,
     parse_model_files,
     parse_models,
     parse_positive,
     parse_size,
+    parse_source,
     parse_weights,
 )
 from serve_app.cli.recipes.recipe_options import (
@@ -183,7 +183,7 @@ def consolidate(
     )
     hint = names_in_errors(context)
     chosen = _models(model or [], extend, remove or [], hint=hint("model"))
-    original = parse_checkpoint(base, hint=hint("base")) if base else None
+    original = parse_source(base, hint=hint("base")) if base else None
     weights = parse_weights(weight or [], hint=hint("weight"))
     texts = parse_calibration(calibration or [], hint=hint("calibration"))
     measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
@@ -193,7 +193,7 @@ def consolidate(
     if max_perplexity_rise is not None and not measured_texts:
         raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
     if min_retained is not None and base is None:
-        raise WrongUse("--min-retained needs --base DIR")
+        raise WrongUse("--min-retained needs --base SOURCE")
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
@@ -259,7 +259,7 @@ def _models(
     if remove and extend is None:
         raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")
     if not models and not remove:
-        raise WrongUse("nothing to do: give --model NAME=CHECKPOINT_DIR at least once")
+        raise WrongUse("nothing to do: give --model NAME=SOURCE at least once")
     return models
 
 

@@ -12,7 +12,7 @@ import typer
 from serve_app.cli import output, progress_bars
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
-from serve_app.cli.parsing import parse_checkpoint, parse_model_files, parse_models
+from serve_app.cli.parsing import parse_model_files, parse_models, parse_source
 from serve_app.cli.releases import open_registry, resolve
 from serve_app.units import size
 
@@ -37,7 +37,10 @@ Releases = Annotated[
 Originals = Annotated[
     list[str] | None,
     typer.Option(
-        "--original", metavar="MODEL=DIR", show_default=False, help="A model's original checkpoint."
+        "--original",
+        metavar="MODEL=SOURCE",
+        show_default=False,
+        help="A model's original checkpoint.",
     ),
 ]
 Baseline = Annotated[
@@ -90,7 +93,7 @@ def evaluate(
     if not tasks and not texts:
         raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE.txt")
     originals = parse_models(original or [], hint="--original")
-    base_directory = parse_checkpoint(base, hint="--base") if base else None
+    base_directory = parse_source(base, hint="--base") if base else None
     names = _baseline_names(baseline or [], baselines, has_base=base is not None)
     _check_report(report)
 

@@ -55,15 +55,17 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        metavar="NAME=DIR",
+        metavar="NAME=SOURCE",
         show_default=False,
-        help="A model and its checkpoint. Repeat for more.",
+        help="A model, and where its checkpoint is. Repeat for more.",
     ),
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", show_default=False, help="Checkpoint that the models were fine-tuned from."
+        metavar="SOURCE",
+        show_default=False,
+        help="Checkpoint that the models were fine-tuned from.",
     ),
 ]
 Tasks = Annotated[

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import typer
 
+from consolidation.sources.model_source import BadSource, Find, Kind, read_source
 from representation.names import NAME_RULE, valid_name
 from serve_app.engine.settings import count, num_bytes
 from serve_app.units import in_utc
@@ -55,14 +56,20 @@ def _check_address(url: str) -> None:
 
 
 def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Path]:
-    """`NAME=CHECKPOINT_DIR` pairs, in the order given. A directory may hold `=`, `+` and `@`.
+    """`NAME=SOURCE` pairs, in the order given. `model_source` has the grammar of a source.
 
     Raises:
         typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
-            its directory does not exist.
+            its source is malformed or not there.
     """
-    pairs = _parse_pairs(values, "CHECKPOINT_DIR", hint=hint)
-    return {name: parse_checkpoint(directory, hint=hint) for name, directory in pairs.items()}
+    pairs = _parse_pairs(values, "SOURCE", hint=hint)
+    found = {}
+    for name, source in pairs.items():
+        try:
+            found[name] = parse_source(source, hint=hint)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"model {name!r}: {error.message}", param_hint=hint) from error
+    return found
 
 
 def parse_model_files(values: list[str], *, suffix: str, hint: str) -> dict[str, Path]:
@@ -159,16 +166,36 @@ def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
     return pairs
 
 
-def parse_checkpoint(value: str, *, hint: str) -> Path:
-    """A checkpoint directory that exists.
+def parse_source(value: str, *, hint: str) -> Path:
+    """Where a model comes from: a checkpoint directory that exists.
 
     Raises:
-        typer.BadParameter: it does not.
+        typer.BadParameter: it does not exist, or is none.
     """
-    directory = Path(value).expanduser()
-    if not directory.is_dir():
+    try:
+        source = read_source(value, found_from(Path.cwd()))
+    except BadSource as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from error
+    if source.adapter is not None:
+        raise typer.BadParameter(f"{value!r}: adapters are not read yet", param_hint=hint)
+    if source.kind is not Kind.DIRECTORY:
+        raise typer.BadParameter(f"{value!r}: only directories are read yet", param_hint=hint)
+    if not Path(source.source).is_dir():
         raise typer.BadParameter(f"{value!r} is not a directory", param_hint=hint)
-    return directory
+    return Path(source.source)
+
+
+def found_from(directory: Path) -> Find:
+    """What paths mean that are relative to a directory."""
+
+    def find(text: str) -> str | None:
+        try:
+            path = Path(directory, Path(text).expanduser())
+            return str(path) if text and path.exists() else None
+        except (OSError, RuntimeError, ValueError):  # too long, ~nobody, or a character of no path
+            return None
+
+    return find
 
 
 def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:

@@ -15,11 +15,11 @@ from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Base, Channel, Family, Models, RegistryUrl
 from serve_app.cli.parsing import (
-    parse_checkpoint,
     parse_count,
     parse_models,
     parse_port,
     parse_registry,
+    parse_source,
 )
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
@@ -66,8 +66,8 @@ def plan_memory(
     if consolidation:
         models = parse_models(model or [])
         if not models:
-            raise WrongUse("--consolidation needs --model NAME=CHECKPOINT_DIR at least once")
-        original = parse_checkpoint(base, hint="--base") if base else None
+            raise WrongUse("--consolidation needs --model NAME=SOURCE at least once")
+        original = parse_source(base, hint="--base") if base else None
         _print_needs(family, registry, models, original)
         return
     if model or base:

@@ -10,7 +10,7 @@ from serve_app.cli.bench import release_choice
 from serve_app.cli.bench.shown import stages
 from serve_app.cli.bench.subject_options import NumLayers, ShapeName
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.parsing import parse_checkpoint
+from serve_app.cli.parsing import parse_source
 
 
 def make_checkpoint(
@@ -40,7 +40,7 @@ def make_checkpoint(
         raise WrongUse("--from gives the shape and its layers: leave out --shape and --layers")
     with stages() as on_progress:
         if from_base is not None:
-            write_tuned(directory, parse_checkpoint(from_base, hint="--from"), seed, on_progress)
+            write_tuned(directory, parse_source(from_base, hint="--from"), seed, on_progress)
         else:
             chosen = release_choice.random(
                 shape, layers, dtype="bfloat16", device="cpu", merged=False

@@ -25,8 +25,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from consolidation.sources.model_source import NoDirectory, read_source
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.parsing import (
+    found_from,
     parse_count,
     parse_limit,
     parse_name,
@@ -76,6 +78,14 @@ def _address(value: str, info: ValidationInfo) -> str:
     return value if "://" in value else _from_directory(value, info)
 
 
+def _source(value: str, info: ValidationInfo) -> str:
+    """A source that means the same from any directory. One that is not there, the command finds."""
+    try:
+        return str(read_source(value, found_from((info.context or {})[_DIRECTORY])))
+    except NoDirectory:
+        return _from_directory(value, info)
+
+
 def _calibration(value: object, info: ValidationInfo) -> str:
     if isinstance(value, str):
         return _from_directory(value, info)
@@ -91,6 +101,7 @@ def _numbers(**bound: float) -> WithJsonSchema:
 
 
 Name = Annotated[str, _read_by(parse_name)]
+Source = Annotated[str, AfterValidator(_source)]
 LocalPath = Annotated[str, AfterValidator(_from_directory)]
 Address = Annotated[str, AfterValidator(_address), _read_by(parse_registry)]
 Positive = Annotated[str, _read_by(parse_positive), _numbers(exclusiveMinimum=0)]
@@ -114,8 +125,8 @@ class RecipeFile(BaseModel):
     family: Name | None = None
     registry: Address | None = None
     channel: Name | None = None
-    models: dict[Name, LocalPath] | None = None
-    base: LocalPath | None = None
+    models: dict[Name, Source] | None = None
+    base: Source | None = None
     extend: str | None = None
     remove: list[Name] | None = None
     expert_budget: Positive | None = None

@@ -142,7 +142,9 @@ def test_a_recipe_as_it_was_carried_out_holds_no_login() -> None:
         ("models:\n  a:\n", ["line 2: models.a: it has no value"]),
         ("models: {a/b: x}", ["models.a/b", "is not a name"]),
         ("base: [x]", ["base", "not a single value"]),
-        ("base: ''", ["base", "no path"]),
+        ("base: ''", ["base", "no source"]),
+        ("models: {a: org/name@}", ["models.a", "'org/name@'", "not a branch"]),
+        ("base: ./base@v1", ["line 1: base: './base@v1'", "no revisions"]),
         ("family: f\nexpert_budget: lots\n", ["line 2: expert_budget: 'lots' is not a number"]),
         ("device_memory: 24 apples", ["24 apples"]),
         ("max_formats: 1.5", ["max_formats: '1.5' is not a whole number"]),
@@ -178,7 +180,8 @@ def test_errors_about_values_of_the_file_name_it(
 ) -> None:
     path = write(place, "family: f\nregistry: r\nmodels: {a: nowhere}\n")
     assert run(["consolidate", str(path)]) == 2
-    assert f"--model in {path}: '{place}/nowhere' is not a directory" in capsys.readouterr().err
+    words = f"--model in {path}: model 'a': '{place}/nowhere' is not a directory"
+    assert words in capsys.readouterr().err
 
 
 def test_the_schema_takes_what_is_read_and_refuses_other_keys(

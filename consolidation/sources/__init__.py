@@ -1,0 +1,1 @@
+"""Where models come from: how people say it. Opens no checkpoint."""
