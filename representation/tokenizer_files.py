@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = (
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "chat_template.json",
     "merges.txt",
     "sentencepiece.bpe.model",

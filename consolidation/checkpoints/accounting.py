@@ -9,25 +9,18 @@ an error that names the tensor; only what the model class itself ignores is left
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key
 
-from consolidation.checkpoints.conversion import Conversion, Shapes
+from consolidation.checkpoints.conversion import Conversion
+from consolidation.checkpoints.naming import Naming, numbered, some
 from consolidation.checkpoints.tensor_file import DTYPES, SERVED_DTYPES, SourceTensor
 from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy
 
-NAMED_AT_MOST = 5
 WRAPPERS = ("_orig_mod.", "base_model.model.", "module.")
 """What torch.compile, PEFT and data-parallel training put before names."""
 
@@ -45,7 +38,7 @@ def account(
     conversions, unmatched = _match(directory, anatomy, stored, wanted)
     if unmatched:
         raise Refused(
-            f"{directory}: nothing in the model is made of {_some(unmatched)}{_advice(stored)}"
+            f"{directory}: nothing in the model is made of {some(unmatched)}{_advice(stored)}"
         )
     for conversion in conversions.values():
         _check_sources(directory, conversion, wanted, _num_experts(anatomy))
@@ -74,20 +67,13 @@ def _match(
     wanted: dict[str, torch.Tensor],
 ) -> tuple[dict[str, Conversion], list[str]]:
     """Conversions by first target, and keys that match nothing and may not be ignored."""
-    model = anatomy.model
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    by_pattern = {p: entry for entry in converters for p in entry.source_patterns}
-    ignored = _ignored(model)
-    prefix, shapes = model.base_model_prefix, _shapes(anatomy, wanted)
+    naming = Naming(anatomy)
+    ignored = _ignored(anatomy.model)
     transforms: dict[str, Any] = {}
     sources: dict[str, list[tuple[str, SourceTensor]]] = {}
     unmatched: list[str] = []
     for key in sorted(stored, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
-        if name not in wanted and key in wanted:
-            name, pattern = key, None
+        name, pattern = naming.find(key)
         if name not in wanted:
             if not (ignored and ignored.search(name)):
                 unmatched.append(key)
@@ -98,12 +84,13 @@ def _match(
                 raise Refused(f"{directory}: {other} and {key} both become {name}")
             transforms[name] = WeightRenaming(key, name)
         elif name not in transforms:
-            transforms[name] = deepcopy(by_pattern[pattern])
+            transforms[name] = naming.converter(pattern)
         elif not isinstance(transforms[name], WeightConverter):
             raise Refused(f"{directory}: {sources[name][0][1].key} and {key} both become {name}")
         sources.setdefault(name, []).append((pattern or key, stored[key]))
     made = {
-        name: Conversion(name, transforms[name], tuple(sources[name]), shapes) for name in sources
+        name: Conversion(name, transforms[name], tuple(sources[name]), naming.shapes)
+        for name in sources
     }
     return made, unmatched
 
@@ -117,10 +104,6 @@ def _ignored(model: Any) -> re.Pattern[str] | None:
     if any(name.endswith("position_ids") for name in buffers):
         patterns.add(r"(^|\.)position_ids$")
     return re.compile("|".join(f"({p})" for p in sorted(patterns))) if patterns else None
-
-
-def _shapes(anatomy: Anatomy, wanted: Mapping[str, torch.Tensor]) -> Shapes:
-    return Shapes(anatomy.config, {name: tuple(t.shape) for name, t in wanted.items()})
 
 
 def _num_experts(anatomy: Anatomy) -> dict[str, int]:
@@ -153,11 +136,11 @@ def _check_sources(
     count = num_experts.get(conversion.target)
     for pattern, found in lists.items():
         for stored in found if count is not None and "*." in pattern else ():
-            if _numbered(pattern, stored.key)[1] >= (count or 0):
+            if numbered(pattern, stored.key)[1] >= (count or 0):
                 raise Refused(f"{directory}: {stored.key} is beyond the {count} experts there are")
     missing = list(_missing_sources(lists, count))
     if missing:
-        raise Refused(f"{directory}: {_some(missing)} is missing for {conversion.target}")
+        raise Refused(f"{directory}: {some(missing)} is missing for {conversion.target}")
     for found in lists.values():
         usual = Counter((s.shape, s.dtype) for s in found).most_common(1)[0][0]
         for stored in found:
@@ -176,23 +159,11 @@ def _missing_sources(
         if not found:
             yield f"anything that matches {pattern!r}"
         elif "*." in pattern:
-            numbered = [_numbered(pattern, stored.key) for stored in found]
-            there = {number for _, number in numbered}
+            names = [numbered(pattern, stored.key) for stored in found]
+            there = {number for _, number in names}
             count = max(there) + 1 if num_experts is None else num_experts
             for number in sorted(set(range(count)) - there):
-                yield numbered[0][0].replace("*", str(number))
-
-
-def _numbered(pattern: str, key: str) -> tuple[str, int]:
-    """Replace the expert's number in the key by `*`. -> the key, the number
-
-    Renaming comes before converting, so only the part of the pattern around `*` is looked for: the
-    number between its two names, or else the last number of the key.
-    """
-    before = pattern.split("*.")[0].strip(".").split(".")[-1]
-    match = re.search(rf"(?<={re.escape(before)}\.)\d+(?=\.)", key) if before else None
-    found = match or list(re.finditer(r"(?<=\.)\d+(?=\.)", key))[-1]
-    return key[: found.start()] + "*" + key[found.end() :], int(found.group())
+                yield names[0][0].replace("*", str(number))
 
 
 def _made_by(
@@ -203,13 +174,13 @@ def _made_by(
     try:
         made = conversion.shape()
     except Exception as error:  # operations of the registry raise what torch raises
-        raise Refused(f"{directory}: {_some(keys)} do not fit together: {error}") from error
+        raise Refused(f"{directory}: {some(keys)} do not fit together: {error}") from error
     for name, tensor in made.items():
         if name not in wanted:
-            raise Refused(f"{directory}: {_some(keys)} would make {name}, which the model lacks")
+            raise Refused(f"{directory}: {some(keys)} would make {name}, which the model lacks")
         if tensor.shape != wanted[name].shape:
             raise Refused(
-                f"{directory}: {_some(keys)} gives {name} the shape {list(tensor.shape)} "
+                f"{directory}: {some(keys)} gives {name} the shape {list(tensor.shape)} "
                 f"instead of {list(wanted[name].shape)}"
             )
     return list(made)
@@ -234,16 +205,10 @@ def _check_missing(
         made.pop(target, None)
     missing = [name for name in wanted if name not in made and name not in tied]
     if missing:
-        raise Refused(f"{directory}: the checkpoint lacks {_some(missing)}")
+        raise Refused(f"{directory}: the checkpoint lacks {some(missing)}")
 
 
 def _same(one: Conversion, other: Conversion) -> bool:
     if one is other:
         return True
     return torch.equal(one.read()[one.target], other.read()[other.target])
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:NAMED_AT_MOST])
-    more = len(names) - NAMED_AT_MOST
-    return f"{shown} and {more} more" if more > 0 else shown

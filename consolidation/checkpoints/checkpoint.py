@@ -7,14 +7,17 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from consolidation.arithmetic.factors import Factors
 from consolidation.checkpoints.accounting import account
+from consolidation.checkpoints.adapters.adapter import Adapter, open_adapter
+from consolidation.checkpoints.adapters.adapter_tensors import with_adapter
 from consolidation.checkpoints.architecture import read_architecture, read_json
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.quantised.quantised_formats import plain_tensors
@@ -26,7 +29,7 @@ from representation.architecture.anatomy import Anatomy
 from representation.architecture.config import context_limit, plain_config, vocabulary_size
 from representation.formats import ExpertShape
 from representation.layout import Layout
-from representation.tokenizer_files import TOKENIZER_FILES
+from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +57,22 @@ class ExpertsSource:
         """One expert's tensors by parameter name, without the expert dimension, as stored."""
         parameters = self.stand_ins.get(index, self).parameters
         return {name: conversion.read_expert(index) for name, conversion in parameters}
+
+    def factors(self, index: int) -> dict[str, Factors]:
+        """By matrix, what an adapter adds to one expert; empty if there is nothing."""
+        found = {}
+        for name, conversion in self.parameters:
+            for update in conversion.updates.values():
+                factors = update.factors(index)
+                if factors is not None:
+                    found[name] = factors
+        return found
+
+    @property
+    def unadapted(self) -> "ExpertsSource":
+        """The same experts, without what an adapter adds."""
+        plain = tuple((name, replace(own, updates={})) for name, own in self.parameters)
+        return replace(self, parameters=plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,8 @@ class Checkpoint:
     """The directory of one model. `dtype` is that of its experts; bytes are of tensors, as read.
 
     `context_length` is in tokens, None where the config sets no limit. `quantised` says how weights
-    are stored that are in fewer bits than they are read in.
+    are stored that are in fewer bits than they are read in. `adapter` is merged as tensors are
+    read.
     """
 
     directory: Path
@@ -100,6 +120,7 @@ class Checkpoint:
     backbone_bytes: int
     fingerprint: str
     quantised: str | None = None
+    adapter: Adapter | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -108,24 +129,48 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The directory's own name; in a Hugging Face cache, the repository and its revision."""
-        *_, repository, kind, revision = ("", "", *self.directory.parts)
-        if kind == "snapshots" and repository.startswith(CACHED):
-            return f"{repository.removeprefix(CACHED).replace('--', '/', 1)}@{revision}"
-        return self.directory.name
+        """The directory's own name, and its adapter's: `base+adapter`.
+
+        In a Hugging Face cache, the repository and its revision.
+        """
+        name = _name(self.directory)
+        return f"{name}+{self.adapter.name}" if self.adapter is not None else name
+
+    @property
+    def tokenizer_directory(self) -> Path:
+        """Where its tokenizer is: with its adapter, if that has one."""
+        if self.adapter is not None and has_tokenizer(self.adapter.directory):
+            return self.adapter.directory
+        return self.directory
 
     def tokenizer_files(self) -> Iterator[tuple[str, Path]]:
-        """Files a tokenizer may be made of, by name relative to the directory, sorted."""
+        """Files a tokenizer may be made of, by name relative to the directory, sorted.
+
+        The chat template of an adapter that has one is the model's.
+        """
+        directory = self.tokenizer_directory
+        own = self.adapter.directory if self.adapter is not None else directory
         for name in TOKENIZER_FILES:
-            if (self.directory / name).is_file():
-                yield name, self.directory / name
-        extra = self.directory / "additional_chat_templates"
+            place = own if name == TEMPLATE and (own / name).is_file() else directory
+            if (place / name).is_file():
+                yield name, place / name
+        extra = directory / "additional_chat_templates"
         for path in sorted(extra.glob("*.jinja")):
             yield f"{extra.name}/{path.name}", path
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Read config and headers, and account for every tensor. Raises `Refused`."""
+def _name(directory: Path) -> str:
+    *_, repository, kind, revision = ("", "", *directory.parts)
+    if kind == "snapshots" and repository.startswith(CACHED):
+        return f"{repository.removeprefix(CACHED).replace('--', '/', 1)}@{revision}"
+    return directory.name
+
+
+def open_checkpoint(directory: Path, adapter_directory: Path | None = None) -> Checkpoint:
+    """Read config and headers, and account for every tensor. Raises `Refused`.
+
+    With an adapter, the model is the directory's with the adapter merged.
+    """
     directory = directory.expanduser().resolve()
     if not directory.is_dir():
         raise Refused(f"no checkpoint directory {directory}")
@@ -141,15 +186,21 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             plain.left_over,
         )
     conversions = account(directory, anatomy, plain.tensors)
+    adapter = open_adapter(adapter_directory) if adapter_directory is not None else None
+    if adapter is not None:
+        adapter.warn_of_other_base(_name(directory))
+        conversions = with_adapter(adapter.config, anatomy, conversions)
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)
     dtype = _expert_dtype(directory, experts)
-    generation = directory / "generation_config.json"
+    places = [directory] if adapter is None else [adapter.directory, directory]
+    generations = [place / "generation_config.json" for place in places]
+    generation = next((path for path in generations if path.is_file()), None)
     return Checkpoint(
         directory=directory,
         # What the files hold, whatever the config says about it.
         config={**plain_config(anatomy.config), "dtype": dtype},
-        generation_config=read_json(generation) if generation.is_file() else {},
+        generation_config=read_json(generation) if generation is not None else {},
         architecture=type(anatomy.model).__name__,
         vocab_size=vocabulary_size(anatomy.config),
         context_length=context_limit(anatomy.config),
@@ -158,8 +209,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         backbone=backbone,
         expert_bytes=sum(layer.num_bytes for layer in experts),
         backbone_bytes=sum(part.num_bytes for part in backbone),
-        fingerprint=_fingerprint(directory),
+        fingerprint=_fingerprint(places),
         quantised=plain.quantised,
+        adapter=adapter,
     )
 
 
@@ -211,10 +263,10 @@ def _num_bytes(conversion: Conversion) -> int:
     return sum(stored.num_bytes for _, stored in conversion.sources)
 
 
-def _fingerprint(directory: Path) -> str:
+def _fingerprint(directories: Sequence[Path]) -> str:
     """A digest of the names, sizes and times of files; it does not read their contents."""
     facts = []
-    for path in sorted(directory.iterdir()):
+    for path in (path for directory in directories for path in sorted(directory.iterdir())):
         if path.is_file():
             stat = path.stat()
             facts.append([path.name, stat.st_size, stat.st_mtime_ns])

@@ -5,10 +5,10 @@ tensors it needs. Nothing is read before `read` or `read_expert`. Accounting for
 checkpoint is in `consolidation/checkpoints/accounting.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from transformers.core_model_loading import (
@@ -19,6 +19,7 @@ from transformers.core_model_loading import (
     WeightConverter,
 )
 
+from consolidation.arithmetic.factors import Factors
 from consolidation.checkpoints.tensor_file import SourceTensor
 
 LATER_DIMENSIONS = (Concatenate, Interleave, Transpose)
@@ -37,21 +38,34 @@ class Shapes:
         return torch.empty(self.shapes[name], device="meta")
 
 
+class Update(Protocol):
+    """What is added to a parameter after it was read."""
+
+    def factors(self, index: int | None) -> Factors | None:
+        """Those of what is added to an expert's matrix; None: nothing."""
+
+    def onto(self, tensor: torch.Tensor, index: int | None = None) -> torch.Tensor:
+        """The parameter, or with `index` one expert's part of it, with what is added."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """How parameter `target` is made of `sources`: (pattern of the converter, stored tensor).
 
-    `transform` is transformers' own, without tensors; it is copied for each use.
+    `transform` is transformers' own, without tensors; it is copied for each use. `updates` are
+    added to what it makes, by parameter.
     """
 
     target: str
     transform: Any
     sources: tuple[tuple[str, SourceTensor], ...]
     shapes: Shapes
+    updates: Mapping[str, Update] = field(default_factory=dict)
 
     def read(self) -> dict[str, torch.Tensor]:
         """The parameters by name, read and converted."""
-        return self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
+        made = self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
+        return made | {name: update.onto(made[name]) for name, update in self.updates.items()}
 
     def shape(self) -> dict[str, torch.Tensor]:
         """Like `read`, without data: the names, shapes and dtypes of the parameters."""
@@ -61,6 +75,11 @@ class Conversion:
         """`read()[target][index]`; reads no other expert where the layout permits."""
         if not self._expertwise():
             return self.read()[self.target][index].clone()
+        found = self._read_expert(index)
+        update = self.updates.get(self.target)
+        return found if update is None else update.onto(found, index)
+
+    def _read_expert(self, index: int) -> torch.Tensor:
         part = [
             (pattern, stored.read() if self._listed() else stored.read(index))
             for pattern, stored in self._sources_of_expert(index)
@@ -68,13 +87,7 @@ class Conversion:
         return self._convert(part)[self.target][0]
 
     def _convert(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        transform = deepcopy(self.transform)
-        for pattern, tensor in tensors:
-            transform.add_tensor(self.target, pattern, pattern, cast(Any, tensor))
-        made = transform.convert(self.target, model=self.shapes, config=self.shapes.config)
-        return {
-            name: value[0] if isinstance(value, list) else value for name, value in made.items()
-        }
+        return converted(self.transform, self.target, self.shapes, tensors)
 
     def _listed(self) -> bool:
         """Whether experts are stored one by one, as tensors without an expert dimension."""
@@ -98,6 +111,17 @@ class Conversion:
         for pattern, stored in self.sources:
             lists.setdefault(pattern, []).append(stored)
         return [(pattern, stored[index]) for pattern, stored in lists.items()]
+
+
+def converted(
+    transform: Any, target: str, shapes: Shapes, tensors: Sequence[tuple[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """What transformers' conversion makes of tensors, each with its pattern; `target` among it."""
+    own = deepcopy(transform)
+    for pattern, tensor in tensors:
+        own.add_tensor(target, pattern, pattern, cast(Any, tensor))
+    made = own.convert(target, model=shapes, config=shapes.config)
+    return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
 
 def _merges(operation: Any) -> bool:

@@ -116,6 +116,41 @@ class StoredTensor:
         return torch.empty(shape, dtype=DTYPES[self.dtype], device="meta")
 
 
+@dataclass(frozen=True, slots=True)
+class RoundedTensor:
+    """A stored tensor, read in another dtype. Its bytes are those of what is read."""
+
+    stored: StoredTensor
+    dtype: str
+
+    @property
+    def key(self) -> str:
+        """As the file calls it."""
+        return self.stored.key
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the file has it."""
+        return self.stored.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensor that is read."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def read(self, index: int | None = None) -> torch.Tensor:
+        """See `SourceTensor.read`."""
+        return self.stored.read(index).to(DTYPES[self.dtype])
+
+    def read_ahead(self) -> None:
+        """See `SourceTensor.read_ahead`."""
+        self.stored.read_ahead()
+
+    def meta(self, index: int | None = None) -> torch.Tensor:
+        """See `SourceTensor.meta`."""
+        return self.stored.meta(index).to(DTYPES[self.dtype])
+
+
 def _fill(file: object, view: memoryview) -> None:
     done = 0
     while done < len(view):

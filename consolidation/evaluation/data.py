@@ -126,13 +126,14 @@ def encode(
 def _encode(
     name: str, files: Files, checkpoint: Checkpoint, *, items: int, windows: int
 ) -> ModelData:
-    encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
+    directory = checkpoint.tokenizer_directory
+    encoder = Encoder(directory, checkpoint.vocab_size)
     task: tuple[Item, ...] = ()
     text: tuple[Window, ...] = ()
     if name in files.tasks:
         if not encoder.can_decode:
             raise Refused(
-                f"model {name!r} has a task, but there is no tokenizer in {checkpoint.directory} "
+                f"model {name!r} has a task, but there is no tokenizer in {directory} "
                 "to read its answers with"
             )
         task = _items(files.tasks[name], encoder, checkpoint.context_length, items)
@@ -141,7 +142,7 @@ def _encode(
         text = _windows(files.texts[name], encoder, longest, windows)
         if not text:
             raise Refused(f"text of model {name!r}: {files.texts[name].name} has only one token")
-    return ModelData(checkpoint.directory, checkpoint.vocab_size, task, text, _stops(checkpoint))
+    return ModelData(directory, checkpoint.vocab_size, task, text, _stops(checkpoint))
 
 
 def _items(

@@ -164,7 +164,7 @@ def model_windows(
     Raises `Refused` when the tokenizer cannot be read or does not fit the model. Logs what files
     of a tokenizer are good for that is not one.
     """
-    useless = unusable_files(checkpoint.directory)
+    useless = unusable_files(checkpoint.tokenizer_directory)
     if useless:
         _log.warning(
             "%s: no tokenizer can be read from %s alone: text becomes the bytes of its characters, "
@@ -173,7 +173,7 @@ def model_windows(
             checkpoint.directory,
             " and ".join(useless),
         )
-    encoder = Encoder(checkpoint.directory, checkpoint.vocab_size)
+    encoder = Encoder(checkpoint.tokenizer_directory, checkpoint.vocab_size)
     longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
     return windows(files, encoder, max_window=longest, max_tokens=max_tokens)
 
