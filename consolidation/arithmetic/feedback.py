@@ -8,6 +8,11 @@ import torch
 
 from representation.formats import SCALE_DTYPE
 
+TOGETHER = 16
+"""Columns that steps are tried on by one operation. A device takes about as long to begin one as to
+carry it out.
+"""
+
 
 def round_blocks(
     blocks: torch.Tensor,
@@ -35,9 +40,8 @@ def round_blocks(
         for column in range(start, end):
             wanted = blocks[:, column]  # (B, O)
             code = _codes(wanted, inverse, half)
-            value = (code - half).mul_(step)
-            codes[:, column] = code.to(torch.uint8)
-            values[:, column] = value
+            codes[:, column] = code
+            value = torch.sub(code, half, out=values[:, column]).mul_(step)
             row = roots[:, column, column:]  # (B, rest)
             lost = (wanted - value).div_(row[:, :1])
             # Not `addcmul_`, which may or may not round the product.
@@ -55,10 +59,13 @@ def _best_step(
     tried = (largest * shares[:, None, None]).to(SCALE_DTYPE).float().clamp_min_(tiny)  # (S, B, O)
     inverse = tried.reciprocal()
     error = torch.zeros_like(tried)
-    for column in range(group.shape[1]):
-        wanted = group[:, column]  # (B, O)
-        lost = _codes(wanted, inverse, half).sub_(half).mul_(tried).sub_(wanted)
-        error.add_(lost.square_().mul_(spreads[:, column, None]))
+    for start in range(0, group.shape[1], TOGETHER):
+        wanted = group[:, start : start + TOGETHER]  # (B, t, O)
+        codes = _codes(wanted, inverse[:, :, None], half)  # (S, B, t, O)
+        costs = codes.sub_(half).mul_(tried[:, :, None]).sub_(wanted).square_()
+        costs.mul_(spreads[:, start : start + TOGETHER, None])
+        for cost in costs.unbind(2):
+            error.add_(cost)
     best, step = error[0], tried[0]
     for number in range(1, len(shares)):
         better = error[number] < best

@@ -6,6 +6,7 @@ memory are linear in the number of weights. On x86 CPUs compiled code does it, e
 the same result to the bit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,29 +33,69 @@ class Rounded:
 
 def round_matrix(matrix: torch.Tensor, fmt: Packed, metric: Metric) -> Rounded:
     """Round a matrix (O, I), float32, to the nearest codes of a packed format."""
-    block = metric.moments.shape[1]
-    fits = block == metric.num_columns or block % fmt.group == 0
+    return round_matrices([matrix], fmt, [metric])[0]
+
+
+def round_matrices(
+    matrices: Sequence[torch.Tensor], fmt: Packed, metrics: Sequence[Metric]
+) -> list[Rounded]:
+    """Round matrices of one shape, (O, I) float32, each by its own metric.
+
+    Each comes out as it would alone. On a device, one operation is for all of them.
+    """
+    block, num_columns = metrics[0].moments.shape[1], metrics[0].num_columns
+    fits = block == num_columns or block % fmt.group == 0
     assert fits, f"groups of {fmt.group} do not fill blocks of {block}"
-    tried = [_round(matrix, fmt, metric, damping) for damping in DAMPINGS.get(fmt.bits, (DAMPING,))]
+    tried = [
+        _round(matrices, fmt, metrics, damping) for damping in DAMPINGS.get(fmt.bits, (DAMPING,))
+    ]
     if len(tried) == 1:
         return tried[0]
-    return min(tried, key=lambda found: metric.noise_cost(found.values - matrix))
+    return [
+        min(found, key=lambda one: metric.noise_cost(one.values - matrix))
+        for matrix, metric, *found in zip(matrices, metrics, *tried, strict=True)
+    ]
 
 
-def _round(matrix: torch.Tensor, fmt: Packed, metric: Metric, damping: float) -> Rounded:
-    roots = metric.inverse_roots(damping)  # (B, b, b)
-    spreads = roots.diagonal(dim1=1, dim2=2).square().reciprocal()  # (B, b)
-    spreads.view(-1)[metric.num_columns :] = 0.0  # No scale is chosen by what fills a block.
+def _round(
+    matrices: Sequence[torch.Tensor], fmt: Packed, metrics: Sequence[Metric], damping: float
+) -> list[Rounded]:
+    num_columns = metrics[0].num_columns
+    roots = [metric.inverse_roots(damping) for metric in metrics]  # (B, b, b) each
+    spreads = [_spreads(own, num_columns) for own in roots]  # (B, b) each
     half = (2**fmt.bits - 1) / 2
-    shares = torch.tensor([share / half for share in CLIPPINGS], device=matrix.device)
-    code = library() if matrix.device.type == "cpu" else None
+    shares = torch.tensor([share / half for share in CLIPPINGS], device=matrices[0].device)
+    code = library() if matrices[0].device.type == "cpu" else None
     if code is not None:
-        return Rounded(*round_compiled(code, matrix, roots, spreads, shares, half, fmt.group))
-    blocks = in_blocks(matrix, metric.num_columns).transpose(1, 2).contiguous()  # (B, b, O)
-    codes, scales, values = round_blocks(blocks, roots, spreads, shares, half, fmt.group)
-    num_groups = -(-metric.num_columns // fmt.group)
+        return [
+            Rounded(*round_compiled(code, matrix, root, spread, shares, half, fmt.group))
+            for matrix, root, spread in zip(matrices, roots, spreads, strict=True)
+        ]
+    blocks = torch.cat([in_blocks(matrix, num_columns).transpose(1, 2) for matrix in matrices])
+    found = round_blocks(
+        blocks.contiguous(), torch.cat(roots), torch.cat(spreads), shares, half, fmt.group
+    )
+    codes, scales, values = (one.chunk(len(matrices)) for one in found)
+    return [
+        _upright(*own, num_columns=num_columns, group=fmt.group)
+        for own in zip(codes, scales, values, strict=True)
+    ]
+
+
+def _spreads(roots: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """What an error in each column costs. (B, b, b) -> (B, b)"""
+    found: torch.Tensor = roots.diagonal(dim1=1, dim2=2).square().reciprocal()
+    found.view(-1)[num_columns:] = 0.0  # No scale is chosen by what fills a block.
+    return found
+
+
+def _upright(
+    codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor, num_columns: int, group: int
+) -> Rounded:
+    """What `round_blocks` gives for the blocks of one matrix, rows first."""
+    num_groups = -(-num_columns // group)
     return Rounded(
-        codes=from_blocks(codes.transpose(1, 2), metric.num_columns).contiguous(),
+        codes=from_blocks(codes.transpose(1, 2), num_columns).contiguous(),
         scales=scales.flatten(0, 1)[:num_groups].T.contiguous(),
-        values=from_blocks(values.transpose(1, 2), metric.num_columns).contiguous(),
+        values=from_blocks(values.transpose(1, 2), num_columns).contiguous(),
     )

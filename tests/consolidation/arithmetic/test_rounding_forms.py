@@ -80,3 +80,15 @@ def test_groups_that_would_lie_in_two_blocks_are_not_rounded() -> None:
     matrix, metric = random_matrix(4, 300), correlated_metric(4, 300)
     with pytest.raises(AssertionError, match="groups of 48 do not fill blocks of 256"):
         rounding.round_matrix(matrix, Packed(4, 48), metric)
+
+
+@pytest.mark.parametrize("bits", [2, 5])
+def test_matrices_that_are_rounded_together_come_out_as_alone(bits: int) -> None:
+    fmt, seeds = Packed(bits, 128), range(3)
+    matrices = [random_matrix(7, 300, seed=seed) for seed in seeds]
+    metrics = [correlated_metric(7, 300, seed) for seed in seeds]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "library", lambda: None)
+        together = rounding.round_matrices(matrices, fmt, metrics)
+    for matrix, metric, found in zip(matrices, metrics, together, strict=True):
+        assert_same(found, in_torch(matrix, fmt, metric))
