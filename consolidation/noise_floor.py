@@ -25,7 +25,7 @@ def under_noise_floor(recipe: Recipe, family: Family, stages: Stages) -> Family:
     """
     if not recipe.has_noise_floor or recipe.exact >= family.checkpoints.keys():
         return family
-    tasks = list(equal_tasks(family.checkpoints, family.base, recipe.exact))
+    tasks = list(equal_tasks(family.checkpoints, family.base, recipe.exact, recipe.device))
     if len(tasks[0][1].sources) < 2:
         return family
     sizes = [sum(source.num_bytes for _, source in task.sources) for _, task in tasks]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
@@ -39,6 +40,8 @@ class Recipe:
     `noise_floor` asks that tensors which differ by noise alone count as equal; where the release
     may take less than all bytes, they do without.
     `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
+    `device` is the device of all stages that compute with many numbers. Another kind of device
+    adds in another order, so it is a part of what a release is made of.
     `as_file` is all of this as people write it, to be kept beside the release.
     """
 
@@ -60,6 +63,7 @@ class Recipe:
     tasks: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, Path] = field(default_factory=dict)
     limits: QualityLimits = field(default_factory=QualityLimits)
+    device: torch.device = CPU
     as_file: str | None = None
 
     @property
@@ -191,4 +195,5 @@ def _wishes(recipe: Recipe) -> dict[str, Any]:
         "weights": dict(sorted(recipe.weights.items())),
         "exact": sorted(recipe.exact),
         "noise_floor": recipe.has_noise_floor,
+        **({"device": recipe.device.type} if recipe.device.type != "cpu" else {}),
     }

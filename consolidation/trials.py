@@ -79,6 +79,7 @@ class Trials:
                 base=base,
                 windows=self.windows[name].scored,
                 data=self.data.get(name),
+                device=self.recipe.device,
             )
             for name, checkpoint in self.family.checkpoints.items()
             if checkpoint.vocab_size == base.vocab_size
@@ -161,4 +162,5 @@ class Trials:
             windows=self.windows[name].scored,
             data=self.data.get(name),
             original=self.family.originals.get(name),
+            device=self.recipe.device,
         )

@@ -45,8 +45,8 @@ def match_sketches(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor
     ours, theirs = reference[:, :SKETCH], other[:, :SKETCH]
     nearest = _nearest(ours, theirs)
     back = _nearest(theirs, ours)
-    order = torch.full((len(ours),), -1, dtype=torch.int64)
-    mutual = back[nearest] == torch.arange(len(ours))
+    order = torch.full((len(ours),), -1, device=ours.device)
+    mutual = back[nearest] == torch.arange(len(ours), device=ours.device)
     order[mutual] = nearest[mutual]
     ours_checked, theirs_checked = reference[mutual, SKETCH:], other[order[mutual], SKETCH:]
     squares = float(ours_checked.square().sum() + theirs_checked.square().sum())
@@ -56,14 +56,15 @@ def match_sketches(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor
     if len(open_places) > MAX_ASSIGNED:
         return None
     if len(open_places):
-        taken = torch.zeros(len(theirs), dtype=torch.bool)
+        taken = torch.zeros(len(theirs), dtype=torch.bool, device=theirs.device)
         taken[order[mutual]] = True
         free = torch.where(~taken)[0]
         cost = torch.cdist(ours[open_places].double(), theirs[free].double()).square()
-        rows, columns = linear_sum_assignment(cost.numpy())
-        order[open_places[torch.from_numpy(np.asarray(rows))]] = free[
-            torch.from_numpy(np.asarray(columns))
-        ]
+        rows, columns = (
+            torch.from_numpy(np.asarray(one)).to(ours.device)
+            for one in linear_sum_assignment(cost.cpu().numpy())
+        )
+        order[open_places[rows]] = free[columns]
     return order
 
 
@@ -114,7 +115,8 @@ def sketch(weights: Weights, layout: Layout) -> torch.Tensor:
     last = weights.matrices[LAST].T
     generator = torch.Generator().manual_seed(0)
     num_features = first.shape[1] + last.shape[1]
-    directions = torch.randn(num_features, SKETCH + CHECKS, generator=generator)
+    # The same on every device.
+    directions = torch.randn(num_features, SKETCH + CHECKS, generator=generator).to(first.device)
     found: torch.Tensor = first @ directions[: first.shape[1]]
     return found.add_(last @ directions[first.shape[1] :])
 

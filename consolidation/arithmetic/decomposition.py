@@ -80,7 +80,8 @@ def _svd(
     """
     width = min(width, *matrix.shape)
     generator = torch.Generator().manual_seed(0)
-    basis = matrix @ torch.randn(matrix.shape[1], width, generator=generator)
+    directions = torch.randn(matrix.shape[1], width, generator=generator)
+    basis = matrix @ directions.to(matrix.device)
     for _ in range(POWER_ITERATIONS):
         basis = torch.linalg.qr(basis).Q
         basis = matrix @ torch.linalg.qr(matrix.T @ basis).Q

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU
+
 BLOCK = 256
 """Input features whose second moments are kept together; memory stays linear in the weights."""
 DAMPING = 0.01
@@ -103,7 +105,7 @@ class Metric:
         gain = self.gain if rows is None else self.gain[rows]
         moments = self.moments
         if columns is not None and len(moments) == 1:
-            order = torch.arange(moments.shape[1])
+            order = torch.arange(moments.shape[1], device=columns.device)
             order[: self.num_columns] = columns
             moments = moments[:, order][:, :, order]
         elif columns is not None:
@@ -137,9 +139,10 @@ class Metric:
         return found
 
 
-def weight_metric(shape: tuple[int, int]) -> Metric:
+def weight_metric(shape: tuple[int, int], device: torch.device = CPU) -> Metric:
     """The metric of weights alone: the sum of squares of an error."""
-    return Metric(torch.ones(shape[0]), diagonal_blocks(torch.ones(shape[1])), shape[1])
+    gain, variances = (torch.ones(size, device=device) for size in shape)
+    return Metric(gain, diagonal_blocks(variances), shape[1])
 
 
 def together(metrics: Sequence[Metric], weights: Sequence[float]) -> Metric:

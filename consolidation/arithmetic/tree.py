@@ -35,12 +35,12 @@ def centred_gram(rows: torch.Tensor) -> Matrix:
     Reads the rows in blocks. Only distances between experts are used, which do not depend on the
     centre; around the mean they lose less to rounding.
     """
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     for block in _blocks(rows.shape[1], len(rows)):
         part = rows[:, block].double()  # (D, b)
         part -= part.mean(0)
         gram += part @ part.T
-    return cast(Matrix, gram.numpy())
+    return cast(Matrix, gram.cpu().numpy())
 
 
 def merge_tree(gram: Matrix, counts: Sequence[int]) -> list[Merge]:

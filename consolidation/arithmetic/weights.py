@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU, to_device
 from representation.formats import ExpertShape
 
 WIDE_BYTES = 4
@@ -58,15 +59,18 @@ class Weights:
         return [*self.matrices.values(), *self.vectors.values()]
 
 
-def weights_of(tensors: Mapping[str, torch.Tensor], shape: ExpertShape) -> Weights:
-    """Weights from the tensors of an expert as its module has them, in any dtype."""
+def weights_of(
+    tensors: Mapping[str, torch.Tensor], shape: ExpertShape, device: torch.device = CPU
+) -> Weights:
+    """Weights on a device from the tensors of an expert as its module has them, in any dtype."""
 
     def upright(tensor: torch.Tensor) -> torch.Tensor:
-        return (tensor.T if shape.transposed else tensor).float().contiguous()
+        there = to_device(tensor, device)
+        return (there.T if shape.transposed else there).float().contiguous()
 
     return Weights(
         {name: upright(tensors[name]) for name in shape.matrices},
-        {name: tensors[name].float() for name in shape.vectors},
+        {name: to_device(tensors[name], device).float() for name in shape.vectors},
     )
 
 
@@ -75,7 +79,7 @@ def mean_weights(experts: Sequence[Weights], counts: Sequence[int]) -> Weights:
     total = sum(counts)
 
     def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        found = torch.zeros(tensors[0].shape, dtype=torch.float64)
+        found = tensors[0].new_zeros(tensors[0].shape, dtype=torch.float64)
         for tensor, count in zip(tensors, counts, strict=True):
             found.add_(tensor, alpha=count)
         return found.div_(total).float()

@@ -14,6 +14,7 @@ import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
 from consolidation.arithmetic.metric import Metric, together, weight_metric
+from consolidation.arithmetic.on_device import CPU, same_sums, to_device
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
@@ -35,19 +36,19 @@ class Origin:
     via: "Origin | None" = None
     reference: "Origin | None" = None
 
-    def read(self, order: torch.Tensor | None) -> Weights:
+    def read(self, order: torch.Tensor | None, device: torch.device) -> Weights:
         """Its weights, with its neurons in the order that `order` gives."""
-        weights, layout = self._own(), self.source.layout
+        weights, layout = self._own(device), self.source.layout
         return weights if order is None or layout is None else reorder(weights, order, layout)
 
-    def order(self) -> torch.Tensor | None:
+    def order(self, device: torch.device) -> torch.Tensor | None:
         """The new order of its neurons; None keeps the old. Reads and matches two experts."""
         if self.via is None or self.reference is None or self.source.layout is None:
             return None
-        return match(self.reference._own(), self.via._own(), self.source.layout)
+        return match(self.reference._own(device), self.via._own(device), self.source.layout)
 
-    def _own(self) -> Weights:
-        return weights_of(self.source.read(self.index), self.source.shape)
+    def _own(self, device: torch.device) -> Weights:
+        return weights_of(self.source.read(self.index), self.source.shape, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class SlotRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildTask:
-    """All slots to write for one layer, in order."""
+    """All slots to write for one layer, in order. device: that computes."""
 
     registry: str
     family: str
@@ -86,6 +87,7 @@ class BuildTask:
     dtype: torch.dtype
     statistics: StatisticsStore | None
     slots: tuple[SlotRequest, ...]
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def build_layer(task: BuildTask) -> list[dict[str, Any]]:
     Raises `RunFailed` when a checkpoint has changed meanwhile.
     """
     builder = _Builder(task)
-    return [builder.slot(request) for request in task.slots]
+    with same_sums(task.device):
+        return [builder.slot(request) for request in task.slots]
 
 
 def build_backbone(task: BackboneTask) -> dict[str, Any]:
@@ -118,6 +121,7 @@ class _Builder:
 
     def __init__(self, task: BuildTask) -> None:
         self._task = task
+        self._device = task.device
         self._registry = Registry(task.registry, task.family)
 
     def slot(self, request: SlotRequest) -> dict[str, Any]:
@@ -151,7 +155,8 @@ class _Builder:
         return Part(digest=there.digest, bytes=there.bytes)
 
     def _content(self, request: SlotRequest) -> Weights:
-        experts = [origin.read(origin.order()) for origin, _ in request.holds]
+        device = self._device
+        experts = [origin.read(origin.order(device), device) for origin, _ in request.holds]
         if len(experts) == 1:
             return experts[0]
         return mean_weights(experts, [count for _, count in request.holds])
@@ -164,7 +169,7 @@ class _Builder:
 
         @functools.cache
         def users() -> list[tuple[MemberRequest, torch.Tensor | None, User]]:
-            ordered = [(member, member.origin.order()) for member in alone]
+            ordered = [(member, member.origin.order(self._device)) for member in alone]
             return [(member, order, user) for member, order in ordered for user in member.users]
 
         def metric(name: str) -> Metric:
@@ -188,8 +193,8 @@ class _Builder:
             return []
         if member.residuals[0].format.replaces:
             return [self._replacing(member, slot, shape)]
-        order = member.origin.order()
-        left = member.origin.read(order).minus(given)
+        order = member.origin.order(self._device)
+        left = member.origin.read(order, self._device).minus(given)
         tensors: dict[Residual, dict[str, torch.Tensor]] = {one: {} for one in member.residuals}
         for name, matrix in left.matrices.items():
             own = [one for one in member.residuals if one.holds(name)]
@@ -205,11 +210,17 @@ class _Builder:
     def _replacing(self, member: MemberRequest, slot: Part, shape: ExpertShape) -> Part:
         """The residual that gives a member back to the bit where the slot has other weights."""
         (residual,) = member.residuals
-        origin = member.origin
-        weights = origin.read(None)
-        stored = origin.source.read(origin.index), self._registry.read_tensors(slot)
+        origin, device = member.origin, self._device
+        stored = tuple(
+            {name: to_device(tensor, device) for name, tensor in tensors.items()}
+            for tensors in (origin.source.read(origin.index), self._registry.read_tensors(slot))
+        )
         wanted = PartWanted(
-            weights, lambda name: weight_metric(shape.matrix(name)), shape, self._task.dtype, stored
+            weights=origin.read(None, device),
+            metric=lambda name: weight_metric(shape.matrix(name), device),
+            shape=shape,
+            dtype=self._task.dtype,
+            stored=(stored[0], stored[1]),
         )
         return self._write(residual.format, wanted).model_copy(update={"on": slot.digest})
 
@@ -250,15 +261,16 @@ class _Builder:
     ) -> Metric:
         store = self._task.statistics
         if store is None:
-            return weight_metric((matrix.shape[0], matrix.shape[1]))
-        found = store.metric(user.model, self._task.layer, user.index, name)
+            return weight_metric((matrix.shape[0], matrix.shape[1]), self._device)
+        found = store.metric(user.model, self._task.layer, user.index, name, self._device)
         layout = member.origin.source.layout
         if order is None or layout is None:
             return found
         return reorder_metric(name, found, order, layout)
 
     def _read(self, part: Part, shape: ExpertShape) -> Weights:
-        return weights_of(read_expert(self._registry, [part], shape), shape)
+        found = read_expert(self._registry, [part], shape, self._device)
+        return weights_of(found, shape, self._device)
 
     def _write(self, fmt: Format, wanted: PartWanted) -> Part:
         return self._write_tensors(Residual(fmt), cost_of(fmt.kind).fit(fmt, wanted))

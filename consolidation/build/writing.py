@@ -92,6 +92,7 @@ def _tasks(
                 dtype=DTYPES[family.dtype],
                 statistics=study.statistics,
                 slots=tuple(part),
+                device=recipe.device,
             )
             part, room = [], TASK_BYTES
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from consolidation.arithmetic.last_place import nearly_equal, same_bits
+from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.checkpoints.checkpoint import BackboneSource, Checkpoint, ExpertsSource
 from consolidation.checkpoints.family import BASE
 
@@ -22,16 +23,20 @@ Tensors = dict[str, torch.Tensor]
 class EqualTask:
     """One layer's experts, or one part of the backbone, by owner in the order in which they stand.
 
-    keep: owners whose tensors stay as they are.
+    keep: owners whose tensors stay as they are.   device: that compares.
     """
 
     sources: tuple[tuple[str, ExpertsSource | BackboneSource], ...]
     keep: frozenset[str]
     dtype: torch.dtype
+    device: torch.device = CPU
 
 
 def equal_tasks(
-    checkpoints: Mapping[str, Checkpoint], base: Checkpoint | None, exact: frozenset[str]
+    checkpoints: Mapping[str, Checkpoint],
+    base: Checkpoint | None,
+    exact: frozenset[str],
+    device: torch.device = CPU,
 ) -> Iterator[tuple[str, EqualTask]]:
     """What to compare, each with the name of its experts module or of its part of the backbone."""
     first = next(iter(checkpoints.values()))
@@ -43,12 +48,12 @@ def equal_tasks(
     dtype = getattr(torch, first.dtype)
     for layer, source in enumerate(first.experts):
         experts = tuple((owner, found.experts[layer]) for owner, found in owners.items())
-        yield source.module, EqualTask(experts, keep, dtype)
+        yield source.module, EqualTask(experts, keep, dtype, device)
     for part in first.backbone:
         parts = (
             (o, p) for o, found in owners.items() for p in found.backbone if p.name == part.name
         )
-        yield part.name, EqualTask(tuple(parts), keep, dtype)
+        yield part.name, EqualTask(tuple(parts), keep, dtype, device)
 
 
 def find_equal(task: EqualTask) -> list[list[Any]]:
@@ -60,7 +65,8 @@ def find_equal(task: EqualTask) -> list[list[Any]]:
     for key in _keys(task.sources[0][1]):
         standing: list[tuple[str, Tensors]] = []
         for owner, source in task.sources:
-            own = _read(source, key)
+            read = _read(source, key)
+            own = {name: to_device(tensor, task.device) for name, tensor in read.items()}
             if any(_alike(own, tensors, same_bits) for _, tensors in standing):
                 continue
             stand_in = None

@@ -104,7 +104,7 @@ def _join(
             order = match_sketches(prints[first].sketch, prints[number].sketch)
             if order is None:
                 continue
-            as_it_is = torch.equal(order, torch.arange(len(order)))
+            as_it_is = torch.equal(order, torch.arange(len(order), device=order.device))
             if fixed[number] and not as_it_is:
                 continue
             if related(read(members[0]), reorder(read(group[0]), order, layout)):

@@ -16,6 +16,7 @@ import torch
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
 from consolidation.arithmetic.frontier import Point
 from consolidation.arithmetic.metric import Metric, together, weight_metric
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.arithmetic.tree import centred_gram, merge_tree
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import ExpertsSource
@@ -46,9 +47,9 @@ class Distinct:
     locked: bool = False
     kept: tuple[int, ...] = ()
 
-    def read(self) -> Weights:
+    def read(self, device: torch.device) -> Weights:
         """The weights, for computing."""
-        return weights_of(self.source.read(self.index), self.source.shape)
+        return weights_of(self.source.read(self.index), self.source.shape, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class CompareTask:
     """One layer's distinct experts, and the slots of a release that is extended.
 
     statistics: of the models; None compares weights.   max_formats: that the layer may have; None:
-    any number.
+    any number.   device: that computes.
     """
 
     layer: int
@@ -68,6 +69,7 @@ class CompareTask:
     registry: str = ""
     family: str = ""
     max_formats: int | None = None
+    device: torch.device = CPU
 
     @property
     def num_bytes(self) -> int:
@@ -79,7 +81,8 @@ def compare_layer(task: CompareTask) -> list[dict[str, Any]]:
     """The layer's groups, as JSON values of `Group`; none where there are no experts."""
     if not task.experts:
         return []
-    return [group.to_json() for group in _Comparison(task).groups()]
+    with same_sums(task.device):
+        return [group.to_json() for group in _Comparison(task).groups()]
 
 
 class _Comparison:
@@ -92,7 +95,7 @@ class _Comparison:
         self._sizes = FileSizes(self._shape, task.dtype)
         self._is_lossless = all(expert.locked for expert in task.experts)
         self._shares: dict[int, dict[str, float]] = {}
-        self._read = lru_cache(CACHED)(lambda position: task.experts[position].read())
+        self._read = lru_cache(CACHED)(lambda position: task.experts[position].read(task.device))
 
     def groups(self) -> Iterator[Group]:
         experts = self._task.experts
@@ -149,25 +152,26 @@ class _Comparison:
 
     def _metrics(self, user: User) -> dict[str, Metric]:
         """By matrix; none where nothing may be lost, as nothing is weighed there."""
-        store, shape = self._task.statistics, self._shape
+        store, shape, device = self._task.statistics, self._shape, self._task.device
         if self._is_lossless:
             return {}
         if store is None:
-            return {name: weight_metric(shape.matrix(name)) for name in shape.matrices}
+            return {n: weight_metric(shape.matrix(n), device) for n in shape.matrices}
         layer = self._task.layer
-        return {n: store.metric(user.model, layer, user.index, n) for n in shape.matrices}
+        return {n: store.metric(user.model, layer, user.index, n, device) for n in shape.matrices}
 
     def _others(self, kin: Kin, units: Sequence[Unit]) -> dict[Content, Weights]:
         """Other contents of a slot than its members: the base's expert, slots that are kept."""
         found: dict[Content, Weights] = {}
+        device = self._task.device
         first = self._task.experts[kin.members[0]]
         if self._task.base is not None:
             tensors = self._task.base.read(first.index)
-            found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape)
+            found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape, device)
         for slot in sorted({s for m in kin.members for s in self._task.experts[m].kept}):
             registry = Registry(self._task.registry, self._task.family)
-            whole = read_expert(registry, [self._task.slots[slot]], self._shape)
-            found[Content(KEPT, (slot,))] = weights_of(whole, self._shape)
+            whole = read_expert(registry, [self._task.slots[slot]], self._shape, device)
+            found[Content(KEPT, (slot,))] = weights_of(whole, self._shape, device)
         reference = units[0].weights
         return {content: w for content, w in found.items() if related(reference, w)}
 

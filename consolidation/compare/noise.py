@@ -89,7 +89,8 @@ def measure_noise(units: Iterable[Unit]) -> Noise:
             break
     factors = {}
     for name, whole in unit.weights.matrices.items():
-        rows = torch.arange(0, len(whole), max(1, len(whole) // MEASURED_ROWS))
+        step = max(1, len(whole) // MEASURED_ROWS)
+        rows = torch.arange(0, len(whole), step, device=whole.device)
         matrix, metric = whole[rows], unit.sketchers[name].metric.permuted(rows, None)
         spread = float((metric.gain @ powers(matrix, GROUP)) @ unit.sketchers[name].spreads)
         for bits in sorted({*SLOT_BITS, *RESIDUAL_BITS}):

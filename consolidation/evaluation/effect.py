@@ -3,6 +3,9 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
+
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.reference import Reference
@@ -16,13 +19,17 @@ from consolidation.walk.weight_sources import CheckpointWeights
 
 @dataclass(frozen=True, slots=True)
 class EffectTask:
-    """One model and its base, on the windows and the data that a release is measured on."""
+    """One model and its base, on the windows and the data that a release is measured on.
+
+    device: that computes.
+    """
 
     name: str
     checkpoint: Checkpoint
     base: Checkpoint
     windows: tuple[Window, ...]
     data: ModelData | None = None
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +42,10 @@ class Effect:
 
 def measure_effect(task: EffectTask) -> dict[str, float | None]:
     """The fields of a model's `Effect`. Raises `Refused`."""
-    original = StreamedModel(CheckpointWeights(task.checkpoint))
-    base = StreamedModel(CheckpointWeights(task.base))
     with ExitStack() as stack:
+        stack.enter_context(same_sums(task.device))
+        original = StreamedModel(CheckpointWeights(task.checkpoint), task.device)
+        base = StreamedModel(CheckpointWeights(task.base), task.device)
         kept = stack.enter_context(Scratch())
         scores = score_original(original, task.windows, kept)
         figures = score_release(base, task.windows, kept, scores).figures or EQUAL

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
+
+from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
@@ -20,6 +23,7 @@ def evaluate(
     methods: Sequence[Method],
     *,
     base: Checkpoint | None = None,
+    device: torch.device = CPU,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[MethodScore, ...]:
     """Scores of the methods, in the same order, each over all models with data, sorted.
@@ -35,14 +39,14 @@ def evaluate(
     for name in sorted(data):
         progress(Progress(name, 0, len(methods) + 1))
         checkpoint = originals[name]
-        original = StreamedModel(CheckpointWeights(checkpoint))
+        original = StreamedModel(CheckpointWeights(checkpoint), device)
         with Reference(name, original, data[name]) as reference:
             kl_base = None
             if base is not None and base.vocab_size == checkpoint.vocab_size:
-                kl_base = reference.score(StreamedModel(CheckpointWeights(base))).kl
+                kl_base = reference.score(StreamedModel(CheckpointWeights(base), device)).kl
             for done, method in enumerate(methods, start=1):
                 progress(Progress(name, done, len(methods) + 1))
-                model = StreamedModel(MethodWeights(checkpoint, method, name))
+                model = StreamedModel(MethodWeights(checkpoint, method, name), device)
                 score = replace(reference.score(model), kl_base=kl_base)
                 scores[method.name].append(_with_prediction(score, method))
         progress(Progress(name, len(methods) + 1, len(methods) + 1))

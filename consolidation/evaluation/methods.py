@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.checkpoint import BackboneSource, Checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.release import Manifest, ReleaseReader
@@ -34,17 +35,20 @@ class Method(Protocol):
 
 
 class ReleaseMethod:
-    """A published release, as it is served."""
+    """A published release, as it is served. device: that adds the parts of experts up."""
 
-    def __init__(self, reader: ReleaseReader) -> None:
+    def __init__(self, reader: ReleaseReader, device: torch.device = CPU) -> None:
         self._reader = reader
+        self._device = device
         self.name = f"release {reader.id}"
         self.expert_bytes = reader.manifest.expert_bytes_after
 
     def experts(self, model: str, layer: int) -> Mapping[str, torch.Tensor]:
         """See `Method.experts`."""
         num_experts = len(self._reader.models[model].expert_map[layer])
-        experts = [self._reader.expert(model, layer, index) for index in range(num_experts)]
+        experts = [
+            self._reader.expert(model, layer, index, self._device) for index in range(num_experts)
+        ]
         return {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
 
     def predicted_kl(self, model: str) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import ModelData
@@ -36,7 +37,7 @@ class ModelTask:
     `experts[layer][index]` are the parts of expert `index`, its slot first; `merged` says whether
     any of them differs from the original expert. Both are scored on `windows`; `data` is the
     model's own task and text, if quality limits need them. `original` is the model as it lies on
-    disk, if tensors of others stand in `checkpoint` for some of its own.
+    disk, if tensors of others stand in `checkpoint` for some of its own. `device` computes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelTask:
     windows: tuple[Window, ...]
     data: ModelData | None = None
     original: Checkpoint | None = None
+    device: torch.device = CPU
 
     @property
     def differs(self) -> bool:
@@ -64,6 +66,7 @@ class ModelTask:
             blobs=self.backbone,
             experts=self.experts,
             shapes=[source.shape for source in self.checkpoint.experts],
+            device=self.device,
         )
 
 
@@ -79,8 +82,14 @@ class Validated:
 def validate_model(task: ModelTask) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `RunFailed` or `ReleaseError`."""
     check_exact(task)
-    original = StreamedModel(CheckpointWeights(task.original or task.checkpoint))
-    release = StreamedModel(task.released)
+    with same_sums(task.device):
+        return _validated(task)
+
+
+def _validated(task: ModelTask) -> dict[str, Any]:
+    weights = CheckpointWeights(task.original or task.checkpoint)
+    original = StreamedModel(weights, task.device)
+    release = StreamedModel(task.released, task.device)
     score = None
     with ExitStack() as stack:
         kept = stack.enter_context(Scratch())
@@ -129,7 +138,7 @@ def _check_equal(
 ) -> None:
     for name, tensor in wanted.items():
         # NaN counts as equal to itself here: it may be in a row that no token uses.
-        there = found[name].to(tensor.dtype) if name in found else None
+        there = found[name].cpu().to(tensor.dtype) if name in found else None
         if there is None or not torch.allclose(there, tensor, rtol=0, atol=0, equal_nan=True):
             raise RunFailed(f"model {model!r}: {name} did not come back exactly")
 

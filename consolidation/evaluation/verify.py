@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import Refused
 from consolidation.evaluation.golden_prompts import COMPUTE_DTYPE, golden_logits
 from consolidation.release import (
@@ -28,12 +29,13 @@ def verify(
     registry: Registry,
     release: str,
     progress: Callable[[Progress], None] = lambda _: None,
+    device: torch.device = CPU,
 ) -> list[str]:
     """Everything that is wrong with a release, as sentences; empty if it is sound.
 
     Runs golden prompts on transformers' own models with the release's tensors, a layer at a time,
-    in float32. Raises `NotFound` if there is no such release, and `NewerSchema` for one that is too
-    new for this program.
+    in float32, on the device. Raises `NotFound` if there is no such release, and `NewerSchema` for
+    one that is too new for this program.
     """
     try:
         reader = ReleaseReader(registry, release)
@@ -47,7 +49,8 @@ def verify(
     names = sorted(reader.models)
     for done, name in enumerate(names):
         progress(Progress("golden", done, len(names)))
-        findings += [f"model {name!r}: {text}" for text in _golden(registry, reader, name)]
+        found = _golden(registry, reader, name, device)
+        findings += [f"model {name!r}: {text}" for text in found]
     progress(Progress("golden", len(names), len(names)))
     return findings
 
@@ -85,13 +88,15 @@ def _tensor_findings(blob: BackboneBlob, tensors: Mapping[str, torch.Tensor]) ->
     ]
 
 
-def _golden(registry: Registry, reader: ReleaseReader, name: str) -> list[str]:
+def _golden(
+    registry: Registry, reader: ReleaseReader, name: str, device: torch.device
+) -> list[str]:
     golden = reader.models[name].golden
     if golden is None:
         return ["has no golden prompt"]
     try:
-        weights = released(registry, reader, name)
-        model = StreamedModel(weights)
+        weights = released(registry, reader, name, device)
+        model = StreamedModel(weights, device)
         unknown = sorted(weights.names().keys() - model.stock.state_dict().keys())
         if unknown:
             return [f"cannot be assembled: unknown tensors: {', '.join(unknown[:5])}"]

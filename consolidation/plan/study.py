@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import torch
+
 from consolidation.checkpoints.contents import Contents, User, contents_by_layer
 from consolidation.checkpoints.family import BASE, Family
 from consolidation.checkpoints.scan import LayerScan, ScanTask, layer_scan, scan
@@ -107,7 +109,8 @@ def make_study(
     groups: list[tuple[Group, ...] | None] = [None] * len(by_layer)
     if family.checkpoints:
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
-            statistics = open_store(_statistics_keys(family, scans, backbones, windows))
+            keys = _statistics_keys(recipe, family, scans, backbones, windows)
+            statistics = open_store(keys)
         tasks = _compare_tasks(recipe, family, by_layer, kept, statistics)
         if kept is None:
             terms = PlanTerms(
@@ -120,7 +123,8 @@ def make_study(
             )
             check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, stages)
         if statistics is not None:
-            responses = _gather(family, windows, statistics, stages, now)
+            device = recipe.device
+            responses = _gather(family, windows, statistics, stages, now, device)
         groups = list(_compare(family, by_layer, tasks, stages))
     return Study(
         scans=scans,
@@ -147,13 +151,16 @@ def _kept_contents(extended: Extended | None) -> list[dict[str, int]] | None:
 
 
 def _statistics_keys(
+    recipe: Recipe,
     family: Family,
     scans: Mapping[str, tuple[LayerScan, ...]],
     backbones: Mapping[str, Sequence[str]],
     windows: Mapping[str, ModelWindows],
 ) -> dict[str, str]:
-    """By model, a digest of its tensors, its text and the software: not of where it lies."""
+    """By model, a digest of its tensors, its text and what computes: not of where it lies."""
     libraries = {name: version for name, version in versions().items() if name != "expertpool"}
+    if recipe.device.type != "cpu":
+        libraries["device"] = recipe.device.type  # it adds in another order
     keys = {}
     for name, checkpoint in family.checkpoints.items():
         tensors = {
@@ -171,6 +178,7 @@ def _gather(
     store: StatisticsStore,
     stages: Stages,
     now: datetime,
+    device: torch.device,
 ) -> dict[str, Response]:
     tasks = [
         (
@@ -182,6 +190,7 @@ def _gather(
                 probes=windows[name].scored,
                 roundings=PROBES,
                 store=store,
+                device=device,
             ),
         )
         for name, checkpoint in family.checkpoints.items()
@@ -269,6 +278,7 @@ def _compare_tasks(
             registry=recipe.registry,
             family=recipe.family,
             max_formats=recipe.max_formats,
+            device=recipe.device,
         )
         tasks.append((str(layer), task))
     return tasks

@@ -11,6 +11,8 @@ from consolidation.release.manifest import Layer, Manifest, Model, Part
 from consolidation.release.registry import Registry
 from representation.formats import ExpertShape, dense_expert
 
+HOST = torch.device("cpu")
+
 
 class ReleaseReader:
     """A published release and its tensors. Every blob is verified as it is read.
@@ -51,12 +53,14 @@ class ReleaseReader:
         """A residual's tensors as they are stored."""
         return self._registry.read_tensors(self.layers[layer].residuals[residual])
 
-    def expert(self, model: str, layer: int, index: int) -> dict[str, torch.Tensor]:
+    def expert(
+        self, model: str, layer: int, index: int, device: torch.device = HOST
+    ) -> dict[str, torch.Tensor]:
         """One expert of a model: the sum of its parts, as its module has it. float32"""
         pool, found = self.layers[layer], self._model(model)
         slot = pool.slots[found.expert_map[layer][index]]
         residuals = (pool.residuals[i] for i in found.residuals(layer, index))
-        return read_expert(self._registry, (slot, *residuals), pool.shape)
+        return read_expert(self._registry, (slot, *residuals), pool.shape, device)
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, each blob verified before its first tensor.
@@ -83,10 +87,11 @@ class ReleaseReader:
 
 
 def read_expert(
-    registry: Registry, parts: Sequence[Part], shape: ExpertShape
+    registry: Registry, parts: Sequence[Part], shape: ExpertShape, device: torch.device = HOST
 ) -> dict[str, torch.Tensor]:
     """The sum of a slot and its residuals as their module has it, in float32. Raises `Damaged`.
 
+    Parts go to the device as they are stored, and are added up there.
     A dense slot alone needs no shape, so experts of schema 1 can be read too.
     """
     read = [(part.parsed, registry.read_tensors(part)) for part in parts]
@@ -100,4 +105,7 @@ def read_expert(
     if not shape.parameters:
         ((_, tensors),) = read
         shape = ExpertShape({name: tuple(t.shape) for name, t in tensors.items()}, False)
-    return dense_expert(read, shape)
+    there = [
+        (fmt, {name: tensor.to(device) for name, tensor in held.items()}) for fmt, held in read
+    ]
+    return dense_expert(there, shape)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.statistics.experts_forward import experts_one_by_one
@@ -37,6 +38,7 @@ class StatisticsTask:
     """One model, the windows to gather its statistics on, and others to try them on.
 
     roundings: packed formats, finest first, that the predicted divergences are tried with.
+    device: that computes.
     """
 
     name: str
@@ -45,6 +47,7 @@ class StatisticsTask:
     probes: tuple[Window, ...]
     roundings: tuple[Packed, ...]
     store: StatisticsStore
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,10 @@ def gather(task: StatisticsTask) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        model = StreamedModel(CheckpointWeights(task.checkpoint))
-        _keep_metrics(model, task)
-        factor, probes = probe(model, task.name, task.probes, task.roundings, task.store)
+        with same_sums(task.device):
+            model = StreamedModel(CheckpointWeights(task.checkpoint), task.device)
+            _keep_metrics(model, task)
+            factor, probes = probe(model, task.name, task.probes, task.roundings, task.store)
         task.store.keep_factor(task.name, factor)
         return {"model": task.name, "probes": probes}
     finally:
@@ -135,7 +139,7 @@ def _score(
     model: StreamedModel, task: StatisticsTask, batches: Sequence[Batch], states: Scratch
 ) -> int:
     """Set aside the gradients of what comes out of the last layer, by batch. -> scored positions"""
-    generator = torch.Generator(model.device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     num_scored = 0
     with model.ends():
         for number, batch in enumerate(batches):
@@ -148,11 +152,20 @@ def _score(
             scores = functional.log_softmax(torch.cat(predicted), -1)  # (scored, V)
             if not bool(scores.isfinite().all()):
                 raise Refused(f"{task.checkpoint.directory}: gives values that are not finite")
-            drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+            drawn = _drawn(scores.detach().exp(), generator)
             scores.gather(1, drawn).sum().backward()
             states.put(("gradient", number), _gradient(hidden))
             num_scored += len(scores)
     return num_scored
+
+
+def _drawn(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token of each position: what torch.multinomial draws on the CPU. (n, V) -> (n, 1)
+
+    The chance comes from the host, so a device draws what the CPU would, but for rounding.
+    """
+    chance = torch.empty(probabilities.shape).exponential_(1, generator=generator)
+    return (probabilities / chance.to(probabilities.device)).argmax(-1, keepdim=True)
 
 
 def _backwards(
@@ -166,7 +179,7 @@ def _backwards(
     record = None
     if layer.experts is not None:
         experts = model.experts_module(layer.experts)
-        record = experts.statistics = Record(experts)
+        record = experts.statistics = Record(experts, model.device)
     for number, batch in enumerate(batches):
         hidden = _leaf(model, states.get((layer.number, number)))
         if record is not None:

@@ -16,8 +16,10 @@ PRIOR_TOKENS = 64
 class Record:
     """Sums over the tokens of one layer's experts, by matrix."""
 
-    def __init__(self, experts: Any) -> None:
-        self.real = torch.ones(0, dtype=torch.bool)  # which tokens are not there to fill up
+    def __init__(self, experts: Any, device: torch.device) -> None:
+        self._device = device
+        # Which tokens are not there to fill up.
+        self.real = torch.ones(0, dtype=torch.bool, device=device)
         self._num_experts: int = experts.num_experts
         self._sums: dict[str, list[Sums]] = {}
 
@@ -32,7 +34,7 @@ class Record:
     def _add(self, name: str, expert: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
         if name not in self._sums:
             shape = (gradient.shape[1], x.shape[1])
-            self._sums[name] = [Sums(shape) for _ in range(self._num_experts)]
+            self._sums[name] = [Sums(shape, self._device) for _ in range(self._num_experts)]
         self._sums[name][expert].add(x, gradient)
 
     def metrics(self, num_scored: int) -> Iterator[dict[str, Metric]]:
@@ -42,7 +44,7 @@ class Record:
         """
         layers: dict[str, Sums] = {}
         for name in sorted(self._sums):
-            layers[name] = Sums(self._sums[name][0].shape)
+            layers[name] = Sums(self._sums[name][0].shape, self._device)
             for one in self._sums[name]:
                 layers[name].include(one)
         for _ in range(self._num_experts if layers else 0):
@@ -55,16 +57,16 @@ class Record:
 class Sums:
     """Sums over tokens for one matrix: moments of inputs, plain and weighted, and gradients."""
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
         self.shape = shape
         size = block_size(shape[1])
         num_blocks = -(-shape[1] // size)
-        self.plain = torch.zeros(num_blocks, size, size)
-        self.weighed = torch.zeros(num_blocks, size, size)
-        self.gain = torch.zeros(shape[0])
+        self.plain = torch.zeros(num_blocks, size, size, device=device)
+        self.weighed = torch.zeros(num_blocks, size, size, device=device)
+        self.gain = torch.zeros(shape[0], device=device)
         self.tokens = 0
         self._squares = 0.0
-        self._sample = Sample(shape)
+        self._sample = Sample(shape, device)
 
     def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """x: (n, I)   gradient: (n, O)"""
@@ -121,17 +123,18 @@ class Sample:
     Priority sampling (Duffield, Lund & Thorup, 2007): sums over the sample are unbiased.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._inputs = torch.zeros(0, shape[1])
-        self._gradients = torch.zeros(0, shape[0])
-        self._weights = torch.zeros(0)
-        self._priorities = torch.zeros(0)
+    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
+        self._inputs = torch.zeros(0, shape[1], device=device)
+        self._gradients = torch.zeros(0, shape[0], device=device)
+        self._weights = torch.zeros(0, device=device)
+        self._priorities = torch.zeros(0, device=device)
         self._generator = torch.Generator().manual_seed(0)
 
     def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """x: (n, I)   gradient: (n, O)"""
         weights = x.square().sum(1) * gradient.square().sum(1)
-        draws = torch.rand(len(x), generator=self._generator).clamp_min(1e-6)
+        draws = torch.rand(len(x), generator=self._generator)  # the same on every device
+        draws = draws.to(weights.device).clamp_min_(1e-6)
         self._priorities = torch.cat([self._priorities, weights / draws])
         # Keep one more than is used: its priority is the threshold.
         best = self._priorities.topk(min(SAMPLES + 1, len(self._priorities))).indices

@@ -35,7 +35,7 @@ class Positions:
     ) -> "Positions":
         """Of two models' logits, (n, V) each. tokens: those that stand at the n positions"""
         found = []
-        targets = torch.tensor(tokens).split(PART)
+        targets = torch.tensor(tokens, device=original.device).split(PART)
         for one, two, standing in zip(
             original.split(PART), other.split(PART), targets, strict=True
         ):

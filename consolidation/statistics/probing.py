@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from consolidation.arithmetic.rounding import round_matrix
+from consolidation.arithmetic.rounding import round_matrices
 from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
@@ -15,6 +15,9 @@ from consolidation.walk.streamed import Layer, StreamedModel
 from representation.formats import Packed
 
 PROBE_TOKENS = 8192
+ROUNDED_BYTES = 1 << 30
+"""Weights in float32 that a device rounds together: one expert is little work for many operations.
+"""
 MOST_OFF = 30.0
 """Measured divergence over predicted, or the reverse: a larger factor is taken as this one."""
 
@@ -67,15 +70,22 @@ def _rounded(
     if layer.experts is None:
         return
     experts = model.whole_experts(layer)
-    matrices = model.experts[layer.experts].shape.matrices
-    costs: dict[str, list[float]] = {matrix: [] for matrix in sorted(matrices)}
-    for index in range(experts.num_experts):
-        for matrix, metric in store.unscaled(name, layer.experts, index, costs).items():
-            weights = getattr(experts, matrix)[index]
-            upright = weights.T if experts.is_transposed else weights
-            error = round_matrix(upright, fmt, metric).values - upright
-            upright += error
-            costs[matrix].append(metric.noise_cost(error))
+    shape = model.experts[layer.experts].shape
+    costs: dict[str, list[float]] = {matrix: [] for matrix in sorted(shape.matrices)}
+    step = 1 if model.device.type == "cpu" else max(1, ROUNDED_BYTES // (4 * shape.num_weights))
+    for start in range(0, experts.num_experts, step):
+        indices = range(start, min(start + step, experts.num_experts))
+        own = [store.unscaled(name, layer.experts, i, costs, model.device) for i in indices]
+        for matrix in costs:
+            weights = [getattr(experts, matrix)[index] for index in indices]
+            uprights = [one.T if experts.is_transposed else one for one in weights]
+            metrics = [found[matrix] for found in own]
+            for upright, metric, rounded in zip(
+                uprights, metrics, round_matrices(uprights, fmt, metrics), strict=True
+            ):
+                error = rounded.values - upright
+                upright += error
+                costs[matrix].append(metric.noise_cost(error))
     for found in costs.values():
         yield from found
 

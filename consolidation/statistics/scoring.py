@@ -38,7 +38,7 @@ class Scores:
 
 def loss(logits: torch.Tensor, window: Window) -> float:
     """Sum of negative log-likelihoods of the scored tokens. logits: (scored, V)"""
-    targets = torch.tensor(window.tokens[window.first_scored :])
+    targets = torch.tensor(window.tokens[window.first_scored :], device=logits.device)
     parts = zip(logits.split(PART), targets.split(PART), strict=True)
     return math.fsum(
         float(functional.cross_entropy(part.double(), wanted, reduction="sum"))

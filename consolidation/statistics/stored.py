@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from consolidation.arithmetic.metric import Metric, Samples
+from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.errors import Refused, RunFailed
 from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage, open_storage
@@ -73,17 +74,25 @@ class StatisticsStore:
 
     models: Mapping[str, ModelStatistics]
 
-    def metric(self, model: str, layer: int, index: int, name: str) -> Metric:
+    def metric(
+        self, model: str, layer: int, index: int, name: str, device: torch.device = CPU
+    ) -> Metric:
         """The metric of one matrix of one expert. Raises `RunFailed` if gone or damaged."""
         factor = _factor(model, self.models[model])
-        return _metric(_recent(model, self.models[model], layer, index), name).scaled(factor)
+        found = _recent(model, self.models[model], layer, index)
+        return _metric(found, name, device).scaled(factor)
 
     def unscaled(
-        self, model: str, layer: int, index: int, names: Iterable[str]
+        self,
+        model: str,
+        layer: int,
+        index: int,
+        names: Iterable[str],
+        device: torch.device = CPU,
     ) -> dict[str, Metric]:
         """Metrics of one expert by matrix, as they were gathered. Raises `RunFailed`."""
         found = _read(model, self.models[model], layer, index)
-        return {name: _metric(found, name) for name in names}
+        return {name: _metric(found, name, device) for name in names}
 
     def keep(self, model: str, layer: int, index: int, metrics: Mapping[str, Metric]) -> None:
         """Write the metrics of one expert as they were gathered, by matrix.
@@ -225,13 +234,16 @@ def _factor(model: str, there: ModelStatistics) -> float:
     return float(json.loads(data))
 
 
-def _metric(found: Mapping[str, torch.Tensor], name: str) -> Metric:
-    inputs = found[f"{name}.inputs"]
+def _metric(found: Mapping[str, torch.Tensor], name: str, device: torch.device) -> Metric:
+    gain, moments, inputs, gradients = (
+        to_device(found[f"{name}.{what}"], device)
+        for what in ("gain", "moments", "inputs", "gradients")
+    )
     return Metric(
-        gain=found[f"{name}.gain"],
-        moments=found[f"{name}.moments"],
+        gain=gain,
+        moments=moments,
         num_columns=inputs.shape[1],
-        samples=Samples(inputs, found[f"{name}.gradients"], float(found[f"{name}.trust"])),
+        samples=Samples(inputs, gradients, float(found[f"{name}.trust"])),
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from consolidation.arithmetic.on_device import to_device
+
 
 class Filling:
     """Tensors in modules, in place of those on the meta device, until the end of the context.
@@ -26,7 +28,7 @@ class Filling:
         if there.shape != tensor.shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)} instead of {tuple(there.shape)}")
         self._before.append((held, name, there))
-        value = tensor.to(self.device).to(there.dtype)
+        value = to_device(tensor, self.device).to(there.dtype)
         is_parameter = held is module._parameters
         held[name] = nn.Parameter(value, requires_grad=False) if is_parameter else value
 
@@ -92,4 +94,4 @@ class ExpertsFilling:
         there = self._stacks[name][index]
         if there.shape != tensor.shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)} instead of {tuple(there.shape)}")
-        there.copy_(tensor)
+        there.copy_(to_device(tensor, there.device))

@@ -23,16 +23,26 @@ LOGITS_BYTES = 512 << 20
 """Logits in memory at a time, unless one input has more."""
 
 
+Mapped = Callable[..., Iterator[Result]]
+"""As `map`."""
+
+
 @contextmanager
-def one_thread_each(at_most: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute alone: what each gives does not depend on how many there are."""
+def one_thread_each(device: torch.device, at_most: int) -> Iterator[Mapped[Any]]:
+    """A `map` by threads that compute alone, so that the result does not depend on how many.
+
+    Any other device than the CPU is given one input after another: it computes with all it has.
+    """
+    if device.type != "cpu":
+        yield map
+        return
     before = torch.get_num_threads()
     num_workers = max(1, min(os.cpu_count() or 1, at_most))
     try:
         with ThreadPoolExecutor(
             num_workers, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            yield pool
+            yield pool.map
     finally:
         torch.set_num_threads(before)
 
@@ -76,15 +86,16 @@ def forward_each(
             return function(number, model.leave(states.get(number).to(model.device)))
 
     numbers = range(len(inputs))
-    with Scratch(HELD_BYTES) as states, one_thread_each(len(inputs)) as pool:
+    each = one_thread_each(model.device, len(inputs))
+    with Scratch(HELD_BYTES) as states, each as mapped:
         calls = enter_each(model, inputs, states.put)
         for layer in model.filled():
-            for _ in pool.map(through, [layer] * len(inputs), numbers):
+            for _ in mapped(through, [layer] * len(inputs), numbers):
                 pass
         at_once = _at_once(model, inputs)
         with model.ends():
             for start in range(0, len(inputs), at_once):
-                yield from pool.map(out, numbers[start : start + at_once])
+                yield from mapped(out, numbers[start : start + at_once])
 
 
 def _at_once(model: StreamedModel, inputs: Sequence[Inputs]) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import Refused
 from consolidation.walk.filling import ExpertsFilling, Filling
 from consolidation.walk.weight_sources import Weights
@@ -33,7 +34,6 @@ Seen = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Told what experts get: which layer of experts, input (T, H), and the router's choice, as indices
 (T, K) and weights (T, K).
 """
-CPU = torch.device("cpu")
 
 
 class _ReachedTheLast(Exception):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.checkpoints.tensor_file import StoredTensor
 from consolidation.release import Blob, Part, Registry, ReleaseReader, read_expert
@@ -29,7 +30,7 @@ class Weights(Protocol):
         ...
 
     def expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
-        """One expert's tensors by parameter name, without the expert dimension."""
+        """One expert's tensors by parameter name, without the expert dimension. On any device."""
         ...
 
     def read_ahead(self, part: str, layer: int | None) -> None:
@@ -69,6 +70,7 @@ class ReleasedWeights:
     """Those of a model as blobs, published or not; each is verified as it is read.
 
     `experts[layer][index]` are the parts of an expert, its slot first; `shapes` are by layer.
+    device: that adds parts up.
     """
 
     registry: Registry
@@ -76,6 +78,7 @@ class ReleasedWeights:
     blobs: Sequence[Blob]
     experts: Sequence[Sequence[Sequence[Part]]]
     shapes: Sequence[ExpertShape]
+    device: torch.device = CPU
     _names: dict[str, Blob] = field(default_factory=dict)
 
     def names(self) -> Mapping[str, Blob]:
@@ -102,13 +105,16 @@ class ReleasedWeights:
 
     def expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
         """See `Weights.expert`. float32. Raises `Damaged`."""
-        return read_expert(self.registry, self.experts[layer][index], self.shapes[layer])
+        parts = self.experts[layer][index]
+        return read_expert(self.registry, parts, self.shapes[layer], self.device)
 
     def read_ahead(self, part: str, layer: int | None) -> None:
         """See `Weights.read_ahead`: a registry need not be a file system."""
 
 
-def released(registry: Registry, reader: ReleaseReader, name: str) -> ReleasedWeights:
+def released(
+    registry: Registry, reader: ReleaseReader, name: str, device: torch.device = CPU
+) -> ReleasedWeights:
     """The weights of one model of a published release."""
     model = reader.models[name]
     experts = [
@@ -119,4 +125,4 @@ def released(registry: Registry, reader: ReleaseReader, name: str) -> ReleasedWe
         for number, layer in enumerate(reader.layers)
     ]
     shapes = [layer.shape for layer in reader.layers]
-    return ReleasedWeights(registry, model.config, model.backbone, experts, shapes)
+    return ReleasedWeights(registry, model.config, model.backbone, experts, shapes, device)

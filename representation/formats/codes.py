@@ -109,13 +109,13 @@ def _levels(plane: torch.Tensor, widths: Widths, place: int, dtype: torch.dtype)
 def _table(widths: Widths, place: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Levels of all columns in a byte, as one element for each byte. -> (256,)"""
     width = widths[place]
-    byte = torch.arange(256)[:, None]
-    codes = (byte >> torch.arange(0, 8, width)) & (2**width - 1)
+    byte = torch.arange(256, device=device)[:, None]
+    codes = (byte >> torch.arange(0, 8, width, device=device)) & (2**width - 1)
     levels: torch.Tensor = (codes << _shift(widths, place)).float()
     if place == 0:
         levels -= _half(sum(widths))
     whole = _WHOLE[8 // width * dtype.itemsize]
-    return levels.to(dtype).view(whole).view(-1).to(device)
+    return levels.to(dtype).view(whole).view(-1)
 
 
 def _half(bits: int) -> float:

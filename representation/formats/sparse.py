@@ -101,7 +101,8 @@ class Sparse(Format):
 
     def decode(self, tensors: Tensors, name: str, shape: ExpertShape) -> torch.Tensor:
         """The new values, and zeros elsewhere. -> (O, I) float32"""
-        return self.onto(torch.zeros(shape.matrix(name)), tensors, name, shape)
+        zeros = tensors[f"{name}.values"].new_zeros(shape.matrix(name), dtype=torch.float32)
+        return self.onto(zeros, tensors, name, shape)
 
     def onto(
         self, total: torch.Tensor, tensors: Tensors, name: str, shape: ExpertShape
@@ -216,7 +217,8 @@ def _with_fillers(
     counts = _num_fillers(lines, columns) + 1  # (c,)
     before = columns - _steps(lines, columns)  # (c,), the column after which each gap begins
     last = counts.cumsum(0) - 1  # (c,), where the entries themselves go
-    number = torch.arange(int(counts.sum())) - (last + 1 - counts).repeat_interleave(counts)
+    number = torch.arange(int(counts.sum()), device=counts.device)
+    number -= (last + 1 - counts).repeat_interleave(counts)
     filled = before.repeat_interleave(counts) + (MAX_GAP + 1) * (number + 1)
     filled[last] = columns
     all_lines = lines.repeat_interleave(counts)
@@ -225,9 +227,11 @@ def _with_fillers(
 
 def _bitmap(lines: torch.Tensor, columns: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """-> (O, ceil(I / 8)) uint8"""
-    mask = torch.zeros(size[0], math.ceil(size[1] / 8) * 8, dtype=torch.uint8)
+    mask = torch.zeros(size[0], math.ceil(size[1] / 8) * 8, dtype=torch.uint8, device=lines.device)
     mask[lines, columns] = 1
-    weights = torch.tensor([1 << place for place in range(8)], dtype=torch.uint8)
+    weights = torch.tensor(
+        [1 << place for place in range(8)], dtype=torch.uint8, device=lines.device
+    )
     found: torch.Tensor = (mask.unflatten(1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
     return found
 

@@ -104,7 +104,7 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
     records = []
     for path in modules:
         experts = model.get_submodule(path)
-        experts.statistics = Record(experts)
+        experts.statistics = Record(experts, torch.device("cpu"))
         records.append(experts.statistics)
     generator = torch.Generator().manual_seed(0)
     num_scored = 0
