@@ -27,6 +27,7 @@ from consolidation.recipe import Recipe, check_recipe, recipe_digest
 from consolidation.release import Channel, ChannelMoved, Manifest, Registry
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
+from consolidation.sources.bringing import bring
 from consolidation.statistics.stored import open_statistics
 from consolidation.statistics.text import (
     MAX_TOKENS,
@@ -113,10 +114,11 @@ def consolidate(
 
 
 def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], None]) -> Family:
+    files, base = bring(recipe.models, recipe.base)
     return open_family(
         registry,
-        recipe.models,
-        base=recipe.base,
+        files,
+        base=base,
         extend=recipe.extend,
         remove=recipe.remove,
         opened=lambda done: progress(Progress("open", done, len(recipe.models))),

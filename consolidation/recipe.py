@@ -16,6 +16,7 @@ from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.release.manifest import canonical_json
+from consolidation.sources.model_source import ModelSource
 from consolidation.statistics.text import CalibrationFile
 from representation.names import NAME_RULE, valid_name
 
@@ -24,9 +25,9 @@ from representation.names import NAME_RULE, valid_name
 class Recipe:
     """One run of the pipeline.
 
-    `models` are checkpoints by name. `extend` is a release whose slots stay as they are and whose
-    models are kept, except those in `remove` and those given again in `models`. `base` is the
-    checkpoint that the models were tuned from: slots may hold its experts.
+    `models` says where checkpoints come from, by name. `extend` is a release whose slots stay as
+    they are and whose models are kept, except those in `remove` and those given again in `models`.
+    `base` is the checkpoint that the models were tuned from: slots may hold its experts.
 
     At most one of three settings says how much the release may take; without any, nothing is lost:
     every expert comes back to the bit. `expert_budget` is the expert bytes of the release over
@@ -47,8 +48,8 @@ class Recipe:
 
     family: str
     registry: str
-    models: Mapping[str, Path]
-    base: Path | None = None
+    models: Mapping[str, ModelSource]
+    base: ModelSource | None = None
     extend: str | None = None
     remove: tuple[str, ...] = ()
     expert_budget: float | None = None

@@ -159,6 +159,18 @@ class Checkpoint:
             yield f"{extra.name}/{path.name}", path
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The directories on this machine that one model is read from."""
+
+    directory: Path
+    adapter: Path | None = None
+
+    def open(self) -> Checkpoint:
+        """Raises `Refused`."""
+        return open_checkpoint(self.directory, self.adapter)
+
+
 def _name(directory: Path) -> str:
     *_, repository, kind, revision = ("", "", *directory.parts)
     if kind == "snapshots" and repository.startswith(CACHED):

@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, open_checkpoint
+from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, ModelFiles
 from consolidation.errors import Refused
 from consolidation.release import Manifest, Registry
 from consolidation.release.manifest import Dtype
@@ -96,9 +95,9 @@ class Family:
 
 def open_family(
     registry: Registry,
-    models: Mapping[str, Path],
+    models: Mapping[str, ModelFiles],
     *,
-    base: Path | None,
+    base: ModelFiles | None,
     extend: str | None,
     remove: Sequence[str],
     opened: Callable[[int], None],
@@ -112,7 +111,7 @@ def open_family(
     checkpoints = {}
     for done, name in enumerate(sorted(models)):
         opened(done)
-        checkpoints[name] = open_checkpoint(models[name])
+        checkpoints[name] = models[name].open()
     opened(len(models))
     kept: tuple[str, ...] = ()
     if extended is not None:
@@ -123,9 +122,7 @@ def open_family(
         kept = tuple(name for name in sorted(extended.models) if name not in gone)
     if not kept and not checkpoints:
         raise Refused("no model would be left")
-    family = Family(
-        checkpoints, kept, extended, open_checkpoint(base) if base is not None else None
-    )
+    family = Family(checkpoints, kept, extended, base.open() if base is not None else None)
     _check(family, extend)
     return family
 

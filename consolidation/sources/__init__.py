@@ -1,1 +1,1 @@
-"""Where models come from: how people say it. Opens no checkpoint."""
+"""Where models come from: how people say it, and how it gets here. Opens no checkpoint."""

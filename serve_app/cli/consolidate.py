@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.values import Plan
     from consolidation.run.ray_tasks import RayExecutor
+    from consolidation.sources.model_source import ModelSource
     from serve_app.cli.processes import Interruption
 
 Extend = Annotated[
@@ -233,13 +233,13 @@ def consolidate(
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """Bytes that a device has left for experts. Raises `DoesNotFit`."""
 
-    from consolidation.checkpoints.checkpoint import open_checkpoint
     from consolidation.compare.menu import MAX_MAPS
+    from consolidation.sources.bringing import bring
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
 
-    opened = [open_checkpoint(path) for path in recipe.models.values()]
-    configs = [checkpoint.config for checkpoint in opened]
+    files, _ = bring(recipe.models, None)
+    configs = [one.open().config for one in files.values()]
     if recipe.extend is not None:
         manifest = open_registry(recipe.registry, recipe.family).read_manifest(recipe.extend)
         left = set(manifest.models) - {*recipe.remove, *recipe.models}
@@ -254,7 +254,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
 
 def _models(
     values: list[str], extend: str | None, remove: list[str], *, hint: str
-) -> dict[str, Path]:
+) -> dict[str, ModelSource]:
     models = parse_models(values, hint=hint)
     if remove and extend is None:
         raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")

@@ -93,13 +93,13 @@ def evaluate(
     if not tasks and not texts:
         raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE.txt")
     originals = parse_models(original or [], hint="--original")
-    base_directory = parse_source(base, hint="--base") if base else None
+    base_source = parse_source(base, hint="--base") if base else None
     names = _baseline_names(baseline or [], baselines, has_base=base is not None)
     _check_report(report)
 
-    from consolidation.checkpoints.checkpoint import open_checkpoint
     from consolidation.evaluation import data, methods
     from consolidation.evaluation.evaluate import evaluate as measure
+    from consolidation.sources.bringing import bring
 
     files = data.read_files(tasks, texts)
     readers = _readers(open_registry(registry, family), release or [])
@@ -108,11 +108,12 @@ def evaluate(
         data.check_models(files, originals, reader.models, whose)
         if names:
             data.check_all_originals(originals, reader.models, whose)
-    checkpoints = {name: open_checkpoint(path) for name, path in originals.items()}
+    originals_here, base_here = bring(originals, base_source)
+    checkpoints = {name: found.open() for name, found in originals_here.items()}
     encoded = data.encode(files, checkpoints, items=items, windows=windows)
     for reader in readers:
         methods.check_originals(reader.manifest, checkpoints)
-    base_checkpoint = open_checkpoint(base_directory) if base_directory else None
+    base_checkpoint = base_here.open() if base_here else None
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
     with progress_bars.progress() as show:
         releases = [methods.ReleaseMethod(reader) for reader in readers]

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import typer
 
-from consolidation.sources.model_source import BadSource, Find, Kind, read_source
+from consolidation.sources.local_sources import found_from
+from consolidation.sources.model_source import BadSource, Kind, ModelSource, read_source
 from representation.names import NAME_RULE, valid_name
 from serve_app.engine.settings import count, num_bytes
 from serve_app.units import in_utc
@@ -55,7 +56,7 @@ def _check_address(url: str) -> None:
         raise typer.BadParameter(f"{url!r}: {error}") from error
 
 
-def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Path]:
+def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, ModelSource]:
     """`NAME=SOURCE` pairs, in the order given. `model_source` has the grammar of a source.
 
     Raises:
@@ -166,11 +167,11 @@ def _parse_pairs(values: list[str], what: str, *, hint: str) -> dict[str, str]:
     return pairs
 
 
-def parse_source(value: str, *, hint: str) -> Path:
-    """Where a model comes from: a checkpoint directory that exists.
+def parse_source(value: str, *, hint: str) -> ModelSource:
+    """Where a model comes from.
 
     Raises:
-        typer.BadParameter: it does not exist, or is none.
+        typer.BadParameter: the value says it wrongly, or a path is not a directory.
     """
     try:
         source = read_source(value, found_from(Path.cwd()))
@@ -180,22 +181,10 @@ def parse_source(value: str, *, hint: str) -> Path:
         raise typer.BadParameter(f"{value!r}: adapters are not read yet", param_hint=hint)
     if source.kind is not Kind.DIRECTORY:
         raise typer.BadParameter(f"{value!r}: only directories are read yet", param_hint=hint)
-    if not Path(source.source).is_dir():
-        raise typer.BadParameter(f"{value!r} is not a directory", param_hint=hint)
-    return Path(source.source)
-
-
-def found_from(directory: Path) -> Find:
-    """What paths mean that are relative to a directory."""
-
-    def find(text: str) -> str | None:
-        try:
-            path = Path(directory, Path(text).expanduser())
-            return str(path) if text and path.exists() else None
-        except (OSError, RuntimeError, ValueError):  # too long, ~nobody, or a character of no path
-            return None
-
-    return find
+    for one in (source, source.adapter):
+        if one and one.kind is Kind.DIRECTORY and not Path(one.source).is_dir():
+            raise typer.BadParameter(f"{one.source!r} is not a directory", param_hint=hint)
+    return source
 
 
 def parser_of(read: Callable[[object], T]) -> Callable[[object], T]:

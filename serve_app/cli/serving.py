@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +26,7 @@ from serve_app.units import size
 
 if TYPE_CHECKING:
     from consolidation.release import Manifest
+    from consolidation.sources.model_source import ModelSource
     from serve_app.engine.memory_plan import MemoryPlan
 
 
@@ -82,15 +82,19 @@ def plan_memory(
     _print_step(reader.manifest)
 
 
-def _print_needs(family: str, registry: str, models: dict[str, Path], base: Path | None) -> None:
+def _print_needs(
+    family: str, registry: str, models: dict[str, ModelSource], base: ModelSource | None
+) -> None:
     """Print the most that each stage holds, and what is free. Reads headers alone."""
     from consolidation.checkpoints.family import open_family
     from consolidation.plan.memory_needs import memory_needs
+    from consolidation.sources.bringing import bring
 
+    files, base_files = bring(models, base)
     opened = open_family(
         open_registry(registry, family),
-        models,
-        base=base,
+        files,
+        base=base_files,
         extend=None,
         remove=(),
         opened=lambda _: None,

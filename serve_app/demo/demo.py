@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.pipeline import Progress as Stage
 from consolidation.release import Manifest
+from consolidation.sources.local_sources import local_models, local_source
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.demo import ask, skills, table
 from serve_app.demo.cache import DemoFamily, cache_root, cached_family
@@ -87,8 +88,8 @@ def _consolidate(family: DemoFamily, place: Path, show: "_Shown") -> Consolidate
     recipe = Recipe(
         FAMILY,
         str(place / "registry"),
-        family.models,
-        base=family.models["base"],
+        local_models(family.models),
+        base=local_source(family.models["base"]),
         expert_budget=BUDGET,
         channel=CHANNEL,
         calibration=_calibration(place),

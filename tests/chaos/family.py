@@ -7,6 +7,7 @@ from pathlib import Path
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Alias, Manifest
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from serve_app.tenants.key_changes import Wanted, with_new_key
 from serve_app.tenants.keys_file import KeyScope, KeysFile
 from tests.chaos.composing import composed
@@ -85,7 +86,7 @@ class Family:
         return place if place.exists() else write_checkpoint(place, "mixtral", seed)
 
     def _consolidated(self, names: Sequence[str]) -> Manifest:
-        models = {name: self.root / name for name in names}
+        models = local_models({name: self.root / name for name in names})
         texts = ((None, self.text),)
         recipe = Recipe(FAMILY, self.tiny.url, models, channel=None, calibration=texts)
         found = consolidate(recipe, executor=LocalExecutor())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from consolidation.sources.local_sources import local_source
 from representation.names import valid_name
 from serve_app.cli.main import run
 from serve_app.cli.parsing import parse_models, parse_name, parse_size
@@ -233,7 +234,7 @@ def test_models_keep_their_order_and_paths_may_hold_an_equals_sign(tmp_path: Pat
     odd = tmp_path / "step=100"
     odd.mkdir()
     models = parse_models([f"b:v1={odd}", f"a={tmp_path}"])
-    assert list(models.items()) == [("b:v1", odd), ("a", tmp_path)]
+    assert list(models.items()) == [("b:v1", local_source(odd)), ("a", local_source(tmp_path))]
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-1", "a:b", "", ".", "..", ".a", "a/b", "a b", "ä"])

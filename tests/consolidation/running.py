@@ -6,14 +6,24 @@ from typing import Any
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.release import Manifest
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models, local_source
 
 Paths = dict[str, Path]
+
+
+def recipe_of(
+    registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
+) -> Recipe:
+    """A recipe for directories. fields: further ones of a `Recipe`; `base` is a directory too."""
+    if fields.get("base") is not None:
+        fields["base"] = local_source(fields["base"])
+    return Recipe("fam", str(registry), local_models(models), expert_budget=budget, **fields)
 
 
 def run(
     registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
 ) -> Consolidated:
-    recipe = Recipe("fam", str(registry), models, expert_budget=budget, **fields)
+    recipe = recipe_of(registry, models, budget, **fields)
     return consolidate(recipe, executor=LocalExecutor())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from consolidation.checkpoints.checkpoint import open_checkpoint
+from consolidation.checkpoints.checkpoint import ModelFiles, open_checkpoint
 from consolidation.checkpoints.contents import User
 from consolidation.checkpoints.family import open_family
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
@@ -57,8 +57,8 @@ def test_the_base_may_have_another_dtype_than_the_models(
     for base in (narrow, wide):
         family = open_family(
             Registry(str(tmp_path / "registry"), "fam"),
-            models,
-            base=base,
+            {name: ModelFiles(path) for name, path in models.items()},
+            base=ModelFiles(base),
             extend=None,
             remove=(),
             opened=lambda _: None,

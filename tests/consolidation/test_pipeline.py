@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Consolidated, Recipe, consolidate
+from consolidation.pipeline import Consolidated, consolidate
 from consolidation.plan.values import Plan
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
 from consolidation.run.executor import LocalExecutor, Progress
 from tests.consolidation.families import tune, write_family
-from tests.consolidation.running import Paths, files, manifest_of, pick, run
+from tests.consolidation.running import Paths, files, manifest_of, pick, recipe_of, run
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
 from tests.support.whole_models import assemble
 
@@ -70,7 +70,7 @@ def test_the_same_recipe_gives_the_same_release(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_plans_the_same_and_writes_nothing(family: Paths, tmp_path: Path) -> None:
-    recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=1.5)
+    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 1.5)
     seen: list[Progress] = []
     outcome = consolidate(recipe, executor=LocalExecutor(), progress=seen.append, dry_run=True)
     assert outcome.release is None
@@ -244,9 +244,10 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(family: Paths, tmp_
     models = pick(family, "one", "two")
     whole = Stops()
     expected = consolidate(
-        Recipe("fam", str(tmp_path / "whole"), models, expert_budget=1.5), executor=whole
+        recipe_of(tmp_path / "whole", models, 1.5),
+        executor=whole,
     )
-    recipe = Recipe("fam", str(tmp_path / "r"), models, expert_budget=1.5, channel="stable")
+    recipe = recipe_of(tmp_path / "r", models, 1.5, channel="stable")
     total = 0
     for after in range(1, whole.ran, 4):
         killed = Stops(after=4)
@@ -272,11 +273,10 @@ def test_two_runs_of_one_recipe_at_once_make_one_release_and_both_succeed(
     """One runs as a whole in the middle of the other."""
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
-    recipe = Recipe(
-        "fam",
-        str(tmp_path / "r"),
+    recipe = recipe_of(
+        tmp_path / "r",
         pick(family, "one", "two"),
-        expert_budget=1.5,
+        1.5,
         calibration=((None, text),),
         channel="stable",
     )
@@ -297,7 +297,7 @@ def test_two_runs_of_one_recipe_at_once_make_one_release_and_both_succeed(
 def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_path: Path) -> None:
     model = tune(family["base"], tmp_path / "m", 5, experts=0.1)
     with pytest.raises(KeyboardInterrupt):
-        consolidate(Recipe("fam", str(tmp_path / "r"), {"m": model}), executor=Stops(after=4))
+        consolidate(recipe_of(tmp_path / "r", {"m": model}), executor=Stops(after=4))
     path = model / "model.safetensors"
     path.write_bytes((family["one"] / "model.safetensors").read_bytes())
     outcome = run(tmp_path / "r", {"m": model})
@@ -307,7 +307,7 @@ def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_p
 
 
 def test_a_blob_lost_after_it_was_noted_is_written_again(family: Paths, tmp_path: Path) -> None:
-    recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=1.2)
+    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 1.2)
     with pytest.raises(KeyboardInterrupt):
         # Noise floor, scan, compare, backbone and build.
         consolidate(recipe, executor=Stops(after=7 + 14 + 2 + 12))
@@ -369,7 +369,7 @@ def test_a_channel_moved_meanwhile_is_left_alone(family: Paths, tmp_path: Path) 
             registry.move_channel("stable", second.release or "")
 
     second = run(tmp_path, pick(family, "two"))
-    recipe = Recipe("fam", str(tmp_path), pick(family, "base"), channel="stable")
+    recipe = recipe_of(tmp_path, pick(family, "base"), channel="stable")
     with pytest.raises(RunFailed, match=r"is published, but channel 'stable' points at"):
         consolidate(recipe, executor=LocalExecutor(), progress=interfere)
     channel = registry.channel("stable")

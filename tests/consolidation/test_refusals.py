@@ -13,8 +13,9 @@ from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models, local_source
 from tests.consolidation.families import tune
-from tests.consolidation.running import Paths, files, manifest_of, pick, run
+from tests.consolidation.running import Paths, files, manifest_of, pick, recipe_of, run
 from tests.support.checkpoints import write_checkpoint
 
 
@@ -88,7 +89,7 @@ def test_a_budget_below_the_least_is_refused_before_anything_is_calibrated(
     family: Paths, tmp_path: Path
 ) -> None:
     seen: set[str] = set()
-    recipe = Recipe("fam", str(tmp_path), pick(family, "one", "two"), expert_budget=0.05)
+    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 0.05)
     with pytest.raises(Refused, match=r"budget of 0\.0500 .* cannot be met: .* a budget of 0\.\d+"):
         consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
     assert seen == {"open", "noise floor", "scan", "origins"}
@@ -115,11 +116,10 @@ def test_little_calibration_text_is_accepted_with_a_line_about_its_worth(
 ) -> None:
     path = tmp_path / "text.txt"
     path.write_text(text)
-    recipe = Recipe(
-        "fam",
-        str(tmp_path / "r"),
+    recipe = recipe_of(
+        tmp_path / "r",
         pick(family, "one"),
-        expert_budget=0.9,
+        0.9,
         calibration=((None, path),),
     )
     consolidate(recipe, executor=LocalExecutor(), dry_run=True)
@@ -132,7 +132,7 @@ def test_little_calibration_text_is_accepted_with_a_line_about_its_worth(
     ("fields", "message"),
     [
         ({"models": {}}, "no model given"),
-        ({"models": {"a/b": Path("x")}}, "model 'a/b'"),
+        ({"models": local_models({"a/b": Path("x")})}, "model 'a/b'"),
         ({"family": "../x"}, "family"),
         ({"channel": "a b"}, "channel"),
         ({"remove": ("a",)}, "extended"),
@@ -149,14 +149,14 @@ def test_little_calibration_text_is_accepted_with_a_line_about_its_worth(
         ({"calibration": (("two", Path("none.txt")),)}, "calibration text is given for 'two'"),
         ({"calibration": ((None, Path("none.txt")),)}, "none.txt"),
         ({"calibration": (("one", Path(__file__)),)}, r"neither \.txt nor \.jsonl"),
-        ({"base": Path("nowhere")}, "no checkpoint directory"),
-        ({"models": {"a": Path("nowhere")}}, "no checkpoint directory"),
+        ({"base": local_source(Path("nowhere"))}, "no checkpoint directory"),
+        ({"models": local_models({"a": Path("nowhere")})}, "no checkpoint directory"),
     ],
 )
 def test_a_wrong_recipe_is_refused(
     family: Paths, tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
-    wanted = {"family": "fam", "models": pick(family, "one"), **fields}
+    wanted = {"family": "fam", "models": local_models(pick(family, "one")), **fields}
     with pytest.raises(Refused, match=message):
         consolidate(Recipe(registry=str(tmp_path), **wanted), executor=LocalExecutor())
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.plan.values import Plan
 from consolidation.release import Part, Registry, ReleaseReader
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from tests.consolidation.families import write_family
 from tests.consolidation.planting import Planted, Same, Tuned, Unrelated, plant
 from tests.consolidation.running import Paths, files, manifest_of, pick, run
@@ -137,7 +138,7 @@ def test_a_target_is_reached_with_fewer_bytes_than_everything(
     recipe = Recipe(
         "fam",
         str(tmp_path / "r"),
-        pick(small, "one", "two"),
+        local_models(pick(small, "one", "two")),
         target_kl=target,
         calibration=((None, text),) if calibrated else (),
     )
@@ -165,7 +166,7 @@ def test_a_dry_run_with_calibration_writes_nothing(family: Paths, tmp_path: Path
     recipe = Recipe(
         "fam",
         str(tmp_path / "r"),
-        pick(family, "one", "two"),
+        local_models(pick(family, "one", "two")),
         expert_budget=1.0,
         calibration=((None, text),),
     )

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from tests.support.checkpoints import byte_tokenizer, write_checkpoint
 
 FAMILY = "tiny"
@@ -40,7 +41,7 @@ class TinyFamily:
         recipe = Recipe(
             family=FAMILY,
             registry=self.url,
-            models={name: self.root / name for name in names},
+            models=local_models({name: self.root / name for name in names}),
             channel=channel,
         )
         outcome = consolidate(recipe, executor=LocalExecutor(), progress=lambda _: None)

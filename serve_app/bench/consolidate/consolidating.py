@@ -7,7 +7,7 @@ do not count, since the kernel can drop them at any time.
 
 import multiprocessing
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from consolidation.pipeline import consolidate
 from consolidation.recipe import Recipe
 from consolidation.run.executor import Executor, LocalExecutor, Progress
 from consolidation.run.ray_tasks import RayExecutor
+from consolidation.sources.local_sources import local_models
 from consolidation.statistics import text
 from serve_app.bench.consolidate.stage_watch import Watch
 from serve_app.bench.result.measured import OnProgress
@@ -58,7 +59,7 @@ def measured_run(
         directory = Path(place)
         models = write_family(directory / "models", subject, on_progress)
         facts = {
-            "checkpoint_bytes": sum(path.stat().st_size for path in _files(models)),
+            "checkpoint_bytes": sum(path.stat().st_size for path in _files(models.values())),
             "models": subject.num_models,
             "cores": cores,
             "expert_budget": budget,
@@ -102,13 +103,13 @@ def measure(
     recipe = Recipe(
         family="bench",
         registry=str(directory / "registry"),
-        models=models,
+        models=local_models(models),
         expert_budget=budget,
         calibration=((None, directory / "text.txt"),),
     )
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(recipe, cores, there))
+    process = context.Process(target=_run, args=(recipe, list(models.values()), cores, there))
     process.start()
     there.close()
     watch = Watch(process.pid or 0)
@@ -130,7 +131,7 @@ def measure(
         process.join()
     if process.exitcode != 0:
         raise RunFailed(f"the measured run ended with exit code {process.exitcode}")
-    return _facts(watch, sum(path.stat().st_size for path in _files(models)))
+    return _facts(watch, sum(path.stat().st_size for path in _files(models.values())))
 
 
 def _stage_of(now: Progress) -> str:
@@ -153,7 +154,7 @@ def _facts(watch: Watch, num_bytes: int) -> dict[str, Any]:
     }
 
 
-def _run(recipe: Recipe, cores: int, notes: Any) -> None:
+def _run(recipe: Recipe, directories: Sequence[Path], cores: int, notes: Any) -> None:
     """The measured process. Tells of its stages through `notes`; "" is what counts for none."""
 
     def note(stage: str) -> None:
@@ -165,21 +166,21 @@ def _run(recipe: Recipe, cores: int, notes: Any) -> None:
             torch.set_num_threads(1)
         else:
             executor = stack.enter_context(RayExecutor(in_flight=cores))
-        _read(recipe.models)  # into the page cache, if it is not there
+        _read(directories)  # into the page cache, if it is not there
         note(READ)
-        _read(recipe.models)
+        _read(directories)
         note("open")
         consolidate(recipe, executor=executor, progress=notes.send)
         note("")
 
 
-def _read(models: Mapping[str, Path]) -> None:
+def _read(directories: Iterable[Path]) -> None:
     buffer = bytearray(READ_BYTES)
-    for path in _files(models):
+    for path in _files(directories):
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
 
 
-def _files(models: Mapping[str, Path]) -> list[Path]:
-    return [file for path in models.values() for file in sorted(path.glob("*.safetensors"))]
+def _files(directories: Iterable[Path]) -> list[Path]:
+    return [file for path in directories for file in sorted(path.glob("*.safetensors"))]

@@ -10,7 +10,6 @@ from serve_app.cli.bench import release_choice
 from serve_app.cli.bench.shown import stages
 from serve_app.cli.bench.subject_options import NumLayers, ShapeName
 from serve_app.cli.errors import WrongUse
-from serve_app.cli.parsing import parse_source
 
 
 def make_checkpoint(
@@ -18,10 +17,12 @@ def make_checkpoint(
     shape: ShapeName = None,
     layers: NumLayers = None,
     from_base: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             "--from",
             metavar="BASE",
+            exists=True,
+            file_okay=False,
             show_default=False,
             help="Make a fine-tune of this checkpoint, with half of its experts changed.",
         ),
@@ -40,7 +41,7 @@ def make_checkpoint(
         raise WrongUse("--from gives the shape and its layers: leave out --shape and --layers")
     with stages() as on_progress:
         if from_base is not None:
-            write_tuned(directory, parse_source(from_base, hint="--from"), seed, on_progress)
+            write_tuned(directory, from_base, seed, on_progress)
         else:
             chosen = release_choice.random(
                 shape, layers, dtype="bfloat16", device="cpu", merged=False

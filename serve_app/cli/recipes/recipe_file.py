@@ -25,10 +25,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from consolidation.sources.local_sources import found_from
 from consolidation.sources.model_source import NoDirectory, read_source
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.parsing import (
-    found_from,
     parse_count,
     parse_limit,
     parse_name,

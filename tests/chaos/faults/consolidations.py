@@ -12,6 +12,7 @@ from typing import Any
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release import StorageFailed
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from serve_app.bench.http.processor_time import running
 from serve_app.cli.processes import descendants
 from tests.chaos.disk import full
@@ -31,7 +32,7 @@ def disk_full(ground: Ground) -> Mapping[str, Any]:
     recipe = Recipe(
         FAMILY,
         family.tiny.url,
-        {"x": family.make("x0", 100)},
+        local_models({"x": family.make("x0", 100)}),
         channel=CHANNEL,
         calibration=((None, family.text),),
     )

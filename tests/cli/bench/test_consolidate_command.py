@@ -65,5 +65,5 @@ def test_a_base_and_a_fine_tune_are_made(
 
 
 def test_a_fine_tune_has_the_shape_of_its_base(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "make-checkpoint", "x", "--from", "y", "--shape=tiny"]) == 2
+    assert run(["bench", "make-checkpoint", "x", "--from", ".", "--shape=tiny"]) == 2
     assert "--from gives the shape" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from consolidation.recipe import Recipe
+from consolidation.sources.local_sources import local_source
 from serve_app.cli.main import run
 from serve_app.cli.recipes.carried_out import recipe_text
 from serve_app.cli.recipes.recipe_file import PARAMETERS, RecipeFile, read_recipe_file
@@ -72,7 +73,7 @@ def test_a_file_says_what_options_say(size: str, place: Path, understood: Unders
     option = f"--{size.replace('_', '-')}"
     recipe = understood(path)
     assert recipe == understood(*as_flags(place), option, str(SIZES[size]))
-    assert recipe.models["no"] == place / "step=100+a@b"
+    assert recipe.models["no"] == local_source(place / "step=100+a@b")
 
 
 @pytest.mark.parametrize("indent", [None, 2, "\t"])
@@ -83,7 +84,7 @@ def test_json_is_read_too(indent: int | str | None, place: Path, understood: Und
     assert (recipe.limits.max_kl, recipe.base, dict(recipe.models)) == (
         1.0,
         None,
-        {"math": place / "math"},
+        {"math": local_source(place / "math")},
     )
 
 
@@ -123,7 +124,7 @@ def test_a_recipe_as_it_was_carried_out_can_be_carried_out_again(
 
 def test_a_recipe_as_it_was_carried_out_holds_no_login() -> None:
     address = "s3://key:secret@bucket/registry?token=secret"
-    text = recipe_text(Recipe("f", address, {"a": Path("/a")}), None)
+    text = recipe_text(Recipe("f", address, {"a": local_source(Path("/a"))}), None)
     assert "registry: s3://bucket/registry\n" in text
     assert "secret" not in text
 

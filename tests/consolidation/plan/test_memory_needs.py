@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from consolidation.checkpoints.checkpoint import ModelFiles
 from consolidation.checkpoints.family import open_family
 from consolidation.errors import Refused
 from consolidation.pipeline import Recipe, consolidate
@@ -11,6 +12,7 @@ from consolidation.plan import memory_needs as memory_needs_module
 from consolidation.plan.memory_needs import GIB, memory_needs
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from serve_app.bench.weights.random_checkpoint import write_base
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.cli.main import run
@@ -38,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _needs(models: dict[str, Path], *, is_lossy: bool) -> dict[str, int]:
     family = open_family(
         Registry("memory://needs", "f"),
-        models,
+        {name: ModelFiles(path) for name, path in models.items()},
         base=None,
         extend=None,
         remove=(),
@@ -69,7 +71,7 @@ def test_a_stage_takes_what_one_of_its_tasks_does_if_that_is_more(
 def test_what_cannot_fit_is_refused_before_a_tensor_is_read(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    recipe = Recipe("f", str(tmp_path / "r"), models, expert_budget=1.0)
+    recipe = Recipe("f", str(tmp_path / "r"), local_models(models), expert_budget=1.0)
     with pytest.raises(Refused, match=r"calibrate needs 1.50 GiB of memory, and 1.00 GiB are free"):
         consolidate(recipe, executor=LocalExecutor(), free_bytes=GIB)
     assert not (tmp_path / "r").exists()

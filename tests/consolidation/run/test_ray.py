@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from consolidation.errors import Refused, RunFailed
-from consolidation.pipeline import Recipe, consolidate
+from consolidation.pipeline import consolidate
 from consolidation.run.executor import LocalExecutor
 from consolidation.run.ray_tasks import RayExecutor
 from tests.consolidation.families import write_family
@@ -18,6 +18,7 @@ from tests.consolidation.run.deaths import (
     refuses,
     same,
 )
+from tests.consolidation.running import recipe_of
 
 pytestmark = pytest.mark.ray
 
@@ -60,7 +61,7 @@ def test_tasks_that_would_fill_the_memory_run_one_after_another(
 
 def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:
     models = {n: p for n, p in write_family(tmp_path).items() if n in ("one", "two")}
-    recipes = [Recipe("fam", str(tmp_path / n), models, expert_budget=1.5) for n in "xy"]
+    recipes = [recipe_of(tmp_path / n, models, 1.5) for n in "xy"]
     here = consolidate(recipes[0], executor=LocalExecutor())
     there = consolidate(recipes[1], executor=executor)
     assert here.release == there.release

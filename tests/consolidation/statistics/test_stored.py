@@ -16,6 +16,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release.storage import open_storage
 from consolidation.run.executor import LocalExecutor
+from consolidation.sources.local_sources import local_models
 from consolidation.statistics.gathering import gather
 from consolidation.statistics.stored import (
     CODE_VERSION,
@@ -77,7 +78,7 @@ def gathers(tmp_path: Path, text: Path) -> Callable[..., int]:
         recipe = Recipe(
             "fam",
             str(tmp_path / "r"),
-            models,
+            local_models(models),
             expert_budget=budget,
             calibration=fields.pop("calibration", ((None, text),)),
             **fields,
