@@ -24,7 +24,7 @@ from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
 from consolidation.statistics.stored import StatisticsStore
-from representation.formats import ExpertShape, Format
+from representation.formats import ExpertShape, Format, dense_expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,11 @@ class _Builder:
         shape = self._task.shape
         if request.kept is not None:
             part = request.kept
-            given = self._read(part, shape)
+            held = read_expert(self._registry, [part], shape, self._device)
+            given = weights_of(held, shape, self._device)
         else:
             content = self._content(request)
-            part = self._slot_part(request, content, shape)
-            given = content if request.digest is not None else self._read(part, shape)
+            part, given = self._slot_part(request, content, shape)
         residuals = [
             [one.model_dump() for one in self._residuals(member, part, given, shape)]
             for member in request.members
@@ -161,9 +161,12 @@ class _Builder:
             return experts[0]
         return mean_weights(experts, [count for _, count in request.holds])
 
-    def _slot_part(self, request: SlotRequest, content: Weights, shape: ExpertShape) -> Part:
+    def _slot_part(
+        self, request: SlotRequest, content: Weights, shape: ExpertShape
+    ) -> tuple[Part, Weights]:
+        """Write the slot of some content. -> its part, and the weights that it really gives"""
         if request.digest is not None:
-            return self._exact(request)
+            return self._exact(request), content
         # Those without residuals feel every error of the slot, others only what is not made up.
         alone = [m for m in request.members if not m.residuals] or list(request.members)
 
@@ -180,7 +183,10 @@ class _Builder:
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
         weights = Weights(content.matrices, vectors)
         wanted = PartWanted(weights, metric, shape, self._task.dtype)
-        return self._write(request.format, wanted)
+        tensors = cost_of(request.format.kind).fit(request.format, wanted)
+        held = dense_expert([(request.format, tensors)], shape)
+        given = weights_of(held, shape, self._device)
+        return self._write(Residual(request.format), tensors), given
 
     def _residuals(
         self, member: MemberRequest, slot: Part, given: Weights, shape: ExpertShape
@@ -205,7 +211,7 @@ class _Builder:
             parts = self._better(left.of(name), metric, [one.format for one in own], shape)
             for one, found in zip(own, parts, strict=True):
                 tensors[one] |= found
-        return [self._write_tensors(one, tensors[one]) for one in member.residuals]
+        return [self._write(one, tensors[one]) for one in member.residuals]
 
     def _replacing(self, member: MemberRequest, slot: Part, shape: ExpertShape) -> Part:
         """The residual that gives a member back to the bit where the slot has other weights."""
@@ -222,34 +228,45 @@ class _Builder:
             dtype=self._task.dtype,
             stored=(stored[0], stored[1]),
         )
-        return self._write(residual.format, wanted).model_copy(update={"on": slot.digest})
+        tensors = cost_of(residual.format.kind).fit(residual.format, wanted)
+        return self._write(residual, tensors).model_copy(update={"on": slot.digest})
 
     def _better(
         self, left: Weights, metric: Metric, formats: Sequence[Format], shape: ExpertShape
     ) -> list[dict[str, torch.Tensor]]:
-        """Tensors in each format that add up to one matrix, made in the better of two orders."""
-        orders = {tuple(formats), tuple(formats[::-1])}
-        tried = [self._approximate(left, metric, order, shape) for order in sorted(orders)]
-        _, parts = min(tried, key=lambda found: found[0])
-        return [parts[fmt] for fmt in formats]
-
-    def _approximate(
-        self, left: Weights, metric: Metric, formats: tuple[Format, ...], shape: ExpertShape
-    ) -> tuple[float, dict[Format, dict[str, torch.Tensor]]]:
-        """Make residuals in this order, each of what the earlier ones leave. -> (cost, tensors)
+        """Tensors in each format that add up to one matrix, made in the better of two orders.
 
         left: one of an expert's matrices, with its vector
         """
+        own = shape.only(left.matrices)
+        orders = sorted({tuple(formats), tuple(formats[::-1])})
+        tried = [self._approximate(left, metric, order, own) for order in orders]
+
+        def cost(parts: Mapping[Format, Mapping[str, torch.Tensor]]) -> float:
+            ((name, rest),) = left.matrices.items()
+            for fmt, tensors in parts.items():
+                rest = rest - fmt.decode(tensors, name, own)
+            return metric.cost(rest)
+
+        best = min(tried, key=cost) if len(tried) > 1 else tried[0]
+        return [best[fmt] for fmt in formats]
+
+    def _approximate(
+        self, left: Weights, metric: Metric, formats: tuple[Format, ...], shape: ExpertShape
+    ) -> dict[Format, dict[str, torch.Tensor]]:
+        """Make residuals of one matrix in this order, each of what the earlier ones leave."""
         ((name, rest),) = left.matrices.items()
-        own = shape.only((name,))
-        parts = {}
-        for number, fmt in enumerate(formats):
-            vectors = left.vectors if number == 0 else _zeros(left.vectors)
-            weights = Weights({name: rest}, vectors)
-            wanted = PartWanted(weights, lambda _: metric, own, self._task.dtype)
+        vectors = left.vectors
+        parts: dict[Format, dict[str, torch.Tensor]] = {}
+        for before, fmt in zip((None, *formats), formats, strict=False):
+            if before is not None:
+                rest = rest - before.decode(parts[before], name, shape)
+                vectors = _zeros(vectors)
+            wanted = PartWanted(
+                Weights({name: rest}, vectors), lambda _: metric, shape, self._task.dtype
+            )
             parts[fmt] = cost_of(fmt.kind).fit(fmt, wanted)
-            rest = rest - fmt.decode(parts[fmt], name, own)
-        return metric.cost(rest), parts
+        return parts
 
     def _metric(
         self,
@@ -268,14 +285,7 @@ class _Builder:
             return found
         return reorder_metric(name, found, order, layout)
 
-    def _read(self, part: Part, shape: ExpertShape) -> Weights:
-        found = read_expert(self._registry, [part], shape, self._device)
-        return weights_of(found, shape, self._device)
-
-    def _write(self, fmt: Format, wanted: PartWanted) -> Part:
-        return self._write_tensors(Residual(fmt), cost_of(fmt.kind).fit(fmt, wanted))
-
-    def _write_tensors(self, held: Residual, tensors: Mapping[str, torch.Tensor]) -> Part:
+    def _write(self, held: Residual, tensors: Mapping[str, torch.Tensor]) -> Part:
         blob = self._registry.write_blob(encode_tensors(tensors))
         label = str(held.format)
         return Part(digest=blob.digest, bytes=blob.bytes, format=label, matrices=held.matrices)
