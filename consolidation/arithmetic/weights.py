@@ -50,10 +50,6 @@ class Weights:
             {name: tensor.to(dtype).float() for name, tensor in self.vectors.items()},
         )
 
-    def is_zero(self) -> bool:
-        """Whether nothing is left of a difference."""
-        return not any(bool(tensor.any()) for tensor in self.tensors())
-
     def tensors(self) -> list[torch.Tensor]:
         """All parameters, matrices first."""
         return [*self.matrices.values(), *self.vectors.values()]

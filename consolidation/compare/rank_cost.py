@@ -45,8 +45,7 @@ class RankCost:
         assert isinstance(fmt, LowRank)
         factors = {}
         for name, matrix in wanted.weights.matrices.items():
-            found = decompose(matrix, wanted.metric(name), fmt.rank)
-            factors[name] = found.left, found.right
+            factors[name] = decompose(matrix, wanted.metric(name), fmt.rank)
         return fmt.encode(factors, wanted.weights.vectors, wanted.dtype)
 
 

@@ -53,6 +53,5 @@ class RankAlone:
 def nearest(subjects: Subjects, difference: torch.Tensor, rank: int) -> torch.Tensor:
     """The nearest matrix of a rank, from factors in the experts' dtype. (O, I) -> (O, I)"""
     metric = weight_metric((difference.shape[0], difference.shape[1]))
-    cut = decompose(difference, metric, rank)
-    left, right = cut.left[:, :rank], cut.right[:rank]
+    left, right = decompose(difference, metric, rank)
     return subjects.rounded(left) @ subjects.rounded(right)
