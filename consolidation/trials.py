@@ -92,6 +92,7 @@ class Trials:
             noun="models",
             sizes=self._sizes(tasks),
             in_flight=1,
+            tells=True,
         )
         return {name: Effect(**found) for name, found in zip(tasks, results, strict=True)}
 
@@ -137,6 +138,7 @@ class Trials:
             noun="models",
             sizes=self._sizes(names),
             in_flight=1,
+            tells=True,
         )
         return Trial(plan, layers, dict(zip(names, map(validated, results), strict=True)))
 

@@ -8,10 +8,12 @@ import torch
 from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.evaluation.data import ModelData
-from consolidation.evaluation.reference import Reference
+from consolidation.evaluation.reference import Reference, reference_work
+from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.positions import EQUAL
-from consolidation.statistics.scoring import score_original, score_release
+from consolidation.statistics.scoring import score_original, score_release, scoring_work
 from consolidation.statistics.text import Window
+from consolidation.walk.course import Course
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
@@ -40,12 +42,14 @@ class Effect:
     own: float | None
 
 
-def measure_effect(task: EffectTask) -> dict[str, float | None]:
+def measure_effect(task: EffectTask, tell: Tell = tell_nobody) -> dict[str, float | None]:
     """The fields of a model's `Effect`. Raises `Refused`."""
+    work = 2 * scoring_work(task.windows) + (reference_work(task.data) if task.data else 0)
+    course = Course(tell, work)
     with ExitStack() as stack:
         stack.enter_context(same_sums(task.device))
-        original = StreamedModel(CheckpointWeights(task.checkpoint), task.device)
-        base = StreamedModel(CheckpointWeights(task.base), task.device)
+        original = StreamedModel(CheckpointWeights(task.checkpoint), task.device, course.passed)
+        base = StreamedModel(CheckpointWeights(task.base), task.device, course.passed)
         kept = stack.enter_context(Scratch())
         scores = score_original(original, task.windows, kept)
         figures = score_release(base, task.windows, kept, scores).figures or EQUAL

@@ -11,10 +11,11 @@ from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.measures import MethodScore, ModelScore
 from consolidation.evaluation.methods import Method, MethodWeights, ReleaseMethod
-from consolidation.evaluation.reference import Reference
+from consolidation.evaluation.reference import Reference, reference_work
 from consolidation.run.executor import Progress
+from consolidation.walk.course import Course
 from consolidation.walk.streamed import StreamedModel
-from consolidation.walk.weight_sources import CheckpointWeights
+from consolidation.walk.weight_sources import CheckpointWeights, Weights
 
 
 def evaluate(
@@ -37,19 +38,19 @@ def evaluate(
             raise Refused(f"two methods are called {name!r}")
     scores: dict[str, list[ModelScore]] = {method.name: [] for method in methods}
     for name in sorted(data):
-        progress(Progress(name, 0, len(methods) + 1))
         checkpoint = originals[name]
-        original = StreamedModel(CheckpointWeights(checkpoint), device)
+        has_base = base is not None and base.vocab_size == checkpoint.vocab_size
+        runs = _Runs(name, data[name], 1 + has_base + len(methods), device, progress)
+        original = runs.begin(CheckpointWeights(checkpoint))
         with Reference(name, original, data[name]) as reference:
             kl_base = None
-            if base is not None and base.vocab_size == checkpoint.vocab_size:
-                kl_base = reference.score(StreamedModel(CheckpointWeights(base), device)).kl
-            for done, method in enumerate(methods, start=1):
-                progress(Progress(name, done, len(methods) + 1))
-                model = StreamedModel(MethodWeights(checkpoint, method, name), device)
+            if base is not None and has_base:
+                kl_base = reference.score(runs.begin(CheckpointWeights(base))).kl
+            for method in methods:
+                model = runs.begin(MethodWeights(checkpoint, method, name))
                 score = replace(reference.score(model), kl_base=kl_base)
                 scores[method.name].append(_with_prediction(score, method))
-        progress(Progress(name, len(methods) + 1, len(methods) + 1))
+        progress(Progress(name, runs.total, runs.total))
     one_model = min(checkpoint.expert_bytes for checkpoint in originals.values())
     return tuple(
         MethodScore(
@@ -60,6 +61,37 @@ def evaluate(
         )
         for method in methods
     )
+
+
+class _Runs:
+    """Models that run on the data of one, the first as its reference. Tells how far each is."""
+
+    def __init__(
+        self,
+        name: str,
+        data: ModelData,
+        total: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.total = total
+        self._name = name
+        self._data = data
+        self._device = device
+        self._progress = progress
+        self._begun = 0
+
+    def begin(self, weights: Weights) -> StreamedModel:
+        """The next of the models."""
+        done = self._begun
+        self._begun += 1
+
+        def tell(share: float) -> None:
+            self._progress(Progress(self._name, done, self.total, share=share))
+
+        tell(0.0)
+        course = Course(tell, reference_work(self._data, models=0))
+        return StreamedModel(weights, self._device, course.passed)
 
 
 def _with_prediction(score: ModelScore, method: Method) -> ModelScore:

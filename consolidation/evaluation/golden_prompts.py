@@ -5,6 +5,7 @@ from transformers import DynamicCache
 
 from consolidation.release import Golden
 from consolidation.statistics.text import Window
+from consolidation.walk.course import FILLING
 from consolidation.walk.forward import forward_each
 from consolidation.walk.streamed import StreamedModel
 from representation.architecture.config import context_limit
@@ -41,6 +42,11 @@ def golden_of(model: StreamedModel, window: Window) -> Golden:
         fed = [int(order[0])]
         tokens += fed
     return Golden(prompt=prompt, tokens=tuple(tokens), top=tuple(top), dtype=COMPUTE_DTYPE)
+
+
+def golden_work() -> int:
+    """What `golden_of` does, as `walk/course.py` counts it."""
+    return GOLDEN_TOKENS * (1 + FILLING) + GOLDEN_PROMPT
 
 
 def golden_logits(model: StreamedModel, golden: Golden) -> torch.Tensor:

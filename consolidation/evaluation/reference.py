@@ -17,7 +17,7 @@ from consolidation.evaluation.data import MAX_ANSWER, Item, ModelData
 from consolidation.evaluation.measures import ModelScore
 from consolidation.evaluation.routing import Routes
 from consolidation.statistics.positions import Positions
-from consolidation.statistics.scoring import each_window, loss
+from consolidation.statistics.scoring import each_window, loss, scoring_work
 from consolidation.statistics.text import Encoder, Window
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
@@ -140,6 +140,13 @@ class Reference:
         trace: TracebackType | None,
     ) -> None:
         self._kept.__exit__(kind, error, trace)
+
+
+def reference_work(data: ModelData, models: int = 1) -> int:
+    """What a `Reference` does at most that scores so many models, as `walk/course.py` counts it."""
+    prompts = [Window(item.prompt, 0) for item in data.task]
+    answers = MAX_ANSWER * scoring_work(prompts) if prompts else 0
+    return answers + (1 + models) * scoring_work([*prompts, *data.text])
 
 
 class _Answers:

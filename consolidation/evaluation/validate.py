@@ -18,13 +18,15 @@ from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import ModelData
-from consolidation.evaluation.golden_prompts import golden_of
+from consolidation.evaluation.golden_prompts import golden_of, golden_work
 from consolidation.evaluation.measures import ModelScore
-from consolidation.evaluation.reference import Reference
+from consolidation.evaluation.reference import Reference, reference_work
 from consolidation.release import Blob, Golden, Part, Quality, Registry
+from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.positions import EQUAL
-from consolidation.statistics.scoring import Scores, score_original, score_release
+from consolidation.statistics.scoring import Scores, score_original, score_release, scoring_work
 from consolidation.statistics.text import Window
+from consolidation.walk.course import FILLING, Course
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights, ReleasedWeights
@@ -79,17 +81,19 @@ class Validated:
     score: ModelScore | None
 
 
-def validate_model(task: ModelTask) -> dict[str, Any]:
+def validate_model(task: ModelTask, tell: Tell = tell_nobody) -> dict[str, Any]:
     """Quality and golden prompt of one model. Raises `Refused`, `RunFailed` or `ReleaseError`."""
+    course = Course(tell, _work(task))
     check_exact(task)
+    course.passed(FILLING)
     with same_sums(task.device):
-        return _validated(task)
+        return _validated(task, course)
 
 
-def _validated(task: ModelTask) -> dict[str, Any]:
+def _validated(task: ModelTask, course: Course) -> dict[str, Any]:
     weights = CheckpointWeights(task.original or task.checkpoint)
-    original = StreamedModel(weights, task.device)
-    release = StreamedModel(task.released, task.device)
+    original = StreamedModel(weights, task.device, course.passed)
+    release = StreamedModel(task.released, task.device, course.passed)
     score = None
     with ExitStack() as stack:
         kept = stack.enter_context(Scratch())
@@ -112,6 +116,13 @@ def _validated(task: ModelTask) -> dict[str, Any]:
         "golden": golden.model_dump(mode="json"),
         "score": None if score is None else asdict(score),
     }
+
+
+def _work(task: ModelTask) -> int:
+    """What validating a model does at most, as `walk/course.py` counts it."""
+    scoring = (2 if task.differs else 1) * scoring_work(task.windows)
+    data = 0 if task.data is None else reference_work(task.data)
+    return FILLING + scoring + data + golden_work()
 
 
 def check_exact(task: ModelTask) -> None:

@@ -19,7 +19,8 @@ from consolidation.release import (
 )
 from consolidation.release.registry import manifest_blobs
 from consolidation.release.tensors import tensor_digest
-from consolidation.run.executor import Progress
+from consolidation.run.executor import Progress, Tell
+from consolidation.walk.course import FILLING, Course
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import released
 from representation.architecture.errors import Unservable
@@ -48,8 +49,12 @@ def verify(
         return findings  # A model cannot be assembled from damaged files.
     names = sorted(reader.models)
     for done, name in enumerate(names):
-        progress(Progress("golden", done, len(names)))
-        found = _golden(registry, reader, name, device)
+
+        def tell(share: float, done: int = done) -> None:
+            progress(Progress("golden", done, len(names), share=share))
+
+        tell(0.0)
+        found = _golden(registry, reader, name, device, tell)
         findings += [f"model {name!r}: {text}" for text in found]
     progress(Progress("golden", len(names), len(names)))
     return findings
@@ -89,14 +94,15 @@ def _tensor_findings(blob: BackboneBlob, tensors: Mapping[str, torch.Tensor]) ->
 
 
 def _golden(
-    registry: Registry, reader: ReleaseReader, name: str, device: torch.device
+    registry: Registry, reader: ReleaseReader, name: str, device: torch.device, tell: Tell
 ) -> list[str]:
     golden = reader.models[name].golden
     if golden is None:
         return ["has no golden prompt"]
     try:
         weights = released(registry, reader, name, device)
-        model = StreamedModel(weights, device)
+        work = FILLING + len(golden.prompt) + len(golden.tokens)
+        model = StreamedModel(weights, device, Course(tell, work).passed)
         unknown = sorted(weights.names().keys() - model.stock.state_dict().keys())
         if unknown:
             return [f"cannot be assembled: unknown tensors: {', '.join(unknown[:5])}"]

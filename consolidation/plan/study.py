@@ -206,6 +206,7 @@ def _gather(
         noun="models",
         sizes=[checkpoint.num_bytes for checkpoint in family.checkpoints.values()],
         in_flight=None if small else 1,
+        tells=True,
         still_good=lambda result: store.there(result["model"], experts),
     )
     return responses(

@@ -6,6 +6,7 @@ names, never tensors. A task that was cut short is run again, so it must be idem
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 Task = TypeVar("Task")
@@ -16,6 +17,7 @@ class Progress:
     """How far a stage is, for a progress bar.
 
     done, total: tasks, of which `found` had been done by an earlier run; `noun` says of what.
+    share: of the tasks that run, what is done, together: 0.5 for half of one task.
     num_bytes: of checkpoints, as far as that can be told: done, in all, and found.
     """
 
@@ -25,6 +27,17 @@ class Progress:
     found: int = 0
     noun: str = "tasks"
     num_bytes: tuple[int, int, int] | None = None
+    share: float = 0.0
+
+
+OnShare = Callable[[int, float], None]
+"""Told which task has done which share of its work."""
+Tell = Callable[[float], None]
+"""Told by a task which share of it is done, from 0 to 1. Not for several threads at a time."""
+
+
+def tell_nobody(share: float) -> None:
+    """For tasks that nobody waits for."""
 
 
 class Executor(Protocol):
@@ -32,13 +45,16 @@ class Executor(Protocol):
 
     def map(
         self,
-        function: Callable[[Task], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index of the task, its result) as tasks end, in any order.
+
+        The function gets a task; where there is `on_share`, also a `Tell`.
 
         As many run at once as the executor has room for, and at most `in_flight`. `task_bytes` is
         the most memory that one of them takes: a machine runs no more than fit it, but one in any
@@ -53,11 +69,15 @@ class LocalExecutor:
 
     def map(
         self,
-        function: Callable[[Task], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
-            yield index, function(task)
+            if on_share is None:
+                yield index, function(task)
+            else:
+                yield index, function(task, partial(on_share, index))

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from consolidation.release.manifest import canonical_json
@@ -95,7 +95,7 @@ class Stages:
     def run(
         self,
         stage: str,
-        function: Callable[[Task], Any],
+        function: Callable[..., Any],
         tasks: Sequence[tuple[str, Task]],
         *,
         noun: str,
@@ -103,31 +103,74 @@ class Stages:
         in_flight: int | None = None,
         task_bytes: int = 0,
         still_good: Callable[[Any], bool] = lambda _: True,
+        tells: bool = False,
     ) -> list[Any]:
         """Results of (key, task) pairs, in their order. Keys are unique within the stage.
 
         noun: what a task is about, as in "3 of 4 models".   sizes: the bytes of checkpoints that
         each task is about.   in_flight, task_bytes: as for `Executor.map`. A task whose kept result
-        is not `still_good` is run again.
+        is not `still_good` is run again.   tells: whether the function says how far a task is.
         """
         results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
         pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]
-        found, total_bytes = len(tasks) - len(pending), sum(sizes)
-        found_bytes = total_bytes - sum(sizes[i] for i in pending)
-
-        def tell(done: int, done_bytes: int) -> None:
-            num_bytes = (done_bytes, total_bytes, found_bytes)
-            self.progress(Progress(stage, done, len(tasks), found, noun, num_bytes))
-
-        done, done_bytes = found, found_bytes
-        tell(done, done_bytes)
+        far = _Far(self.progress, stage, noun, sizes, pending)
+        on_share = (lambda at, share: far.is_at(pending[at], share)) if tells else None
+        far.tell()
         ran = self.executor.map(
-            function, [tasks[i][1] for i in pending], in_flight=in_flight, task_bytes=task_bytes
+            function,
+            [tasks[i][1] for i in pending],
+            in_flight=in_flight,
+            task_bytes=task_bytes,
+            on_share=on_share,
         )
         for position, result in ran:
             index = pending[position]
             self.journal.put(f"{stage} {tasks[index][0]}", result)
             results[index] = result
-            done, done_bytes = done + 1, done_bytes + sizes[index]
-            tell(done, done_bytes)
+            far.ended(index)
         return [results[i] for i in range(len(tasks))]
+
+
+class _Far:
+    """How far a stage is: counts tasks and bytes, and tells of them.
+
+    sizes: bytes of all tasks.   pending: those that were not found done.
+    """
+
+    def __init__(
+        self,
+        progress: Callable[[Progress], None],
+        stage: str,
+        noun: str,
+        sizes: Sequence[int],
+        pending: Sequence[int],
+    ) -> None:
+        self._progress = progress
+        self._start = Progress(stage, 0, len(sizes), len(sizes) - len(pending), noun)
+        self._sizes = sizes
+        self._shares = dict.fromkeys(pending, 0.0)
+        """Of each task that has not ended, what is done."""
+        self._found_bytes = sum(sizes) - sum(sizes[i] for i in pending)
+
+    def is_at(self, index: int, share: float) -> None:
+        """Such a share of a task is done."""
+        self._shares[index] = share
+        self.tell()
+
+    def ended(self, index: int) -> None:
+        """A task has a result."""
+        del self._shares[index]
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell how far the stage is now."""
+        total = sum(self._sizes)
+        left = sum((1 - share) * self._sizes[i] for i, share in self._shares.items())
+        self._progress(
+            replace(
+                self._start,
+                done=len(self._sizes) - len(self._shares),
+                share=sum(self._shares.values()),
+                num_bytes=(total - round(left), total, self._found_bytes),
+            )
+        )

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -10,11 +11,22 @@ import ray
 from ray import cloudpickle
 
 from consolidation.errors import RunFailed
+from consolidation.run.executor import OnShare
 from consolidation.run.worker import carry_out
 
 Task = TypeVar("Task")
 RETRIES = 3
 """How often a task is run again after its worker died."""
+STEPS = 200
+"""How often a task that says how far it is does so."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A task that runs, and how many of its steps are done."""
+
+    index: int
+    steps: int = 0
 
 
 class RayExecutor:
@@ -47,36 +59,54 @@ class RayExecutor:
 
     def map(
         self,
-        function: Callable[[Task], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Task],
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """See `Executor.map`. Raises `RunFailed` when workers keep dying."""
         limit = min(in_flight or self._in_flight, self._in_flight)
         threads = self._threads(limit)
         # More than any machine has would be waited for without end.
         memory = min(task_bytes, _most_memory())
-        needs = ray.remote(num_cpus=self._num_cpus, memory=memory, max_retries=RETRIES)
-        remote = cast(Any, needs(carry_out))
+        steps = 0 if on_share is None else STEPS
+        remote = self._remote(memory)
         waiting = iter(enumerate(tasks))
-        running: dict[Any, int] = {}
+        running: dict[Any, _Running] = {}
         try:
             while True:
                 while len(running) < limit and (following := next(waiting, None)) is not None:
                     index, task = following
                     work = cloudpickle.dumps((function, task))
-                    running[remote.remote(work, threads, self._nice)] = index
+                    yields = remote.remote(work, threads, self._nice, steps)
+                    running[yields] = _Running(index)
                 if not running:
                     return
-                done, _ = ray.wait(list(running), num_returns=1)
-                for reference in done:
-                    yield running.pop(reference), _result(reference)
+                ready, _ = ray.wait(list(running), num_returns=1)
+                for yields in cast(Any, ready):
+                    found, now = _result(next(yields)), running[yields]
+                    if now.steps == steps:
+                        del running[yields]
+                        yield now.index, found
+                    elif on_share is not None:
+                        now.steps += 1
+                        on_share(now.index, now.steps / steps)
         finally:
             if ray.is_initialized():  # else Ray ended first, and its tasks with it
-                for reference in running:
-                    ray.cancel(reference, force=True)
+                for yields in running:
+                    ray.cancel(yields, force=True)
+
+    def _remote(self, memory: int) -> Any:
+        """`carry_out` as Ray runs it: what it yields can be had one by one."""
+        needs = ray.remote(
+            num_cpus=self._num_cpus,
+            memory=memory,
+            max_retries=RETRIES,
+            num_returns="streaming",
+        )
+        return cast(Any, needs(carry_out))
 
     def close(self) -> None:
         """Stop the cluster if this executor has started it."""

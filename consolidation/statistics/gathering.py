@@ -19,11 +19,13 @@ from torch.nn import functional
 from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
+from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.experts_forward import experts_one_by_one
 from consolidation.statistics.moments import Record
-from consolidation.statistics.probing import probe
+from consolidation.statistics.probing import probe, probing_work
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
+from consolidation.walk.course import FILLING, Course
 from consolidation.walk.forward import HELD_BYTES, enter_each
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import Keywords, Layer, StreamedModel
@@ -31,6 +33,8 @@ from consolidation.walk.weight_sources import CheckpointWeights
 from representation.formats import Packed
 
 BATCH_TOKENS = 512
+BACKWARDS = 4
+"""A layer takes so many times as long backwards as forwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Batch:
     real: torch.Tensor
 
 
-def gather(task: StatisticsTask) -> dict[str, Any]:
+def gather(task: StatisticsTask, tell: Tell = tell_nobody) -> dict[str, Any]:
     """Keep a model's statistics. -> by rounding, the cost predicted and the divergence measured
 
     Raises `Refused` when the model gives values that are not finite.
@@ -67,14 +71,21 @@ def gather(task: StatisticsTask) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        course = Course(tell, _work(task))
         with same_sums(task.device):
-            model = StreamedModel(CheckpointWeights(task.checkpoint), task.device)
+            model = StreamedModel(CheckpointWeights(task.checkpoint), task.device, course.passed)
             _keep_metrics(model, task)
             factor, probes = probe(model, task.name, task.probes, task.roundings, task.store)
         task.store.keep_factor(task.name, factor)
         return {"model": task.name, "probes": probes}
     finally:
         torch.set_num_threads(threads)
+
+
+def _work(task: StatisticsTask) -> float:
+    """What gathering does, as `walk/course.py` counts it."""
+    tokens = sum(len(window.tokens) for window in task.windows)
+    return (1 + BACKWARDS) * (tokens + FILLING) + probing_work(task.probes, task.roundings)
 
 
 def _keep_metrics(model: StreamedModel, task: StatisticsTask) -> None:
@@ -132,6 +143,8 @@ def _forwards(
         for number, call in enumerate(calls):
             hidden = model.run(layer, states.get((layer.number, number)), call)
             states.put((layer.number + 1, number), hidden)
+            model.passed(int(batches[number].real.sum()) / len(model.layers))
+        model.passed(FILLING / len(model.layers))
     return calls
 
 
@@ -187,6 +200,8 @@ def _backwards(
         out = model.run(layer, hidden, calls[number])
         out.backward(states.get(("gradient", number)).to(model.device))
         states.put(("gradient", number), _gradient(hidden))
+        model.passed(BACKWARDS * int(batch.real.sum()) / len(model.layers))
+    model.passed(BACKWARDS * FILLING / len(model.layers))
     return record
 
 

@@ -18,6 +18,8 @@ PROBE_TOKENS = 8192
 ROUNDED_BYTES = 1 << 30
 """Weights in float32 that a device rounds together: one expert is little work for many operations.
 """
+ROUNDING = 2000
+"""Rounding all experts takes about as long as so many tokens take to go through the model."""
 MOST_OFF = 30.0
 """Measured divergence over predicted, or the reverse: a larger factor is taken as this one."""
 
@@ -59,8 +61,15 @@ def probe(
                 for number, call in enumerate(calls):
                     hidden = model.run(layer, states.get((kind, number)), call)
                     states.put((kind, number), hidden)
+                    model.passed(len(windows[number].tokens) / len(model.layers))
         measured = _divergences(model, windows, states, kinds)
     return _factor(costs, measured)
+
+
+def probing_work(probes: Sequence[Window], roundings: Sequence[Packed]) -> int:
+    """What `probe` does, as `walk/course.py` counts it."""
+    tokens = sum(len(window.tokens) for window in _some(probes))
+    return (1 + len(roundings)) * tokens + len(roundings) * ROUNDING
 
 
 def _rounded(
@@ -75,6 +84,7 @@ def _rounded(
     step = 1 if model.device.type == "cpu" else max(1, ROUNDED_BYTES // (4 * shape.num_weights))
     for start in range(0, experts.num_experts, step):
         indices = range(start, min(start + step, experts.num_experts))
+        model.passed(ROUNDING * len(indices) / experts.num_experts / len(model.layers))
         own = [store.unscaled(name, layer.experts, i, costs, model.device) for i in indices]
         for matrix in costs:
             weights = [getattr(experts, matrix)[index] for index in indices]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from consolidation.statistics.positions import PART, Figures, Positions, divergences
 from consolidation.statistics.text import Window
+from consolidation.walk.course import FILLING
 from consolidation.walk.forward import forward_each
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import Seen, StreamedModel
@@ -71,6 +72,11 @@ def each_window(
         return function(number, logits[0, first - 1 : -1].float())
 
     return forward_each(model, inputs, scored, seen)
+
+
+def scoring_work(windows: Sequence[Window]) -> int:
+    """What taking windows through one model is, as `walk/course.py` counts it."""
+    return FILLING + sum(len(window.tokens) for window in windows)
 
 
 def score_original(model: StreamedModel, windows: Sequence[Window], kept: Scratch | None) -> Scores:

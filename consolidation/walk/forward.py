@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from consolidation.walk.course import FILLING
 from consolidation.walk.keywords import SharedKeywords
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import Keywords, Layer, Seen, StreamedModel
@@ -86,16 +87,22 @@ def forward_each(
             return function(number, model.leave(states.get(number).to(model.device)))
 
     numbers = range(len(inputs))
+    parts = len(model.layers) + 1  # what comes after the layers counts as one more
+    shares = [one["input_ids"].numel() / parts for one in inputs]
     each = one_thread_each(model.device, len(inputs))
     with Scratch(HELD_BYTES) as states, each as mapped:
         calls = enter_each(model, inputs, states.put)
         for layer in model.filled():
-            for _ in mapped(through, [layer] * len(inputs), numbers):
-                pass
+            for number, _ in enumerate(mapped(through, [layer] * len(inputs), numbers)):
+                model.passed(shares[number])
+            model.passed(FILLING / len(model.layers))
         at_once = _at_once(model, inputs)
         with model.ends():
             for start in range(0, len(inputs), at_once):
-                yield from mapped(out, numbers[start : start + at_once])
+                several = numbers[start : start + at_once]
+                for number, result in zip(several, mapped(out, several), strict=True):
+                    model.passed(shares[number])
+                    yield result
 
 
 def _at_once(model: StreamedModel, inputs: Sequence[Inputs]) -> int:

@@ -74,12 +74,19 @@ class Layer:
 class StreamedModel:
     """One model, in float32. `stock` is transformers', without weights while it rests.
 
+    passed: told of work as it is done, as `walk/course.py` counts it, by whoever walks the model.
     experts: what find_experts says, by layer of experts.
     Raises: Unservable if transformers cannot build the model.
     """
 
-    def __init__(self, weights: Weights, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        device: torch.device = CPU,
+        passed: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.device = device
+        self.passed = passed
         self.stock = meta_model(config_of(weights.config), torch.float32, attention=None)
         self._rotaries = dict(self._fresh_rotaries())
         self.experts = tuple(find_experts(self.stock).values())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from serve_app.cli import outcome, output, progress_bars
+from serve_app.cli import outcome, output
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -38,6 +38,7 @@ from serve_app.cli.parsing import (
     parse_source,
     parse_weights,
 )
+from serve_app.cli.progress import showing
 from serve_app.cli.recipes.recipe_options import (
     RecipePath,
     RecipeSchema,
@@ -49,6 +50,7 @@ from serve_app.cli.releases import open_registry, resolve
 if TYPE_CHECKING:
     from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.values import Plan
+    from consolidation.run.executor import OnShare
     from consolidation.run.ray_tasks import RayExecutor
     from consolidation.sources.model_source import ModelSource
     from serve_app.cli.processes import Interruption
@@ -270,7 +272,7 @@ def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consol
     with (
         redirect_stdout(sys.stderr),  # Ray prints there which of its workers have died.
         ray as executor,
-        progress_bars.progress() as show,
+        showing.progress() as show,
     ):
         is_search = recipe.target_kl is not None and not dry_run
         tried: set[int] = set()
@@ -320,11 +322,12 @@ class _Ray:
 
     def map(
         self,
-        function: Callable[[Any], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Any],
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """See `consolidation.run.executor.Executor.map`."""
         if self._executor is None:
@@ -336,7 +339,9 @@ class _Ray:
             self._executor = self._open.enter_context(RayExecutor(nice=self._nice))
             self._interruption.install()
             os.nice(self._nice)
-        return self._executor.map(function, tasks, in_flight=in_flight, task_bytes=task_bytes)
+        return self._executor.map(
+            function, tasks, in_flight=in_flight, task_bytes=task_bytes, on_share=on_share
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli import output, progress_bars
+from serve_app.cli import output
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
 from serve_app.cli.parsing import parse_model_files, parse_models, parse_source
+from serve_app.cli.progress import showing
 from serve_app.cli.releases import open_registry, resolve
 from serve_app.units import size
 
@@ -115,7 +116,7 @@ def evaluate(
         methods.check_originals(reader.manifest, checkpoints)
     base_checkpoint = base_here.open() if base_here else None
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
-    with progress_bars.progress() as show:
+    with showing.progress() as show:
         releases = [methods.ReleaseMethod(reader) for reader in readers]
         all_methods = [*releases, *others]
         scores = measure(checkpoints, encoded, all_methods, base=base_checkpoint, progress=show)

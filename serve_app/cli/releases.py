@@ -6,7 +6,7 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from serve_app.cli import output, progress_bars
+from serve_app.cli import output
 from serve_app.cli.errors import CommandFailed, WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -16,6 +16,7 @@ from serve_app.cli.options import (
     Release,
     RequiredRelease,
 )
+from serve_app.cli.progress import showing
 from serve_app.units import size
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def verify(family: Family, registry: RegistryUrl, release: Release = None) -> No
 
     opened = open_registry(registry, family)
     found = resolve(opened, release)
-    with progress_bars.progress() as show:
+    with showing.progress() as show:
         findings = verify_release(opened, found, show)
     for finding in findings:
         output.err().print(finding, markup=False, soft_wrap=True)

@@ -227,11 +227,9 @@ class Stops:
 
     def map(
         self,
-        function: Callable[[Any], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Any],
-        *,
-        in_flight: int | None = None,
-        task_bytes: int = 0,
+        **options: Any,
     ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             if self.left is not None and self.ran >= self.left:

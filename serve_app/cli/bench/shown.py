@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from serve_app.bench.result.sections import Table, Trouble
-from serve_app.cli import output, progress_bars
+from serve_app.cli import output
+from serve_app.cli.progress import showing
 
 if TYPE_CHECKING:
     from serve_app.bench.result.measured import OnProgress
@@ -33,5 +34,5 @@ def stages() -> Iterator[OnProgress]:
     """Progress bars for as long as the block lasts, one for each stage of a benchmark."""
     from consolidation.run.executor import Progress
 
-    with progress_bars.progress() as bars:
+    with showing.progress() as bars:
         yield lambda stage, done, total: bars(Progress(stage, done, total))

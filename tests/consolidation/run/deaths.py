@@ -9,12 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from consolidation.errors import Refused
+from consolidation.run.executor import Tell
 
 
 def dies_once(path: str) -> str:
     if not Path(path).exists():
         Path(path).touch()
         os._exit(1)
+    return "done"
+
+
+def dies_halfway_once(path: str, tell: Tell) -> str:
+    tell(0.5)
+    time.sleep(0.2)
+    dies_once(path)
+    tell(0.75)
     return "done"
 
 

@@ -7,12 +7,13 @@ import pytest
 from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import consolidate
 from consolidation.run.executor import LocalExecutor
-from consolidation.run.ray_tasks import RayExecutor
+from consolidation.run.ray_tasks import STEPS, RayExecutor
 from tests.consolidation.families import write_family
 from tests.consolidation.run.deaths import (
     WhenRead,
     alone,
     dies,
+    dies_halfway_once,
     dies_once,
     priority,
     refuses,
@@ -37,6 +38,19 @@ def test_a_task_whose_worker_died_is_run_again(executor: RayExecutor, tmp_path: 
 def test_a_task_that_kills_every_worker_fails(executor: RayExecutor) -> None:
     with pytest.raises(RunFailed, match="could not be run"):
         list(executor.map(dies, [1]))
+
+
+def test_a_task_tells_how_far_it_is_also_when_it_is_run_again(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    told: dict[int, list[float]] = {0: [], 1: []}
+    tasks = [str(tmp_path / "dies"), str(tmp_path)]
+    ran = executor.map(
+        dies_halfway_once, tasks, on_share=lambda index, share: told[index].append(share)
+    )
+    assert dict(ran) == {0: "done", 1: "done"}
+    for shares in told.values():
+        assert shares == [(1 + step) / STEPS for step in range(STEPS)]
 
 
 def test_what_a_task_refuses_is_refused_here(executor: RayExecutor) -> None:

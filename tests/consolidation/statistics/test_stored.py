@@ -44,16 +44,14 @@ class Counts(LocalExecutor):
 
     def map(
         self,
-        function: Callable[[Any], Any],
+        function: Callable[..., Any],
         tasks: Sequence[Any],
-        *,
-        in_flight: int | None = None,
-        task_bytes: int = 0,
+        **options: Any,
     ) -> Iterator[tuple[int, Any]]:
         if function is compare_layer:
             raise KeyboardInterrupt
         self.gathered += len(tasks) if function is gather else 0
-        return super().map(function, tasks, in_flight=in_flight, task_bytes=task_bytes)
+        return super().map(function, tasks, **options)
 
 
 @pytest.fixture(scope="module")
