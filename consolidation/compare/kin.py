@@ -4,8 +4,9 @@ Decides nothing about bytes. Experts of one origin differ by fine-tuning alone; 
 apart as strangers, and no slot could serve both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -30,7 +31,22 @@ class Kin:
     """
 
     members: tuple[int, ...]
-    via: dict[int, int]
+    via: Mapping[int, int]
+
+    def numbered(self, number: Callable[[int], int]) -> "Kin":
+        """The same where expert `i` is called `number(i)`."""
+        via = {number(member): number(other) for member, other in self.via.items()}
+        return Kin(tuple(map(number, self.members)), via)
+
+    def to_json(self) -> list[Any]:
+        """As JSON values."""
+        return [list(self.members), [[member, via] for member, via in self.via.items()]]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> "Kin":
+        """The inverse of `to_json`."""
+        members, via = value
+        return cls(tuple(members), dict(via))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Compare: the ways to serve the experts of a layer, as frontiers of bytes and error.
 
-One task per layer. Experts of one origin form a group, and a tree of the closest (Ward, 1963) says
-which of them may share a slot: each node is either one slot or what its halves are. Contents of a
-slot are tried: the base's expert, each member's own, their mean.
+One task for a layer, or for a part of it. Experts of one origin (`origins.py`) form a group, and a
+tree of the closest (Ward, 1963) says which of them may share a slot: each node is either one slot
+or what its halves are. Contents of a slot are tried: the base's expert, each member's own, their
+mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from consolidation.checkpoints.checkpoint import ExpertsSource
 from consolidation.checkpoints.contents import User
 from consolidation.compare.costs import Difference
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Choices, Content, Group
-from consolidation.compare.kin import Kin, find_kin, related
+from consolidation.compare.kin import Kin, related
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
 from consolidation.compare.noise import Noise, Powers, Unit, measure_noise, powers_of, unit_of
 from consolidation.compare.ways import GroupWays, Node, Way, few_formats
@@ -54,10 +55,10 @@ class Distinct:
 
 @dataclass(frozen=True, slots=True)
 class CompareTask:
-    """One layer's distinct experts, and the slots of a release that is extended.
+    """Distinct experts of one layer, and the slots of a release that is extended.
 
-    statistics: of the models; None compares weights.   max_formats: that the layer may have; None:
-    any number.   device: that computes.
+    kin: who has one origin.   statistics: of the models; None compares weights.
+    max_formats: that the layer may have; None: any number.   device: that computes.
     """
 
     layer: int
@@ -70,6 +71,7 @@ class CompareTask:
     family: str = ""
     max_formats: int | None = None
     device: torch.device = CPU
+    kin: tuple[Kin, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -78,9 +80,7 @@ class CompareTask:
 
 
 def compare_layer(task: CompareTask) -> list[dict[str, Any]]:
-    """The layer's groups, as JSON values of `Group`; none where there are no experts."""
-    if not task.experts:
-        return []
+    """A group for each of the task's kin, as JSON values of `Group`."""
     with same_sums(task.device):
         return [group.to_json() for group in _Comparison(task).groups()]
 
@@ -98,14 +98,11 @@ class _Comparison:
         self._read = lru_cache(CACHED)(lambda position: task.experts[position].read(task.device))
 
     def groups(self) -> Iterator[Group]:
-        experts = self._task.experts
         noise = Noise({})
         if not self._is_lossless:
-            noise = measure_noise(self._unit(position, None) for position in range(len(experts)))
-        homes = [expert.index for expert in experts]
-        locked = [expert.locked for expert in experts]
-        found = find_kin(homes, locked, self._read, self._layout)
-        limit = self._task.max_formats
+            positions = range(len(self._task.experts))
+            noise = measure_noise(self._unit(position, None) for position in positions)
+        found, limit = self._task.kin, self._task.max_formats
         if limit is None:
             for kin in found:
                 yield self._group(kin, self._ways(kin, noise).frontier())

@@ -11,18 +11,17 @@ from datetime import datetime
 
 import torch
 
-from consolidation.checkpoints.contents import Contents, User, contents_by_layer
+from consolidation.checkpoints.contents import contents_by_layer
 from consolidation.checkpoints.family import BASE, Family
 from consolidation.checkpoints.scan import LayerScan, ScanTask, layer_scan, scan
 from consolidation.compare.groups import Group
-from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
+from consolidation.plan.comparing import compare, compare_tasks, find_all_origins
 from consolidation.plan.format_limit import least_bytes_within, within_formats
 from consolidation.plan.least import allowed_bytes, check_budget
 from consolidation.plan.quickest import quickest_plan
 from consolidation.plan.solver import make_plan
-from consolidation.plan.task_bytes import compare_bytes, tasks_at_once
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, versions
@@ -111,7 +110,8 @@ def make_study(
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
             keys = _statistics_keys(recipe, family, scans, backbones, windows)
             statistics = open_store(keys)
-        tasks = _compare_tasks(recipe, family, by_layer, kept, statistics)
+        tasks = compare_tasks(recipe, family, by_layer, kept, statistics)
+        origins = find_all_origins(tasks, stages)
         if kept is None:
             terms = PlanTerms(
                 family.models,
@@ -121,11 +121,11 @@ def make_study(
                 square_norm=0.0,
                 decode_step=family.decode_step,
             )
-            check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, stages)
+            check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, origins)
         if statistics is not None:
             device = recipe.device
             responses = _gather(family, windows, statistics, stages, now, device)
-        groups = list(_compare(family, by_layer, tasks, stages))
+        groups = list(compare(family, by_layer, tasks, origins, stages))
     return Study(
         scans=scans,
         layers=tuple(LayerChoices(*found) for found in zip(by_layer, sizes, groups, strict=True)),
@@ -251,82 +251,3 @@ def _scan(
         for name, checkpoint in family.checkpoints.items()
     }
     return scans, backbones
-
-
-def _fresh(contents: Contents) -> list[int]:
-    """Positions of a layer's experts that no kept slot holds unchanged."""
-    return [i for i, digest in enumerate(contents.digests) if digest not in contents.kept]
-
-
-def _compare_tasks(
-    recipe: Recipe,
-    family: Family,
-    by_layer: Sequence[Contents],
-    extended: Extended | None,
-    statistics: StatisticsStore | None,
-) -> list[tuple[str, CompareTask]]:
-    tasks = []
-    for layer, contents in enumerate(by_layer):
-        task = CompareTask(
-            layer=layer,
-            experts=tuple(
-                _distinct(recipe, family, layer, contents, i, extended) for i in _fresh(contents)
-            ),
-            base=family.base.experts[layer] if family.base is not None else None,
-            statistics=statistics,
-            dtype=DTYPES[family.dtype],
-            slots=extended.manifest.layers[layer].slots if extended is not None else (),
-            registry=recipe.registry,
-            family=recipe.family,
-            max_formats=recipe.max_formats,
-            device=recipe.device,
-        )
-        tasks.append((str(layer), task))
-    return tasks
-
-
-def _compare(
-    family: Family,
-    by_layer: Sequence[Contents],
-    tasks: Sequence[tuple[str, CompareTask]],
-    stages: Stages,
-) -> list[tuple[Group, ...]]:
-    """The groups of each layer, without experts that a kept slot holds unchanged."""
-    layers = range(len(by_layer))
-    task_bytes = max(compare_bytes(family.shape(i), len(family.models)) for i in layers)
-    results = stages.run(
-        "compare",
-        compare_layer,
-        tasks,
-        noun="layers",
-        sizes=[task.num_bytes for _, task in tasks],
-        in_flight=tasks_at_once(task_bytes, max(map(family.layer_bytes, layers))),
-        task_bytes=task_bytes,
-    )
-    return [
-        tuple(Group.from_json(group).numbered(_fresh(contents)) for group in result)
-        for contents, result in zip(by_layer, results, strict=True)
-    ]
-
-
-def _distinct(
-    recipe: Recipe,
-    family: Family,
-    layer: int,
-    contents: Contents,
-    position: int,
-    extended: Extended | None,
-) -> Distinct:
-    users = contents.users[position]
-    first = users[0]
-    kept: set[int] = set()
-    if extended is not None:
-        models = [extended.manifest.models[name] for name in extended.models]
-        kept = {model.expert_map[layer][first.index] for model in models}
-    return Distinct(
-        source=family.source(first.model, layer),
-        index=first.index,
-        users=tuple(User(u.model, u.index, recipe.weights.get(u.model, 1.0)) for u in users),
-        locked=not recipe.is_lossy or any(user.model in recipe.exact for user in users),
-        kept=tuple(sorted(kept)),
-    )

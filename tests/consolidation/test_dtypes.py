@@ -1,6 +1,7 @@
 """Models and bases whose weights are stored in several dtypes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from consolidation.checkpoints.checkpoint import ModelFiles, open_checkpoint
 from consolidation.checkpoints.contents import User
 from consolidation.checkpoints.family import open_family
+from consolidation.compare.kin import Kin
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
+from consolidation.compare.origins import find_origins
 from consolidation.errors import Refused
 from consolidation.release import Registry, ReleaseReader
 from tests.consolidation.families import write_family
@@ -70,7 +73,9 @@ def test_the_base_may_have_another_dtype_than_the_models(
             for index in range(2)
         )
         source = family.source(None, 0)
-        found.append(compare_layer(CompareTask(0, experts, source, None, torch.bfloat16)))
+        task = CompareTask(0, experts, source, None, torch.bfloat16)
+        kin = tuple(map(Kin.from_json, find_origins(task)))
+        found.append(compare_layer(replace(task, kin=kin)))
     assert found[0] == found[1]
     assert "'base'" in str(found)
 

@@ -41,7 +41,7 @@ def test_every_stage_of_consolidating_has_its_time_and_its_peak(
     assert run(["bench", "consolidate", *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [stage["name"] for stage in told["stages"]] == [
-        *("read", "open", "noise floor", "scan", "calibrate", "compare", "plan"),
+        *("read", "open", "noise floor", "scan", "origins", "calibrate", "compare", "plan"),
         *("backbone", "build", "validate", "publish"),
     ]
     assert all(stage["wall_s"] > 0 for stage in told["stages"])
