@@ -87,6 +87,14 @@ def looks(number: int) -> Sequence[tuple[str, str]]:
     ]
 
 
+def shortened(name: str, most: int) -> str:
+    """A name in at most so many characters: its middle goes, since names differ at their ends."""
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
 def log_with_zero(values: Iterable[float]) -> dict[str, Any]:
     """A scale for divergences: logarithmic, but linear near 0, so that 0 has a place."""
     positive = [value for value in values if NEGLIGIBLE < value < math.inf]

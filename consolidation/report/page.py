@@ -11,10 +11,10 @@ from consolidation.release import Manifest
 from consolidation.release.stand_ins import stood_in
 from consolidation.report.findings import Findings, findings
 from consolidation.report.holdings import byte_rows, holdings, labels
+from consolidation.report.model_table import model_table, number, share
 from consolidation.report.prediction import prediction_plot, predictions, rank_correlation
 from consolidation.report.quality_plot import mean_frontier, model_frontiers
 from consolidation.report.sharing import has_labels, layer_shares, sharing_map
-from representation.decimals import plain
 
 TEMPLATE = "report.html.jinja"
 
@@ -32,7 +32,7 @@ def render_report(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(mib=_mib, number=_number, share=_share)
+    environment.filters.update(mib=_mib, number=number, share=share)
     template = importlib.resources.files(__package__) / "data" / TEMPLATE
     return environment.from_string(template.read_text(encoding="utf-8")).render(_fields(shown))
 
@@ -47,6 +47,7 @@ def _fields(shown: Findings) -> dict[str, Any]:
             {
                 "manifest": manifest,
                 "result": result,
+                "table": model_table(result.models),
                 "bytes": byte_rows(manifest),
                 "backbones": _backbone_bytes(manifest),
                 "stood_in": [str(found) for found in stood_in(manifest)],
@@ -85,12 +86,3 @@ def _backbone_bytes(manifest: Manifest) -> int:
 
 def _mib(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:,.2f}"
-
-
-def _number(value: float | None) -> str:
-    """Three digits, as short as possible; a dash if it was not measured."""
-    return "–" if value is None else plain(value)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"

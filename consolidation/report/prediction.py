@@ -2,11 +2,22 @@
 
 import math
 
-from consolidation.report.drawing import EDGE, INK, NEGLIGIBLE, figure, log_with_zero, looks, svg
+from consolidation.report.drawing import (
+    EDGE,
+    INK,
+    NEGLIGIBLE,
+    figure,
+    log_with_zero,
+    looks,
+    shortened,
+    svg,
+)
 from consolidation.report.findings import Findings
 
 MIN_FOR_RANKS = 3
 """With fewer points, a rank correlation says nothing."""
+LONGEST = 30
+"""Characters of a name for which there is room."""
 
 
 def predictions(findings: Findings) -> list[tuple[str, float, float]]:
@@ -35,7 +46,8 @@ def prediction_plot(findings: Findings) -> str | None:
     points = predictions(findings)
     if not points:
         return None
-    with figure(5.4, 3.8) as drawn:
+    num_models = len({model for model, _, _ in points})
+    with figure(5.4, 3.8 + 0.17 * math.ceil(num_models / 2)) as drawn:
         axes = drawn.subplots()
         for model, (colour, marker) in zip(
             findings.models, looks(len(findings.models)), strict=True
@@ -47,7 +59,7 @@ def prediction_plot(findings: Findings) -> str | None:
                     color=colour,
                     marker=marker,
                     ls="",
-                    label=model,
+                    label=shortened(model, LONGEST),
                     mec=EDGE,
                     clip_on=False,
                 )
@@ -59,5 +71,5 @@ def prediction_plot(findings: Findings) -> str | None:
         axes.plot(limits, limits, color=INK, lw=0.8, zorder=1)
         axes.set_xlabel("predicted KL (nats per token)")
         axes.set_ylabel("measured KL (nats per token)")
-        drawn.legend(loc="outside right upper")
+        drawn.legend(loc="outside lower left", ncols=2)
         return svg(drawn, "Predicted against measured divergence")

@@ -9,13 +9,24 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from consolidation.report.drawing import BLUE, EDGE, NEGLIGIBLE, figure, log_with_zero, looks, svg
+from consolidation.report.drawing import (
+    BLUE,
+    EDGE,
+    NEGLIGIBLE,
+    figure,
+    log_with_zero,
+    looks,
+    shortened,
+    svg,
+)
 from consolidation.report.findings import Findings, MethodResult
 
 KlOf = Callable[[MethodResult], float | None]
 OURS: dict[str, Any] = {"color": BLUE, "marker": "o", "lw": 2.4, "ms": 7, "mec": EDGE, "zorder": 3}
 OTHERS: dict[str, Any] = {"ls": ":", "mfc": "none", "mew": 1.4}
 """Hollow, so that no method hides another one close to it."""
+LONGEST = 22
+"""Characters of a name for which a panel has room."""
 BYTES = "expert bytes ÷ those of one model"
 KL = "KL to the original (nats per token)"
 
@@ -41,7 +52,7 @@ def model_frontiers(findings: Findings) -> str:
             axes.set_visible(False)
         of_models = []
         for model, axes in zip(findings.models, panels.flat, strict=False):
-            axes.set_title(model)
+            axes.set_title(shortened(model, LONGEST))
             of_models.append((axes, partial(MethodResult.kl, model=model)))
         _draw(of_models, findings)
         drawn.supxlabel(BYTES, size="medium")

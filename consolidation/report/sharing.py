@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from consolidation.report.drawing import EDGE, INK, PALETTE, figure, svg
+from consolidation.report.drawing import EDGE, INK, PALETTE, figure, shortened, svg
 from consolidation.report.holdings import Holdings
 from representation.formats import Look
 
@@ -24,6 +24,8 @@ MAX_DRAWN = 1024
 LONG = 6
 """Labels with at least this many characters have smaller letters."""
 PANEL_WIDTH = 4.4
+LONGEST = 48
+"""Characters of a name for which a panel has room."""
 
 
 def has_labels(maps: Sequence[Holdings]) -> bool:
@@ -102,7 +104,7 @@ def _draw(axes: Axes, name: str, rows: Holdings) -> None:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(name)
+    axes.set_title(shortened(name, LONGEST))
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     for of_axis, count in ((axes.xaxis, width), (axes.yaxis, len(rows))):
