@@ -5,12 +5,14 @@ calibration windows; at every scored position a token is drawn from the model's 
 the gradient of its log-probability is taken. The inputs of all layers are set aside on the way
 forwards; on the way back each layer is filled once more, and computes what it computed again.
 Second moments of inputs and gradients make the metrics of `consolidation/arithmetic/metric.py`;
-`statistics/stored.py` keeps them. One thread computes the windows, one after another, so that sums
-have one order: the digest of a release depends on them.
+`statistics/stored.py` keeps them. One thread computes a batch, and one adds up what an expert was
+given, several at a time: sums have one order, since the digest of a release depends on them.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +22,13 @@ from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.run.executor import Tell, tell_nobody
-from consolidation.statistics.experts_forward import experts_one_by_one
 from consolidation.statistics.moments import Record
 from consolidation.statistics.probing import probe, probing_work
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
 from consolidation.walk.course import FILLING, Course
-from consolidation.walk.forward import HELD_BYTES, enter_each
+from consolidation.walk.experts_forward import Shown, showing
+from consolidation.walk.forward import HELD_BYTES, Mapped, enter_each, one_thread_each
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import Keywords, Layer, StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
@@ -35,6 +37,10 @@ from representation.formats import Packed
 BATCH_TOKENS = 512
 BACKWARDS = 4
 """A layer takes so many times as long backwards as forwards."""
+BATCHES_AT_ONCE = 4
+"""What an expert is given by so many batches is added to its sums together."""
+HEAD_TOKENS = 128
+"""Positions that have logits at a time: with gradients they may take as much as a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +74,13 @@ def gather(task: StatisticsTask, tell: Tell = tell_nobody) -> dict[str, Any]:
 
     Raises `Refused` when the model gives values that are not finite.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        course = Course(tell, _work(task))
-        with same_sums(task.device):
-            model = StreamedModel(CheckpointWeights(task.checkpoint), task.device, course.passed)
-            _keep_metrics(model, task)
-            factor, probes = probe(model, task.name, task.probes, task.roundings, task.store)
-        task.store.keep_factor(task.name, factor)
-        return {"model": task.name, "probes": probes}
-    finally:
-        torch.set_num_threads(threads)
+    course = Course(tell, _work(task))
+    with same_sums(task.device), one_thread_each(task.device, len(task.windows)) as mapped:
+        model = StreamedModel(CheckpointWeights(task.checkpoint), task.device, course.passed)
+        _keep_metrics(model, task, mapped)
+        factor, probes = probe(model, task.name, task.probes, task.roundings, task.store, mapped)
+    task.store.keep_factor(task.name, factor)
+    return {"model": task.name, "probes": probes}
 
 
 def _work(task: StatisticsTask) -> float:
@@ -88,14 +89,14 @@ def _work(task: StatisticsTask) -> float:
     return (1 + BACKWARDS) * (tokens + FILLING) + probing_work(task.probes, task.roundings)
 
 
-def _keep_metrics(model: StreamedModel, task: StatisticsTask) -> None:
+def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any]) -> None:
     """Keep the metrics of all experts, from the last layer to the first."""
     batches = list(batches_of(task.windows, model.device))
-    with experts_one_by_one(model.stock), Scratch(HELD_BYTES) as states:
-        calls = _forwards(model, batches, states)
-        num_scored = _score(model, task, batches, states)
+    with Scratch(HELD_BYTES) as states:
+        calls = _forwards(model, batches, states, mapped)
+        num_scored = _score(model, task.checkpoint.directory, batches, states, mapped)
         for layer in model.filled(backwards=True):
-            record = _backwards(model, layer, batches, calls, states)
+            record = _backwards(model, layer, batches, calls, states, mapped)
             if record is None or layer.experts is None:
                 continue
             for index, metrics in enumerate(record.metrics(num_scored)):
@@ -129,9 +130,8 @@ def _batch(windows: Sequence[Window], device: torch.device) -> Batch:
     )
 
 
-@torch.no_grad()
 def _forwards(
-    model: StreamedModel, batches: Sequence[Batch], states: Scratch
+    model: StreamedModel, batches: Sequence[Batch], states: Scratch, mapped: Mapped[Any]
 ) -> list[tuple[Keywords, ...]]:
     """Set aside what each layer gets, and what comes out of the last, by layer and batch.
 
@@ -139,46 +139,65 @@ def _forwards(
     """
     inputs = [{"input_ids": batch.tokens, "use_cache": False} for batch in batches]
     calls = enter_each(model, inputs, lambda number, hidden: states.put((0, number), hidden))
+
+    @torch.no_grad()
+    def through(layer: Layer, number: int) -> None:
+        hidden = model.run(layer, states.get((layer.number, number)), calls[number])
+        states.put((layer.number + 1, number), hidden)
+
     for layer in model.filled():
-        for number, call in enumerate(calls):
-            hidden = model.run(layer, states.get((layer.number, number)), call)
-            states.put((layer.number + 1, number), hidden)
+        for number, _ in enumerate(mapped(partial(through, layer), range(len(batches)))):
             model.passed(int(batches[number].real.sum()) / len(model.layers))
         model.passed(FILLING / len(model.layers))
     return calls
 
 
 def _score(
-    model: StreamedModel, task: StatisticsTask, batches: Sequence[Batch], states: Scratch
+    model: StreamedModel,
+    directory: Path,
+    batches: Sequence[Batch],
+    states: Scratch,
+    mapped: Mapped[Any],
 ) -> int:
     """Set aside the gradients of what comes out of the last layer, by batch. -> scored positions"""
-    generator = torch.Generator().manual_seed(0)
-    num_scored = 0
+
+    def score(number: int) -> int:
+        hidden = states.get((len(model.layers), number)).to(model.device)
+        gradient = torch.zeros_like(hidden)
+        generator = torch.Generator().manual_seed(number)
+        num_scored = 0
+        for row, window in enumerate(batches[number].windows):
+            scored = range(window.first_scored - 1, len(window.tokens) - 1)
+            for start in scored[::HEAD_TOKENS]:
+                place = (row, slice(start, min(start + HEAD_TOKENS, scored.stop)))
+                gradient[place] = _of_draws(model, hidden[place], generator, directory)
+            num_scored += len(scored)
+        states.put(("gradient", number), gradient)
+        return num_scored
+
     with model.ends():
-        for number, batch in enumerate(batches):
-            hidden = _leaf(model, states.get((len(model.layers), number)))
-            logits = model.leave(hidden)  # (B, T, V)
-            predicted = [
-                logits[i, w.first_scored - 1 : len(w.tokens) - 1].float()
-                for i, w in enumerate(batch.windows)
-            ]
-            scores = functional.log_softmax(torch.cat(predicted), -1)  # (scored, V)
-            if not bool(scores.isfinite().all()):
-                raise Refused(f"{task.checkpoint.directory}: gives values that are not finite")
-            drawn = _drawn(scores.detach().exp(), generator)
-            scores.gather(1, drawn).sum().backward()
-            states.put(("gradient", number), _gradient(hidden))
-            num_scored += len(scores)
-    return num_scored
+        return sum(mapped(score, range(len(batches))))
 
 
-def _drawn(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A token of each position: what torch.multinomial draws on the CPU. (n, V) -> (n, 1)
+def _of_draws(
+    model: StreamedModel, hidden: torch.Tensor, generator: torch.Generator, directory: Path
+) -> torch.Tensor:
+    """Gradients of the log-probability of a token drawn at each place. (n, H) -> (n, H)
 
-    The chance comes from the host, so a device draws what the CPU would, but for rounding.
+    That of the logits is 1 at the token less the probabilities.
     """
-    chance = torch.empty(probabilities.shape).exponential_(1, generator=generator)
-    return (probabilities / chance.to(probabilities.device)).argmax(-1, keepdim=True)
+    leaf = _leaf(model, hidden[None])
+    logits = model.leave(leaf)  # (1, n, V)
+    found = functional.softmax(logits.detach()[0].float(), -1)  # (n, V)
+    if not bool(found.isfinite().all()):
+        raise Refused(f"{directory}: gives values that are not finite")
+    # The chance comes from the host, so a device draws what the CPU would, but for rounding.
+    at = torch.rand(len(found), 1, generator=generator).to(found.device)
+    sums = found.cumsum(-1)
+    drawn = torch.searchsorted(sums, at * sums[:, -1:]).clamp_max(found.shape[1] - 1)  # (n, 1)
+    found = found.neg_().scatter_add_(1, drawn, torch.ones_like(at))
+    logits.backward(found[None].to(logits.dtype))
+    return _gradient(leaf)[0]
 
 
 def _backwards(
@@ -187,20 +206,40 @@ def _backwards(
     batches: Sequence[Batch],
     calls: Sequence[tuple[Keywords, ...]],
     states: Scratch,
+    mapped: Mapped[Any],
 ) -> Record | None:
-    """Carry the gradients of all batches back through a layer. -> sums over its experts' tokens"""
-    record = None
-    if layer.experts is not None:
-        experts = model.experts_module(layer.experts)
-        record = experts.statistics = Record(experts, model.device)
-    for number, batch in enumerate(batches):
+    """Carry the gradients of all batches back through a layer. -> sums over its experts' tokens
+
+    Some batches at a time, and then all experts: each one's sums have one order, however many
+    threads there are.
+    """
+
+    def back(number: int) -> dict[int, Shown]:
+        found: dict[int, Shown] = {}
         hidden = _leaf(model, states.get((layer.number, number)))
-        if record is not None:
-            record.real = batch.real
-        out = model.run(layer, hidden, calls[number])
+        with showing(found.__setitem__):
+            out = model.run(layer, hidden, calls[number])
         out.backward(states.get(("gradient", number)).to(model.device))
         states.put(("gradient", number), _gradient(hidden))
-        model.passed(BACKWARDS * int(batch.real.sum()) / len(model.layers))
+        return found
+
+    record = None
+    if layer.experts is not None:
+        record = Record(model.experts_module(layer.experts), model.device)
+    numbers = range(len(batches))
+    for start in numbers[::BATCHES_AT_ONCE]:
+        some = numbers[start : start + BATCHES_AT_ONCE]
+        shown = list(mapped(back, some))
+        tokens = sum(int(batches[number].real.sum()) for number in some)
+        model.passed(BACKWARDS * tokens / len(model.layers))
+        if record is None:
+            continue
+        by_expert: dict[int, list[tuple[Shown, torch.Tensor]]] = {}
+        for number, found in zip(some, shown, strict=True):
+            for expert, one in found.items():
+                by_expert.setdefault(expert, []).append((one, batches[number].real))
+        for _ in mapped(record.add, by_expert.keys(), by_expert.values()):
+            pass
     model.passed(BACKWARDS * FILLING / len(model.layers))
     return record
 

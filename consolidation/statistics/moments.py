@@ -1,11 +1,13 @@
 """Sums over tokens that go through experts, and metrics made of them. Runs no model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
+from consolidation.arithmetic.products import product
+from consolidation.walk.experts_forward import Shown
 
 SAMPLES = 256
 """Tokens of each expert that are kept as a sample of all that it saw."""
@@ -14,28 +16,26 @@ PRIOR_TOKENS = 64
 
 
 class Record:
-    """Sums over the tokens of one layer's experts, by matrix."""
+    """Sums over the tokens of one layer's experts, by matrix. experts: the stock module"""
 
     def __init__(self, experts: Any, device: torch.device) -> None:
+        self._experts = experts
         self._device = device
-        # Which tokens are not there to fill up.
-        self.real = torch.ones(0, dtype=torch.bool, device=device)
-        self._num_experts: int = experts.num_experts
-        self._sums: dict[str, list[Sums]] = {}
+        self._sums: list[dict[str, Sums]] = [{} for _ in range(experts.num_experts)]
 
-    def watch(
-        self, name: str, expert: int, tokens: torch.Tensor, x: torch.Tensor, y: torch.Tensor
-    ) -> None:
-        """Add a product to the sums once its gradient is known. x: (n, I)   y: (n, O)"""
-        real = self.real[tokens]
-        x = x.detach()[real]
-        y.register_hook(lambda gradient: self._add(name, expert, x, gradient[real]))
+    def add(self, expert: int, shown: Sequence[tuple[Shown, torch.Tensor]]) -> None:
+        """Add what an expert was given by several inputs, each with its real tokens, (T,).
 
-    def _add(self, name: str, expert: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        if name not in self._sums:
-            shape = (gradient.shape[1], x.shape[1])
-            self._sums[name] = [Sums(shape, self._device) for _ in range(self._num_experts)]
-        self._sums[name][expert].add(x, gradient)
+        Several threads may add at a time, each for another expert.
+        """
+        found = [one.products(self._experts, real) for one, real in shown]
+        for name in found[0]:
+            x, gradient = (
+                torch.cat(parts) for parts in zip(*(p[name] for p in found), strict=True)
+            )
+            if name not in self._sums[expert]:
+                self._sums[expert][name] = Sums((gradient.shape[1], x.shape[1]), self._device)
+            self._sums[expert][name].add(x, gradient)
 
     def metrics(self, num_scored: int) -> Iterator[dict[str, Metric]]:
         """Yield each expert's metrics in turn, by matrix; cost is in nats per scored token.
@@ -43,13 +43,13 @@ class Record:
         Once: it uses up the sums, which are as large as what they become.
         """
         layers: dict[str, Sums] = {}
-        for name in sorted(self._sums):
-            layers[name] = Sums(self._sums[name][0].shape, self._device)
-            for one in self._sums[name]:
-                layers[name].include(one)
-        for _ in range(self._num_experts if layers else 0):
+        for sums in self._sums:
+            for name in sorted(sums):
+                layers.setdefault(name, Sums(sums[name].shape, self._device)).include(sums[name])
+        while self._sums and layers:
+            sums = self._sums.pop(0)
             yield {
-                name: self._sums[name].pop(0).metric(layer, num_scored)
+                name: sums.pop(name, Sums(layer.shape, self._device)).metric(layer, num_scored)
                 for name, layer in layers.items()
             }
 
@@ -72,9 +72,10 @@ class Sums:
         """x: (n, I)   gradient: (n, O)"""
         square = gradient.square()
         weights = square.sum(1)
-        blocks = in_blocks(x, self.shape[1])  # (B, n, b)
-        self.plain += blocks.transpose(1, 2) @ blocks
-        self.weighed += (blocks * weights[:, None]).transpose(1, 2) @ blocks
+        blocks = in_blocks(x, self.shape[1]).transpose(1, 2).contiguous()  # (B, b, n)
+        for number, block in enumerate(blocks):
+            self.plain[number] += product(block, block)
+            self.weighed[number] += product(block * weights, block)
         self.gain += square.sum(0)
         self.tokens += len(x)
         self._squares += float(weights.square().sum())

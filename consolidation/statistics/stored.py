@@ -23,7 +23,7 @@ from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.statistics.text import ModelWindows
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it whenever the same model and text would give other statistics, or files of another form.
 
 `tests/consolidation/statistics/test_stored.py` fails when it should have been raised.

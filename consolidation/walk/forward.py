@@ -1,6 +1,5 @@
 """Takes inputs through a streamed model, layer by layer, several at a time. Scores nothing."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,17 +31,19 @@ Mapped = Callable[..., Iterator[Result]]
 def one_thread_each(device: torch.device, at_most: int) -> Iterator[Mapped[Any]]:
     """A `map` by threads that compute alone, so that the result does not depend on how many.
 
+    They are as many as torch has here, and at most `at_most`. This thread computes alone meanwhile.
     Any other device than the CPU is given one input after another: it computes with all it has.
     """
     if device.type != "cpu":
         yield map
         return
     before = torch.get_num_threads()
-    num_workers = max(1, min(os.cpu_count() or 1, at_most))
+    num_workers = max(1, min(before, at_most))
     try:
         with ThreadPoolExecutor(
             num_workers, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
+            torch.set_num_threads(1)
             yield pool.map
     finally:
         torch.set_num_threads(before)
@@ -86,7 +87,7 @@ def forward_each(
         with torch.no_grad():
             return function(number, model.leave(states.get(number).to(model.device)))
 
-    numbers = range(len(inputs))
+    numbers, at_once = range(len(inputs)), _at_once(model, inputs)
     parts = len(model.layers) + 1  # what comes after the layers counts as one more
     shares = [one["input_ids"].numel() / parts for one in inputs]
     each = one_thread_each(model.device, len(inputs))
@@ -96,7 +97,6 @@ def forward_each(
             for number, _ in enumerate(mapped(through, [layer] * len(inputs), numbers)):
                 model.passed(shares[number])
             model.passed(FILLING / len(model.layers))
-        at_once = _at_once(model, inputs)
         with model.ends():
             for start in range(0, len(inputs), at_once):
                 several = numbers[start : start + at_once]
@@ -109,4 +109,4 @@ def _at_once(model: StreamedModel, inputs: Sequence[Inputs]) -> int:
     """How many inputs may have logits in memory, with as much again for what is made of them."""
     longest: int = max(one["input_ids"].numel() for one in inputs)
     one_input = 2 * 4 * longest * vocabulary_size(model.stock.config)
-    return max(1, min(os.cpu_count() or 1, LOGITS_BYTES // one_input))
+    return max(1, min(torch.get_num_threads(), LOGITS_BYTES // one_input))

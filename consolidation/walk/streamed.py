@@ -20,6 +20,7 @@ from torch import nn
 
 from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import Refused
+from consolidation.walk.computing import compute_by_products
 from consolidation.walk.filling import ExpertsFilling, Filling
 from consolidation.walk.weight_sources import Weights
 from representation.architecture.anatomy import is_rotary
@@ -88,6 +89,7 @@ class StreamedModel:
         self.device = device
         self.passed = passed
         self.stock = meta_model(config_of(weights.config), torch.float32, attention=None)
+        compute_by_products(self.stock)
         self._rotaries = dict(self._fresh_rotaries())
         self.experts = tuple(find_experts(self.stock).values())
         self._weights = weights

@@ -16,6 +16,7 @@ from consolidation.evaluation.golden_prompts import (
 )
 from consolidation.release import Golden, ReleaseReader
 from consolidation.statistics.text import Window
+from consolidation.walk.computing import compute_by_products
 from representation.architecture.config import config_of, context_limit
 
 
@@ -26,6 +27,13 @@ def load_original(directory: Path) -> Any:
         # Products of tensors that lie at odd places of a mapped file may differ in the last bit.
         tensor.data = tensor.data.clone()
     return model.eval()
+
+
+def load_computing_alike(directory: Path) -> Any:
+    """A checkpoint whole, whose products are those of models that are run a layer at a time."""
+    model = load_original(directory)
+    compute_by_products(model.requires_grad_(False))
+    return model
 
 
 def assemble(reader: ReleaseReader, name: str) -> Any:

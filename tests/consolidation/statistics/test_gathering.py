@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,19 +8,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
-from consolidation.statistics.experts_forward import experts_one_by_one
-from consolidation.statistics.gathering import StatisticsTask, batches_of, gather
+from consolidation.statistics.gathering import (
+    BATCHES_AT_ONCE,
+    HEAD_TOKENS,
+    StatisticsTask,
+    batches_of,
+    gather,
+)
 from consolidation.statistics.moments import Record
 from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
+from consolidation.walk.experts_forward import showing
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
-from tests.support.whole_models import load_original, window_logits
+from tests.support.whole_models import load_computing_alike, load_original, window_logits
 
 
 def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
@@ -101,29 +110,48 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
     """Metrics by layer, expert and matrix, of a model that is run whole, a batch at a time."""
     model.requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
-    records = []
-    for path in modules:
-        experts = model.get_submodule(path)
-        experts.statistics = Record(experts, torch.device("cpu"))
-        records.append(experts.statistics)
-    generator = torch.Generator().manual_seed(0)
+    experts = [model.get_submodule(path) for path in modules]
+    shown: list[dict[int, list[Any]]] = [{} for _ in experts]
     num_scored = 0
-    with experts_one_by_one(model):
-        for batch in batches_of(task.windows, torch.device("cpu")):
-            for record in records:
-                record.real = batch.real
+
+    def see(layer: int, real: torch.Tensor) -> Callable[..., None]:
+        return lambda expert, one: shown[layer].setdefault(expert, []).append((one, real))
+
+    for number, batch in enumerate(batches_of(task.windows, torch.device("cpu"))):
+        generator = torch.Generator().manual_seed(number)
+        with ExitStack() as stack:
+            hooks = [
+                module.register_forward_pre_hook(
+                    lambda *_, layer=layer, real=batch.real: stack.enter_context(
+                        showing(see(layer, real))
+                    )
+                )
+                for layer, module in enumerate(experts)
+            ]
             logits = model(batch.tokens, use_cache=False).logits
-            ends = [(w.first_scored - 1, len(w.tokens) - 1) for w in batch.windows]
-            predicted = [row[start:end] for row, (start, end) in zip(logits, ends, strict=True)]
-            scores = torch.cat(predicted).log_softmax(-1)
-            drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
-            scores.gather(1, drawn).sum().backward()
+        for hook in hooks:
+            hook.remove()
+        total = torch.zeros(())
+        for row, window in zip(logits, batch.windows, strict=True):
+            scores = row[window.first_scored - 1 : len(window.tokens) - 1].log_softmax(-1)
+            for part in scores.split(HEAD_TOKENS):
+                at = torch.rand(len(part), 1, generator=generator)
+                drawn = torch.searchsorted(part.detach().exp().cumsum(-1), at)
+                total = total + part.gather(1, drawn.clamp_max(part.shape[1] - 1)).sum()
             num_scored += len(scores)
-    return [list(record.metrics(num_scored)) for record in records]
+        total.backward()
+    found = []
+    for module, of_layer in zip(experts, shown, strict=True):
+        record = Record(module, torch.device("cpu"))
+        for expert, one in of_layer.items():
+            for start in range(0, len(one), BATCHES_AT_ONCE):
+                record.add(expert, one[start : start + BATCHES_AT_ONCE])
+        found.append(list(record.metrics(num_scored)))
+    return found
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"])
-def test_statistics_are_those_of_the_whole_model_to_the_bit(
+def test_statistics_are_those_of_the_whole_model_but_for_rounding(
     architecture: str, tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "m", architecture, tokenizer=False))
@@ -134,7 +162,7 @@ def test_statistics_are_those_of_the_whole_model_to_the_bit(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     modules = [source.module for source in checkpoint.experts]
-    wanted = whole_metrics(load_original(checkpoint.directory), modules, task)
+    wanted = whole_metrics(load_computing_alike(checkpoint.directory), modules, task)
     torch.set_num_threads(threads)
     for layer, source in enumerate(checkpoint.experts):
         assert len(wanted[layer]) == source.num_experts
@@ -143,11 +171,13 @@ def test_statistics_are_those_of_the_whole_model_to_the_bit(
             kept = store.unscaled("m", layer, index, metrics)
             for name, metric in metrics.items():
                 found = kept[name]
-                assert torch.equal(found.gain, metric.gain)
-                assert torch.equal(found.moments, metric.moments)
+                assert_close(found.gain, metric.gain, rtol=1e-3, atol=0)
+                assert_close(found.moments, metric.moments, rtol=1e-3, atol=1e-7)
                 assert found.samples is not None
-                assert torch.equal(found.samples.inputs, metric.samples.inputs)
-                assert torch.equal(found.samples.gradients, metric.samples.gradients)
+                assert_close(found.samples.inputs, metric.samples.inputs, rtol=1e-3, atol=1e-5)
+                size = float(metric.samples.gradients.abs().max())
+                gradients = (found.samples.gradients, metric.samples.gradients)
+                assert_close(*gradients, rtol=1e-3, atol=1e-4 * size)
 
 
 def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:

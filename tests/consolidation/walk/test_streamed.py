@@ -31,7 +31,7 @@ def both(directory: Path, architecture: str, **overrides: Any) -> tuple[Streamed
     """One checkpoint's model, streamed and whole."""
     path = write_checkpoint(directory / "m", architecture, tokenizer=False, **overrides)
     streamed = StreamedModel(CheckpointWeights(open_checkpoint(path)))
-    return streamed, whole_models.load_original(path)
+    return streamed, whole_models.load_computing_alike(path)
 
 
 def filled_bytes(model: StreamedModel) -> int:
@@ -46,6 +46,19 @@ def test_logits_are_those_of_the_whole_model_to_the_bit(architecture: str, tmp_p
     found = list(each_window(streamed, windows, lambda _, logits: logits))
     for window, logits in zip(windows, found, strict=True):
         assert torch.equal(logits, whole_models.window_logits(whole, window))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_are_those_of_the_stock_model_but_for_rounding(
+    architecture: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path / "m", architecture, tokenizer=False)
+    windows = windows_of(*LENGTHS)
+    streamed = StreamedModel(CheckpointWeights(open_checkpoint(path)))
+    stock = whole_models.load_original(path)
+    found = list(each_window(streamed, windows, lambda _, logits: logits))
+    for window, logits in zip(windows, found, strict=True):
+        assert logits == pytest.approx(whole_models.window_logits(stock, window), abs=2e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
