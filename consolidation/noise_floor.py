@@ -14,6 +14,7 @@ from consolidation.checkpoints.equal_tensors import (
     with_stand_ins,
 )
 from consolidation.checkpoints.family import BASE, Family
+from consolidation.plan.device_bytes import bytes_on
 from consolidation.recipe import Recipe
 from consolidation.run.journal import Stages
 
@@ -29,7 +30,15 @@ def under_noise_floor(recipe: Recipe, family: Family, stages: Stages) -> Family:
     if len(tasks[0][1].sources) < 2:
         return family
     sizes = [sum(source.num_bytes for _, source in task.sources) for _, task in tasks]
-    results = stages.run("noise floor", find_equal, tasks, noun="parts", sizes=sizes)
+    device_bytes = bytes_on(recipe.device, 2 * max(task.held_bytes for _, task in tasks))
+    results = stages.run(
+        "noise floor",
+        find_equal,
+        tasks,
+        noun="parts",
+        sizes=sizes,
+        device_bytes=device_bytes,
+    )
     stand_ins = stand_ins_of(tasks, results)
     owners = {**family.checkpoints, **({BASE: family.base} if family.base is not None else {})}
     changed = {name: with_stand_ins(owners[name], own, owners) for name, own in stand_ins.items()}

@@ -20,7 +20,7 @@ from consolidation.evaluation.data import Files, check_models, encode, read_file
 from consolidation.evaluation.effect import Effect
 from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.noise_floor import under_noise_floor
-from consolidation.plan.memory_needs import check_memory
+from consolidation.plan.memory_needs import Free, check_memory
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe, check_recipe, recipe_digest
@@ -41,6 +41,8 @@ from consolidation.trials import Trial, Trials, first_plan
 
 __all__ = ["Consolidated", "Progress", "Recipe", "consolidate"]
 
+NO_LIMIT = Free()
+
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
@@ -58,11 +60,11 @@ def consolidate(
     progress: Callable[[Progress], None] = lambda _: None,
     on_plan: Callable[[Plan], None] = lambda _: None,
     dry_run: bool = False,
-    free_bytes: int | None = None,
+    free: Free = NO_LIMIT,
 ) -> Consolidated:
     """Carry out a recipe and publish its release; with `dry_run`, only plan, writing nothing.
 
-    `free_bytes` is the memory that the run may take: what cannot fit is refused before it starts.
+    `free` is the memory that the run may take: what cannot fit is refused before it starts.
     `on_plan` gets each plan before it is built: one, or with a target divergence every plan that
     is tried. Raises `Refused` for bad input or wishes that cannot be met, `RunFailed` when the
     work could not be done, and `ReleaseError` for trouble with the registry; the channel is then
@@ -74,8 +76,7 @@ def consolidate(
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
     given = _read_given(recipe)
     family = _open(recipe, registry, progress)
-    if free_bytes is not None:
-        check_memory(family, free_bytes, is_lossy=recipe.is_lossy)
+    check_memory(family, free, is_lossy=recipe.is_lossy, device=recipe.device)
     check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
     windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
     if given.calibration:

@@ -12,6 +12,7 @@ from consolidation.checkpoints.family import Family
 from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.effect import Effect, EffectTask, measure_effect
 from consolidation.evaluation.validate import ModelTask, Validated, validate_model, validated
+from consolidation.plan.device_bytes import walk_on
 from consolidation.plan.least import allowed_bytes
 from consolidation.plan.search import fewest_bytes, first_trial
 from consolidation.plan.study import Study
@@ -92,6 +93,7 @@ class Trials:
             noun="models",
             sizes=self._sizes(tasks),
             in_flight=1,
+            device_bytes=self._device_bytes(),
             tells=True,
         )
         return {name: Effect(**found) for name, found in zip(tasks, results, strict=True)}
@@ -138,9 +140,14 @@ class Trials:
             noun="models",
             sizes=self._sizes(names),
             in_flight=1,
+            device_bytes=self._device_bytes(),
             tells=True,
         )
         return Trial(plan, layers, dict(zip(names, map(validated, results), strict=True)))
+
+    def _device_bytes(self) -> int:
+        models = self.family.checkpoints.values()
+        return max((walk_on(self.recipe.device, model) for model in models), default=0)
 
     def _sizes(self, names: Iterable[str]) -> list[int]:
         return [self.family.checkpoints[name].num_bytes for name in names]

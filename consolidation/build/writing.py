@@ -22,6 +22,7 @@ from consolidation.build.blobs import (
 from consolidation.checkpoints.contents import Expert, NeuronOrder, User
 from consolidation.checkpoints.family import Family
 from consolidation.errors import Refused
+from consolidation.plan.device_bytes import bytes_on
 from consolidation.plan.study import Study
 from consolidation.plan.task_bytes import build_bytes, tasks_at_once
 from consolidation.plan.values import Held, Member, Plan, PlannedLayer
@@ -56,6 +57,7 @@ def write_experts(
         sizes=[layer_bytes[t.layer] * len(t.slots) // num_slots[t.layer] for _, t in tasks],
         in_flight=tasks_at_once(task_bytes, max(layer_bytes)),
         task_bytes=task_bytes,
+        device_bytes=bytes_on(recipe.device, task_bytes),
         still_good=lambda found: all(registry.has_blob(part) for part in _parts(found)),
     )
     built: list[list[Any]] = [[] for _ in plan.layers]

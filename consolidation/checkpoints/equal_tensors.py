@@ -31,6 +31,14 @@ class EqualTask:
     dtype: torch.dtype
     device: torch.device = CPU
 
+    @property
+    def held_bytes(self) -> int:
+        """The most bytes that are held together: one expert, or the part, of every owner."""
+        return sum(
+            source.num_bytes // (source.num_experts if isinstance(source, ExpertsSource) else 1)
+            for _, source in self.sources
+        )
+
 
 def equal_tasks(
     checkpoints: Mapping[str, Checkpoint],

@@ -11,6 +11,7 @@ from consolidation.compare.groups import Group
 from consolidation.compare.kin import Kin
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
 from consolidation.compare.origins import find_origins, parts_of
+from consolidation.plan.device_bytes import bytes_on
 from consolidation.plan.task_bytes import compare_bytes, tasks_at_once
 from consolidation.plan.terms import Extended
 from consolidation.recipe import Recipe
@@ -62,6 +63,7 @@ def find_all_origins(tasks: Sequence[CompareTask], stages: Stages) -> list[tuple
         [(str(task.layer), task) for task in tasks],
         noun="layers",
         sizes=[task.num_bytes for task in tasks],
+        device_bytes=max(map(_device_bytes, tasks)),
     )
     return [tuple(map(Kin.from_json, found)) for found in results]
 
@@ -89,6 +91,7 @@ def compare(
         sizes=[part.num_bytes for _, _, part, _ in parts],
         in_flight=tasks_at_once(task_bytes, max(map(family.layer_bytes, layers))),
         task_bytes=task_bytes,
+        device_bytes=max((_device_bytes(part) for _, _, part, _ in parts), default=0),
     )
     groups: list[list[Group]] = [[] for _ in layers]
     for (layer, _, _, positions), result in zip(parts, results, strict=True):
@@ -96,6 +99,14 @@ def compare(
         there = [fresh[position] for position in positions]
         groups[layer] += [Group.from_json(group).numbered(there) for group in result]
     return [tuple(found) for found in groups]
+
+
+def _device_bytes(task: CompareTask) -> int:
+    """What a task takes of its device."""
+    if not task.experts:
+        return 0
+    num_models = len({user.model for expert in task.experts for user in expert.users})
+    return bytes_on(task.device, compare_bytes(task.experts[0].source.shape, num_models))
 
 
 def _distinct(

@@ -1,11 +1,19 @@
 """What a run will hold in memory at most, stage by stage, from headers alone. Reads no tensor."""
 
-import re
 from dataclasses import dataclass
 
-from consolidation.checkpoints.checkpoint import Checkpoint
+import torch
+
+from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.family import Family
 from consolidation.errors import Refused
+from consolidation.plan.device_bytes import (
+    WALK_BYTES,
+    bytes_on,
+    layer_bytes,
+    walk_bytes,
+    walk_on,
+)
 from consolidation.plan.task_bytes import (
     BESIDE,
     LAYERS,
@@ -15,30 +23,30 @@ from consolidation.plan.task_bytes import (
 )
 
 GIB = 1 << 30
-WALK_BYTES = 3 * GIB // 2
-"""What running a model takes beside its layers: activations, logits, sums, embeddings."""
-LAYERS_AT_ONCE = 2
-"""One decoder layer of a model that runs is held, in float32: as large as two in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
     """The most that a stage holds by itself: pages of checkpoint files do not count.
 
-    words: what it is made of.
+    num_bytes: of the host.   device_bytes: of the device, where the CPU does not compute: of one
+    task at least.   words: what it is made of.
     """
 
     stage: str
     num_bytes: int
+    device_bytes: int
     words: str
 
 
-def memory_needs(family: Family, *, is_lossy: bool) -> tuple[StageMemory, ...]:
+def memory_needs(
+    family: Family, *, is_lossy: bool, device: torch.device = CPU
+) -> tuple[StageMemory, ...]:
     """The stages that hold most, in their order. is_lossy: whether anything may be approximated."""
     if not family.checkpoints:
         return ()
-    name, model = max(family.checkpoints.items(), key=lambda item: _layer_bytes(item[1]))
-    walk = LAYERS_AT_ONCE * _layer_bytes(model) + WALK_BYTES
+    name, model = max(family.checkpoints.items(), key=lambda item: layer_bytes(item[1]))
+    walk = walk_bytes(model), walk_on(device, model)
     of_walk = f"two layers of {name!r}, the largest model, and {WALK_BYTES / GIB:.1f} GiB"
     layers = range(len(family.modules))
     most = stage_bytes(max(map(family.layer_bytes, layers)))
@@ -49,34 +57,34 @@ def memory_needs(family: Family, *, is_lossy: bool) -> tuple[StageMemory, ...]:
         "what one task takes, if that is more"
     )
     compare, build = (
-        max(most, *(of(shape, num_models) for shape in shapes))
-        for of in (compare_bytes, build_bytes)
+        max(of(shape, num_models) for shape in shapes) for of in (compare_bytes, build_bytes)
     )
     needs = (
-        StageMemory("calibrate", walk, of_walk),
-        StageMemory("compare", compare, of_tasks),
-        StageMemory("build", build, of_tasks),
-        StageMemory("validate", walk, of_walk),
+        StageMemory("calibrate", *walk, of_walk),
+        StageMemory("compare", max(most, compare), bytes_on(device, compare), of_tasks),
+        StageMemory("build", max(most, build), bytes_on(device, build), of_tasks),
+        StageMemory("validate", *walk, of_walk),
     )
     return needs if is_lossy else needs[2:]
 
 
-def _layer_bytes(model: Checkpoint) -> int:
-    """Bytes of a model's largest decoder layer: its experts, and its part of the backbone."""
-    backbone = {part.name: part.num_bytes for part in model.backbone}
-    found = []
-    for source in model.experts:
-        layer = re.match(r".*?\.\d+(?=\.)", source.module)
-        rest = backbone.get(layer.group(), 0) if layer else 0
-        found.append(source.num_bytes + rest)
-    return max(found)
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Memory that a run may take, in bytes. None: it cannot be told.   device: of that computes."""
+
+    host: int | None = None
+    device: int | None = None
 
 
-def check_memory(family: Family, free_bytes: int, *, is_lossy: bool) -> None:
+def check_memory(family: Family, free: Free, *, is_lossy: bool, device: torch.device) -> None:
     """Raise `Refused` for the first stage that needs more memory than is free."""
-    for need in memory_needs(family, is_lossy=is_lossy):
-        if need.num_bytes > free_bytes:
-            raise Refused(
-                f"{need.stage} needs {need.num_bytes / GIB:.2f} GiB of memory, and "
-                f"{free_bytes / GIB:.2f} GiB are free: {need.words}"
-            )
+    for need in memory_needs(family, is_lossy=is_lossy, device=device):
+        for num_bytes, left, where in (
+            (need.num_bytes, free.host, "memory"),
+            (need.device_bytes, free.device, f"memory on the device ({device})"),
+        ):
+            if left is not None and num_bytes > left:
+                raise Refused(
+                    f"{need.stage} needs {num_bytes / GIB:.2f} GiB of {where}, and "
+                    f"{left / GIB:.2f} GiB are free: {need.words}"
+                )

@@ -18,6 +18,7 @@ from consolidation.compare.groups import Group
 from consolidation.compare.menu import FileSizes
 from consolidation.compare.noise import GROUP
 from consolidation.plan.comparing import compare, compare_tasks, find_all_origins
+from consolidation.plan.device_bytes import walk_on
 from consolidation.plan.format_limit import least_bytes_within, within_formats
 from consolidation.plan.least import allowed_bytes, check_budget
 from consolidation.plan.quickest import quickest_plan
@@ -207,6 +208,7 @@ def _gather(
         sizes=[checkpoint.num_bytes for checkpoint in family.checkpoints.values()],
         in_flight=None if small else 1,
         tells=True,
+        device_bytes=max(walk_on(device, checkpoint) for checkpoint in family.checkpoints.values()),
         still_good=lambda result: store.there(result["model"], experts),
     )
     return responses(

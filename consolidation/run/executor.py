@@ -50,6 +50,7 @@ class Executor(Protocol):
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        device_bytes: int = 0,
         on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index of the task, its result) as tasks end, in any order.
@@ -58,8 +59,9 @@ class Executor(Protocol):
 
         As many run at once as the executor has room for, and at most `in_flight`. `task_bytes` is
         the most memory that one of them takes: a machine runs no more than fit it, but one in any
-        case. An exception of a task is raised here. A worker that dies is replaced and its task is
-        run again.
+        case. `device_bytes` is the same of a device that computes; 0: the CPU does.
+        An exception of a task is raised here. A worker that dies is replaced and its task is run
+        again.
         """
         ...
 
@@ -74,6 +76,7 @@ class LocalExecutor:
         *,
         in_flight: int | None = None,
         task_bytes: int = 0,
+        device_bytes: int = 0,
         on_share: OnShare | None = None,
     ) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):

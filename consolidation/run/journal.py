@@ -102,14 +102,16 @@ class Stages:
         sizes: Sequence[int],
         in_flight: int | None = None,
         task_bytes: int = 0,
+        device_bytes: int = 0,
         still_good: Callable[[Any], bool] = lambda _: True,
         tells: bool = False,
     ) -> list[Any]:
         """Results of (key, task) pairs, in their order. Keys are unique within the stage.
 
         noun: what a task is about, as in "3 of 4 models".   sizes: the bytes of checkpoints that
-        each task is about.   in_flight, task_bytes: as for `Executor.map`. A task whose kept result
-        is not `still_good` is run again.   tells: whether the function says how far a task is.
+        each task is about.   in_flight, task_bytes, device_bytes: as for `Executor.map`. A task
+        whose kept result is not `still_good` is run again.   tells: whether the function says how
+        far a task is.
         """
         results = {i: self.journal.get(f"{stage} {key}") for i, (key, _) in enumerate(tasks)}
         pending = [i for i, kept in results.items() if kept is None or not still_good(kept)]
@@ -121,6 +123,7 @@ class Stages:
             [tasks[i][1] for i in pending],
             in_flight=in_flight,
             task_bytes=task_bytes,
+            device_bytes=device_bytes,
             on_share=on_share,
         )
         for position, result in ran:

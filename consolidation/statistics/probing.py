@@ -19,7 +19,7 @@ from representation.formats import Packed
 PROBE_TOKENS = 8192
 ROUNDED_EXPERTS = 32
 """Of a layer: rounding takes long, and so many tell what rounding any of them does."""
-ROUNDED_BYTES = 1 << 30
+ROUNDED_BYTES = 1 << 27
 """Weights in float32 that a device rounds together: one expert is little work for many operations.
 """
 ROUNDING = 1000

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli import outcome, output
+from serve_app.cli.computing.computing_device import (
+    ComputingDevice,
+    computing_device,
+    free_memory,
+)
+from serve_app.cli.computing.lazy_ray import LazyRay
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -49,11 +53,9 @@ from serve_app.cli.releases import open_registry, resolve
 
 if TYPE_CHECKING:
     from consolidation.pipeline import Consolidated, Recipe
+    from consolidation.plan.memory_needs import Free
     from consolidation.plan.values import Plan
-    from consolidation.run.executor import OnShare
-    from consolidation.run.ray_tasks import RayExecutor
     from consolidation.sources.model_source import ModelSource
-    from serve_app.cli.processes import Interruption
 
 Extend = Annotated[
     str | None,
@@ -168,6 +170,7 @@ def consolidate(
     max_accuracy_drop: MaxAccuracyDrop = None,
     max_perplexity_rise: MaxPerplexityRise = None,
     min_retained: MinRetained = None,
+    device: ComputingDevice = "cpu",
     normal_priority: NormalPriority = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -180,6 +183,7 @@ def consolidate(
     with its original before the release is published. A recipe file may hold
     the options.
     """
+    computing = computing_device(device)
     sizes = chosen_sizes(
         context, expert_budget=expert_budget, target_kl=target_kl, device_memory=device_memory
     )
@@ -196,6 +200,8 @@ def consolidate(
         raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
     if min_retained is not None and base is None:
         raise WrongUse("--min-retained needs --base SOURCE")
+
+    import torch
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.pipeline import Recipe
@@ -219,12 +225,19 @@ def consolidate(
         tasks=measured_tasks,
         texts=measured_texts,
         limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise, min_retained),
+        device=torch.device(computing.type),  # which card that is, Ray tells each task
     )
     if (memory := sizes["device_memory"]) is not None:
         wanted = replace(wanted, expert_bytes=_expert_bytes(wanted, memory))
     wanted = replace(wanted, as_file=recipe_text(wanted, memory))
-    ray = _Ray(context.obj, nice=0 if normal_priority else 19)
-    found = _run(wanted, ray, dry_run=dry_run, to_stderr=as_json)
+    free = free_memory(computing)
+    ray = LazyRay(
+        context.obj,
+        nice=0 if normal_priority else 19,
+        only_gpu=computing.index,
+        gpu_bytes=free.device,
+    )
+    found = _run(wanted, ray, free, dry_run=dry_run, to_stderr=as_json)
     if as_json:
         output.print_json(outcome.facts(wanted, found))
     elif found.manifest is not None and found.release is not None:
@@ -265,7 +278,9 @@ def _models(
     return models
 
 
-def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consolidated:
+def _run(
+    recipe: Recipe, ray: LazyRay, free: Free, *, dry_run: bool, to_stderr: bool
+) -> Consolidated:
     from consolidation.pipeline import consolidate as carry_out
 
     console = output.err() if to_stderr else output.out()
@@ -292,59 +307,8 @@ def _run(recipe: Recipe, ray: _Ray, *, dry_run: bool, to_stderr: bool) -> Consol
             progress=show,
             on_plan=on_plan,
             dry_run=dry_run,
-            free_bytes=free_memory(),
+            free=free,
         )
     if is_search:
         outcome.print_plan(found.plan, console)
     return found
-
-
-def free_memory() -> int | None:
-    """Bytes that a run may take on this machine; None if it computes on others, or cannot tell."""
-    import torch
-
-    from serve_app.engine.device.free_memory import free_bytes
-
-    return None if "RAY_ADDRESS" in os.environ else free_bytes(torch.device("cpu"))
-
-
-class _Ray:
-    """An executor that starts Ray with the first task, so wrong input is reported before that.
-
-    nice: the priority of tasks, and of this thread once Ray has started with its own.
-    """
-
-    def __init__(self, interruption: Interruption, *, nice: int) -> None:
-        self._interruption = interruption
-        self._nice = nice
-        self._open = ExitStack()
-        self._executor: RayExecutor | None = None
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[Any],
-        *,
-        in_flight: int | None = None,
-        task_bytes: int = 0,
-        on_share: OnShare | None = None,
-    ) -> Iterator[tuple[int, Any]]:
-        """See `consolidation.run.executor.Executor.map`."""
-        if self._executor is None:
-            # What Ray would otherwise print on stderr, between the progress bars.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            from consolidation.run.ray_tasks import RayExecutor
-
-            self._executor = self._open.enter_context(RayExecutor(nice=self._nice))
-            self._interruption.install()
-            os.nice(self._nice)
-        return self._executor.map(
-            function, tasks, in_flight=in_flight, task_bytes=task_bytes, on_share=on_share
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()

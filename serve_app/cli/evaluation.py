@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve_app.cli import output
+from serve_app.cli.computing.computing_device import ComputingDevice, computing_device
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
 from serve_app.cli.parsing import parse_model_files, parse_models, parse_source
@@ -86,9 +87,11 @@ def evaluate(
     items: NumItems = 200,
     windows: NumWindows = 16,
     report: Report = None,
+    device: ComputingDevice = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Compare releases with the original models, and with other methods."""
+    computing = computing_device(device)
     tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
     texts = parse_model_files(text or [], suffix=".txt", hint="--text")
     if not tasks and not texts:
@@ -117,9 +120,16 @@ def evaluate(
     base_checkpoint = base_here.open() if base_here else None
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
     with showing.progress() as show:
-        releases = [methods.ReleaseMethod(reader) for reader in readers]
+        releases = [methods.ReleaseMethod(reader, computing) for reader in readers]
         all_methods = [*releases, *others]
-        scores = measure(checkpoints, encoded, all_methods, base=base_checkpoint, progress=show)
+        scores = measure(
+            checkpoints,
+            encoded,
+            all_methods,
+            base=base_checkpoint,
+            device=computing,
+            progress=show,
+        )
     if report is not None:
         _write_report(report, readers, scores)
     if as_json:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli import output
+from serve_app.cli.computing.computing_device import ComputingDevice, computing_device
 from serve_app.cli.errors import CommandFailed, WrongUse
 from serve_app.cli.options import (
     AsJson,
@@ -75,14 +76,20 @@ def inspect(
         _print_facts(facts)
 
 
-def verify(family: Family, registry: RegistryUrl, release: Release = None) -> None:
+def verify(
+    family: Family,
+    registry: RegistryUrl,
+    release: Release = None,
+    device: ComputingDevice = "cpu",
+) -> None:
     """Read a release again, and check every digest and every golden prompt."""
+    computing = computing_device(device)
     from consolidation.evaluation.verify import verify as verify_release
 
     opened = open_registry(registry, family)
     found = resolve(opened, release)
     with showing.progress() as show:
-        findings = verify_release(opened, found, show)
+        findings = verify_release(opened, found, show, computing)
     for finding in findings:
         output.err().print(finding, markup=False, soft_wrap=True)
     if findings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli import output
-from serve_app.cli.consolidate import free_memory
+from serve_app.cli.computing.computing_device import free_memory
 from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Base, Channel, Family, Models, RegistryUrl
@@ -86,6 +86,8 @@ def _print_needs(
     family: str, registry: str, models: dict[str, ModelSource], base: ModelSource | None
 ) -> None:
     """Print the most that each stage holds, and what is free. Reads headers alone."""
+    import torch
+
     from consolidation.checkpoints.family import open_family
     from consolidation.plan.memory_needs import memory_needs
     from consolidation.sources.bringing import bring
@@ -99,13 +101,16 @@ def _print_needs(
         remove=(),
         opened=lambda _: None,
     )
-    grid = output.table("stage", "bytes", "", "")
-    grid.columns[3].justify, grid.columns[3].no_wrap = "left", False
-    for need in memory_needs(opened, is_lossy=True):
-        grid.add_row(need.stage, str(need.num_bytes), size(need.num_bytes), need.words)
-    free = free_memory()
-    if free is not None:
-        grid.add_row("free", str(free), size(free), "of this machine")
+    cuda = torch.device("cuda")
+    grid = output.table("stage", "bytes", "", "of a card", "")
+    grid.columns[4].justify, grid.columns[4].no_wrap = "left", False
+    for need in memory_needs(opened, is_lossy=True, device=cuda):
+        own = str(need.num_bytes), size(need.num_bytes), size(need.device_bytes)
+        grid.add_row(need.stage, *own, need.words)
+    free = free_memory(cuda)
+    if free.host is not None:
+        of_card = "–" if free.device is None else size(free.device)
+        grid.add_row("free", str(free.host), size(free.host), of_card, "of this machine")
     output.out().print(grid)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
-from serve_app.cli.consolidate import _Ray
+from serve_app.cli.computing.lazy_ray import LazyRay
 from serve_app.cli.main import run
 from serve_app.cli.processes import Interruption, descendants
 from tests.cli.test_processes import is_running
@@ -82,7 +82,7 @@ class Talking(LocalExecutor):
 
     nice: int
 
-    def __init__(self, _: object, *, nice: int) -> None:
+    def __init__(self, _: object, *, nice: int, **__: object) -> None:
         Talking.nice = nice
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ def test_what_ray_says_goes_to_stderr(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("serve_app.cli.consolidate._Ray", Talking)
+    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", Talking)
     more = ["--json", "--normal-priority"] if json_only else []
     used = arguments(checkpoints, tmp_path, *more)[len(COMMAND) - 1 :]
     assert run(used) == 0
@@ -117,7 +117,7 @@ def test_the_command_and_its_tasks_have_the_lowest_priority_once_ray_has_started
     done: list[str] = []
 
     class Executor(LocalExecutor):
-        def __init__(self, *, nice: int) -> None:
+        def __init__(self, *, nice: int, **_: object) -> None:
             done.append(f"tasks {nice}")
 
         def __enter__(self) -> Self:
@@ -127,7 +127,7 @@ def test_the_command_and_its_tasks_have_the_lowest_priority_once_ray_has_started
 
     monkeypatch.setattr("consolidation.run.ray_tasks.RayExecutor", Executor)
     monkeypatch.setattr(os, "nice", lambda by: done.append(f"command {by}"))
-    with _Ray(_NoInterruption(), nice=19) as ray:
+    with LazyRay(_NoInterruption(), nice=19) as ray:
         assert list(ray.map(str, [1])) == [(0, "1")]
     assert done == ["tasks 19", "command 19"]
 

@@ -23,7 +23,7 @@ Consolidate = Callable[..., tuple[int, str, str]]
 class Here(LocalExecutor):
     """In place of what starts Ray."""
 
-    def __init__(self, _: object, *, nice: int) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ def consolidate(
     capsys: pytest.CaptureFixture[str],
 ) -> Consolidate:
     """Runs the command on the family; gives code, stdout, stderr."""
-    monkeypatch.setattr("serve_app.cli.consolidate._Ray", Here)
+    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", Here)
     monkeypatch.setenv("COLUMNS", "80")
     place = ["--family", "tiny", "--registry", str(tmp_path / "registry")]
     models = [f"--model={name}={family / name}" for name in MODELS]

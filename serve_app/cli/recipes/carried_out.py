@@ -35,6 +35,7 @@ def recipe_text(recipe: "Recipe", device_memory: int | None) -> str:
         "weights": dict(recipe.weights),
         "exact": sorted(recipe.exact),
         "noise_floor": recipe.noise_floor or None,
+        "device": recipe.device.type,
         "calibration": [
             str(path.absolute()) if model is None else {model: str(path.absolute())}
             for model, path in recipe.calibration

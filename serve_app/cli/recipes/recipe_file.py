@@ -27,6 +27,7 @@ from pydantic import (
 
 from consolidation.sources.local_sources import found_from
 from consolidation.sources.model_source import NoDirectory, read_source
+from serve_app.cli.computing.computing_device import parse_device
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.parsing import (
     parse_count,
@@ -108,6 +109,7 @@ Positive = Annotated[str, _read_by(parse_positive), _numbers(exclusiveMinimum=0)
 Limit = Annotated[str, _read_by(parse_limit), _numbers(minimum=0)]
 Size = Annotated[str, _read_by(parse_size), WithJsonSchema({"type": ["integer", "string"]})]
 Count = Annotated[str, _read_by(parse_count), WithJsonSchema({"type": "integer", "minimum": 1})]
+Device = Annotated[str, _read_by(parse_device)]
 Switch = Annotated[str, _read_by(parser_of(switch)), WithJsonSchema({"type": "boolean"})]
 _OF_MODEL = {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1}
 CalibrationItem = Annotated[
@@ -143,6 +145,7 @@ class RecipeFile(BaseModel):
     max_accuracy_drop: Limit | None = None
     max_perplexity_rise: Limit | None = None
     min_retained: Limit | None = None
+    device: Device | None = None
 
     def as_options(self) -> dict[str, str | list[str]]:
         """Texts by parameter of the command, as the command line would give them."""

@@ -14,5 +14,12 @@ def resolve_device(wanted: str) -> str:
 
 def require_device(wanted: str) -> None:
     """Raises: ConfigError where CUDA is wanted, and there is no such device here."""
-    if torch.device(resolve_device(wanted)).type == "cuda" and not torch.cuda.is_available():
+    device = torch.device(resolve_device(wanted))
+    if device.type != "cuda":
+        return
+    num = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not num:
         raise ConfigError(f"device: {wanted!r}, and there is no such device here")
+    if device.index is not None and device.index >= num:
+        there = ", ".join(f"cuda:{number}" for number in range(num))
+        raise ConfigError(f"device: {wanted!r}, and the only ones here are {there}")

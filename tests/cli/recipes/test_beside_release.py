@@ -23,7 +23,7 @@ class _Here(LocalExecutor):
 def test_the_recipe_beside_a_release_makes_the_same_release_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("serve_app.cli.consolidate._Ray", _Here)
+    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", _Here)
     write_checkpoint(tmp_path / "one", "mixtral", 0)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("family: tiny\nregistry: r\nmodels: {one: one}\n")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from consolidation.recipe import Recipe
 from consolidation.sources.local_sources import local_source
@@ -41,6 +42,7 @@ max_kl: 1e-1
 max_accuracy_drop: 0.01
 max_perplexity_rise: 0.02
 min_retained: 0.9
+device: auto
 """
 
 
@@ -57,7 +59,7 @@ def as_flags(place: Path) -> list[str]:
         --calibration {place}/all.txt --calibration {place}/own=1.txt
         --calibration math={place}/math.txt --task math={place}/math.jsonl
         --text math={place}/math.txt --max-kl 0.1 --max-accuracy-drop 0.01
-        --max-perplexity-rise 0.02 --min-retained 0.9"""
+        --max-perplexity-rise 0.02 --min-retained 0.9 --device auto"""
     return text.split()
 
 
@@ -148,6 +150,7 @@ def test_a_recipe_as_it_was_carried_out_holds_no_login() -> None:
         ("base: ./base@v1", ["line 1: base: './base@v1'", "no revisions"]),
         ("family: f\nexpert_budget: lots\n", ["line 2: expert_budget: 'lots' is not a number"]),
         ("device_memory: 24 apples", ["24 apples"]),
+        ("device: gpu", ["line 1: device: 'gpu' is not a device", "cuda:1"]),
         ("max_formats: 1.5", ["max_formats: '1.5' is not a whole number"]),
         ("noise_floor: maybe", ["'maybe' is neither true nor false"]),
         ("calibration: x.txt", ["calibration", "not a list"]),
@@ -200,3 +203,14 @@ def test_the_schema_takes_what_is_read_and_refuses_other_keys(
     helps = {one.name: one.help for one in TREE[("consolidate",)].params}
     for key, found in schema["properties"].items():
         assert found["description"] == helps[PARAMETERS.get(key, key)]
+
+
+def test_a_card_is_kept_as_its_kind(
+    place: Path, understood: Understood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
+    recipe = understood(write(place, ALL_BUT_SIZES), "--device", "cuda:1")
+    assert recipe.device == torch.device("cuda")
+    assert "device: cuda\n" in (recipe.as_file or "")

@@ -9,7 +9,7 @@ from consolidation.checkpoints.family import open_family
 from consolidation.errors import Refused
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.plan import memory_needs as memory_needs_module
-from consolidation.plan.memory_needs import GIB, memory_needs
+from consolidation.plan.memory_needs import GIB, Free, memory_needs
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
 from consolidation.sources.local_sources import local_models
@@ -73,7 +73,7 @@ def test_what_cannot_fit_is_refused_before_a_tensor_is_read(
 ) -> None:
     recipe = Recipe("f", str(tmp_path / "r"), local_models(models), expert_budget=1.0)
     with pytest.raises(Refused, match=r"calibrate needs 1.50 GiB of memory, and 1.00 GiB are free"):
-        consolidate(recipe, executor=LocalExecutor(), free_bytes=GIB)
+        consolidate(recipe, executor=LocalExecutor(), free=Free(GIB))
     assert not (tmp_path / "r").exists()
 
 

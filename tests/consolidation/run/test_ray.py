@@ -1,13 +1,15 @@
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
 from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import consolidate
 from consolidation.run.executor import LocalExecutor
-from consolidation.run.ray_tasks import STEPS, RayExecutor
+from consolidation.run.ray_tasks import STEPS, RayExecutor, visible_gpu
 from tests.consolidation.families import write_family
 from tests.consolidation.run.deaths import (
     WhenRead,
@@ -18,6 +20,7 @@ from tests.consolidation.run.deaths import (
     priority,
     refuses,
     same,
+    together,
 )
 from tests.consolidation.running import recipe_of
 
@@ -26,8 +29,10 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[RayExecutor]:
-    with RayExecutor() as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", partial(ray.init, num_gpus=1))
+        with RayExecutor() as found:
+            yield found
 
 
 def test_a_task_whose_worker_died_is_run_again(executor: RayExecutor, tmp_path: Path) -> None:
@@ -71,6 +76,32 @@ def test_tasks_that_would_fill_the_memory_run_one_after_another(
 ) -> None:
     tasks = [str(tmp_path / "here")] * 3
     assert dict(executor.map(alone, tasks, task_bytes=1 << 62)) == dict.fromkeys(range(3), True)
+
+
+def test_tasks_share_a_gpu_by_what_they_take_of_its_memory(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    known = RayExecutor(gpu_bytes=100)
+    tasks = [str(tmp_path / "here")] * 3
+    assert dict(known.map(alone, tasks, device_bytes=51)) == dict.fromkeys(range(3), True)
+    assert dict(known.map(together, [str(tmp_path / n) for n in "ab"], device_bytes=50)) == {
+        0: "0",
+        1: "0",
+    }
+    assert dict(executor.map(alone, tasks, device_bytes=1)) == dict.fromkeys(range(3), True)
+
+
+def test_tasks_for_gpus_fail_where_there_is_none(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(RunFailed, match="no machine of the Ray cluster has one"):
+        list(executor.map(same, [1], device_bytes=1))
+
+
+def test_a_cluster_of_its_own_is_shown_one_gpu_of_those_that_are_visible() -> None:
+    assert visible_gpu(None, 1) == "1"
+    assert visible_gpu("4, 6", 1) == "6"
 
 
 def test_ray_and_one_process_give_the_same_release(executor: RayExecutor, tmp_path: Path) -> None:

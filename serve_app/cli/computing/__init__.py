@@ -1,0 +1,1 @@
+"""Where commands of consolidation compute: on which device, and in which processes."""
