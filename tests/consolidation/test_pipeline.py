@@ -130,7 +130,7 @@ def test_too_large_a_divergence_publishes_nothing_and_names_the_models(
     family: Paths, tmp_path: Path
 ) -> None:
     first = run(tmp_path, pick(family, "one", "two"), channel="stable").release
-    told = r"(model '(one|two)' is \S+ nats .* more than the 1e-12 allowed\n){2}nothing was publ"
+    told = r"(model '(one|two)' is \S+ nats .* more than the 0.000000000001 allowed\n){2}nothing was publ"
     with pytest.raises(Refused, match=told):
         run(
             tmp_path,
