@@ -161,7 +161,10 @@ class Trials:
             family=self.registry.family,
             experts=tuple(
                 tuple(
-                    (layer.slots[slot], *(layer.residuals[r] for r in plan.residuals(name, i, e)))
+                    (
+                        *layer.slot_parts(slot),
+                        *(layer.residuals[r] for r in plan.residuals(name, i, e)),
+                    )
                     for e, slot in enumerate(plan.expert_map[name][i])
                 )
                 for i, layer in enumerate(layers)

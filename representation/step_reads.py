@@ -50,12 +50,12 @@ class DecodeStep:
 class LayerParts:
     """One layer of a pool. slots, residuals: bytes of each, as a device holds them.
 
-    models: for each model, the parts of each of its experts: the slot, and the residuals.
+    models: for each model, the parts of each of its experts: of the slot, and the residuals.
     """
 
     slots: Sequence[int]
     residuals: Sequence[int]
-    models: Sequence[Sequence[tuple[int, Collection[int]]]]
+    models: Sequence[Sequence[tuple[Collection[int], Collection[int]]]]
 
 
 def bytes_read(layers: Iterable[LayerParts], step: DecodeStep) -> int:
@@ -67,7 +67,7 @@ def _of_layer(layer: LayerParts, step: DecodeStep) -> float:
     users: dict[tuple[bool, int], dict[int, int]] = {}
     for model, experts in enumerate(layer.models):
         for slot, residuals in experts:
-            for part in [(False, slot), *((True, residual) for residual in residuals)]:
+            for part in [*((False, one) for one in slot), *((True, one) for one in residuals)]:
                 counts = users.setdefault(part, {})
                 counts[model] = counts.get(model, 0) + 1
     num_experts = max(map(len, layer.models), default=0)

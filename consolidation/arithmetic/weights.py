@@ -3,7 +3,7 @@
 Reads no files, decides nothing. Experts that are stored unchanged never pass through here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +33,15 @@ class Weights:
             {name: tensor - other.vectors[name] for name, tensor in self.vectors.items()},
         )
 
-    def of(self, name: str) -> "Weights":
-        """One matrix, and the vector that is added to its product."""
-        vectors = {n: vector for n, vector in self.vectors.items() if n == f"{name}_bias"}
-        return Weights({name: self.matrices[name]}, vectors)
+    def only(self, names: Collection[str]) -> "Weights":
+        """Some matrices, and the vectors that are added to their products; all where empty."""
+        if not names:
+            return self
+        own = {f"{name}_bias" for name in names}
+        return Weights(
+            {name: matrix for name, matrix in self.matrices.items() if name in names},
+            {name: vector for name, vector in self.vectors.items() if name in own},
+        )
 
     def equals(self, other: "Weights") -> bool:
         """Whether two experts of one shape are the same to the bit: 0 and −0 are not."""

@@ -6,7 +6,7 @@ makes up for the rounding of the slot.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import BackboneSource, ExpertsSource
 from consolidation.checkpoints.contents import User
 from consolidation.compare.costs import PartWanted, cost_of
-from consolidation.compare.residual import Residual, Residuals
+from consolidation.compare.part_form import PartForm, PartForms
 from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
@@ -57,23 +57,24 @@ class MemberRequest:
 
     origin: Origin
     users: tuple[User, ...]
-    residuals: Residuals
+    residuals: PartForms
 
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
     """One slot to write, with its members' residuals.
 
-    `holds` is the expert that it holds, or those whose mean it holds, each with its count. `digest`
-    is that of the blob, where it is known beforehand. A slot that is `kept` is only read.
+    `holds` is the expert that it holds, or those whose mean it holds, each with its count. `forms`
+    are those of its parts. `digest` is that of the only one, where it is known beforehand, and
+    `num_bytes` what that takes. A slot of which parts are `kept` is only read.
     """
 
     holds: tuple[tuple[Origin, int], ...]
-    format: Format
+    forms: PartForms
     members: tuple[MemberRequest, ...]
     digest: str | None
     num_bytes: int
-    kept: Part | None = None
+    kept: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class BackboneTask:
 
 
 def build_layer(task: BuildTask) -> list[dict[str, Any]]:
-    """Write missing slots and residuals. -> each slot's part and its members' parts
+    """Write missing slots and residuals. -> each slot's parts and its members' parts
 
     Raises `RunFailed` when a checkpoint has changed meanwhile.
     """
@@ -126,20 +127,20 @@ class _Builder:
 
     def slot(self, request: SlotRequest) -> dict[str, Any]:
         if request.digest is not None and not any(m.residuals for m in request.members):
-            return {"slot": self._exact(request).model_dump(), "residuals": []}
+            return {"slot": [self._exact(request).model_dump()], "residuals": []}
         shape = self._task.shape
-        if request.kept is not None:
-            part = request.kept
-            held = read_expert(self._registry, [part], shape, self._device)
+        if request.kept:
+            parts = request.kept
+            held = read_expert(self._registry, parts, shape, self._device)
             given = weights_of(held, shape, self._device)
         else:
             content = self._content(request)
-            part, given = self._slot_part(request, content, shape)
+            parts, given = self._slot_parts(request, content, shape)
         residuals = [
-            [one.model_dump() for one in self._residuals(member, part, given, shape)]
+            [one.model_dump() for one in self._residuals(member, parts, given, shape)]
             for member in request.members
         ]
-        return {"slot": part.model_dump(), "residuals": residuals}
+        return {"slot": [part.model_dump() for part in parts], "residuals": residuals}
 
     def _exact(self, request: SlotRequest) -> Part:
         """The slot of one unchanged expert, which is read only if the blob is missing."""
@@ -161,35 +162,48 @@ class _Builder:
             return experts[0]
         return mean_weights(experts, [count for _, count in request.holds])
 
-    def _slot_part(
+    def _slot_parts(
         self, request: SlotRequest, content: Weights, shape: ExpertShape
-    ) -> tuple[Part, Weights]:
-        """Write the slot of some content. -> its part, and the weights that it really gives"""
+    ) -> tuple[tuple[Part, ...], Weights]:
+        """Write the slot of some content. -> its parts, and the weights that they really give"""
         if request.digest is not None:
-            return self._exact(request), content
-        # Those without residuals feel every error of the slot, others only what is not made up.
-        alone = [m for m in request.members if not m.residuals] or list(request.members)
+            return (self._exact(request),), content
 
         @functools.cache
         def users() -> list[tuple[MemberRequest, torch.Tensor | None, User]]:
-            ordered = [(member, member.origin.order(self._device)) for member in alone]
+            every = request.members
+            ordered = [(member, member.origin.order(self._device)) for member in every]
             return [(member, order, user) for member, order in ordered for user in member.users]
 
         def metric(name: str) -> Metric:
-            matrix = content.matrices[name]
-            metrics = [self._metric(m, order, u, name, matrix) for m, order, u in users()]
-            return together(metrics, [user.weight for _, _, user in users()])
+            # Those without residuals feel every error of the slot, others what is not made up.
+            alone = [one for one in users() if not any(r.holds(name) for r in one[0].residuals)]
+            own, matrix = alone or users(), content.matrices[name]
+            metrics = [self._metric(m, order, user, name, matrix) for m, order, user in own]
+            return together(metrics, [user.weight for _, _, user in own])
 
         vectors = {name: v.to(self._task.dtype) for name, v in content.vectors.items()}
         weights = Weights(content.matrices, vectors)
-        wanted = PartWanted(weights, metric, shape, self._task.dtype)
-        tensors = cost_of(request.format.kind).fit(request.format, wanted)
-        held = dense_expert([(request.format, tensors)], shape)
+        tensors = [self._fitted(form, weights, metric, shape) for form in request.forms]
+        pairs = zip(request.forms, tensors, strict=True)
+        held = dense_expert([(form.format, found) for form, found in pairs], shape)
         given = weights_of(held, shape, self._device)
-        return self._write(Residual(request.format), tensors), given
+        return tuple(map(self._write, request.forms, tensors)), given
+
+    def _fitted(
+        self,
+        form: PartForm,
+        weights: Weights,
+        metric: Callable[[str], Metric],
+        shape: ExpertShape,
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a slot's part."""
+        own = shape.only(form.matrices)
+        wanted = PartWanted(weights.only(form.matrices), metric, own, self._task.dtype)
+        return cost_of(form.format.kind).fit(form.format, wanted)
 
     def _residuals(
-        self, member: MemberRequest, slot: Part, given: Weights, shape: ExpertShape
+        self, member: MemberRequest, slot: Sequence[Part], given: Weights, shape: ExpertShape
     ) -> list[Part]:
         """Parts that add up to a member's difference from the slot, in the better of two orders.
 
@@ -198,17 +212,17 @@ class _Builder:
         if not member.residuals:
             return []
         if member.residuals[0].format.replaces:
-            return [self._replacing(member, slot, shape)]
+            return [self._replacing(member, slot[0], shape)]
         order = member.origin.order(self._device)
         left = member.origin.read(order, self._device).minus(given)
-        tensors: dict[Residual, dict[str, torch.Tensor]] = {one: {} for one in member.residuals}
+        tensors: dict[PartForm, dict[str, torch.Tensor]] = {one: {} for one in member.residuals}
         for name, matrix in left.matrices.items():
             own = [one for one in member.residuals if one.holds(name)]
             if not own:
                 continue
             metrics = [self._metric(member, order, u, name, matrix) for u in member.users]
             metric = together(metrics, [user.weight for user in member.users])
-            parts = self._better(left.of(name), metric, [one.format for one in own], shape)
+            parts = self._better(left.only((name,)), metric, [one.format for one in own], shape)
             for one, found in zip(own, parts, strict=True):
                 tensors[one] |= found
         return [self._write(one, tensors[one]) for one in member.residuals]
@@ -285,7 +299,7 @@ class _Builder:
             return found
         return reorder_metric(name, found, order, layout)
 
-    def _write(self, held: Residual, tensors: Mapping[str, torch.Tensor]) -> Part:
+    def _write(self, held: PartForm, tensors: Mapping[str, torch.Tensor]) -> Part:
         blob = self._registry.write_blob(encode_tensors(tensors))
         label = str(held.format)
         return Part(digest=blob.digest, bytes=blob.bytes, format=label, matrices=held.matrices)

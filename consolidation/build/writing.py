@@ -6,7 +6,7 @@ those that an earlier run or release wrote are reused.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from consolidation.build.blobs import (
 )
 from consolidation.checkpoints.contents import Expert, NeuronOrder, User
 from consolidation.checkpoints.family import Family
+from consolidation.compare.part_form import AS_IT_IS
 from consolidation.errors import Refused
 from consolidation.plan.device_bytes import bytes_on
 from consolidation.plan.study import Study
@@ -30,7 +31,6 @@ from consolidation.recipe import Recipe
 from consolidation.release import BackboneBlob, Blob, Layer, Part, Registry
 from consolidation.release.manifest import DTYPES, canonical_json
 from consolidation.run.journal import Stages
-from representation.formats import DENSE
 
 TASK_BYTES = 256 << 20
 """How many bytes of experts, as they were stored, one task builds: so that cores end together."""
@@ -78,7 +78,7 @@ def _tasks(
     planned: PlannedLayer,
 ) -> Iterator[BuildTask]:
     """What to build for one layer, in parts of at most `TASK_BYTES` of experts, or of one slot."""
-    one = study.layers[layer].sizes.slot(DENSE)
+    one = study.layers[layer].sizes.slot(AS_IT_IS)
     part: list[SlotRequest] = []
     room = TASK_BYTES
     requests = list(_Requests(recipe, family, study, layer).of(planned))
@@ -113,17 +113,15 @@ class _Requests:
         for kept in planned.kept:
             if any(member.residuals for member in kept.members):
                 assert self._family.extended is not None
-                part = self._family.extended.layers[self._layer].slots[kept.index]
-                yield SlotRequest(
-                    (), part.parsed, self._members(kept.members), None, part.bytes, part
-                )
+                parts = self._family.extended.layers[self._layer].slot_parts(kept.index)
+                yield SlotRequest((), (), self._members(kept.members), None, 0, parts)
         for slot in planned.slots:
             yield SlotRequest(
                 holds=tuple((self._held(held), held.count) for held in slot.holds),
-                format=slot.format,
+                forms=slot.forms,
                 members=self._members(slot.members),
                 digest=slot.digest,
-                num_bytes=self._sizes.slot(slot.format),
+                num_bytes=self._sizes.slot(slot.forms),
             )
 
     def _members(self, members: Sequence[Member]) -> tuple[MemberRequest, ...]:
@@ -161,15 +159,18 @@ def _layer(
     """The layer for the manifest: kept parts first, then built ones, in the order of the plan."""
     there = family.extended.layers[number] if family.extended is not None else None
     built = iter(result)
-    slots, residuals = [], []
+    places = iter(planned.parts)
+    slots: list[Part] = []
+    residuals: list[Part] = []
     if there is not None:
-        slots = [there.slots[kept.index] for kept in planned.kept]
+        for kept in planned.kept:
+            slots += _neighbours(there.slot_parts(kept.index), next(places))
         residuals = [there.residuals[index] for index in planned.kept_residuals]
     for kept in planned.kept:
         if any(member.residuals for member in kept.members):
             residuals += _residuals(next(built))
     for found in built:
-        slots.append(Part.model_validate(found["slot"]))
+        slots += _neighbours(map(Part.model_validate, found["slot"]), next(places))
         residuals += _residuals(found)
     shape = family.shape(number)
     return Layer(
@@ -181,12 +182,18 @@ def _layer(
     )
 
 
+def _neighbours(parts: Iterable[Part], places: range) -> list[Part]:
+    """The parts of a slot, whose first names the others by their places in the layer."""
+    first, *others = parts
+    return [first.model_copy(update={"others": tuple(places[1:])}), *others]
+
+
 def _residuals(found: Mapping[str, Any]) -> list[Part]:
     return [Part.model_validate(part) for member in found["residuals"] for part in member]
 
 
 def _parts(found: Sequence[Mapping[str, Any]]) -> list[Part]:
-    slots = [Part.model_validate(one["slot"]) for one in found]
+    slots = [Part.model_validate(part) for one in found for part in one["slot"]]
     return slots + [part for one in found for part in _residuals(one)]
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from consolidation.arithmetic.frontier import Point
-from consolidation.compare.residual import Residual, Residuals
-from representation.formats import DENSE, Format, format_of
+from consolidation.compare.part_form import AS_IT_IS, PartForm, PartForms
+from representation.formats import Format
 
 EXPERTS, BASE, KEPT = "experts", "base", "kept"
 
@@ -28,37 +28,40 @@ class Use:
     """A distinct expert that uses a slot, its residuals, and the error that is expected then."""
 
     expert: int
-    residuals: Residuals
+    residuals: PartForms
     error: float
 
 
 @dataclass(frozen=True, slots=True)
 class SlotChoice:
-    """One slot: what it holds, how, and for whom."""
+    """One slot: what it holds, how, and for whom. forms: of its parts, one for each matrix."""
 
     content: Content
-    format: Format
+    forms: PartForms
     uses: tuple[Use, ...]
 
     @property
     def formats(self) -> Iterator[Format]:
         """Of the slot and of its users' residuals; some may come again."""
-        yield self.format
+        yield from (one.format for one in self.forms)
         for use in self.uses:
             yield from (one.format for one in use.residuals)
 
     @property
-    def shelves(self) -> Iterator[Format | Residual]:
-        """What tells the shelves of the slot and of its users' residuals; some may come again."""
-        yield self.format
+    def shelves(self) -> Iterator[tuple[bool, PartForm]]:
+        """What tells the shelves of the slot and of its users' residuals; some may come again.
+
+        Whether it is one of residuals, and the form of its parts.
+        """
+        yield from ((False, one) for one in self.forms)
         for use in self.uses:
-            yield from use.residuals
+            yield from ((True, one) for one in use.residuals)
 
     @classmethod
     def exactly(cls, position: int, kept: int | None) -> "SlotChoice":
         """An expert as it is, in a slot of its own or in the kept slot that holds the same."""
         content = Content(EXPERTS, (position,)) if kept is None else Content(KEPT, (kept,))
-        return cls(content, DENSE, (Use(position, (), 0.0),))
+        return cls(content, AS_IT_IS, (Use(position, (), 0.0),))
 
 
 Choices = tuple[SlotChoice, ...]
@@ -87,7 +90,7 @@ class Group:
             if content.kind == EXPERTS:
                 content = Content(EXPERTS, tuple(map(at, content.positions)))
             uses = tuple(Use(at(use.expert), use.residuals, use.error) for use in choice.uses)
-            return SlotChoice(content, choice.format, uses)
+            return SlotChoice(content, choice.forms, uses)
 
         return Group(
             tuple(map(at, self.members)),
@@ -124,15 +127,15 @@ class Group:
 
 def _slot_to_json(slot: SlotChoice) -> list[Any]:
     uses = [[use.expert, [str(one) for one in use.residuals], use.error] for use in slot.uses]
-    return [slot.content.kind, list(slot.content.positions), str(slot.format), uses]
+    return [slot.content.kind, list(slot.content.positions), list(map(str, slot.forms)), uses]
 
 
 def _slot_from_json(value: list[Any]) -> SlotChoice:
-    kind, positions, fmt, uses = value
+    kind, positions, forms, uses = value
     return SlotChoice(
         Content(kind, tuple(positions)),
-        format_of(fmt),
+        tuple(map(PartForm.of, forms)),
         tuple(
-            Use(expert, tuple(map(Residual.of, labels)), error) for expert, labels, error in uses
+            Use(expert, tuple(map(PartForm.of, labels)), error) for expert, labels, error in uses
         ),
     )

@@ -167,17 +167,23 @@ class _Comparison:
             found[Content(BASE, (first.index,))] = weights_of(tensors, self._shape, device)
         for slot in sorted({s for m in kin.members for s in self._task.experts[m].kept}):
             registry = Registry(self._task.registry, self._task.family)
-            whole = read_expert(registry, [self._task.slots[slot]], self._shape, device)
+            whole = read_expert(registry, self._kept(slot), self._shape, device)
             found[Content(KEPT, (slot,))] = weights_of(whole, self._shape, device)
         reference = units[0].weights
         return {content: w for content, w in found.items() if related(reference, w)}
+
+    def _kept(self, slot: int) -> list[Part]:
+        """The parts of a slot of the release that is extended."""
+        first = self._task.slots[slot]
+        return [first, *(self._task.slots[index] for index in first.others)]
 
     def _stored(self, kin: Kin, others: Mapping[Content, Weights]) -> frozenset[Content]:
         """Contents that a dense slot would hold to the bit, every neuron in its own place."""
         found = {Content(EXPERTS, (member,)) for member in kin.members if member not in kin.via}
         for content, weights in others.items():
             if content.kind == KEPT:
-                stored = self._task.slots[content.positions[0]].parsed == DENSE
+                parts = self._kept(content.positions[0])
+                stored = len(parts) == 1 and parts[0].parsed == DENSE
             else:  # A base may be stored in more bits than its models.
                 stored = weights.equals(weights.rounded(self._task.dtype))
             if stored:
@@ -244,27 +250,29 @@ class _GroupMenu:
         """Every way to serve these units by one slot that is tried."""
         contents = {self._own(m): m for m in members[:MAX_CONTENTS]}
         for content, member in contents.items():
-            yield from self._with(content, self._units[member].weights, members)
+            yield self._with(content, self._units[member].weights, members)
         for content, weights in self._others.items():
             if len(members) > 1 or content.kind == KEPT:
-                yield from self._with(content, weights, members)
+                yield self._with(content, weights, members)
         if len(members) > 1 and not self._is_lossless:
             units = [self._units[m] for m in members]
             mean = mean_weights([u.weights for u in units], [u.count for u in units])
             content = Content(EXPERTS, tuple(self._kin.members[m] for m in members))
-            yield from self._with(content, mean, members)
+            yield self._with(content, mean, members)
 
-    def _with(self, content: Content, weights: Weights, members: Sequence[int]) -> Iterator[Way]:
+    def _with(self, content: Content, weights: Weights, members: Sequence[int]) -> Way:
         pairs = [self._pair(member, content, weights) for member in members]
         only_dense = content.kind == KEPT or self._is_lossless
-        for fmt in (DENSE,) if only_dense else SLOT_FORMATS:
-            yield Way(
-                content,
-                fmt,
-                0 if content.kind == KEPT else self._sizes.slot(fmt),
-                tuple(self._kin.members[member] for member in members),
-                tuple(pair.options(fmt, self._noise, self._sizes) for pair in pairs),
-            )
+        formats = (DENSE,) if only_dense else SLOT_FORMATS
+        return Way(
+            content,
+            tuple(self._kin.members[member] for member in members),
+            {
+                fmt: tuple(pair.options(fmt, self._noise, self._sizes) for pair in pairs)
+                for fmt in formats
+            },
+            self._sizes,
+        )
 
     def _pair(self, member: int, content: Content, weights: Weights) -> Pair:
         if (member, content) not in self._pairs:

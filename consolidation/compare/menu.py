@@ -10,7 +10,7 @@ import torch
 from consolidation.arithmetic.frontier import Point
 from consolidation.compare.costs import Difference, Formats, SlotLoss, cost_of
 from consolidation.compare.noise import Noise, Powers
-from consolidation.compare.residual import Residual, Residuals
+from consolidation.compare.part_form import PartForm, PartForms
 from consolidation.compare.ways import Options
 from representation.formats import DENSE, FORMATS, ExpertShape, Format
 
@@ -20,11 +20,11 @@ LOSSLESS = tuple(cost for cost in COSTS if any(fmt.replaces for fmt in cost.resi
 SLOT_FORMATS: Formats = tuple(fmt for cost in COSTS for fmt in cost.slots)
 NUM_MATRICES = 2
 """Matrices of an expert: what goes in, and what comes out."""
-MAX_MAPS = len(SLOT_FORMATS) + sum(
+MAX_MAPS = (1 + NUM_MATRICES) * len(SLOT_FORMATS) + sum(
     2 if fmt.replaces else 1 + NUM_MATRICES for cost in COSTS for fmt in cost.residuals
 )
-"""Maps that shelves of one layer may have: one for slots of a format, two for residuals that
-replace weights, and for others one for those of all matrices and one for those of each."""
+"""Maps that shelves of one layer may have: two for residuals that replace weights, and for slots
+and other residuals of a format one for those of all matrices and one for those of each."""
 
 
 class Pair:
@@ -51,26 +51,28 @@ class Pair:
 
     def _options(self, slot: Format, noise: Noise, sizes: "FileSizes") -> Options:
         if self._same and slot == DENSE:
-            return Options((Point(0, 0.0, ()),), {}, sizes.residual)
-        whole: list[Point[Residuals]] = []
+            if self._unit.locked:
+                return Options((Point(0, 0.0, ()),), {})
+            return Options((), {name: (Point(0, 0.0, ()),) for name in self._costs})
+        whole: list[Point[PartForms]] = []
         for offers in self._offers:
             for fmt, error in offers.whole(slot):
-                whole.append(Point(sizes.residual(Residual(fmt)), error, (Residual(fmt),)))
+                whole.append(Point(sizes.residual(PartForm(fmt)), error, (PartForm(fmt),)))
         if self._unit.locked:
-            return Options(tuple(whole), {}, sizes.residual)
+            return Options(tuple(whole), {})
         lost = cost_of(slot.kind).of_slot(slot, self._content_spread, noise)
         apart = {
             name: tuple(self._of_matrix(SlotLoss(name, lost[name], noise), sizes))
             for name in self._costs
         }
-        return Options(tuple(whole), apart, sizes.residual)
+        return Options(tuple(whole), apart)
 
     def _of_matrix(self, loss: SlotLoss, sizes: "FileSizes") -> Iterator[Point[Formats]]:
         """What residuals of one matrix take and leave."""
         yield Point(0, self._costs[loss.matrix] + loss.cost, ())
         for offers in self._offers:
             for formats, error in offers.residuals(loss):
-                alone = [Residual(fmt, (loss.matrix,)) for fmt in formats]
+                alone = [PartForm(fmt, (loss.matrix,)) for fmt in formats]
                 yield Point(sum(map(sizes.residual, alone)), error, formats)
 
 
@@ -80,24 +82,24 @@ class FileSizes:
     def __init__(self, shape: ExpertShape, dtype: torch.dtype) -> None:
         self.shape = shape
         self._dtype = dtype
-        self._known: dict[Format | Residual, int] = {}
+        self._known: dict[tuple[bool, PartForm], int] = {}
 
-    def on_device(self, part: Format | Residual) -> int:
-        """Bytes of the tensors of a slot in a format, or of a residual, as a device holds them."""
-        if isinstance(part, Residual):
-            own = self.shape.only(part.matrices)
-            return part.format.num_bytes(own, self._dtype, residual=True)
-        return part.num_bytes(self.shape, self._dtype, residual=False)
+    def on_device(self, form: PartForm, *, residual: bool) -> int:
+        """Bytes of the tensors of a slot's part, or of a residual, as a device holds them."""
+        own = self.shape.only(form.matrices)
+        return form.format.num_bytes(own, self._dtype, residual=residual)
 
-    def slot(self, fmt: Format) -> int:
-        """Bytes of a slot's file."""
-        if fmt not in self._known:
-            self._known[fmt] = fmt.file_bytes(self.shape, self._dtype, residual=False)
-        return self._known[fmt]
+    def slot(self, forms: PartForms) -> int:
+        """Bytes of the files of a slot's parts."""
+        return sum(self._file(form, residual=False) for form in forms)
 
-    def residual(self, one: Residual) -> int:
+    def residual(self, form: PartForm) -> int:
         """Bytes of a residual's file."""
-        if one not in self._known:
-            own = self.shape.only(one.matrices)
-            self._known[one] = one.format.file_bytes(own, self._dtype, residual=True)
-        return self._known[one]
+        return self._file(form, residual=True)
+
+    def _file(self, form: PartForm, *, residual: bool) -> int:
+        key = residual, form
+        if key not in self._known:
+            own = self.shape.only(form.matrices)
+            self._known[key] = form.format.file_bytes(own, self._dtype, residual=residual)
+        return self._known[key]

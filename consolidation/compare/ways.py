@@ -1,64 +1,75 @@
 """All ways to store a group of experts that are tried, as plain numbers. Chooses none.
 
-Each matrix chooses its residuals by itself: errors and bytes of matrices add up, so there are as
-many options as matrices have together, and not as many as there are combinations of them.
+Each matrix chooses the format of its slot, and its residuals, by itself: errors and bytes of
+matrices add up, so there are as many options as matrices have together, and not as many as there
+are combinations of them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from consolidation.arithmetic.frontier import Point, frontier, steps, total
 from consolidation.compare.costs import Formats as Chosen
 from consolidation.compare.few_formats import Formats, Option, cheapest, dropping
-from consolidation.compare.groups import Choices, Content, SlotChoice, Use
-from consolidation.compare.residual import Residual, Residuals, joined
-from representation.formats import Format
+from consolidation.compare.groups import KEPT, Choices, Content, SlotChoice, Use
+from consolidation.compare.part_form import AS_IT_IS, PartForm, PartForms, joined
+from representation.formats import DENSE, Format
 
 PRICES = 6
 """At how many prices of a byte few formats are sought, over all that a budget may ask for."""
 
 
-Apart = Mapping[str, Sequence[Point[Chosen]]]
-"""By matrix, formats of its residuals, with the bytes that they take alone, and its error."""
+class Sizes(Protocol):
+    """Bytes of files."""
+
+    def slot(self, forms: PartForms) -> int:
+        """Of a slot's parts."""
+        ...
+
+    def residual(self, form: PartForm) -> int:
+        """Of a residual."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """whole: residuals for all matrices together.   apart: what each matrix may have instead.
+    """What one expert may have beside a slot in one format.
 
-    Both empty: nothing gives the expert from this slot.   num_bytes: of a residual's file.
+    whole: residuals for all matrices together.   apart: instead, by matrix, formats of its
+    residuals, with the bytes that they take alone, and its error. Both empty: nothing gives the
+    expert from this slot.
     """
 
-    whole: tuple[Point[Residuals], ...]
-    apart: Apart
-    num_bytes: Callable[[Residual], int]
-    _known: dict[Formats | None, tuple[Point[Residuals], ...]] = field(default_factory=dict)
+    whole: tuple[Point[PartForms], ...]
+    apart: Mapping[str, Sequence[Point[Chosen]]]
+    _known: dict[tuple[str, Formats | None], tuple[Point[Chosen], ...]] = field(
+        default_factory=dict
+    )
 
-    def frontier(self, formats: Formats | None) -> tuple[Point[Residuals], ...]:
-        """What may be worth its bytes within formats; None: any. Empty if there is nothing."""
-        if formats not in self._known:
-            self._known[formats] = self._frontier(formats)
-        return self._known[formats]
+    def of_matrix(self, name: str, formats: Formats | None) -> tuple[Point[Chosen], ...]:
+        """What may be worth its bytes for a matrix within formats; None: any. May be empty."""
+        key = name, formats
+        if key not in self._known:
+            found = self.apart.get(name, ())
+            self._known[key] = frontier(
+                p for p in found if formats is None or formats.issuperset(p.choice)
+            )
+        return self._known[key]
 
-    def _frontier(self, formats: Formats | None) -> tuple[Point[Residuals], ...]:
+    def of_all(self, formats: Formats | None, sizes: Sizes) -> tuple[Point[PartForms], ...]:
+        """The same for all matrices together."""
         points = [
             point
             for point in self.whole
             if formats is None or formats.issuperset(one.format for one in point.choice)
         ]
-        own = [
-            frontier(p for p in found if formats is None or formats.issuperset(p.choice))
-            for found in self.apart.values()
-        ]
-        if own and all(own):
-            points += [self._together(point) for point in total(own)]
+        own = [self.of_matrix(name, formats) for name in self.apart]
+        for point in total(own) if own and all(own) else ():
+            residuals = joined(dict(zip(self.apart, point.choice, strict=True)))
+            points.append(Point(sum(map(sizes.residual, residuals)), point.error, residuals))
         return frontier(points)
-
-    def _together(self, point: Point[tuple[Chosen, ...]]) -> Point[Residuals]:
-        """What matrices have in the same format is one residual, which takes fewer bytes."""
-        residuals = joined(dict(zip(self.apart, point.choice, strict=True)))
-        return Point(sum(map(self.num_bytes, residuals)), point.error, residuals)
 
     def priced(self, price: float) -> "PricedOptions":
         """The options at a price of a byte."""
@@ -66,11 +77,11 @@ class Options:
             (p.error + price * p.num_bytes, frozenset(one.format for one in p.choice))
             for p in self.whole
         )
-        apart = (
-            ((p.error + price * p.num_bytes, frozenset(p.choice)) for p in found)
-            for found in self.apart.values()
-        )
-        return PricedOptions(_by_cost(whole), tuple(map(_by_cost, apart)))
+        apart = {
+            name: _by_cost((p.error + price * p.num_bytes, frozenset(p.choice)) for p in found)
+            for name, found in self.apart.items()
+        }
+        return PricedOptions(_by_cost(whole), apart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +89,99 @@ class PricedOptions:
     """Options at one price of a byte, by rising cost."""
 
     whole: Sequence[Option]
-    apart: tuple[Sequence[Option], ...]
+    apart: Mapping[str, Sequence[Option]]
 
-    def cost(self, formats: Formats) -> float:
-        """The least within formats; infinite if there is nothing."""
-        apart = sum(cheapest(own, formats) for own in self.apart) if self.apart else math.inf
-        return min(cheapest(self.whole, formats), apart)
+    def of_matrix(self, name: str, formats: Formats) -> float:
+        """The least for a matrix within formats; infinite if there is nothing."""
+        return cheapest(self.apart.get(name, ()), formats)
+
+    def of_all(self, formats: Formats) -> float:
+        """The same for all matrices together."""
+        apart = [self.of_matrix(name, formats) for name in self.apart]
+        return min(cheapest(self.whole, formats), sum(apart) if apart else math.inf)
 
 
 def _by_cost(options: Iterable[Option]) -> list[Option]:
     return sorted(options, key=lambda option: option[0])
 
 
+Beside = tuple[Point[Chosen], ...]
+"""What each expert of a slot has beside one matrix of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One slot for some experts. num_bytes: the slot's.   members: the experts, by position.
+    """One content of a slot for some experts, by position.
 
-    options: for each of them, the residuals that it may have.
+    options: by format that the slot, or one matrix of it, may be in: for each of the experts, what
+    it may have beside it.
     """
 
     content: Content
-    format: Format
-    num_bytes: int
     members: tuple[int, ...]
-    options: tuple[Options, ...]
+    options: Mapping[Format, tuple[Options, ...]]
+    sizes: Sizes
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that may be in formats of their own; none where an expert is locked."""
+        return tuple(next(iter(self.options.values()))[0].apart)
 
     def points(self, formats: Formats | None) -> Iterator[Point[Choices]]:
         """What may be worth its bytes within formats; None: any."""
-        if formats is not None and self.format not in formats:
-            return
-        found = [own.frontier(formats) for own in self.options]
+        if self.takes_whole and (formats is None or DENSE in formats):
+            yield from self._as_it_is(formats)
+        found = [self._of_matrix(name, formats) for name in self.matrices]
+        if found and all(found):
+            yield from map(self._together, total(found))
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether an expert may have a residual for all matrices, which stands on a dense slot."""
+        return any(own.whole for own in self.options.get(DENSE, ()))
+
+    def _as_it_is(self, formats: Formats | None) -> Iterator[Point[Choices]]:
+        """With a dense slot of all matrices."""
+        found = [own.of_all(formats, self.sizes) for own in self.options[DENSE]]
         if not all(found):
             return  # One of them is locked, and nothing gives it back from this.
-        for point in total(found):
-            uses = []
-            for member, residual, own in zip(self.members, point.choice, found, strict=True):
-                (error,) = [p.error for p in own if p.choice == residual]
-                uses.append(Use(member, residual, error))
-            choice = SlotChoice(self.content, self.format, tuple(uses))
-            yield Point(self.num_bytes + point.num_bytes, point.error, (choice,))
+        for point in total([[Point(p.num_bytes, p.error, p) for p in own] for own in found]):
+            uses = [
+                Use(member, own.choice, own.error)
+                for member, own in zip(self.members, point.choice, strict=True)
+            ]
+            choice = SlotChoice(self.content, AS_IT_IS, tuple(uses))
+            yield Point(self.slot_bytes(AS_IT_IS) + point.num_bytes, point.error, (choice,))
+
+    def _of_matrix(
+        self, name: str, formats: Formats | None
+    ) -> tuple[Point[tuple[Format, Beside]], ...]:
+        """What may be worth its bytes for a matrix, in a part of its own."""
+        points: list[Point[tuple[Format, Beside]]] = []
+        for fmt, options in self.options.items():
+            own = [one.of_matrix(name, formats) for one in options]
+            if (formats is None or fmt in formats) and all(own):
+                size = self.slot_bytes((PartForm(fmt, (name,)),))
+                for point in total([[Point(p.num_bytes, p.error, p) for p in of] for of in own]):
+                    points.append(Point(size + point.num_bytes, point.error, (fmt, point.choice)))
+        return frontier(points)
+
+    def _together(self, point: Point[tuple[tuple[Format, Beside], ...]]) -> Point[Choices]:
+        """What matrices have in the same format is one part, which takes fewer bytes."""
+        slot = joined({n: (fmt,) for n, (fmt, _) in zip(self.matrices, point.choice, strict=True)})
+        num_bytes = self.slot_bytes(slot)
+        uses = []
+        for number, member in enumerate(self.members):
+            own = [beside[number] for _, beside in point.choice]
+            chosen = zip(self.matrices, own, strict=True)
+            residuals = joined({name: one.choice for name, one in chosen})
+            num_bytes += sum(map(self.sizes.residual, residuals))
+            uses.append(Use(member, residuals, math.fsum(one.error for one in own)))
+        return Point(num_bytes, point.error, (SlotChoice(self.content, slot, tuple(uses)),))
+
+    def slot_bytes(self, forms: PartForms) -> int:
+        """Of the slot's files; none where they are kept."""
+        return 0 if self.content.kind == KEPT else self.sizes.slot(forms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,19 +210,42 @@ class GroupWays:
         return found[-1]
 
 
+class _PricedWay:
+    """A way at one price of a byte."""
+
+    def __init__(self, way: Way, price: float) -> None:
+        self._options = {
+            fmt: [own.priced(price) for own in options] for fmt, options in way.options.items()
+        }
+        self._whole = price * way.slot_bytes(AS_IT_IS) if way.takes_whole else math.inf
+        self._parts = {
+            name: {fmt: price * way.slot_bytes((PartForm(fmt, (name,)),)) for fmt in way.options}
+            for name in way.matrices
+        }
+
+    def cost(self, formats: Formats) -> float:
+        """The least within formats; infinite if there is nothing."""
+        whole = math.inf
+        if self._whole < math.inf and DENSE in formats:
+            whole = self._whole + sum(own.of_all(formats) for own in self._options[DENSE])
+        apart = sum(self._of_matrix(name, formats) for name in self._parts)
+        return min(whole, apart) if self._parts else whole
+
+    def _of_matrix(self, name: str, formats: Formats) -> float:
+        found = (
+            of_slot + sum(own.of_matrix(name, formats) for own in self._options[fmt])
+            for fmt, of_slot in self._parts[name].items()
+            if fmt in formats
+        )
+        return min(found, default=math.inf)
+
+
 class _Priced:
     """The ways of a group at one price of a byte."""
 
     def __init__(self, group: GroupWays, price: float) -> None:
         self._nodes = [
-            (
-                [
-                    (way.format, price * way.num_bytes, [o.priced(price) for o in way.options])
-                    for way in node.ways
-                ],
-                node.halves,
-            )
-            for node in group.nodes
+            ([_PricedWay(way, price) for way in node.ways], node.halves) for node in group.nodes
         ]
 
     def cost(self, formats: Formats) -> float:
@@ -165,10 +253,7 @@ class _Priced:
         found: list[float] = []
         for ways, halves in self._nodes:
             best = math.inf if halves is None else sum(found[half] for half in halves)
-            for fmt, of_slot, members in ways:
-                if fmt in formats:
-                    best = min(best, of_slot + sum(own.cost(formats) for own in members))
-            found.append(best)
+            found.append(min([best, *(way.cost(formats) for way in ways)]))
         return found[-1]
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from consolidation.arithmetic.frontier import Point, frontier, least_sum, steps
 from consolidation.compare.few_formats import Formats, Option, cheapest, dropping
 from consolidation.compare.groups import Choices, Group, SlotChoice
+from consolidation.compare.part_form import AS_IT_IS
 from consolidation.errors import Refused
 from consolidation.plan.solver import chosen_bytes, least_bytes, least_error, lossless_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
@@ -78,7 +79,8 @@ def _needed(
     found = set()
     if extended is not None:
         there = extended.manifest.layers[number]
-        found = {DENSE, *(there.slots[slot].parsed for slot in extended.slots(number))}
+        kept = [part for slot in extended.slots(number) for part in there.slot_parts(slot)]
+        found = {DENSE, *(part.parsed for part in kept)}
         found |= {there.residuals[index].parsed for index in extended.residuals(number)}
     grouped = sum(len(group.members) for group in layer.groups or ())
     if grouped < len(layer.contents.digests):
@@ -98,7 +100,7 @@ def _with_exact(layer: LayerChoices) -> LayerChoices:
     groups = []
     for group in layer.groups or ():
         exact = tuple(SlotChoice.exactly(member, None) for member in group.members)
-        point = Point(len(exact) * layer.sizes.slot(DENSE), 0.0, exact)
+        point = Point(len(exact) * layer.sizes.slot(AS_IT_IS), 0.0, exact)
         groups.append(replace(group, points=(*group.points, point)))
     return replace(layer, groups=None if layer.groups is None else tuple(groups))
 

@@ -13,10 +13,10 @@ from consolidation.compare.groups import EXPERTS, Content, Group, SlotChoice, Us
 from consolidation.compare.kin import Kin
 from consolidation.compare.layer import CompareTask
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes
+from consolidation.compare.part_form import AS_IT_IS, PartForm, PartForms
 from consolidation.plan.solver import budget_bytes, least_bytes, too_small
 from consolidation.plan.terms import LayerChoices, PlanTerms
 from consolidation.recipe import Recipe
-from representation.formats import DENSE, Format
 
 
 def allowed_bytes(recipe: Recipe, family: Family) -> int | None:
@@ -50,13 +50,13 @@ def check_budget(
         raise too_small(terms, needed)
 
 
-def _smallest(sizes: FileSizes) -> Format:
-    return min(SLOT_FORMATS, key=sizes.slot)
+def _smallest(sizes: FileSizes) -> PartForms:
+    return min((((PartForm(fmt)),) for fmt in SLOT_FORMATS), key=sizes.slot)
 
 
 def _group(members: Sequence[int], sizes: FileSizes, locked: Sequence[bool]) -> Group:
     """Experts of one origin in the smallest slot that may be theirs."""
-    fmt = DENSE if any(locked[member] for member in members) else _smallest(sizes)
+    forms = AS_IT_IS if any(locked[member] for member in members) else _smallest(sizes)
     uses = tuple(Use(member, (), 0.0) for member in members)
-    choice = SlotChoice(Content(EXPERTS, tuple(members)), fmt, uses)
-    return Group(tuple(members), {}, ({},) * len(uses), (Point(sizes.slot(fmt), 0.0, (choice,)),))
+    choice = SlotChoice(Content(EXPERTS, tuple(members)), forms, uses)
+    return Group(tuple(members), {}, ({},) * len(uses), (Point(sizes.slot(forms), 0.0, (choice,)),))

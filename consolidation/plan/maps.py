@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from consolidation.checkpoints.contents import Contents, Expert, NeuronOrder
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Group, SlotChoice
+from consolidation.compare.part_form import AS_IT_IS
 from consolidation.plan.terms import Extended, LayerChoices
 from consolidation.plan.values import (
     Held,
@@ -15,7 +16,6 @@ from consolidation.plan.values import (
     Slot,
 )
 from consolidation.release import expert_map_bytes, residual_map_bytes
-from representation.formats import DENSE
 from representation.step_reads import DecodeStep, LayerParts, bytes_read
 
 
@@ -48,18 +48,19 @@ def _planned_layer(
             shared[positions[0]] = shared.get(positions[0], ()) + members
             continue
         if kind == BASE:
-            built.append(Slot((Held(None, positions[0]),), choice.format, members, None))
+            built.append(Slot((Held(None, positions[0]),), choice.forms, members, None))
             continue
         holds = tuple(
             _held(contents.users[position], orders.get(position)) for position in positions
         )
-        as_it_is = len(holds) == 1 and choice.format == DENSE and holds[0].order is None
+        as_it_is = len(holds) == 1 and choice.forms == AS_IT_IS and holds[0].order is None
         digest = contents.digests[positions[0]] if as_it_is else None
-        built.append(Slot(holds, choice.format, members, digest))
+        built.append(Slot(holds, choice.forms, members, digest))
+    there = extended.manifest.layers[number].slots if extended else ()
     kept = sorted({*(extended.slots(number) if extended else ()), *shared})
     return PlannedLayer(
         module=contents.module,
-        kept=tuple(KeptSlot(index, shared.get(index, ())) for index in kept),
+        kept=tuple(KeptSlot(i, shared.get(i, ()), there[i].others) for i in kept),
         slots=tuple(built),
         kept_residuals=tuple(extended.residuals(number)) if extended else (),
     )
@@ -97,12 +98,13 @@ def expert_maps(
     for number, layer in enumerate(layers):
         found: dict[str, dict[int, tuple[int, tuple[int, ...]]]] = {name: {} for name in models}
         end = len(layer.kept_residuals)
+        parts = layer.parts
         for slot, member in layer.members:
             own = tuple(range(end, end + len(member.residuals)))
             end += len(own)
             for user in member.users:
-                found[user.model][user.index] = slot, own
-        slot_at = {kept.index: place for place, kept in enumerate(layer.kept)}
+                found[user.model][user.index] = parts[slot].start, own
+        slot_at = {kept.index: own.start for kept, own in zip(layer.kept, parts, strict=False)}
         residual_at = {index: place for place, index in enumerate(layer.kept_residuals)}
         for name in extended.models if extended else ():
             before = extended.manifest.models[name] if extended else None
@@ -134,13 +136,13 @@ def planned_bytes(
     for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
         for slot in layer.slots:
             if slot.digest is None:
-                size += choice.sizes.slot(slot.format)
+                size += choice.sizes.slot(slot.forms)
             else:
-                known[slot.digest] = choice.sizes.slot(slot.format)
+                known[slot.digest] = choice.sizes.slot(slot.forms)
         size += sum(choice.sizes.residual(r) for _, m in layer.members for r in m.residuals)
         if extended is not None:
             there = extended.manifest.layers[number]
-            kept = [there.slots[slot.index] for slot in layer.kept]
+            kept = [part for slot in layer.kept for part in there.slot_parts(slot.index)]
             kept += [there.residuals[index] for index in layer.kept_residuals]
             known |= {part.digest: part.bytes for part in kept}
     expert_maps, residual_maps = maps
@@ -161,9 +163,10 @@ def planned_step_bytes(
     found = []
     for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
         models = []
+        parts = {own.start: own for own in layer.parts}
         for name, rows in expert_maps.items():
             added = residual_maps[name][number] if residual_maps[name] else [()] * len(rows[number])
-            models.append(list(zip(rows[number], added, strict=True)))
+            models.append([(parts[s], own) for s, own in zip(rows[number], added, strict=True)])
         found.append(LayerParts(*_part_bytes(number, layer, choice, extended), models))
     return bytes_read(found, step)
 
@@ -176,10 +179,14 @@ def _part_bytes(
     if extended is not None:
         there, dtype = extended.manifest.layers[number], extended.manifest.dtype
         for kept in layer.kept:
-            slots.append(there.part_bytes(there.slots[kept.index], dtype, residual=False))
+            slots += [
+                there.part_bytes(part, dtype, residual=False)
+                for part in there.slot_parts(kept.index)
+            ]
         for index in layer.kept_residuals:
             residuals.append(there.part_bytes(there.residuals[index], dtype, residual=True))
-    slots += [choice.sizes.on_device(slot.format) for slot in layer.slots]
+    for slot in layer.slots:
+        slots += [choice.sizes.on_device(form, residual=False) for form in slot.forms]
     for _, member in layer.members:
-        residuals += map(choice.sizes.on_device, member.residuals)
+        residuals += [choice.sizes.on_device(one, residual=True) for one in member.residuals]
     return slots, residuals

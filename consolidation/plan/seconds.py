@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from consolidation.compare.costs import cost_of
 from consolidation.compare.groups import Choices
-from consolidation.compare.residual import Residual
+from consolidation.compare.part_form import PartForm
 from consolidation.plan.terms import LayerChoices
-from representation.formats import Format
 from representation.step_reads import DecodeStep
 
 BYTES_S = 44e9
@@ -31,7 +30,7 @@ class LayerSeconds:
         self._users = [Counter(user.model for user in users) for users in layer.contents.users]
         every = sum(self._users, Counter[str]())
         self._num_experts = max(every.values(), default=0)
-        self._known: dict[tuple[Format | Residual, tuple[int, ...]], float] = {}
+        self._known: dict[tuple[bool, PartForm, tuple[int, ...]], float] = {}
 
     def of(self, choices: Choices) -> float:
         """Seconds of all parts of these choices."""
@@ -41,29 +40,25 @@ class LayerSeconds:
             for use in slot.uses:
                 own = self._users[use.expert]
                 together += own
-                total += sum(self._part(one, own) for one in use.residuals)
-            total += self._part(slot.format, together)
+                total += sum(self._part(one, own, residual=True) for one in use.residuals)
+            total += sum(self._part(one, together, residual=False) for one in slot.forms)
         return total
 
-    def _part(self, part: Format | Residual, users: Counter[str]) -> float:
-        """Of a slot in a format, or of a residual."""
+    def _part(self, form: PartForm, users: Counter[str], *, residual: bool) -> float:
         counts = tuple(sorted(users.values()))
-        key = (part, counts)
+        key = (residual, form, counts)
         if key not in self._known:
             chance = self._step.chance(counts, self._num_experts)
             rows = sum(counts) * self._step.tokens_of_expert(self._num_experts)
-            moved = chance * self._sizes.on_device(part)
-            products = rows * self._products(part)
+            moved = chance * self._sizes.on_device(form, residual=residual)
+            products = rows * self._products(form)
             self._known[key] = moved / BYTES_S + products / PRODUCTS_S
         return self._known[key]
 
-    def _products(self, part: Format | Residual) -> float:
+    def _products(self, form: PartForm) -> float:
         """Of one row."""
-        shape = self._sizes.shape
-        if isinstance(part, Residual):
-            own = shape.only(part.matrices)
-            return cost_of(part.format.kind).products(part.format, own)
-        return cost_of(part.kind).products(part, shape)
+        own = self._sizes.shape.only(form.matrices)
+        return cost_of(form.format.kind).products(form.format, own)
 
 
 def formats_seconds(by_layer: Sequence[Sequence[Choices]]) -> float:

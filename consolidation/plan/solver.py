@@ -19,7 +19,6 @@ from consolidation.plan.maps import (
 )
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
-from representation.formats import DENSE
 
 
 def make_plan(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None) -> Plan:
@@ -194,7 +193,8 @@ def _approximated(
                 exact = SlotChoice.exactly(use.expert, kept)
                 if any(one.format.replaces for one in use.residuals):
                     continue
-                if (choice.content, choice.format, use.residuals) != (exact.content, DENSE, ()):
+                own = choice.content, choice.forms, use.residuals
+                if own != (exact.content, exact.forms, ()):
                     found |= {user.model for user in layer.contents.users[use.expert]}
     return frozenset(found)
 

@@ -4,12 +4,12 @@ A release that is extended keeps its slots and residuals; new models may use its
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consolidation.checkpoints.contents import Expert, NeuronOrder
-from consolidation.compare.residual import Residuals
-from representation.formats import Format
+from consolidation.compare.part_form import PartForms
 from representation.step_reads import DecodeStep
 
 Maps = Mapping[str, tuple[tuple[int, ...], ...]]
@@ -34,33 +34,41 @@ class Member:
     """Experts of one content that use a slot, and the residuals they share."""
 
     users: tuple[Expert, ...]
-    residuals: Residuals = ()
+    residuals: PartForms = ()
     order: NeuronOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot to build. `digest` is that of its blob, where it is known beforehand."""
+    """One slot to build. `digest` is that of its blob, where it is known beforehand.
+
+    `forms` are those of its parts, each for some of the matrices.
+    """
 
     holds: tuple[Held, ...]
-    format: Format
+    forms: PartForms
     members: tuple[Member, ...]
     digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class KeptSlot:
-    """A slot of the extended release, by its index there, and the new members that use it."""
+    """A slot of the extended release, by its index there, and the new members that use it.
+
+    `others` are the parts of the slot beside the one with its index.
+    """
 
     index: int
     members: tuple[Member, ...]
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
     """One layer: what is kept of an extended release, then what is built.
 
-    Residuals come in the same order: kept ones, then those of members, slot by slot.
+    Parts of a slot are neighbours. Residuals come in the same order: kept ones, then those of
+    members, slot by slot.
     """
 
     module: str
@@ -71,6 +79,14 @@ class PlannedLayer:
     @property
     def num_slots(self) -> int:
         return len(self.kept) + len(self.slots)
+
+    @property
+    def parts(self) -> list[range]:
+        """Of each slot, the places of its parts among those of all; a map names the first."""
+        sizes = [1 + len(slot.others) for slot in self.kept]
+        sizes += [len(slot.forms) for slot in self.slots]
+        starts = itertools.accumulate(sizes, initial=0)
+        return [range(start, start + size) for start, size in zip(starts, sizes, strict=False)]
 
     @property
     def members(self) -> list[tuple[int, Member]]:
@@ -132,7 +148,8 @@ class Plan:
         for layer in self.layers:
             for slot, member in layer.members:
                 built = slot - len(layer.kept)
-                first = "kept" if built < 0 else str(layer.slots[built].format)
+                forms = () if built < 0 else layer.slots[built].forms
+                first = " / ".join(map(str, forms)) or "kept"
                 label = " + ".join([first, *map(str, member.residuals)])
                 found[label] = found.get(label, 0) + len(member.users)
         return dict(sorted(found.items()))

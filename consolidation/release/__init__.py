@@ -12,12 +12,11 @@ from consolidation.release.errors import (
     ReleaseError,
     StorageFailed,
 )
-from consolidation.release.golden import TOLERANCES, golden_findings, golden_tolerance
+from consolidation.release.golden import TOLERANCES, Golden, golden_findings, golden_tolerance
 from consolidation.release.manifest import (
     SCHEMA_VERSION,
     BackboneBlob,
     Blob,
-    Golden,
     Layer,
     Manifest,
     Model,

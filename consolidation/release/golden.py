@@ -1,14 +1,39 @@
 """Golden prompts: what a model of a release must answer, and how close is close enough."""
 
-import torch
+from typing import Self
 
-from consolidation.release.manifest import Golden
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+
 from representation.decimals import plain
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """The largest allowed difference of a logit, by the dtype of the computation, relative to the
 largest golden logit or to 1, whichever is more. Another machine adds in another order; wrong
 weights are off by far more. The tolerance of the less precise of the two dtypes counts."""
+
+
+class Golden(BaseModel):
+    """What a model must answer: greedy tokens, and the largest logits at each of them.
+
+    `top[i]` are (token, logit) pairs, largest first, of the position that gave `tokens[i]`;
+    computed in `dtype` from the release's own weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    top: tuple[tuple[tuple[int, float], ...], ...]
+    dtype: str
+
+    @model_validator(mode="after")
+    def _logits_for_each_token(self) -> Self:
+        if len(self.top) != len(self.tokens):
+            raise ValueError(
+                f"{len(self.tokens)} golden tokens with {len(self.top)} sets of logits"
+            )
+        return self
 
 
 def golden_tolerance(golden: Golden, dtype: str) -> float:

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from consolidation.release.golden import Golden
 from consolidation.release.quality import Quality
 from representation.formats import DENSE, ExpertShape, Format, format_of
 from representation.step_reads import DecodeStep, LayerParts, bytes_read
@@ -70,14 +71,16 @@ class BackboneBlob(Blob):
 class Part(Blob):
     """One part of an expert: a blob, and the label of the format that its tensors are in.
 
-    matrices: those that a residual is for, with their vectors; empty: all.
+    matrices: those that it is for, with their vectors; empty: all.
     on: the digest of the dense slot that a residual stands on whose format replaces weights;
     another's are added, to whatever slot an expert has.
+    others: of a slot in several parts, those beside the one that experts name, by index.
     """
 
     format: str = "dense"
     matrices: tuple[str, ...] = ()
     on: Digest | None = None
+    others: tuple[NotNegative, ...] = Field(default=(), exclude_if=lambda parts: not parts)
 
     @field_validator("format")
     @classmethod
@@ -93,8 +96,9 @@ class Part(Blob):
 class Layer(_Record):
     """One MoE layer's pool. `module` is the experts module's name in the transformers model.
 
-    `parameters` are the module's, with their shapes without the expert dimension. If it is
-    `transposed`, its matrices have input features first. A manifest of schema 1 says neither.
+    `slots` are the parts of all slots. `parameters` are the module's, with their shapes without the
+    expert dimension. If it is `transposed`, its matrices have input features first. A manifest of
+    schema 1 says neither.
     """
 
     module: str
@@ -106,23 +110,34 @@ class Layer(_Record):
     @model_validator(mode="after")
     def _parts_have_their_place(self) -> Self:
         known = self.shape.matrices
-        dense = {slot.digest for slot in self.slots if slot.parsed == DENSE}
+        dense = {slot.digest for slot in self.slots if slot.parsed == DENSE and not slot.matrices}
         for residual, parts in ((False, self.slots), (True, self.residuals)):
             for index, part in enumerate(parts):
                 what = f"{self.module}: {'residual' if residual else 'slot'} {index}"
                 if not part.parsed.stands_as(residual=residual):
                     raise ValueError(f"{what} cannot be {part.format}")
-                if part.matrices and (not residual or part.parsed.replaces):
+                if part.matrices and part.parsed.replaces:
                     raise ValueError(f"{what} is {part.format} and must be for all matrices")
                 if (part.on is not None) != part.parsed.replaces:
                     stands = "names no slot" if part.on is None else "names a slot"
                     raise ValueError(f"{what} is {part.format} and {stands} that it stands on")
                 if part.on is not None and part.on not in dense:
                     raise ValueError(f"{what} stands on {part.on}, which is no dense slot here")
+                _check_inside(f"{what}: part", part.others, 0 if residual else len(self.slots))
                 unknown = [name for name in part.matrices if name not in known]
                 if unknown:
                     raise ValueError(f"{what} is for {unknown[0]}, which is no matrix here")
         return self
+
+    @property
+    def num_slots(self) -> int:
+        """Slots, whatever the number of their parts."""
+        return len(self.slots) - len({index for slot in self.slots for index in slot.others})
+
+    def slot_parts(self, slot: int) -> tuple[Part, ...]:
+        """All parts of a slot that experts name."""
+        first = self.slots[slot]
+        return (first, *(self.slots[index] for index in first.others))
 
     @property
     def shape(self) -> ExpertShape:
@@ -153,27 +168,6 @@ class Source(_Record):
     name: str
     digest: str
     quantised: str | None = Field(default=None, exclude_if=lambda how: how is None)
-
-
-class Golden(_Record):
-    """What a model must answer: greedy tokens, and the largest logits at each of them.
-
-    `top[i]` are (token, logit) pairs, largest first, of the position that gave `tokens[i]`;
-    computed in `dtype` from the release's own weights.
-    """
-
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    top: tuple[tuple[tuple[int, float], ...], ...]
-    dtype: str
-
-    @model_validator(mode="after")
-    def _logits_for_each_token(self) -> Self:
-        if len(self.top) != len(self.tokens):
-            raise ValueError(
-                f"{len(self.tokens)} golden tokens with {len(self.top)} sets of logits"
-            )
-        return self
 
 
 class Model(_Record):
@@ -241,6 +235,8 @@ class Manifest(_Record):
                 added = [i for index in range(len(row)) for i in model.residuals(layer, index)]
                 _check_inside(f"{where}: slot", row, len(pool.slots))
                 _check_inside(f"{where}: residual", added, len(pool.residuals))
+                for slot in sorted(set(row)):
+                    _check_slot(f"{where}: slot {slot}", pool, slot)
                 for index, slot in enumerate(row):
                     residuals = [pool.residuals[i] for i in model.residuals(layer, index)]
                     _check_stands(f"{where}, expert {index}", pool.slots[slot], residuals)
@@ -280,7 +276,7 @@ class Manifest(_Record):
             [layer.part_bytes(part, self.dtype, residual=True) for part in layer.residuals],
             [
                 [
-                    (slot, model.residuals(number, e))
+                    ((slot, *layer.slots[slot].others), model.residuals(number, e))
                     for e, slot in enumerate(model.expert_map[number])
                 ]
                 for model in self.models.values()
@@ -336,6 +332,14 @@ def expert_bytes(layers: Sequence[Layer], models: Mapping[str, Model]) -> int:
 def _check_inside(where: str, indices: Sequence[int], size: int) -> None:
     if indices and max(indices) >= size:
         raise ValueError(f"{where} {max(indices)} is outside the pool of {size}")
+
+
+def _check_slot(what: str, layer: Layer, slot: int) -> None:
+    """A slot that experts name has each matrix in one of its parts."""
+    wanted = layer.shape.matrices
+    held = [name for part in layer.slot_parts(slot) for name in part.matrices or wanted]
+    if sorted(held) != sorted(wanted):
+        raise ValueError(f"{what} has parts for {', '.join(held)}, not {', '.join(wanted)}")
 
 
 def _check_stands(where: str, slot: Part, residuals: Sequence[Part]) -> None:

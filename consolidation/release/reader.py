@@ -46,7 +46,7 @@ class ReleaseReader:
         return self.manifest.models
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
-        """A slot's tensors as they are stored in its format, without the expert dimension."""
+        """The tensors of a slot's part as they are stored, without the expert dimension."""
         return self._registry.read_tensors(self.layers[layer].slots[slot])
 
     def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:
@@ -58,9 +58,9 @@ class ReleaseReader:
     ) -> dict[str, torch.Tensor]:
         """One expert of a model: the sum of its parts, as its module has it. float32"""
         pool, found = self.layers[layer], self._model(model)
-        slot = pool.slots[found.expert_map[layer][index]]
+        slot = pool.slot_parts(found.expert_map[layer][index])
         residuals = (pool.residuals[i] for i in found.residuals(layer, index))
-        return read_expert(self._registry, (slot, *residuals), pool.shape, device)
+        return read_expert(self._registry, (*slot, *residuals), pool.shape, device)
 
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, each blob verified before its first tensor.
@@ -95,9 +95,9 @@ def read_expert(
     A dense slot alone needs no shape, so experts of schema 1 can be read too.
     """
     read = [(part.parsed, registry.read_tensors(part)) for part in parts]
-    for position, (part, (fmt, held)) in enumerate(zip(parts, read, strict=True)):
+    for part, (fmt, held) in zip(parts, read, strict=True):
         own = shape.only(part.matrices)
-        wanted = fmt.tensor_specs(own, torch.float32, residual=position > 0)
+        wanted = fmt.tensor_specs(own, torch.float32, residual=False)
         if shape.parameters and held.keys() != wanted.keys():
             raise Damaged(
                 f"part {part.digest} holds {', '.join(sorted(held))}, not {', '.join(wanted)}"

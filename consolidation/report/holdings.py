@@ -19,7 +19,7 @@ MIXED: Colour = "purple"
 class Holding:
     """One expert. `label` has the slot's bits per weight, then its residuals': `4+r8+2`.
 
-    A residual for some of the matrices has their first letters: `4+2+r1d`.
+    A part for some of the matrices has their first letters: `4+2+r1d`, `3g/4d+2`.
     A slot is shared when several experts are made of it; the look of an expert with a residual says
     nothing of its slot.
     """
@@ -60,10 +60,11 @@ def holdings(manifest: Manifest, model: str) -> Holdings:
         row = []
         for index, slot in enumerate(mine.expert_map[layer]):
             residuals = [pool.residuals[i] for i in mine.residuals(layer, index)]
-            parts = (pool.slots[slot], *residuals)
-            label = "+".join(_label(one, manifest.dtype) for one in parts)
+            own = "/".join(_label(one, manifest.dtype) for one in pool.slot_parts(slot))
+            label = "+".join([own, *(_label(one, manifest.dtype) for one in residuals)])
             formats = [one.parsed for one in residuals]
-            row.append(Holding(_look(parts[0].parsed, formats, shared=users[slot] > 1), label))
+            look = _look(pool.slots[slot].parsed, formats, shared=users[slot] > 1)
+            row.append(Holding(look, label))
         found.append(row)
     return found
 

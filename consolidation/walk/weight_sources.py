@@ -69,8 +69,8 @@ class CheckpointWeights:
 class ReleasedWeights:
     """Those of a model as blobs, published or not; each is verified as it is read.
 
-    `experts[layer][index]` are the parts of an expert, its slot first; `shapes` are by layer.
-    device: that adds parts up.
+    `experts[layer][index]` are the parts of an expert, those of its slot first; `shapes` are by
+    layer. device: that adds parts up.
     """
 
     registry: Registry
@@ -119,7 +119,7 @@ def released(
     model = reader.models[name]
     experts = [
         [
-            (layer.slots[slot], *(layer.residuals[i] for i in model.residuals(number, index)))
+            (*layer.slot_parts(slot), *(layer.residuals[i] for i in model.residuals(number, index)))
             for index, slot in enumerate(model.expert_map[number])
         ]
         for number, layer in enumerate(reader.layers)

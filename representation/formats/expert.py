@@ -13,22 +13,21 @@ def dense_expert(
 ) -> dict[str, torch.Tensor]:
     """A slot and what its residuals do to it, by parameter, as the module has them. float32
 
-    parts: the slot first. A residual may be for some of the matrices alone, and then has tensors
+    parts: those of the slot first. One may be for some of the matrices alone, and then has tensors
     of no other. One dense part comes back as it is, widened and nothing else.
     """
-    (slot, held), *residuals = parts
     found = {}
     for name in shape.vectors:
+        (_, held), *residuals = [(fmt, tensors) for fmt, tensors in parts if name in tensors]
         total = held[name].float()
         for fmt, tensors in residuals:
-            if name in tensors:
-                total = fmt.vector_onto(total, tensors[name].float())
+            total = fmt.vector_onto(total, tensors[name].float())
         found[name] = total
     for name in shape.matrices:
+        (slot, held), *residuals = [one for one in parts if _is_for(one[1], name)]
         total = slot.decode(held, name, shape)
         for fmt, tensors in residuals:
-            if _is_for(tensors, name):
-                total = fmt.onto(total, tensors, name, shape)
+            total = fmt.onto(total, tensors, name, shape)
         found[name] = (total.T if shape.transposed else total).contiguous()
     return {name: found[name] for name in shape.parameters}
 

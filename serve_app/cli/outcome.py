@@ -83,12 +83,13 @@ def print_trial(plan: Plan, console: Console) -> None:
 
 
 def _print_formats(plan: Plan, console: Console) -> None:
-    """How many experts have a slot of each format, and how many have residuals of each."""
+    """How many experts have a slot, or a part of one, of each format; and residuals of each."""
     slots: Counter[str] = Counter()
     residuals: Counter[str] = Counter()
     for label, count in plan.formats().items():
         slot, *added = label.split(" + ")
-        slots[slot] += count
+        for part in slot.split(" / "):
+            slots[part] += count
         for residual in added:
             residuals[residual] += count
     for name, found in (("slots", slots), ("residuals", residuals)):

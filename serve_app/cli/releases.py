@@ -209,7 +209,7 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
         "layers": [
             {
                 "module": layer.module,
-                "slots": len(layer.slots),
+                "slots": layer.num_slots,
                 "residuals": len(layer.residuals),
                 "formats": sorted({part.format for part in (*layer.slots, *layer.residuals)}),
                 "bytes": sum(part.bytes for part in (*layer.slots, *layer.residuals)),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serve_app.engine.experts.shelving import ShelfRows
+from serve_app.engine.experts.shelving import ShelfRows, num_slots
 from serve_app.engine.model.replacing import Sizes
 from serve_app.engine.run.kept import CaptureNeeds
 
@@ -86,9 +86,7 @@ class MemoryPlan:
     @property
     def num_slots(self) -> tuple[int, ...]:
         """Slots in each layer's pool."""
-        return tuple(
-            sum(count for key, count in rows.items() if not key.residual) for rows in self.shelves
-        )
+        return tuple(map(num_slots, self.shelves))
 
     @property
     def kv_tokens(self) -> int:

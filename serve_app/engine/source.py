@@ -32,8 +32,9 @@ class BackboneBlobLike(BlobLike, Protocol):
 class PartLike(BlobLike, Protocol):
     """A stored part of experts: a slot or a residual, and the label of its format.
 
-    matrices: those that a residual is for; empty: all.   on: the digest of the slot that a residual
-    stands on, whose weights it replaces.
+    matrices: those that it is for; empty: all.   on: the digest of the slot that a residual stands
+    on, whose weights it replaces.   others: of a slot in several parts, those beside the one that
+    experts name, by their index among the layer's slots.
     """
 
     @property
@@ -45,9 +46,12 @@ class PartLike(BlobLike, Protocol):
     @property
     def on(self) -> str | None: ...
 
+    @property
+    def others(self) -> Sequence[int]: ...
+
 
 class LayerLike(Protocol):
-    """One MoE layer: the name of its experts module, its slots and its residuals.
+    """One MoE layer: the name of its experts module, the parts of its slots, and its residuals.
 
     transposed: whether the module's matrices are (in, out).
     """
@@ -68,7 +72,7 @@ class LayerLike(Protocol):
 class ModelLike(Protocol):
     """One model: its transformers config, its backbone's files, and its experts' parts.
 
-    expert_map: MoE layers × experts -> index of the slot in that layer.
+    expert_map: MoE layers × experts -> index of the slot in that layer, or of its first part.
     residual_map: MoE layers × experts -> indices of residuals in that layer; () where no expert
     has any.
     """
@@ -105,7 +109,7 @@ class ReleaseSource(Protocol):
     def models(self) -> Mapping[str, ModelLike]: ...
 
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
-        """The tensors of one slot as they are stored, verified."""
+        """The tensors of one part of a slot as they are stored, verified."""
         ...
 
     def read_residual(self, layer: int, residual: int) -> dict[str, torch.Tensor]:

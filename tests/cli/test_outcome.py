@@ -81,7 +81,8 @@ def test_a_budget_prints_formats_what_is_expected_and_what_was_measured(
     assert re.search(r"^of one model +0\.[56]\d+ ×$", out, re.MULTILINE)
     slots = re.search(r"^slots +experts *\n((?:\S+ +\d+ *\n)+)", out, re.MULTILINE)
     assert slots is not None
-    assert sum(int(row.split()[1]) for row in slots[1].splitlines()) == 36
+    rows = [row.split() for row in slots[1].splitlines()]
+    assert sum(int(count) * (1 if "@" in label else 2) for label, count in rows) == 2 * 36
     assert "expected KL" in out
     read = r"^read in a step +\d+\.\d+ KiB of experts, by 12 sequences, 4 for each model$"
     assert re.search(read, out, re.MULTILINE)

@@ -7,29 +7,29 @@ import torch
 from consolidation.arithmetic.frontier import Point
 from consolidation.compare.groups import KEPT, Choices, SlotChoice
 from consolidation.compare.menu import FileSizes
-from consolidation.compare.residual import Residual, Residuals
+from consolidation.compare.part_form import AS_IT_IS, PartForm, PartForms
 from consolidation.plan.values import Plan
 from consolidation.release import expert_map_bytes, residual_map_bytes
-from representation.formats import DENSE, ExpertShape, Format
+from representation.formats import ExpertShape, Format
 
 SHAPE = ExpertShape({"gate_up_proj": (32, 16), "down_proj": (16, 16)}, False)
 SIZES = FileSizes(SHAPE, torch.float32)
-SLOT = SIZES.slot(DENSE)
+SLOT = SIZES.slot(AS_IT_IS)
 
 
 def digest(layer: int, value: int) -> str:
     return f"{layer:032x}{value:032x}"
 
 
-def whole(*formats: Format) -> Residuals:
-    """Residuals for all matrices."""
-    return tuple(map(Residual, formats))
+def whole(*formats: Format) -> PartForms:
+    """Residuals, or the only part of a slot, for all matrices."""
+    return tuple(map(PartForm, formats))
 
 
 def point(*slots: SlotChoice) -> Point[Choices]:
     residuals = [f for slot in slots for use in slot.uses for f in use.residuals]
     built = [slot for slot in slots if slot.content.kind != KEPT]
-    size = sum(SIZES.slot(slot.format) for slot in built) + sum(map(SIZES.residual, residuals))
+    size = sum(SIZES.slot(slot.forms) for slot in built) + sum(map(SIZES.residual, residuals))
     return Point(size, math.fsum(use.error for slot in slots for use in slot.uses), slots)
 
 

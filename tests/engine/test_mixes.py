@@ -105,7 +105,9 @@ def test_the_parts_take_the_bytes_of_their_tensors_and_no_more(mix: str, archite
     assert sum(slab.untyped_storage().nbytes() for slab in slabs) == expected
     maps = sum(shelf.maps.untyped_storage().nbytes() for shelf in shelves)
     assert engine.stats().pool_bytes == expected + maps == engine.memory.pool_bytes
-    assert engine.stats().unique_experts == sum(len(layer.slots) for layer in source.layers)
+    maps_of_layers = zip(*(model.expert_map for model in source.models.values()), strict=True)
+    slots = [{slot for row in rows for slot in row} for rows in maps_of_layers]
+    assert engine.stats().unique_experts == sum(map(len, slots))
     engine.close()
 
 
@@ -176,8 +178,12 @@ def test_parts_that_the_engine_cannot_hold_are_refused_by_name() -> None:
     models = family(seeds=(1,))
     engine = engine_of(MemorySource("r1", models))
     twice = MixedSource("r2", models, lambda *_: Mix("dense", ("rank-2", "rank-2")))
-    with pytest.raises(LoadFailed, match="'m1', expert 0: two residuals are of one format"):
+    with pytest.raises(LoadFailed, match="'m1', expert 0: two parts are of one format"):
         stage(engine, twice)
+    halved = MixedSource("r2", models, lambda *_: Mix("packed-4-8@in+packed-6-8@down_proj"))
+    object.__setattr__(halved.layers[0].slots[1], "others", ())
+    with pytest.raises(LoadFailed, match="'m1', expert 0: 0 slots have its down_proj"):
+        stage(engine, halved)
     odd = MixedSource("r2", models, lambda *_: Mix("packed-4-8"))
     object.__setattr__(odd.layers[1].slots[0], "format", "packed-9-8")
     with pytest.raises(LoadFailed, match=r"r2.*layers.1.*slot .*: format 'packed-9-8'"):

@@ -10,11 +10,12 @@ from representation.architecture.config import plain_config
 from representation.step_reads import SEQUENCES, DecodeStep, LayerParts, bytes_read
 from tests.support.served import SERVED
 
-Models = list[list[tuple[int, tuple[int, ...]]]]
+Expert = tuple[tuple[int, ...], tuple[int, ...]]
+Models = list[list[Expert]]
 
 
-def experts(num_slots: int, num_residuals: int) -> st.SearchStrategy[tuple[int, tuple[int, ...]]]:
-    slot = st.integers(0, num_slots - 1)
+def experts(num_slots: int, num_residuals: int) -> st.SearchStrategy[Expert]:
+    slot = st.sets(st.integers(0, num_slots - 1), min_size=1, max_size=2).map(tuple)
     residuals = st.sets(st.integers(0, num_residuals - 1), max_size=2).map(tuple)
     return st.tuples(slot, residuals)
 
@@ -27,7 +28,7 @@ def by_every_choice(layer: LayerParts, step: DecodeStep) -> float:
     total = 0.0
     for chosen in itertools.product(choices, repeat=len(tokens)):
         used = [tokens[i][e] for i, token in enumerate(chosen) for e in token]
-        total += sum(layer.slots[slot] for slot in {slot for slot, _ in used})
+        total += sum(layer.slots[slot] for slot in {one for slot, _ in used for one in slot})
         total += sum(layer.residuals[r] for r in {r for _, own in used for r in own})
     return total / math.pow(len(choices), len(tokens))
 
@@ -43,7 +44,7 @@ def test_bytes_are_the_mean_over_all_ways_to_choose_experts(models: Models) -> N
 
 
 def test_a_token_of_every_expert_reads_everything_and_no_token_nothing() -> None:
-    layer = LayerParts((7, 9), (5,), [[(0, ()), (1, (0,))]])
+    layer = LayerParts((7, 9), (5,), [[((0,), ()), ((1,), (0,))]])
     assert bytes_read([layer], DecodeStep(2, 1)) == 21
     assert bytes_read([layer], DecodeStep(8, 1)) == 21
     assert bytes_read([layer], DecodeStep(1, 0)) == 0
@@ -51,8 +52,8 @@ def test_a_token_of_every_expert_reads_everything_and_no_token_nothing() -> None
 
 
 def test_what_models_share_is_read_once() -> None:
-    own = LayerParts((100,) * 4, (), [[(0, ()), (1, ())], [(2, ()), (3, ())]])
-    shared = LayerParts((100, 100), (), [[(0, ()), (1, ())]] * 2)
+    own = LayerParts((100,) * 4, (), [[((0,), ()), ((1,), ())], [((2,), ()), ((3,), ())]])
+    shared = LayerParts((100, 100), (), [[((0,), ()), ((1,), ())]] * 2)
     step = DecodeStep(2)
     assert bytes_read([own], step) == 2 * bytes_read([shared], step) == 400
 

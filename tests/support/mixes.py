@@ -26,7 +26,8 @@ class Mix:
     """How an expert is held: the labels of its slot and residuals, and whose expert the slot is of.
 
     base: a model's name; None for the expert's own.   A label `rank-2@down_proj` is of a residual
-    for that matrix alone.
+    for that matrix alone; a slot may be in parts for a matrix each, with `+` between their labels.
+    `@in` is the matrix before the gate, whatever its name.
     """
 
     slot: str
@@ -54,6 +55,12 @@ MIXES: dict[str, list[Mix]] = {
     "low rank for one matrix alone": [
         Mix("dense", ("rank-3@down_proj",), "m1"),
         Mix("packed-4-16", ("rank-2", "rank-2@down_proj"), "m1"),
+    ],
+    "slots with bits of each matrix": [
+        Mix("packed-3-16@in+packed-6-16@down_proj"),
+        Mix("dense@in+packed-4-16@down_proj", ("rank-2@down_proj",), "m1"),
+        Mix("packed-4-16@in+packed-3-16@down_proj", ("packed-2-16", "rank-1"), "m1"),
+        Mix("packed-4-16", (), "m1"),
     ],
     "planes of four bits": [Mix("split-8-16"), Mix("dense", ("split-7-8",), "m1")],
     "every expert in its own way": [
@@ -94,18 +101,18 @@ class MixedSource(MemorySource):
         mix = self._mix_of(model, layer, index)
         shape = expert_shape(experts[model])
         wanted = expert_tensors(experts[model], index)
-        slot = format_of(mix.slot)
         base = expert_tensors(experts[mix.base or model], index)
-        parts = [(slot, encode(slot, base, shape, residual=False))]
+        parts = []
+        for label in mix.slot.split("+"):
+            slot, only = _form(label, shape)
+            parts.append((slot, encode(slot, base, only, residual=False)))
         for label in mix.residuals:
-            name, _, matrix = label.partition("@")
-            fmt = format_of(name)
+            fmt, only = _form(label, shape)
             if isinstance(fmt, Sparse):
                 parts.append((fmt, fmt.encode(wanted, base, shape)))
                 continue
             served = dense_expert(parts, shape)
             left = {name: tensor.float() - served[name] for name, tensor in wanted.items()}
-            only = shape.only((matrix,) if matrix else ())
             parts.append((fmt, encode(fmt, left, only, residual=True)))
         return parts
 
@@ -124,11 +131,19 @@ class MixedSource(MemorySource):
         return found
 
     def _parts(self, model: str, layer: int, index: int) -> list[Part]:
-        slot = self.models[model].expert_map[layer][index]
-        held = [(self.layers[layer].slots[slot], self._slots[layer][slot])]
+        slots, first = self.layers[layer].slots, self.models[model].expert_map[layer][index]
+        own = (first, *slots[first].others)
+        held = [(slots[slot], self._slots[layer][slot]) for slot in own]
         for residual in self.models[model].residual_map[layer][index]:
             held.append((self.layers[layer].residuals[residual], self._residuals[layer][residual]))
         return [(format_of(part.format), tensors) for part, tensors in held]
+
+
+def _form(label: str, shape: ExpertShape) -> tuple[Format, ExpertShape]:
+    """The format of a label, and the shape of what it is for."""
+    name, _, matrix = label.partition("@")
+    own = shape.matrices[0] if matrix == "in" else matrix
+    return format_of(name), shape.only((own,) if own else ())
 
 
 def encode(
@@ -139,7 +154,7 @@ def encode(
     matrices = {name: DENSE.decode(tensors, name, shape) for name in shape.matrices}
     match fmt:
         case Dense():
-            return dict(tensors)
+            return {name: tensors[name] for name in shape.parameters}
         case LowRank():
             factors = {name: low_rank_factors(found, fmt.rank) for name, found in matrices.items()}
             return fmt.encode(factors, vectors, tensors[shape.matrices[0]].dtype)

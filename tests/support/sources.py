@@ -1,7 +1,8 @@
 """Releases made in memory from models: nothing on disk, nothing merged unless asked for."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ class FakePart:
     format: str
     matrices: tuple[str, ...] = ()
     on: str | None = None
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class MemorySource:
     def parts_of(
         self, experts: Mapping[str, Any], model: str, layer: int, index: int
     ) -> list[Part]:
-        """The parts of an expert, slot first. experts: each model's experts module of the layer."""
+        """The parts of an expert, those of its slot first.
+
+        experts: each model's experts module of the layer
+        """
         return [(DENSE, expert_tensors(experts[model], index))]
 
     def _add_layer(self, path: str, experts: Mapping[str, Any]) -> None:
@@ -102,12 +107,14 @@ class MemorySource:
         for name, model in self.models.items():
             row, residual_row = [], []
             for index in range(first.num_experts):
-                slot, *others = self.parts_of(experts, name, len(self.layers), index)
+                parts = self.parts_of(experts, name, len(self.layers), index)
                 shape = expert_shape(experts[name])
-                row.append(_keep(layer.slots, slots, slot, shape))
+                slot, *rest = [parts.pop(0) for _ in range(_num_slot_parts(parts, shape))]
+                others = tuple(_keep(layer.slots, slots, one, shape) for one in rest)
+                row.append(_keep(layer.slots, slots, slot, shape, others=others))
                 on = layer.slots[row[-1]].digest
                 residual_row.append(
-                    tuple(_keep(layer.residuals, residuals, one, shape, on) for one in others)
+                    tuple(_keep(layer.residuals, residuals, one, shape, on) for one in parts)
                 )
             model.expert_map.append(row)
             model.residual_map.append(residual_row)
@@ -141,20 +148,32 @@ def _keep(
     part: Part,
     shape: ExpertShape,
     on: str | None = None,
+    others: tuple[int, ...] = (),
 ) -> int:
     """The index of a part among those that are kept; it is added where none is equal."""
     fmt, found = part
     on = on if fmt.replaces else None
     digest = digest_of(found, str(fmt))
     for index, kept in enumerate(parts):
-        if (kept.digest, kept.on) == (digest, on):
+        if (kept.digest, kept.on, kept.others) == (digest, on, others):
             return index
     size = sum(tensor.nbytes for tensor in found.values())
-    held = tuple(m for m in shape.matrices if any(n.split(".")[0] == m for n in found))
+    held = _matrices(part, shape)
     matrices = () if held == shape.matrices else held
-    parts.append(FakePart(digest, size, str(fmt), matrices, on))
+    parts.append(FakePart(digest, size, str(fmt), matrices, on, others))
     tensors.append(found)
     return len(parts) - 1
+
+
+def _matrices(part: Part, shape: ExpertShape) -> tuple[str, ...]:
+    """Those that a part is for."""
+    return tuple(m for m in shape.matrices if any(n.split(".")[0] == m for n in part[1]))
+
+
+def _num_slot_parts(parts: Sequence[Part], shape: ExpertShape) -> int:
+    """How many of an expert's parts its slot has: the first that hold all matrices."""
+    held = itertools.accumulate(len(_matrices(part, shape)) for part in parts)
+    return 1 + list(held).index(len(shape.matrices))
 
 
 def expert_tensors(experts: Any, index: int) -> dict[str, torch.Tensor]:

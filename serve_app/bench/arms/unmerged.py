@@ -16,15 +16,16 @@ from serve_app.engine.source import ModelLike, PartLike, ReleaseSource
 
 @dataclass(frozen=True, slots=True)
 class WholeExpert:
-    """A dense slot for one model's expert alone. parts: the parts whose sum it is."""
+    """A dense slot for one model's expert alone. slot, residuals: the parts whose sum it is."""
 
     digest: str
     bytes: int
-    slot: int
+    slot: tuple[int, ...]
     residuals: tuple[int, ...]
     format: str = str(DENSE)
     matrices: tuple[str, ...] = ()
     on: str | None = None
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ class Unmerged:
 
     def _expert(self, name: str, number: int, index: int, shape: LayerShape) -> WholeExpert:
         layer, model = self._source.layers[number], self._source.models[name]
-        slot = model.expert_map[number][index]
+        first = model.expert_map[number][index]
+        slot = (first, *layer.slots[first].others)
         residuals = tuple(model.residual_map[number][index]) if model.residual_map else ()
-        parts = [layer.slots[slot], *(layer.residuals[one] for one in residuals)]
+        parts = [*(layer.slots[one] for one in slot), *(layer.residuals[one] for one in residuals)]
         return WholeExpert(
             digest=f"{name} {index} " + "+".join(part.digest for part in parts),
             bytes=DENSE.num_bytes(shape.expert, self._torch_dtype, residual=False),
@@ -107,7 +109,8 @@ class Unmerged:
         """One expert by parameter, as its module has it, in the release's dtype."""
         whole, held = self.layers[layer].slots[slot], self._source.layers[layer]
         parts = [
-            (format_of(held.slots[whole.slot].format), self._source.read_slot(layer, whole.slot))
+            (format_of(held.slots[one].format), self._source.read_slot(layer, one))
+            for one in whole.slot
         ]
         parts += [
             (format_of(held.residuals[one].format), self._source.read_residual(layer, one))

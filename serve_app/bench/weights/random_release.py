@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class RandomPart:
     format: str
     matrices: tuple[str, ...] = ()
     on: str | None = None
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +79,24 @@ class RandomRelease:
         merged: bool = True,
         seed: int = 0,
     ) -> None:
-        """parts: the format of every slot.   residuals: formats of each expert's residuals, one
-        residual of each format.   device: where the weights are made.
+        """parts: the format of every slot, or of its parts for single matrices, as in
+        `packed-3-128@gate_up_proj+packed-4-128@down_proj`.   residuals: formats of each expert's
+        residuals, one residual of each format.   device: where the weights are made.
 
-        Raises: ValueError for a label that is not a format; Unsupported.
+        Raises: ValueError for a label that is not a format; ConfigError for parts that are not one
+        for each matrix; Unsupported.
         """
         self.dtype = dtype
         self._noise = _Noise(seed, torch.device(device))
-        self._slot_format = format_of(parts)
+        self._slot_parts = [_slot_part(label) for label in parts.split("+")]
         self._residual_formats = [format_of(label) for label in residuals]
-        for fmt in (self._slot_format, *self._residual_formats):
+        for fmt in (*(fmt for fmt, _ in self._slot_parts), *self._residual_formats):
             _size_of("", fmt, SIZE)  # Refused by name here, not when parts are read.
         anatomy = study(config_of(config), DTYPES[dtype])
         self._tensors = unique_tensors(anatomy)
         self._shapes = {path: LayerShape.of(e) for path, e in anatomy.experts.items()}
+        for shape in self._shapes.values():
+            self._check_slot_parts(parts, shape.expert.matrices)
         num_owners = 1 if merged else num_models
         self.layers = tuple(
             self._layer(path, shape, num_owners, num_models) for path, shape in self._shapes.items()
@@ -101,18 +106,28 @@ class RandomRelease:
         }
 
     def _layer(self, path: str, shape: LayerShape, num_owners: int, num_models: int) -> RandomLayer:
-        def parts(fmt: Format, count: int, *, residual: bool) -> list[RandomPart]:
-            size = fmt.num_bytes(shape.expert, DTYPES[self.dtype], residual=residual)
-            noun = "residual" if residual else "slot"
-            return [RandomPart(f"{path} {noun} {fmt} {n}", size, str(fmt)) for n in range(count)]
+        def part(noun: str, number: int, fmt: Format, matrices: tuple[str, ...] = ()) -> RandomPart:
+            own, residual = shape.expert.only(matrices), noun == "residual"
+            size = fmt.num_bytes(own, DTYPES[self.dtype], residual=residual)
+            digest = " ".join([path, noun, str(fmt), *matrices, str(number)])
+            return RandomPart(digest, size, str(fmt), matrices)
 
-        slots = parts(self._slot_format, num_owners * shape.num_experts, residual=False)
+        slots: list[RandomPart] = []
+        for number in range(num_owners * shape.num_experts):
+            first, *rest = [part("slot", number, *one) for one in self._slot_parts]
+            others = tuple(range(len(slots) + 1, len(slots) + 1 + len(rest)))
+            slots += [replace(first, others=others), *rest]
         residuals = [
-            part
+            part("residual", number, fmt)
             for fmt in self._residual_formats
-            for part in parts(fmt, num_models * shape.num_experts, residual=True)
+            for number in range(num_models * shape.num_experts)
         ]
         return RandomLayer(path, shape.expert.transposed, tuple(slots), tuple(residuals))
+
+    def _check_slot_parts(self, parts: str, matrices: Sequence[str]) -> None:
+        held = [name for _, own in self._slot_parts for name in own or matrices]
+        if sorted(held) != sorted(matrices):
+            raise ConfigError(f"{parts} has parts for {', '.join(held)}, not {', '.join(matrices)}")
 
     def _model(self, number: int, config: Mapping[str, Any], *, merged: bool) -> RandomModel:
         size = sum(shape.numel() * kind.itemsize for shape, kind in self._tensors.values())
@@ -120,7 +135,8 @@ class RandomRelease:
         for layer, shape in zip(self.layers, self._shapes.values(), strict=True):
             experts = range(shape.num_experts)
             first = 0 if merged else number * shape.num_experts
-            expert_map.append(tuple(first + expert for expert in experts))
+            num_parts = len(self._slot_parts)
+            expert_map.append(tuple(num_parts * (first + expert) for expert in experts))
             each = len(layer.residuals) // max(1, len(self._residual_formats))
             residual_map.append(
                 tuple(
@@ -145,7 +161,7 @@ class RandomRelease:
         return self._part(layer, self.layers[layer].residuals[residual], residual=True)
 
     def _part(self, layer: int, part: RandomPart, *, residual: bool) -> dict[str, torch.Tensor]:
-        shape = self._shapes[self.layers[layer].module].expert
+        shape = self._shapes[self.layers[layer].module].expert.only(part.matrices)
         fmt = format_of(part.format)
         specs = fmt.tensor_specs(shape, DTYPES[self.dtype], residual=residual)
         size = RESIDUAL_SIZE if residual else SIZE
@@ -165,6 +181,12 @@ class RandomRelease:
                 yield name, torch.ones(spec[0], dtype=spec[1], device=self._noise.device)
             else:
                 yield name, self._noise.tensor(f"{model} {name}", spec, SIZE)
+
+
+def _slot_part(label: str) -> tuple[Format, tuple[str, ...]]:
+    """The format of a label such as `packed-4-128@down_proj`, and its matrices; none: all."""
+    fmt, _, names = label.partition("@")
+    return format_of(fmt), tuple(names.split(",")) if names else ()
 
 
 def _size_of(name: str, fmt: Format, size: float) -> float:

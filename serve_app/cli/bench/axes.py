@@ -53,14 +53,16 @@ def chosen(wanted: Sequence[str] | None, known: Collection[str], *, hint: str) -
 
 
 def parse_slots(values: str, *, hint: str) -> list[str]:
-    """Labels of formats that slots may have.
+    """Labels of formats that slots may have, or a slot's parts for single matrices.
+
+    As in `dense,packed-4-128,packed-3-128@gate_up_proj+packed-4-128@down_proj`.
 
     Raises:
         typer.BadParameter: one is not.
     """
     found = list(dict.fromkeys(values.split(",")))
-    for value in found:
-        _require_format(value, hint, residual=False)
+    for label in (label for value in found for label in value.split("+")):
+        _require_format(label.partition("@")[0], hint, residual=False)
     return found
 
 

@@ -77,7 +77,12 @@ def step(
         ),
     ] = None,
     parts: Annotated[
-        str, typer.Option(metavar="F,…", help="Formats of the slots of a shape.")
+        str,
+        typer.Option(
+            metavar="F,…",
+            help="Formats of the slots of a shape, or of parts of slots for a matrix each: "
+            "dense,packed-3-128@gate_up_proj+packed-4-128@down_proj.",
+        ),
     ] = DENSE,
     residual: Annotated[
         str,

@@ -11,7 +11,7 @@ import torch
 from representation.formats import DENSE
 from serve_app.engine.device.kernels.part_launches import PartLaunches
 from serve_app.engine.device.kernels.part_tables import PartTables, reads, tables_of
-from serve_app.engine.device.laid import Gate
+from serve_app.engine.device.laid import Gate, LaidShelf
 from serve_app.engine.experts.gating import activated, first_matrix, gate_of
 from serve_app.engine.experts.together import Shelves, lay, meets_few_rows
 
@@ -77,12 +77,12 @@ class LaunchedExperts:
 
 def _tables(shelves: Shelves) -> dict[str, PartTables]:
     """By matrix; empty if a shelf cannot be read."""
-    found: dict[str, PartTables] = {}
+    found: list[list[LaidShelf]] = []
     shape = next(iter(shelves.values())).shape.expert
     for name in shape.matrices:
         laid = lay(shelves, name)
         num_columns = shape.matrix(name)[1]
         if laid is None or not all(reads(one.matrix, num_columns) for one in laid.values()):
             return {}
-        found[name] = tables_of(list(laid.values()))
-    return found
+        found.append(list(laid.values()))
+    return dict(zip(shape.matrices, tables_of(found), strict=True))

@@ -14,9 +14,9 @@ NO_PART = -1
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShelfKey:
-    """Slots of one format, or residuals of one format for the same matrices (empty: for all).
+    """Parts of slots, or residuals, of one format for the same matrices (empty: for all).
 
-    Slots come first in order.
+    Those of slots come first in order.
     """
 
     residual: bool
@@ -49,7 +49,7 @@ def shelf_of(part: PartLike, *, residual: bool) -> ShelfKey:
             f"{noun} {part.digest}: its format is {part.format}; a {noun}'s is one of "
             f"{', '.join(sorted(allowed))}"
         )
-    if part.matrices and (not residual or fmt.replaces):
+    if part.matrices and fmt.replaces:
         raise BadRelease(f"{noun} {part.digest}: in format {part.format} it is for all matrices")
     return ShelfKey(residual, fmt, tuple(part.matrices))
 
@@ -66,7 +66,7 @@ def part_name(part: PartLike) -> str:
 
 
 def parts_by_shelf(layer: LayerLike) -> dict[ShelfKey, dict[str, int]]:
-    """Name of a part -> index of the (first) slot or residual, for each shelf, in order.
+    """Name of a part -> its (first) index among those of slots or residuals, by shelf, in order.
 
     Raises: BadRelease.
     """
@@ -86,6 +86,14 @@ def shelf_rows(layer: LayerLike) -> dict[ShelfKey, int]:
     return {key: len(names) for key, names in parts_by_shelf(layer).items()}
 
 
+def num_slots(rows: ShelfRows) -> int:
+    """Slots of a layer; of those in several parts, as many as have a part for one matrix."""
+    slots = [(key, count) for key, count in rows.items() if not key.residual]
+    names = {name for key, _ in slots for name in key.matrices}
+    apart = (sum(count for key, count in slots if name in key.matrices) for name in names)
+    return sum(count for key, count in slots if not key.matrices) + max(apart, default=0)
+
+
 def parts_of_expert(
     layer: LayerLike, model: ModelLike, position: int, expert: int
 ) -> Iterator[tuple[ShelfKey, PartLike]]:
@@ -95,7 +103,8 @@ def parts_of_expert(
     is not the only one.
     """
     slot = layer.slots[model.expert_map[position][expert]]
-    yield shelf_of(slot, residual=False), slot
+    for part in (slot, *(layer.slots[index] for index in slot.others)):
+        yield shelf_of(part, residual=False), part
     residuals = model.residual_map[position][expert] if model.residual_map else ()
     for index in residuals:
         residual = layer.residuals[index]

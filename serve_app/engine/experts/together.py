@@ -12,7 +12,7 @@ import torch
 from serve_app.engine.device.laid import LaidShelf
 from serve_app.engine.experts.runs import laid_of
 from serve_app.engine.experts.shelves import Shelf
-from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey
+from serve_app.engine.experts.shelving import DENSE_SLOTS, ShelfKey, num_slots
 
 Shelves = Mapping[ShelfKey, Shelf]
 
@@ -58,9 +58,9 @@ class Together(Protocol):
 
 def meets_few_rows(shelves: Shelves, num_pairs: int, num_models: int, most: int) -> bool:
     """Whether each slot of a layer of dense slots alone meets at most so many rows on average."""
-    [slots] = shelves.values()
-    num_parts = min(slots.num_rows, num_models * slots.shape.num_experts)
-    return num_pairs <= most * num_parts
+    num_experts = next(iter(shelves.values())).shape.num_experts
+    there = num_slots({key: shelf.num_rows for key, shelf in shelves.items()})
+    return num_pairs <= most * min(there, num_models * num_experts)
 
 
 def lay(shelves: Shelves, name: str) -> dict[ShelfKey, LaidShelf] | None:

@@ -162,9 +162,22 @@ def _fill(key: ShelfKey, name: str, tensor: torch.Tensor, generator: torch.Gener
         tensor.normal_(generator=generator).div_(size)
 
 
+def _whole_slots(keys: Sequence[ShelfKey]) -> list[list[ShelfKey]]:
+    """Slots in one part or several, that together have all of the keys."""
+    found = []
+    for key in keys:
+        parts = [key]
+        for other in keys if key.matrices else ():
+            held = {name for part in parts for name in part.matrices}
+            if other.matrices and held.isdisjoint(other.matrices):
+                parts.append(other)
+        found.append(parts)
+    return found
+
+
 def _maps(keys: Sequence[ShelfKey], num_experts: int, model: int) -> Mapping[ShelfKey, ShelfMap]:
     """Each expert has a slot and, in turn, a residual or two; each key is some expert's."""
-    slots = [key for key in keys if not key.residual]
+    slots = _whole_slots([key for key in keys if not key.residual])
     residuals = [key for key in keys if key.residual]
     found = {key: ShelfMap(*[[NO_PART] * num_experts for _ in range(2)]) for key in keys}
     for expert in range(num_experts):
@@ -174,6 +187,6 @@ def _maps(keys: Sequence[ShelfKey], num_experts: int, model: int) -> Mapping[She
         if replacing is not None:
             found[replacing].parts[expert] = found[replacing].bases[expert] = 0
             continue
-        for key in (slots[turn % len(slots)], *own):
+        for key in (*slots[turn % len(slots)], *own):
             found[key].parts[expert] = 0
     return found

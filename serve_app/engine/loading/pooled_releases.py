@@ -9,6 +9,7 @@ from serve_app.engine.experts.shelving import (
     ShelfKey,
     ShelfRows,
     maps_of,
+    num_slots,
     parts_by_shelf,
     parts_of_expert,
     shelf_rows,
@@ -244,10 +245,8 @@ class PooledReleases:
     def num_unique_experts(self) -> int:
         """How many slots are held."""
         return sum(
-            ledger.num_held
+            num_slots({key: ledger.num_held for key, ledger in ledgers.items()})
             for ledgers in self.ledgers
-            for key, ledger in ledgers.items()
-            if not key.residual
         )
 
     def _take_map_row(self) -> int:
@@ -298,5 +297,9 @@ def _check_experts(
         keys = [key for key, _ in parts_of_expert(layer, model, position, expert)]
         if len(set(keys)) < len(keys):
             raise BadRelease(
-                f"{what}, expert {expert}: two residuals are of one format for the same matrices"
+                f"{what}, expert {expert}: two parts are of one format for the same matrices"
             )
+        for name in pool.shape.expert.matrices:
+            found = sum(key.holds(name) for key in keys if not key.residual)
+            if found != 1:
+                raise BadRelease(f"{what}, expert {expert}: {found} slots have its {name}")

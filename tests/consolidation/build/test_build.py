@@ -22,8 +22,8 @@ from consolidation.compare.noise import (
     powers_of,
     unit_of,
 )
+from consolidation.compare.part_form import AS_IT_IS, PartForm, PartForms
 from consolidation.compare.rank_cost import BOTH_BITS, BOTH_RANKS, RANKS
-from consolidation.compare.residual import Residual, Residuals
 from consolidation.compare.ways import Options
 from consolidation.errors import RunFailed
 from consolidation.release import Part, Registry
@@ -35,14 +35,14 @@ from tests.support.checkpoints import write_checkpoint
 
 SIZE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 1}
 IN, OUT = "gate_up_proj", "down_proj"
-MIXES: list[Residuals] = [
+MIXES: list[PartForms] = [
     (),
     *(whole(Packed(bits, GROUP)) for bits in RESIDUAL_BITS[::3]),
     *(whole(LowRank(rank)) for rank in RANKS[1::3]),
     *(whole(LowRank(r), Packed(b, GROUP)) for r in BOTH_RANKS[:1] for b in BOTH_BITS[::3]),
-    (Residual(LowRank(1), (OUT,)),),
-    (Residual(Packed(1, GROUP), (IN,)), Residual(Packed(4, GROUP), (OUT,))),
-    (Residual(LowRank(4), (OUT,)), Residual(Packed(2, GROUP))),
+    (PartForm(LowRank(1), (OUT,)),),
+    (PartForm(Packed(1, GROUP), (IN,)), PartForm(Packed(4, GROUP), (OUT,))),
+    (PartForm(LowRank(4), (OUT,)), PartForm(Packed(2, GROUP))),
 ]
 
 
@@ -59,12 +59,14 @@ class Two:
         metrics = {n: weight_metric(source.shape.matrix(n)) for n in source.shape.matrices}
         return unit_of(weights, metrics)
 
-    def build(self, slot: Format, *mixes: Residuals, digest: str | None = None) -> list[list[Part]]:
-        """Parts of the tuned expert, the slot first, for residuals of each mix."""
+    def build(
+        self, slot: PartForms, *mixes: PartForms, digest: str | None = None
+    ) -> list[list[Part]]:
+        """Parts of the tuned expert, those of the slot first, for residuals of each mix."""
         origin, own = Origin(self.base, 0), Origin(self.tuned, 0)
         members = tuple(MemberRequest(own, (User("m", 0, 1.0),), mix) for mix in mixes)
         request = SlotRequest(
-            holds=((origin, 1),), format=slot, members=members, digest=digest, num_bytes=0
+            holds=((origin, 1),), forms=slot, members=members, digest=digest, num_bytes=0
         )
         task = BuildTask(
             registry=self.registry.url,
@@ -76,9 +78,9 @@ class Two:
             slots=(request,),
         )
         (found,) = build_layer(task)
-        first = Part.model_validate(found["slot"])
+        first = [Part.model_validate(part) for part in found["slot"]]
         return [
-            [first, *(Part.model_validate(part) for part in residuals)]
+            [*first, *(Part.model_validate(part) for part in residuals)]
             for residuals in found["residuals"]
         ]
 
@@ -121,11 +123,11 @@ def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slo
     sizes = FileSizes(shape, torch.bfloat16)
     noise = measure_noise([unit])
     options = pair.options(slot, noise, sizes)
-    built = two.build(slot, *MIXES)
+    built = two.build(whole(slot), *MIXES)
     for mix, parts in zip(MIXES, built, strict=True):
         assert [part.parsed for part in parts] == [slot, *(one.format for one in mix)]
         assert [part.matrices for part in parts[1:]] == [one.matrices for one in mix]
-        assert parts[0].bytes == sizes.slot(slot)
+        assert parts[0].bytes == sizes.slot(whole(slot))
         assert [part.bytes for part in parts[1:]] == [sizes.residual(one) for one in mix]
         for number, part in enumerate(parts):
             own = shape.only(part.matrices)
@@ -138,7 +140,7 @@ def test_every_mix_of_formats_comes_back_within_what_was_predicted(two: Two, slo
             assert predicted / 2.5 < error < predicted * 2.5, (slot, mix, error, predicted)
 
 
-def _predicted(options: Options, mix: Residuals) -> float | None:
+def _predicted(options: Options, mix: PartForms) -> float | None:
     """The error that is expected of residuals; None if a matrix is not offered them."""
     found = 0.0
     for name, points in options.apart.items():
@@ -154,7 +156,7 @@ def test_what_matrices_have_in_one_format_is_one_residual(two: Two) -> None:
     pair = pair_of(two.unit(two.tuned), two.unit(two.base).weights)
     sizes = FileSizes(two.base.shape, torch.bfloat16)
     options = pair.options(DENSE, measure_noise([two.unit(two.tuned)]), sizes)
-    found = options.frontier(None)
+    found = options.of_all(None, sizes)
     assert {len({one.format for one in p.choice}) - len(p.choice) for p in found} == {0}
     assert any(one.matrices == () for p in found for one in p.choice)
     assert any(one.matrices == (OUT,) for p in found for one in p.choice)
@@ -166,7 +168,7 @@ def test_what_matrices_have_in_one_format_is_one_residual(two: Two) -> None:
 def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
     wanted = two.tuned.read(0)
     for mix in MIXES[1::3]:
-        (parts,) = two.build(Packed(4, GROUP), mix)
+        (parts,) = two.build(whole(Packed(4, GROUP)), mix)
         given = two.given(parts)
         for name in two.base.shape.vectors:
             if any(one.holds(name.removesuffix("_bias")) for one in mix):
@@ -178,7 +180,7 @@ def test_biases_are_made_up_for_by_the_first_residual(two: Two) -> None:
 def test_of_two_orders_the_better_is_built(two: Two) -> None:
     unit, shape = two.unit(two.tuned), two.base.shape
     alone, both = two.build(
-        Packed(3, GROUP), whole(Packed(2, GROUP)), whole(LowRank(8), Packed(2, GROUP))
+        whole(Packed(3, GROUP)), whole(Packed(2, GROUP)), whole(LowRank(8), Packed(2, GROUP))
     )
     costs = [cost(unit, two.given(parts), shape) for parts in (alone, both)]
     assert costs[1] < costs[0]
@@ -188,7 +190,7 @@ def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: 
     unit, sizes = two.unit(two.base), FileSizes(two.base.shape, torch.bfloat16)
     noise = measure_noise([unit])
     same = pair_of(unit, unit.weights)
-    (point,) = same.options(DENSE, noise, sizes).frontier(None)
+    (point,) = same.options(DENSE, noise, sizes).of_all(None, sizes)
     assert (point.num_bytes, point.error, point.choice) == (0, 0.0, ())
     assert all(
         not any(f.kind == "rank" for f in p.choice)
@@ -197,10 +199,10 @@ def test_what_is_equal_needs_nothing_and_what_is_locked_takes_nothing_else(two: 
     )
     locked = unit_of(unit.weights, metrics_of(unit), locked=True)
     own = pair_of(locked, unit.weights)
-    assert own.options(DENSE, noise, sizes).frontier(None)[0].error == 0
-    assert own.options(Packed(8, GROUP), noise, sizes).frontier(None) == ()
+    assert own.options(DENSE, noise, sizes).of_all(None, sizes)[0].error == 0
+    assert own.options(Packed(8, GROUP), noise, sizes).of_all(None, sizes) == ()
     other = pair_of(locked, two.unit(two.tuned).weights, is_stored=False)
-    assert other.options(DENSE, noise, sizes).frontier(None) == ()
+    assert other.options(DENSE, noise, sizes).of_all(None, sizes) == ()
 
 
 def test_ranks_are_below_those_of_the_matrices(tmp_path: Path) -> None:
@@ -235,14 +237,14 @@ def test_a_slot_that_is_known_is_not_written_twice_and_must_be_what_it_was(two: 
         two.base.shape,
         torch.bfloat16,
         None,
-        (SlotRequest(((origin, 1),), DENSE, (), blob.digest, blob.bytes),),
+        (SlotRequest(((origin, 1),), AS_IT_IS, (), blob.digest, blob.bytes),),
     )
     (found,) = build_layer(task)
     assert found == {
-        "slot": Part(digest=blob.digest, bytes=blob.bytes).model_dump(),
+        "slot": [Part(digest=blob.digest, bytes=blob.bytes).model_dump()],
         "residuals": [],
     }
-    wrong = SlotRequest(((origin, 1),), DENSE, (), "0" * 64, blob.bytes)
+    wrong = SlotRequest(((origin, 1),), AS_IT_IS, (), "0" * 64, blob.bytes)
     other = BuildTask(two.registry.url, "fam", 0, two.base.shape, torch.bfloat16, None, (wrong,))
     with pytest.raises(RunFailed, match="expert 0: the checkpoint has changed"):
         build_layer(other)

@@ -1,34 +1,40 @@
 from consolidation.arithmetic.frontier import Point
 from consolidation.compare.costs import Formats
 from consolidation.compare.groups import EXPERTS, Content
-from consolidation.compare.residual import Residual
+from consolidation.compare.part_form import PartForm, PartForms
 from consolidation.compare.ways import GroupWays, Node, Options, Way, few_formats
 from representation.formats import DENSE, Format, LowRank, Packed
 
 ONE, TWO, FOUR, RANK = Packed(1, 16), Packed(2, 16), Packed(4, 16), LowRank(2)
 
 
-def fixed(one: Residual) -> int:
-    """Bytes of a residual."""
-    return {ONE: 10, TWO: 20, RANK: 12}[one.format]
+class Fixed:
+    """Bytes of parts, whatever the matrices."""
+
+    def slot(self, forms: PartForms) -> int:
+        return sum({DENSE: 100, FOUR: 30, TWO: 20}[one.format] for one in forms)
+
+    def residual(self, form: PartForm) -> int:
+        return {ONE: 10, TWO: 20, RANK: 12}[form.format]
 
 
 def held(*points: Point[Formats]) -> Options:
     """What an expert of one matrix may have."""
-    return Options((), {"down_proj": points}, fixed)
+    return Options((), {"down_proj": points})
 
 
 def alone(member: int) -> tuple[Way, ...]:
     """A slot for one expert."""
-    return (Way(Content(EXPERTS, (member,)), DENSE, 100, (member,), (held(Point(0, 0.0, ())),)),)
+    nothing = held(Point(0, 0.0, ()))
+    return (Way(Content(EXPERTS, (member,)), (member,), {DENSE: (nothing,)}, Fixed()),)
 
 
-def together(slot: Format, size: int, errors: dict[Format, tuple[int, float]]) -> Way:
+def together(slot: Format, errors: dict[Format, tuple[int, float]]) -> Way:
     """A slot of expert 0 for both, of whom 1 may have a residual."""
     options: list[Point[Formats]] = [Point(0, 50.0, ())]
     options += [Point(num_bytes, error, (fmt,)) for fmt, (num_bytes, error) in errors.items()]
     first = held(Point(0, 1.0, ()))
-    return Way(Content(EXPERTS, (0,)), slot, size, (0, 1), (first, held(*options)))
+    return Way(Content(EXPERTS, (0,)), (0, 1), {slot: (first, held(*options))}, Fixed())
 
 
 def group(*ways: Way) -> GroupWays:
@@ -36,8 +42,8 @@ def group(*ways: Way) -> GroupWays:
 
 
 BOTH = group(
-    together(FOUR, 30, {ONE: (10, 20.0), TWO: (20, 4.0), RANK: (12, 15.0)}),
-    together(TWO, 20, {ONE: (10, 24.0), TWO: (20, 8.0)}),
+    together(FOUR, {ONE: (10, 20.0), TWO: (20, 4.0), RANK: (12, 15.0)}),
+    together(TWO, {ONE: (10, 24.0), TWO: (20, 8.0)}),
 )
 
 
@@ -56,3 +62,41 @@ def test_few_formats_are_found_for_every_range_of_bytes() -> None:
         for formats in few_formats([BOTH, BOTH], limit):
             assert 1 <= len(formats) <= limit
             assert BOTH.frontier(formats)
+
+
+def of_both(into: float, out: float) -> Options:
+    """What an expert may have whose matrices are in error by so much, and take no residuals."""
+    points = {"gate_up_proj": into, "down_proj": out}
+    return Options((), {name: (Point(0, error, ()),) for name, error in points.items()})
+
+
+class ByMatrix(Fixed):
+    """Bytes of parts of two matrices that are as large as each other."""
+
+    def slot(self, forms: PartForms) -> int:
+        return sum(super(ByMatrix, self).slot((one,)) * (2 - len(one.matrices)) for one in forms)
+
+
+SLOTS: dict[Format, tuple[Options, ...]] = {
+    FOUR: (of_both(1.0, 2.0),),
+    TWO: (of_both(8.0, 64.0),),
+}
+OF_BITS = GroupWays((Node((Way(Content(EXPERTS, (0,)), (0,), SLOTS, ByMatrix()),), None),))
+
+
+def test_each_matrix_of_a_slot_chooses_its_format() -> None:
+    found = OF_BITS.frontier()
+    assert [p.error for p in found] == [72.0, 10.0, 3.0]
+    labels = [[str(one) for one in p.choice[0].forms] for p in found]
+    assert labels == [
+        ["packed-2-16"],
+        ["packed-2-16@gate_up_proj", "packed-4-16@down_proj"],
+        ["packed-4-16"],
+    ]
+    assert [p.num_bytes for p in found] == [40, 50, 60]
+
+
+def test_few_formats_count_those_of_every_part_of_a_slot() -> None:
+    assert [p.error for p in OF_BITS.frontier(frozenset({FOUR}))] == [3.0]
+    assert {frozenset({TWO}), frozenset({FOUR})} >= set(few_formats([OF_BITS], 1))
+    assert frozenset({TWO, FOUR}) in few_formats([OF_BITS], 2)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from consolidation.checkpoints.contents import Contents
 from consolidation.compare.few_formats import cheapest, dropping
+from consolidation.compare.part_form import PartForms
 from consolidation.errors import Refused
 from consolidation.plan.format_limit import least_bytes_within, within_formats
 from consolidation.plan.quickest import TOLERANCE, quickest_plan
@@ -30,13 +31,17 @@ FORMATS: tuple[Format, ...] = (DENSE, LowRank(2), Packed(1, 16), Packed(4, 16))
 def num_formats(plan: Plan) -> list[int]:
     """Labels in each layer."""
     return [
-        len({fmt for s in layer.slots for fmt in (s.format, *_residuals(s.members))})
+        len({one for s in layer.slots for one in (*_formats(s.forms), *_residuals(s.members))})
         for layer in plan.layers
     ]
 
 
 def _residuals(members: Sequence[Member]) -> list[Format]:
-    return [one.format for member in members for one in member.residuals]
+    return [fmt for member in members for fmt in _formats(member.residuals)]
+
+
+def _formats(forms: PartForms) -> list[Format]:
+    return [one.format for one in forms]
 
 
 def limited(choices: Sequence[LayerChoices], terms: PlanTerms) -> tuple[Plan, Plan] | None:

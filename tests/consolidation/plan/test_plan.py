@@ -13,7 +13,7 @@ from consolidation.compare.groups import (
     SlotChoice,
     Use,
 )
-from consolidation.compare.residual import Residual
+from consolidation.compare.part_form import AS_IT_IS, PartForm
 from consolidation.errors import Refused
 from consolidation.plan.solver import least_bytes, make_plan
 from consolidation.plan.terms import Extended, LayerChoices, PlanTerms
@@ -32,7 +32,7 @@ from tests.consolidation.choices import SHAPE, SIZES, SLOT, digest, map_bytes, p
 
 def shared(error: float, fmt: Format = DENSE, residual: tuple[Format, ...] = ()) -> SlotChoice:
     uses = (Use(0, (), 0.0), Use(1, whole(*residual), error))
-    return SlotChoice(Content(EXPERTS, (0,)), fmt, uses)
+    return SlotChoice(Content(EXPERTS, (0,)), whole(fmt), uses)
 
 
 def one_layer(*slots: SlotChoice, via: dict[int, int] | None = None) -> LayerChoices:
@@ -86,7 +86,7 @@ def test_plans_that_build_the_same_have_one_digest() -> None:
 
 def test_a_mean_counts_each_content_as_often_as_it_is_had() -> None:
     uses = (Use(0, (), 1.0), Use(1, (), 1.0))
-    plan = small(one_layer(SlotChoice(Content(EXPERTS, (0, 1)), DENSE, uses)))
+    plan = small(one_layer(SlotChoice(Content(EXPERTS, (0, 1)), AS_IT_IS, uses)))
     (slot,) = plan.layers[0].slots
     assert slot.holds == (Held("a", 0, 2), Held("b", 0, 2))
     assert slot.digest is None
@@ -94,7 +94,7 @@ def test_a_mean_counts_each_content_as_often_as_it_is_had() -> None:
 
 def test_a_slot_may_hold_the_expert_of_the_base() -> None:
     uses = (Use(0, (), 1.0), Use(1, (), 1.0))
-    plan = small(one_layer(SlotChoice(Content(BASE, (0,)), DENSE, uses)))
+    plan = small(one_layer(SlotChoice(Content(BASE, (0,)), AS_IT_IS, uses)))
     assert plan.layers[0].slots[0].holds == (Held(None, 0),)
     assert plan.approximated == {"a", "b"}
 
@@ -105,7 +105,7 @@ def test_experts_in_another_order_are_put_in_that_of_what_they_share() -> None:
     assert first.order is None
     assert second.order == NeuronOrder(Expert("b", 0), Expert("a", 0))
     assert plan.layers[0].slots[0].digest == digest(0, 0)
-    base = SlotChoice(Content(BASE, (0,)), Packed(8, 16), (Use(1, (), 1.0),))
+    base = SlotChoice(Content(BASE, (0,)), whole(Packed(8, 16)), (Use(1, (), 1.0),))
     plan = small(one_layer(SlotChoice.exactly(0, None), base, via={1: 1}))
     (base_slot,) = [slot for slot in plan.layers[0].slots if slot.holds == (Held(None, 0),)]
     assert base_slot.members[0].order == second.order
@@ -114,7 +114,7 @@ def test_experts_in_another_order_are_put_in_that_of_what_they_share() -> None:
 def test_experts_in_another_order_that_share_with_none_are_left_in_it() -> None:
     plan = small(
         one_layer(
-            SlotChoice(Content(EXPERTS, (0,)), Packed(4, 16), (Use(0, (), 1.0),)),
+            SlotChoice(Content(EXPERTS, (0,)), whole(Packed(4, 16)), (Use(0, (), 1.0),)),
             SlotChoice.exactly(1, None),
             via={1: 1},
         )
@@ -171,7 +171,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     users = ((Expert("new", 0),), (Expert("new", 1),))
     # `new` has what the slot of `gone` holds, and something near a slot of `old`.
     contents = Contents("m", (digest(0, 1), digest(0, 9)), users, {digest(0, 1): 1})
-    near = SlotChoice(Content(KEPT, (2,)), DENSE, (Use(1, whole(LowRank(2)), 3.0),))
+    near = SlotChoice(Content(KEPT, (2,)), AS_IT_IS, (Use(1, whole(LowRank(2)), 3.0),))
     group = Group((1,), {}, ({"new": 1.0},), (point(near),))
     layer = LayerChoices(contents, SIZES, (group,))
     wanted = PlanTerms(("new", "old"), 2 * SLOT, None, None, 1.0)
@@ -187,7 +187,7 @@ def test_what_stays_of_a_release_is_kept_and_new_models_may_use_it() -> None:
     assert plan.formats() == {"kept": 1, "kept + rank-2": 1}
     assert plan.approximated == {"new"}
     assert plan.error == 3.0
-    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(Residual(LowRank(2)))]
+    sizes = [SLOT, SLOT + 1, SLOT + 2, 101, SIZES.residual(PartForm(LowRank(2)))]
     assert plan.expert_bytes_after == sum(sizes) + map_bytes(plan)
     lossless = make_plan([layer], wanted, extended)
     assert lossless.error == 0
@@ -209,10 +209,10 @@ def test_a_release_may_be_extended_by_nothing() -> None:
 def test_groups_come_back_from_json_and_are_numbered_anew() -> None:
     choice = SlotChoice(
         Content(EXPERTS, (1, 0)),
-        Packed(4, 16),
+        (PartForm(Packed(4, 16), ("gate_up_proj",)), PartForm(Packed(8, 16), ("down_proj",))),
         (Use(0, (), 0.25), Use(1, whole(LowRank(2), Packed(1, 16)), 0.5)),
     )
-    base = SlotChoice(Content(BASE, (1,)), DENSE, (Use(0, (), 1.5), Use(1, (), 2.0)))
+    base = SlotChoice(Content(BASE, (1,)), AS_IT_IS, (Use(0, (), 1.5), Use(1, (), 2.0)))
     group = Group((0, 1), {1: 1}, ({"a": 1.0}, {"b": 0.5}), (point(base), point(choice)))
     assert Group.from_json(group.to_json()) == group
     numbered = group.numbered([7, 4])

@@ -30,7 +30,7 @@ USERS = ((Expert("a", 0), Expert("a", 1)), (Expert("b", 0),), (Expert("b", 1),))
 def slot(fmt: Format, error: float = 0.0, *residual: Format) -> Choices:
     """All experts in one slot; the second and third are in error, and have residuals."""
     uses = (Use(0, (), 0.0), *(Use(i, whole(*residual), error / 2) for i in (1, 2)))
-    return (SlotChoice(Content(EXPERTS, (0,)), fmt, uses),)
+    return (SlotChoice(Content(EXPERTS, (0,)), whole(fmt), uses),)
 
 
 def layer_of(*choices: Choices) -> LayerChoices:

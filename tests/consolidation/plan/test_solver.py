@@ -17,6 +17,7 @@ from consolidation.compare.groups import (
     SlotChoice,
     Use,
 )
+from consolidation.compare.part_form import joined
 from consolidation.errors import Refused
 from consolidation.plan.solver import budget_bytes, least_bytes, make_plan
 from consolidation.plan.terms import LayerChoices, PlanTerms
@@ -54,11 +55,12 @@ def group_of(members: Sequence[int], users: Sequence[Sequence[Expert]], seed: in
     """Members each by themselves, or all in one slot in some formats; errors are whole numbers."""
     generator = random.Random(seed)
     points = [point(*(SlotChoice.exactly(member, None) for member in members))]
-    for fmt in generator.sample(SLOT_FORMATS, 2):
+    for fmt, other in zip(*(generator.sample(SLOT_FORMATS, 2) for _ in range(2)), strict=True):
+        slot = joined({"gate_up_proj": (fmt,), "down_proj": (other,)})
         for residual in generator.sample(RESIDUALS, 2):
             content = Content(EXPERTS, tuple(generator.sample(members, 1)))
             uses = tuple(Use(m, whole(*residual), float(generator.randint(1, 40))) for m in members)
-            points.append(point(SlotChoice(content, fmt, uses)))
+            points.append(point(SlotChoice(content, slot, uses)))
     shares = []
     for member in members:
         names = [user.model for user in users[member]]
@@ -102,7 +104,7 @@ def exact_bytes(plan: Plan) -> int:
     files: dict[object, int] = {}
     for number, layer in enumerate(plan.layers):
         for place, slot in enumerate(layer.slots):
-            files[slot.digest or (number, place)] = SIZES.slot(slot.format)
+            files[slot.digest or (number, place)] = SIZES.slot(slot.forms)
         for place, (_, member) in enumerate(layer.members):
             for fmt in member.residuals:
                 files[number, place, fmt] = SIZES.residual(fmt)
@@ -121,8 +123,9 @@ def check(plan: Plan, layers: Lettered) -> None:
                 own = tuple(range(before, before + len(member.residuals)))
                 before += len(own)
                 formats |= dict.fromkeys(member.users, (slot, own))
-            for index, slot in enumerate(row):
-                found = formats[Expert(name, index)]
+            slot_at = {own.start: slot for slot, own in enumerate(layer.parts)}
+            for index, place in enumerate(row):
+                slot, found = slot_at[place], formats[Expert(name, index)]
                 assert found == (slot, plan.residuals(name, number, index))
                 known = layer.slots[slot].digest
                 value = digest(number, layers[number][m][index])

@@ -282,7 +282,9 @@ def test_a_residual_may_be_for_one_matrix_alone(mixed: Mixed) -> None:
 @pytest.mark.parametrize(
     ("field", "part", "message"),
     [
-        ("slots", {"matrices": ["w"]}, "slot 0 is dense and must be for all matrices"),
+        ("slots", {"matrices": ["x"]}, "slot 0 is for x, which is no matrix"),
+        ("slots", {"matrices": ["w"], "others": [1]}, "slot 0: part 1 is outside the pool of 1"),
+        ("residuals", {"format": "rank-2", "others": [0]}, "part 0 is outside the pool of 0"),
         ("residuals", {"format": "rank-2", "matrices": ["x"]}, "is for x, which is no matrix"),
         ("residuals", {"format": "rank-2", "on": "0" * 64}, "names a slot that it stands on"),
         ("residuals", {"format": "sparse-8"}, "names no slot that it stands on"),

@@ -121,7 +121,7 @@ def check(
 ) -> SortedPairs:
     """Both products of a layer: x gathered and results sorted, and the other way round."""
     shelves = [laid(one, dtype, device) for one in made]
-    tables = tables_of([transposed(one) if by_columns else one for one in shelves])
+    (tables,) = tables_of([[transposed(one) if by_columns else one for one in shelves]])
     num_outputs, num_columns = made[0].dense.shape[1:]
     rows, index = (one.to(device) for one in routed)
     pairs = launches.sort(tables, rows, index)

@@ -43,6 +43,14 @@ TWELVE = [
     Mix("packed-4-128", ("rank-3@down_proj", "packed-3-128"), "m2"),
 ]
 
+APART = [
+    Mix("packed-4-128@in+packed-3-128@down_proj", ("rank-3@down_proj",), "m1"),
+    Mix("packed-4-128@in+dense@down_proj", (), "m1"),
+    Mix("packed-3-128", (), "m1"),
+    Mix("dense@in+split-8-128@down_proj", ("packed-2-128",), "m1"),
+]
+"""Slots in parts, of which one expert of both models has one part the same, and not the other."""
+
 
 @dataclass
 class Seen(TorchDispatchMode):
@@ -141,9 +149,10 @@ def inputs_of(layer: PoolLayer, seed: int) -> list[torch.Tensor]:
     [
         ("mixtral", ONE),
         ("mixtral", TWELVE),
+        ("mixtral", APART),
         ("gpt_oss", [Mix("packed-4-128", ("rank-2",)), Mix("dense", ("sparse-640",), "m1")]),
     ],
-    ids=["one format", "twelve formats", "columns first, with biases"],
+    ids=["one format", "twelve formats", "slots in parts", "columns first, with biases"],
 )
 def test_a_layer_gives_what_each_models_experts_give(architecture: str, mixes: list[Mix]) -> None:
     layer, experts = layer_of(mixes, architecture)
@@ -151,7 +160,9 @@ def test_a_layer_gives_what_each_models_experts_give(architecture: str, mixes: l
     assert_as_by_themselves(layer, experts, ROWS)
 
 
-@pytest.mark.parametrize(("mixes", "num_shelves", "most"), [(ONE, 1, 4), (TWELVE, 12, 6)])
+@pytest.mark.parametrize(
+    ("mixes", "num_shelves", "most"), [(ONE, 1, 4), (TWELVE, 12, 6), (APART, 8, 6)]
+)
 def test_a_layer_takes_few_launches_whatever_the_formats(
     mixes: list[Mix], num_shelves: int, most: int, seen: Seen
 ) -> None:
@@ -198,11 +209,12 @@ def test_shelves_that_move_are_read_where_they_are() -> None:
     assert torch.equal(run(layer, experts["m1"], *inputs), before)
 
 
+@pytest.mark.parametrize("mixes", [TWELVE, APART], ids=["twelve formats", "slots in parts"])
 def test_a_form_is_used_if_it_equals_the_plain_one(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    mixes: list[Mix], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve_app.engine.experts.together_choice.TRIED_TOKENS", (3,))
-    layer, experts = layer_of(TWELVE)
+    layer, experts = layer_of(mixes)
     module = experts["m1"]
     layers = [(module, layer.shape, dict.fromkeys(layer.shelves, 1))]
     multiplier, dtype = Multiplier(CPU), torch.float32

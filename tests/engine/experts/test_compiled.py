@@ -27,6 +27,11 @@ MIXES = {
     "dense slots": [Mix("dense")],
     "packed slots": [Mix("packed-4-128")],
     "slots of odd bits": [Mix("packed-3-128"), Mix("packed-7-128")],
+    "slots with bits of each matrix": [
+        Mix("packed-3-128@in+packed-4-128@down_proj", ("packed-2-128@down_proj",), "m1"),
+        Mix("dense@in+split-8-128@down_proj", (), "m1"),
+        Mix("packed-3-128@in+dense@down_proj", (), "m1"),
+    ],
     "split bytes and a packed difference": [Mix("split-8-128", ("packed-2-128",), "m1")],
     "a dense base and differences": [
         Mix("dense", ("packed-1-128",), "m1"),

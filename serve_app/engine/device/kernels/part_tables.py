@@ -33,7 +33,7 @@ WORD_COLUMNS = 32
 class PartTables:
     """One matrix of all parts of a layer, for kernels. Entries: (model, expert), E a model.
 
-    Entries with the same first part (their lead) are neighbours in the order of ranks.
+    Entries with the same first parts (their lead) are neighbours in the order of ranks.
     rank_of: (R * E,) int32   lead_starts: (L + 1,) int32, the first rank of each lead
     parts: (L + F, 3) int32: shelf, row, and the row that it stands on: of leads, then of what
     entries have beside, by rank   part_starts: (R * E + 1,) int32, where those of each rank begin
@@ -74,50 +74,86 @@ def reads(matrix: Matrix, num_columns: int) -> bool:
     return not isinstance(matrix, Planes) or num_columns % WORD_COLUMNS == 0
 
 
-def tables_of(shelves: Sequence[LaidShelf]) -> PartTables:
-    """The tables of one matrix. Waits for the device."""
-    device = shelves[0].rows.device
-    matrices = [shelf.matrix for shelf in shelves]
-    ranks = [m.left.shape[1] if isinstance(m, FactorPairs) else 0 for m in matrices]
-    rank_of, lead_starts, parts, part_starts = _order(shelves)
-    return PartTables(
-        rank_of.int().to(device),
-        lead_starts.int().to(device),
-        parts.int().to(device),
-        part_starts.int().to(device),
-        _shelf_table(shelves, ranks).to(device),
-        kinds=sum({_kind(matrix) for matrix in matrices}),
-        widths=sum({p.width for m in matrices if isinstance(m, Planes) for p in m.planes}),
-        num_inner=sum(ranks),
-        largest_rank=max(ranks),
-        transposed=any(map(_is_transposed, matrices)),
-        laid=tuple(shelves),
-    )
+def tables_of(matrices: Sequence[Sequence[LaidShelf]]) -> list[PartTables]:
+    """The tables of each matrix of a layer, by the shelves that hold it. Waits for the device.
+
+    All have one order of entries: of neighbours, the first part is the same in each matrix.
+    """
+    device = matrices[0][0].rows.device
+    places = [_places(shelves) for shelves in matrices]
+    rank_of, order, lead_starts = _order(places)
+    found = []
+    for shelves, place in zip(matrices, places, strict=True):
+        laid = [shelf.matrix for shelf in shelves]
+        ranks = [m.left.shape[1] if isinstance(m, FactorPairs) else 0 for m in laid]
+        parts, part_starts = _parts(place, order, lead_starts)
+        found.append(
+            PartTables(
+                rank_of.int().to(device),
+                lead_starts.int().to(device),
+                parts.int().to(device),
+                part_starts.int().to(device),
+                _shelf_table(shelves, ranks).to(device),
+                kinds=sum({_kind(matrix) for matrix in laid}),
+                widths=sum({p.width for m in laid if isinstance(m, Planes) for p in m.planes}),
+                num_inner=sum(ranks),
+                largest_rank=max(ranks),
+                transposed=any(map(_is_transposed, laid)),
+                laid=tuple(shelves),
+            )
+        )
+    return found
 
 
-def _order(shelves: Sequence[LaidShelf]) -> tuple[torch.Tensor, ...]:
-    """`rank_of`, `lead_starts`, `parts` and `part_starts` of `PartTables`."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the parts of each entry are, for one matrix. The last of the shelves has all.
+
+    rows, bases: (S + 1, R * E), the row on each shelf, or -1, and that which it stands on
+    first: (R * E,), the first shelf of each entry
+    """
+
+    rows: torch.Tensor
+    bases: torch.Tensor
+    first: torch.Tensor
+
+    def of_first(self, entries: torch.Tensor) -> torch.Tensor:
+        """Shelf, row and base of the first part of these entries. (n,) -> (n, 3)"""
+        shelves = self.first[entries]
+        return torch.stack([shelves, self.rows[shelves, entries], self.bases[shelves, entries]], 1)
+
+
+def _places(shelves: Sequence[LaidShelf]) -> _Places:
     rows = torch.stack([shelf.rows.flatten() for shelf in shelves]).cpu()  # (S, R * E)
     bases = torch.stack([_bases(shelf) for shelf in shelves])  # (S, R * E)
-    rows = torch.cat([rows, torch.zeros_like(rows[:1])])  # (S + 1, R * E): all have a last part
+    rows = torch.cat([rows, torch.zeros_like(rows[:1])])
     bases = torch.cat([bases, torch.zeros_like(bases[:1])])
-    first = (rows >= 0).int().argmax(0)  # (R * E,), the shelf of the lead
-    every = torch.arange(len(first))
-    width = int(rows.max()) + 1
-    lead = first * width + rows[first, every]  # (R * E,)
-    order = torch.argsort(lead, stable=True)  # (R * E,), the entry of each rank
-    leads, counts = torch.unique_consecutive(lead[order], return_counts=True)  # (L,), (L,)
-    lead_starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))  # (L + 1,)
-    some = order[lead_starts[:-1]]  # (L,), an entry of each lead
-    of_leads = torch.stack([leads // width, leads % width, bases[first[some], some]], 1)  # (L, 3)
-    beside = rows[:-1] >= 0  # (S, R * E)
-    beside = beside & (torch.arange(len(beside))[:, None] != first)
+    return _Places(rows, bases, (rows >= 0).int().argmax(0))
+
+
+def _order(matrices: Sequence[_Places]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`rank_of`, the entry of each rank (R * E,), and `lead_starts`: see `PartTables`."""
+    every = torch.arange(matrices[0].rows.shape[1])
+    firsts = torch.cat([place.of_first(every)[:, :2] for place in matrices], 1)  # (R * E, 2M)
+    lead = torch.unique(firsts, dim=0, return_inverse=True)[1]  # (R * E,)
+    order = torch.argsort(lead, stable=True)
+    counts = torch.bincount(lead)  # (L,)
+    return torch.argsort(order), order, torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _parts(
+    place: _Places, order: torch.Tensor, lead_starts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`parts` and `part_starts` of `PartTables`."""
+    of_leads = place.of_first(order[lead_starts[:-1]])  # (L, 3)
+    beside = place.rows[:-1] >= 0  # (S, R * E)
+    beside = beside & (torch.arange(len(beside))[:, None] != place.first)
     ranks, others = beside[:, order].t().nonzero(as_tuple=True)  # (F,), (F,): by rank, then shelf
     entries = order[ranks]
-    found = torch.stack([others, rows[others, entries], bases[others, entries]], 1)  # (F, 3)
+    found = [others, place.rows[others, entries], place.bases[others, entries]]
     num_each = torch.bincount(ranks, minlength=len(order))
-    part_starts = torch.nn.functional.pad(num_each.cumsum(0), (1, 0)) + len(leads)
-    return torch.argsort(order), lead_starts, torch.cat([of_leads, found]), part_starts
+    part_starts = torch.nn.functional.pad(num_each.cumsum(0), (1, 0)) + len(of_leads)
+    return torch.cat([of_leads, torch.stack(found, 1)]), part_starts  # (L + F, 3), (R * E + 1,)
 
 
 def _is_transposed(matrix: Matrix) -> bool:

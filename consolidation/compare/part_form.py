@@ -1,15 +1,15 @@
-"""How a residual is held: its format, and for which matrices. Costs and bytes are elsewhere."""
+"""How a part is held: its format, and for which matrices. Costs and bytes are elsewhere."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from representation.formats import Format, format_of
+from representation.formats import DENSE, Format, format_of
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
-    """A residual to be made. matrices: those that it is for, in their order; none: for all."""
+class PartForm:
+    """A part to be made. matrices: those that it is for, in their order; none: for all."""
 
     format: Format
     matrices: tuple[str, ...] = ()
@@ -30,12 +30,15 @@ class Residual:
         return not self.matrices or matrix in self.matrices
 
 
-Residuals = tuple[Residual, ...]
-"""Those of one expert; none when the slot is all it has."""
+PartForms = tuple[PartForm, ...]
+"""Of an expert's residuals, none when the slot is all it has; or of a slot, one for each matrix."""
+
+AS_IT_IS: PartForms = (PartForm(DENSE),)
+"""Of a slot that holds an expert to the bit."""
 
 
-def joined(chosen: Mapping[str, Iterable[Format]]) -> Residuals:
-    """The fewest residuals that give each matrix its formats, which differ within a matrix.
+def joined(chosen: Mapping[str, Iterable[Format]]) -> PartForms:
+    """The fewest parts that give each matrix its formats, which differ within a matrix.
 
     chosen: formats of all matrices, in the order of the matrices, by name
     """
@@ -44,6 +47,6 @@ def joined(chosen: Mapping[str, Iterable[Format]]) -> Residuals:
         for fmt in formats:
             names.setdefault(fmt, []).append(name)
     return tuple(
-        Residual(fmt, () if len(found) == len(chosen) else tuple(found))
+        PartForm(fmt, () if len(found) == len(chosen) else tuple(found))
         for fmt, found in names.items()
     )
