@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 Choice = TypeVar("Choice")
@@ -26,16 +27,21 @@ class Point(Generic[Choice]):
 
 
 Frontier = Sequence[Point[Choice]]
+_ORDER = attrgetter("num_bytes", "error")
 
 
 def frontier(points: Iterable[Point[Choice]]) -> tuple[Point[Choice], ...]:
     """The corners of the lower left convex hull, by rising bytes; of equal ones the first."""
     found: list[Point[Choice]] = []
-    for point in sorted(points, key=lambda p: (p.num_bytes, p.error)):
+    gains: list[float] = []  # from each point to the next
+    for point in sorted(points, key=_ORDER):
         if found and point.error >= found[-1].error:
             continue
-        while len(found) >= 2 and _gain(found[-2], found[-1]) <= _gain(found[-2], point):
+        while gains and gains[-1] <= _gain(found[-2], point):
             found.pop()
+            gains.pop()
+        if found:
+            gains.append(_gain(found[-1], point))
         found.append(point)
     return tuple(found)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from consolidation.arithmetic.on_device import CPU
+from consolidation.arithmetic.triangular import lower_factors, upper_inverses
 
 BLOCK = 256
 """Input features whose second moments are kept together; memory stays linear in the weights."""
@@ -81,10 +82,7 @@ class Metric:
 
     def inverse_roots(self, damping: float) -> torch.Tensor:
         """Upper Cholesky factors of the inverses of the damped moments. -> (B, b, b) float32"""
-        roots = self._upper_roots(damping)
-        whole = torch.eye(roots.shape[1], dtype=roots.dtype, device=roots.device)
-        found: torch.Tensor = torch.linalg.solve_triangular(roots, whole, upper=True)
-        return found.float()
+        return upper_inverses(self._upper_roots(damping)).float()
 
     def roots(self) -> torch.Tensor:
         """Upper matrices R, where R Rᵀ are the damped moments. -> (B, b, b) float32"""
@@ -135,8 +133,7 @@ class Metric:
         damped = self.moments.double()
         damped.diagonal(dim1=1, dim2=2).add_(added)
         # The lower factor of the features in reverse.
-        found: torch.Tensor = torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)
-        return found
+        return lower_factors(damped.flip(1, 2)).flip(1, 2)
 
 
 def weight_metric(shape: tuple[int, int], device: torch.device = CPU) -> Metric:

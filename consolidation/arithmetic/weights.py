@@ -80,10 +80,10 @@ def mean_weights(experts: Sequence[Weights], counts: Sequence[int]) -> Weights:
     total = sum(counts)
 
     def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        found = tensors[0].new_zeros(tensors[0].shape, dtype=torch.float64)
-        for tensor, count in zip(tensors, counts, strict=True):
+        found = tensors[0] * counts[0]
+        for tensor, count in zip(tensors[1:], counts[1:], strict=True):
             found.add_(tensor, alpha=count)
-        return found.div_(total).float()
+        return found.div_(total)
 
     first = experts[0]
     return Weights(

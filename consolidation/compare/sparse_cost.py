@@ -37,11 +37,14 @@ class SparseCost:
 
 
 class SparseOffers(NoOffers):
-    """See `Offers`. At most one residual, and only on a slot that gives its content to the bit."""
+    """See `Offers`. At most one residual, and only on a slot that gives its content to the bit.
+
+    None where that content is the expert itself.
+    """
 
     def __init__(self, difference: Difference) -> None:
         self._smallest: Sparse | None = None
-        if difference.is_stored:
+        if difference.is_stored and not difference.is_same:
             own, content = difference.unit.weights.matrices, difference.content.matrices
             self._smallest = Sparse.smallest(
                 [Changes.between(matrix, content[name]) for name, matrix in own.items()]
