@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from serve_app.bench.result.environment import environment
-from tests.gpu_check import answers, attention, commands, engines
+from tests.gpu_check import answers, attention, commands, engines, stages
 from tests.gpu_check.ground import Ground
 from tests.gpu_check.outcome import Row, as_json, exit_code, row_of, table
 
@@ -26,6 +26,8 @@ CHECKS: Mapping[str, Callable[[Ground], Mapping[str, Any]]] = {
     "formats of experts, bfloat16": answers.formats_in_bfloat16,
     "graphs against none": engines.graphs_against_none,
     "memory against its plan": engines.memory_against_plan,
+    "rounding": stages.rounding_on_the_device,
+    "consolidation against the CPU": stages.consolidation_against_the_cpu,
     "bench step, dense": commands.dense_steps,
     "bench step, consolidated": commands.consolidated_steps,
     "tests marked gpu": commands.marked_tests,

@@ -85,6 +85,19 @@ def test_what_only_a_device_can_do_is_skipped_on_the_cpu(tmp_path: Path) -> None
     assert set(CHECKS) > ONLY_CUDA
 
 
+def test_rounding_on_the_cpu_is_that_of_the_cpu(tmp_path: Path) -> None:
+    [row] = checked(ground(tmp_path), ["rounding"], lambda _: None)
+    assert row.outcome == "passed", row.why
+    assert row.found["3 bits, equal codes"] == 1
+
+
+@pytest.mark.slow
+def test_consolidation_on_the_cpu_is_that_of_the_cpu(tmp_path: Path) -> None:
+    [row] = checked(ground(tmp_path), ["consolidation against the CPU"], lambda _: None)
+    assert row.outcome == "passed", row.why
+    assert row.found["equal slots"] == "100%"
+
+
 def test_what_has_not_begun_in_time_fails(tmp_path: Path) -> None:
     [row] = checked(ground(tmp_path, seconds=-1.0), [QUICK], lambda _: None)
     assert row.outcome == "failed"
