@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from consolidation.arithmetic.float_products import product
 from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
-from consolidation.arithmetic.products import product
 from consolidation.walk.experts_forward import Shown
 
 SAMPLES = 256

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from consolidation.arithmetic.products import product
+from consolidation.arithmetic.float_products import product
 from consolidation.walk.experts_forward import FUNCTION
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from consolidation.arithmetic.products import product
+from consolidation.arithmetic.float_products import product
 
 FUNCTION = "expertpool_streamed"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from consolidation.arithmetic.products import product
+from consolidation.arithmetic.float_products import product
 
 WEIGHTS = {
     "plain": torch.randn(24, 40, generator=torch.Generator().manual_seed(0)),
