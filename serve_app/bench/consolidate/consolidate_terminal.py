@@ -25,7 +25,8 @@ def terminal(facts: Mapping[str, Any]) -> list[TerminalPart]:
         for stage in stages
     ]
     return [
-        f"{facts['models']} checkpoints, {size(total)} in all, on {facts['cores']} cores",
+        f"{facts['models']} checkpoints, {size(total)} in all, on {facts['cores']} cores; "
+        f"starting and reading them once before took {facts['start_s']:.1f} s, which do not count",
         Table("", COLUMNS, cells),
         f"all stages: {facts['wall_s']:.1f} s, {size(round(facts['bytes_per_s']))}/s; "
         f"{facts['over_read']:.0f} × reading once here, "

@@ -145,6 +145,7 @@ def _facts(watch: Watch, num_bytes: int) -> dict[str, Any]:
     wall_s = sum(stage.wall_s for stage in stages)
     return {
         "stages": [asdict(stage) for stage in (reading, *stages)],
+        "start_s": watch.stages[0].wall_s,
         "wall_s": wall_s,
         "bytes_per_s": num_bytes / wall_s,
         "start_bytes": watch.start_bytes,
@@ -166,12 +167,17 @@ def _run(recipe: Recipe, directories: Sequence[Path], cores: int, notes: Any) ->
             torch.set_num_threads(1)
         else:
             executor = stack.enter_context(RayExecutor(in_flight=cores))
+            list(executor.map(_ready, range(cores)))  # at once, each in a worker of its own
         _read(directories)  # into the page cache, if it is not there
         note(READ)
         _read(directories)
         note("open")
         consolidate(recipe, executor=executor, progress=notes.send)
         note("")
+
+
+def _ready(_: int) -> None:
+    """A task for a worker that is to have imported what all tasks need, which this file does."""
 
 
 def _read(directories: Iterable[Path]) -> None:
