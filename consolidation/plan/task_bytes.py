@@ -7,7 +7,7 @@ a slot, not on how many a layer has.
 from consolidation.arithmetic.metric import block_size
 from consolidation.arithmetic.weights import WIDE_BYTES
 from consolidation.statistics.moments import SAMPLES
-from consolidation.statistics.stored import KEPT
+from consolidation.statistics.stored import KEPT_BYTES
 from representation.formats import ExpertShape
 
 PREPARED = 3
@@ -35,15 +35,15 @@ def tasks_at_once(task_bytes: int, layer_bytes: int) -> int:
 def compare_bytes(shape: ExpertShape, num_models: int) -> int:
     """Of comparing a layer whose experts have this shape, one of each model in a group."""
     experts = (num_models + AT_ONCE) * WIDE_BYTES * shape.num_weights
-    kept = min(KEPT, num_models) + PREPARED * num_models
-    return experts + kept * statistics_bytes(shape)
+    one = statistics_bytes(shape)
+    return experts + max(KEPT_BYTES, one) + PREPARED * num_models * one
 
 
 def build_bytes(shape: ExpertShape, num_models: int) -> int:
     """Of building a slot for an expert of each model, with residuals."""
     experts = (num_models + AT_ONCE) * WIDE_BYTES * shape.num_weights
-    kept = min(KEPT, num_models) + num_models
-    return experts + kept * statistics_bytes(shape)
+    one = statistics_bytes(shape)
+    return experts + max(KEPT_BYTES, one) + num_models * one
 
 
 def statistics_bytes(shape: ExpertShape) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ KEPT_FOR = timedelta(days=7)
 """Statistics that no run has used for so long are removed by the next one."""
 END = "gathered.json"
 """When a run used a model's statistics last, and what gathering found once they are complete."""
-KEPT = 16
-"""Experts whose statistics stay in memory when they were read."""
+KEPT_BYTES = 64 << 20
+"""Of statistics that stay in memory when they were read; those read last, in any case."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -79,7 +80,7 @@ class StatisticsStore:
     ) -> Metric:
         """The metric of one matrix of one expert. Raises `RunFailed` if gone or damaged."""
         factor = _factor(model, self.models[model])
-        found = _recent(model, self.models[model], layer, index)
+        found = _recent.read(model, self.models[model], layer, index)
         return _metric(found, name, device).scaled(factor)
 
     def unscaled(
@@ -222,8 +223,34 @@ def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[st
     return decode_tensors(data[DIGEST_BYTES:])
 
 
-_recent = lru_cache(KEPT)(_read)
-"""For who asks for matrices one by one, in any order: the files that were read last stay."""
+class _Recent:
+    """The files that were read last, for who asks for matrices one by one, in any order."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held: dict[tuple[Any, ...], dict[str, torch.Tensor]] = {}
+        self._lock = Lock()
+
+    def read(
+        self, model: str, there: ModelStatistics, layer: int, index: int
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a file; as `_read`."""
+        key = model, there, layer, index
+        with self._lock:
+            found = self._held.pop(key, None)
+        if found is None:
+            found = _read(*key)
+        with self._lock:
+            self._held[key] = found
+            while len(self._held) > 1 and self._num_bytes() > self._most_bytes:
+                del self._held[next(iter(self._held))]
+        return found
+
+    def _num_bytes(self) -> int:
+        return sum(tensor.nbytes for held in self._held.values() for tensor in held.values())
+
+
+_recent = _Recent(KEPT_BYTES)
 
 
 @lru_cache(16)

@@ -17,6 +17,7 @@ from consolidation.pipeline import Recipe, consolidate
 from consolidation.release.storage import open_storage
 from consolidation.run.executor import LocalExecutor
 from consolidation.sources.local_sources import local_models
+from consolidation.statistics import stored
 from consolidation.statistics.gathering import gather
 from consolidation.statistics.stored import (
     CODE_VERSION,
@@ -160,6 +161,26 @@ def test_a_damaged_file_is_named(fixed: tuple[Checkpoint, StatisticsStore]) -> N
     there.storage.write(path.replace("/0/1.", "/0/9."), bytes(data))
     with pytest.raises(RunFailed, match=r"layer 0, expert 9 are damaged: remove .*/work and run"):
         store.metric("m", 0, 9, "down_proj")
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "asked", "wanted"),
+    [(25, (0, 1, 0, 1, 2, 1, 2, 0), [0, 1, 2, 0]), (5, (0, 0, 1, 0), [0, 1, 0])],
+)
+def test_files_read_last_stay_in_memory_up_to_some_bytes(
+    monkeypatch: pytest.MonkeyPatch, most_bytes: int, asked: Sequence[int], wanted: list[int]
+) -> None:
+    read = []
+
+    def ten_bytes(model: str, there: object, layer: int, index: int) -> dict[str, torch.Tensor]:
+        read.append(index)
+        return {"gain": torch.zeros(10, dtype=torch.uint8)}
+
+    monkeypatch.setattr(stored, "_read", ten_bytes)
+    recent = stored._Recent(most_bytes)
+    for index in asked:
+        recent.read("m", ModelStatistics("memory://", "m"), 0, index)
+    assert read == wanted
 
 
 def test_the_code_version_is_raised_when_statistics_change(
