@@ -38,6 +38,7 @@ class RequestLimits(_Strict):
     logit_bias: int = Field(default=300, ge=0)
     logprobs: int = Field(default=20, ge=0)
     messages: int = Field(default=4096, ge=1)
+    tools: int = Field(default=128, ge=1)
     timeout_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """Longest time that a request may give itself."""
 
@@ -83,6 +84,9 @@ class ServeConfig(_Strict):
     running requests end while new ones wait, and load it then."""
     stall_s: float = Field(default=120.0, gt=0)
     """An engine whose loop has not turned for this long is unhealthy; a step is one turn."""
+    response_template: str | None = Field(default=None, min_length=1)
+    """A JSON file that says how all models write their answers. Without one, each model's own
+    response template is used, or the one of expertpool's that fits its chat template."""
     template_s: float = Field(default=TemplateLimits().seconds, gt=0, le=5)
     """Processor time that a chat template may take for one request."""
     template_bytes: int = Field(default=TemplateLimits().memory, ge=2**20)

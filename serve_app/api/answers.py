@@ -1,28 +1,45 @@
-"""The shapes of answers to completions and chats, whole and in chunks. No I/O."""
+"""The shapes of answers to completions, whole and in chunks, and what is common to all. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
-from serve_app.protocol.messages import Piece, TokenItem
+from serve_app.protocol.messages import CallDelta, Piece, TokenItem
 
-_LOWEST = -9999.0
+LOWEST = -9999.0
 """OpenAI's stand-in for a log-probability of minus infinity, which JSON cannot hold."""
 
 
 @dataclass(slots=True)
 class Choice:
-    """One choice while it is being collected."""
+    """One choice while it is being collected. calls: deltas of the same call are one."""
 
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[CallDelta] = field(default_factory=list)
     tokens: list[TokenItem] = field(default_factory=list)
     finish: str | None = None
 
     def add(self, piece: Piece) -> None:
         self.text.append(piece["text"])
+        self.reasoning.append(piece.get("reasoning", ""))
+        self.calls = joined([*self.calls, *piece.get("calls", ())])
         self.tokens.extend(piece["tokens"])
         self.finish = piece["finish"] or self.finish
+
+
+def joined(deltas: Iterable[CallDelta]) -> list[CallDelta]:
+    """One for each call."""
+    calls: dict[int, CallDelta] = {}
+    for delta in deltas:
+        before = calls.get(delta["index"])
+        if before is None:
+            calls[delta["index"]] = delta
+        else:
+            arguments = before["arguments"] + delta["arguments"]
+            calls[delta["index"]] = {**before, "arguments": arguments}
+    return list(calls.values())
 
 
 class Usage:
@@ -127,60 +144,17 @@ class CompletionFormat:
         return {**head.body("text_completion"), "choices": bodies, "usage": usage.body()}
 
 
-class ChatFormat:
-    """`/v1/chat/completions`."""
-
-    chunk_kind = "chat.completion.chunk"
-
-    def __init__(self, *, logprobs: bool) -> None:
-        self.logprobs = logprobs
-
-    def opening(self, choice: int) -> list[dict[str, Any]]:
-        return [_delta(choice, {"role": "assistant", "content": ""}, None, None)]
-
-    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
-        chunks = []
-        if piece["text"] or piece["tokens"]:
-            logprobs = chat_logprobs(piece["tokens"]) if self.logprobs else None
-            chunks.append(_delta(piece["choice"], {"content": piece["text"]}, logprobs, None))
-        if piece["finish"] is not None:
-            chunks.append(_delta(piece["choice"], {}, None, piece["finish"]))
-        return chunks
-
-    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
-        bodies = [
-            {
-                "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": "".join(choice.text),
-                    "refusal": None,
-                },
-                "logprobs": chat_logprobs(choice.tokens) if self.logprobs else None,
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ]
-        return {**head.body("chat.completion"), "choices": bodies, "usage": usage.body()}
-
-
 def _completion(
     index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
 ) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _delta(
-    index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, finish: str | None
-) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-
 def legacy_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
     """Parallel lists, one entry per token. `top_logprobs` always includes the token itself."""
     return {
         "tokens": [token["text"] for token in tokens],
-        "token_logprobs": [_finite(token["logprob"]) for token in tokens],
+        "token_logprobs": [finite(token["logprob"]) for token in tokens],
         "top_logprobs": [_legacy_top(token) for token in tokens],
         "text_offset": [token["offset"] for token in tokens],
     }
@@ -192,30 +166,11 @@ def _legacy_top(token: TokenItem) -> dict[str, float] | None:
         return None
     top: dict[str, float] = {}
     for alternative in token["top"]:
-        top.setdefault(alternative["text"], max(alternative["logprob"], _LOWEST))
-    top.setdefault(token["text"], max(token["logprob"], _LOWEST))
+        top.setdefault(alternative["text"], max(alternative["logprob"], LOWEST))
+    top.setdefault(token["text"], max(token["logprob"], LOWEST))
     return top
 
 
-def chat_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
-    content = [
-        {
-            "token": token["text"],
-            "logprob": _finite(token["logprob"]),
-            "bytes": token["bytes"],
-            "top_logprobs": [
-                {
-                    "token": alternative["text"],
-                    "logprob": max(alternative["logprob"], _LOWEST),
-                    "bytes": alternative["bytes"],
-                }
-                for alternative in token["top"] or []
-            ],
-        }
-        for token in tokens
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _finite(logprob: float | None) -> float | None:
-    return None if logprob is None else max(logprob, _LOWEST)
+def finite(logprob: float | None) -> float | None:
+    """As JSON can hold it."""
+    return None if logprob is None else max(logprob, LOWEST)

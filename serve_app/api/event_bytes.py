@@ -54,7 +54,7 @@ class Events:
         for item in items:
             if item["type"] == "piece":
                 self._usage.add(item)
-                if item["finish"] is None and item["text"] and not self._form.logprobs:
+                if _is_text(item) and not self._form.logprobs:
                     before, after = self._around.get(item["choice"]) or self._surround(item)
                     events.append(f"{before}{quoted(item['text'])}{after}")
                     continue
@@ -93,6 +93,12 @@ class Events:
         before, _, after = self._event(body).rpartition(quoted(_HERE))
         self._around[piece["choice"]] = before, after
         return before, after
+
+
+def _is_text(piece: Piece) -> bool:
+    """Whether it has a text and nothing else to show."""
+    is_more = piece["finish"] is not None or "reasoning" in piece or "calls" in piece
+    return bool(piece["text"]) and not is_more
 
 
 def _data(body: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.access import asked_by
-from serve_app.api.answers import AnswerFormat, ChatFormat, CompletionFormat, Head
+from serve_app.api.answers import AnswerFormat, CompletionFormat, Head
+from serve_app.api.chat_answers import ChatFormat
 from serve_app.api.event_bytes import Events
 from serve_app.api.metering import MeteredItems
 from serve_app.api.recording import notes_of
@@ -64,7 +65,7 @@ class Generating:
             caller=caller_of(request, fields.model),
             timeout_s=deadline.left_s(),
         )
-        form = ChatFormat(logprobs=job["logprobs"] is not None)
+        form = ChatFormat(job["id"], logprobs=job["logprobs"] is not None)
         return await self._answer(request, job, form, with_usage=fields.include_usage)
 
     async def _answer(

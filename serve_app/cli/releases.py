@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli import output
@@ -69,11 +70,55 @@ def inspect(
     """Show what is in a release: models, pool, bytes, quality, origin."""
     opened = open_registry(registry, family)
     found = resolve(opened, release)
-    facts = _facts(opened, found, opened.read_manifest(found))
+    manifest = opened.read_manifest(found)
+    facts = _facts(opened, found, manifest)
+    for name, template in _response_templates(opened, found, manifest).items():
+        facts["models"][name]["response_template"] = template
     if as_json:
         output.print_json(facts)
     else:
         _print_facts(facts)
+
+
+def _response_templates(
+    registry: Registry, release: str, manifest: Manifest
+) -> dict[str, str | None]:
+    """By what answers of each model are parsed, if they are. Equal tokenizers are read once."""
+    from tempfile import TemporaryDirectory
+
+    from consolidation.release import ReleaseReader
+
+    reader, found = ReleaseReader(registry, release), dict[str, str | None]()
+    known: dict[tuple[tuple[str, str], ...], str | None] = {}
+    for name, model in sorted(manifest.models.items()):
+        files = tuple((file, blob.digest) for file, blob in sorted(model.tokenizer_files.items()))
+        if files not in known:
+            with TemporaryDirectory() as place:
+                reader.write_tokenizer(name, Path(place))
+                known[files] = _format_in(Path(place))
+        found[name] = known[files]
+    return found
+
+
+def _format_in(directory: Path) -> str | None:
+    from serve_app.text.errors import TextError
+    from serve_app.text.tokenizer import Tokenizer
+
+    try:
+        form = Tokenizer.load(directory).form
+    except TextError:
+        return "unreadable"
+    return None if form is None else form.name
+
+
+def _formats(models: dict[str, dict[str, Any]]) -> str:
+    """`hermes`, or where models differ, `hermes: a, b; plain: c`."""
+    by_format: dict[str, list[str]] = {}
+    for name, model in models.items():
+        by_format.setdefault(model["response_template"] or "plain", []).append(name)
+    if len(by_format) == 1:
+        return next(iter(by_format))
+    return "; ".join(f"{form}: {', '.join(names)}" for form, names in sorted(by_format.items()))
 
 
 def verify(
@@ -140,7 +185,6 @@ def open_registry(url: str, family: str) -> Registry:
     Raises:
         WrongUse: it is a local directory that does not exist.
     """
-    from pathlib import Path
 
     from consolidation.release import Registry
 
@@ -234,6 +278,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "architecture": f"{facts['architecture']}, {facts['dtype']}",
         "expert bytes": output.change(before, after),
         "of one model": f"{after / facts['expert_bytes_one_model']:.3f} ×",
+        "answers": _formats(facts["models"]),
         "pool": f"{experts} experts in {slots} slots{added} of {len(facts['layers'])} layers",
     }
     for name, value in rows.items():

@@ -227,6 +227,14 @@ def serve(
             "let new requests wait until running ones have ended (drain)."
         ),
     ] = Reload.OVERLAP,
+    response_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="found from each model's chat template",
+            help="JSON that says how all models write reasoning and tool calls.",
+        ),
+    ] = None,
     insecure_no_keys: Annotated[
         bool,
         typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
@@ -235,18 +243,22 @@ def serve(
     """Start an OpenAI-compatible endpoint for all models of a channel's release."""
     from serve_app.config import ServeConfig, UserConfig
     from serve_app.serving.run import run
+    from serve_app.text.answers.template_file import read_template_file
 
     opened = open_registry(registry, family)
     if opened.channel(channel) is None:
         output.err().print(f"channel {channel!r} has no release yet", soft_wrap=True)
     if keys is not None and insecure_no_keys:
         raise WrongUse("give either --keys or --insecure-no-keys, not both")
+    if response_template is not None:
+        read_template_file(response_template)
     config = ServeConfig(
         registry=registry,
         family=family,
         engine=engine,
         keys=keys,
         usage=usage,
+        response_template=response_template,
         reload=reload.value,
         drain_s=drain,
         insecure_no_keys=insecure_no_keys,

@@ -47,8 +47,26 @@ class Whose(TypedDict):
     open_tokens: int | None
 
 
+class Conversation(TypedDict):
+    """What a chat is rendered from, and how its answer begins.
+
+    `tools`: as the request has them; none are offered if it is empty. `forced`: the function that
+    the answer must call; an empty name for any of them, None if the model decides. `single`: the
+    answer ends with its first call. `variables`: of the chat template. `generation_prompt`: whether
+    the answer's beginning is rendered. `continues`: the answer goes on where the last message ends.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    forced: str | None
+    single: bool
+    variables: dict[str, Any]
+    generation_prompt: bool
+    continues: bool
+
+
 class Job(Wishes, Whose):
-    """One request, checked for its form. `prompts` of a completion, or `messages` of a chat.
+    """One request, checked for its form. `prompts` of a completion, or the `chat`.
 
     Choice `i` of prompt `p` has the number `p * n + i`. `user`: whose conversation it is, as the
     tenant says; it stays on its side of a canary. `release`: the one that must answer, if the job
@@ -59,8 +77,7 @@ class Job(Wishes, Whose):
     user: str | None
     release: str | None
     prompts: list[str | list[int]]
-    messages: list[dict[str, Any]] | None
-    chat_template_kwargs: dict[str, Any]
+    chat: Conversation | None
     max_tokens: int | None
     logprobs: int | None
     echo: bool
@@ -98,8 +115,19 @@ class Accepted(TypedDict):
     answer_tokens: int
 
 
+class CallDelta(TypedDict):
+    """More of a tool call. `index`: of the call in its choice. `name`: of the function, where the
+    call begins; else None. `arguments`: more of them, as JSON.
+    """
+
+    index: int
+    name: str | None
+    arguments: str
+
+
 class Piece(TypedDict):
-    """More of one choice. `num_tokens`: generated tokens that this piece adds to the usage;
+    """More of one choice. `reasoning`, `calls`: of a chat whose model's answers are parsed; `text`
+    is its content then. `num_tokens`: generated tokens that this piece adds to the usage;
     `num_cached`: tokens of the prompt that were already computed, in one piece of one choice.
     `queued_s`: in a choice's first piece with a token, how long it waited before anything was
     computed.
@@ -108,6 +136,8 @@ class Piece(TypedDict):
     type: Literal["piece"]
     choice: int
     text: str
+    reasoning: NotRequired[str]
+    calls: NotRequired[list[CallDelta]]
     tokens: list[TokenItem]
     num_tokens: int
     num_cached: int
@@ -140,13 +170,16 @@ Item = Accepted | Piece | ErrorItem | Again
 
 
 class ModelCard(TypedDict):
-    """`root`: the model that answers to `id`, which is itself or an alias."""
+    """`root`: the model that answers to `id`, which is itself or an alias. `response_template`: by
+    what its answers are parsed, if they are.
+    """
 
     id: str
     root: str
     created: int
     owned_by: str
     max_model_len: int
+    response_template: str | None
     release: str
 
 
@@ -159,8 +192,7 @@ class TokenizeJob(TypedDict):
     tenant: str
     model: str
     prompt: str | None
-    messages: list[dict[str, Any]] | None
-    chat_template_kwargs: dict[str, Any]
+    chat: Conversation | None
     add_special_tokens: bool
 
 

@@ -14,6 +14,7 @@ from serve_app.errors import ConfigError
 from serve_app.serving.engine_deployment import EngineDeployment
 from serve_app.serving.ingress_deployment import IngressDeployment
 from serve_app.tenants.keys_store import KeysStore
+from serve_app.text.answers.template_file import read_template_file
 
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
@@ -30,7 +31,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 
     What `args` leaves out comes from the environment, under its name in capitals after
     `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default. Raises: see `ServeConfig`;
-    ConfigError without keys, unless `insecure_no_keys` is set, and for a broken keys file.
+    ConfigError without keys, unless `insecure_no_keys` is set, and for a broken keys file or
+    response template.
     """
     config = config_of(args or {})
     if config.keys is None and not config.insecure_no_keys:
@@ -40,6 +42,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         )
     if config.keys is not None:
         KeysStore(config.keys).read_served(has_records=config.usage is not None)
+    if config.response_template is not None:
+        read_template_file(config.response_template)
     return application(config)
 
 
@@ -50,7 +54,8 @@ def config_of(args: Mapping[str, Any]) -> ServeConfig:
 
 def with_absolute_paths(config: ServeConfig) -> ServeConfig:
     """Replicas may have another working directory."""
-    paths = {"registry": config.registry, "keys": config.keys, "usage": config.usage}
+    names = ("registry", "keys", "usage", "response_template")
+    paths = {name: getattr(config, name) for name in names}
     absolute = {
         name: str(Path(path).resolve())
         for name, path in paths.items()

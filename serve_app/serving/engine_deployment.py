@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.config import ServeConfig
 from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.text.answers.template_file import read_template_file
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import TextProcess
 from serve_app.text.template_limits import TemplateLimits
@@ -38,7 +39,11 @@ class EngineDeployment:
 
     async def _started(self) -> "EngineReplica":
         limits = TemplateLimits(self._config.template_s, self._config.template_bytes)
-        text = TextClient(partial(TextProcess.start, limits=limits))
+        path = self._config.response_template
+        text = TextClient(
+            partial(TextProcess.start, limits=limits),
+            response_template=None if path is None else read_template_file(path),
+        )
         text.begin()
         await asyncio.to_thread(_import_engine)  # the event loop starts the text process meanwhile
         from serve_app.serving.assembly import real_parts

@@ -7,6 +7,7 @@ from typing import Any
 _NOT_FOR_TEMPLATES = frozenset(
     {
         "chat_template",
+        "continue_final_message",
         "conversation",
         "documents",
         "max_length",
@@ -41,7 +42,8 @@ def render(
 ) -> str:
     """The text of a conversation, up to the beginning of the answer, as transformers writes it.
 
-    Without any limit. Raises whatever the template raises.
+    variables: those of the template, and `add_generation_prompt`, `continue_final_message` and
+    `tools` as transformers takes them. Without any limit. Raises whatever the template raises.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -1,20 +1,32 @@
 """What a choice shows, and what has been told of it. Values, known without a tokenizer."""
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
 """A token's log-probability (nats), and the likeliest tokens at its position with theirs."""
 
 
+class WantedAnswer(TypedDict):
+    """How an answer in a chat is told apart: see `AnswerParser`. tools: by the function's name."""
+
+    begun: str
+    tools: Mapping[str, Any] | None
+    single: bool
+
+
 class Wanted(TypedDict):
-    """What a choice shows. logprobs: alternatives per token; None for no log-probabilities."""
+    """What a choice shows. logprobs: alternatives per token; None for no log-probabilities.
+
+    answer: None if all of it is its text.
+    """
 
     echo: bool
     logprobs: int | None
     stop: Sequence[str]
     min_tokens: int
     skip_special_tokens: bool
+    answer: WantedAnswer | None
 
 
 class Past(TypedDict):

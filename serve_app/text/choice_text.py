@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from serve_app.protocol.messages import Alternative, Piece, TokenItem
+from serve_app.text.answers.answer_parser import AnswerParser
 from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
 from serve_app.text.detokenize import Detokenizer
 from serve_app.text.stops import StopMatcher
@@ -14,6 +15,8 @@ class ChoiceText:
 
     Every generated token has an entry in the log-probabilities, including a final stop token.
     Tokens from the beginning of a stop string on have none, because their text is not shown.
+    Where an answer is told apart, stop strings and log-probabilities are of all that the model
+    writes.
     """
 
     def __init__(
@@ -23,6 +26,7 @@ class ChoiceText:
         self._prompt = prompt
         self._tokenizer = tokenizer
         self._wanted = wanted
+        self._parser = _parser(tokenizer, wanted)
         self._detokenizer = Detokenizer(self._decode, () if wanted["echo"] else prompt)
         self._stops = StopMatcher(wanted["stop"])
         self._decoded = 0
@@ -93,7 +97,7 @@ class ChoiceText:
 
     def _piece(self, text: str, num_tokens: int, finish: str | None) -> Piece:
         self._shown += len(text)
-        return {
+        piece: Piece = {
             "type": "piece",
             "choice": self._number,
             "text": text,
@@ -102,6 +106,24 @@ class ChoiceText:
             "num_cached": 0,
             "finish": finish,
         }
+        if self._parser is not None:
+            self._parse(self._parser, piece)
+        return piece
+
+    def _parse(self, parser: AnswerParser, piece: Piece) -> None:
+        """Tells its text apart."""
+        parts = [parser.feed(piece["text"])]
+        if piece["finish"] is not None:
+            parts.append(parser.end())
+        piece["text"] = "".join(part.content for part in parts)
+        reasoning = "".join(part.reasoning for part in parts)
+        calls = [delta for part in parts for delta in part.calls]
+        if reasoning:
+            piece["reasoning"] = reasoning
+        if calls:
+            piece["calls"] = calls
+        if parser.is_over or (piece["finish"] == "stop" and parser.num_calls):
+            piece["finish"] = "tool_calls"
 
     def _release(self) -> list[TokenItem]:
         """The entries of tokens whose text is at least partly shown."""
@@ -132,4 +154,14 @@ class ChoiceText:
         }
 
     def _decode(self, tokens: Sequence[int]) -> str:
+        if self._parser is not None and self._wanted["skip_special_tokens"]:
+            return self._tokenizer.decode_answer(tokens)
         return self._tokenizer.decode(tokens, skip_special=self._wanted["skip_special_tokens"])
+
+
+def _parser(tokenizer: Tokenizer, wanted: Wanted) -> AnswerParser | None:
+    answer = wanted["answer"]
+    if answer is None or tokenizer.form is None:
+        return None
+    begun, tools, single = answer["begun"], answer["tools"], answer["single"]
+    return AnswerParser(tokenizer.form, begun, tools, single=single)

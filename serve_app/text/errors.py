@@ -1,8 +1,11 @@
 """What can be wrong with a text or a conversation. Not HTTP: `serve_app.api` gives statuses.
 
 TextError              the text cannot be made into tokens, or the tokens into text
+├── BadResponseTemplate what should say how answers are written does not
 ├── BadVariable        a variable that a client must not give to a chat template
-└── NoChatTemplate     the model has no chat template
+├── NoChatTemplate     the model has no chat template
+├── NoToolCalls        nothing tells how the model calls tools, or it is not shown them
+└── NoForcedCalls      nothing tells how the model is made to call one
 TextFailed             an error of ours at one text
 TextUnavailable        the text process cannot answer now
 """
@@ -14,12 +17,24 @@ class TextError(ServingError):
     """The text cannot be made into tokens, or the tokens into text."""
 
 
+class BadResponseTemplate(TextError):
+    """What should say how a model writes its answers does not."""
+
+
 class BadVariable(TextError):
     """A variable that a client must not give to a chat template."""
 
 
 class NoChatTemplate(TextError):
     """The model has no chat template."""
+
+
+class NoToolCalls(TextError):
+    """Nothing tells how the model calls tools, or its chat template does not show it tools."""
+
+
+class NoForcedCalls(TextError):
+    """Nothing tells how the model is made to call a tool."""
 
 
 class TextFailed(ServingError):

@@ -1,5 +1,6 @@
 """One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -7,29 +8,36 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerFast
 
 from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
+from serve_app.text.answers.finding import format_of
+from serve_app.text.answers.response_format import ResponseFormat
 from serve_app.text.chat_template import ChatTemplate
-from serve_app.text.errors import NoChatTemplate, TextError
+from serve_app.text.errors import BadResponseTemplate, NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
+
+_log = logging.getLogger(__name__)
 
 
 class Tokenizer:
     """Encodes, decodes and renders conversations exactly as the model's own tokenizer does."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, override: ResponseFormat | None = None) -> None:
+        """override: by which answers are parsed; None: by what the model has, or what fits it."""
         self._tokenizer = tokenizer
+        self.form = self._found(override)
         self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
         added = frozenset(cast("dict[int, Any]", tokenizer.added_tokens_decoder))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._pieces = None if backend is None else Pieces.of_json(backend.to_str(), added)
         self._decode = _decoder(tokenizer)
+        self._unread = self._unread_tokens()
         self._cache: dict[int, bytes] = {}
         self.encode("warm")  # the first call may change the backend's truncation; later ones do not
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(cls, directory: Path, override: ResponseFormat | None = None) -> "Tokenizer":
         """Reads the files of one model. Raises TextError if they are not a tokenizer."""
         try:
-            return cls(read_tokenizer(directory))
+            return cls(read_tokenizer(directory), override)
         except UnreadableTokenizer as error:
             raise TextError(f"cannot read a tokenizer from {directory.name}: {error}") from error
 
@@ -54,12 +62,16 @@ class Tokenizer:
         """Returns the text of the tokens as it is, without tidying spaces."""
         return self._decode(list(tokens), skip_special)
 
-    def chat_template(self) -> ChatTemplate:
+    def decode_answer(self, tokens: Sequence[int]) -> str:
+        """As `decode`, but with those special tokens that its response format is written in."""
+        return self._decode([each for each in tokens if each not in self._unread], False)
+
+    def chat_template(self, *, with_tools: bool = False) -> ChatTemplate:
         """Raises NoChatTemplate; TextError if there are several and none is for all."""
         if self._tokenizer.chat_template is None:
             raise NoChatTemplate("the model has no chat template; use /v1/completions")
         try:
-            source = self._tokenizer.get_chat_template()
+            source = self._tokenizer.get_chat_template(tools=[] if with_tools else None)
         except ValueError as error:
             raise TextError(f"is not one: {error}") from error
         return ChatTemplate(source, self._tokenizer.special_tokens_map)
@@ -73,6 +85,23 @@ class Tokenizer:
     def readable(self, token: int) -> str:
         """`token` as OpenAI writes it in logprobs."""
         return readable(self.piece(token))
+
+    def _found(self, override: ResponseFormat | None) -> ResponseFormat | None:
+        own = getattr(self._tokenizer, "response_template", None)
+        written, vocabulary = self._tokenizer.chat_template, self._tokenizer.get_vocab()
+        try:
+            return format_of(own, override, written, vocabulary)
+        except BadResponseTemplate as error:
+            _log.warning("a model's own response template is not used: %s", error)
+            return format_of(None, None, written, vocabulary)
+
+    def _unread_tokens(self) -> frozenset[int]:
+        """Special tokens that mean nothing in an answer of its format."""
+        added = cast("dict[int, Any]", self._tokenizer.added_tokens_decoder)
+        special = self._special.union(token for token, each in added.items() if each.special)
+        words = "" if self.form is None else self.form.words
+        texts = {token: str(self._tokenizer.convert_ids_to_tokens(token)) for token in special}
+        return frozenset(token for token, text in texts.items() if text not in words)
 
     def _bytes(self, token: int) -> bytes:
         symbol = cast("str | None", self._tokenizer.convert_ids_to_tokens(token))

@@ -17,6 +17,18 @@ from tests.api.fakes import FakeClient
 from tests.api.held_keys import HeldKeys
 from tests.api.test_access import ANSWER, BODY, KEYS, all_routes, call, shown
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+HISTORY = [
+    {"role": "developer", "content": "be brief"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning": "so"},
+    {"role": "tool", "content": "5", "tool_call_id": "x"},
+    {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "function", "content": "5", "name": "f"},
+    {"role": "assistant", "reasoning_content": "so"},
+]
+
 
 def _document(keys: HeldKeys | None = None) -> Any:
     [answer] = call(keys, ("GET", "/openapi.json", shown("infer")))
@@ -91,6 +103,8 @@ def test_keys_are_in_the_document_where_they_are_needed() -> None:
         (CompletionFields, {"prompt": [[1], [2, 3]], "n": 2}),
         (ChatFields, {"messages": [{"role": "user", "content": "x", "name": None}]}),
         (ChatFields, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+        (ChatFields, {"messages": HISTORY, "tools": [TOOL], "tool_choice": "required"}),
+        (ChatFields, {"messages": HISTORY, "tools": [TOOL], "tool_choice": NAMED}),
     ],
 )
 def test_what_the_document_allows_is_what_is_parsed(schema: Any, fields: dict[str, Any]) -> None:

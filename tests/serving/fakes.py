@@ -109,6 +109,7 @@ class FakeLoop:
     room: int = 2
     pages: int = 64
     num_places: int = 3
+    context: int = CONTEXT
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -193,7 +194,7 @@ class FakeLoop:
 
     def context_length(self, release: str, model: str) -> int:
         assert model in self._releases[release].models
-        return CONTEXT
+        return self.context
 
     def fits_beside(self, source: ReplicaSource) -> bool:
         return len(self._releases) < self.room
@@ -380,7 +381,7 @@ def _prompt_logprobs(request: Request) -> tuple[Logprob | None, ...]:
 
 @dataclass
 class FakeRegistry:
-    """Releases by id, channels by name, and what is wrong with them."""
+    """Releases by id, channels by name, and what is wrong with them. tokenizers: of some models."""
 
     releases: dict[str, FakeSource] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
@@ -390,6 +391,7 @@ class FakeRegistry:
     broken: bool = False
     broken_beside: bool = False
     tokenizer: Any = _INNER
+    tokenizers: dict[str, Any] = field(default_factory=dict)
 
     def channel(self, name: str) -> str | None:
         if self.broken:
@@ -413,7 +415,8 @@ class FakeRegistry:
         return OpenedRelease(found, self._write_tokenizer, created=1234)
 
     def _write_tokenizer(self, model: str, directory: Path) -> None:
-        self.tokenizer.save_pretrained(directory)
+        found = self.tokenizers.get(model, self.tokenizer)
+        found.save_pretrained(directory)
 
 
 @dataclass
@@ -428,6 +431,7 @@ class World:
     manual: bool = False
     room: int = 2
     kv_tokens: int = CONTEXT
+    context: int = CONTEXT
     loops: list[FakeLoop] = field(default_factory=list)
     texts: list[InlineProcess] = field(default_factory=list)
     no_numbers: set[str] = field(default_factory=set)
@@ -454,6 +458,7 @@ class World:
 
     def _open(self, first: ReplicaSource) -> Loop:
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
+        loop.context = self.context
         loop.no_numbers = self.no_numbers
         loop.unavailable = self.unavailable
         self.loops.append(loop)

@@ -1,10 +1,13 @@
 """Small real tokenizers of the kinds that occur: byte-level BPE, and sentencepiece-like ones."""
 
+import re
 from typing import Any, cast
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from serve_app.text.answers.finding import known_formats
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog and says hello to the world",
@@ -27,6 +30,25 @@ def byte_level() -> Any:
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return _wrapped(tokenizer)
+
+
+def writing(form: str) -> Any:
+    """`byte_level` with a chat template of a response format, whose markers are special tokens.
+
+    The template's variable `begin` is how it begins the answer.
+    """
+    known = known_formats()[form]
+    anchor = (known.regions.start_anchor_literals or [""])[0]
+    special = re.findall(r"<\|\w+\|>|\[[A-Z_]+\]", known.words)
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted({*special, "<unused>"})})
+    tokenizer.chat_template = (
+        "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}{{ m.role }}: "
+        "{{ m.content }}{{ m.reasoning_content }}{{ m.tool_calls | tojson if m.tool_calls }}\n"
+        "{% endfor %}{{ reasoning_effort }}{% if add_generation_prompt %}" + anchor + "{{ begin }}"
+        "{% endif %}{# " + " ".join(known.markers) + " #}"
+    )
+    return tokenizer
 
 
 def sentencepiece_like() -> Any:

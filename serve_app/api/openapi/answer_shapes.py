@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 _Finish = Literal["stop", "length"] | None
+_ChatFinish = Literal["stop", "length", "tool_calls"] | None
 
 
 class _Body(BaseModel):
@@ -81,17 +82,34 @@ class ChatLogprobs(_Body):
     refusal: None
 
 
+class CalledFunction(_Body):
+    """`arguments`: JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Body):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(_Body):
+    """`reasoning_content`, `tool_calls`: where there are any. `content`: null only beside calls."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class ChatChoice(_Body):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: _Finish
+    finish_reason: _ChatFinish
 
 
 class ChatCompletion(_Answer):
@@ -100,16 +118,32 @@ class ChatCompletion(_Answer):
     usage: Usage
 
 
+class FunctionDelta(_Body):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(_Body):
+    """`id`, `type` and the name come once, where the call begins."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class Delta(_Body):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] = []
 
 
 class ChatChunkChoice(_Body):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: _Finish
+    finish_reason: _ChatFinish
 
 
 class ChatCompletionChunk(_Answer):
@@ -137,6 +171,7 @@ class Model(_Body):
     created: int
     owned_by: str
     max_model_len: int
+    response_template: str | None
     release: str
 
 

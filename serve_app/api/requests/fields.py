@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -12,10 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from serve_app.api.requests.parse import drop_neutral
+from serve_app.api.requests.histories import Messages
+from serve_app.api.requests.offered_tools import Tool, ToolChoice, check_choice, without_twins
 from serve_app.protocol.errors import bad_request, unsupported
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MAX_ID = 2**31 - 1
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -58,83 +59,14 @@ def _are_tokens(items: list[Any]) -> bool:
     return all(type(item) is int and 0 <= item <= _MAX_ID for item in items)
 
 
-def _message(value: object, where: str) -> dict[str, Any]:
-    """One message with its text as a string. Parts that are not text are refused by name."""
-    if not isinstance(value, Mapping):
-        raise bad_request(f"Invalid '{where}': must be an object", where)
-    if "role" not in value:
-        raise bad_request(f"Missing required parameter: '{where}.role'", f"{where}.role")
-    if value["role"] not in _ROLES:
-        raise bad_request(
-            f"Invalid '{where}.role': must be one of {', '.join(_ROLES)}", f"{where}.role"
-        )
-    message = drop_neutral(value, ("role", "content", "name", "tool_call_id"), f"{where}.")
-    if "content" not in message:
-        raise bad_request(f"Missing required parameter: '{where}.content'", f"{where}.content")
-    for name in ("name", "tool_call_id"):
-        if message.get(name) is None:
-            message.pop(name, None)
-        elif not isinstance(message[name], str):
-            raise bad_request(f"Invalid '{where}.{name}': must be a string", f"{where}.{name}")
-    return {**message, "content": _content(message["content"], f"{where}.content")}
-
-
-def _content(value: object, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise bad_request(f"Invalid '{where}': must be a string or a list of parts", where)
-    texts: list[str] = []
-    for index, part in enumerate(value):
-        here = f"{where}[{index}]"
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if not isinstance(kind, str):
-            raise bad_request(f"Missing required parameter: '{here}.type'", f"{here}.type")
-        if kind != "text":
-            raise unsupported(here, f"'{here}': parts of type '{kind}' are not supported")
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise bad_request(f"Invalid '{here}.text': must be a string", f"{here}.text")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _messages(value: object) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be a non-empty list of messages")
-    return [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
-
-
 _ONE_TOKEN = {"type": "integer", "minimum": 0, "maximum": _MAX_ID}
 _SOME_TOKENS = {"type": "array", "minItems": 1, "items": _ONE_TOKEN}
 _SOME_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 _LISTS_OF_TOKENS = {"type": "array", "minItems": 1, "items": _SOME_TOKENS}
-_TEXT_PART = {
-    "type": "object",
-    "required": ["type", "text"],
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
-_ONE_MESSAGE = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "role": {"enum": list(_ROLES)},
-        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]},
-        "name": _TEXT_OR_NULL,
-        "tool_call_id": _TEXT_OR_NULL,
-    },
-    "additionalProperties": {"enum": [None, False, [], {}, ""]},
-}
 Prompts = Annotated[
     list[str | list[int]],
     BeforeValidator(_prompts),
     WithJsonSchema({"anyOf": [{"type": "string"}, _SOME_TEXTS, _SOME_TOKENS, _LISTS_OF_TOKENS]}),
-]
-Messages = Annotated[
-    list[dict[str, Any]],
-    BeforeValidator(_messages),
-    WithJsonSchema({"type": "array", "minItems": 1, "items": _ONE_MESSAGE}),
 ]
 _Stops = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -244,13 +176,42 @@ class CompletionFields(GenerationFields):
         return self
 
 
-class ChatFields(GenerationFields):
+class _Conversation(BaseModel):
+    """What a chat is rendered from."""
+
+    tools: Annotated[list[Tool], AfterValidator(without_twins)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    """Whether the answer's beginning is rendered; by default it is, unless a message goes on."""
+    continue_final_message: bool | None = None
+    """Whether the answer goes on where the last message, which is an assistant's, ends."""
+    messages: Messages | None = None
+
+    @model_validator(mode="after")
+    def _goes_on_or_begins(self) -> Self:
+        if not self.continue_final_message:
+            return self
+        if self.add_generation_prompt:
+            raise bad_request(
+                "Give either 'continue_final_message' or 'add_generation_prompt', not both",
+                "continue_final_message",
+            )
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise bad_request(
+                "'continue_final_message' needs a last message of the role 'assistant'",
+                "continue_final_message",
+            )
+        return self
+
+
+class ChatFields(GenerationFields, _Conversation):
     messages: Messages
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> Self:
@@ -260,13 +221,16 @@ class ChatFields(GenerationFields):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_tool_that_is_chosen_is_offered(self) -> Self:
+        check_choice(self.tool_choice, self.tools or [])
+        return self
 
-class TokenizeFields(_Fields):
+
+class TokenizeFields(_Fields, _Conversation):
     """Either `prompt` or `messages`."""
 
     prompt: str | None = None
-    messages: Messages | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
 
     @model_validator(mode="after")

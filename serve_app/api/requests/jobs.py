@@ -1,6 +1,7 @@
 """Turns checked fields into a `Job`, within the operator's caps. Models' defaults come later."""
 
 import secrets
+from typing import Any
 
 from serve_app.api.requests.fields import (
     ChatFields,
@@ -9,9 +10,10 @@ from serve_app.api.requests.fields import (
     GenerationFields,
     TokenizeFields,
 )
+from serve_app.api.requests.offered_tools import forced_by
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import bad_request, tier_not_allowed
-from serve_app.protocol.messages import DetokenizeJob, Job, TokenizeJob, Whose, Wishes
+from serve_app.protocol.messages import Conversation, DetokenizeJob, Job, TokenizeJob, Whose, Wishes
 from serve_app.service_class import ServiceClass
 from serve_app.tenants.keyring import Caller
 
@@ -25,6 +27,8 @@ _SAMPLING = (
     "repetition_penalty",
 )
 
+_NO_REASONING = {"enable_thinking": False, "thinking": False}
+"""What templates call it: Qwen's and GLM's the one, DeepSeek's and Granite's the other."""
 _CLASSES = {
     "priority": ServiceClass.INTERACTIVE,
     "fast": ServiceClass.INTERACTIVE,
@@ -63,8 +67,7 @@ def completion_job(
         "user": fields.user,
         "release": None,
         "prompts": fields.prompt,
-        "messages": None,
-        "chat_template_kwargs": {},
+        "chat": None,
         "max_tokens": fields.max_tokens,
         "logprobs": fields.logprobs,
         "echo": bool(fields.echo),
@@ -81,6 +84,7 @@ def chat_job(
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded, 403 where the class is above the key's."""
     _cap("messages", len(fields.messages), limits.messages)
+    _cap("tools", len(fields.tools or ()), limits.tools)
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)
     max_tokens = fields.max_completion_tokens or fields.max_tokens
@@ -92,11 +96,42 @@ def chat_job(
         "user": fields.user,
         "release": None,
         "prompts": [],
-        "messages": fields.messages,
-        "chat_template_kwargs": fields.chat_template_kwargs or {},
+        "chat": _chat(fields),
         "max_tokens": max_tokens,
         "logprobs": top if fields.logprobs else None,
         "echo": False,
+    }
+
+
+def _chat(fields: ChatFields) -> Conversation:
+    """Without reasoning, where templates can be told so. A request that allows one call, or names
+    it, has one.
+    """
+    chat = _conversation(fields, fields.messages)
+    effort = fields.reasoning_effort
+    if effort is not None:
+        asked = _NO_REASONING if effort == "none" else {"reasoning_effort": effort}
+        chat["variables"] = {**asked, **chat["variables"]}
+    if fields.tool_choice == "none":
+        chat["tools"] = []
+    chat["forced"] = forced_by(fields.tool_choice)
+    chat["single"] = bool(chat["forced"]) or fields.parallel_tool_calls is False
+    return chat
+
+
+def _conversation(
+    fields: ChatFields | TokenizeFields, messages: list[dict[str, Any]]
+) -> Conversation:
+    continues = bool(fields.continue_final_message)
+    prompted = fields.add_generation_prompt
+    return {
+        "messages": messages,
+        "tools": [tool.for_template() for tool in fields.tools or ()],
+        "forced": None,
+        "single": False,
+        "variables": fields.chat_template_kwargs or {},
+        "generation_prompt": not continues if prompted is None else prompted,
+        "continues": continues,
     }
 
 
@@ -105,8 +140,7 @@ def tokenize_job(fields: TokenizeFields, caller: Caller) -> TokenizeJob:
         "tenant": caller.name,
         "model": fields.model,
         "prompt": fields.prompt,
-        "messages": fields.messages,
-        "chat_template_kwargs": fields.chat_template_kwargs or {},
+        "chat": None if fields.messages is None else _conversation(fields, fields.messages),
         "add_special_tokens": fields.add_special_tokens is not False,
     }
 

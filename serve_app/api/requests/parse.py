@@ -13,6 +13,7 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
+    "chat_template": (),
     "enable_thinking": (),
     "function_call": ("none",),
     "functions": (),

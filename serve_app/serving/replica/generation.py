@@ -27,9 +27,9 @@ from serve_app.serving.replica.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
 from serve_app.serving.replica.futures import outcome
 from serve_app.serving.replica.post import Post
-from serve_app.serving.replica.prepare import ServedModel, context_exceeded
+from serve_app.serving.replica.prepare import ServedModel, context_exceeded, param_of
 from serve_app.serving.transport.pending import Pending
-from serve_app.text.choice_facts import TokenLogprob, Wanted
+from serve_app.text.choice_facts import TokenLogprob, Wanted, WantedAnswer
 from serve_app.text.errors import TextUnavailable
 from serve_app.text.process.text_client import TextClient
 
@@ -48,13 +48,16 @@ class _Running:
 
 
 class Generation:
-    """The choices of one job. `requests` are in the order of the choices' numbers."""
+    """The choices of one job. `requests` are in the order of the choices' numbers. `answer`: how
+    each is told apart.
+    """
 
     def __init__(
         self,
         job: Job,
         model: ServedModel,
         requests: Sequence[Request],
+        answer: WantedAnswer | None,
         loop: Loop,
         post: Post,
         text: TextClient,
@@ -66,6 +69,7 @@ class Generation:
         self._job = job
         self._model = model
         self._requests = requests
+        self._answer = answer
         self._loop = loop
         self._post = post
         self._text = text
@@ -115,6 +119,7 @@ class Generation:
             "stop": self._job["stop"],
             "min_tokens": self._job["min_tokens"],
             "skip_special_tokens": self._job["skip_special_tokens"],
+            "answer": self._answer,
         }
         for number, request in enumerate(self._requests):
             key = self._text.open(self._model.key, number, request.prompt, wanted, self._receive)
@@ -129,10 +134,8 @@ class Generation:
             if requests:
                 await self._submit_within(requests)
         except TooLong as error:
-            param = "prompt" if self._job["messages"] is None else "messages"
-            raise context_exceeded(
-                error.limit, error.prompt_tokens, error.max_tokens, param
-            ) from error
+            numbers = error.limit, error.prompt_tokens, error.max_tokens
+            raise context_exceeded(*numbers, param_of(self._job)) from error
         except UnknownModel as error:
             raise no_such_model(self._job["model"]) from error
         except EngineError as error:
@@ -237,6 +240,5 @@ def _within(request: Request, limit: int) -> Request:
 
 
 def _says_something(piece: Piece) -> bool:
-    return bool(
-        piece["text"] or piece["tokens"] or piece["num_tokens"] or piece["finish"] is not None
-    )
+    shows = piece["text"] or piece.get("reasoning") or piece.get("calls") or piece["tokens"]
+    return bool(shows or piece["num_tokens"] or piece["finish"] is not None)

@@ -6,22 +6,32 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from serve_app.engine.request import Request
-from serve_app.protocol.errors import ProtocolError, bad_request, deadline_exceeded, too_long
-from serve_app.protocol.messages import Job
+from serve_app.protocol.errors import (
+    ProtocolError,
+    bad_request,
+    deadline_exceeded,
+    too_long,
+    unsupported,
+)
+from serve_app.protocol.messages import Conversation, Job, TokenizeJob
 from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
-from serve_app.text.errors import BadVariable, TextError
+from serve_app.text.choice_facts import WantedAnswer
+from serve_app.text.errors import BadVariable, NoForcedCalls, NoToolCalls, TextError
 from serve_app.text.process.text_client import TextClient
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of a served release. vocabulary: rows of its embedding."""
+    """One model of a served release. vocabulary: rows of its embedding.   response_template: what
+    its answers are parsed by, by name.
+    """
 
     name: str
     release: str
     defaults: ModelDefaults
     vocabulary: int
     context_length: int
+    response_template: str | None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -29,13 +39,18 @@ class ServedModel:
         return self.release, self.name
 
 
-async def encode_prompts(job: Job, model: ServedModel, text: TextClient) -> list[list[int]]:
-    """The prompts as tokens. Raises ProtocolError for invalid text and tokens."""
-    param = "prompt" if job["messages"] is None else "messages"
+async def encode_prompts(
+    job: Job, model: ServedModel, text: TextClient
+) -> tuple[list[list[int]], WantedAnswer | None]:
+    """The prompts as tokens, and how answers are told apart. Raises ProtocolError for invalid text
+    and tokens.
+    """
+    answer, chat, param = None, job["chat"], param_of(job)
     with refusing_texts(param):
-        if job["messages"] is not None:
-            chat = await text.encode_chat(model.key, job["messages"], job["chat_template_kwargs"])
-            prompts = [chat]
+        if chat is not None:
+            tokens, begun = await text.encode_chat(model.key, chat)
+            prompts = [tokens]
+            answer = None if begun is None else _answer(chat, begun)
         else:
             prompts = await _encoded(job["prompts"], model, text)
     for prompt in prompts:
@@ -44,7 +59,18 @@ async def encode_prompts(job: Job, model: ServedModel, text: TextClient) -> list
             raise bad_request(f"Invalid '{param}': it has no tokens", param)
     _check_tokens(job["stop_token_ids"], model, "stop_token_ids")
     _check_tokens(list(job["logit_bias"]), model, "logit_bias")
-    return prompts
+    return prompts, answer
+
+
+def param_of(job: Job | TokenizeJob) -> str:
+    """The field that a prompt is in."""
+    return "prompt" if job["chat"] is None else "messages"
+
+
+def _answer(chat: Conversation, begun: str) -> WantedAnswer:
+    functions = [tool["function"] for tool in chat["tools"]]
+    tools = {each["name"]: each.get("parameters") or {} for each in functions}
+    return {"begun": begun, "tools": tools or None, "single": chat["single"]}
 
 
 @contextmanager
@@ -54,6 +80,10 @@ def refusing_texts(param: str) -> Iterator[None]:
         yield
     except BadVariable as error:
         raise bad_request(str(error), "chat_template_kwargs") from error
+    except NoToolCalls as error:
+        raise unsupported("tools", str(error)) from error
+    except NoForcedCalls as error:
+        raise unsupported("tool_choice", str(error)) from error
     except TextError as error:
         raise bad_request(str(error), param) from error
 
@@ -109,8 +139,7 @@ def requests_of(
 
 
 def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> int:
-    chat = job["messages"] is not None
-    param = "messages" if chat else "prompt"
+    chat, param = job["chat"] is not None, param_of(job)
     for most, whom in ((cap, "here"), (job["prompt_limit"], "from this tenant")):
         if most is not None and prompt > most:
             raise too_long(

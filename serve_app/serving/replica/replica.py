@@ -44,6 +44,7 @@ from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import (
     ServedModel,
     encode_prompts,
+    param_of,
     refusing_texts,
     requests_of,
     within,
@@ -57,6 +58,7 @@ from serve_app.serving.traffic.shares import settled_side_of, side_of
 from serve_app.serving.traffic.watched import Watched
 from serve_app.serving.transport.carrier import Opening, Parcel
 from serve_app.serving.transport.sender import Sender
+from serve_app.text.choice_facts import WantedAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +176,7 @@ class EngineReplica:
                     model, release, loop = await stack.enter_async_context(holding)
                     answering.side = self._releases.side_of(release)
                     await _verified(asked["model"], model, release, loop)
-                    requests = await self._requests(job, model, deadline)
+                    requests, answer = await self._requests(job, model, deadline)
                 entered.take_tokens(sum(len(request.prompt) for request in requests))
                 counted = self._metrics.request(
                     model.name, job["tenant"], answering.side, job["service_class"]
@@ -183,6 +185,7 @@ class EngineReplica:
                     job,
                     model,
                     requests,
+                    answer,
                     loop,
                     self._post,
                     self._text,
@@ -231,10 +234,10 @@ class EngineReplica:
 
     async def _requests(
         self, job: Job, model: ServedModel, deadline: float | None
-    ) -> list[Request]:
-        prompts = await encode_prompts(job, model, self._text)
+    ) -> tuple[list[Request], WantedAnswer | None]:
+        prompts, answer = await encode_prompts(job, model, self._text)
         cap = self._config.limits.prompt_tokens
-        return requests_of(job, model, prompts, cap=cap, deadline=deadline)
+        return requests_of(job, model, prompts, cap=cap, deadline=deadline), answer
 
     async def tokenize(self, asked: TokenizeJob) -> Tokens | ErrorItem:
         alias = alias_of(self._aliases.value, asked["model"])
@@ -242,7 +245,7 @@ class EngineReplica:
         try:
             side = settled_side_of(self._canary.value, job["tenant"])
             async with self._holding(asked["model"], alias, side) as (model, _, _):
-                with refusing_texts("prompt" if job["messages"] is None else "messages"):
+                with refusing_texts(param_of(job)):
                     tokens = await self._tokens(job, model)
                 return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
         except ProtocolError as error:
@@ -251,9 +254,8 @@ class EngineReplica:
             return protocol_error(error).to_item()
 
     async def _tokens(self, job: TokenizeJob, model: ServedModel) -> list[int]:
-        if job["messages"] is not None:
-            variables = job["chat_template_kwargs"]
-            return await self._text.encode_chat(model.key, job["messages"], variables)
+        if job["chat"] is not None:
+            return (await self._text.encode_chat(model.key, job["chat"]))[0]
         special = job["add_special_tokens"]
         [tokens] = await self._text.encode(model.key, [job["prompt"] or ""], special=special)
         return tokens

@@ -32,19 +32,18 @@ LONGEST_WAIT_S = 10.0
 class HeldRelease:
     """A release in the engine, and how many requests hold it. created: Unix seconds.
 
-    end_tokens: of each model's tokenizer. Make it on a thread: it asks the engine, which answers
+    texts: of each model. Make it on a thread: it asks the engine, which answers
     between two steps.
     """
 
     def __init__(
-        self, opened: OpenedRelease, end_tokens: Mapping[str, int | None], loop: Loop
+        self, opened: OpenedRelease, texts: Mapping[str, TokenizerFacts], loop: Loop
     ) -> None:
         self.id = opened.source.id
         self.created = opened.created
         self.source = opened.source
         self.models = {
-            name: _model(opened, loop, name, end_tokens[name])
-            for name in sorted(opened.source.models)
+            name: _model(opened, loop, name, texts[name]) for name in sorted(opened.source.models)
         }
         self.verification = Verification(opened.source, self.models.values())
         self.num_holders = 0
@@ -159,10 +158,9 @@ class ServedReleases:
         try:
             tokenizers, loop = await self._begun(opened)
             check_vocabularies(opened.source, tokenizers)
-            end_tokens = {name: end for name, (end, _) in tokenizers.items()}
             if is_first:
-                return await self._hold(opened, end_tokens, loop, may_lack=True)
-            return await self._enter(loop, opened, end_tokens, drains=drains)
+                return await self._hold(opened, tokenizers, loop, may_lack=True)
+            return await self._enter(loop, opened, tokenizers, drains=drains)
         except BaseException:
             if is_first:
                 await self._close_loop()  # it was planned for that release
@@ -208,7 +206,7 @@ class ServedReleases:
         self,
         loop: Loop,
         opened: OpenedRelease,
-        end_tokens: Mapping[str, int | None],
+        texts: Mapping[str, TokenizerFacts],
         *,
         drains: bool,
     ) -> HeldRelease:
@@ -217,9 +215,9 @@ class ServedReleases:
         if drains and not await self._fits(loop, opened):
             await asyncio.to_thread(loop.require_room_alone, opened.source)
             if self._drains:
-                return await self._swap(loop, opened, end_tokens)
+                return await self._swap(loop, opened, texts)
         await outcome(loop.stage(opened.source, may_lack=may_lack))
-        return await self._hold(opened, end_tokens, loop, may_lack=may_lack)
+        return await self._hold(opened, texts, loop, may_lack=may_lack)
 
     async def _fits(self, loop: Loop, opened: OpenedRelease) -> bool:
         """Whether there is room beside what is loaded. If a canary takes it, the canary ends."""
@@ -247,7 +245,7 @@ class ServedReleases:
                 )
 
     async def _swap(
-        self, loop: Loop, opened: OpenedRelease, end_tokens: Mapping[str, int | None]
+        self, loop: Loop, opened: OpenedRelease, texts: Mapping[str, TokenizerFacts]
     ) -> HeldRelease:
         """If two releases do not fit together: lets new requests wait until running ones end."""
         _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
@@ -262,7 +260,7 @@ class ServedReleases:
                 await asyncio.wait({task})
             try:
                 await outcome(loop.stage(opened.source, may_lack=False))
-                self.current = await self._hold(opened, end_tokens, loop, may_lack=False)
+                self.current = await self._hold(opened, texts, loop, may_lack=False)
             except BaseException:
                 if before is not None:
                     await outcome(loop.stage(before.source, may_lack=True))
@@ -279,7 +277,7 @@ class ServedReleases:
     async def _hold(
         self,
         opened: OpenedRelease,
-        end_tokens: Mapping[str, int | None],
+        texts: Mapping[str, TokenizerFacts],
         loop: Loop,
         *,
         may_lack: bool,
@@ -289,7 +287,7 @@ class ServedReleases:
         may_lack: whether models that cannot be loaded may be missing for the time being.
         """
         try:
-            entered = await asyncio.to_thread(HeldRelease, opened, end_tokens, loop)
+            entered = await asyncio.to_thread(HeldRelease, opened, texts, loop)
             await entered.verification.all(loop, may_lack=may_lack)
         except BaseException:
             await outcome(loop.retire(opened.source.id))
@@ -331,12 +329,13 @@ def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:
     return opened.source.models[min(opened.source.models)].config
 
 
-def _model(opened: OpenedRelease, loop: Loop, name: str, end_token: int | None) -> ServedModel:
-    facts = opened.source.models[name]
+def _model(opened: OpenedRelease, loop: Loop, name: str, text: TokenizerFacts) -> ServedModel:
+    facts, (end_token, _, response_template) = opened.source.models[name], text
     return ServedModel(
         name=name,
         release=opened.source.id,
         defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
         vocabulary=int(facts.config["vocab_size"]),
         context_length=loop.context_length(opened.source.id, name),
+        response_template=response_template,
     )

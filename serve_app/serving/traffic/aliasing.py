@@ -1,10 +1,9 @@
 """What a request for an alias asks of the model it stands for. Changes values, asks nobody."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from consolidation.release import Alias, Aliases
-from serve_app.protocol.messages import Job, TokenizeJob
+from serve_app.protocol.messages import Conversation, Job, TokenizeJob
 
 _SYSTEM = ("system", "developer")
 
@@ -21,8 +20,7 @@ def job_for(job: Job, alias: Alias | None) -> Job:
     meant = job.copy()
     meant["model"] = alias.model
     meant["sampling"] = {**alias.sampling, **job["sampling"]}
-    meant["messages"] = _messages(job["messages"], alias)
-    meant["chat_template_kwargs"] = {**alias.chat_template_kwargs, **job["chat_template_kwargs"]}
+    meant["chat"] = _chat(job["chat"], alias)
     return meant
 
 
@@ -32,17 +30,19 @@ def tokenize_job_for(job: TokenizeJob, alias: Alias | None) -> TokenizeJob:
         return job
     meant = job.copy()
     meant["model"] = alias.model
-    meant["messages"] = _messages(job["messages"], alias)
-    meant["chat_template_kwargs"] = {**alias.chat_template_kwargs, **job["chat_template_kwargs"]}
+    meant["chat"] = _chat(job["chat"], alias)
     return meant
 
 
-def _messages(
-    messages: Sequence[dict[str, Any]] | None, alias: Alias
-) -> list[dict[str, Any]] | None:
-    if messages is None:
+def _chat(chat: Conversation | None, alias: Alias) -> Conversation | None:
+    if chat is None:
         return None
+    variables = {**alias.chat_template_kwargs, **chat["variables"]}
+    return {**chat, "messages": _messages(chat["messages"], alias), "variables": variables}
+
+
+def _messages(messages: list[dict[str, Any]], alias: Alias) -> list[dict[str, Any]]:
     own = any(message["role"] in _SYSTEM for message in messages)
     if alias.system is None or own:
-        return list(messages)
+        return messages
     return [{"role": "system", "content": alias.system}, *messages]

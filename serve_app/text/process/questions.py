@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.text.errors import (
+    BadResponseTemplate,
     BadVariable,
     NoChatTemplate,
+    NoForcedCalls,
+    NoToolCalls,
     TextError,
     TextFailed,
     TextUnavailable,
@@ -19,7 +22,16 @@ from serve_app.text.process.text_messages import AskedQuestion, Question, Reply
 
 _ERRORS = {
     kind.__name__: kind
-    for kind in (TextError, BadVariable, NoChatTemplate, TextFailed, TextUnavailable)
+    for kind in (
+        TextError,
+        BadResponseTemplate,
+        BadVariable,
+        NoChatTemplate,
+        NoForcedCalls,
+        NoToolCalls,
+        TextFailed,
+        TextUnavailable,
+    )
 }
 _LONG_QUESTION = 20_000
 """Questions of more bytes have a lane of their own, so that short ones need not wait for them."""

@@ -9,10 +9,11 @@ import itertools
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app.protocol.messages import Conversation
 from serve_app.text.choice_facts import TokenLogprob, Wanted
 from serve_app.text.errors import TextFailed, TextUnavailable
 from serve_app.text.process.keeper import Keeper
@@ -23,6 +24,7 @@ from serve_app.text.process.text_messages import (
     Question,
     Said,
     TokenizerFacts,
+    TokenizerFiles,
     empty_turn,
 )
 from serve_app.text.process.text_process import StartProcess
@@ -34,7 +36,15 @@ ANSWER_S = 60.0
 class TextClient:
     """All on one event loop. Nothing waits for the process, except who asks a question."""
 
-    def __init__(self, start: StartProcess, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        start: StartProcess,
+        *,
+        response_template: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """response_template: by which answers of all models are parsed; None: by their own."""
+        self._response_template = response_template
         self._clock = clock
         self._keeper = Keeper(
             start,
@@ -44,7 +54,7 @@ class TextClient:
             on_lost=self._lost,
         )
         self._numbers = itertools.count()
-        self._releases: dict[str, dict[str, str]] = {}
+        self._releases: dict[str, TokenizerFiles] = {}
         self._choices: dict[int, OpenChoice] = {}
         self._questions = Questions()
         self._turn = empty_turn()
@@ -81,17 +91,22 @@ class TextClient:
         try:
             for name, directory in directories.items():
                 await asyncio.to_thread(write, name, Path(directory))
-            load: Question = {"ask": "load", "release": release, "directories": directories}
+            files: TokenizerFiles = {
+                "directories": directories,
+                "response_template": self._response_template,
+            }
+            load: Question = {"ask": "load", "release": release, "files": files}
             found: dict[str, TokenizerFacts] = await self._ask(load)
         except BaseException:
             shutil.rmtree(at, ignore_errors=True)
             raise
-        self._releases[release] = directories
+        self._releases[release] = files
         return found
 
     async def drop(self, release: str) -> None:
         """Forgets the tokenizers of a release, if it is there. No choice of it may be open."""
-        for directory in self._releases.pop(release, {}).values():
+        files = self._releases.pop(release, None)
+        for directory in files["directories"].values() if files else ():
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         if self.trouble is None:
             await self._ask({"ask": "drop", "release": release})
@@ -115,26 +130,23 @@ class TextClient:
         return found
 
     async def encode_chat(
-        self,
-        of: tuple[str, str],
-        messages: Sequence[Mapping[str, Any]],
-        variables: Mapping[str, Any],
-    ) -> list[int]:
-        """The tokens of a conversation, up to the beginning of the answer.
+        self, of: tuple[str, str], chat: Conversation
+    ) -> tuple[list[int], str | None]:
+        """The tokens of a conversation, and what of the answer they have already; None for that if
+        the model's answers are not parsed.
 
-        `variables` are those that the client passes to the template. Raises: BadVariable,
-        NoChatTemplate, and TextError for a template that refuses, or breaks its limits.
+        Raises: BadVariable, NoChatTemplate, NoToolCalls, NoForcedCalls, and TextError for a
+        template that refuses, or breaks its limits.
         """
         release, model = of
         question: Question = {
             "ask": "chat",
             "release": release,
             "model": model,
-            "messages": messages,
-            "variables": variables,
+            "chat": chat,
         }
-        found: list[int] = await self._ask(question)
-        return found
+        tokens, begun = await self._ask(question)
+        return tokens, begun
 
     async def decode(self, of: tuple[str, str], tokens: Sequence[int]) -> str:
         """The text of tokens, with special ones."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from serve_app.protocol.messages import Piece
+from serve_app.protocol.messages import Conversation, Piece
 from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
 
 PromptEvent = tuple[int, Sequence[TokenLogprob | None] | None]
@@ -14,10 +14,18 @@ AskedQuestion = tuple[int, str, bytes]
 """A number, the lane in which questions wait for each other, and the question packed by itself."""
 Said = tuple[int, Piece | None]
 """The answer to one event of a choice; None if the text process failed, which ends the choice."""
-TokenizerFacts = tuple[int | None, int]
-"""The end token of a tokenizer, or None, and one more than its largest token."""
+TokenizerFacts = tuple[int | None, int, str | None]
+"""The end token of a tokenizer, or None; one more than its largest token; the name of the response
+format of its model, or None."""
 Failure = tuple[str, str]
 """The name of an error class of `serve_app.text.errors`, and its text."""
+
+
+class TokenizerFiles(TypedDict):
+    """directories: of tokenizers, by model.   response_template: the operator's, for all."""
+
+    directories: Mapping[str, str]
+    response_template: Any
 
 
 class Opening(TypedDict):
@@ -35,11 +43,11 @@ class Opening(TypedDict):
 class Turn(TypedDict):
     """What is new since the turn before, mostly the outcome of one step. Taken in this order.
 
-    releases: directories of tokenizers by model, to be read before anything else.
+    releases: to be read before anything else.
     closed: choices that nobody waits for.   questions: see `AskedQuestion`.
     """
 
-    releases: Mapping[str, Mapping[str, str]]
+    releases: Mapping[str, TokenizerFiles]
     opened: list[Opening]
     prompts: list[PromptEvent]
     tokens: list[TokenEvent]
@@ -58,13 +66,14 @@ class EncodeQuestion(TypedDict):
 
 
 class ChatQuestion(TypedDict):
-    """Answer: the tokens of the conversation."""
+    """Answer: the tokens of the conversation, and what of the answer they have already; None for
+    that if answers are not parsed.
+    """
 
     ask: Literal["chat"]
     release: str
     model: str
-    messages: Sequence[Mapping[str, Any]]
-    variables: Mapping[str, Any]
+    chat: Conversation
 
 
 class DecodeQuestion(TypedDict):
@@ -77,11 +86,11 @@ class DecodeQuestion(TypedDict):
 
 
 class LoadQuestion(TypedDict):
-    """directories: of tokenizers, by model. Answer: of each model, `TokenizerFacts`."""
+    """Answer: of each model, `TokenizerFacts`."""
 
     ask: Literal["load"]
     release: str
-    directories: Mapping[str, str]
+    files: TokenizerFiles
 
 
 class DropQuestion(TypedDict):

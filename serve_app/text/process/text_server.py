@@ -1,25 +1,35 @@
 """What the text process does: a turn or a question in, its answer out. No process, no pipe."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from serve_app.errors import where
-from serve_app.protocol.messages import Piece
+from serve_app.protocol.messages import Conversation, Piece
+from serve_app.text.answers.finding import GIVEN
+from serve_app.text.answers.response_format import read_format
+from serve_app.text.chat_prompt import ChatPrompt
 from serve_app.text.chat_template import forbidden
 from serve_app.text.choice_text import ChoiceText
-from serve_app.text.errors import BadVariable, NoChatTemplate, TextError, TextFailed
+from serve_app.text.errors import (
+    BadVariable,
+    NoChatTemplate,
+    NoForcedCalls,
+    NoToolCalls,
+    TextError,
+    TextFailed,
+)
 from serve_app.text.process.frames import unpack
 from serve_app.text.process.template_workers import Render
 from serve_app.text.process.text_messages import (
-    ChatQuestion,
     Opening,
     Question,
     Reply,
     Said,
     TokenizerFacts,
+    TokenizerFiles,
     Turn,
     failed,
 )
@@ -44,8 +54,8 @@ class TextServer:
 
         Leaves the questions to `reply`. Raises TextError if a release cannot be read.
         """
-        for release, directories in turn["releases"].items():
-            self._load(release, directories)
+        for release, files in turn["releases"].items():
+            self._load(release, files)
         said: list[Said] = []
         for opening in turn["opened"]:
             self._open(opening, said)
@@ -80,7 +90,7 @@ class TextServer:
 
     def _answer(self, question: Question) -> Any:
         if question["ask"] == "load":
-            return self._load(question["release"], question["directories"])
+            return self._load(question["release"], question["files"])
         if question["ask"] == "drop":
             return self._tokenizers.pop(question["release"], None) and None
         tokenizer = self._tokenizers[question["release"]][question["model"]]
@@ -88,30 +98,41 @@ class TextServer:
             special = question["special"]
             return [tokenizer.encode(text, special=special) for text in question["texts"]]
         if question["ask"] == "chat":
-            return tokenizer.encode(self._chat(tokenizer, question), special=False)
+            return self._chat(tokenizer, question["model"], question["chat"])
         return tokenizer.decode(question["tokens"], skip_special=False)
 
-    def _chat(self, tokenizer: Tokenizer, question: ChatQuestion) -> str:
-        unfit = forbidden(question["variables"])
+    def _chat(
+        self, tokenizer: Tokenizer, model: str, chat: Conversation
+    ) -> tuple[list[int], str | None]:
+        unfit = forbidden(chat["variables"])
         if unfit is not None:
             raise BadVariable(f"chat_template_kwargs must not contain '{unfit}'")
         try:
-            template = tokenizer.chat_template()
-            return self._render(template, question["messages"], question["variables"])
-        except NoChatTemplate:
+            template = tokenizer.chat_template(with_tools=bool(chat["tools"]))
+            prompt = ChatPrompt(model, chat, template, tokenizer.form)
+            prompt.check_tools()
+            text = self._render(template, prompt.messages(), prompt.variables())
+        except (NoChatTemplate, NoForcedCalls, NoToolCalls):
             raise
         except TextError as error:
-            raise TextError(f"the chat template of model '{question['model']}' {error}") from error
+            raise TextError(f"the chat template of model '{model}' {error}") from error
+        begun, forced = prompt.begun(text)
+        return tokenizer.encode(text + forced, special=False), begun
 
-    def _load(self, release: str, directories: Mapping[str, str]) -> dict[str, TokenizerFacts]:
+    def _load(self, release: str, files: TokenizerFiles) -> dict[str, TokenizerFacts]:
+        given = files["response_template"]
+        override = None if given is None else read_format(GIVEN, given)
         found = {}
-        for name, at in directories.items():
+        for name, at in files["directories"].items():
             try:
-                found[name] = Tokenizer.load(Path(at))
+                found[name] = Tokenizer.load(Path(at), override)
             except TextError as error:
                 raise TextError(f"model {name}: {error}") from error
         self._tokenizers[release] = found
-        return {name: (each.eos_token_id, each.vocabulary) for name, each in found.items()}
+        return {
+            name: (each.eos_token_id, each.vocabulary, each.form.name if each.form else None)
+            for name, each in found.items()
+        }
 
     def _open(self, opening: Opening, said: list[Said]) -> None:
         key = opening["key"]

@@ -35,7 +35,7 @@ def _completion(**fields: Any) -> CompletionFields:
     return parse(json.dumps({**COMPLETION, **fields}).encode(), CompletionFields)
 
 
-def _chat(**fields: Any) -> ChatFields:
+def parsed_chat(**fields: Any) -> ChatFields:
     return parse(json.dumps({**CHAT, **fields}).encode(), ChatFields)
 
 
@@ -174,12 +174,13 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": "auto"}, "function_call"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "tool_calls"),
+        ({"messages": [{"role": "user", "content": "", "tool_calls": [1]}]}, "tool_calls"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0]",
@@ -190,16 +191,18 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
         ),
     ],
 )
-def test_tools_audio_and_images_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_audio_images_and_older_forms_of_tools_are_refused_by_name(
+    fields: dict[str, Any], param: str
+) -> None:
     with pytest.raises(ProtocolError) as caught:
-        _chat(**fields)
+        parsed_chat(**fields)
     assert caught.value.code == "unsupported_parameter"
     assert (caught.value.param or "").endswith(param)
 
 
 def test_what_asks_for_nothing_special_is_taken() -> None:
     _completion(suffix=None, best_of=1, use_beam_search=False, length_penalty=1.0, metadata={})
-    _chat(
+    parsed_chat(
         tools=[],
         tool_choice="none",
         response_format={"type": "text"},
@@ -207,6 +210,10 @@ def test_what_asks_for_nothing_special_is_taken() -> None:
         store=False,
         service_tier="auto",
         parallel_tool_calls=True,
+        verbosity="low",
+        prediction={"type": "content", "content": "x"},
+        prompt_cache_key="x",
+        safety_identifier="x",
     )
 
 
@@ -229,14 +236,14 @@ def test_what_asks_for_nothing_special_is_taken() -> None:
 )
 def test_a_bad_message_is_named(messages: Any, param: str) -> None:
     with pytest.raises(ProtocolError) as caught:
-        _chat(messages=messages)
+        parsed_chat(messages=messages)
     assert (caught.value.code, caught.value.param) == ("invalid_request", param)
 
 
 def test_parts_of_text_are_joined_and_an_answers_empty_fields_dropped() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     answer = {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None}
-    fields = _chat(messages=[{"role": "user", "content": parts, "name": "n"}, answer])
+    fields = parsed_chat(messages=[{"role": "user", "content": parts, "name": "n"}, answer])
     assert fields.messages == [
         {"role": "user", "content": "a\nb", "name": "n"},
         {"role": "assistant", "content": "c"},
@@ -245,12 +252,12 @@ def test_parts_of_text_are_joined_and_an_answers_empty_fields_dropped() -> None:
 
 def test_top_logprobs_need_logprobs() -> None:
     with pytest.raises(ProtocolError) as caught:
-        _chat(top_logprobs=2)
+        parsed_chat(top_logprobs=2)
     assert caught.value.param == "top_logprobs"
 
 
 def test_the_newer_name_of_max_tokens_wins() -> None:
-    fields = _chat(max_tokens=5, max_completion_tokens=7)
+    fields = parsed_chat(max_tokens=5, max_completion_tokens=7)
     assert chat_job(fields, RequestLimits(), job="j", caller=ANYBODY)["max_tokens"] == 7
 
 

@@ -54,6 +54,7 @@ def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any)
                 ModelDefaults.of(model.config, {}, None),
                 int(model.config["vocab_size"]),
                 loop.context_length(source.id, name),
+                None,
             )
             for name, model in source.models.items()
         ]

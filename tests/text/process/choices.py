@@ -6,18 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from serve_app.protocol.messages import Piece
+from serve_app.protocol.messages import Conversation, Piece
 from serve_app.text.choice_facts import TokenLogprob, Wanted
 from serve_app.text.choice_text import ChoiceText
 from serve_app.text.tokenizer import Tokenizer
-from tests.text.tokenizers import byte_level, sentencepiece_like
+from tests.text.tokenizers import byte_level, sentencepiece_like, writing
 
 RELEASE = "r1"
-MODELS = ("bytes", "pieces")
+MODELS = ("bytes", "calls", "pieces")
 
 
 @cache
 def inner(model: str) -> Any:
+    if model == "calls":
+        return writing("hermes")
     return byte_level() if model == "bytes" else sentencepiece_like()
 
 
@@ -37,8 +39,21 @@ def wanted(**change: Any) -> Wanted:
         "stop": [],
         "min_tokens": 0,
         "skip_special_tokens": True,
+        "answer": None,
     }
     return {**plain, **change}  # type: ignore[typeddict-item]
+
+
+def chat(messages: list[dict[str, Any]], **variables: Any) -> Conversation:
+    return {
+        "messages": messages,
+        "tools": [],
+        "forced": None,
+        "single": False,
+        "variables": variables,
+        "generation_prompt": True,
+        "continues": False,
+    }
 
 
 @dataclass(frozen=True)

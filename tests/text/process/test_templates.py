@@ -16,6 +16,7 @@ from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import TextProcess
 from serve_app.text.template_limits import TemplateLimits
 from tests.serving.running import until
+from tests.text.process.choices import chat
 from tests.text.tokenizers import byte_level
 
 LIMITS = TemplateLimits(seconds=0.3, memory=32 * 2**20)
@@ -76,7 +77,8 @@ def _run(test: Callable[[TextClient, list[TextProcess]], Awaitable[None]]) -> No
 
 
 async def _chat(client: TextClient, model: str) -> list[int]:
-    return await client.encode_chat(("r1", model), ASKED, {})
+    tokens, _ = await client.encode_chat(("r1", model), chat(ASKED))
+    return tokens
 
 
 def test_a_template_that_breaks_a_limit_is_refused_by_name_and_holds_up_nobody() -> None:

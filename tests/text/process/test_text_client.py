@@ -14,7 +14,7 @@ from serve_app.text.process import keeper, text_client
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import Hear
 from tests.serving.running import until
-from tests.text.process.choices import MODELS, RELEASE, Told, tokenizer, wanted, write
+from tests.text.process.choices import MODELS, RELEASE, Told, chat, tokenizer, wanted, write
 from tests.text.process.inline import InlineProcess
 
 BYTES = (RELEASE, "bytes")
@@ -108,6 +108,11 @@ def test_pieces_are_the_same_whenever_the_process_ends(
 
 _HELLO = tokenizer("bytes").encode(" hello to the café")
 _FULL = {"echo": True, "logprobs": 2}
+_CALLS = tokenizer("calls").encode(
+    'so it is</think>\n\nI will.\n<tool_call>\n{"name": "run", "arguments": {"a": "é"}}\n'
+    '</tool_call>\n<tool_call>{"name": "run"}</tool_call>'
+)
+_ANSWER = {"begun": "<think>\n", "tools": {"run": {}}, "single": False}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +122,14 @@ _FULL = {"echo": True, "logprobs": 2}
         Told("bytes", TOKENS, _HELLO, wanted(stop=["lo to the"], **_FULL)),
         Told("bytes", TOKENS, _HELLO, wanted(stop=["lo to"], min_tokens=4, **_FULL)),
         Told("pieces", [4, 260], [300, 0xC3 + 4, 0xA9 + 4, 301], wanted(**_FULL), "stop"),
+        Told("calls", TOKENS, _CALLS, wanted(logprobs=1, answer=_ANSWER), "stop"),
+        Told("calls", TOKENS, _CALLS, wanted(stop=["\nI will"], answer=_ANSWER)),
+        Told("calls", TOKENS, _CALLS, wanted(answer={**_ANSWER, "single": True}), "stop"),
     ],
-    ids=["no stop after two beginnings", "stop", "stop too early", "bytes"],
+    ids=[
+        *("no stop after two beginnings", "stop", "stop too early", "bytes"),
+        *("calls", "stop before calls", "a single call"),
+    ],
 )
 def test_pieces_are_the_same_whichever_token_the_process_ends_at(told: Told) -> None:
     async def received(last: int, turns: int) -> list[Any]:
@@ -248,9 +259,9 @@ def test_errors_keep_their_kind() -> None:
 
     async def test(client: TextClient, _: Processes) -> None:
         with pytest.raises(BadVariable, match="tools"):
-            await client.encode_chat(BYTES, [], {"tools": 1})
+            await client.encode_chat(BYTES, chat([], tools=1))
         with pytest.raises(TextError, match="nested too deeply"):
-            await client.encode_chat(BYTES, [], {"mood": deep})
+            await client.encode_chat(BYTES, chat([], mood=deep))
         with pytest.raises(TextError, match="model bad"):
             await client.load("r9", ["bad"], lambda _, directory: directory.mkdir(parents=True))
 

@@ -141,7 +141,8 @@ def test_a_release_that_cannot_be_read_again_ends_the_process() -> None:
         answers: list[Answer] = []
         with tempfile.TemporaryDirectory() as place:
             process = await TextProcess.start(place, answers.append)
-            process.send({**empty_turn(), "releases": {RELEASE: {"bytes": f"{place}/none"}}})
+            files: Any = {"directories": {"bytes": f"{place}/none"}, "response_template": None}
+            process.send({**empty_turn(), "releases": {RELEASE: files}})
             end = await process.ended()
         assert answers == []
         return end

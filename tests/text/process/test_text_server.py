@@ -10,7 +10,7 @@ from serve_app.text.choice_text import ChoiceText
 from serve_app.text.process.frames import pack
 from serve_app.text.process.text_messages import Opening, Turn, empty_turn
 from serve_app.text.process.text_server import TextServer
-from tests.text.process.choices import MODELS, RELEASE, Told, tokenizer, wanted, write
+from tests.text.process.choices import MODELS, RELEASE, Told, chat, tokenizer, wanted, write
 
 TOKENS = tokenizer("bytes").encode("the quick brown fox")
 TOLD = Told("bytes", TOKENS, tokenizer("bytes").encode(" jumps over"), wanted())
@@ -22,7 +22,7 @@ def server(tmp_path: Path) -> TextServer:
     reply = made.reply(0, pack(_load(tmp_path)))
     assert reply == {
         "number": 0,
-        "answer": {"bytes": (2, 362), "pieces": (3, 400)},
+        "answer": {"bytes": (2, 362, None), "calls": (2, 363, "hermes"), "pieces": (3, 400, None)},
         "failure": None,
     }
     return made
@@ -32,7 +32,8 @@ def _load(place: Path) -> dict[str, Any]:
     directories = {model: str(place / model) for model in MODELS}
     for model, directory in directories.items():
         write(model, Path(directory))
-    return {"ask": "load", "release": RELEASE, "directories": directories}
+    files = {"directories": directories, "response_template": None}
+    return {"ask": "load", "release": RELEASE, "files": files}
 
 
 def _opening(told: Told, key: int = 5, **change: Any) -> Opening:
@@ -108,8 +109,8 @@ def test_questions_are_answered(server: TextServer, question: dict[str, Any], an
     ("question", "kind", "says"),
     [
         ({"ask": "encode", "texts": ["\ud800"], "special": True}, "TextError", "Unicode"),
-        ({"ask": "chat", "messages": [], "variables": {}}, "NoChatTemplate", "template"),
-        ({"ask": "chat", "messages": [], "variables": {"tools": 1}}, "BadVariable", "'tools'"),
+        ({"ask": "chat", "chat": chat([])}, "NoChatTemplate", "template"),
+        ({"ask": "chat", "chat": chat([], tools=1)}, "BadVariable", "'tools'"),
         (
             {"ask": "encode", "texts": ["a"], "special": True, "model": "x"},
             "TextFailed",
@@ -128,7 +129,8 @@ def test_what_cannot_be_answered_is_said(
 
 
 def test_a_release_that_cannot_be_read_names_the_model(server: TextServer, tmp_path: Path) -> None:
-    question = {"ask": "load", "release": "r2", "directories": {"bad": str(tmp_path / "none")}}
+    files = {"directories": {"bad": str(tmp_path / "none")}, "response_template": None}
+    question = {"ask": "load", "release": "r2", "files": files}
     failure = server.reply(3, pack(question))["failure"]
     assert failure is not None
     assert (failure[0], failure[1].split(":")[0]) == ("TextError", "model bad")

@@ -37,6 +37,7 @@ def models_of(
             "created": of[root].created,
             "owned_by": family,
             "max_model_len": of[root].models[root].context_length,
+            "response_template": of[root].models[root].response_template,
             "release": of[root].id,
         }
         for name, root in roots.items()

@@ -1,0 +1,114 @@
+"""The shapes of answers to chats, whole and in chunks: content, reasoning, tool calls. No I/O."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from string import ascii_lowercase, digits
+from typing import Any
+
+from serve_app.api.answers import LOWEST, Choice, Head, Usage, finite, joined
+from serve_app.protocol.messages import CallDelta, Piece, TokenItem
+
+_SIGNS = digits + ascii_lowercase
+_ID_LENGTH = 9
+"""Mistral's chat templates refuse ids of any other length, and what is no letter and no digit."""
+
+
+class ChatFormat:
+    """`/v1/chat/completions`. request: the id of the request, of which those of calls are made."""
+
+    chunk_kind = "chat.completion.chunk"
+
+    def __init__(self, request: str, *, logprobs: bool) -> None:
+        self._request = request
+        self.logprobs = logprobs
+
+    def opening(self, choice: int) -> list[dict[str, Any]]:
+        return [_chunk(choice, {"role": "assistant", "content": ""})]
+
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        number = piece["choice"]
+        deltas: list[dict[str, Any]] = []
+        if "reasoning" in piece:
+            deltas.append({"reasoning_content": piece["reasoning"]})
+        if piece["text"]:
+            deltas.append({"content": piece["text"]})
+        if "calls" in piece:
+            calls = joined(piece["calls"])
+            deltas.append({"tool_calls": [self._more(number, call) for call in calls]})
+        if piece["tokens"] and not deltas:
+            deltas.append({"content": ""})
+        chunks = [_chunk(number, delta) for delta in deltas]
+        if self.logprobs and chunks:
+            chunks[0]["logprobs"] = chat_logprobs(piece["tokens"])
+        if piece["finish"] is not None:
+            chunks.append({**_chunk(number, {}), "finish_reason": piece["finish"]})
+        return chunks
+
+    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+        bodies = [
+            {
+                "index": index,
+                "message": self._message(index, choice),
+                "logprobs": chat_logprobs(choice.tokens) if self.logprobs else None,
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return {**head.body("chat.completion"), "choices": bodies, "usage": usage.body()}
+
+    def _message(self, number: int, choice: Choice) -> dict[str, Any]:
+        content, reasoning = "".join(choice.text), "".join(choice.reasoning)
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if choice.calls:
+            message["content"] = content or None
+            message["tool_calls"] = [self._call(number, call) for call in choice.calls]
+        return message
+
+    def _call(self, number: int, call: CallDelta) -> dict[str, Any]:
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        name = call_id(self._request, number, call["index"])
+        return {"id": name, "type": "function", "function": function}
+
+    def _more(self, number: int, call: CallDelta) -> dict[str, Any]:
+        """Of a call that is streamed."""
+        if call["name"] is not None:
+            return {"index": call["index"], **self._call(number, call)}
+        return {"index": call["index"], "function": {"arguments": call["arguments"]}}
+
+
+def call_id(request: str, choice: int, index: int) -> str:
+    """The id of a call: the same whenever the same request is answered."""
+    digest = blake2b(f"{request} {choice} {index}".encode(), digest_size=8).digest()
+    number = int.from_bytes(digest)
+    signs = []
+    for _ in range(_ID_LENGTH):
+        number, sign = divmod(number, len(_SIGNS))
+        signs.append(_SIGNS[sign])
+    return "".join(signs)
+
+
+def _chunk(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def chat_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
+    """Of all tokens that the model wrote, those of reasoning and of calls too."""
+    content = [
+        {
+            "token": token["text"],
+            "logprob": finite(token["logprob"]),
+            "bytes": token["bytes"],
+            "top_logprobs": [
+                {
+                    "token": alternative["text"],
+                    "logprob": max(alternative["logprob"], LOWEST),
+                    "bytes": alternative["bytes"],
+                }
+                for alternative in token["top"] or []
+            ],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}

@@ -1,0 +1,80 @@
+"""The tools that a request offers, and which of them the answer must call."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.protocol.errors import bad_request
+
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Function(_Strict):
+    """strict: accepted, and not enforced."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    type: Literal["function"]
+    function: Function
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it, in the order in which models have seen it."""
+        function: dict[str, Any] = {"name": self.function.name}
+        if self.function.description is not None:
+            function["description"] = self.function.description
+        function["parameters"] = self.function.parameters or _NO_PARAMETERS
+        return {"type": "function", "function": function}
+
+
+class NamedFunction(_Strict):
+    name: FunctionName
+
+
+class NamedTool(_Strict):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def without_twins(tools: list[Tool]) -> list[Tool]:
+    """Raises ProtocolError if two functions have one name."""
+    names = [tool.function.name for tool in tools]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            where = f"tools[{index}].function.name"
+            raise bad_request(f"Invalid '{where}': there is another function '{name}'", where)
+    return tools
+
+
+def check_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> None:
+    """Raises ProtocolError 400 if what must be called is not offered."""
+    if choice in (None, "none", "auto"):
+        return
+    if not tools:
+        raise bad_request("'tool_choice' is only allowed when 'tools' are given", "tool_choice")
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        if name not in [tool.function.name for tool in tools]:
+            raise bad_request(
+                f"Invalid 'tool_choice': no function of 'tools' is called '{name}'", "tool_choice"
+            )
+
+
+def forced_by(choice: ToolChoice | None) -> str | None:
+    """The function that the answer must call: empty for any of them, None if none must be."""
+    if isinstance(choice, NamedTool):
+        return choice.function.name
+    return "" if choice == "required" else None

@@ -1,0 +1,53 @@
+"""Which response format a model has: its own, the operator's, or one of ours that fits."""
+
+import json
+from collections.abc import Container, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from serve_app.text.answers.response_format import ResponseFormat, read_format
+
+OWN = "own"
+"""What a format is called that came with the model."""
+GIVEN = "file"
+"""What the operator's is called."""
+_DATA = Path(__file__).parent / "data"
+
+
+@cache
+def known_formats() -> Mapping[str, ResponseFormat]:
+    """Ours, by name: a file each. First those with most markers, which are the more special."""
+    found = [
+        read_format(file.stem, json.loads(file.read_text(encoding="utf-8")))
+        for file in sorted(_DATA.glob("*.json"))
+    ]
+    found.sort(key=lambda each: (-len(each.markers) - len(each.tokens), each.name))
+    return {each.name: each for each in found}
+
+
+def fitting_format(chat_template: str, vocabulary: Container[str]) -> ResponseFormat | None:
+    """The one of ours that has all its markers in a chat template, and its tokens in a vocabulary.
+
+    If several have, the one with most markers. None if none has.
+    """
+    for each in known_formats().values():
+        is_written = all(marker in chat_template for marker in each.markers)
+        if is_written and all(token in vocabulary for token in each.tokens):
+            return each
+    return None
+
+
+def format_of(
+    own: Any, override: ResponseFormat | None, chat_template: Any, vocabulary: Container[str]
+) -> ResponseFormat | None:
+    """own: the `response_template` of a tokenizer, or None.   override: what the operator gives.
+
+    Raises BadResponseTemplate for one that a model came with and that is none.
+    """
+    if override is not None:
+        return override
+    if own is not None:
+        return read_format(OWN, own)
+    written = chat_template if isinstance(chat_template, str) else json.dumps(chat_template)
+    return None if chat_template is None else fitting_format(written, vocabulary)

@@ -1,0 +1,292 @@
+"""Tools, reasoning and histories over HTTP, asked by the real openai client, of a fake engine."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from serve_app.api.routes import Api, build_api
+from serve_app.config import ServeConfig
+from serve_app.text.answers.finding import known_formats
+from serve_app.text.tokenizer import Tokenizer
+from tests.serving.fakes import EOS, World, world
+from tests.serving.running import replica_of, serves
+from tests.text.answers.samples import SAMPLES, TOOLS, Sample
+from tests.text.tokenizers import byte_level, writing
+
+CONFIG = ServeConfig(family="fam", poll_s=0.02)
+FORMS = [name for name, form in known_formats().items() if form.has_calls]
+OFFERED: Any = [
+    {"type": "function", "function": {"name": name, "description": "d", "parameters": schema}}
+    for name, schema in TOOLS.items()
+]
+USER: Any = {"role": "user", "content": "hi"}
+RUN = '<tool_call>\n{"name": "run", "arguments": {"a": 1}}\n</tool_call>'
+
+
+class Asked:
+    """An endpoint with a model of each format, and `plain`, which has none."""
+
+    def __init__(self, made: World, client: openai.AsyncOpenAI) -> None:
+        self.made = made
+        self.client = client
+
+    async def whole(self, model: str, answer: str, **fields: Any) -> Any:
+        self._will_answer(model, answer)
+        return await self.client.chat.completions.create(
+            **{"model": model, "messages": [USER], **fields}
+        )
+
+    async def stream(self, model: str, answer: str, **fields: Any) -> list[Any]:
+        self._will_answer(model, answer)
+        asked = {"model": model, "messages": [USER], **fields}
+        stream = await self.client.chat.completions.create(**asked, stream=True)
+        return [chunk async for chunk in stream]
+
+    def prompt(self) -> str:
+        """What the model was given last."""
+        request = self.made.loop.seen[-1]
+        return self.tokenizer(request.model).decode(request.prompt, skip_special=False)
+
+    def tokenizer(self, model: str) -> Tokenizer:
+        registry = self.made.registry
+        return Tokenizer(registry.tokenizers.get(model, registry.tokenizer))
+
+    def _will_answer(self, model: str, answer: str) -> None:
+        tokens = self.tokenizer(model).encode(answer, special=False)
+        self.made.loop.answers[model] = [*tokens, EOS]
+
+
+@asynccontextmanager
+async def _endpoint() -> AsyncIterator[Asked]:
+    made = world(*FORMS, "think", "plain", answers={"plain": [EOS]}, kv_tokens=9000, context=9000)
+    made.registry.tokenizer = byte_level()
+    made.registry.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    made.registry.tokenizers = {name: writing(name) for name in (*FORMS, "think")}
+    async with replica_of(made, CONFIG) as replica:
+        await serves(replica, "r1")
+        transport = httpx2.ASGITransport(app=build_api(Api(replica, CONFIG.limits)))
+        async with (
+            httpx2.AsyncClient(transport=transport) as http,
+            openai.AsyncOpenAI(
+                base_url="http://test/v1", api_key="none", max_retries=0, http_client=http
+            ) as client,
+        ):
+            yield Asked(made, client)
+
+
+def _run(test: Callable[[Asked], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with _endpoint() as asked:
+            await test(asked)
+
+    asyncio.run(run())
+
+
+def _joined(chunks: list[Any]) -> dict[str, Any]:
+    """What a stream says, as the message that it stands for."""
+    content, reasoning, calls = "", "", list[dict[str, Any]]()
+    for chunk in chunks:
+        for choice in chunk.choices:
+            content += choice.delta.content or ""
+            reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+            for delta in choice.delta.tool_calls or ():
+                if delta.id is not None:
+                    assert delta.index == len(calls)
+                    calls.append({"id": delta.id, "name": delta.function.name, "arguments": ""})
+                calls[delta.index]["arguments"] += delta.function.arguments
+    return {"content": content, "reasoning": reasoning, "calls": calls}
+
+
+def _message(answer: Any) -> dict[str, Any]:
+    message = answer.choices[0].message
+    calls = [
+        {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+        for call in message.tool_calls or ()
+    ]
+    reasoning = getattr(message, "reasoning_content", None) or ""
+    return {"content": message.content or "", "reasoning": reasoning, "calls": calls}
+
+
+def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "calls": [{**call, "id": None} for call in message["calls"]]}
+
+
+def test_a_stream_joined_is_the_answer_unstreamed_in_every_format() -> None:
+    async def same(asked: Asked, sample: Sample) -> None:
+        begin = known_formats()[sample.form].begun(sample.prompt)
+        fields: dict[str, Any] = {"extra_body": {"chat_template_kwargs": {"begin": begin}}}
+        if sample.form in FORMS:
+            fields["tools"] = OFFERED
+        answer = await asked.whole(sample.form, sample.text, **fields)
+        chunks = await asked.stream(sample.form, sample.text, **fields)
+        message = _message(answer)
+        assert _without_ids(_joined(chunks)) == _without_ids(message)
+        assert message["content"] == sample.content
+        assert message["reasoning"] == sample.reasoning
+        called = [(call["name"], json.loads(call["arguments"])) for call in message["calls"]]
+        assert called == [(name, dict(arguments)) for name, arguments in sample.calls]
+        finish = "tool_calls" if sample.calls else "stop"
+        assert answer.choices[0].finish_reason == finish
+        assert chunks[-1].choices[0].finish_reason == finish
+
+    async def test(asked: Asked) -> None:
+        for sample in SAMPLES:
+            await same(asked, sample)
+
+    _run(test)
+
+
+def test_arguments_are_streamed_as_openai_does() -> None:
+    async def test(asked: Asked) -> None:
+        chunks = await asked.stream("hermes", "I run. " + RUN, tools=OFFERED)
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        called = [delta.tool_calls[0] for delta in deltas if delta.tool_calls]
+        assert (called[0].function.name, called[0].type, called[0].index) == ("run", "function", 0)
+        assert len(called[0].id) == 9
+        assert called[0].id.isalnum()
+        assert all(delta.id is None and delta.function.name is None for delta in called[1:])
+        assert len(called) > 3, "arguments come as they are written"
+        assert "".join(delta.function.arguments for delta in called) == '{"a": 1}'
+        assert deltas[0].role == "assistant"
+
+    _run(test)
+
+
+def test_log_probabilities_are_of_all_that_the_model_writes() -> None:
+    async def test(asked: Asked) -> None:
+        answer = await asked.whole("hermes", RUN, tools=OFFERED, logprobs=True)
+        content = answer.choices[0].logprobs.content
+        assert "".join(bytes(token.bytes).decode() for token in content[:-1]) == RUN
+        assert answer.choices[0].message.content is None
+        chunks = await asked.stream("hermes", RUN, tools=OFFERED, logprobs=True)
+        shown = [chunk.choices[0].logprobs for chunk in chunks]
+        assert sum(len(each.content) for each in shown if each is not None) == len(content)
+
+    _run(test)
+
+
+def test_what_is_chosen_shapes_the_prompt_and_the_answer() -> None:
+    async def test(asked: Asked) -> None:
+        text = "x " + RUN + RUN
+        none = await asked.whole("hermes", text, tools=OFFERED, tool_choice="none")
+        assert (none.choices[0].message.content, none.choices[0].message.tool_calls) == (text, None)
+        assert '"get_weather"' not in asked.prompt()
+        both = await asked.whole("hermes", text, tools=OFFERED, tool_choice="auto")
+        assert [call.function.name for call in both.choices[0].message.tool_calls] == ["run"] * 2
+        assert '"get_weather"' in asked.prompt()
+        one = await asked.whole("hermes", text, tools=OFFERED, parallel_tool_calls=False)
+        assert len(one.choices[0].message.tool_calls) == 1
+        assert one.choices[0].finish_reason == "tool_calls"
+        assert one.usage.completion_tokens < both.usage.completion_tokens
+        for tool_choice, begun, rest in (
+            ("required", '<tool_call>\n{"name": "', 'run", "arguments": {"a": 1}}</tool_call>'),
+            (_named("run"), '{"name": "run", "arguments": ', '{"a": 1}}</tool_call>'),
+        ):
+            answer = await asked.whole("hermes", rest, tools=OFFERED, tool_choice=tool_choice)
+            assert asked.prompt().endswith(begun)
+            [call] = answer.choices[0].message.tool_calls
+            assert (call.function.name, call.function.arguments) == ("run", '{"a": 1}')
+            assert answer.choices[0].message.content is None
+            chunks = await asked.stream("hermes", rest, tools=OFFERED, tool_choice=tool_choice)
+            assert _without_ids(_joined(chunks)) == _without_ids(_message(answer))
+
+    _run(test)
+
+
+def _named(name: str) -> Any:
+    return {"type": "function", "function": {"name": name}}
+
+
+def test_a_call_that_is_required_ends_the_reasoning_that_the_prompt_begins() -> None:
+    async def test(asked: Asked) -> None:
+        fields: Any = {"extra_body": {"chat_template_kwargs": {"begin": "<think>\n"}}}
+        rest = '{"a": 1}}</tool_call>'
+        answer = await asked.whole(
+            "hermes", rest, tools=OFFERED, tool_choice=_named("run"), **fields
+        )
+        assert '<think>\n\n</think>\n\n<tool_call>\n{"name": "run"' in asked.prompt()
+        assert answer.choices[0].message.tool_calls[0].function.arguments == '{"a": 1}'
+
+    _run(test)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "param", "says"),
+    [
+        ("plain", {}, "tools", "does not show tools"),
+        ("think", {}, "tools", "no response template says how"),
+    ],
+)
+def test_tools_that_a_model_cannot_call_are_refused(
+    model: str, fields: dict[str, Any], param: str, says: str
+) -> None:
+    async def test(asked: Asked) -> None:
+        with pytest.raises(openai.BadRequestError, match=says) as caught:
+            await asked.whole(model, "x", tools=OFFERED, **fields)
+        assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+        await asked.whole(model, "x", tools=OFFERED, tool_choice="none")
+
+    _run(test)
+
+
+def test_a_history_reaches_the_template_in_its_own_form() -> None:
+    call = {"id": "abcdefghi", "type": "function"}
+    history: Any = [
+        {"role": "developer", "content": "be brief"},
+        USER,
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "so",
+            "tool_calls": [{**call, "function": {"name": "run", "arguments": '{"a": [1]}'}}],
+        },
+        {"role": "tool", "content": "5", "tool_call_id": "abcdefghi"},
+    ]
+
+    async def test(asked: Asked) -> None:
+        await asked.whole("hermes", "x", messages=history, reasoning_effort="low")
+        prompt = asked.prompt()
+        assert prompt.startswith("system: be brief\nuser: hi\nassistant: so[")
+        assert '"arguments": {"a": [1]}' in prompt
+        assert prompt.endswith("tool: 5\nlow<|im_start|>assistant\n")
+        await asked.whole("deepseek_v3", "x", messages=history)
+        assert '"arguments": "{\\"a\\": [1]}"' in asked.prompt()
+
+    _run(test)
+
+
+def test_an_answer_goes_on_where_the_last_message_ends() -> None:
+    async def test(asked: Asked) -> None:
+        messages: Any = [USER, {"role": "assistant", "content": "The answer"}]
+        body = {"continue_final_message": True}
+        answer = await asked.whole("hermes", " is 5.", messages=messages, extra_body=body)
+        assert asked.prompt().endswith("assistant: The answer")
+        assert answer.choices[0].message.content == "is 5."
+        bare = {"add_generation_prompt": False}
+        await asked.whole("hermes", "x", extra_body=bare)
+        assert asked.prompt() == "user: hi\n"
+
+    _run(test)
+
+
+def test_special_tokens_that_mean_nothing_to_the_format_are_not_shown() -> None:
+    async def test(asked: Asked) -> None:
+        answer = await asked.whole("mistral", "a<unused>b[TOOL_CALLS]x")
+        assert answer.choices[0].message.content == "ab[TOOL_CALLS]x"
+
+    _run(test)
+
+
+def test_models_say_by_what_their_answers_are_parsed() -> None:
+    async def test(asked: Asked) -> None:
+        models = [model async for model in asked.client.models.list()]
+        found = {model.id: getattr(model, "response_template", "") for model in models}
+        assert found == {**{name: name for name in (*FORMS, "think")}, "plain": None}
+
+    _run(test)

@@ -1,0 +1,82 @@
+"""Which format a model has: its own, the operator's, or the one whose markers its template has."""
+
+from typing import Any
+
+import pytest
+
+from serve_app.text.answers.finding import OWN, fitting_format, format_of, known_formats
+from serve_app.text.answers.response_format import read_format
+from serve_app.text.errors import BadResponseTemplate
+
+TEMPLATE: dict[str, Any] = {"start_anchor": "A:", "fields": {"content": {}}}
+WRITTEN = {
+    "hermes": r"""{{ '<tool_call>\n{"name": "' }}{{ tool_call.arguments | tojson }}</tool_call>""",
+    "qwen3_coder": "<tool_call><function={{ f }}><parameter={{ p }}></tool_call> arguments",
+    "glm": "<tool_call>{{ f }}<arg_key>{{ k }}</arg_key><arg_value></tool_call> arguments",
+    "mistral": "[INST] [TOOL_CALLS] [{{ calls }}]",
+    "mistral_v11": "[TOOL_CALLS]{{ f }}[ARGS]{{ a }}",
+    "deepseek_v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>```json </think>",
+    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ f }}<｜tool▁sep｜></think>",
+    "minimax": "<minimax:tool_call><invoke name=",
+    "granite": "<|start_of_role|>assistant<|end_of_role|><|tool_call|>",
+    "gemma": "<|turn>model <|tool_call>call:{{ f }}<tool_call|>",
+    "gemma_function": "<start_function_call>call:f{k:<escape>v<escape>}",
+    "gpt_oss": "<|start|>assistant<|channel|>final<|message|>",
+    "think": "{{ content.split('</think>')[-1] }}",
+}
+
+
+def test_each_of_ours_is_found_by_what_its_chat_template_writes() -> None:
+    found = {name: fitting_format(text, ()) for name, text in WRITTEN.items()}
+    assert {name: form and form.name for name, form in found.items()} == {
+        name: name for name in known_formats()
+    }
+
+
+def test_a_plain_chat_template_has_no_format() -> None:
+    assert format_of(None, None, "[INST] {{ m }} [/INST]", ()) is None
+    assert format_of(None, None, None, ()) is None
+
+
+def test_tokens_of_a_format_must_be_in_the_vocabulary() -> None:
+    form = read_format("x", {"markers": ["A"], "tokens": ["<a>"], "response_template": TEMPLATE})
+    assert (form.markers, form.tokens) == (("A",), ("<a>",))
+
+
+def test_the_operators_goes_before_the_models_own_and_that_before_ours() -> None:
+    override = read_format("file", TEMPLATE)
+    hermes = WRITTEN["hermes"]
+    assert format_of(TEMPLATE, override, hermes, ()) is override
+    own = format_of(TEMPLATE, None, hermes, ())
+    ours = format_of(None, None, {"default": "x", "tool_use": hermes}, ())
+    assert [form and form.name for form in (own, ours)] == [OWN, "hermes"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (5, "a JSON object"),
+        ({}, "fields"),
+        ({"fields": {}}, "non-empty"),
+        ({"start_anchor": "A", "fields": {"content": {"open_pattern": "("}}}, "invalid"),
+        ({"start_anchor": "A", "fields": {"content": 5}}, "must be a dict"),
+        ({"start_anchor": "A", "fields": {"x": {}}}, "no field is called 'content'"),
+        ({"fields": {"content": {}}}, "start_anchor"),
+        ({"response_template": TEMPLATE, "marker": ["x"]}, "unknown keys: 'marker'"),
+        ({"response_template": TEMPLATE, "markers": [""]}, "'markers' must be a list of texts"),
+        ({"response_template": TEMPLATE, "forced": {"open": "x"}}, "'forced' must have"),
+        (
+            {
+                "response_template": TEMPLATE,
+                "forced": {"open": "", "after_name": "", "after_reasoning": ""},
+            },
+            "'open' not empty",
+        ),
+        ({"response_template": TEMPLATE, "arguments": "x"}, "neither object nor text"),
+        ({"response_template": 5}, "must be a dict"),
+    ],
+)
+def test_what_is_no_response_template_says_why(given: Any, words: str) -> None:
+    with pytest.raises(BadResponseTemplate, match=words) as caught:
+        read_format("file.json", given)
+    assert str(caught.value).startswith("file.json: ")
