@@ -45,6 +45,7 @@ def compose_manifest(
                     name=checkpoint.name,
                     digest=written.sources[name],
                     quantised=checkpoint.quantised,
+                    adapter=checkpoint.adapter.digest() if checkpoint.adapter else None,
                 ),
                 golden=found.golden,
                 stand_ins=dict(family.stand_ins.get(name, {})),

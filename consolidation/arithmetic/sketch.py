@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from consolidation.arithmetic.decomposition import EXTRA, row_roots
+from consolidation.arithmetic.factors import Factors
 from consolidation.arithmetic.metric import Metric, from_blocks, in_blocks
 
 TESTS = 16
@@ -81,21 +82,17 @@ class Sketcher:
         """The spread of what has these `powers`: what rounding it costs is in proportion to it."""
         return float((self.metric.gain @ mean_squares) @ self.spreads)
 
-    def of(self, difference: torch.Tensor) -> Sketch:
-        """Weigh a difference, (O, I) float32."""
-        seen = (difference @ self._vectors) * self._row_roots  # (O, w + t)
-        basis = torch.linalg.qr(seen[:, : self._width]).Q  # (O, w)
-        tests = seen[:, self._width :]  # (O, t)
-        beyond = tests - basis @ (basis.T @ tests)
-        rest = float(beyond.double().square().sum()) / TESTS
+    def of(self, difference: torch.Tensor, known: Factors | None = None) -> Sketch:
+        """Weigh a difference, (O, I) float32. known: factors that it is the product of."""
+        basis, rest = self._basis(difference) if known is None else self._known(known)
         inside = (basis * self._row_roots).T @ difference  # (w, I)
         scaled = in_blocks(inside, self.metric.num_columns) @ self._roots  # (B, w, b)
         scaled = scaled.transpose(0, 1).flatten(1).double()  # (w, B * b)
         squares, turns = torch.linalg.eigh(scaled @ scaled.T)  # by rising size
         squares, turns = squares.flip(0).clamp_min(0.0), turns.flip(1).float()
         tails = rest + torch.cat([squares, squares.new_zeros(1)]).flip(0).cumsum(0).flip(0)
-        tails = tails[: self._max_rank + 1]
-        turns = turns[:, : self._max_rank]
+        tails = _fit(tails, self._max_rank + 1)
+        turns = _fit(turns, self._max_rank)
         factors = turns.T @ inside  # (r, I)
         taken = (factors.square() @ self._by_column).double().cumsum(0)  # (r,)
         samples = self.metric.samples
@@ -105,3 +102,21 @@ class Sketcher:
             left = whole[:, None] - torch.nn.functional.pad(parts.cumsum(1), (1, 0))  # (n, r + 1)
             tails = self.metric.untrusted * tails + left.double().square().sum(0)
         return Sketch(tuple(tails.tolist()), (0.0, *taken.tolist()))
+
+    def _basis(self, difference: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The first directions of a difference's columns, and the cost of all others. -> (O, w)"""
+        seen = (difference @ self._vectors) * self._row_roots  # (O, w + t)
+        basis = torch.linalg.qr(seen[:, : self._width]).Q  # (O, w)
+        tests = seen[:, self._width :]  # (O, t)
+        beyond = tests - basis @ (basis.T @ tests)
+        return basis, float(beyond.double().square().sum()) / TESTS
+
+    def _known(self, factors: Factors) -> tuple[torch.Tensor, float]:
+        """All directions of a product's columns, beyond which nothing lies. -> (O, r)"""
+        return torch.linalg.qr(factors.left * self._row_roots).Q, 0.0
+
+
+def _fit(values: torch.Tensor, size: int) -> torch.Tensor:
+    """Cut the last dimension, or fill it with zeros, to a size."""
+    cut = values[..., :size]
+    return torch.nn.functional.pad(cut, (0, size - cut.shape[-1]))

@@ -24,7 +24,7 @@ from consolidation.errors import RunFailed
 from consolidation.release import Blob, Part, Registry, read_expert
 from consolidation.release.tensors import encode_tensors
 from consolidation.statistics.stored import StatisticsStore
-from representation.formats import ExpertShape, Format, dense_expert
+from representation.formats import ExpertShape, Format, LowRank, dense_expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,20 @@ class Origin:
         return match(self.reference._own(device), self.via._own(device), self.source.layout)
 
     def _own(self, device: torch.device) -> Weights:
-        return weights_of(self.source.read(self.index), self.source.shape, device)
+        return weights_of(self.source.read_wide(self.index), self.source.shape, device)
 
 
 @dataclass(frozen=True, slots=True)
 class MemberRequest:
-    """Experts of one content that use a slot, and the residuals that they need."""
+    """Experts of one content that use a slot, and the residuals that they need.
+
+    by_adapter: whether those are the factors that their adapter adds to what the slot holds.
+    """
 
     origin: Origin
     users: tuple[User, ...]
     residuals: PartForms
+    by_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,7 @@ class _Builder:
     ) -> tuple[tuple[Part, ...], Weights]:
         """Write the slot of some content. -> its parts, and the weights that they really give"""
         if request.digest is not None:
-            return (self._exact(request),), content
+            return (self._exact(request),), content.rounded(self._task.dtype)
 
         @functools.cache
         def users() -> list[tuple[MemberRequest, torch.Tensor | None, User]]:
@@ -213,6 +217,8 @@ class _Builder:
             return []
         if member.residuals[0].format.replaces:
             return [self._replacing(member, slot[0], shape)]
+        if member.by_adapter:
+            return self._factors(member, shape)
         order = member.origin.order(self._device)
         left = member.origin.read(order, self._device).minus(given)
         tensors: dict[PartForm, dict[str, torch.Tensor]] = {one: {} for one in member.residuals}
@@ -226,6 +232,18 @@ class _Builder:
             for one, found in zip(own, parts, strict=True):
                 tensors[one] |= found
         return [self._write(one, tensors[one]) for one in member.residuals]
+
+    def _factors(self, member: MemberRequest, shape: ExpertShape) -> list[Part]:
+        """Residuals with what an adapter adds, as it is. Biases are added nothing."""
+        added = member.origin.source.factors(member.origin.index)
+        parts = []
+        for one in member.residuals:
+            assert isinstance(one.format, LowRank), "an adapter adds matrices of a low rank"
+            own = shape.only(one.matrices)
+            factors = {name: (added[name].left, added[name].right) for name in own.matrices}
+            biases = {name: torch.zeros(own.parameters[name]) for name in own.vectors}
+            parts.append(self._write(one, one.format.encode(factors, biases, self._task.dtype)))
+        return parts
 
     def _replacing(self, member: MemberRequest, slot: Part, shape: ExpertShape) -> Part:
         """The residual that gives a member back to the bit where the slot has other weights."""

@@ -133,6 +133,7 @@ class _Requests:
                     for u in member.users
                 ),
                 residuals=member.residuals,
+                by_adapter=member.by_adapter,
             )
             for member in members
         )

@@ -58,6 +58,16 @@ class ExpertsSource:
         parameters = self.stand_ins.get(index, self).parameters
         return {name: conversion.read_expert(index) for name, conversion in parameters}
 
+    def read_wide(self, index: int) -> dict[str, torch.Tensor]:
+        """One expert as its model means it: what an adapter adds is not rounded with the rest."""
+        parameters = self.stand_ins.get(index, self).parameters
+        return {name: conversion.read_expert(index, wide=True) for name, conversion in parameters}
+
+    def is_adapted(self, index: int) -> bool:
+        """Whether an adapter adds anything to an expert."""
+        updates = (u for _, conversion in self.parameters for u in conversion.updates.values())
+        return any(update.changes(index) for update in updates)
+
     def factors(self, index: int) -> dict[str, Factors]:
         """By matrix, what an adapter adds to one expert; empty if there is nothing."""
         found = {}

@@ -41,6 +41,9 @@ class Shapes:
 class Update(Protocol):
     """What is added to a parameter after it was read."""
 
+    def changes(self, index: int) -> bool:
+        """Whether anything is added to an expert's matrix. Reads nothing."""
+
     def factors(self, index: int | None) -> Factors | None:
         """Those of what is added to an expert's matrix; None: nothing."""
 
@@ -71,15 +74,21 @@ class Conversion:
         """Like `read`, without data: the names, shapes and dtypes of the parameters."""
         return self._convert([(pattern, stored.meta()) for pattern, stored in self.sources])
 
-    def read_expert(self, index: int) -> torch.Tensor:
-        """`read()[target][index]`; reads no other expert where the layout permits."""
-        if not self._expertwise():
-            return self.read()[self.target][index].clone()
+    def read_expert(self, index: int, *, wide: bool = False) -> torch.Tensor:
+        """`read()[target][index]`; reads no other expert where the layout permits.
+
+        wide: where something is added, the sum in float32, not rounded.
+        """
         found = self._read_expert(index)
         update = self.updates.get(self.target)
-        return found if update is None else update.onto(found, index)
+        if update is None or not update.changes(index):
+            return found
+        return update.onto(found.float() if wide else found, index)
 
     def _read_expert(self, index: int) -> torch.Tensor:
+        if not self._expertwise():
+            made = self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
+            return made[self.target][index].clone()
         part = [
             (pattern, stored.read() if self._listed() else stored.read(index))
             for pattern, stored in self._sources_of_expert(index)

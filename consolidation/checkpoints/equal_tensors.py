@@ -52,7 +52,9 @@ def equal_tasks(
     owners = {name: checkpoints[name] for name in standing}
     if base is not None and base.dtype == first.dtype:
         owners = {BASE: base, **owners}
-    keep = exact | {BASE}
+    # What an adapter changes, it changes on purpose.
+    adapted = {name for name, found in checkpoints.items() if found.adapter is not None}
+    keep = exact | adapted | {BASE}
     dtype = getattr(torch, first.dtype)
     for layer, source in enumerate(first.experts):
         experts = tuple((owner, found.experts[layer]) for owner, found in owners.items())

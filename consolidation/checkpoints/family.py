@@ -105,7 +105,8 @@ def open_family(
     """Open new models and their base, and check them against each other and the release.
 
     Models of the release `extend` stay, except those in `remove` and those that are given again.
-    `opened` is told how many of the new models are open. Raises `Refused`, `ReleaseError`.
+    Without a base, it is that of the models' adapters. `opened` is told how many of the new models
+    are open. Raises `Refused`, `ReleaseError`.
     """
     extended = registry.read_manifest(extend) if extend is not None else None
     checkpoints = {}
@@ -122,9 +123,16 @@ def open_family(
         kept = tuple(name for name in sorted(extended.models) if name not in gone)
     if not kept and not checkpoints:
         raise Refused("no model would be left")
+    base = base or _base_of_adapters(models)
     family = Family(checkpoints, kept, extended, base.open() if base is not None else None)
     _check(family, extend)
     return family
+
+
+def _base_of_adapters(models: Mapping[str, ModelFiles]) -> ModelFiles | None:
+    """What all adapters are put on, if that is one checkpoint: slots may hold its experts."""
+    bases = {found.directory.resolve() for found in models.values() if found.adapter is not None}
+    return ModelFiles(bases.pop()) if len(bases) == 1 else None
 
 
 def _check(family: Family, extend: str | None) -> None:

@@ -34,12 +34,14 @@ class ScanTask:
 class LayerScan:
     """Experts of one model at one layer, by index.
 
-    `digests` are those of the blobs that would hold them unmerged; `square_norms` are sums of
-    squares of all weights and biases.
+    `digests` are those of the blobs that would hold them unmerged, and `unadapted` those of what
+    they are without an adapter, None where that is the same; `square_norms` are sums of squares of
+    all weights and biases.
     """
 
     digests: tuple[str, ...]
     square_norms: tuple[float, ...]
+    unadapted: tuple[str | None, ...]
 
 
 def scan(task: ScanTask) -> dict[str, Any]:
@@ -53,20 +55,29 @@ def scan(task: ScanTask) -> dict[str, Any]:
         part = source.read()
         for name, tensor in part.items():
             _check(task, name, tensor)
-        return {"digest": hashlib.sha256(encode_tensors(part)).hexdigest()}
+        return {"digest": _digest(part)}
     digests, norms = [], []
+    unadapted: list[str | None] = []
     for index in range(source.num_experts):
         tensors = source.read(index)
         for name, tensor in tensors.items():
             _check(task, f"{source.module}.{name}", tensor, (index,))
-        digests.append(hashlib.sha256(encode_tensors(tensors)).hexdigest())
+        digests.append(_digest(tensors))
+        is_adapted = source.is_adapted(index)
+        unadapted.append(_digest(source.unadapted.read(index)) if is_adapted else None)
         norms.append(math.fsum(_square_norm(tensor) for tensor in tensors.values()))
-    return {"digests": digests, "square_norms": norms}
+    return {"digests": digests, "square_norms": norms, "unadapted": unadapted}
 
 
 def layer_scan(result: dict[str, Any]) -> LayerScan:
     """A task's result as a value."""
-    return LayerScan(tuple(result["digests"]), tuple(result["square_norms"]))
+    return LayerScan(
+        tuple(result["digests"]), tuple(result["square_norms"]), tuple(result["unadapted"])
+    )
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(encode_tensors(tensors)).hexdigest()
 
 
 def _check(task: ScanTask, name: str, tensor: torch.Tensor, before: tuple[int, ...] = ()) -> None:

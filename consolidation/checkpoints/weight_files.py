@@ -7,10 +7,6 @@ from consolidation.errors import Refused
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-MERGE = (
-    'python -c "from peft import AutoPeftModelForCausalLM as M; '
-    "M.from_pretrained('{0}', dtype='auto').merge_and_unload().save_pretrained('{0}-merged')\""
-)
 CONVERT = (
     'python -c "from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained('{0}', dtype='auto').save_pretrained('{0}-safetensors')\""
@@ -37,13 +33,12 @@ def check_weight_files(directory: Path) -> None:
     if adapter and is_whole:
         raise Refused(
             f"{directory} holds whole weights and an adapter ({adapter[0]}), and it does not say "
-            "which is meant: move the adapter elsewhere, or merge it with\n  "
-            + MERGE.format(directory)
+            "which is meant: move the adapter elsewhere; the model with it is then BASE+ADAPTER"
         )
     if adapter:
         raise Refused(
-            f"{directory} holds an adapter ({adapter[0]}) and not the weights of a model: merge it "
-            f"into its base with\n  {MERGE.format(directory)}"
+            f"{directory} holds an adapter ({adapter[0]}) and not the weights of a model: give its "
+            f"base too, as NAME=BASE+{directory}"
         )
     if is_whole:
         return

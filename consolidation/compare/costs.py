@@ -6,12 +6,13 @@ nothing here knows a format.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
 
 import torch
 
+from consolidation.arithmetic.factors import Factors
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.sketch import Sketch
 from consolidation.arithmetic.weights import Weights
@@ -32,7 +33,8 @@ class Difference:
     checkpoint or a dense slot holds, to the bit, and every neuron in its own place.   spread,
     costs, sketches: of the unit's weights less the content's, by matrix; costs are of biases too,
     and of the whole, where nothing makes up for it. Both are 0 where nothing may be lost, and there
-    are sketches only of matrices that differ.
+    are sketches only of matrices that differ. factors: by matrix, what the whole difference is the
+    product of, where an adapter says it.
     """
 
     unit: Unit
@@ -42,23 +44,33 @@ class Difference:
     spread: Spread
     costs: Mapping[str, float]
     sketches: Mapping[str, Sketch]
+    factors: Mapping[str, Factors] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, unit: Unit, content: Weights, *, is_stored: bool) -> "Difference":
+    def between(
+        cls,
+        unit: Unit,
+        content: Weights,
+        *,
+        is_stored: bool,
+        factors: Mapping[str, Factors],
+    ) -> "Difference":
         """Weigh what a unit and a content differ by."""
         is_same = unit.weights is content or unit.weights.equals(content)
         nothing = dict.fromkeys(unit.sketchers, 0.0)
         if unit.locked or is_same:
-            return cls(unit, content, is_same, is_stored, nothing, nothing, {})
+            return cls(unit, content, is_same, is_stored, nothing, nothing, {}, factors)
         weights = unit.weights.minus(content)
         changed = [name for name, matrix in weights.matrices.items() if bool(matrix.any())]
-        sketches = {name: unit.sketchers[name].of(weights.matrices[name]) for name in changed}
+        sketches = {
+            name: unit.sketchers[name].of(weights.matrices[name], factors.get(name))
+            for name in changed
+        }
         costs = {name: unit.vector_cost(name, weights) for name in unit.sketchers}
         for name, sketch in sketches.items():
             costs[name] += sketch.tails[0]
-        return cls(
-            unit, content, is_same, is_stored, unit.spread(powers_of(weights)), costs, sketches
-        )
+        spread = unit.spread(powers_of(weights))
+        return cls(unit, content, is_same, is_stored, spread, costs, sketches, factors)
 
     def toward(self, content: Weights, share: float) -> "Difference":
         """That from a content which lies on the way to this one's: at `share` of the difference."""

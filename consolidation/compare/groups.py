@@ -1,7 +1,7 @@
 """What comparing a layer finds: groups of experts and the choices for each. Plain values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consolidation.arithmetic.frontier import Point
@@ -25,11 +25,15 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A distinct expert that uses a slot, its residuals, and the error that is expected then."""
+    """A distinct expert that uses a slot, its residuals, and the error that is expected then.
+
+    by_adapter: whether the residuals are the factors that its adapter adds to what the slot holds.
+    """
 
     expert: int
     residuals: PartForms
     error: float
+    by_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Group:
             content = choice.content
             if content.kind == EXPERTS:
                 content = Content(EXPERTS, tuple(map(at, content.positions)))
-            uses = tuple(Use(at(use.expert), use.residuals, use.error) for use in choice.uses)
+            uses = tuple(replace(use, expert=at(use.expert)) for use in choice.uses)
             return SlotChoice(content, choice.forms, uses)
 
         return Group(
@@ -126,7 +130,10 @@ class Group:
 
 
 def _slot_to_json(slot: SlotChoice) -> list[Any]:
-    uses = [[use.expert, [str(one) for one in use.residuals], use.error] for use in slot.uses]
+    uses = [
+        [use.expert, [str(one) for one in use.residuals], use.error, use.by_adapter]
+        for use in slot.uses
+    ]
     return [slot.content.kind, list(slot.content.positions), list(map(str, slot.forms)), uses]
 
 
@@ -136,6 +143,7 @@ def _slot_from_json(value: list[Any]) -> SlotChoice:
         Content(kind, tuple(positions)),
         tuple(map(PartForm.of, forms)),
         tuple(
-            Use(expert, tuple(map(PartForm.of, labels)), error) for expert, labels, error in uses
+            Use(expert, tuple(map(PartForm.of, labels)), error, by_adapter)
+            for expert, labels, error, by_adapter in uses
         ),
     )

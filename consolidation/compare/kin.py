@@ -1,16 +1,18 @@
 """Finds the experts of a layer with one origin: same index first, then any index and neuron order.
 
-Decides nothing about bytes. Experts of one origin differ by fine-tuning alone; others are as far
-apart as strangers, and no slot could serve both.
+Says which of one origin are closest, and decides nothing about bytes. Experts of one origin differ
+by fine-tuning alone; others are as far apart as strangers, and no slot could serve both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from consolidation.arithmetic.alignment import fingerprint, match_sketches, reorder, sketch
+from consolidation.arithmetic.tree import centred_gram, merge_tree
 from consolidation.arithmetic.weights import Weights
 from representation.layout import Layout
 
@@ -131,3 +133,24 @@ def _join(
         else:
             found.append((number, list(group), {}))
     return [Kin(tuple(members), via) for _, members, via in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Experts of a group that may share a slot, by position in it; and the two it parts into."""
+
+    members: tuple[int, ...]
+    halves: tuple[int, int] | None
+
+
+def branches(experts: Sequence[Weights], counts: Sequence[int]) -> list[Branch]:
+    """A tree over experts, the closest joined first; every branch after its halves."""
+    found = [Branch((i,), None) for i in range(len(experts))]
+    gram = np.zeros((len(experts), len(experts)))
+    for tensors in zip(*(weights.tensors() for weights in experts), strict=True):
+        if len(experts) > 2:  # Two can only be joined.
+            gram += centred_gram(torch.stack([tensor.flatten() for tensor in tensors]))
+    for merge in merge_tree(gram, counts):
+        members = (*found[merge.one].members, *found[merge.other].members)
+        found.append(Branch(tuple(sorted(members)), (merge.one, merge.other)))
+    return found

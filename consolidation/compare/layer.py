@@ -6,27 +6,34 @@ or what its halves are. Contents of a slot are tried: the base's expert, each me
 mean.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from consolidation.arithmetic.alignment import match, reorder, reorder_metric
+from consolidation.arithmetic.factors import Factors
 from consolidation.arithmetic.frontier import Point
 from consolidation.arithmetic.metric import Metric, together, weight_metric
 from consolidation.arithmetic.on_device import CPU, same_sums
-from consolidation.arithmetic.tree import centred_gram, merge_tree
 from consolidation.arithmetic.weights import Weights, mean_weights, weights_of
 from consolidation.checkpoints.checkpoint import ExpertsSource
 from consolidation.checkpoints.contents import User
 from consolidation.compare.costs import Difference
 from consolidation.compare.groups import BASE, EXPERTS, KEPT, Choices, Content, Group
-from consolidation.compare.kin import Kin, related
+from consolidation.compare.kin import Kin, branches, related
 from consolidation.compare.menu import SLOT_FORMATS, FileSizes, Pair
-from consolidation.compare.noise import Noise, Powers, Unit, measure_noise, powers_of, unit_of
+from consolidation.compare.noise import (
+    Noise,
+    Powers,
+    Unit,
+    loss_shares,
+    measure_noise,
+    powers_of,
+    unit_of,
+)
 from consolidation.compare.ways import GroupWays, Node, Way, few_formats
 from consolidation.release import Part, Registry, read_expert
 from consolidation.statistics.stored import StatisticsStore
@@ -40,30 +47,37 @@ MAX_CONTENTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """A distinct expert: where to read it, who has it, and the kept slots that may replace it."""
+    """A distinct expert: where to read it, who has it, and the kept slots that may replace it.
+
+    digest: of what a slot of its own would hold.   unadapted: of what it is without its adapter.
+    """
 
     source: ExpertsSource
     index: int
     users: tuple[User, ...]
+    digest: str
+    unadapted: str | None = None
     locked: bool = False
     kept: tuple[int, ...] = ()
 
     def read(self, device: torch.device) -> Weights:
         """The weights, for computing."""
-        return weights_of(self.source.read(self.index), self.source.shape, device)
+        return weights_of(self.source.read_wide(self.index), self.source.shape, device)
 
 
 @dataclass(frozen=True, slots=True)
 class CompareTask:
     """Distinct experts of one layer, and the slots of a release that is extended.
 
-    kin: who has one origin.   statistics: of the models; None compares weights.
-    max_formats: that the layer may have; None: any number.   device: that computes.
+    base_digests: of the base's experts, as digests of the models' are.   kin: who has one origin.
+    statistics: of the models; None compares weights.   max_formats: that the layer may have; None:
+    any number.   device: that computes.
     """
 
     layer: int
     experts: tuple[Distinct, ...]
     base: ExpertsSource | None
+    base_digests: tuple[str, ...]
     statistics: StatisticsStore | None
     dtype: torch.dtype
     slots: tuple[Part, ...] = ()
@@ -126,18 +140,16 @@ class _Comparison:
         }
         units = [self._unit(member, orders.get(member)) for member in kin.members]
         others = self._others(kin, units)
-        menu = _GroupMenu(kin, units, others, self._stored(kin, others), noise, self._sizes)
-        return GroupWays(
-            tuple(
-                Node(tuple(menu.as_one_slot(node.members)), node.halves) for node in _nodes(units)
-            )
-        )
+        stored, adapted = self._stored(kin, others), self._adapted(kin, others)
+        menu = _GroupMenu(kin, units, others, stored, adapted, noise, self._sizes)
+        nodes = branches([u.weights for u in units], [u.count for u in units])
+        return GroupWays(tuple(Node(tuple(menu.as_one_slot(n.members)), n.halves) for n in nodes))
 
     def _unit(self, position: int, order: torch.Tensor | None) -> Unit:
         """Also finds its shares, so that its statistics are read only once."""
         expert = self._task.experts[position]
         by_user = [self._metrics(user) for user in expert.users]
-        self._shares[position] = _shares(expert.users, by_user)
+        self._shares[position] = loss_shares(expert.users, by_user)
         weights = self._read(position)
         counts = [user.weight for user in expert.users]
         metrics = {n: together([own[n] for own in by_user], counts) for n in by_user[0]}
@@ -179,7 +191,12 @@ class _Comparison:
 
     def _stored(self, kin: Kin, others: Mapping[Content, Weights]) -> frozenset[Content]:
         """Contents that a dense slot would hold to the bit, every neuron in its own place."""
-        found = {Content(EXPERTS, (member,)) for member in kin.members if member not in kin.via}
+        found = {
+            Content(EXPERTS, (member,))
+            for member in kin.members
+            # What an adapter adds is rounded where it is stored.
+            if member not in kin.via and self._task.experts[member].unadapted is None
+        }
         for content, weights in others.items():
             if content.kind == KEPT:
                 parts = self._kept(content.positions[0])
@@ -190,37 +207,37 @@ class _Comparison:
                 found.add(content)
         return frozenset(found)
 
-
-def _shares(users: Sequence[User], metrics: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
-    """By model, its loss by an error of their expert over the error counted."""
-    masses: dict[str, float] = {}
-    counted = 0.0
-    for user, own in zip(users, metrics, strict=True):
-        mass = sum(metric.mass for metric in own.values()) if own else 1.0
-        masses[user.model] = masses.get(user.model, 0.0) + mass
-        counted += mass * user.weight
-    return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}
+    def _adapted(self, kin: Kin, others: Collection[Content]) -> dict[int, "_Adapted"]:
+        """By position in the group, experts whose adapter adds to a content that may be tried."""
+        digests = {
+            BASE: self._task.base_digests,
+            EXPERTS: [one.digest for one in self._task.experts],
+            KEPT: [slot.digest for slot in self._task.slots],
+        }
+        contents = [*others, *(Content(EXPERTS, (member,)) for member in kin.members)]
+        found = {}
+        for place, member in enumerate(kin.members):
+            expert = self._task.experts[member]
+            if expert.unadapted is not None and member not in kin.via:
+                same = (c for c in contents if digests[c.kind][c.positions[0]] == expert.unadapted)
+                found[place] = _Adapted(expert, frozenset(same), self._task.device)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    """Units of a group that may share a slot, by position in it; and the nodes it parts into."""
+class _Adapted:
+    """An expert with an adapter, and the contents that hold what its adapter adds to."""
 
-    members: tuple[int, ...]
-    halves: tuple[int, int] | None
+    expert: Distinct
+    bases: frozenset[Content]
+    device: torch.device
 
-
-def _nodes(units: Sequence[Unit]) -> list[_Node]:
-    """A tree over units, every node after its halves."""
-    nodes = [_Node((i,), None) for i in range(len(units))]
-    gram = np.zeros((len(units), len(units)))
-    for tensors in zip(*(unit.weights.tensors() for unit in units), strict=True):
-        if len(units) > 2:  # Two can only be joined.
-            gram += centred_gram(torch.stack([tensor.flatten() for tensor in tensors]))
-    for merge in merge_tree(gram, [unit.count for unit in units]):
-        members = (*nodes[merge.one].members, *nodes[merge.other].members)
-        nodes.append(_Node(tuple(sorted(members)), (merge.one, merge.other)))
-    return nodes
+    def added_to(self, content: Content) -> dict[str, Factors]:
+        """By matrix, what the adapter adds to a content; empty if it adds to another."""
+        if content not in self.bases:
+            return {}
+        found = self.expert.source.factors(self.expert.index)
+        return {name: factors.on(self.device) for name, factors in found.items()}
 
 
 class _GroupMenu:
@@ -232,6 +249,7 @@ class _GroupMenu:
         units: Sequence[Unit],
         others: Mapping[Content, Weights],
         stored: frozenset[Content],
+        adapted: Mapping[int, _Adapted],
         noise: Noise,
         sizes: FileSizes,
     ) -> None:
@@ -239,6 +257,7 @@ class _GroupMenu:
         self._units = units
         self._others = others
         self._stored = stored
+        self._adapted = adapted
         self._is_lossless = all(unit.locked for unit in units)
         self._noise = noise
         self._sizes = sizes
@@ -248,7 +267,11 @@ class _GroupMenu:
 
     def as_one_slot(self, members: Sequence[int]) -> Iterator[Way]:
         """Every way to serve these units by one slot that is tried."""
-        contents = {self._own(m): m for m in members[:MAX_CONTENTS]}
+        there = {*self._others, *map(self._own, members)}
+        # Adapters of one base are nearer to it than to each other.
+        on_base = {m for m, one in self._adapted.items() if one.bases & there}
+        apart = [m for m in members if len(members) == 1 or m not in on_base]
+        contents = {self._own(m): m for m in apart[:MAX_CONTENTS]}
         for content, member in contents.items():
             yield self._with(content, self._units[member].weights, members)
         for content, weights in self._others.items():
@@ -295,7 +318,10 @@ class _GroupMenu:
     def _between(self, member: int, content: Content, weights: Weights) -> Difference:
         if (member, content) not in self._differences:
             is_stored = {self._own(member), content} <= self._stored
-            found = Difference.between(self._units[member], weights, is_stored=is_stored)
+            adapted = self._adapted.get(member)
+            factors = adapted.added_to(content) if adapted is not None else {}
+            unit = self._units[member]
+            found = Difference.between(unit, weights, is_stored=is_stored, factors=factors)
             if len(content.positions) > 1:
                 return found  # Another mean: its weights are not to stay in memory.
             self._differences[member, content] = found

@@ -10,9 +10,9 @@ import torch
 from consolidation.arithmetic.frontier import Point
 from consolidation.compare.costs import Difference, Formats, SlotLoss, cost_of
 from consolidation.compare.noise import Noise, Powers
-from consolidation.compare.part_form import PartForm, PartForms
+from consolidation.compare.part_form import PartForm, PartForms, joined
 from consolidation.compare.ways import Options
-from representation.formats import DENSE, FORMATS, ExpertShape, Format
+from representation.formats import DENSE, FORMATS, ExpertShape, Format, LowRank
 
 COSTS = tuple(cost_of(kind) for kind in FORMATS)
 LOSSLESS = tuple(cost for cost in COSTS if any(fmt.replaces for fmt in cost.residuals))
@@ -20,11 +20,18 @@ LOSSLESS = tuple(cost for cost in COSTS if any(fmt.replaces for fmt in cost.resi
 SLOT_FORMATS: Formats = tuple(fmt for cost in COSTS for fmt in cost.slots)
 NUM_MATRICES = 2
 """Matrices of an expert: what goes in, and what comes out."""
-MAX_MAPS = (1 + NUM_MATRICES) * len(SLOT_FORMATS) + sum(
-    2 if fmt.replaces else 1 + NUM_MATRICES for cost in COSTS for fmt in cost.residuals
-)
-"""Maps that shelves of one layer may have: two for residuals that replace weights, and for slots
-and other residuals of a format one for those of all matrices and one for those of each."""
+
+
+def max_maps(num_adapters: int) -> int:
+    """Maps that shelves of one layer may have.
+
+    Two for residuals that replace weights, and for slots and other residuals of a format one for
+    those of all matrices and one for those of each. Each adapter may have ranks of its own.
+    """
+    residuals = [fmt for cost in COSTS for fmt in cost.residuals]
+    replacing = [fmt for fmt in residuals if fmt.replaces]
+    others = len(SLOT_FORMATS) + len(residuals) - len(replacing) + num_adapters
+    return 2 * len(replacing) + (1 + NUM_MATRICES) * others
 
 
 class Pair:
@@ -35,6 +42,10 @@ class Pair:
         self._unit = difference.unit
         self._same = difference.is_same
         self._costs = difference.costs
+        ranks = {name: found.rank for name, found in difference.factors.items()}
+        names = difference.content.matrices
+        adapted = {name: (LowRank(ranks[name]),) if name in ranks else () for name in names}
+        self._by_adapter = joined(adapted) if ranks else None
         self._content_spread = {} if self._unit.locked else self._unit.spread(content)
         costs = LOSSLESS if self._unit.locked else COSTS
         self._offers = [cost.offers(difference) for cost in costs]
@@ -58,14 +69,17 @@ class Pair:
         for offers in self._offers:
             for fmt, error in offers.whole(slot):
                 whole.append(Point(sizes.residual(PartForm(fmt)), error, (PartForm(fmt),)))
+        by_adapter = self._by_adapter if slot == DENSE else None
         if self._unit.locked:
-            return Options(tuple(whole), {})
+            if by_adapter is not None:
+                whole.append(Point(sum(map(sizes.residual, by_adapter)), 0.0, by_adapter))
+            return Options(tuple(whole), {}, by_adapter)
         lost = cost_of(slot.kind).of_slot(slot, self._content_spread, noise)
         apart = {
             name: tuple(self._of_matrix(SlotLoss(name, lost[name], noise), sizes))
             for name in self._costs
         }
-        return Options(tuple(whole), apart)
+        return Options(tuple(whole), apart, by_adapter)
 
     def _of_matrix(self, loss: SlotLoss, sizes: "FileSizes") -> Iterator[Point[Formats]]:
         """What residuals of one matrix take and leave."""

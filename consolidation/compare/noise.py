@@ -4,7 +4,7 @@ No expert is rounded to learn what it would cost: the error is predicted from th
 rounded, by factors that are measured on some rows of one expert of a layer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrix
 from consolidation.arithmetic.sketch import Sketcher, powers
 from consolidation.arithmetic.weights import Weights
+from consolidation.checkpoints.contents import User
 from representation.formats import Packed
 
 GROUP = 128
@@ -98,3 +99,14 @@ def measure_noise(units: Iterable[Unit]) -> Noise:
             cost = metric.noise_cost(rounded.values - matrix)
             factors[name, bits] = cost / spread if spread else 0.0
     return Noise(factors)
+
+
+def loss_shares(users: Sequence[User], metrics: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
+    """By model, its loss by an error of their expert over the error counted."""
+    masses: dict[str, float] = {}
+    counted = 0.0
+    for user, own in zip(users, metrics, strict=True):
+        mass = sum(metric.mass for metric in own.values()) if own else 1.0
+        masses[user.model] = masses.get(user.model, 0.0) + mass
+        counted += mass * user.weight
+    return {model: mass / counted if counted else 0.0 for model, mass in masses.items()}

@@ -52,6 +52,8 @@ class RankCost:
 class RankOffers(NoOffers):
     """See `Offers`. Matrices that do not differ have nothing to offer.
 
+    Where factors are known, all of them leave nothing.
+
     tails: by matrix and rank, the cost of what the rank leaves.   left: the spread of that.
     """
 
@@ -60,8 +62,12 @@ class RankOffers(NoOffers):
         self._left: dict[str, dict[int, float]] = {}
         for name, sketch in difference.sketches.items():
             smallest = min(difference.content.matrices[name].shape)
-            ranks = [rank for rank in RANKS if rank < smallest]
+            known = difference.factors.get(name)
+            most = smallest if known is None else min(smallest, known.rank)
+            ranks = [rank for rank in RANKS if rank < most]
             self._tails[name] = {rank: sketch.tails[rank] for rank in ranks}
+            if known is not None and known.rank < smallest:
+                self._tails[name][known.rank] = 0.0
             self._left[name] = {
                 rank: max(0.0, difference.spread[name] - sketch.taken[rank])
                 for rank in BOTH_RANKS

@@ -39,11 +39,12 @@ class Options:
 
     whole: residuals for all matrices together.   apart: instead, by matrix, formats of its
     residuals, with the bytes that they take alone, and its error. Both empty: nothing gives the
-    expert from this slot.
+    expert from this slot.   by_adapter: those of either that are what its adapter adds.
     """
 
     whole: tuple[Point[PartForms], ...]
     apart: Mapping[str, Sequence[Point[Chosen]]]
+    by_adapter: PartForms | None = None
     _known: dict[tuple[str, Formats | None], tuple[Point[Chosen], ...]] = field(
         default_factory=dict
     )
@@ -147,8 +148,10 @@ class Way:
             return  # One of them is locked, and nothing gives it back from this.
         for point in total([[Point(p.num_bytes, p.error, p) for p in own] for own in found]):
             uses = [
-                Use(member, own.choice, own.error)
-                for member, own in zip(self.members, point.choice, strict=True)
+                Use(member, own.choice, own.error, own.choice == options.by_adapter)
+                for member, own, options in zip(
+                    self.members, point.choice, self.options[DENSE], strict=True
+                )
             ]
             choice = SlotChoice(self.content, AS_IT_IS, tuple(uses))
             yield Point(self.slot_bytes(AS_IT_IS) + point.num_bytes, point.error, (choice,))
@@ -176,7 +179,9 @@ class Way:
             chosen = zip(self.matrices, own, strict=True)
             residuals = joined({name: one.choice for name, one in chosen})
             num_bytes += sum(map(self.sizes.residual, residuals))
-            uses.append(Use(member, residuals, math.fsum(one.error for one in own)))
+            error = math.fsum(one.error for one in own)
+            by_adapter = slot == AS_IT_IS and residuals == self.options[DENSE][number].by_adapter
+            uses.append(Use(member, residuals, error, by_adapter))
         return Point(num_bytes, point.error, (SlotChoice(self.content, slot, tuple(uses)),))
 
     def slot_bytes(self, forms: PartForms) -> int:

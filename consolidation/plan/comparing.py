@@ -3,10 +3,11 @@
 What a task does is elsewhere (`consolidation/compare`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consolidation.checkpoints.contents import Contents, User
 from consolidation.checkpoints.family import Family
+from consolidation.checkpoints.scan import LayerScan
 from consolidation.compare.groups import Group
 from consolidation.compare.kin import Kin
 from consolidation.compare.layer import CompareTask, Distinct, compare_layer
@@ -32,6 +33,8 @@ def compare_tasks(
     recipe: Recipe,
     family: Family,
     by_layer: Sequence[Contents],
+    scans: Mapping[str, Sequence[LayerScan]],
+    of_base: Sequence[LayerScan],
     extended: Extended | None,
     statistics: StatisticsStore | None,
 ) -> list[CompareTask]:
@@ -40,9 +43,11 @@ def compare_tasks(
         task = CompareTask(
             layer=layer,
             experts=tuple(
-                _distinct(recipe, family, layer, contents, i, extended) for i in _fresh(contents)
+                _distinct(recipe, family, layer, contents, i, scans, extended)
+                for i in _fresh(contents)
             ),
             base=family.base.experts[layer] if family.base is not None else None,
+            base_digests=of_base[layer].digests if family.base is not None else (),
             statistics=statistics,
             dtype=DTYPES[family.dtype],
             slots=extended.manifest.layers[layer].slots if extended is not None else (),
@@ -115,6 +120,7 @@ def _distinct(
     layer: int,
     contents: Contents,
     position: int,
+    scans: Mapping[str, Sequence[LayerScan]],
     extended: Extended | None,
 ) -> Distinct:
     users = contents.users[position]
@@ -127,6 +133,8 @@ def _distinct(
         source=family.source(first.model, layer),
         index=first.index,
         users=tuple(User(u.model, u.index, recipe.weights.get(u.model, 1.0)) for u in users),
+        digest=contents.digests[position],
+        unadapted=scans[first.model][layer].unadapted[first.index],
         locked=not recipe.is_lossy or any(user.model in recipe.exact for user in users),
         kept=tuple(sorted(kept)),
     )

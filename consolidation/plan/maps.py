@@ -41,7 +41,9 @@ def _planned_layer(
         kind, positions = choice.content.kind, choice.content.positions
         orders = _orders(contents, groups.get(choice.uses[0].expert), choice)
         members = tuple(
-            Member(contents.users[use.expert], use.residuals, orders.get(use.expert))
+            Member(
+                contents.users[use.expert], use.residuals, orders.get(use.expert), use.by_adapter
+            )
             for use in choice.uses
         )
         if kind == KEPT:

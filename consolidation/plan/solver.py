@@ -6,10 +6,10 @@ error saved per byte.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from consolidation.arithmetic.frontier import frontier, spend
-from consolidation.compare.groups import Choices, SlotChoice
+from consolidation.compare.groups import Choices, SlotChoice, Use
 from consolidation.errors import Refused
 from consolidation.plan.maps import (
     expert_maps,
@@ -71,15 +71,18 @@ def lossless_plan(
     """The plan of the fewest bytes in which every expert is what it was, to the bit.
 
     Each in a slot as it is, or what every frontier ends with, which may be known by fewer bytes.
+    An adapted expert may be its base's, as it is, with the factors of its adapter.
     """
     every = [_as_they_are(layer, range(len(layer.contents.digests))) for layer in layers]
     plain = _plan(layers, every, terms, extended)
     ends = [group.points[-1] for layer in layers for group in layer.groups or ()]
     if not ends or any(end.error for end in ends):
         return plain
-    found = chosen_plan(layers, [end.choice for end in ends], terms, extended)
-    is_better = found.expert_bytes_after < plain.expert_bytes_after
-    return found if is_better and not found.approximated else plain
+    chosen = _by_layer(layers, [end.choice for end in ends])
+    if not all(use.by_adapter for _, use in _not_the_same(layers, chosen)):
+        return plain
+    found = _plan(layers, chosen, terms, extended)
+    return found if found.expert_bytes_after < plain.expert_bytes_after else plain
 
 
 def chosen_plan(
@@ -185,7 +188,15 @@ def _approximated(
     layers: Sequence[LayerChoices], chosen: Sequence[Sequence[SlotChoice]]
 ) -> frozenset[str]:
     """Models with an expert that is not served bit for bit."""
-    found: set[str] = set()
+    changed = _not_the_same(layers, chosen)
+    users = (user for layer, use in changed for user in layer.contents.users[use.expert])
+    return frozenset(user.model for user in users)
+
+
+def _not_the_same(
+    layers: Sequence[LayerChoices], chosen: Sequence[Sequence[SlotChoice]]
+) -> Iterator[tuple[LayerChoices, Use]]:
+    """Uses that do not give an expert back to the bit."""
     for layer, choices in zip(layers, chosen, strict=True):
         for choice in choices:
             for use in choice.uses:
@@ -195,8 +206,7 @@ def _approximated(
                     continue
                 own = choice.content, choice.forms, use.residuals
                 if own != (exact.content, exact.forms, ()):
-                    found |= {user.model for user in layer.contents.users[use.expert]}
-    return frozenset(found)
+                    yield layer, use
 
 
 def budget_bytes(budget: float | None, one_model: int, num_models: int) -> int | None:

@@ -100,7 +100,7 @@ def make_study(
     `windows` are by model; without any for statistics, weights alone are compared. `open_store`
     gets a digest for each model, of all that its statistics depend on. Raises `Refused`.
     """
-    scans, backbones = _scan(recipe, family, stages)
+    scans, backbones, of_base = _scan(recipe, family, stages)
     kept = Extended(family.extended, family.kept) if family.extended is not None else None
     by_layer = contents_by_layer(family.modules, scans, _kept_contents(kept))
     norms = [n for layers in scans.values() for layer in layers for n in layer.square_norms]
@@ -111,7 +111,7 @@ def make_study(
         if recipe.is_lossy and any(found.statistics for found in windows.values()):
             keys = _statistics_keys(recipe, family, scans, backbones, windows)
             statistics = open_store(keys)
-        tasks = compare_tasks(recipe, family, by_layer, kept, statistics)
+        tasks = compare_tasks(recipe, family, by_layer, scans, of_base, kept, statistics)
         origins = find_all_origins(tasks, stages)
         if kept is None:
             terms = PlanTerms(
@@ -221,10 +221,10 @@ def _gather(
 
 def _scan(
     recipe: Recipe, family: Family, stages: Stages
-) -> tuple[dict[str, tuple[LayerScan, ...]], dict[str, list[str]]]:
-    """Scan all new models; of the base, values are checked.
+) -> tuple[dict[str, tuple[LayerScan, ...]], dict[str, list[str]], tuple[LayerScan, ...]]:
+    """Scan all new models, and the base's experts.
 
-    -> by model, its experts' layers and digests of the parts of its backbone
+    -> by model, its experts' layers and digests of the parts of its backbone; layers of the base
     """
     experts = [
         (f"{name} {layer}", ScanTask(name, source, recipe.is_lossy))
@@ -252,4 +252,4 @@ def _scan(
         name: [str(next(results)["digest"]) for _ in checkpoint.backbone]
         for name, checkpoint in family.checkpoints.items()
     }
-    return scans, backbones
+    return scans, backbones, tuple(map(layer_scan, results))

@@ -31,11 +31,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Experts of one content that use a slot, and the residuals they share."""
+    """Experts of one content that use a slot, and the residuals they share.
+
+    by_adapter: whether those are the factors that their adapter adds to what the slot holds.
+    """
 
     users: tuple[Expert, ...]
     residuals: PartForms = ()
     order: NeuronOrder | None = None
+    by_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Weights(Protocol):
 
 
 class CheckpointWeights:
-    """Those of a checkpoint, as stored."""
+    """Those of a checkpoint, as stored; experts of an adapter as it means them, not rounded."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config: Mapping[str, Any] = checkpoint.config
@@ -52,7 +52,7 @@ class CheckpointWeights:
 
     def expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
         """See `Weights.expert`."""
-        return self._experts[layer].read(index)
+        return self._experts[layer].read_wide(index)
 
     def read_ahead(self, part: str, layer: int | None) -> None:
         """See `Weights.read_ahead`: the system reads into its page cache."""

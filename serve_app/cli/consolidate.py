@@ -248,7 +248,7 @@ def consolidate(
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """Bytes that a device has left for experts. Raises `DoesNotFit`."""
 
-    from consolidation.compare.menu import MAX_MAPS
+    from consolidation.compare.menu import max_maps
     from consolidation.sources.bringing import bring
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
@@ -263,7 +263,7 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
         configs,
         str(configs[0]["dtype"]),
         EngineConfig(device_memory=device_memory),
-        num_maps=MAX_MAPS,
+        num_maps=max_maps(sum(one.adapter is not None for one in files.values())),
     )
 
 

@@ -177,12 +177,10 @@ def parse_source(value: str, *, hint: str) -> ModelSource:
         source = read_source(value, found_from(Path.cwd()))
     except BadSource as error:
         raise typer.BadParameter(str(error), param_hint=hint) from error
-    if source.adapter is not None:
-        raise typer.BadParameter(f"{value!r}: adapters are not read yet", param_hint=hint)
-    if source.kind is not Kind.DIRECTORY:
-        raise typer.BadParameter(f"{value!r}: only directories are read yet", param_hint=hint)
     for one in (source, source.adapter):
-        if one and one.kind is Kind.DIRECTORY and not Path(one.source).is_dir():
+        if one and one.kind is not Kind.DIRECTORY:
+            raise typer.BadParameter(f"{value!r}: only directories are read yet", param_hint=hint)
+        if one and not Path(one.source).is_dir():
             raise typer.BadParameter(f"{one.source!r} is not a directory", param_hint=hint)
     return source
 

@@ -68,12 +68,18 @@ def test_the_base_may_have_another_dtype_than_the_models(
         )
         assert family.dtype == "bfloat16"
         experts = tuple(
-            Distinct(family.source(name, 0), index, (User(name, index, 1.0),), locked=True)
+            Distinct(
+                family.source(name, 0),
+                index,
+                (User(name, index, 1.0),),
+                f"{name}{index}",
+                locked=True,
+            )
             for name in models
             for index in range(2)
         )
         source = family.source(None, 0)
-        task = CompareTask(0, experts, source, None, torch.bfloat16)
+        task = CompareTask(0, experts, source, ("", ""), None, torch.bfloat16)
         kin = tuple(map(Kin.from_json, find_origins(task)))
         found.append(compare_layer(replace(task, kin=kin)))
     assert found[0] == found[1]

@@ -52,6 +52,10 @@ class LowRankUpdate(ABC):
     def is_transposed(self) -> bool:
         """Whether the parameter has its input features first."""
 
+    def changes(self, index: int) -> bool:
+        """Whether anything is added to an expert's matrix. Reads nothing."""
+        return True
+
     @abstractmethod
     def factors(self, index: int | None) -> Factors | None:
         """Those of an expert's matrix, or of all there is where `index` is None; None: nothing.
@@ -115,10 +119,14 @@ class ListedUpdate(LowRankUpdate):
     shapes: Shapes
     is_transposed: bool
 
+    def changes(self, index: int) -> bool:
+        """See `LowRankUpdate.changes`."""
+        return index in self.experts
+
     def factors(self, index: int | None) -> Factors | None:
         """See `LowRankUpdate.factors`."""
         assert index is not None, "experts are read one by one"
-        if index not in self.experts:
+        if not self.changes(index):
             return None
         found = [(pattern, pair.read()) for pattern, pair in self.experts[index]]
         right = torch.cat([factors.right for _, factors in found])

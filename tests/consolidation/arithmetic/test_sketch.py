@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consolidation.arithmetic.decomposition import decompose
+from consolidation.arithmetic.factors import Factors
 from consolidation.arithmetic.metric import BLOCK, Metric, Samples, weight_metric
 from consolidation.arithmetic.sketch import Sketcher, powers
 from tests.consolidation.metrics import correlated_metric, random_matrix
@@ -108,3 +109,25 @@ def test_rows_that_never_mattered_and_differences_of_nothing_do_no_harm() -> Non
         found = Sketcher(one, 8, GROUP).of(matrix)
         assert max(found.tails) < 1e-30 or one is silent
         assert all(torch.tensor([*found.tails, *found.taken]).isfinite())
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    rank=st.integers(1, 12),
+    num_columns=st.integers(30, BLOCK + 40),
+    trust=st.sampled_from([None, 0.5]),
+)
+def test_known_factors_are_weighed_as_they_are(
+    rank: int, num_columns: int, trust: float | None
+) -> None:
+    metric = correlated_metric(30, num_columns)
+    if trust is not None:
+        metric = sampled(metric, trust)
+    factors = Factors(random_matrix(30, rank, seed=1), random_matrix(rank, num_columns, seed=2))
+    matrix = factors.product()
+    sketcher = Sketcher(metric, 8, GROUP)
+    found, looked_for = sketcher.of(matrix, factors), sketcher.of(matrix)
+
+    assert found.tails == pytest.approx(looked_for.tails, rel=1e-3, abs=1e-5 * found.tails[0])
+    assert found.taken == pytest.approx(looked_for.taken, rel=1e-3)
+    assert max(found.tails[rank:], default=0.0) <= 1e-6 * found.tails[0]

@@ -90,7 +90,9 @@ class Two:
 
 
 def pair_of(unit: Unit, content: Weights, *, is_stored: bool = True) -> Pair:
-    return Pair(Difference.between(unit, content, is_stored=is_stored), powers_of(content))
+    return Pair(
+        Difference.between(unit, content, is_stored=is_stored, factors={}), powers_of(content)
+    )
 
 
 def metrics_of(unit: Unit) -> dict[str, Metric]:

@@ -58,7 +58,7 @@ def as_pointer(directory: Path) -> None:
         (renamed("m-Q4_K_M.gguf"), "m-Q4_K_M.gguf: GGUF files are .* take the checkpoint"),
         (renamed("Model.safetensors"), "Model.safetensors: its tensors must be in model.safe"),
         (renamed("model-00001-of-00001.safetensors"), "or in shards beside .*index.json"),
-        (with_file("adapter_config.json", alone=True), "adapter .* not the weights .*merge_and_"),
+        (with_file("adapter_config.json", alone=True), "adapter .* not the weights .*NAME=BASE\\+"),
         (with_file("adapter_config.json", alone=False), "whole weights and an adapter .* which is"),
         (with_file("adapter_model.safetensors", alone=False), "adapter_model.safetensors.*which"),
         (renamed("MODEL.SAFETENSORS"), "MODEL.SAFETENSORS: its tensors must be in model.safe"),

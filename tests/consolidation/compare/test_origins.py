@@ -18,8 +18,8 @@ def layer(num_experts: int = 6) -> CompareTask:
     """Experts of one model at one layer, of 100 bytes each."""
     shape = ExpertShape({"up_proj": (2, 5)}, False)
     source = ExpertsSource("experts", num_experts, shape, None, (), num_experts * BYTES)
-    experts = tuple(Distinct(source, i, (User("m", i, 1.0),)) for i in range(num_experts))
-    return CompareTask(0, experts, None, None, torch.bfloat16)
+    experts = tuple(Distinct(source, i, (User("m", i, 1.0),), str(i)) for i in range(num_experts))
+    return CompareTask(0, experts, None, (), None, torch.bfloat16)
 
 
 @pytest.mark.parametrize(

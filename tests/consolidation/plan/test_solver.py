@@ -43,7 +43,11 @@ def make_contents(layers: Lettered, kept: Sequence[dict[str, int]] | None = None
     """layers[layer][model][index] is the content of an expert, as a number."""
     scans = {
         name: tuple(
-            LayerScan(tuple(digest(number, v) for v in layer[m]), (1.0,) * len(layer[m]))
+            LayerScan(
+                tuple(digest(number, v) for v in layer[m]),
+                (1.0,) * len(layer[m]),
+                (None,) * len(layer[m]),
+            )
             for number, layer in enumerate(layers)
         )
         for m, name in enumerate(MODELS)
@@ -211,7 +215,7 @@ def test_identical_experts_share_a_slot_without_being_asked() -> None:
 
 
 def test_a_content_that_lies_in_two_layers_is_counted_once() -> None:
-    same = LayerScan(("0" * 64,), (1.0,))
+    same = LayerScan(("0" * 64,), (1.0,), (None,))
     by_layer = contents_by_layer(["x", "y"], {"a": (same, same)})
     choices = [LayerChoices(contents, SIZES, None) for contents in by_layer]
     wanted = PlanTerms(("a",), 2 * SLOT, None, None, 1.0)
