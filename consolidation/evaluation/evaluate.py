@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from consolidation.arithmetic.on_device import CPU
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import ModelData
@@ -42,7 +42,7 @@ def evaluate(
         has_base = base is not None and base.vocab_size == checkpoint.vocab_size
         runs = _Runs(name, data[name], 1 + has_base + len(methods), device, progress)
         original = runs.begin(CheckpointWeights(checkpoint))
-        with Reference(name, original, data[name]) as reference:
+        with same_sums(device), Reference(name, original, data[name]) as reference:
             kl_base = None
             if base is not None and has_base:
                 kl_base = reference.score(runs.begin(CheckpointWeights(base))).kl

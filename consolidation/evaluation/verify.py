@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from consolidation.arithmetic.on_device import CPU
+from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.errors import Refused
 from consolidation.evaluation.golden_prompts import COMPUTE_DTYPE, golden_logits
 from consolidation.release import (
@@ -106,6 +106,7 @@ def _golden(
         unknown = sorted(weights.names().keys() - model.stock.state_dict().keys())
         if unknown:
             return [f"cannot be assembled: unknown tensors: {', '.join(unknown[:5])}"]
-        return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
+        with same_sums(device):
+            return golden_findings(golden, golden_logits(model, golden), COMPUTE_DTYPE)
     except (ValueError, KeyError, RuntimeError, Refused, Unservable) as error:
         return [f"cannot be assembled: {error}"]

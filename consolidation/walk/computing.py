@@ -1,4 +1,4 @@
-"""How the modules of a stock model compute in a walk: by the products of `arithmetic/products`."""
+"""How the modules of a stock model compute in a walk: by `arithmetic/float_products`."""
 
 from functools import partial
 from typing import Any

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from consolidation.checkpoints.checkpoint import ModelFiles
 from consolidation.checkpoints.family import open_family
@@ -16,6 +17,7 @@ from consolidation.sources.local_sources import local_models
 from serve_app.bench.weights.random_checkpoint import write_base
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.cli.main import run
+from tests.consolidation.running import recipe_of
 
 EXPERT_BYTES = 3 * 128 * 64 * 2
 CONFIG = SHAPES["olmoe-1b-7b"].config(
@@ -74,6 +76,14 @@ def test_what_cannot_fit_is_refused_before_a_tensor_is_read(
     recipe = Recipe("f", str(tmp_path / "r"), local_models(models), expert_budget=1.0)
     with pytest.raises(Refused, match=r"calibrate needs 1.50 GiB of memory, and 1.00 GiB are free"):
         consolidate(recipe, executor=LocalExecutor(), free=Free(GIB))
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_cannot_fit_a_card_is_refused_too(models: dict[str, Path], tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "r", models, 1.0, device=torch.device("cuda"))
+    words = r"calibrate needs 2.75 GiB of memory on the device \(cuda\), and 1.00 GiB are free"
+    with pytest.raises(Refused, match=words):
+        consolidate(recipe, executor=LocalExecutor(), free=Free(device=GIB))
     assert not (tmp_path / "r").exists()
 
 

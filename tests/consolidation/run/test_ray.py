@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import consolidate
 from consolidation.run.executor import LocalExecutor
-from consolidation.run.ray_tasks import STEPS, RayExecutor, visible_gpu
+from consolidation.run.ray_tasks import STEPS, RayExecutor, gpu_share, visible_gpu
 from tests.consolidation.families import write_family
 from tests.consolidation.run.deaths import (
     WhenRead,
@@ -82,13 +84,12 @@ def test_tasks_share_a_gpu_by_what_they_take_of_its_memory(
     executor: RayExecutor, tmp_path: Path
 ) -> None:
     known = RayExecutor(gpu_bytes=100)
-    tasks = [str(tmp_path / "here")] * 3
-    assert dict(known.map(alone, tasks, device_bytes=51)) == dict.fromkeys(range(3), True)
+    tasks = [str(tmp_path / "here")] * 2
+    assert dict(known.map(alone, tasks, device_bytes=51)) == dict.fromkeys(range(2), True)
     assert dict(known.map(together, [str(tmp_path / n) for n in "ab"], device_bytes=50)) == {
         0: "0",
         1: "0",
     }
-    assert dict(executor.map(alone, tasks, device_bytes=1)) == dict.fromkeys(range(3), True)
 
 
 def test_tasks_for_gpus_fail_where_there_is_none(
@@ -97,6 +98,14 @@ def test_tasks_for_gpus_fail_where_there_is_none(
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     with pytest.raises(RunFailed, match="no machine of the Ray cluster has one"):
         list(executor.map(same, [1], device_bytes=1))
+
+
+@given(st.integers(1, 1 << 40), st.integers(1, 1 << 40))
+def test_tasks_with_shares_of_a_gpu_fit_it(task: int, gpu: int) -> None:
+    share = gpu_share(task, gpu)
+    assert 0 < share <= 1
+    assert int(1 / share) * task <= gpu or share == 1
+    assert gpu_share(task, None) == 1
 
 
 def test_a_cluster_of_its_own_is_shown_one_gpu_of_those_that_are_visible() -> None:
