@@ -7,6 +7,7 @@ one metric takes is prepared once, for all differences that it weighs.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -53,6 +54,7 @@ def _sizes(groups: torch.Tensor, num_columns: int, group: int) -> torch.Tensor:
 class Sketcher:
     """A metric of one matrix (O, I), prepared for weighing many differences.
 
+    What only differences need is made when the first one comes: many experts are seen alone.
     spreads: (G,), by group of columns, the sum of what rounding with feedback leaves of an error.
     """
 
@@ -64,19 +66,28 @@ class Sketcher:
         self._width = min(max_rank + EXTRA, num_rows, num_columns)
         self._row_roots = row_roots(metric)[:, None]  # (O, 1)
         self._roots = metric.roots()  # (B, b, b)
-        generator = torch.Generator().manual_seed(0)
-        vectors = torch.randn(num_columns, self._width + TESTS, generator=generator)
-        blocks = in_blocks(vectors.to(metric.gain.device).T, num_columns)  # (B, w + t, b)
-        # The roots, not their transposes, multiply differences: so their transposes multiply these.
-        self._vectors = from_blocks(blocks @ self._roots.transpose(1, 2), num_columns).T
         by_column = metric.spreads_of(self._roots)  # (I,)
         missing = -num_columns % group
         grouped = torch.nn.functional.pad(by_column, (0, missing)).unflatten(0, (-1, group))
         self.spreads = grouped.sum(1)  # (G,)
         evenly = self.spreads / _sizes(self.spreads, num_columns, group)
         self._by_column = evenly.repeat_interleave(group)[:num_columns]  # (I,)
-        samples = metric.samples
-        self._gradients = None if samples is None else samples.gradients / self._row_roots.T
+
+    @cached_property
+    def _vectors(self) -> torch.Tensor:
+        """Random vectors, of which the last `TESTS` are for tests. (I, w + t)"""
+        num_columns = self.metric.num_columns
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(num_columns, self._width + TESTS, generator=generator)
+        blocks = in_blocks(vectors.to(self._roots.device).T, num_columns)  # (B, w + t, b)
+        # The roots, not their transposes, multiply differences: so their transposes multiply these.
+        return from_blocks(blocks @ self._roots.transpose(1, 2), num_columns).T
+
+    @cached_property
+    def _gradients(self) -> torch.Tensor | None:
+        """Those of the samples, over the roots of rows. (n, O)"""
+        samples = self.metric.samples
+        return None if samples is None else samples.gradients / self._row_roots.T
 
     def spread(self, mean_squares: torch.Tensor) -> float:
         """The spread of what has these `powers`: what rounding it costs is in proportion to it."""

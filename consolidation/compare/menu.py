@@ -86,8 +86,7 @@ class Pair:
         yield Point(0, self._costs[loss.matrix] + loss.cost, ())
         for offers in self._offers:
             for formats, error in offers.residuals(loss):
-                alone = [PartForm(fmt, (loss.matrix,)) for fmt in formats]
-                yield Point(sum(map(sizes.residual, alone)), error, formats)
+                yield Point(sizes.beside(loss.matrix, formats), error, formats)
 
 
 class FileSizes:
@@ -97,6 +96,7 @@ class FileSizes:
         self.shape = shape
         self._dtype = dtype
         self._known: dict[tuple[bool, PartForm], int] = {}
+        self._beside: dict[tuple[str, Formats], int] = {}
 
     def on_device(self, form: PartForm, *, residual: bool) -> int:
         """Bytes of the tensors of a slot's part, or of a residual, as a device holds them."""
@@ -110,6 +110,14 @@ class FileSizes:
     def residual(self, form: PartForm) -> int:
         """Bytes of a residual's file."""
         return self._file(form, residual=True)
+
+    def beside(self, matrix: str, formats: Formats) -> int:
+        """Bytes of the files of one matrix's residuals."""
+        key = matrix, formats
+        if key not in self._beside:
+            alone = [PartForm(fmt, (matrix,)) for fmt in formats]
+            self._beside[key] = sum(map(self.residual, alone))
+        return self._beside[key]
 
     def _file(self, form: PartForm, *, residual: bool) -> int:
         key = residual, form
