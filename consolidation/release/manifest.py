@@ -7,13 +7,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from consolidation.release.golden import Golden
 from consolidation.release.quality import Quality
