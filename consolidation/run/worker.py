@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+from consolidation.run.memory import give_back
+
 
 def carry_out(work: bytes, threads: int, nice: int, steps: int) -> Iterator[Any]:
     """Yield None at each of so many equal steps of a task, and then what a function gives for it.
@@ -41,4 +43,8 @@ def _result(work: bytes, threads: int, *others: Any) -> Any:
 
     torch.set_num_threads(threads)
     function, task = pickle.loads(work)
-    return function(task, *others)
+    try:
+        return function(task, *others)
+    finally:
+        # A worker waits for its next task beside others that compute.
+        give_back()

@@ -20,6 +20,7 @@ from torch import nn
 
 from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import Refused
+from consolidation.run.memory import give_back
 from consolidation.walk.computing import compute_by_products
 from consolidation.walk.filling import ExpertsFilling, Filling
 from consolidation.walk.weight_sources import Weights
@@ -154,6 +155,7 @@ class StreamedModel:
                 threading.Thread(target=self._weights.read_ahead, args=wanted, daemon=True).start()
             with self._filled(layer):
                 yield layer
+            give_back()
 
     def run(
         self,
