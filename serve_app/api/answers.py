@@ -13,7 +13,7 @@ LOWEST = -9999.0
 
 @dataclass(slots=True)
 class Choice:
-    """One choice while it is being collected. calls: deltas of the same call are one."""
+    """One choice while it is being collected."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -24,22 +24,20 @@ class Choice:
     def add(self, piece: Piece) -> None:
         self.text.append(piece["text"])
         self.reasoning.append(piece.get("reasoning", ""))
-        self.calls = joined([*self.calls, *piece.get("calls", ())])
+        self.calls.extend(piece.get("calls", ()))
         self.tokens.extend(piece["tokens"])
         self.finish = piece["finish"] or self.finish
 
 
 def joined(deltas: Iterable[CallDelta]) -> list[CallDelta]:
     """One for each call."""
-    calls: dict[int, CallDelta] = {}
+    calls: dict[int, list[CallDelta]] = {}
     for delta in deltas:
-        before = calls.get(delta["index"])
-        if before is None:
-            calls[delta["index"]] = delta
-        else:
-            arguments = before["arguments"] + delta["arguments"]
-            calls[delta["index"]] = {**before, "arguments": arguments}
-    return list(calls.values())
+        calls.setdefault(delta["index"], []).append(delta)
+    return [
+        {**first, "arguments": "".join(delta["arguments"] for delta in (first, *more))}
+        for first, *more in calls.values()
+    ]
 
 
 class Usage:

@@ -63,7 +63,7 @@ class ChatFormat:
             message["reasoning_content"] = reasoning
         if choice.calls:
             message["content"] = content or None
-            message["tool_calls"] = [self._call(number, call) for call in choice.calls]
+            message["tool_calls"] = [self._call(number, call) for call in joined(choice.calls)]
         return message
 
     def _call(self, number: int, call: CallDelta) -> dict[str, Any]:

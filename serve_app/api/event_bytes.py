@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
+from typing import Any, Literal
 
 from serve_app.api.answers import AnswerFormat, Head, Usage
 from serve_app.api.statuses import error_body
@@ -12,14 +12,16 @@ from serve_app.protocol.messages import Item, Piece
 
 _HERE = "<here>"
 """Stands for the text of a piece while an event is made to see what surrounds it."""
+_Shown = Literal["text", "reasoning"]
 _DONE = "data: [DONE]\n\n"
 
 
 class Events:
     """The events of one answer. What ends it is `[DONE]`, or an error if one happens midway.
 
-    Most pieces have only text, and the rest of the event is the same each time: it is encoded once
-    for each choice. Events of the last pieces are kept until `end`, to be one write with it.
+    Most pieces have only text, or reasoning, and the rest of the event is the same each time: it is
+    encoded once for each choice. Events of the last pieces are kept until `end`, to be one write
+    with it.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Events:
         if include_usage:
             self._base["usage"] = None
         self._start = f'data: {encoded(self._base).removesuffix("}")},"choices":['
-        self._around: dict[int, tuple[str, str]] = {}
+        self._around: dict[tuple[int, str], tuple[str, str]] = {}
         self._choices = choices
         self._unfinished = choices
         self._kept: list[str] = []
@@ -54,9 +56,12 @@ class Events:
         for item in items:
             if item["type"] == "piece":
                 self._usage.add(item)
-                if _is_text(item) and not self._form.logprobs:
-                    before, after = self._around.get(item["choice"]) or self._surround(item)
-                    events.append(f"{before}{quoted(item['text'])}{after}")
+                shown = None if self._form.logprobs else _only_text(item)
+                if shown is not None:
+                    name, text = shown
+                    around = self._around.get((item["choice"], name))
+                    before, after = around or self._surround(item, name)
+                    events.append(f"{before}{quoted(text)}{after}")
                     continue
                 self._unfinished -= item["finish"] is not None
                 events += [self._event(body) for body in self._form.chunks(item)]
@@ -87,18 +92,24 @@ class Events:
     def _event(self, body: dict[str, Any]) -> str:
         return f"{self._start}{encoded(body)}]}}\n\n"
 
-    def _surround(self, piece: Piece) -> tuple[str, str]:
-        """What is before and after the text of a piece that has only text."""
-        (body,) = self._form.chunks({**piece, "text": _HERE})
+    def _surround(self, piece: Piece, name: _Shown) -> tuple[str, str]:
+        """What is before and after the text of a piece that has only that."""
+        marked = piece.copy()
+        marked[name] = _HERE
+        (body,) = self._form.chunks(marked)
         before, _, after = self._event(body).rpartition(quoted(_HERE))
-        self._around[piece["choice"]] = before, after
+        self._around[piece["choice"], name] = before, after
         return before, after
 
 
-def _is_text(piece: Piece) -> bool:
-    """Whether it has a text and nothing else to show."""
-    is_more = piece["finish"] is not None or "reasoning" in piece or "calls" in piece
-    return bool(piece["text"]) and not is_more
+def _only_text(piece: Piece) -> tuple[_Shown, str] | None:
+    """Its text, or its reasoning, if it has nothing else to show."""
+    if piece["finish"] is not None or "calls" in piece:
+        return None
+    text, reasoning = piece["text"], piece.get("reasoning")
+    if reasoning is not None:
+        return None if text else ("reasoning", reasoning)
+    return ("text", text) if text else None
 
 
 def _data(body: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """The tools that a request offers, and which of them the answer must call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve_app.protocol.errors import bad_request
 
+_WORDS = ("none", "auto", "required")
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
@@ -46,7 +47,19 @@ class NamedTool(_Strict):
     function: NamedFunction
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+def _chosen(value: object) -> object:
+    """One message for whatever it is instead; pydantic would have one for each alternative."""
+    is_word = isinstance(value, str) and value in _WORDS
+    is_named = isinstance(value, Mapping) and isinstance(value.get("function"), Mapping)
+    if not (is_word or is_named):
+        raise ValueError(
+            "must be 'none', 'auto', 'required' or"
+            ' {"type": "function", "function": {"name": "…"}}'
+        )
+    return value
+
+
+ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, BeforeValidator(_chosen)]
 
 
 def without_twins(tools: list[Tool]) -> list[Tool]:

@@ -70,6 +70,7 @@ def test_what_is_chosen_is_in_the_job(
         ({"tool_choice": tool("f")}, "tool_choice"),
         ({"tools": [tool("f")], "tool_choice": tool("g")}, "tool_choice"),
         ({"tools": [tool("f")], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),
         ({"continue_final_message": True}, "continue_final_message"),
         (
@@ -114,3 +115,9 @@ def test_tokens_of_a_chat_are_counted_with_its_tools() -> None:
     made = tokenize_job(fields, ANYBODY)["chat"]
     assert made is not None
     assert [each["function"]["name"] for each in made["tools"]] == ["f"]
+
+
+@pytest.mark.parametrize("choice", ["any", 5, [], {"type": "function", "name": "f"}])
+def test_a_bad_choice_is_told_all_that_there_are(choice: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"'none', 'auto', 'required' or .*function"):
+        chat(tools=[tool("f")], tool_choice=choice)

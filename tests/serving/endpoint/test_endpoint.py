@@ -85,6 +85,29 @@ def test_a_chat_is_answered_from_the_models_template(served: Served) -> None:
     assert text == text_after(prompt, expected)
 
 
+def test_a_call_that_is_named_is_made_streamed_and_unstreamed(served: Served) -> None:
+    asked: Any = {
+        "model": "a",
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "function", "function": {"name": "run", "parameters": {}}}],
+        "tool_choice": {"type": "function", "function": {"name": "run"}},
+        "max_tokens": 12,
+        "temperature": 0,
+    }
+    answer = served.openai.chat.completions.create(**asked)
+    [call] = answer.choices[0].message.tool_calls
+    assert call.function.name == "run"
+    assert isinstance(json.loads(call.function.arguments), dict)
+    name, arguments = "", ""
+    for chunk in served.openai.chat.completions.create(**asked, stream=True):
+        for delta in chunk.choices[0].delta.tool_calls or ():
+            name += delta.function.name or ""
+            arguments += delta.function.arguments
+    assert (name, arguments) == (call.function.name, call.function.arguments)
+    cards = served.http.get("/v1/models").json()["data"]
+    assert {card["response_template"] for card in cards} == {"file"}
+
+
 def test_a_stop_string_ends_the_text(served: Served) -> None:
     expected = text_after(TOKENS, served.family.generate("a", TOKENS, 20))
     stop = next(character for character in expected[3:] if character != "\ufffd")
