@@ -52,10 +52,13 @@ def test_a_release_says_on_what_kind_of_device_it_was_made(manifest: Manifest) -
 
 
 def test_a_device_makes_the_release_of_the_cpu_but_for_rounding(
-    manifest: Manifest, directory: Path, tmp_path: Path
+    manifest: Manifest, directory: Path
 ) -> None:
     models = {name: directory / name for name in ("one", "two")}
-    on_cpu = manifest_of(run(tmp_path, models, **on_card.wishes(directory)))
+    statistics = directory / "registry" / "fam" / "work" / "statistics"
+    assert len(list(statistics.iterdir())) == 2
+    on_cpu = manifest_of(run(directory / "registry", models, **on_card.wishes(directory)))
+    assert len(list(statistics.iterdir())) == 4  # those of a device are not used on another
     assert "device" not in on_cpu.provenance
     assert manifest.models["one"].expert_map == on_cpu.models["one"].expert_map
     for one, other in zip(manifest.layers, on_cpu.layers, strict=True):

@@ -24,8 +24,9 @@ def terminal(facts: Mapping[str, Any]) -> list[TerminalPart]:
         ]
         for stage in stages
     ]
+    beside = "" if facts["device"] == "cpu" else f" and {facts['device']}"
     return [
-        f"{facts['models']} checkpoints, {size(total)} in all, on {facts['cores']} cores; "
+        f"{facts['models']} checkpoints, {size(total)} in all, on {facts['cores']} cores{beside}; "
         f"starting and reading them once before took {facts['start_s']:.1f} s, which do not count",
         Table("", COLUMNS, cells),
         f"all stages: {facts['wall_s']:.1f} s, {size(round(facts['bytes_per_s']))}/s; "

@@ -9,12 +9,13 @@ import multiprocessing
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import RunFailed
 from consolidation.pipeline import consolidate
 from consolidation.recipe import Recipe
@@ -38,10 +39,14 @@ SAMPLE_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Random checkpoints of one family: a base, and fine-tunes of it. config: of each model."""
+    """Random checkpoints of one family: a base, and fine-tunes of it.
+
+    config: of each model.   device: that consolidates them.
+    """
 
     config: Mapping[str, Any]
     num_models: int
+    device: torch.device = CPU
 
 
 def measured_run(
@@ -62,10 +67,11 @@ def measured_run(
             "checkpoint_bytes": sum(path.stat().st_size for path in _files(models.values())),
             "models": subject.num_models,
             "cores": cores,
+            "device": str(subject.device),
             "expert_budget": budget,
         }
         write_text(directory / "text.txt")
-        return facts | measure(models, directory, budget, cores, on_progress)
+        return facts | measure(models, directory, budget, cores, on_progress, device=subject.device)
 
 
 def write_family(
@@ -94,6 +100,7 @@ def measure(
     cores: int,
     on_progress: OnProgress = lambda *_: None,
     most_bytes: int | None = None,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Measure reading, and then every stage of a run on `directory`/text.txt.
 
@@ -106,6 +113,7 @@ def measure(
         models=local_models(models),
         expert_budget=budget,
         calibration=((None, directory / "text.txt"),),
+        device=device,
     )
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -166,7 +174,10 @@ def _run(recipe: Recipe, directories: Sequence[Path], cores: int, notes: Any) ->
         if cores == 1:
             torch.set_num_threads(1)
         else:
-            executor = stack.enter_context(RayExecutor(in_flight=cores))
+            executor = stack.enter_context(
+                RayExecutor(in_flight=cores, only_gpu=recipe.device.index)
+            )
+            recipe = replace(recipe, device=torch.device(recipe.device.type))
             list(executor.map(_ready, range(cores)))  # at once, each in a worker of its own
         _read(directories)  # into the page cache, if it is not there
         note(READ)

@@ -8,6 +8,7 @@ from serve_app.cli import output
 from serve_app.cli.bench import release_choice
 from serve_app.cli.bench.shown import show, stages
 from serve_app.cli.bench.subject_options import NumLayers
+from serve_app.cli.computing.computing_device import ComputingDevice, computing_device
 from serve_app.cli.options import AsJson
 from serve_app.cli.parsing import parse_positive
 
@@ -34,6 +35,7 @@ def consolidate(
             help="Tasks at once. 1: one process without Ray. Default: all cores.",
         ),
     ] = None,
+    device: ComputingDevice = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Measure seconds and peak memory of each stage of consolidating random checkpoints.
@@ -43,11 +45,12 @@ def consolidate(
     """
     import os
 
+    computing = computing_device(device)
     from serve_app.bench.consolidate.consolidate_terminal import terminal
     from serve_app.bench.consolidate.consolidating import Subject, measured_run
 
     chosen = release_choice.random(shape, layers, dtype="bfloat16", device="cpu", merged=False)
-    subject = Subject(chosen.config, models)
+    subject = Subject(chosen.config, models, computing)
     with stages() as on_progress:
         facts = measured_run(subject, expert_budget, cores or os.cpu_count() or 1, on_progress)
     facts = {**chosen.settings(), **facts}
