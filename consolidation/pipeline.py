@@ -23,10 +23,11 @@ from consolidation.noise_floor import under_noise_floor
 from consolidation.plan.memory_needs import Free, check_memory
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
-from consolidation.recipe import Recipe, check_recipe, recipe_digest
+from consolidation.recipe import Recipe, check_recipe, recipe_digest, study_digest
 from consolidation.release import Channel, ChannelMoved, Manifest, Registry
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
+from consolidation.run.kept_results import KeptResults
 from consolidation.sources.bringing import bring
 from consolidation.statistics.stored import open_statistics
 from consolidation.statistics.text import (
@@ -83,7 +84,8 @@ def consolidate(
         for name, found in windows.items():
             found.warn_of_little(name, family.checkpoints[name].experts[0].num_experts)
     data = encode(given.files, family.checkpoints)
-    digest = recipe_digest(recipe, family.checkpoints, family.base, given.calibration)
+    read = (family.checkpoints, family.base, given.calibration)
+    digest, of_study = recipe_digest(recipe, *read, given.files), study_digest(recipe, *read)
     with ExitStack() as stack:
         journal: Journal = NoJournal()
         scratch = None
@@ -92,10 +94,12 @@ def consolidate(
         else:
             registry.storage.tidy()
             journal = stack.enter_context(StoredJournal(registry.storage, digest))
+        kept = KeptResults(registry.storage, of_study, now, is_read_only=dry_run)
         stages = Stages(executor, journal, progress)
-        family = under_noise_floor(recipe, family, stages)
+        studying = replace(stages, journal=kept)
+        family = under_noise_floor(recipe, family, studying)
         opened = partial(open_statistics, registry.storage_url, now=now, scratch=scratch)
-        studied = make_study(recipe, family, windows, opened, stages, now)
+        studied = make_study(recipe, family, windows, opened, studying, now)
         plan = first_plan(recipe, family, studied)
         if dry_run:
             on_plan(plan)

@@ -14,8 +14,10 @@ import transformers
 from consolidation.arithmetic.on_device import CPU
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
+from consolidation.evaluation.data import Files
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.release.manifest import canonical_json
+from consolidation.run.kept_results import code_digest
 from consolidation.sources.model_source import ModelSource
 from consolidation.statistics.text import CalibrationFile
 from representation.names import NAME_RULE, valid_name
@@ -38,8 +40,8 @@ class Recipe:
     None: as many as are worth their bytes. `weights` says how much each model counts (1 by
     default), `exact` which models must be served bit for bit. `calibration` has files, each with
     the model it is for, or None for all.
-    `noise_floor` asks that tensors which differ by noise alone count as equal; where the release
-    may take less than all bytes, they do without.
+    `noise_floor` says whether tensors which differ by noise alone count as equal; None: where the
+    release may take less than all bytes.
     `tasks` and `texts` are, by model, what limits other than that of divergence are measured on.
     `device` is the device of all stages that compute with many numbers. Another kind of device
     adds in another order, so it is a part of what a release is made of.
@@ -58,7 +60,7 @@ class Recipe:
     max_formats: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     exact: frozenset[str] = frozenset()
-    noise_floor: bool = False
+    noise_floor: bool | None = None
     channel: str | None = None
     calibration: tuple[tuple[str | None, Path], ...] = ()
     tasks: Mapping[str, Path] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Recipe:
     @property
     def has_noise_floor(self) -> bool:
         """Whether tensors of models that are not exact count as equal if only noise differs."""
-        return self.noise_floor or self.is_lossy
+        return self.is_lossy if self.noise_floor is None else self.noise_floor
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -148,12 +150,42 @@ def recipe_digest(
     checkpoints: Mapping[str, Checkpoint],
     base: Checkpoint | None,
     calibration: Sequence[tuple[str | None, CalibrationFile]],
+    files: Files,
 ) -> str:
     """Results of tasks may be reused under the same digest: same files, same wishes.
 
     Channel and limits of quality are left out: they change only what is done with the results.
     """
-    content: dict[str, Any] = {
+    measured = {
+        "tasks": {name: file.digest for name, file in files.tasks.items()},
+        "texts": {name: file.digest for name, file in files.texts.items()},
+    }
+    study = _study(recipe, checkpoints, base, calibration)
+    whole = {**study, **_size(recipe), **measured}
+    return hashlib.sha256(canonical_json(whole)).hexdigest()[:32]
+
+
+def study_digest(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    base: Checkpoint | None,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
+) -> str:
+    """The same for what does not depend on how much the release may take, only on whether it may
+    lose anything; and on the code, since it is kept for longer.
+    """
+    content = _study(recipe, checkpoints, base, calibration)
+    whole = {**content, "is_lossy": recipe.is_lossy, "code": code_digest()}
+    return hashlib.sha256(canonical_json(whole)).hexdigest()[:32]
+
+
+def _study(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    base: Checkpoint | None,
+    calibration: Sequence[tuple[str | None, CalibrationFile]],
+) -> dict[str, Any]:
+    return {
         "family": recipe.family,
         "models": {
             name: [str(found.directory), found.fingerprint] for name, found in checkpoints.items()
@@ -161,11 +193,10 @@ def recipe_digest(
         "extend": recipe.extend,
         "remove": sorted(recipe.remove),
         "base": [str(base.directory), base.fingerprint] if base is not None else None,
-        **_wishes(recipe),
+        **_wishes_but_size(recipe),
         "calibration": [[model, file.digest] for model, file in calibration],
         "versions": versions(),
     }
-    return hashlib.sha256(canonical_json(content)).hexdigest()[:32]
 
 
 def provenance(
@@ -188,10 +219,19 @@ def provenance(
 
 
 def _wishes(recipe: Recipe) -> dict[str, Any]:
+    return {**_size(recipe), **_wishes_but_size(recipe)}
+
+
+def _size(recipe: Recipe) -> dict[str, Any]:
     return {
         "budget": recipe.expert_budget,
         "bytes": recipe.expert_bytes,
         "target_kl": recipe.target_kl,
+    }
+
+
+def _wishes_but_size(recipe: Recipe) -> dict[str, Any]:
+    return {
         "max_formats": recipe.max_formats,
         "weights": dict(sorted(recipe.weights.items())),
         "exact": sorted(recipe.exact),

@@ -24,7 +24,7 @@ PART_BYTES = 256 << 20
 """About how many bytes of experts, as read, one task compares: so that cores end together."""
 
 
-def _fresh(contents: Contents) -> list[int]:
+def fresh(contents: Contents) -> list[int]:
     """Positions of a layer's experts that no kept slot holds unchanged."""
     return [i for i, digest in enumerate(contents.digests) if digest not in contents.kept]
 
@@ -44,7 +44,7 @@ def compare_tasks(
             layer=layer,
             experts=tuple(
                 _distinct(recipe, family, layer, contents, i, scans, extended)
-                for i in _fresh(contents)
+                for i in fresh(contents)
             ),
             base=family.base.experts[layer] if family.base is not None else None,
             base_digests=of_base[layer].digests if family.base is not None else (),
@@ -100,8 +100,8 @@ def compare(
     )
     groups: list[list[Group]] = [[] for _ in layers]
     for (layer, _, _, positions), result in zip(parts, results, strict=True):
-        fresh = _fresh(by_layer[layer])
-        there = [fresh[position] for position in positions]
+        own = fresh(by_layer[layer])
+        there = [own[position] for position in positions]
         groups[layer] += [Group.from_json(group).numbered(there) for group in result]
     return [tuple(found) for found in groups]
 

@@ -113,16 +113,15 @@ def make_study(
             statistics = open_store(keys)
         tasks = compare_tasks(recipe, family, by_layer, scans, of_base, kept, statistics)
         origins = find_all_origins(tasks, stages)
-        if kept is None:
-            terms = PlanTerms(
-                family.models,
-                family.expert_bytes_one_model,
-                allowed_bytes(recipe, family),
-                responses=None,
-                square_norm=0.0,
-                decode_step=family.decode_step,
-            )
-            check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, origins)
+        terms = PlanTerms(
+            family.models,
+            family.expert_bytes_one_model,
+            allowed_bytes(recipe, family),
+            responses=None,
+            square_norm=0.0,
+            decode_step=family.decode_step,
+        )
+        check_budget(list(zip(by_layer, sizes, strict=True)), terms, tasks, origins, kept)
         if statistics is not None:
             device = recipe.device
             responses = _gather(family, windows, statistics, stages, now, device)

@@ -1,7 +1,8 @@
 """Results of finished tasks, kept so that a killed run can continue where it stopped.
 
 Kept in `<registry>/<family>/work/<recipe digest>/`, one small JSON file a task, and removed once
-the release is published. Holds facts about blobs, never blobs.
+the release is published. Holds facts about blobs, never blobs. What other recipes may use as well
+is in `run/kept_results.py`.
 """
 
 import hashlib
@@ -47,23 +48,12 @@ class NoJournal:
         pass
 
 
-class StoredJournal:
-    """Keeps results in the registry's storage, under the digest of the recipe.
+class StoredResults:
+    """Keeps results in a directory of a storage."""
 
-    Processes that carry out one recipe at once share it; the last of them forgets. A context.
-    """
-
-    def __init__(self, storage: Storage, recipe_digest: str) -> None:
+    def __init__(self, storage: Storage, directory: str) -> None:
         self._storage = storage
-        self._directory = f"work/{recipe_digest}"
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._is_alone = self._open.enter_context(self._storage.share(f"{self._directory}.lock"))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
+        self._directory = directory
 
     def get(self, key: str) -> Any:
         data = self._storage.read(self._path(key))
@@ -76,12 +66,30 @@ class StoredJournal:
     def put(self, key: str, result: Any) -> None:
         self._storage.write(self._path(key), canonical_json({"key": key, "result": result}))
 
+    def _path(self, key: str) -> str:
+        return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+class StoredJournal(StoredResults):
+    """Keeps results in the registry's storage, under the digest of the recipe.
+
+    Processes that carry out one recipe at once share it; the last of them forgets. A context.
+    """
+
+    def __init__(self, storage: Storage, recipe_digest: str) -> None:
+        super().__init__(storage, f"work/{recipe_digest}")
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._is_alone = self._open.enter_context(self._storage.share(f"{self._directory}.lock"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
     def close(self) -> None:
         if self._is_alone():
             self._storage.remove(self._directory)
-
-    def _path(self, key: str) -> str:
-        return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 @dataclass(frozen=True, slots=True)

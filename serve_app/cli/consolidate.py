@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,7 @@ from serve_app.cli.recipes.recipe_options import (
     RecipeSchema,
     chosen_sizes,
     names_in_errors,
+    names_recipe,
 )
 from serve_app.cli.releases import open_registry, resolve
 
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
     from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.memory_needs import Free
     from consolidation.plan.values import Plan
-    from consolidation.sources.model_source import ModelSource
 
 Extend = Annotated[
     str | None,
@@ -161,7 +162,7 @@ def consolidate(
     max_formats: MaxFormats = None,
     weight: Weights = None,
     exact: Exact = None,
-    noise_floor: NoiseFloor = False,
+    noise_floor: NoiseFloor = None,
     channel: Channel = "stable",
     calibration: Calibration = None,
     task: Tasks = None,
@@ -184,27 +185,32 @@ def consolidate(
     the options.
     """
     computing = computing_device(device)
-    sizes = chosen_sizes(
-        context, expert_budget=expert_budget, target_kl=target_kl, device_memory=device_memory
-    )
     hint = names_in_errors(context)
-    chosen = _models(model or [], extend, remove or [], hint=hint("model"))
+    chosen = parse_models(model or [], hint=hint("model"))
     original = parse_source(base, hint=hint("base")) if base else None
     weights = parse_weights(weight or [], hint=hint("weight"))
     texts = parse_calibration(calibration or [], hint=hint("calibration"))
     measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
     measured_texts = parse_model_files(text or [], suffix=".txt", hint=hint("text"))
-    if max_accuracy_drop is not None and not measured_tasks:
-        raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
-    if max_perplexity_rise is not None and not measured_texts:
-        raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
-    if min_retained is not None and base is None:
-        raise WrongUse("--min-retained needs --base SOURCE")
+    with names_recipe(context):
+        sizes = chosen_sizes(
+            context, expert_budget=expert_budget, target_kl=target_kl, device_memory=device_memory
+        )
+        if remove and extend is None:
+            raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")
+        if not chosen and not remove:
+            raise WrongUse("nothing to do: give --model NAME=SOURCE at least once")
+        if max_accuracy_drop is not None and not measured_tasks:
+            raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
+        if max_perplexity_rise is not None and not measured_texts:
+            raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
+        if min_retained is not None and base is None:
+            raise WrongUse("--min-retained needs --base SOURCE")
 
     import torch
 
     from consolidation.evaluation.gates import QualityLimits
-    from consolidation.pipeline import Recipe
+    from consolidation.recipe import Recipe, check_recipe
     from serve_app.cli.recipes.carried_out import recipe_text
 
     wanted = Recipe(
@@ -227,6 +233,8 @@ def consolidate(
         limits=QualityLimits(max_kl, max_accuracy_drop, max_perplexity_rise, min_retained),
         device=torch.device(computing.type),  # which card that is, Ray tells each task
     )
+    with names_recipe(context):
+        check_recipe(wanted)
     if (memory := sizes["device_memory"]) is not None:
         wanted = replace(wanted, expert_bytes=_expert_bytes(wanted, memory))
     wanted = replace(wanted, as_file=recipe_text(wanted, memory))
@@ -267,17 +275,6 @@ def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     )
 
 
-def _models(
-    values: list[str], extend: str | None, remove: list[str], *, hint: str
-) -> dict[str, ModelSource]:
-    models = parse_models(values, hint=hint)
-    if remove and extend is None:
-        raise WrongUse(f"--remove {remove[0]} needs --extend RELEASE")
-    if not models and not remove:
-        raise WrongUse("nothing to do: give --model NAME=SOURCE at least once")
-    return models
-
-
 def _run(
     recipe: Recipe, ray: LazyRay, free: Free, *, dry_run: bool, to_stderr: bool
 ) -> Consolidated:
@@ -285,6 +282,7 @@ def _run(
 
     console = output.err() if to_stderr else output.out()
     with (
+        _says_how_to_go_on(is_kept=not dry_run),
         redirect_stdout(sys.stderr),  # Ray prints there which of its workers have died.
         ray as executor,
         showing.progress() as show,
@@ -312,3 +310,14 @@ def _run(
     if is_search:
         outcome.print_plan(found.plan, console)
     return found
+
+
+@contextmanager
+def _says_how_to_go_on(*, is_kept: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_kept:
+            words = "what is done is kept: run the same command again to go on from there"
+            output.err().print(words, soft_wrap=True)
+        raise

@@ -115,9 +115,10 @@ MinRetained = Annotated[
     ),
 ]
 NoiseFloor = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--noise-floor",
-        help="Count tensors as equal that differ by rounding alone. With a budget, always so.",
+        "--noise-floor/--no-noise-floor",
+        show_default=False,
+        help="Count tensors as equal that differ by rounding alone. Default: only with a budget.",
     ),
 ]

@@ -95,6 +95,17 @@ def test_a_budget_below_the_least_is_refused_before_anything_is_calibrated(
     assert seen == {"open", "noise floor", "scan", "origins"}
 
 
+def test_a_budget_below_what_a_release_that_is_extended_takes_is_refused_as_early(
+    family: Paths, tmp_path: Path
+) -> None:
+    before = run(tmp_path, pick(family, "base", "one"))
+    seen: set[str] = set()
+    recipe = recipe_of(tmp_path, pick(family, "two"), 1.0, extend=before.release)
+    with pytest.raises(Refused, match=r"cannot be met: .* need \d+ bytes, a budget of 2\.0"):
+        consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
+    assert not seen & {"calibrate", "compare"}
+
+
 def test_a_model_whose_experts_are_copies_may_take_less_than_one_slot_for_each(
     family: Paths, tmp_path: Path
 ) -> None:

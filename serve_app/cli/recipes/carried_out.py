@@ -34,7 +34,7 @@ def recipe_text(recipe: "Recipe", device_memory: int | None) -> str:
         "max_formats": recipe.max_formats,
         "weights": dict(recipe.weights),
         "exact": sorted(recipe.exact),
-        "noise_floor": recipe.noise_floor or None,
+        "noise_floor": recipe.noise_floor,
         "device": recipe.device.type,
         "calibration": [
             str(path.absolute()) if model is None else {model: str(path.absolute())}

@@ -1,7 +1,8 @@
 """How `consolidate` takes a recipe: its values stand in for options that are not given."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,12 +60,26 @@ def names_in_errors(context: typer.Context) -> Callable[[str], str]:
     """How errors call a parameter: by its option, or by the recipe that its value is from."""
 
     def name(parameter: str) -> str:
-        option = f"--{parameter}"
+        option = f"--{parameter.replace('_', '-')}"
         if is_from_file(context, parameter):
             return f"{option} in {context.params['recipe']}"
         return option
 
     return name
+
+
+@contextmanager
+def names_recipe(context: typer.Context) -> Iterator[None]:
+    """Errors about what does not go together name the recipe, if there is one."""
+    from consolidation.errors import Refused
+
+    try:
+        yield
+    except (WrongUse, Refused) as error:
+        path = context.params["recipe"]
+        if path is None:
+            raise
+        raise type(error)(f"recipe {path}: {error}") from error
 
 
 def chosen_sizes(context: typer.Context, **sizes: Any) -> dict[str, Any]:

@@ -188,6 +188,47 @@ def test_errors_about_values_of_the_file_name_it(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: math}\nexpert_budget: 1\ntarget_kl: 0.1\n", "each set the size"),
+        ("remove: [old]\n", "--remove old needs --extend RELEASE"),
+        ("models: {}\n", "nothing to do: give --model"),
+        ("models: {a: math}\nmax_accuracy_drop: 0.1\n", "--max-accuracy-drop needs --task"),
+        ("models: {a: math}\nmax_perplexity_rise: 0.1\n", "--max-perplexity-rise needs --text"),
+        ("models: {a: math}\nmin_retained: 0.9\n", "--min-retained needs --base"),
+        ("models: {a: math}\nweights: {b: 2}\n", "weight is given for 'b'"),
+        ("models: {a: math}\nexact: [b]\n", "exactness is given for 'b'"),
+        ("models: {a: math}\ncalibration: [{b: all.txt}]\n", "text is given for 'b'"),
+    ],
+)
+def test_errors_about_values_that_do_not_go_together_name_the_file(
+    text: str, words: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(place, f"family: f\nregistry: r\n{text}")
+    assert run(["consolidate", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert f"recipe {path}: " in said.replace("\n", "")
+    assert words in said
+
+
+def test_every_switch_of_the_file_can_be_turned_on_and_off_by_options(
+    place: Path, understood: Understood
+) -> None:
+    found = {
+        str(one.name): one
+        for one in TREE[("consolidate",)].params
+        if one.name not in OF_A_RUN and getattr(one, "is_flag", False)
+    }
+    assert list(found) == ["noise_floor"]
+    for name, option in found.items():
+        for value, flags in ((True, option.opts), (False, option.secondary_opts)):
+            assert flags, f"no option turns {name} {'on' if value else 'off'}"
+            path = write(place, f"{ALL_BUT_SIZES.replace('true', str(not value).lower())}")
+            assert getattr(understood(path), name) is not value
+            assert getattr(understood(path, flags[0]), name) is value
+
+
 def test_the_schema_takes_what_is_read_and_refuses_other_keys(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
