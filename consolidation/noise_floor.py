@@ -24,7 +24,9 @@ def under_noise_floor(recipe: Recipe, family: Family, stages: Stages) -> Family:
 
     Reads all new models once. Models that stay in a release that is extended are not compared.
     """
-    if not recipe.has_noise_floor or recipe.exact >= family.checkpoints.keys():
+    models = family.checkpoints.items()
+    may_differ = [n for n, found in models if n not in recipe.exact and found.adapter is None]
+    if not recipe.has_noise_floor or not may_differ:
         return family
     tasks = list(equal_tasks(family.checkpoints, family.base, recipe.exact, recipe.device))
     if len(tasks[0][1].sources) < 2:

@@ -261,7 +261,9 @@ def _source_digest(
     name: str,
 ) -> str:
     """A digest of everything in a checkpoint, however it is split into files."""
+    adapter = family.checkpoints[name].adapter
     content = {
+        **({"adapter": adapter.digest()} if adapter is not None else {}),
         "config": family.checkpoints[name].config,
         "experts": [list(scan.digests) for scan in study.scans[name]],
         "backbone": [blob.digest for blob in backbones[name]],

@@ -144,7 +144,7 @@ class Checkpoint:
         In a Hugging Face cache, the repository and its revision.
         """
         name = _name(self.directory)
-        return f"{name}+{self.adapter.name}" if self.adapter is not None else name
+        return f"{name}+{_name(self.adapter.directory)}" if self.adapter is not None else name
 
     @property
     def tokenizer_directory(self) -> Path:

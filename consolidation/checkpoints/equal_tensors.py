@@ -48,12 +48,12 @@ def equal_tasks(
 ) -> Iterator[tuple[str, EqualTask]]:
     """What to compare, each with the name of its experts module or of its part of the backbone."""
     first = next(iter(checkpoints.values()))
-    standing = sorted(checkpoints, key=lambda name: (name not in exact, name))
+    # What an adapter changes, it changes on purpose: it is no noise, and stands for no other.
+    adapted = {name for name, found in checkpoints.items() if found.adapter is not None}
+    standing = sorted(checkpoints, key=lambda name: (name in adapted, name not in exact, name))
     owners = {name: checkpoints[name] for name in standing}
     if base is not None and base.dtype == first.dtype:
         owners = {BASE: base, **owners}
-    # What an adapter changes, it changes on purpose.
-    adapted = {name for name, found in checkpoints.items() if found.adapter is not None}
     keep = exact | adapted | {BASE}
     dtype = getattr(torch, first.dtype)
     for layer, source in enumerate(first.experts):

@@ -163,7 +163,9 @@ def _statistics_keys(
         libraries["device"] = recipe.device.type  # it adds in another order
     keys = {}
     for name, checkpoint in family.checkpoints.items():
+        adapter = checkpoint.adapter
         tensors = {
+            **({"adapter": adapter.digest()} if adapter is not None else {}),
             "config": checkpoint.config,
             "experts": [list(layer.digests) for layer in scans[name]],
             "backbone": list(backbones[name]),

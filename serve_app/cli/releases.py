@@ -241,6 +241,7 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
                 "source": model.source.name,
                 "digest": model.source.digest,
                 "quantised": model.source.quantised,
+                "adapter": model.source.adapter,
                 "backbone_bytes": sum(blob.bytes for blob in model.backbone),
                 "experts": sum(len(row) for row in model.expert_map),
                 "slots": sum(len(set(row)) for row in model.expert_map),

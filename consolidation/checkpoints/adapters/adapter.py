@@ -30,11 +30,6 @@ class Adapter:
     directory: Path
     config: AdapterConfig
 
-    @property
-    def name(self) -> str:
-        """The directory's own name."""
-        return self.directory.name
-
     def digest(self) -> str:
         """Of its config and its weights, as they lie in their files."""
         found = hashlib.sha256()

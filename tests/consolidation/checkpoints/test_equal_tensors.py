@@ -12,10 +12,12 @@ from consolidation.checkpoints.equal_tensors import (
     with_stand_ins,
 )
 from consolidation.checkpoints.family import BASE
+from tests.support.adapters import write_files
 from tests.support.checkpoints import write_checkpoint
 from tests.support.quantising import everything
 
 DOWN = "model.layers.0.block_sparse_moe.experts.2.w2.weight"
+DOWNS = "model.layers.0.mlp.experts.down_proj"
 EXPERT = "model.layers.0.mlp.experts.2"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
@@ -95,3 +97,17 @@ def test_a_base_in_another_dtype_stands_for_nothing(source: Path, tmp_path: Path
     wide = write_checkpoint(tmp_path / "wide", "mixtral", num_hidden_layers=1, tokenizer=False)
     models = {"a": open_checkpoint(source), "b": copy(source, tmp_path / "b", HEAD)}
     assert stand_ins(models, open_checkpoint(wide)) == {"b": {HEAD: "a"}}
+
+
+def test_what_an_adapter_changes_a_little_is_not_noise(source: Path, tmp_path: Path) -> None:
+    matrix = load_file(source / "model.safetensors")[DOWN]
+    left, right = torch.zeros(len(matrix), 4), torch.zeros(4, matrix.shape[1])
+    next_one = (matrix[:1, :1].view(torch.int16) + 1).view(torch.bfloat16)
+    left[0, 0], right[0, 0] = next_one[0, 0].float() - matrix[0, 0].float(), 1.0
+    path = f"base_model.model.{DOWN.removesuffix('.weight')}"
+    factors = {f"{path}.lora_A.weight": right, f"{path}.lora_B.weight": left}
+    adapter = write_files(tmp_path / "adapter", factors, {"r": 4, "lora_alpha": 4})
+    base, adapted = open_checkpoint(source), open_checkpoint(source, adapter)
+
+    assert not torch.equal(everything(base)[DOWNS], everything(adapted)[DOWNS])
+    assert stand_ins({"base": base, "adapted": adapted}) == {}

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from consolidation.checkpoints.checkpoint import open_checkpoint
 from tests.support.adapters import merged, write_adapter, write_files, write_listed
 from tests.support.checkpoints import write_checkpoint
+from tests.support.quantising import everything
 
 LISTED = {
     "mixtral": r".*(q_proj|gate)\.weight|.*experts\.\d+\.w[123]\.weight",
@@ -50,18 +51,6 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """All of a model, read as stages read it."""
-    found: dict[str, torch.Tensor] = {}
-    for part in checkpoint.backbone:
-        found |= part.read()
-    for layer in checkpoint.experts:
-        experts = [layer.read(index) for index in range(layer.num_experts)]
-        for name in experts[0]:
-            found[f"{layer.module}.{name}"] = torch.stack([one[name] for one in experts])
-    return found
-
-
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
@@ -86,10 +75,10 @@ def test_an_adapter_that_peft_wrote_is_merged_as_peft_merges_it(
     base = base_of(architecture)
     adapter = write_adapter(base, tmp_path / "adapter", **{"r": 4, "lora_alpha": 6, **fields})
 
-    found = tensors_of(open_checkpoint(base, adapter))
+    found = everything(open_checkpoint(base, adapter))
 
     assert_equal(found, merged(base, adapter))
-    plain = tensors_of(open_checkpoint(base))
+    plain = everything(open_checkpoint(base))
     assert any(not torch.equal(found[name], plain[name]) for name in plain)
 
 
@@ -100,7 +89,7 @@ def test_experts_that_were_adapted_one_by_one_are_parts_of_stacked_ones(
     base = base_of(architecture)
     adapter = write_listed(base, tmp_path / "adapter", LISTED[architecture])
 
-    assert_equal(tensors_of(open_checkpoint(base, adapter)), merged(base, adapter))
+    assert_equal(everything(open_checkpoint(base, adapter)), merged(base, adapter))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +120,9 @@ def test_each_matrix_of_an_expert_has_its_own_factors_and_scale(
         tensors[name] += alpha / rank * left @ right
     save_file(tensors, by_hand / "model.safetensors", metadata={"format": "pt"})
 
-    found = tensors_of(open_checkpoint(base, adapter))
+    found = everything(open_checkpoint(base, adapter))
 
-    assert_equal(found, tensors_of(open_checkpoint(by_hand)))
+    assert_equal(found, everything(open_checkpoint(by_hand)))
 
 
 def test_what_is_added_is_rounded_once_to_the_dtype_of_the_base(tmp_path: Path) -> None:
@@ -143,9 +132,9 @@ def test_what_is_added_is_rounded_once_to_the_dtype_of_the_base(tmp_path: Path) 
     tensors = load_file(wide / "model.safetensors")
     save_file({name: t.float() for name, t in tensors.items()}, wide / "model.safetensors")
 
-    exact = tensors_of(open_checkpoint(wide, adapter))
+    exact = everything(open_checkpoint(wide, adapter))
 
-    for name, tensor in tensors_of(open_checkpoint(base, adapter)).items():
+    for name, tensor in everything(open_checkpoint(base, adapter)).items():
         assert torch.equal(tensor, exact[name].to(torch.bfloat16)), name
 
 
@@ -156,7 +145,7 @@ def test_a_whole_tensor_in_another_dtype_is_rounded_to_the_dtype_of_the_base(
     head = torch.randn(load_file(base / "model.safetensors")["lm_head.weight"].shape)
     adapter = write_files(tmp_path / "adapter", {"base_model.model.lm_head.weight": head}, {})
 
-    found = tensors_of(open_checkpoint(base, adapter))
+    found = everything(open_checkpoint(base, adapter))
 
     assert torch.equal(found["lm_head.weight"], head.to(torch.bfloat16))
 
@@ -171,9 +160,9 @@ def test_experts_have_the_same_bits_on_any_number_of_threads(tmp_path: Path) -> 
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = tensors_of(open_checkpoint(base, adapter))
+        one = everything(open_checkpoint(base, adapter))
         torch.set_num_threads(3)
-        three = tensors_of(open_checkpoint(base, adapter))
+        three = everything(open_checkpoint(base, adapter))
     finally:
         torch.set_num_threads(threads)
 
@@ -200,3 +189,13 @@ def test_tokenizer_and_generation_defaults_come_with_the_adapter(tmp_path: Path)
     assert found.generation_config == {"temperature": 0.5}
     assert found.name == "base+adapter"
     assert found.fingerprint != open_checkpoint(base).fingerprint
+
+
+def test_an_adapter_in_a_hugging_face_cache_is_called_by_repository_and_revision(
+    tmp_path: Path,
+) -> None:
+    base = write_checkpoint(tmp_path / "base", "mixtral")
+    cached = tmp_path / "models--org--lora" / "snapshots" / "abc"
+    adapter = write_listed(base, cached, r".*q_proj\.weight")
+
+    assert open_checkpoint(base, adapter).name == "base+org/lora@abc"
