@@ -22,7 +22,7 @@ from serve_app.cli.progress import showing
 from serve_app.units import size
 
 if TYPE_CHECKING:
-    from consolidation.release import Canary, Manifest, Registry, ReleaseSummary
+    from consolidation.release import Canary, Manifest, Part, Registry, ReleaseSummary
 
 DEFAULT_CHANNEL = "stable"
 
@@ -256,13 +256,18 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
                 "module": layer.module,
                 "slots": layer.num_slots,
                 "residuals": len(layer.residuals),
-                "formats": sorted({part.format for part in (*layer.slots, *layer.residuals)}),
+                "formats": sorted({_form(part) for part in (*layer.slots, *layer.residuals)}),
                 "bytes": sum(part.bytes for part in (*layer.slots, *layer.residuals)),
             }
             for layer in manifest.layers
         ],
         "provenance": manifest.provenance,
     }
+
+
+def _form(part: Part) -> str:
+    """The format of a part, and for which matrices it is if not for all: `rank-1@down_proj`."""
+    return "@".join([part.format, *([",".join(part.matrices)] if part.matrices else [])])
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -55,6 +55,18 @@ def test_inspect_counts_residuals_with_the_experts(
     assert "2 experts in 1 slots and 2 residuals of 1 layers" in call("inspect", release)[1]
 
 
+def test_inspect_names_the_matrices_of_parts(
+    call: Call, publish: Publish, registry: Registry
+) -> None:
+    plain = registry.read_manifest(publish("one"))
+    (name,) = plain.layers[0].shape.matrices
+    slot = plain.layers[0].slots[0].model_copy(update={"matrices": (name,)})
+    layer = plain.layers[0].model_copy(update={"slots": (slot,)})
+    release = registry.publish(plain.model_copy(update={"layers": (layer,)}))
+    shown = json.loads(call("inspect", release, "--json")[1])
+    assert shown["layers"][0]["formats"] == [f"dense@{name}"]
+
+
 def test_no_releases_is_an_answer_and_not_an_error(call: Call) -> None:
     assert call("releases", "--json")[:2] == (
         0,

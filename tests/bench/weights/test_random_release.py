@@ -11,7 +11,12 @@ from tests.engine.running import answer, engine_of, greedy_requests
 
 @pytest.mark.parametrize(
     ("parts", "residuals"),
-    [("dense", ()), ("packed-4-16", ()), ("dense", ("packed-1-16", "rank-4"))],
+    [
+        ("dense", ()),
+        ("packed-4-16", ()),
+        ("dense", ("packed-1-16", "rank-4")),
+        ("packed-4-16@gate_up_proj+dense@down_proj", ("rank-4",)),
+    ],
 )
 @pytest.mark.parametrize("merged", [True, False])
 def test_every_model_of_a_random_release_answers(
@@ -34,6 +39,19 @@ def test_models_share_slots_where_they_are_merged_and_not_otherwise() -> None:
     assert [len(layer.slots) for layer in apart.layers] == [12, 12]
     assert merged.models["m0"].expert_map == merged.models["m2"].expert_map
     assert apart.models["m2"].expert_map[0] == (8, 9, 10, 11)
+
+
+def test_slots_in_parts_have_one_for_each_matrix() -> None:
+    parts = "packed-3-16@gate_up_proj+packed-4-16@down_proj"
+    source = RandomRelease(tiny_config(), 2, parts=parts)
+    assert source.models["m1"].expert_map[0] == (0, 2, 4, 6)
+    assert [part.others for part in source.layers[0].slots[2:4]] == [(3,), ()]
+    assert [part.matrices for part in source.layers[0].slots[:2]] == [
+        ("gate_up_proj",),
+        ("down_proj",),
+    ]
+    with pytest.raises(ConfigError, match="has parts for down_proj, not gate_up_proj, down_proj"):
+        RandomRelease(tiny_config(), 1, parts="packed-4-16@down_proj")
 
 
 def test_residuals_are_each_models_own() -> None:
