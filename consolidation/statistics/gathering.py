@@ -9,7 +9,7 @@ Second moments of inputs and gradients make the metrics of `consolidation/arithm
 given, several at a time: sums have one order, since the digest of a release depends on them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.run.executor import Tell, tell_nobody
-from consolidation.statistics.moments import Record
+from consolidation.statistics.moments import Record, Sums
 from consolidation.statistics.probing import probe, probing_work
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
@@ -99,8 +99,21 @@ def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any
             record = _backwards(model, layer, batches, calls, states, mapped)
             if record is None or layer.experts is None:
                 continue
-            for index, metrics in enumerate(record.metrics(num_scored)):
-                task.store.keep(task.name, layer.experts, index, metrics)
+            keep = partial(_keep, task, layer.experts, record, record.whole(), num_scored)
+            for _ in mapped(keep, range(record.num_experts)):
+                pass
+
+
+def _keep(
+    task: StatisticsTask,
+    layer: int,
+    record: Record,
+    whole: Mapping[str, Sums],
+    num_scored: int,
+    index: int,
+) -> None:
+    if whole:
+        task.store.keep(task.name, layer, index, record.metrics(index, whole, num_scored))
 
 
 def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batch]:

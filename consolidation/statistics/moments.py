@@ -1,6 +1,6 @@
 """Sums over tokens that go through experts, and metrics made of them. Runs no model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ class Record:
     """Sums over the tokens of one layer's experts, by matrix. experts: the stock module"""
 
     def __init__(self, experts: Any, device: torch.device) -> None:
+        self.num_experts: int = experts.num_experts
         self._experts = experts
         self._device = device
-        self._sums: list[dict[str, Sums]] = [{} for _ in range(experts.num_experts)]
+        self._sums: list[dict[str, Sums]] = [{} for _ in range(self.num_experts)]
 
     def add(self, expert: int, shown: Sequence[tuple[Shown, torch.Tensor]]) -> None:
         """Add what an expert was given by several inputs, each with its real tokens, (T,).
@@ -37,21 +38,27 @@ class Record:
                 self._sums[expert][name] = Sums((gradient.shape[1], x.shape[1]), self._device)
             self._sums[expert][name].add(x, gradient)
 
-    def metrics(self, num_scored: int) -> Iterator[dict[str, Metric]]:
-        """Yield each expert's metrics in turn, by matrix; cost is in nats per scored token.
-
-        Once: it uses up the sums, which are as large as what they become.
-        """
-        layers: dict[str, Sums] = {}
+    def whole(self) -> "dict[str, Sums]":
+        """Sums over all experts of the layer, by matrix."""
+        found: dict[str, Sums] = {}
         for sums in self._sums:
             for name in sorted(sums):
-                layers.setdefault(name, Sums(sums[name].shape, self._device)).include(sums[name])
-        while self._sums and layers:
-            sums = self._sums.pop(0)
-            yield {
-                name: sums.pop(name, Sums(layer.shape, self._device)).metric(layer, num_scored)
-                for name, layer in layers.items()
-            }
+                found.setdefault(name, Sums(sums[name].shape, self._device)).include(sums[name])
+        return found
+
+    def metrics(
+        self, expert: int, whole: "Mapping[str, Sums]", num_scored: int
+    ) -> dict[str, Metric]:
+        """An expert's metrics by matrix; cost is in nats per scored token.
+
+        Once: it uses up the expert's sums, which are as large as what they become. Several threads
+        may do so at a time.
+        """
+        sums, self._sums[expert] = self._sums[expert], {}
+        return {
+            name: sums.pop(name, Sums(layer.shape, self._device)).metric(layer, num_scored)
+            for name, layer in whole.items()
+        }
 
 
 class Sums:

@@ -146,7 +146,9 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
         for expert, one in of_layer.items():
             for start in range(0, len(one), BATCHES_AT_ONCE):
                 record.add(expert, one[start : start + BATCHES_AT_ONCE])
-        found.append(list(record.metrics(num_scored)))
+        whole = record.whole()
+        numbers = range(record.num_experts)
+        found.append([record.metrics(expert, whole, num_scored) for expert in numbers])
     return found
 
 
