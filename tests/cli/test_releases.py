@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from consolidation.release import SCHEMA_VERSION, Part, Registry
 from consolidation.release.manifest import release_id
+from tests.text.tokenizers import byte_level, writing
 
 Call = Callable[..., tuple[int, str, str]]
 Publish = Callable[[str], str]
@@ -65,6 +67,26 @@ def test_inspect_names_the_matrices_of_parts(
     release = registry.publish(plain.model_copy(update={"layers": (layer,)}))
     shown = json.loads(call("inspect", release, "--json")[1])
     assert shown["layers"][0]["formats"] == [f"dense@{name}"]
+
+
+def test_inspect_says_by_what_answers_are_parsed(
+    call: Call, publish: Publish, registry: Registry, tmp_path: Path
+) -> None:
+    made = registry.read_manifest(publish("one"))
+    models = dict(made.models)
+    for name, inner in (("tools", writing("hermes")), ("words", byte_level())):
+        inner.save_pretrained(tmp_path / name)
+        files = {
+            file.name: registry.write_blob(file.read_bytes(), suffix="bin")
+            for file in (tmp_path / name).iterdir()
+        }
+        models[name] = made.models["one"].model_copy(update={"tokenizer_files": files})
+    quality = dict.fromkeys(models, made.quality["one"])
+    release = registry.publish(made.model_copy(update={"models": models, "quality": quality}))
+    shown = json.loads(call("inspect", release, "--json")[1])["models"]
+    found = {name: model["response_template"] for name, model in shown.items()}
+    assert found == {"one": "unreadable", "tools": "hermes", "words": None}
+    assert "hermes: tools; plain: words; unreadable: one" in call("inspect", release)[1]
 
 
 def test_no_releases_is_an_answer_and_not_an_error(call: Call) -> None:

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.text.answers.finding import OWN, known_formats
 from serve_app.text.chat_template import render
 from serve_app.text.errors import NoChatTemplate, TextError
 from serve_app.text.pieces import Pieces, readable
 from serve_app.text.tokenizer import Tokenizer
-from tests.text.tokenizers import byte_level, sentencepiece_like
+from tests.text.tokenizers import byte_level, sentencepiece_like, writing
 
 TOKENIZERS = {
     "byte_level": Tokenizer(byte_level()),
@@ -123,3 +124,29 @@ def test_of_several_templates_one_must_be_the_default() -> None:
     inner.chat_template = {"a": "x", "b": "y"}
     with pytest.raises(TextError, match="no default"):
         Tokenizer(inner).chat_template()
+
+
+def test_a_models_own_response_template_goes_before_one_of_ours(tmp_path: Path) -> None:
+    inner = writing("hermes")
+    assert Tokenizer(inner).form is known_formats()["hermes"]
+    inner.response_template = {"start_anchor": "A", "fields": {"content": {}}}
+    inner.save_pretrained(tmp_path)
+    form = Tokenizer.load(tmp_path).form
+    assert form is not None
+    assert (form.name, form.has_calls) == (OWN, False)
+
+
+def test_a_models_own_response_template_that_is_none_is_told_and_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inner = writing("hermes")
+    inner.response_template = {"fields": 5}
+    assert Tokenizer(inner).form is known_formats()["hermes"]
+    assert "response template is not used" in caplog.text
+
+
+def test_an_answer_has_the_special_tokens_that_its_format_is_written_in() -> None:
+    tokenizer = Tokenizer(writing("gpt_oss"))
+    tokens = tokenizer.encode("<s><|channel|>final<unused><|message|>x</s>", special=False)
+    assert tokenizer.decode_answer(tokens) == "<|channel|>final<|message|>x"
+    assert tokenizer.decode(tokens) == "finalx"
