@@ -20,7 +20,16 @@ _LONGEST_HEAD = 1024
 _HEAD = re.compile(
     r'[\s\[,]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
-_LONGEST_S = 0.2
+_LONGEST_S = 0.05
+"""Processor time of one search for tags."""
+_UNREADABLE = (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TimeoutError,
+    TypeError,
+    ValueError,
+)
 
 
 class Unreadable(Exception):
@@ -42,18 +51,22 @@ class CallReader(Protocol):
 def reader_of(
     field: ResponseTemplateField, captures: Mapping[str, str], tools: Parameters
 ) -> CallReader:
-    """Arguments that are JSON as they stand are told as they come, others when they are whole."""
+    """Arguments that are JSON as they stand are told as they come, tags one by one, and others
+    when they are whole.
+    """
     whole = WholeCalls(field, captures, tools)
-    is_plain = field.content == "json" and not set(field.content_args) - {"allow_non_json"}
+    is_json = field.content == "json" and not set(field.content_args) - {"allow_non_json"}
+    is_tagged = field.content == "xml-inline"
     function = field.transform.get("function") if isinstance(field.transform, dict) else None
-    if not is_plain or function is None:
-        return whole
-    if function == "{content}" or function == {"name": "{name}", "arguments": "{arguments}"}:
+    if is_json and function in ("{content}", {"name": "{name}", "arguments": "{arguments}"}):
         return JsonCalls(whole)
     if isinstance(function, dict) and function.get("arguments") == "{content}":
         named = function.get("name", "")
-        name = captures.get(named[1:-1]) if named.startswith("{") else named
-        return whole if name is None else JsonArguments(name.strip(), whole)
+        name = (captures.get(named[1:-1], "") if named.startswith("{") else named).strip()
+        if name and is_json:
+            return JsonArguments(name, whole)
+        if name and is_tagged:
+            return TaggedArguments(name, Tags(field, tools.get(name, {})))
     return whole
 
 
@@ -84,7 +97,7 @@ class WholeCalls:
         """Without the first calls, which were told."""
         try:
             found = list(_functions(self._value()))[told:]
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             raise Unreadable from error
         self.num_ended += len(found)
         return [part for name, arguments in found for part in ((name, ""), (None, arguments))]
@@ -93,28 +106,95 @@ class WholeCalls:
         if self._field.content != "xml-inline":
             return process_field(self.text, self._field, self._captures)
         value: Any = process_field("", self._field, self._captures)
-        function = value["function"]
-        function["arguments"] = self._tagged(str(function["name"]).strip())
+        tags = Tags(self._field, self._tools.get(str(value["function"]["name"]).strip(), {}))
+        value["function"]["arguments"] = _first_ones(tags.of(self.text))
         return value
 
-    def _tagged(self, function: str) -> dict[str, Any]:
-        """Arguments that are tags, with the types that the function's schema asks for."""
-        schema = self._tools.get(function, {})
-        properties = schema.get("properties", {})
+
+def _first_ones(tags: Iterator[tuple[int, str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _, key, value in tags:
+        found.setdefault(key, value)
+    return found
+
+
+class Tags:
+    """Arguments that are tags, with the types that the function's schema asks for."""
+
+    def __init__(self, field: ResponseTemplateField, schema: Mapping[str, Any]) -> None:
+        self._how = field.content_args
+        self._pattern = regex.compile(self._how["tag_pattern"], regex.DOTALL)
+        self._schema = schema
+
+    def of(self, text: str) -> Iterator[tuple[int, str, Any]]:
+        """Where each tag ends, its key and its value. A key may come again."""
+        properties = self._schema.get("properties")
         named = properties if isinstance(properties, Mapping) else {}
-        how = self._field.content_args
-        pattern = regex.compile(how["tag_pattern"], regex.DOTALL)
-        found: dict[str, Any] = {}
-        for tag in pattern.finditer(self.text, timeout=_LONGEST_S):
+        parser = self._how.get("value_parser")
+        for tag in self._pattern.finditer(text, timeout=_LONGEST_S):
             key, value = tag["key"], tag["value"]
-            if how.get("value_parser") is not None:
-                parser = how["value_parser"]
-                found[key] = parse_content(
-                    value, parser.get("name", "text"), parser.get("args", {})
-                )
+            if parser is None:
+                yield tag.end(), key, typed(value, named.get(key), self._schema)
             else:
-                found[key] = typed(value, named.get(key), schema)
-        return found
+                kind, arguments = parser.get("name", "text"), parser.get("args", {})
+                yield tag.end(), key, parse_content(value, kind, arguments)
+
+
+class TaggedArguments:
+    """One call, whose name stands before the region, and whose arguments are tags: each is told
+    when it is whole. What takes too long to search, as many tags are open, is not.
+    """
+
+    def __init__(self, name: str, tags: Tags) -> None:
+        self._name = name
+        self._tags = tags
+        self._unread: list[str] = []
+        self._length = 0
+        self._look_at = 0
+        self._told: set[str] = set()
+        self._is_hopeless = False
+        self.num_ended = 0
+
+    def feed(self, text: str) -> list[Part]:
+        """Looks for a tag's end whenever what is open has grown by an eighth, as a look costs its
+        length.
+        """
+        self._unread.append(text)
+        self._length += len(text)
+        if self._is_hopeless or self._length < self._look_at:
+            return []
+        try:
+            return self._whole_ones()
+        except TimeoutError:
+            self._is_hopeless = True
+            return []
+
+    def _whole_ones(self) -> list[Part]:
+        parts: list[Part] = []
+        text, read = "".join(self._unread), 0
+        for end, key, value in self._tags.of(text):
+            read = end
+            if key in self._told:
+                continue
+            if not self._told:
+                parts.append((self._name, ""))
+            before = ", " if self._told else "{"
+            self._told.add(key)
+            written = json.dumps({key: value}, ensure_ascii=False)
+            parts.append((None, before + written[1:-1]))
+        self._unread, self._length = [text[read:]], len(text) - read
+        self._look_at = self._length + max(16, self._length // 8)
+        return parts
+
+    def close(self) -> list[Part]:
+        self._look_at = 0
+        parts = self.feed("")
+        if self._is_hopeless and not self._told:
+            raise Unreadable
+        self.num_ended = 1
+        if self._told:
+            return [*parts, (None, "}")]
+        return [(self._name, ""), (None, "{}")]
 
 
 class JsonArguments:

@@ -18,7 +18,7 @@ CONTENT = "content"
 CALLS = "tool_calls"
 REASONING = frozenset({"reasoning_content", "reasoning", "thinking"})
 _KEYS = {"about", "markers", "tokens", "forced", "arguments", "response_template"}
-_LONGEST_S = 0.2
+_LONGEST_S = 0.05
 """Processor time of one search. A pattern that takes longer would hold up everybody's answers."""
 
 

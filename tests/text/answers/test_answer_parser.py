@@ -184,3 +184,29 @@ def test_a_pattern_that_takes_too_long_is_ended() -> None:
     parser = AnswerParser(read_format("slow", template), "", {})
     with pytest.raises(TimeoutError):
         parser.feed("x" * 40 + "z")
+
+
+def test_arguments_that_are_tags_are_told_one_by_one() -> None:
+    parser = parser_of(next(each for each in SAMPLES if each.form == "qwen3_coder"))
+    parser.feed("<tool_call>\n<function=get_weather>\n")
+    told = parser.feed("<parameter=days>\n3\n</parameter>\n<parameter=city>\nPar").calls
+    assert told == [{"index": 0, "name": "get_weather", "arguments": ""}, _more('{"days": 3')]
+    rest = "is\n</parameter>\n<parameter=days>\n4\n</parameter>\n</function>\n</tool_call>"
+    found = joined([*told, *parser.feed(rest).calls, *parser.end().calls])
+    assert [call["arguments"] for call in found] == ['{"days": 3, "city": "Paris"}']
+
+
+@pytest.mark.parametrize(
+    ("form", "begin", "tag"),
+    [
+        ("qwen3_coder", "<tool_call>\n<function=run>\n", "<parameter=a>x"),
+        ("minimax", '<invoke name="run">\n', '<parameter name="a">x'),
+    ],
+)
+def test_tags_that_never_end_are_content(form: str, begin: str, tag: str) -> None:
+    parser = AnswerParser(FORMS[form], "", TOOLS)
+    for piece in (begin, *[tag] * 4000):
+        assert parser.feed(piece).calls == []
+    found = parser.end()
+    assert found.calls == []
+    assert found.content == (begin + tag * 4000).strip()
