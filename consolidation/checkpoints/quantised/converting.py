@@ -12,7 +12,6 @@ _TRANSFORMERS = (
     "M.from_pretrained({0}).dequantize().save_pretrained({1})"
 )
 CODE = {
-    "awq": _GPTQMODEL,
     "bitsandbytes": _TRANSFORMERS,
     "compressed-tensors": _COMPRESSED,
     "gptq": _GPTQMODEL,
@@ -20,13 +19,14 @@ CODE = {
     "modelopt": _GPTQMODEL,
 }
 """By `quant_method`: Python for a directory and a new one, with gptqmodel 7.7, compressed-tensors
-0.20, and transformers 5.23 with the library of the format.
+0.20, and transformers 5.23 with the library of the format. There is none for AWQ: gptqmodel 7.7
+writes its columns in the order in which they are packed, which is another model.
 """
 
 
 def how_to_convert(method: str, directory: Path) -> str:
     """A sentence with a command, if there is one for the method."""
     if method not in CODE:
-        return "save it in bfloat16 with what quantised it"
+        return "save it in bfloat16 with what quantised it, or take the model it was made from"
     code = CODE[method].format(f"'{directory}'", f"'{directory}-bf16'")
     return f'convert it with\n  python -c "{code}"'

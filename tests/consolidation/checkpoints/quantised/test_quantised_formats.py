@@ -42,7 +42,7 @@ def test_plain_weights_are_read_whatever_the_config_says(
     ("settings", "names"),
     [
         ({"quant_method": "gptq", "bits": 4}, ["gptq", "dequantize_model", "-bf16"]),
-        ({"quant_method": "awq"}, ["awq", "dequantize_model"]),
+        ({"quant_method": "awq"}, ["awq", "save it in bfloat16 with what quantised it"]),
         ({"quant_method": "bitsandbytes"}, ["bitsandbytes", "dequantize().save_pretrained"]),
         ({"quant_method": "hqq"}, ["hqq", "bfloat16"]),
         ("strange", ["strange"]),
