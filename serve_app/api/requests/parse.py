@@ -36,6 +36,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Unsupported fields, and the values (besides null) that ask for nothing special."""
 
+_INSTEAD = {
+    "enable_thinking": "chat_template_kwargs",
+    "function_call": "tool_choice",
+    "functions": "tools",
+}
+
 
 def parse(body: bytes, schema: type[_Schema]) -> _Schema:
     """Raises ProtocolError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
@@ -65,7 +71,9 @@ def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[st
         elif name not in _NEUTRAL:
             raise unsupported(name, f"Unrecognized request argument supplied: {name}")
         elif not any(_same(value, neutral) for neutral in (*_NOTHING, *_NEUTRAL[name])):
-            raise unsupported(name)
+            instead = _INSTEAD.get(name)
+            words = None if instead is None else f"'{name}' is not supported here: use '{instead}'"
+            raise unsupported(name, words)
     return kept
 
 

@@ -281,3 +281,9 @@ def test_messages_of_errors_have_a_length() -> None:
         _completion(**{"x" * 10_000: 1})
     assert len(caught.value.message) <= 1000
     assert len(caught.value.param or "") <= 200
+
+
+@pytest.mark.parametrize(("name", "instead"), [("functions", "tools"), ("function_call", "tool")])
+def test_the_older_form_of_tools_is_told_the_newer(name: str, instead: str) -> None:
+    with pytest.raises(ProtocolError, match=f"use '{instead}"):
+        parsed_chat(**{name: [{"name": "f"}]})
