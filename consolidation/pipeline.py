@@ -119,7 +119,7 @@ def consolidate(
 
 
 def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], None]) -> Family:
-    files, base = bring(recipe.models, recipe.base)
+    files, base = bring(recipe.models, recipe.base, progress)
     return open_family(
         registry,
         files,

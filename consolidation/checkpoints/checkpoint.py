@@ -19,6 +19,7 @@ from consolidation.checkpoints.accounting import account
 from consolidation.checkpoints.adapters.adapter import Adapter, open_adapter
 from consolidation.checkpoints.adapters.adapter_tensors import with_adapter
 from consolidation.checkpoints.architecture import read_architecture, read_json
+from consolidation.checkpoints.cached_names import called
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.quantised.quantised_formats import plain_tensors
 from consolidation.checkpoints.tensor_file import SERVED_DTYPES, read_headers
@@ -32,10 +33,6 @@ from representation.layout import Layout
 from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
 
 _log = logging.getLogger(__name__)
-
-
-CACHED = "models--"
-"""Repositories in a Hugging Face cache: `models--<org>--<name>/snapshots/<commit>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +136,9 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The directory's own name, and its adapter's: `base+adapter`.
-
-        In a Hugging Face cache, the repository and its revision.
-        """
-        name = _name(self.directory)
-        return f"{name}+{_name(self.adapter.directory)}" if self.adapter is not None else name
+        """What the directory is called, and its adapter's: `base+adapter`."""
+        name = called(self.directory)
+        return f"{name}+{called(self.adapter.directory)}" if self.adapter is not None else name
 
     @property
     def tokenizer_directory(self) -> Path:
@@ -181,13 +175,6 @@ class ModelFiles:
         return open_checkpoint(self.directory, self.adapter)
 
 
-def _name(directory: Path) -> str:
-    *_, repository, kind, revision = ("", "", *directory.parts)
-    if kind == "snapshots" and repository.startswith(CACHED):
-        return f"{repository.removeprefix(CACHED).replace('--', '/', 1)}@{revision}"
-    return directory.name
-
-
 def open_checkpoint(directory: Path, adapter_directory: Path | None = None) -> Checkpoint:
     """Read config and headers, and account for every tensor. Raises `Refused`.
 
@@ -210,7 +197,7 @@ def open_checkpoint(directory: Path, adapter_directory: Path | None = None) -> C
     conversions = account(directory, anatomy, plain.tensors)
     adapter = open_adapter(adapter_directory) if adapter_directory is not None else None
     if adapter is not None:
-        adapter.warn_of_other_base(_name(directory))
+        adapter.warn_of_other_base(called(directory))
         conversions = with_adapter(adapter.config, anatomy, conversions)
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)

@@ -1,5 +1,6 @@
 """Which weights lie in a directory, and what to do with those that are not read. Opens no file."""
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,30 +29,34 @@ def check_weight_files(directory: Path) -> None:
 
     A directory without any weights passes: other errors are about that.
     """
-    adapter = [name for name in ADAPTER if (directory / name).exists()]
-    is_whole = (directory / SINGLE).exists() or (directory / INDEX).exists()
+    there = [path.name for path in directory.iterdir() if path.exists()]
+    for name in (SINGLE, INDEX):
+        if (directory / name).is_symlink() and not {SINGLE, INDEX} & set(there):
+            raise Refused(
+                f"{directory / name} is a link to a file that is not there: fetch it again"
+            )
+    check_weight_names(str(directory), there)
+
+
+def check_weight_names(place: str, names: Collection[str]) -> None:
+    """The same by the names of the files of a place: a directory, or a name on the hub."""
+    adapter = [name for name in ADAPTER if name in names]
+    is_whole = SINGLE in names or INDEX in names
     if adapter and is_whole:
         raise Refused(
-            f"{directory} holds whole weights and an adapter ({adapter[0]}), and it does not say "
+            f"{place} holds whole weights and an adapter ({adapter[0]}), and it does not say "
             "which is meant: move the adapter elsewhere; the model with it is then BASE+ADAPTER"
         )
     if adapter:
         raise Refused(
-            f"{directory} holds an adapter ({adapter[0]}) and not the weights of a model: give its "
-            f"base too, as NAME=BASE+{directory}"
+            f"{place} holds an adapter ({adapter[0]}) and not the weights of a model: give its "
+            f"base too, as NAME=BASE+{place}"
         )
     if is_whole:
         return
-    names = sorted(path.name for path in directory.iterdir())
-    for name in (SINGLE, INDEX):
-        if name in names:
-            raise Refused(
-                f"{directory / name} is a link to a file that is not there: fetch it again"
-            )
     for pattern, advice in OTHERS.items():
-        found = [name for name in names if fnmatchcase(name.lower(), pattern)]
+        found = [name for name in sorted(names) if fnmatchcase(name.lower(), pattern)]
         if found:
             raise Refused(
-                f"{directory} has neither {SINGLE} nor {INDEX}, but {found[0]}: "
-                + advice.format(directory)
+                f"{place} has neither {SINGLE} nor {INDEX}, but {found[0]}: " + advice.format(place)
             )

@@ -211,6 +211,7 @@ def consolidate(
 
     from consolidation.evaluation.gates import QualityLimits
     from consolidation.recipe import Recipe, check_recipe
+    from consolidation.sources.bringing import pin
     from serve_app.cli.recipes.carried_out import recipe_text
 
     wanted = Recipe(
@@ -235,6 +236,8 @@ def consolidate(
     )
     with names_recipe(context):
         check_recipe(wanted)
+    chosen, original = pin(chosen, original)
+    wanted = replace(wanted, models=chosen, base=original)
     if (memory := sizes["device_memory"]) is not None:
         wanted = replace(wanted, expert_bytes=_expert_bytes(wanted, memory))
     wanted = replace(wanted, as_file=recipe_text(wanted, memory))
@@ -255,13 +258,13 @@ def consolidate(
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """Bytes that a device has left for experts. Raises `DoesNotFit`."""
-
     from consolidation.compare.menu import max_maps
     from consolidation.sources.bringing import bring
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
 
-    files, _ = bring(recipe.models, None)
+    with showing.progress() as show:
+        files, _ = bring(recipe.models, None, show)
     configs = [one.open().config for one in files.values()]
     if recipe.extend is not None:
         manifest = open_registry(recipe.registry, recipe.family).read_manifest(recipe.extend)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from consolidation.evaluation.measures import MethodScore
     from consolidation.evaluation.methods import Method
     from consolidation.release import Registry, ReleaseReader
+    from consolidation.sources.model_source import ModelSource
 
 Releases = Annotated[
     list[str] | None,
@@ -103,7 +104,6 @@ def evaluate(
 
     from consolidation.evaluation import data, methods
     from consolidation.evaluation.evaluate import evaluate as measure
-    from consolidation.sources.bringing import bring
 
     files = data.read_files(tasks, texts)
     readers = _readers(open_registry(registry, family), release or [])
@@ -112,12 +112,10 @@ def evaluate(
         data.check_models(files, originals, reader.models, whose)
         if names:
             data.check_all_originals(originals, reader.models, whose)
-    originals_here, base_here = bring(originals, base_source)
-    checkpoints = {name: found.open() for name, found in originals_here.items()}
+    checkpoints, base_checkpoint = _opened(originals, base_source)
     encoded = data.encode(files, checkpoints, items=items, windows=windows)
     for reader in readers:
         methods.check_originals(reader.manifest, checkpoints)
-    base_checkpoint = base_here.open() if base_here else None
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
     with showing.progress() as show:
         releases = [methods.ReleaseMethod(reader, computing) for reader in readers]
@@ -143,6 +141,17 @@ def evaluate(
         output.print_json(told)
     else:
         _print_scores(scores, len(readers), output.out())
+
+
+def _opened(
+    originals: Mapping[str, ModelSource], base: ModelSource | None
+) -> tuple[dict[str, Checkpoint], Checkpoint | None]:
+    from consolidation.sources.bringing import bring
+
+    with showing.progress() as show:
+        files, base_files = bring(originals, base, show)
+    opened = {name: found.open() for name, found in files.items()}
+    return opened, base_files.open() if base_files is not None else None
 
 
 def _readers(registry: Registry, wanted: Sequence[str]) -> list[ReleaseReader]:

@@ -299,3 +299,5 @@ def _print_facts(facts: dict[str, Any]) -> None:
         )
     out.print()
     out.print(grid)
+    for name, model in facts["models"].items():
+        out.print(f"{name} from {model['source']}", markup=False, soft_wrap=True)

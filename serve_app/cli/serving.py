@@ -20,6 +20,7 @@ from serve_app.cli.parsing import (
     parse_registry,
     parse_source,
 )
+from serve_app.cli.progress import showing
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
 from serve_app.units import size
@@ -92,7 +93,8 @@ def _print_needs(
     from consolidation.plan.memory_needs import memory_needs
     from consolidation.sources.bringing import bring
 
-    files, base_files = bring(models, base)
+    with showing.progress() as show:
+        files, base_files = bring(models, base, show)
     opened = open_family(
         open_registry(registry, family),
         files,
