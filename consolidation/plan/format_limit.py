@@ -55,7 +55,11 @@ def within_formats(
 def least_bytes_within(
     layers: Sequence[LayerChoices], terms: PlanTerms, extended: Extended | None
 ) -> int:
-    """Bytes of the plan that takes the fewest, in few enough formats. Raises `Refused`."""
+    """Bytes that are enough for a plan in few enough formats. Raises `Refused`.
+
+    Formats are given up by bytes alone here. A plan for that budget gives them up at other prices
+    too, and now and then needs fewer.
+    """
     if terms.max_formats is not None:
         layers = next(_fewer_and_fewer(layers, MUCH, terms, extended))
     return least_bytes(layers, terms, extended)
