@@ -9,6 +9,7 @@ from consolidation.checkpoints.checkpoint import ModelFiles
 from consolidation.errors import Refused
 from consolidation.run.executor import Progress
 from consolidation.sources import hub
+from consolidation.sources.address import AddressFiles
 from consolidation.sources.model_source import Kind, Location, ModelSource
 from consolidation.sources.needed_files import check_files, small_files, weight_files
 from consolidation.sources.remote import Remote
@@ -84,6 +85,10 @@ def _found(wanted: _Wanted) -> Remote | Path:
     location = wanted.location
     if location.kind is Kind.DIRECTORY:
         return Path(location.source)
+    if location.kind is Kind.ADDRESS:
+        files = AddressFiles.listed(location.source)
+        check_files(files.called, files.sizes, is_adapter=wanted.is_adapter)
+        return files
     found = hub.HubFiles.listed(hub.at_commit(location))
     if isinstance(found, Path):
         _check_complete(location, found, is_adapter=wanted.is_adapter)

@@ -22,6 +22,7 @@ Find = Callable[[str], str | None]
 ON_HUB = "hf://"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 _ADDRESS = re.compile(r"[a-z][a-z0-9_-]*(::[a-z][a-z0-9_-]*)*://")
+_LOGIN = re.compile(r"://[^/?#]*@")
 _REVISION = re.compile(r"[^\s@-]\S*")
 
 
@@ -65,6 +66,11 @@ class ModelSource(Location):
     def __str__(self) -> str:
         own = Location.__str__(self)
         return own if self.adapter is None else f"{own}+{self.adapter}"
+
+
+def without_login(text: str) -> str:
+    """An address without the name and password that it may have."""
+    return _LOGIN.sub("://", text)
 
 
 def read_source(text: str, find: Find) -> ModelSource:

@@ -178,8 +178,6 @@ def parse_source(value: str, *, hint: str) -> ModelSource:
     except BadSource as error:
         raise typer.BadParameter(str(error), param_hint=hint) from error
     for one in (source, source.adapter):
-        if one and one.kind is Kind.ADDRESS:
-            raise typer.BadParameter(f"{value!r}: addresses are not read yet", param_hint=hint)
         if one and one.kind is Kind.DIRECTORY and not Path(one.source).is_dir():
             raise typer.BadParameter(f"{one.source!r} is not a directory", param_hint=hint)
     return source

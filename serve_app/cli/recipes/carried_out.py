@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from consolidation.sources.model_source import without_login
+
 if TYPE_CHECKING:
     from consolidation.recipe import Recipe
 
-_LOGIN = re.compile(r"://[^/?#]*@")
 _SETTINGS = re.compile(r"\?.*")
 
 
@@ -24,8 +25,8 @@ def recipe_text(recipe: "Recipe", device_memory: int | None) -> str:
         "family": recipe.family,
         "registry": _address(recipe.registry),
         "channel": recipe.channel,
-        "models": {name: str(source) for name, source in recipe.models.items()},
-        "base": None if recipe.base is None else str(recipe.base),
+        "models": {name: without_login(str(source)) for name, source in recipe.models.items()},
+        "base": None if recipe.base is None else without_login(str(recipe.base)),
         "extend": recipe.extend,
         "remove": list(recipe.remove),
         "expert_budget": recipe.expert_budget,
@@ -59,4 +60,4 @@ def _paths(paths: Mapping[str, Path]) -> dict[str, str]:
 def _address(registry: str) -> str:
     if "://" not in registry:
         return str(Path(registry).absolute())
-    return _SETTINGS.sub("", _LOGIN.sub("://", registry))
+    return _SETTINGS.sub("", without_login(registry))

@@ -1,0 +1,131 @@
+"""Checkpoints at fsspec addresses, such as s3://: copied file by file, and each from where it was.
+
+The copy of an address has a directory for each version: the same names, sizes and tags of files.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+
+from consolidation.checkpoints.cached_names import AT_ADDRESS
+from consolidation.errors import ConsolidationError, Refused, RunFailed
+from consolidation.release.storage import LocalStorage
+from consolidation.sources.model_source import without_login
+from consolidation.sources.remote import OnBytes
+
+PIECE_BYTES = 1 << 24
+TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""What file systems say of a file that changes with its content; the first that is there counts."""
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""The extra of this package that brings a protocol."""
+
+
+def cache_root() -> Path:
+    """`$XDG_CACHE_HOME/expertpool/sources`, or below `~/.cache`."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    return base / "expertpool" / "sources"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFiles:
+    """The files of a directory at an address. `tags` changes with their content, by name."""
+
+    called: str
+    cache: Path
+    root: str
+    sizes: Mapping[str, int]
+    tags: Mapping[str, str]
+    filesystem: Any = field(repr=False, compare=False)
+
+    @classmethod
+    def listed(cls, address: str) -> Self:
+        """Raises: Refused, RunFailed."""
+        with _explained(address):
+            filesystem, root = fsspec.core.url_to_fs(address)
+            sizes, tags = _listing(filesystem, root)
+        return cls(without_login(address), cache_root(), root, sizes, tags, filesystem)
+
+    @property
+    def directory(self) -> Path:
+        protocol, _, path = self.called.partition("://")
+        version = hashlib.sha256(json.dumps(sorted(self.tags.items())).encode()).hexdigest()[:16]
+        return self.cache / f"{AT_ADDRESS}{protocol}" / path.strip("/") / version
+
+    def is_here(self, name: str) -> bool:
+        return (self.directory / name).is_file()
+
+    def fetch(self, name: str, on_bytes: OnBytes) -> None:
+        """What a run that was stopped has copied of the file is not copied again."""
+        with LocalStorage(self.directory).lock(".lock"), _explained(self.called):
+            target = self.directory / name
+            if target.is_file():
+                return
+            part = target.with_name(f".{target.name}.part")
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("ab") as file:
+                done, size = file.tell(), self.sizes[name]
+                on_bytes(done)
+                while done < size:
+                    piece = self._read(name, done, min(done + PIECE_BYTES, size))
+                    file.write(piece)
+                    done += len(piece)
+                    on_bytes(len(piece))
+            part.rename(target)
+
+    def _read(self, name: str, start: int, end: int) -> bytes:
+        piece = bytes(self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=end))
+        if len(piece) != end - start:
+            raise RunFailed(f"{self.called}/{name} has changed while it was copied: start again")
+        return piece
+
+
+def _listing(filesystem: Any, root: str) -> tuple[dict[str, int], dict[str, str]]:
+    filesystem.invalidate_cache()
+    sizes, tags = {}, {}
+    for one in filesystem.ls(root, detail=True):
+        if one["type"] == "file":
+            name = str(one["name"]).rsplit("/", 1)[-1]
+            sizes[name] = int(one["size"])
+            tag = next((str(one[key]) for key in TAGS if one.get(key)), "")
+            tags[name] = f"{sizes[name]} {tag}"
+    return sizes, tags
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Errors of any file system in one line each."""
+    try:
+        yield
+    except ConsolidationError:
+        raise
+    except Exception as error:  # every protocol raises its own classes
+        raise _explanation(address, error) from error
+
+
+def _explanation(address: str, error: Exception) -> ConsolidationError:
+    address = without_login(address)
+    words = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, ImportError):
+        extra = EXTRAS.get(address.partition("://")[0])
+        how = f"pip install 'expertpool[{extra}]'" if extra else str(error)
+        return Refused(f"{address} needs a package that is not installed: {how}")
+    if isinstance(error, ValueError):
+        return Refused(f"{address} cannot be opened: {words}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Refused(f"there is no checkpoint at {address}: {words}")
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        return Refused(
+            f"{address} may not be read ({words}): give credentials as for AWS's own tools "
+            "(AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            if address.startswith("s3")
+            else f"{address} may not be read ({words})"
+        )
+    return RunFailed(f"cannot read {address}: {words}")
