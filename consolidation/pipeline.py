@@ -79,10 +79,7 @@ def consolidate(
     family = _open(recipe, registry, progress)
     check_memory(family, free, is_lossy=recipe.is_lossy, device=recipe.device)
     check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
-    windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
-    if given.calibration:
-        for name, found in windows.items():
-            found.warn_of_little(name, family.checkpoints[name].experts[0].num_experts)
+    windows = _windows(recipe, given, family)
     data = encode(given.files, family.checkpoints)
     read = (family.checkpoints, family.base, given.calibration)
     digest, of_study = recipe_digest(recipe, *read, given.files), study_digest(recipe, *read)
@@ -148,6 +145,15 @@ class _Given:
         if self.calibration and recipe.is_lossy:
             return parted(model_windows(own, checkpoint, max_tokens=3 * MAX_TOKENS))
         return ModelWindows((), tuple(model_windows(own, checkpoint)))
+
+
+def _windows(recipe: Recipe, given: _Given, family: Family) -> dict[str, ModelWindows]:
+    """Every model's windows, by its name; a warning for a text that is too short to go by."""
+    windows = {name: given.windows(recipe, name, c) for name, c in family.checkpoints.items()}
+    if given.calibration:
+        for name, found in windows.items():
+            found.warn_of_little(name, family.checkpoints[name].experts[0].num_experts)
+    return windows
 
 
 def _read_given(recipe: Recipe) -> _Given:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from consolidation.run.memory import give_back
+from consolidation.run.freed_memory import give_back
 
 
 def carry_out(work: bytes, threads: int, nice: int, steps: int) -> Iterator[Any]:

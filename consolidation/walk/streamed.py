@@ -20,7 +20,7 @@ from torch import nn
 
 from consolidation.arithmetic.on_device import CPU
 from consolidation.errors import Refused
-from consolidation.run.memory import give_back
+from consolidation.run.freed_memory import give_back
 from consolidation.walk.computing import compute_by_products
 from consolidation.walk.filling import ExpertsFilling, Filling
 from consolidation.walk.weight_sources import Weights
