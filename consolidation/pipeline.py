@@ -143,7 +143,7 @@ class _Given:
         own = [file for name, file in self.calibration if name in (None, model)]
         own = own or list(read_calibration(()))
         if self.calibration and recipe.is_lossy:
-            return parted(model_windows(own, checkpoint, max_tokens=3 * MAX_TOKENS))
+            return parted(model_windows(own, checkpoint, max_tokens=2 * MAX_TOKENS))
         return ModelWindows((), tuple(model_windows(own, checkpoint)))
 
 

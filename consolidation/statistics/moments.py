@@ -132,8 +132,9 @@ class Sample:
     """
 
     def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
-        self._inputs = torch.zeros(0, shape[1], device=device)
-        self._gradients = torch.zeros(0, shape[0], device=device)
+        kept = torch.bfloat16  # as they are stored: they are as large as the moments
+        self._inputs = torch.zeros(0, shape[1], device=device, dtype=kept)
+        self._gradients = torch.zeros(0, shape[0], device=device, dtype=kept)
         self._weights = torch.zeros(0, device=device)
         self._priorities = torch.zeros(0, device=device)
         self._generator = torch.Generator().manual_seed(0)
@@ -148,8 +149,8 @@ class Sample:
         best = self._priorities.topk(min(SAMPLES + 1, len(self._priorities))).indices
         self._priorities = self._priorities[best]
         self._weights = torch.cat([self._weights, weights])[best]
-        self._inputs = torch.cat([self._inputs, x])[best]
-        self._gradients = torch.cat([self._gradients, gradient])[best]
+        self._inputs = torch.cat([self._inputs, x.bfloat16()])[best]
+        self._gradients = torch.cat([self._gradients, gradient.bfloat16()])[best]
 
     def samples(self, trust: float, num_tokens: int) -> Samples:
         """The sample, weighted for a mean over `num_tokens`."""
@@ -157,8 +158,8 @@ class Sample:
         used = self._weights[:SAMPLES] > 0
         weights = self._weights[:SAMPLES][used]
         factors = (weights.clamp_min(float(threshold)) / weights * (trust / num_tokens)).sqrt()
-        gradients = self._gradients[:SAMPLES][used] * factors[:, None]
-        return Samples(self._inputs[:SAMPLES][used], gradients, trust)
+        gradients = self._gradients[:SAMPLES][used].float() * factors[:, None]
+        return Samples(self._inputs[:SAMPLES][used].float(), gradients, trust)
 
 
 def _mean(

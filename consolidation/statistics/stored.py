@@ -24,7 +24,7 @@ from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.statistics.text import ModelWindows
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raise it whenever the same model and text would give other statistics, or files of another form.
 
 `tests/consolidation/statistics/test_stored.py` fails when it should have been raised.
@@ -263,7 +263,7 @@ def _factor(model: str, there: ModelStatistics) -> float:
 
 def _metric(found: Mapping[str, torch.Tensor], name: str, device: torch.device) -> Metric:
     gain, moments, inputs, gradients = (
-        to_device(found[f"{name}.{what}"], device)
+        to_device(found[f"{name}.{what}"], device).float()
         for what in ("gain", "moments", "inputs", "gradients")
     )
     return Metric(
@@ -282,7 +282,7 @@ def _tensors(name: str, metric: Metric) -> dict[str, torch.Tensor]:
     return {
         f"{name}.gain": metric.gain,
         f"{name}.moments": metric.moments,
-        f"{name}.inputs": samples.inputs,
-        f"{name}.gradients": samples.gradients,
+        f"{name}.inputs": samples.inputs.bfloat16(),
+        f"{name}.gradients": samples.gradients.bfloat16(),
         f"{name}.trust": torch.tensor(samples.trust),
     }

@@ -90,7 +90,7 @@ def write_family(
 def write_text(path: Path) -> None:
     """Write calibration text with as many tokens as are used of any text, a byte each."""
     default = (Path(text.__file__).parent / "data" / "calibration.txt").read_bytes()
-    path.write_bytes(default * -(-3 * text.MAX_TOKENS // len(default)))
+    path.write_bytes(default * -(-2 * text.MAX_TOKENS // len(default)))
 
 
 def measure(

@@ -176,10 +176,11 @@ def test_statistics_are_those_of_the_whole_model_but_for_rounding(
                 assert_close(found.gain, metric.gain, rtol=1e-3, atol=0)
                 assert_close(found.moments, metric.moments, rtol=1e-3, atol=1e-7)
                 assert found.samples is not None
-                assert_close(found.samples.inputs, metric.samples.inputs, rtol=1e-3, atol=1e-5)
+                # Samples are in bfloat16.
+                assert_close(found.samples.inputs, metric.samples.inputs, rtol=1e-2, atol=1e-5)
                 size = float(metric.samples.gradients.abs().max())
                 gradients = (found.samples.gradients, metric.samples.gradients)
-                assert_close(*gradients, rtol=1e-3, atol=1e-4 * size)
+                assert_close(*gradients, rtol=1e-2, atol=1e-4 * size)
 
 
 def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:
