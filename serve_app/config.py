@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from serve_app.engine.config import SETTINGS, EngineConfig
+from serve_app.page_origin import origin
 from serve_app.text.template_limits import TemplateLimits
 
 
@@ -70,7 +72,9 @@ class ServeConfig(_Strict):
     """Answer anybody who can reach the endpoint. Without this, keys are needed."""
     drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     """How long running answers may take to end once the endpoint is told to end."""
-    keep_alive_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
+    allow_origin: tuple[Annotated[str, AfterValidator(origin)], ...] = ()
+    """Origins of web pages whose scripts may use the endpoint (CORS); `*` is any page."""
+    keep_alive_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """A stream that has nothing to say for so long sends a comment, so that nobody closes it."""
     max_open_choices: int = Field(default=1024, ge=1)
     """Choices running and waiting in one replica, of all tenants; a request beyond gets 429. With
@@ -97,8 +101,8 @@ class ServeConfig(_Strict):
     @classmethod
     def names(cls) -> list[str]:
         """The names of all settings with a single value, including the engine's."""
-        own = [name for name in cls.model_fields if name not in ("engine", "limits", "metrics")]
-        return [*own, *SETTINGS]
+        others = ("engine", "allow_origin", "limits", "metrics")
+        return [*(name for name in cls.model_fields if name not in others), *SETTINGS]
 
     @model_validator(mode="after")
     def _keys_or_not(self) -> Self:

@@ -33,6 +33,12 @@ _NOBODY = Caller("", Tenant(), "", frozenset())
 _STATE = "expertpool.asked"
 _T = TypeVar("_T")
 _LEFT_HEADER = "x-ratelimit-{}-{}"
+LEFT_HEADERS = tuple(
+    _LEFT_HEADER.format(which, of)
+    for which in ("limit", "remaining", "reset")
+    for of in ("requests", "tokens")
+)
+"""What answers may say of a tenant's limits."""
 
 
 class Keys(Protocol):

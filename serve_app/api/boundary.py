@@ -1,4 +1,4 @@
-"""The outermost ASGI layer: request ids in and out, and an OpenAI answer to every exception."""
+"""The ASGI layer of ids, of methods that need no route, and of OpenAI's answer to exceptions."""
 
 import logging
 import re
@@ -31,6 +31,8 @@ def request_id(headers: Headers) -> str:
 class Boundary:
     """Wraps the application. Unexpected exceptions are logged and answered with 500.
 
+    HEAD is routed as GET: the server leaves out the body. OPTIONS says which methods a route takes.
+
     names_answers: whether the answer carries the request's id; a proxy may add it already.
     """
 
@@ -42,6 +44,9 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
         name = scope[REQUEST_ID] = request_id(Headers(scope=scope))
         begun = False
 
@@ -62,10 +67,9 @@ class Boundary:
         except ClientGone:
             return
         except (ProtocolError, HTTPException) as error:
-            response = _refusal(scope, error)
+            response = _refusal(method, scope["path"], error)
         except Exception as error:  # noqa: BLE001  the last resort: the client gets a body
-            what = scope["method"], scope["path"]
-            _log.error("request %s: %s %s failed: %s", name, *what, where(error))
+            _log.error("request %s: %s %s failed: %s", name, method, scope["path"], where(error))
             response = error_response(internal())
         else:
             return
@@ -73,13 +77,21 @@ class Boundary:
             await response(scope, receive, named_send)
 
 
-def _refusal(scope: Scope, error: ProtocolError | HTTPException) -> Response:
+def _refusal(method: str, path: str, error: ProtocolError | HTTPException) -> Response:
     if isinstance(error, ProtocolError):
         return error_response(error)
-    method, path = scope["method"], scope["path"]
     if error.status_code == 405:
-        message = f"{method} is not allowed on {path}"
-        return routing_response(WRONG_METHOD, message, error.headers)
+        allowed = {"allow": _allowed((error.headers or {})["Allow"])}
+        if method == "OPTIONS":
+            return Response(headers=allowed)
+        message = f"{method} is not allowed on {path}, which takes {allowed['allow']}"
+        return routing_response(WRONG_METHOD, message, allowed)
     if error.status_code == 404:
-        return routing_response(NO_SUCH_ROUTE, f"Invalid URL ({method} {path})", error.headers)
+        message = f"there is no {method} {path} here: {error.detail}"
+        return routing_response(NO_SUCH_ROUTE, message)
     return error_response(bad_request(str(error.detail)))
+
+
+def _allowed(methods: str) -> str:
+    """With those that need no route."""
+    return f"{methods.replace('GET', 'GET, HEAD')}, OPTIONS"

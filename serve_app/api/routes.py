@@ -2,17 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.access import Access, Keys, asked_by
+from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
 from serve_app.api.admin import Handler, admin_handlers
 from serve_app.api.boundary import Boundary
 from serve_app.api.generating import Generating, body_of, caller_of
@@ -58,6 +60,7 @@ class Api:
     num_lost: of these records, how many could not be kept; None where there are none.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
+    origins: of pages whose scripts may ask, as browsers name them; `*` is any.
     """
 
     client: EngineClient
@@ -68,7 +71,8 @@ class Api:
     num_lost: Callable[[], int] | None = None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
-    keep_alive_s: float = 15.0
+    keep_alive_s: float = 10.0
+    origins: Collection[str] = ()
 
 
 def build_api(api: Api) -> ASGIApp:
@@ -77,8 +81,31 @@ def build_api(api: Api) -> ASGIApp:
     for method, path, handler in admin_handlers(api.client):
         routes.append(_route(method, path, _Endpoint(handler)))
     routes.append(_route("GET", openapi.PATH, _Endpoint(_document(api, routes))))
-    router = Router(routes, redirect_slashes=False)
-    return Boundary(Access(router, api.keys, api.lessor), names_answers=api.names_answers)
+    router = Router(routes, redirect_slashes=False, default=_elsewhere(routes))
+    app = Boundary(Access(router, api.keys, api.lessor), names_answers=api.names_answers)
+    return _for_browsers(app, api.origins) if api.origins else app
+
+
+def _for_browsers(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
+    """Answers a browser's question whether a page may ask, which comes without a key."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-request-id", "retry-after", *LEFT_HEADERS),
+    )
+
+
+def _elsewhere(routes: list[Route]) -> ASGIApp:
+    """Says which routes there are, but for those of who runs the endpoint."""
+    paths = (route.path.replace(":path}", "}") for route in routes)
+    told = ", ".join(path for path in paths if not path.startswith("/admin/"))
+
+    async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise HTTPException(404, f"the routes are {told}")
+
+    return refuse
 
 
 class _Endpoint:

@@ -61,7 +61,7 @@ def error_response(error: ProtocolError) -> JSONResponse:
 
 
 def routing_response(
-    status: HttpStatus, message: str, headers: Mapping[str, str] | None
+    status: HttpStatus, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """The answer to a request that no route takes."""
     return JSONResponse(_body(status, message, None), status.number, headers)

@@ -19,10 +19,12 @@ from serve_app.cli.parsing import (
     parse_port,
     parse_registry,
     parse_source,
+    parser_of,
 )
 from serve_app.cli.progress import showing
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.engine.config import EngineConfig
+from serve_app.page_origin import origin
 from serve_app.units import size
 
 if TYPE_CHECKING:
@@ -229,6 +231,15 @@ def serve(
             "let new requests wait until running ones have ended (drain)."
         ),
     ] = Reload.OVERLAP,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            parser=parser_of(origin),
+            show_default=False,
+            help="Let scripts of web pages from there use it (CORS); * is any. Repeat for more.",
+        ),
+    ] = None,
     response_template: Annotated[
         str | None,
         typer.Option(
@@ -260,6 +271,7 @@ def serve(
         engine=engine,
         keys=keys,
         usage=usage,
+        allow_origin=tuple(allow_origin or ()),
         response_template=response_template,
         reload=reload.value,
         drain_s=drain,

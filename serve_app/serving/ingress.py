@@ -71,6 +71,7 @@ class Ingress:
             self._lessor,
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
+            origins=self._config.allow_origin,
         )
         usage = self._usage
         if usage is None:

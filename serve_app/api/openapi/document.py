@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serve_app.api.access import OPEN, needed
+from serve_app.api.access import LEFT_HEADERS, OPEN, needed
 from serve_app.api.openapi import answer_shapes as shapes
 from serve_app.api.openapi.operations import Operation, operations
 from serve_app.api.requests.deadline import TIMEOUT_HEADER
@@ -18,11 +18,6 @@ _SCHEMAS = "#/components/schemas/{model}"
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 _KEYED: tuple[ErrorCode, ...] = ("invalid_api_key", "insufficient_permissions")
-_LEFT = [
-    f"x-ratelimit-{which}-{of}"
-    for which in ("limit", "remaining", "reset")
-    for of in ("requests", "tokens")
-]
 Document = dict[str, Any]
 
 
@@ -141,7 +136,7 @@ def _refusals(path: str, operation: Operation, *, has_keys: bool) -> Mapping[int
 def _response(words: str, content: Document, *, has_keys: bool) -> Document:
     headers = {"x-request-id": _header("The request's own, or a new one", required=True)}
     if has_keys:
-        headers |= {name: _header("Where the tenant has such a limit") for name in _LEFT}
+        headers |= {name: _header("Where the tenant has such a limit") for name in LEFT_HEADERS}
     return {"description": words, "headers": headers, "content": content}
 
 
