@@ -1,7 +1,6 @@
 """Gives memory that nothing uses any more back to the system. Frees none itself."""
 
 import ctypes
-import gc
 from collections.abc import Callable
 
 
@@ -18,5 +17,4 @@ _malloc_trim = _trim()
 
 def give_back() -> None:
     """Return what malloc keeps for later. Tensors of some megabytes leave as much as a layer."""
-    gc.collect()
     _malloc_trim(0)

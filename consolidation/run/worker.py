@@ -1,6 +1,7 @@
 """What a process of Ray does with a task. Knows neither Ray nor what the task is."""
 
 import os
+import gc
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,4 +48,5 @@ def _result(work: bytes, threads: int, *others: Any) -> Any:
         return function(task, *others)
     finally:
         # A worker waits for its next task beside others that compute.
+        gc.collect()
         give_back()
