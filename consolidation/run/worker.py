@@ -1,7 +1,7 @@
 """What a process of Ray does with a task. Knows neither Ray nor what the task is."""
 
-import os
 import gc
+import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
