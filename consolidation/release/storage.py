@@ -19,6 +19,13 @@ import fsspec
 from consolidation.release.errors import StorageFailed
 from consolidation.release.temporary import remove_left, write_whole
 
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""The extra of this package that brings a protocol."""
+WITH_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+"""Protocols without directories: to make one would make the bucket, however it is misspelt."""
+S3_TRIES = 2
+"""How often s3fs asks for what botocore gave up. botocore itself asks five times, for 15 s each."""
+
 
 class Storage(Protocol):
     """Whole files by relative path. Every method raises `StorageFailed` if it fails."""
@@ -187,7 +194,8 @@ class RemoteStorage:
     def write(self, path: str, data: bytes) -> None:
         with self._trouble("write", path):
             full = self._full(path)
-            self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
+            if WITH_BUCKETS.isdisjoint(_protocols(self.filesystem)):
+                self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
             self.filesystem.pipe_file(full, data)
 
     def names(self, path: str) -> list[str]:
@@ -229,10 +237,31 @@ class RemoteStorage:
 def open_storage(url: str) -> Storage:
     """The storage at a path or fsspec address. Raises `StorageFailed` for one unknown to fsspec."""
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
+        filesystem, root = open_filesystem(url)
+    except ImportError as error:
+        raise StorageFailed(missing_package(url, error)) from error
+    except (ValueError, OSError) as error:
         raise StorageFailed(f"cannot open {url}: {error}") from error
-    protocols = filesystem.protocol
-    if "file" in ((protocols,) if isinstance(protocols, str) else protocols):
+    if "file" in _protocols(filesystem):
         return LocalStorage(Path(root))
     return RemoteStorage(filesystem, str(root), url)
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The file system of an fsspec address, and the path in it. Raises what its package raises."""
+    filesystem, root = fsspec.core.url_to_fs(url)
+    if "s3" in _protocols(filesystem):
+        filesystem.retries = S3_TRIES
+    return filesystem, str(root)
+
+
+def missing_package(url: str, error: ImportError) -> str:
+    """What to install for an address, in words."""
+    extra = EXTRAS.get(url.partition("://")[0])
+    how = f"pip install 'expertpool[{extra}]'" if extra else str(error)
+    return f"{url} needs a package that is not installed: {how}"
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    found = filesystem.protocol
+    return (found,) if isinstance(found, str) else tuple(found)

@@ -12,19 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import fsspec
-
 from consolidation.checkpoints.cached_names import AT_ADDRESS
 from consolidation.errors import ConsolidationError, Refused, RunFailed
-from consolidation.release.storage import LocalStorage
+from consolidation.release.storage import LocalStorage, missing_package, open_filesystem
 from consolidation.sources.model_source import without_login
 from consolidation.sources.remote import OnBytes
 
 PIECE_BYTES = 1 << 24
 TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """What file systems say of a file that changes with its content; the first that is there counts."""
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""The extra of this package that brings a protocol."""
+WRONG_SETTINGS = {"ParamValidationError", "ProfileNotFound"}
+"""What botocore raises for names and settings that cannot work."""
 
 
 def cache_root() -> Path:
@@ -49,7 +47,7 @@ class AddressFiles:
     def listed(cls, address: str) -> Self:
         """Raises: Refused, RunFailed."""
         with _explained(address):
-            filesystem, root = fsspec.core.url_to_fs(address)
+            filesystem, root = open_filesystem(address)
             sizes, tags = _listing(filesystem, root)
         return cls(without_login(address), cache_root(), root, sizes, tags, filesystem)
 
@@ -92,6 +90,8 @@ def _listing(filesystem: Any, root: str) -> tuple[dict[str, int], dict[str, str]
     sizes, tags = {}, {}
     for one in filesystem.ls(root, detail=True):
         if one["type"] == "file":
+            if str(one["name"]).lstrip("/") == root.strip("/"):
+                raise NotADirectoryError
             name = str(one["name"]).rsplit("/", 1)[-1]
             sizes[name] = int(one["size"])
             tag = next((str(one[key]) for key in TAGS if one.get(key)), "")
@@ -112,15 +112,16 @@ def _explained(address: str) -> Iterator[None]:
 
 def _explanation(address: str, error: Exception) -> ConsolidationError:
     address = without_login(address)
-    words = f"{type(error).__name__}: {error}".splitlines()[0]
+    words = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, ImportError):
-        extra = EXTRAS.get(address.partition("://")[0])
-        how = f"pip install 'expertpool[{extra}]'" if extra else str(error)
-        return Refused(f"{address} needs a package that is not installed: {how}")
-    if isinstance(error, ValueError):
+        return Refused(missing_package(address, error))
+    if isinstance(error, ValueError) or type(error).__name__ in WRONG_SETTINGS:
         return Refused(f"{address} cannot be opened: {words}")
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return Refused(f"there is no checkpoint at {address}: {words}")
+    if isinstance(error, NotADirectoryError):
+        return Refused(f"{address} is a file: give the directory that it lies in")
+    if isinstance(error, FileNotFoundError):
+        is_said = str(error).strip("/") in address
+        return Refused(f"there is nothing at {address}" + ("" if is_said else f" ({error})"))
     if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
         return Refused(
             f"{address} may not be read ({words}): give credentials as for AWS's own tools "

@@ -52,7 +52,11 @@ def _check_address(url: str) -> None:
         raise typer.BadParameter(f"{url!r}: only one process can see its own memory")
     try:
         fsspec.get_filesystem_class(protocol)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        from consolidation.release.storage import missing_package
+
+        raise typer.BadParameter(missing_package(url, error)) from error
+    except ValueError as error:
         raise typer.BadParameter(f"{url!r}: {error}") from error
 
 

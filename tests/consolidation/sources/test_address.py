@@ -97,7 +97,8 @@ def test_what_changes_at_an_address_is_another_version(memory: Any) -> None:
 def test_what_is_wrong_with_an_address_is_one_line(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "there is no checkpoint at memory://bucket/none" in refusal("memory://bucket/none")
+    assert refusal("memory://bucket/none") == "there is nothing at memory://bucket/none"
+    assert refusal(f"{ADDRESS}/config.json").startswith(f"{ADDRESS}/config.json is a file: ")
     assert "nosuch://x cannot be opened" in refusal("nosuch://x")
 
     errors: list[Exception] = [PermissionError("Access Denied"), TimeoutError("gone")]
@@ -109,13 +110,3 @@ def test_what_is_wrong_with_an_address_is_one_line(
         patched.setattr(type(memory), "ls", ls)
         assert "may not be read (PermissionError: Access Denied)" in refusal(ADDRESS)
         assert refusal(ADDRESS, RunFailed) == f"cannot read {ADDRESS}: TimeoutError: gone"
-
-
-def test_a_protocol_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def url_to_fs(_: str) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
-    assert refusal("s3://bucket/x") == (
-        "s3://bucket/x needs a package that is not installed: pip install 'expertpool[s3]'"
-    )

@@ -1,31 +1,17 @@
 """The commands with models named on the hub, as users run them, without Ray."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import constants
 
 from consolidation.release import Registry
-from consolidation.run.executor import LocalExecutor
 from serve_app.cli.main import run
 from tests.consolidation.sources.conftest import NAME
 from tests.support.hub_server import Hub
 
-
-class _Here(LocalExecutor):
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-@pytest.fixture(autouse=True)
-def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", _Here)
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 def test_a_release_and_its_recipe_name_repository_and_commit_and_are_made_again_offline(
