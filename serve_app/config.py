@@ -95,6 +95,8 @@ class ServeConfig(_Strict):
     """Processor time that a chat template may take for one request."""
     template_bytes: int = Field(default=TemplateLimits().memory, ge=2**20)
     """Memory that it may take. It may write a quarter as many characters."""
+    log_level: Literal["info", "warning", "error"] = "info"
+    """The least that is logged. What libraries log is not affected."""
     limits: RequestLimits = RequestLimits()
     metrics: MetricsConfig = MetricsConfig()
 

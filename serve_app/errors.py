@@ -23,13 +23,13 @@ import traceback
 
 def where(error: BaseException) -> str:
     """The kind of an error and where it came from, for a log: its words may quote a request."""
-    told = ""
+    told = []
     found: BaseException | None = error
     while found is not None:
         frames = "".join(traceback.format_tb(found.__traceback__))
-        told += f"\n{type(found).__name__} from\n{frames}"
+        told.append(f"{type(found).__name__}:\n{frames}")
         found = found.__cause__ or found.__context__
-    return told
+    return "\n".join(told)
 
 
 class ServingError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from consolidation.release import Manifest
     from consolidation.sources.model_source import ModelSource
     from serve_app.engine.memory_plan import MemoryPlan
+
+
+class LogLevel(Enum):
+    """The least that is said."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class Reload(Enum):
@@ -248,6 +257,10 @@ def serve(
             help="JSON that says how all models write reasoning and tool calls.",
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(help="The least that is shown here, a line each, and written to logs."),
+    ] = LogLevel.INFO,
     insecure_no_keys: Annotated[
         bool,
         typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
@@ -275,18 +288,23 @@ def serve(
         response_template=response_template,
         reload=reload.value,
         drain_s=drain,
+        log_level=log_level.value,
         insecure_no_keys=insecure_no_keys,
     )
     user = UserConfig(channel=channel)
     on_started = partial(_say_where, keys)
-    run(config, user, port, host=host, ingresses=ingresses, on_started=on_started)
+    run(config, user, port, host=host, ingresses=ingresses, on_started=on_started, say=_say)
+
+
+def _say(line: str) -> None:
+    said = f"{datetime.now():%H:%M:%S} {line}"
+    output.err().print(said, soft_wrap=True, markup=False)
 
 
 def _say_where(keys: str | None, address: str) -> None:
-    words = f"listening at {address}/v1; {address}/ready says when a release is served"
-    output.err().print(words, soft_wrap=True)
-    if keys is None:
-        output.err().print("without --keys, it answers whoever can reach it", soft_wrap=True)
+    _say(f"listening at {address}/v1; {address}/ready says when a release is served")
+    keyed = f"it answers those who have a key of {keys}"
+    _say(keyed if keys else "without --keys, it answers whoever can reach it")
 
 
 def demo(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.config import ServeConfig
 from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.serving.terminal import log_as
 from serve_app.text.answers.template_file import read_template_file
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import TextProcess
@@ -30,6 +31,7 @@ class EngineDeployment:
         self._begun = time.monotonic()
         listen_where_ray_does()
         self._config = ServeConfig.model_validate(config)
+        log_as("engine", self._config.log_level)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve calls this once before it asks for anything else."""

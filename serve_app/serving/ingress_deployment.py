@@ -8,6 +8,7 @@ from serve_app.config import ServeConfig
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.lease_actor import ActorLessor
 from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.serving.terminal import log_as
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.tenants.limits.lease import Lessor
 
@@ -18,6 +19,7 @@ class IngressDeployment(Ingress):
     def __init__(self, engine: Any, config: dict[str, Any]) -> None:
         listen_where_ray_does()
         checked = ServeConfig.model_validate(config)
+        log_as("ingress", checked.log_level)
         super().__init__(engine, checked, _lessor(checked))
 
     async def __del__(self) -> None:

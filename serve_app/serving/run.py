@@ -16,6 +16,7 @@ from typing import Any
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.device.device import require_device
 from serve_app.errors import ConfigError
+from serve_app.serving.terminal import Ears, Say, heard
 from serve_app.tenants.keys_store import KeysStore
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def run(
     host: str = "127.0.0.1",
     ingresses: int | None = None,
     on_started: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> None:
     """Starts Ray and the endpoint, and blocks until SIGTERM, Ctrl-C or SIGHUP.
 
@@ -64,14 +66,18 @@ def run(
     ingresses: processes that answer on the port; None: two from four cores on, else one.
     on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
     release is served). Raises ConfigError if the port is taken.
+    say: called with a line for each thing that an operator should know, from any thread.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
-        with endpoint(
-            config, user, port, host=host, ingresses=ingresses, keeps_spare=True
-        ) as address:
+        with (
+            heard(say or _log.info) as ears,
+            endpoint(
+                config, user, port, host=host, ingresses=ingresses, keeps_spare=True, ears=ears
+            ) as address,
+        ):
             if on_started is not None:
                 on_started(address)
             wait_for_the_end(partial(_drain, config.drain_s))
@@ -88,14 +94,18 @@ def endpoint(
     host: str = "127.0.0.1",
     ingresses: int | None = None,
     keeps_spare: bool = False,
+    ears: Ears | None = None,
 ) -> Iterator[str]:
     """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`.
 
     keeps_spare: have an idle process ready, in which an engine starts quickly if one dies.
+    ears: of who wants to hear what its processes say.
     """
     require_device(config.engine.device)
     _check_keys(config, host)
     _check_free(host, port)
+    tell: Say = _log.info if ears is None else ears.say
+    tell("starting Ray")
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     for name, value in (_RAY | (_SPARE if keeps_spare else {})).items():
         os.environ.setdefault(name, value)
@@ -105,7 +115,8 @@ def endpoint(
     from serve_app.serving.app import application, with_absolute_paths
 
     try:
-        _start_ray(ray)
+        logs = _start_ray(ray)
+        tell(f"starting the endpoint; whole logs are in {logs}")
         _restore(handlers)  # Ray replaces the handler of SIGTERM
         _quieten()
         serve.start(
@@ -125,18 +136,22 @@ def endpoint(
         )
         yield f"http://{host}:{port}"
     finally:
+        if ears is not None:
+            ears.expect_ends()
         _restore(handlers)
         if config.usage is not None and ray.is_initialized():
             _tell_ingresses("write_usage", _WRITING_S)
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
-def _start_ray(ray: Any) -> None:
-    """What it starts never gets SIGHUP, as it ignores Ctrl-C: a terminal sends both to all
-    processes, and this one ends the others.
+def _start_ray(ray: Any) -> str:
+    """Returns where it keeps logs.
+
+    What it starts never gets SIGHUP, as it ignores Ctrl-C: a terminal sends both to all processes,
+    and this one ends the others.
     """
     with _hangup_blocked():
-        ray.init(
+        started = ray.init(
             address="local",
             include_dashboard=False,
             configure_logging=True,
@@ -144,6 +159,7 @@ def _start_ray(ray: Any) -> None:
             log_to_driver=False,
             namespace=_NAME,
         )
+    return f"{started.address_info['session_dir']}/logs"
 
 
 @contextmanager

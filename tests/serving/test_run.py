@@ -33,7 +33,9 @@ from serve_app.serving.run import run
 engine = EngineConfig(device="cpu", dtype="float32", kv_tokens=8192)
 config = ServeConfig(registry=sys.argv[1], family="tiny", engine=engine, drain_s=4)
 started = lambda address: print(address, flush=True)
-run(config, UserConfig(channel="stable"), int(sys.argv[2]), ingresses=2, on_started=started)
+say = lambda line: print(line, file=sys.stderr, flush=True)
+user, port = UserConfig(channel="stable"), int(sys.argv[2])
+run(config, user, port, ingresses=2, on_started=started, say=say)
 print("ended")
 """
 
@@ -106,9 +108,15 @@ class Started:
     """`run` in a process of its own, with two ingresses, and no release before `serve`."""
 
     def __init__(
-        self, program: "subprocess.Popen[bytes]", port: int, family: TinyFamily, release: str
+        self,
+        program: "subprocess.Popen[bytes]",
+        terminal: Path,
+        port: int,
+        family: TinyFamily,
+        release: str,
     ) -> None:
         self.program = program
+        self.terminal = terminal
         self.family = family
         self.release = release
         self.port = port
@@ -121,6 +129,9 @@ class Started:
 
     def ingresses(self) -> list[int]:
         return self.replicas("Ingress")
+
+    def has_said(self, words: str) -> bool:
+        return words in self.terminal.read_text()
 
     def serve(self) -> None:
         """Returns when the release answers."""
@@ -148,10 +159,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     family.make_models("ab")
     release = family.publish("ab")
     arguments = [sys.executable, "-c", PROGRAM, family.url, str(port)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+    terminal = tmp_path_factory.mktemp("terminal") / "said"
+    with (
+        terminal.open("wb") as said,
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=said) as program,
+    ):
         try:
             assert program.stdout is not None
-            found = Started(program, port, family, release)
+            found = Started(program, terminal, port, family, release)
             assert program.stdout.readline().decode().strip() == found.address
             assert httpx.get(f"{found.address}/ready", timeout=30).status_code == 503
             yield found
@@ -180,6 +195,8 @@ def test_one_ingress_serves_on_while_the_other_is_dead_and_another_is_started(
     _until(lambda: num_listening(started.port) == 1, 5)
     for _ in range(20):
         assert started.version() == 200
+    ended = f"the ingress (process {killed}) has ended; another one starts\n"
+    _until(lambda: started.has_said(ended), 5)
     _until(lambda: len(set(started.ingresses()) - {killed}) == 2, 60)
     _until(lambda: num_listening(started.port) == 2, 30)
     os.kill(left, signal.SIGKILL)
@@ -236,6 +253,10 @@ def test_sigterm_lets_answers_end_and_ends_every_process(started: Started) -> No
     output, _ = started.program.communicate(timeout=60)
     assert started.program.returncode == 0
     assert b"ended" in output
+    assert started.has_said("starting the endpoint; whole logs are in /")
+    assert started.has_said("has the models a, b\n")
+    assert started.has_said(f"engine: serving release {started.release} after ")
+    assert not started.has_said("the engine (")
     _until(lambda: not any(_alive(pid) for pid in children), 20)
 
 

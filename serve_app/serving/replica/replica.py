@@ -146,7 +146,7 @@ class EngineReplica:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
             yield [error.to_item()]
         except ServingError as error:
-            _log.error("job %s failed: %s%s", job["id"], error, where(error))
+            _log.error("job %s failed: %s, %s", job["id"], error, where(error))
             failed = protocol_error(error)
             self._metrics.refused(failed.code, job["tenant"], answering.side)
             yield [failed.to_item()]
@@ -225,6 +225,8 @@ class EngineReplica:
         await self._releases.take_up(release)
         if self._start_s is None:
             self._start_s = self._making_s + self._clock() - asked
+        held = self._releases.current
+        _log.info("release %s has the models %s", release, ", ".join(held.models if held else ()))
 
     async def _look_beside(self, channel: str | None) -> None:
         if self._follower.state.trouble is None:  # else they are out of sight, and not gone
