@@ -14,7 +14,8 @@ from serve_app.cli.evaluation import evaluate
 from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
-from serve_app.cli.serving import demo, plan_memory, serve
+from serve_app.cli.serve.serve_command import serve
+from serve_app.cli.serving import demo, plan_memory
 from serve_app.cli.traffic.aliases_command import aliases
 from serve_app.cli.traffic.canary_command import canary
 from serve_app.cli.usage import usage

@@ -1,10 +1,7 @@
-"""Commands that use the engine: plan memory, serve, run the demo. They build no release."""
+"""Commands that use the engine: plan memory, run the demo. They build no release, nor serve one."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,43 +12,19 @@ from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Base, Channel, Family, Models, RegistryUrl
 from serve_app.cli.parsing import (
-    parse_count,
     parse_models,
-    parse_port,
-    parse_registry,
     parse_source,
-    parser_of,
 )
 from serve_app.cli.progress import showing
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
+from serve_app.cli.serve.serve_command import ConfigFile
 from serve_app.engine.config import EngineConfig
-from serve_app.page_origin import origin
 from serve_app.units import size
 
 if TYPE_CHECKING:
     from consolidation.release import Manifest
     from consolidation.sources.model_source import ModelSource
     from serve_app.engine.memory_plan import MemoryPlan
-
-
-class LogLevel(Enum):
-    """The least that is said."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class Reload(Enum):
-    """What to do with a next release for which there is no room."""
-
-    OVERLAP = "overlap"
-    DRAIN = "drain"
-
-
-Port = Annotated[
-    int, typer.Option("--port", metavar="N", parser=parse_port, help="Port to listen on.")
-]
 
 
 @engine_options()
@@ -66,6 +39,7 @@ def plan_memory(
     ] = False,
     model: Models = None,
     base: Base = None,
+    config: ConfigFile = None,
 ) -> None:
     """Print how serving will divide memory, or why the release does not fit.
 
@@ -75,6 +49,7 @@ def plan_memory(
     Takes the options of `serve`, and plans exactly what `serve` allocates.
     If the stable channel has no release yet, it plans for the newest release.
     """
+    del config  # its values are those of the options
     if consolidation:
         models = parse_models(model or [])
         if not models:
@@ -189,122 +164,6 @@ def _print_step(manifest: Manifest) -> None:
     step = output.decode_step(manifest.decode_step, len(manifest.models))
     read = f"{manifest.step_bytes} bytes ({size(manifest.step_bytes)}) of experts"
     output.out().print(f"\na decode step of {step}, reads {read}")
-
-
-@engine_options()
-def serve(
-    family: Family,
-    registry: RegistryUrl,
-    engine: EngineConfig,
-    channel: Channel = DEFAULT_CHANNEL,
-    port: Port = 8000,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; others need --keys.")
-    ] = "127.0.0.1",
-    ingresses: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=parse_count,
-            show_default="2 from 4 cores on, else 1",
-            help="Processes that answer on the port; with 2, one serves on when the other dies.",
-        ),
-    ] = None,
-    drain: Annotated[
-        float,
-        typer.Option(
-            metavar="S", min=0, help="Seconds that running answers have to end after a signal."
-        ),
-    ] = 30.0,
-    keys: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Answer only those whose keys are in this file; `expertpool keys new` makes it.",
-        ),
-    ] = None,
-    usage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            parser=parse_registry,
-            show_default=False,
-            help="Write a record of every request there: a directory or an fsspec address.",
-        ),
-    ] = None,
-    reload: Annotated[
-        Reload,
-        typer.Option(
-            help="If the next release does not fit beside the served one: refuse it (overlap), or "
-            "let new requests wait until running ones have ended (drain)."
-        ),
-    ] = Reload.OVERLAP,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGIN",
-            parser=parser_of(origin),
-            show_default=False,
-            help="Let scripts of web pages from there use it (CORS); * is any. Repeat for more.",
-        ),
-    ] = None,
-    response_template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="found from each model's chat template",
-            help="JSON that says how all models write reasoning and tool calls.",
-        ),
-    ] = None,
-    log_level: Annotated[
-        LogLevel,
-        typer.Option(help="The least that is shown here, a line each, and written to logs."),
-    ] = LogLevel.INFO,
-    insecure_no_keys: Annotated[
-        bool,
-        typer.Option("--insecure-no-keys", help="Listen on any address and answer anybody."),
-    ] = False,
-) -> None:
-    """Start an OpenAI-compatible endpoint for all models of a channel's release."""
-    from serve_app.config import ServeConfig, UserConfig
-    from serve_app.serving.run import run
-    from serve_app.text.answers.template_file import read_template_file
-
-    opened = open_registry(registry, family)
-    if opened.channel(channel) is None:
-        output.err().print(f"channel {channel!r} has no release yet", soft_wrap=True)
-    if keys is not None and insecure_no_keys:
-        raise WrongUse("give either --keys or --insecure-no-keys, not both")
-    if response_template is not None:
-        read_template_file(response_template)
-    config = ServeConfig(
-        registry=registry,
-        family=family,
-        engine=engine,
-        keys=keys,
-        usage=usage,
-        allow_origin=tuple(allow_origin or ()),
-        response_template=response_template,
-        reload=reload.value,
-        drain_s=drain,
-        log_level=log_level.value,
-        insecure_no_keys=insecure_no_keys,
-    )
-    user = UserConfig(channel=channel)
-    on_started = partial(_say_where, keys)
-    run(config, user, port, host=host, ingresses=ingresses, on_started=on_started, say=_say)
-
-
-def _say(line: str) -> None:
-    said = f"{datetime.now():%H:%M:%S} {line}"
-    output.err().print(said, soft_wrap=True, markup=False)
-
-
-def _say_where(keys: str | None, address: str) -> None:
-    _say(f"listening at {address}/v1; {address}/ready says when a release is served")
-    keyed = f"it answers those who have a key of {keys}"
-    _say(keyed if keys else "without --keys, it answers whoever can reach it")
 
 
 def demo(

@@ -38,19 +38,13 @@ from serve_app.cli.parsing import (
     parse_size,
     parser_of,
 )
-from serve_app.cli.recipes.marked_yaml import BadYaml, Marked, read_yaml
+from serve_app.cli.recipes.options_file import first_fault, read_options_file
 from serve_app.engine.settings import switch
 
 PARAMETERS = {"models": "model", "weights": "weight", "tasks": "task", "texts": "text"}
 """Parameters of the command by key, where the key is the plural."""
 
 _DIRECTORY = "directory"
-_WORDS = {
-    "dict_type": "it is not a map: lines of NAME: VALUE below it",
-    "list_type": "it is not a list: lines of - VALUE below it",
-    "string_type": "it is not a single value",
-    "model_type": "it is not a map: lines of KEY: VALUE",
-}
 
 
 def _read_by(parse: Callable[[str], Any]) -> AfterValidator:
@@ -159,34 +153,13 @@ class RecipeFile(BaseModel):
 
 def read_recipe_file(path: Path) -> RecipeFile:
     """Raises `WrongUse`, which names the file, and the line and the key if it has them."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise WrongUse(f"recipe {path}: {why}") from error
-    try:
-        marked = read_yaml(text)
-    except BadYaml as error:
-        raise WrongUse(f"recipe {path}: {error}") from error
-    if marked.content is None:
-        raise WrongUse(f"recipe {path}: it is empty")
+    marked = read_options_file(path, "recipe")
     try:
         directory = path.expanduser().absolute().parent
         return RecipeFile.model_validate(marked.content, context={_DIRECTORY: directory})
     except ValidationError as error:
-        raise WrongUse(f"recipe {path}: {_first_fault(error, marked)}") from error
-
-
-def _first_fault(error: ValidationError, marked: Marked) -> str:
-    first = error.errors(include_url=False)[0]
-    place = tuple(step for step in first["loc"] if step != "[key]")
-    words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if first["input"] is None:
-        words = "it has no value"
-    if first["type"] == "extra_forbidden":
-        words = f"there is no such key; there are {', '.join(RecipeFile.model_fields)}"
-    key = ".".join(map(str, place))
-    return f"line {marked.line(place)}: {key}{': ' if key else ''}{words}"
+        fault = first_fault(error, marked, RecipeFile.model_fields)
+        raise WrongUse(f"recipe {path}: {fault}") from error
 
 
 def json_schema(help_of: Mapping[str, str]) -> dict[str, Any]:
