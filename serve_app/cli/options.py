@@ -119,6 +119,7 @@ NoiseFloor = Annotated[
     typer.Option(
         "--noise-floor/--no-noise-floor",
         show_default=False,
+        rich_help_panel="Noise",  # among the others, it would squeeze their names
         help="Count tensors as equal that differ by rounding alone. Default: only with a budget.",
     ),
 ]
