@@ -15,6 +15,7 @@ from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import AsJson, Base, Family, RegistryUrl, Tasks, Texts
 from serve_app.cli.parsing import parse_model_files, parse_models, parse_source
 from serve_app.cli.progress import showing
+from serve_app.cli.recipes.recipe_options import ReleasesOrRecipe, names_in_errors
 from serve_app.cli.releases import open_registry, resolve
 from serve_app.units import size
 
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
     from consolidation.release import Registry, ReleaseReader
     from consolidation.sources.model_source import ModelSource
 
-Releases = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RELEASE",
-        show_default=False,
-        help="Ids of releases, beginnings of ids, or channels. "
-        "Default: that of the channel stable, else the newest.",
-    ),
-]
 Originals = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,9 +67,10 @@ Report = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     family: Family,
     registry: RegistryUrl,
-    release: Releases = None,
+    release: ReleasesOrRecipe = None,
     task: Tasks = None,
     text: Texts = None,
     original: Originals = None,
@@ -93,12 +86,13 @@ def evaluate(
 ) -> None:
     """Compare releases with the original models, and with other methods."""
     computing = computing_device(device)
-    tasks = parse_model_files(task or [], suffix=".jsonl", hint="--task")
-    texts = parse_model_files(text or [], suffix=".txt", hint="--text")
+    hint = names_in_errors(context)
+    tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
+    texts = parse_model_files(text or [], suffix=".txt", hint=hint("text"))
     if not tasks and not texts:
         raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE.txt")
-    originals = parse_models(original or [], hint="--original")
-    base_source = parse_source(base, hint="--base") if base else None
+    originals = parse_models(original or [], hint=hint("original"))
+    base_source = parse_source(base, hint=hint("base")) if base else None
     names = _baseline_names(baseline or [], baselines, has_base=base is not None)
     _check_report(report)
 

@@ -16,6 +16,7 @@ from serve_app.cli.parsing import (
     parse_source,
 )
 from serve_app.cli.progress import showing
+from serve_app.cli.recipes.recipe_options import RecipePath, names_in_errors
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.cli.serve.serve_command import ConfigFile
 from serve_app.engine.config import EngineConfig
@@ -29,13 +30,19 @@ if TYPE_CHECKING:
 
 @engine_options()
 def plan_memory(
+    context: typer.Context,
     family: Family,
     registry: RegistryUrl,
     engine: EngineConfig,
+    recipe: RecipePath = None,
     channel: Channel = DEFAULT_CHANNEL,
     consolidation: Annotated[
         bool,
-        typer.Option("--consolidation", help="Plan for consolidating --model … instead."),
+        typer.Option(
+            "--consolidation",
+            help="Plan for consolidating the models of --model or RECIPE instead. "
+            "Fetches those that are not on this machine, with their weights.",
+        ),
     ] = False,
     model: Models = None,
     base: Base = None,
@@ -51,14 +58,15 @@ def plan_memory(
     """
     del config  # its values are those of the options
     if consolidation:
-        models = parse_models(model or [])
+        hint = names_in_errors(context)
+        models = parse_models(model or [], hint=hint("model"))
         if not models:
             raise WrongUse("--consolidation needs --model NAME=SOURCE at least once")
-        original = parse_source(base, hint="--base") if base else None
+        original = parse_source(base, hint=hint("base")) if base else None
         _print_needs(family, registry, models, original)
         return
-    if model or base:
-        raise WrongUse("--model and --base are for --consolidation")
+    if recipe or model or base:
+        raise WrongUse("RECIPE, --model and --base are for --consolidation")
     from consolidation.release import ReleaseReader
     from serve_app.engine import memory
 

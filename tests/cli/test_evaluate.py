@@ -106,6 +106,35 @@ def test_json_holds_every_measure_of_every_release(
     assert call(*arguments, "--items", "3", "--windows", "1")[1] == out
 
 
+def test_a_recipe_says_what_its_models_were_made_from_and_measured_on(
+    call: Call,
+    exact: str,
+    directories: dict[str, Path],
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    originals = [f"--original={name}={directories[name]}" for name in ("one", "two")]
+    wanted = call(exact, *originals, f"--text=one={files['text']}", "--json")
+    recipe = tmp_path / "recipe.yaml"
+    text = f"""
+        family: fam
+        registry: registry
+        models: {{one: {directories["one"]}, two: {directories["two"]}}}
+        texts: {{one: {files["text"]}}}
+        calibration: [nothing.txt]
+        expert_budget: 1
+    """
+    recipe.write_text(text)
+    assert run(["evaluate", exact, str(recipe), "--json"]) == wanted[0] == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(wanted[1])
+    assert run(["evaluate", str(recipe), str(recipe)]) == 2
+    assert "are recipes: give only one" in capsys.readouterr().err
+    recipe.write_text(text.replace(str(files["text"]), "none.txt"))
+    assert run(["evaluate", str(recipe)]) == 2
+    assert f"Invalid value for --text in {recipe}: model 'one'" in capsys.readouterr().err
+
+
 def test_tables_name_the_release_its_models_and_the_baselines(
     call: Call, exact: str, directories: dict[str, Path], files: dict[str, Path]
 ) -> None:

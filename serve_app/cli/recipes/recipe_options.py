@@ -1,4 +1,4 @@
-"""How `consolidate` takes a recipe: its values stand in for options that are not given."""
+"""How commands take a recipe: its values stand in for options that are not given."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,13 +10,39 @@ import typer
 
 from serve_app.cli.errors import WrongUse
 
+RECIPE = "expertpool recipe"
+"""Where the context of a command has the path of its recipe."""
+SUFFIXES = (".yaml", ".yml", ".json")
+EVALUATED = {"model": "original"} | {
+    name: name for name in ("family", "registry", "base", "task", "text", "device")
+}
+"""What `evaluate` takes of a recipe: its own parameters, by those of `consolidate`."""
+
 
 def _take(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
-        from serve_app.cli.recipes.recipe_file import read_recipe_file
-
-        context.default_map = dict(read_recipe_file(path).as_options())
+        context.default_map = _options(context, path)
     return path
+
+
+def _take_among_releases(context: typer.Context, values: list[str] | None) -> list[str]:
+    """The others. What ends as files of recipes do is one."""
+    recipes = [value for value in values or [] if value.endswith(SUFFIXES)]
+    if len(recipes) > 1:
+        raise WrongUse(f"{' and '.join(recipes)} are recipes: give only one")
+    for recipe in recipes:
+        options = _options(context, Path(recipe))
+        context.default_map = {
+            own: options[name] for name, own in EVALUATED.items() if name in options
+        }
+    return [value for value in values or [] if value not in recipes]
+
+
+def _options(context: typer.Context, path: Path) -> dict[str, Any]:
+    from serve_app.cli.recipes.recipe_file import read_recipe_file
+
+    context.meta[RECIPE] = path
+    return dict(read_recipe_file(path).as_options())
 
 
 def _print_schema(context: typer.Context, is_wanted: bool) -> bool:
@@ -37,6 +63,18 @@ RecipePath = Annotated[
         is_eager=True,
         callback=_take,
         help="YAML or JSON file with options by name. An option that is given replaces the file's.",
+    ),
+]
+ReleasesOrRecipe = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RELEASE | RECIPE",
+        show_default=False,
+        is_eager=True,
+        callback=_take_among_releases,
+        help="Ids of releases, beginnings of ids, or channels. "
+        "Default: that of the channel stable, else the newest. "
+        "A recipe (.yaml, .json) gives family, registry, originals, base, tasks, texts, device.",
     ),
 ]
 RecipeSchema = Annotated[
@@ -62,7 +100,7 @@ def names_in_errors(context: typer.Context) -> Callable[[str], str]:
     def name(parameter: str) -> str:
         option = f"--{parameter.replace('_', '-')}"
         if is_from_file(context, parameter):
-            return f"{option} in {context.params['recipe']}"
+            return f"{option} in {context.meta[RECIPE]}"
         return option
 
     return name
@@ -76,7 +114,7 @@ def names_recipe(context: typer.Context) -> Iterator[None]:
     try:
         yield
     except (WrongUse, Refused) as error:
-        path = context.params["recipe"]
+        path = context.meta.get(RECIPE)
         if path is None:
             raise
         raise type(error)(f"recipe {path}: {error}") from error

@@ -1,29 +1,19 @@
 """The recipe that lies beside a release, made and used as users do it, without Ray."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from consolidation.release import Registry
-from consolidation.run.executor import LocalExecutor
 from serve_app.cli.main import run
 from tests.support.checkpoints import write_checkpoint
-
-
-class _Here(LocalExecutor):
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
+from tests.support.here import Here
 
 
 def test_the_recipe_beside_a_release_makes_the_same_release_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", _Here)
+    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", Here)
     write_checkpoint(tmp_path / "one", "mixtral", 0)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("family: tiny\nregistry: r\nmodels: {one: one}\n")

@@ -3,13 +3,12 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 from huggingface_hub import constants
 
-from consolidation.run.executor import LocalExecutor
 from tests.support.checkpoints import write_checkpoint
+from tests.support.here import Here
 from tests.support.hub_server import Hub, hub_server
 
 NAME = "org/tiny"
@@ -52,19 +51,10 @@ def hub(sharded: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield found
 
 
-class _Here(LocalExecutor):
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """`consolidate` computes in this process."""
-    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", _Here)
+    monkeypatch.setattr("serve_app.cli.consolidate.LazyRay", Here)
 
 
 def use_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
