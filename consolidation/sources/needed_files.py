@@ -8,11 +8,10 @@ from pathlib import Path
 from consolidation.checkpoints.adapters.adapter import PICKLED
 from consolidation.checkpoints.adapters.adapter_config import CONFIG as ADAPTER_CONFIG
 from consolidation.checkpoints.adapters.adapter_tensors import WEIGHTS as ADAPTER_WEIGHTS
-from consolidation.checkpoints.weight_files import INDEX, SINGLE, check_weight_names
+from consolidation.checkpoints.weight_files import CONFIG, INDEX, SINGLE, check_weight_names
 from consolidation.errors import Refused
 from representation.tokenizer_files import TOKENIZER_FILES
 
-CONFIG = "config.json"
 BESIDE = {CONFIG, "generation_config.json", *TOKENIZER_FILES}
 TEMPLATES = "additional_chat_templates/*.jinja"
 

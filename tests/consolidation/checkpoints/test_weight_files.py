@@ -77,6 +77,21 @@ def test_what_is_not_read_is_named_with_what_to_do(
     assert re.search(words, str(caught.value), re.DOTALL), str(caught.value)
 
 
+def test_a_directory_without_a_checkpoint_says_what_to_give_instead(tmp_path: Path) -> None:
+    there = tmp_path / "models"
+    there.mkdir()
+    wanted = f"{there} is empty. Give what save_pretrained wrote, or ORG/NAME on the hub"
+    with pytest.raises(Refused, match=f"^{wanted}$"):
+        open_checkpoint(there)
+    (there / "README.md").write_text("")
+    with pytest.raises(Refused, match=r"it has neither config\.json nor weights\. Give what"):
+        open_checkpoint(there)
+    for name in ("news", "code"):
+        write_checkpoint(there / name, "mixtral", tokenizer=False)
+    with pytest.raises(Refused, match=f"Give one that lies in it, such as {there / 'code'}$"):
+        open_checkpoint(there)
+
+
 def test_an_adapter_without_a_config_is_named_too(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(Refused, match="holds an adapter"):

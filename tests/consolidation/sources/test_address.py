@@ -94,6 +94,15 @@ def test_what_changes_at_an_address_is_another_version(memory: Any) -> None:
     assert second.name == ADDRESS
 
 
+def test_weights_of_another_kind_are_converted_where_they_were_copied_to(memory: Any) -> None:
+    memory.pipe_file("/bucket/pickled/config.json", b"{}")
+    memory.pipe_file("/bucket/pickled/pytorch_model.bin", b"x")
+    with pytest.raises(Refused) as refused:
+        brought("memory://bucket/pickled/")
+    assert "copy it to a directory pickled of this machine, and convert" in str(refused.value)
+    assert "from_pretrained('pickled', " in str(refused.value)
+
+
 def test_what_is_wrong_with_an_address_is_one_line(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
