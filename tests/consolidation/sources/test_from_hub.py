@@ -9,6 +9,7 @@ from huggingface_hub import constants
 from consolidation.release import Registry
 from serve_app.cli.main import run
 from tests.consolidation.sources.conftest import NAME
+from tests.support.adapters import write_adapter
 from tests.support.hub_server import Hub
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -33,6 +34,55 @@ def test_a_release_and_its_recipe_name_repository_and_commit_and_are_made_again_
     capsys.readouterr()
     assert run(["inspect", *place]) == 0
     assert f"a from {NAME}@{commit}\n" in capsys.readouterr().out
+
+
+def test_an_adapter_on_the_hub_is_pinned_too_and_only_its_files_are_fetched(
+    hub: Hub, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = write_adapter(sharded, tmp_path / "lora", r=2, target_modules=["q_proj"])
+    (lora / "optimizer.pt").write_bytes(b"x")
+    commits = hub.repositories[NAME].refs["main"], hub.put("org/lora", lora, branch="v1")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"family: f\nregistry: r\nmodels: {{a: {NAME}, b: {NAME}+org/lora@v1}}\n")
+    assert run(["consolidate", str(recipe)]) == 0
+    asked = [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path]
+    of_adapter = sorted(path.rsplit("/", 1)[1] for path in asked if path.startswith("/org/lora/"))
+    assert of_adapter == ["adapter_config.json", "adapter_model.safetensors"]
+    registry = Registry(str(tmp_path / "r"), "f")
+    [release] = registry.releases()
+    source = registry.read_manifest(release.id).models["b"].source
+    base, adapter = f"{NAME}@{commits[0]}", f"org/lora@{commits[1]}"
+    assert source.name == f"{base}+{adapter}"
+    beside = tmp_path / "r" / "f" / "releases" / release.id / "recipe.yaml"
+    assert yaml.safe_load(beside.read_text())["models"]["b"] == f"hf://{base}+hf://{adapter}"
+    hub.repositories["org/lora"].refs.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert run(["consolidate", str(beside), f"--registry={tmp_path / 'again'}"]) == 0
+    assert [one.id for one in Registry(str(tmp_path / "again"), "f").releases()] == [release.id]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        ("org/none", "'org/none' is not a directory, and "),
+        ("org/lora@v9", "org/lora has no branch, tag or commit 'v9' on "),
+        ("org/lora", "org/lora has no adapter_model.safetensors, but adapter_model.bin: convert"),
+        (NAME, f"{NAME} is no adapter: it has no adapter_config.json"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_on_the_hub_is_said_before_the_base_is_fetched(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], adapter: str, words: str
+) -> None:
+    (tmp_path / "lora").mkdir()
+    for name in ("adapter_config.json", "adapter_model.bin"):
+        (tmp_path / "lora" / name).write_text("{}")
+    hub.put("org/lora", tmp_path / "lora")
+    place = ["--family=f", f"--registry={tmp_path / 'r'}"]
+    assert run(["consolidate", *place, f"--model=b={NAME}+{adapter}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {words}")
+    assert error.count("\n") == 1
+    assert hub.fetched() == []
 
 
 def test_what_is_wrong_with_a_name_is_one_line_and_nothing_is_written(
