@@ -13,6 +13,7 @@ from ray import cloudpickle
 
 from consolidation.errors import RunFailed
 from consolidation.run.executor import OnShare
+from consolidation.run.ray_start import patient_start
 from consolidation.run.worker import carry_out
 
 Task = TypeVar("Task")
@@ -65,7 +66,8 @@ class RayExecutor:
                 own = {"include_dashboard": False}
                 if only_gpu is not None:
                     os.environ[VISIBLE] = visible_gpu(os.environ.get(VISIBLE), only_gpu)
-            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **own)
+            with patient_start():
+                ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **own)
         self._in_flight = in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def map(

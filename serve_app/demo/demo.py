@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.pipeline import Progress as Stage
 from consolidation.release import Manifest
+from consolidation.run.ray_start import patient_start
 from consolidation.sources.local_sources import local_models, local_source
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.demo import ask, skills, table
@@ -50,7 +51,8 @@ def run(once: bool) -> int:
         assert manifest is not None
         status.print("starting the endpoint and asking every model …")
         config = ServeConfig(registry=str(Path(place) / "registry"), family=FAMILY)
-        with endpoint(config, UserConfig(channel=CHANNEL), free_port(PORT)) as address:
+        user, port = UserConfig(channel=CHANNEL), free_port(PORT)
+        with endpoint(config, user, port, starting=patient_start) as address:
             ask.wait_until_ready(address)
             answers = _answers(family, address)
             sizes = _sizes(manifest, address)

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
@@ -19,6 +19,7 @@ from serve_app.errors import ConfigError
 from serve_app.serving.terminal import Ears, Say, heard
 from serve_app.tenants.keys_store import KeysStore
 
+Starting = Callable[[], AbstractContextManager[None]]
 _log = logging.getLogger(__name__)
 _NAME = "expertpool"
 _CORES_FOR_TWO = 4
@@ -57,6 +58,7 @@ def run(
     ingresses: int | None = None,
     on_started: Callable[[str], None] | None = None,
     say: Say | None = None,
+    starting: Starting = nullcontext,
 ) -> None:
     """Starts Ray and the endpoint, and blocks until SIGTERM, Ctrl-C or SIGHUP.
 
@@ -67,6 +69,7 @@ def run(
     on_started: called with the endpoint's address as soon as it answers (`/ready` says when a
     release is served). Raises ConfigError if the port is taken.
     say: called with a line for each thing that an operator should know, from any thread.
+    starting: a context in which Ray is started.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -75,7 +78,14 @@ def run(
         with (
             heard(say or _log.info) as ears,
             endpoint(
-                config, user, port, host=host, ingresses=ingresses, keeps_spare=True, ears=ears
+                config,
+                user,
+                port,
+                host=host,
+                ingresses=ingresses,
+                keeps_spare=True,
+                ears=ears,
+                starting=starting,
             ) as address,
         ):
             if on_started is not None:
@@ -95,11 +105,12 @@ def endpoint(
     ingresses: int | None = None,
     keeps_spare: bool = False,
     ears: Ears | None = None,
+    starting: Starting = nullcontext,
 ) -> Iterator[str]:
     """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`.
 
     keeps_spare: have an idle process ready, in which an engine starts quickly if one dies.
-    ears: of who wants to hear what its processes say.
+    ears: of who wants to hear what its processes say.   starting: see `run`.
     """
     require_device(config.engine.device)
     _check_keys(config, host)
@@ -115,7 +126,7 @@ def endpoint(
     from serve_app.serving.app import application, with_absolute_paths
 
     try:
-        logs = _start_ray(ray)
+        logs = _start_ray(ray, starting)
         tell(f"starting the endpoint; whole logs are in {logs}")
         _restore(handlers)  # Ray replaces the handler of SIGTERM
         _quieten()
@@ -144,18 +155,18 @@ def endpoint(
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
-def _start_ray(ray: Any) -> str:
+def _start_ray(ray: Any, starting: Starting) -> str:
     """Returns where it keeps logs.
 
     What it starts never gets SIGHUP, as it ignores Ctrl-C: a terminal sends both to all processes,
     and this one ends the others.
     """
-    with _hangup_blocked():
+    with _hangup_blocked(), starting():
         started = ray.init(
             address="local",
             include_dashboard=False,
             configure_logging=True,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             log_to_driver=False,
             namespace=_NAME,
         )

@@ -142,6 +142,7 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Start an OpenAI-compatible endpoint for all models of a channel's release."""
+    from consolidation.run.ray_start import patient_start
     from serve_app.config import ServeConfig, UserConfig
     from serve_app.serving.run import run
     from serve_app.text.answers.template_file import read_template_file
@@ -168,8 +169,16 @@ def serve(
         **(config or {}),
     )
     user = UserConfig(channel=channel)
-    on_started = partial(_say_where, keys)
-    run(settings, user, port, host=host, ingresses=ingresses, on_started=on_started, say=_say)
+    run(
+        settings,
+        user,
+        port,
+        host=host,
+        ingresses=ingresses,
+        on_started=partial(_say_where, keys),
+        say=_say,
+        starting=patient_start,
+    )
 
 
 def _say(line: str) -> None:

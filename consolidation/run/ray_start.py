@@ -1,0 +1,41 @@
+"""Waits longer for Ray to start than Ray itself does, which has no setting for it. Starts nothing.
+
+On a machine that is busy, Ray's processes may take more than the 30 s after which it gives up.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from consolidation.errors import RunFailed
+
+LONGEST_S = 180.0
+_PAUSE_S = 0.5
+
+
+@contextmanager
+def patient_start(longest_s: float = LONGEST_S) -> Iterator[None]:
+    """Inside the block, `ray.init` waits so long for its node. Raises `RunFailed` after that."""
+    services: Any = import_module("ray._private.services")
+    ask = services.get_node
+    begun = time.monotonic()
+
+    def get_node(*which: Any) -> Any:
+        while True:
+            try:
+                return ask(*which)
+            except RuntimeError as error:  # the node is not there yet
+                if time.monotonic() - begun > longest_s:
+                    raise RunFailed(
+                        f"Ray did not start within {longest_s:g} s: the machine may be too busy, "
+                        "or short of memory; try again when it has less to do"
+                    ) from error
+            time.sleep(min(_PAUSE_S, longest_s))
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
