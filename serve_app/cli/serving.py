@@ -61,7 +61,7 @@ def plan_memory(
         hint = names_in_errors(context)
         models = parse_models(model or [], hint=hint("model"))
         if not models:
-            raise WrongUse("--consolidation needs --model NAME=SOURCE at least once")
+            raise WrongUse("--consolidation needs --model NAME=SOURCE at least once, or RECIPE")
         original = parse_source(base, hint=hint("base")) if base else None
         _print_needs(family, registry, models, original)
         return
