@@ -56,7 +56,8 @@ def plan_memory(
     Takes the options of `serve`, and plans exactly what `serve` allocates.
     If the stable channel has no release yet, it plans for the newest release.
     """
-    del config  # its values are those of the options
+    if config is not None and recipe is not None:
+        raise WrongUse("give either RECIPE or --config, not both")
     if consolidation:
         hint = names_in_errors(context)
         models = parse_models(model or [], hint=hint("model"))

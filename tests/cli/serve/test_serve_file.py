@@ -183,3 +183,12 @@ def test_memory_is_planned_as_the_file_says(place: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("serve_app.engine.memory.plan_memory", plan)
     assert run(["plan-memory", "--config", _write(place, FILE)]) == 2
     assert [(engine.kv_tokens, engine.prefix_cache) for engine in planned] == [(4096, False)]
+
+
+def test_a_recipe_and_a_file_of_settings_do_not_go_together(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.yaml").write_text("family: fam\nregistry: registry\n")
+    both = ["recipe.yaml", "--consolidation", "--config", _write(place, FILE)]
+    assert run(["plan-memory", *both]) == 2
+    assert "give either RECIPE or --config, not both" in capsys.readouterr().err
