@@ -204,9 +204,9 @@ class ModelWindows:
 
 def parted(found: Sequence[Window]) -> ModelWindows:
     """Score every second window and use the others for statistics, so that nothing is tuned to
-    what is measured. A window alone is used for both.
+    what is measured. Fewer than three windows are all used for both.
     """
-    if len(found) < 2:
+    if len(found) < 3:
         return ModelWindows(tuple(found), tuple(found))
     return ModelWindows(tuple(found[::2]), tuple(found[1::2]))
 
