@@ -84,18 +84,9 @@ def consolidated(place: Place, on_progress: OnProgress) -> dict[str, Any]:
         return found
     write_text(place.directory / "text.txt")
     cores = os.cpu_count() or 1
-    facts = {
-        "checkpoint_bytes": sum(
-            file.stat().st_size
-            for path in place.models.values()
-            for file in path.glob("*.safetensors")
-        ),
-        "models": len(place.models),
-        "cores": cores,
-        **measure(
-            place.models, place.directory, BUDGET, cores, on_progress, most_bytes=CONSOLIDATE_BYTES
-        ),
-    }
+    facts = measure(
+        place.models, place.directory, BUDGET, cores, on_progress, most_bytes=CONSOLIDATE_BYTES
+    )
     done.write_text(json.dumps(facts))
     return facts
 

@@ -63,15 +63,8 @@ def measured_run(
     with tempfile.TemporaryDirectory(prefix="expertpool-bench-") as place:
         directory = Path(place)
         models = write_family(directory / "models", subject, on_progress)
-        facts = {
-            "checkpoint_bytes": sum(path.stat().st_size for path in _files(models.values())),
-            "models": subject.num_models,
-            "cores": cores,
-            "device": str(subject.device),
-            "expert_budget": budget,
-        }
         write_text(directory / "text.txt")
-        return facts | measure(models, directory, budget, cores, on_progress, device=subject.device)
+        return measure(models, directory, budget, cores, on_progress, device=subject.device)
 
 
 def write_family(
@@ -102,7 +95,7 @@ def measure(
     most_bytes: int | None = None,
     device: torch.device = CPU,
 ) -> dict[str, Any]:
-    """Measure reading, and then every stage of a run on `directory`/text.txt.
+    """Measure reading, and then every stage of a run on `directory`/text.txt. -> plain values
 
     most_bytes: what all processes may hold together.   Raises: RunFailed if the run fails, or holds
     more; then it is ended.
@@ -139,7 +132,15 @@ def measure(
         process.join()
     if process.exitcode != 0:
         raise RunFailed(f"the measured run ended with exit code {process.exitcode}")
-    return _facts(watch, sum(path.stat().st_size for path in _files(models.values())))
+    num_bytes = sum(path.stat().st_size for path in _files(models.values()))
+    return {
+        "checkpoint_bytes": num_bytes,
+        "models": len(models),
+        "cores": cores,
+        "device": str(device),
+        "expert_budget": budget,
+        **_facts(watch, num_bytes),
+    }
 
 
 def _stage_of(now: Progress) -> str:
