@@ -32,7 +32,7 @@ class KeptResults(StoredResults):
         if not is_read_only:
             used = canonical_json({"used": now.isoformat()})
             storage.write(f"{DIRECTORY}/{digest}/{USED}", used)
-            _remove_unused(storage, now)
+            remove_unused(storage, DIRECTORY, USED, now)
 
     def put(self, key: str, result: Any) -> None:
         if not self._is_read_only:
@@ -42,11 +42,15 @@ class KeptResults(StoredResults):
         """They outlive the run."""
 
 
-def _remove_unused(storage: Storage, now: datetime) -> None:
-    for name in storage.names(DIRECTORY):
-        used = _used(storage.read(f"{DIRECTORY}/{name}/{USED}"))
+def remove_unused(storage: Storage, directory: str, note: str, now: datetime) -> None:
+    """Remove the directories in one whose `note` does not say that they were used within a week.
+
+    note: a JSON file in each, with the time of the last use as `used`.
+    """
+    for name in storage.names(directory):
+        used = _used(storage.read(f"{directory}/{name}/{note}"))
         if used is None or now - used > KEPT_FOR:
-            storage.remove(f"{DIRECTORY}/{name}")
+            storage.remove(f"{directory}/{name}")
 
 
 def _used(data: bytes | None) -> datetime | None:

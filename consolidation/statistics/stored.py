@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -22,6 +22,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
+from consolidation.run.kept_results import remove_unused
 from consolidation.statistics.text import ModelWindows
 
 CODE_VERSION = 4
@@ -30,8 +31,6 @@ CODE_VERSION = 4
 `tests/consolidation/statistics/test_stored.py` fails when it should have been raised.
 """
 DIRECTORY = "work/statistics"
-KEPT_FOR = timedelta(days=7)
-"""Statistics that no run has used for so long are removed by the next one."""
 END = "gathered.json"
 """When a run used a model's statistics last, and what gathering found once they are complete."""
 KEPT_BYTES = 64 << 20
@@ -61,7 +60,11 @@ class ModelStatistics:
 
     def result(self) -> Any:
         """What gathering them found; None if they are not complete."""
-        return _read_end(self.storage, self.directory)[1]
+        data = self.storage.read(f"{self.directory}/{END}")
+        try:
+            return json.loads(data or b"")["result"]
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def finish(self, result: Any, now: datetime) -> None:
         """Say that a run used them now. result: None while they are not complete."""
@@ -191,25 +194,8 @@ def open_statistics(
         return StatisticsStore(found)
     for one in found.values():
         one.finish(one.result(), now)
-    _remove_unused(open_storage(url), now)
+    remove_unused(open_storage(url), DIRECTORY, END, now)
     return StatisticsStore(found)
-
-
-def _remove_unused(storage: Storage, now: datetime) -> None:
-    for name in storage.names(DIRECTORY):
-        used, _ = _read_end(storage, f"{DIRECTORY}/{name}")
-        if used is None or now - used > KEPT_FOR:
-            storage.remove(f"{DIRECTORY}/{name}")
-
-
-def _read_end(storage: Storage, directory: str) -> tuple[datetime | None, Any]:
-    """When statistics were used, and what gathering them found. None: it does not say."""
-    data = storage.read(f"{directory}/{END}")
-    try:
-        content = json.loads(data or b"")
-        return datetime.fromisoformat(content["used"]), content["result"]
-    except (ValueError, KeyError, TypeError):
-        return None, None
 
 
 def _read(model: str, there: ModelStatistics, layer: int, index: int) -> dict[str, torch.Tensor]:

@@ -16,13 +16,13 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.pipeline import Recipe, consolidate
 from consolidation.release.storage import open_storage
 from consolidation.run.executor import LocalExecutor
+from consolidation.run.kept_results import KEPT_FOR
 from consolidation.sources.local_sources import local_models
 from consolidation.statistics import stored
 from consolidation.statistics.gathering import gather
 from consolidation.statistics.stored import (
     CODE_VERSION,
     DIRECTORY,
-    KEPT_FOR,
     ModelStatistics,
     StatisticsStore,
     open_statistics,
