@@ -1,15 +1,14 @@
 """The routes of those who run an endpoint. They change what is in memory, and nothing else."""
 
-from collections.abc import Awaitable, Callable
 from typing import get_args
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from serve_app.api.recording import Handler
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import AdminAction, AdminDone, AdminSection, EngineClient
 
-Handler = Callable[[Request], Awaitable[Response]]
 SECTIONS: tuple[AdminSection, ...] = get_args(AdminSection)
 ACTIONS: tuple[AdminAction, ...] = get_args(AdminAction)
 

@@ -2,19 +2,19 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.access import asked_by
-from serve_app.api.answers import AnswerFormat, CompletionFormat, Head
-from serve_app.api.chat_answers import ChatFormat
-from serve_app.api.event_bytes import Events
+from serve_app.api.answers.answer import AnswerFormat, Head
+from serve_app.api.answers.event_bytes import Events
+from serve_app.api.dialects import Dialect
 from serve_app.api.metering import MeteredItems
-from serve_app.api.recording import notes_of
+from serve_app.api.recording import Handler, notes_of
 from serve_app.api.requests.deadline import deadline_of
-from serve_app.api.requests.fields import ChatFields, CompletionFields
-from serve_app.api.requests.jobs import TIERS, chat_job, completion_job
+from serve_app.api.requests.jobs import TIERS
 from serve_app.api.requests.parse import parse
 from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
@@ -24,7 +24,7 @@ from serve_app.tenants.keyring import Caller
 
 
 class Generating:
-    """The handlers of completions and chats. clock: Unix seconds.   keep_alive_s: see `Api`."""
+    """The handlers of all dialects. clock: Unix seconds.   keep_alive_s: see `Api`."""
 
     def __init__(
         self,
@@ -38,39 +38,25 @@ class Generating:
         self._clock = clock
         self._keep_alive_s = keep_alive_s
 
-    async def complete(self, request: Request) -> Response:
-        """`/v1/completions`."""
-        deadline = deadline_of(request, self._limits.timeout_s)
-        fields = parse(await body_of(request, self._limits), CompletionFields)
-        notes_of(request).model = fields.model
-        job = completion_job(
-            fields,
-            self._limits,
-            job=f"cmpl-{uuid.uuid4().hex}",
-            caller=caller_of(request, fields.model),
-            timeout_s=deadline.left_s(),
-        )
-        form = CompletionFormat(logprobs=job["logprobs"] is not None)
-        return await self._answer(request, job, form, with_usage=fields.include_usage)
+    def answering(self, dialect: Dialect[Any]) -> Handler:
+        """The handler of the route that speaks a dialect."""
 
-    async def chat(self, request: Request) -> Response:
-        """`/v1/chat/completions`."""
-        deadline = deadline_of(request, self._limits.timeout_s)
-        fields = parse(await body_of(request, self._limits), ChatFields)
-        notes_of(request).model = fields.model
-        job = chat_job(
-            fields,
-            self._limits,
-            job=f"chatcmpl-{uuid.uuid4().hex}",
-            caller=caller_of(request, fields.model),
-            timeout_s=deadline.left_s(),
-        )
-        form = ChatFormat(job["id"], logprobs=job["logprobs"] is not None)
-        return await self._answer(request, job, form, with_usage=fields.include_usage)
+        async def answer(request: Request) -> Response:
+            deadline = deadline_of(request, self._limits.timeout_s)
+            fields = parse(await body_of(request, self._limits), dialect.fields)
+            notes_of(request).model = fields.model
+            job = dialect.job(
+                fields,
+                self._limits,
+                job=f"{dialect.prefix}{uuid.uuid4().hex}",
+                caller=caller_of(request, fields.model),
+                timeout_s=deadline.left_s(),
+            )
+            return await self._answer(request, job, dialect.form(fields, job))
 
-    async def _answer(
-        self, request: Request, job: Job, form: AnswerFormat, *, with_usage: bool
-    ) -> Response:
+        return answer
+
+    async def _answer(self, request: Request, job: Job, form: AnswerFormat) -> Response:
         """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
         asked = asked_by(request)
         use = await asked.begin()
@@ -83,7 +69,7 @@ class Generating:
             choices = len(told["prompt_tokens"]) * job["n"]
             notes_of(request).accepted(told, choices, counts)
             if job["streamed"]:
-                events = Events(form, head, counts, choices, include_usage=with_usage)
+                events = Events(form, head, counts, choices)
                 return EventStream(events, items, self._keep_alive_s)
             whole = collect(items, form, head, counts, choices)
             body = await unless_gone(request.receive, whole)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable
 
 from serve_app.api.access import Asked
-from serve_app.api.answers import Usage
+from serve_app.api.answers.answer import Usage
 from serve_app.protocol.messages import Accepted, Item, Items
 from serve_app.tenants.limits.allowance import Use
 

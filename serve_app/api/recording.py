@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import asked_by
-from serve_app.api.answers import Usage
+from serve_app.api.answers.answer import Usage
 from serve_app.api.boundary import REQUEST_ID
 from serve_app.api.statuses import STATUSES
 from serve_app.api.streams import ClientGone
@@ -16,6 +16,7 @@ from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Accepted
 from serve_app.tenants.usage_record import UsageRecord, stamp
 
+Handler = Callable[[Request], Awaitable[Response]]
 Record = Callable[[UsageRecord], None]
 _NOTES = "expertpool.notes"
 _GONE = 499
@@ -49,7 +50,7 @@ class Recorded:
 
     def __init__(
         self,
-        handler: Callable[[Request], Awaitable[Response]],
+        handler: Handler,
         record: Record,
         clock: Callable[[], float],
     ) -> None:

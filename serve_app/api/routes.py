@@ -15,11 +15,12 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
-from serve_app.api.admin import Handler, admin_handlers
+from serve_app.api.admin import admin_handlers
 from serve_app.api.boundary import Boundary
+from serve_app.api.dialects import DIALECTS
 from serve_app.api.generating import Generating, body_of, caller_of
 from serve_app.api.openapi import document as openapi
-from serve_app.api.recording import Record, Recorded
+from serve_app.api.recording import Handler, Record, Recorded
 from serve_app.api.requests.fields import (
     DetokenizeFields,
     TokenizeFields,
@@ -144,10 +145,9 @@ def _route(method: str, path: str, app: ASGIApp) -> Route:
 
 def _generation(api: Api) -> list[Route]:
     generating = Generating(api.client, api.limits, api.clock, api.keep_alive_s)
-    asked = {"/v1/completions": generating.complete, "/v1/chat/completions": generating.chat}
     return [
-        _route("POST", path, Recorded(handler, api.record, api.clock))
-        for path, handler in asked.items()
+        _route("POST", path, Recorded(generating.answering(dialect), api.record, api.clock))
+        for path, dialect in DIALECTS.items()
     ]
 
 

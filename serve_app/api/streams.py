@@ -1,6 +1,6 @@
 """Turns a job's items into one JSON answer or server-sent events; gives up when the client leaves.
 
-Writes no event: that is `event_bytes`. Shapes no answer: that is `answers`.
+Writes no event and shapes no answer: that is `answers`.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.api.answers import AnswerFormat, Choice, Head, Usage
-from serve_app.api.event_bytes import Events
+from serve_app.api.answers.answer import AnswerFormat, Choice, Head, Usage
+from serve_app.api.answers.event_bytes import Events
 from serve_app.api.quiet_body import QuietBody
 from serve_app.errors import where
 from serve_app.protocol.errors import ProtocolError, internal

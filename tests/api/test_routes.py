@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api.answers import legacy_logprobs
-from serve_app.api.chat_answers import chat_logprobs
+from serve_app.api.answers.chat_answers import chat_logprobs
+from serve_app.api.answers.completion_answers import legacy_logprobs
 from serve_app.api.routes import Api, build_api
 from serve_app.api.statuses import STATUSES
 from serve_app.config import RequestLimits

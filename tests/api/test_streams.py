@@ -5,8 +5,9 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from serve_app.api.answers import CompletionFormat, Head, Usage
-from serve_app.api.event_bytes import Events
+from serve_app.api.answers.answer import Head, Usage
+from serve_app.api.answers.completion_answers import CompletionFormat
+from serve_app.api.answers.event_bytes import Events
 from serve_app.api.quiet_body import KEEP_ALIVE
 from serve_app.api.streams import EventStream, collect
 from serve_app.protocol.messages import Item
@@ -15,9 +16,9 @@ from tests.api.fakes import ACCEPTED, piece
 
 
 def stream_of(items: Any, choices: int = 1, keep_alive_s: float = 15.0) -> EventStream:
-    form = CompletionFormat(logprobs=False)
+    form = CompletionFormat(logprobs=False, include_usage=False)
     head = Head("i", 5, "m", "r1", "default")
-    events = Events(form, head, Usage([3]), choices, include_usage=False)
+    events = Events(form, head, Usage([3]), choices)
     return EventStream(events, items, keep_alive_s)
 
 
@@ -180,7 +181,7 @@ def test_an_answer_that_comes_anew_is_whole_and_counts_once() -> None:
         yield [piece("b", "stop")]
 
     head, usage = Head("i", 5, "m", "r1", "default"), Usage([3])
-    form = CompletionFormat(logprobs=False)
+    form = CompletionFormat(logprobs=False, include_usage=False)
     body = asyncio.run(collect(items(), form, head, usage, choices=1))
     assert body["choices"][0]["text"] == "ab"
     assert (usage.num_answered, usage.num_cached, usage.finishes) == (2, 0, ["stop"])

@@ -93,7 +93,9 @@ _Biases = Annotated[
 ]
 
 
-class _Fields(BaseModel):
+class ModelFields(BaseModel):
+    """What every request has."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: str = Field(min_length=1)
@@ -120,7 +122,7 @@ class _WithoutEffect(BaseModel):
     verbosity: Any = None
 
 
-class GenerationFields(_Fields, _WithoutEffect):
+class GenerationFields(ModelFields, _WithoutEffect):
     """What both kinds of request have. None: the model's own default."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -227,7 +229,7 @@ class ChatFields(GenerationFields, _Conversation):
         return self
 
 
-class TokenizeFields(_Fields, _Conversation):
+class TokenizeFields(ModelFields, _Conversation):
     """Either `prompt` or `messages`."""
 
     prompt: str | None = None
@@ -240,5 +242,5 @@ class TokenizeFields(_Fields, _Conversation):
         return self
 
 
-class DetokenizeFields(_Fields):
+class DetokenizeFields(ModelFields):
     tokens: list[TokenId]

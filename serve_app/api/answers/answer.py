@@ -1,10 +1,11 @@
-"""The shapes of answers to completions, whole and in chunks, and what is common to all. No I/O."""
+"""What the answers of all dialects are made of, and what a dialect must give to be written."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
+from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import CallDelta, Piece, TokenItem
 
 LOWEST = -9999.0
@@ -69,6 +70,7 @@ class Usage:
             self.finishes.append(piece["finish"])
 
     def body(self) -> dict[str, Any]:
+        """As completions and chats have it."""
         return {
             "prompt_tokens": self.num_prompt,
             "completion_tokens": self.num_answered,
@@ -88,6 +90,7 @@ class Head:
     service_tier: str
 
     def body(self, kind: str) -> dict[str, Any]:
+        """As completions and chats have them."""
         return {
             "id": self.id,
             "object": kind,
@@ -99,74 +102,29 @@ class Head:
 
 
 class AnswerFormat(Protocol):
-    """How one kind of request is answered. logprobs: whether log-probabilities are shown."""
-
-    chunk_kind: str
-    logprobs: bool
-
-    def opening(self, choice: int) -> list[dict[str, Any]]:
-        """Choices of the chunks before any text."""
-
-    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
-        """Choices of the chunks for `piece`, one choice a chunk."""
-
-    def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]: ...
-
-
-class CompletionFormat:
-    """`/v1/completions`, with the legacy form of logprobs."""
-
-    chunk_kind = "text_completion"
-
-    def __init__(self, *, logprobs: bool) -> None:
-        self.logprobs = logprobs
-
-    def opening(self, choice: int) -> list[dict[str, Any]]:
-        del choice
-        return []
-
-    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
-        logprobs = legacy_logprobs(piece["tokens"]) if self.logprobs else None
-        return [_completion(piece["choice"], piece["text"], logprobs, piece["finish"])]
+    """How one request is answered."""
 
     def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
-        bodies = [
-            _completion(
-                index,
-                "".join(choice.text),
-                legacy_logprobs(choice.tokens) if self.logprobs else None,
-                choice.finish,
-            )
-            for index, choice in enumerate(choices)
-        ]
-        return {**head.body("text_completion"), "choices": bodies, "usage": usage.body()}
+        """The body of an answer that is not streamed."""
+
+    def events(self, head: Head, usage: Usage, choices: int) -> "AnswerEvents":
+        """Those of an answer that is. usage: counts the pieces, before they are written."""
 
 
-def _completion(
-    index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None
-) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+class AnswerEvents(Protocol):
+    """The server-sent events of one answer, as text. What is written was handed over in order."""
 
+    def opening(self) -> str:
+        """Those before any piece; may be none."""
 
-def legacy_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
-    """Parallel lists, one entry per token. `top_logprobs` always includes the token itself."""
-    return {
-        "tokens": [token["text"] for token in tokens],
-        "token_logprobs": [finite(token["logprob"]) for token in tokens],
-        "top_logprobs": [_legacy_top(token) for token in tokens],
-        "text_offset": [token["offset"] for token in tokens],
-    }
+    def piece(self, piece: Piece) -> str:
+        """Those of more of the answer; may be none."""
 
+    def ended(self) -> str:
+        """Those after the last piece: all choices have ended."""
 
-def _legacy_top(token: TokenItem) -> dict[str, float] | None:
-    """Keyed by text: of several tokens with the same text, the likeliest is kept."""
-    if token["logprob"] is None or token["top"] is None:
-        return None
-    top: dict[str, float] = {}
-    for alternative in token["top"]:
-        top.setdefault(alternative["text"], max(alternative["logprob"], LOWEST))
-    top.setdefault(token["text"], max(token["logprob"], LOWEST))
-    return top
+    def failed(self, error: ProtocolError) -> str:
+        """Those that end an answer midway."""
 
 
 def finite(logprob: float | None) -> float | None:

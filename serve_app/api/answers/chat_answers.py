@@ -5,7 +5,8 @@ from hashlib import blake2b
 from string import ascii_lowercase, digits
 from typing import Any
 
-from serve_app.api.answers import LOWEST, Choice, Head, Usage, finite, joined
+from serve_app.api.answers.answer import LOWEST, Choice, Head, Usage, finite, joined
+from serve_app.api.answers.chunk_events import ChunkEvents
 from serve_app.protocol.messages import CallDelta, Piece, TokenItem
 
 _SIGNS = digits + ascii_lowercase
@@ -18,9 +19,10 @@ class ChatFormat:
 
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, request: str, *, logprobs: bool) -> None:
+    def __init__(self, request: str, *, logprobs: bool, include_usage: bool) -> None:
         self._request = request
         self.logprobs = logprobs
+        self.include_usage = include_usage
 
     def opening(self, choice: int) -> list[dict[str, Any]]:
         return [_chunk(choice, {"role": "assistant", "content": ""})]
@@ -55,6 +57,9 @@ class ChatFormat:
             for index, choice in enumerate(choices)
         ]
         return {**head.body("chat.completion"), "choices": bodies, "usage": usage.body()}
+
+    def events(self, head: Head, usage: Usage, choices: int) -> ChunkEvents:
+        return ChunkEvents(self, head, usage, choices)
 
     def _message(self, number: int, choice: Choice) -> dict[str, Any]:
         content, reasoning = "".join(choice.text), "".join(choice.reasoning)

@@ -1,0 +1,1 @@
+"""How answers are written, whole and as events: one dialect a file. Sends nothing."""

@@ -1,0 +1,59 @@
+"""The ways to ask for text over HTTP, one value each: which body, which job, which answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from serve_app.api.answers.answer import AnswerFormat
+from serve_app.api.answers.chat_answers import ChatFormat
+from serve_app.api.answers.completion_answers import CompletionFormat
+from serve_app.api.requests.fields import ChatFields, CompletionFields, ModelFields
+from serve_app.api.requests.jobs import chat_job, completion_job
+from serve_app.config import RequestLimits
+from serve_app.protocol.messages import Job
+from serve_app.tenants.keyring import Caller
+
+_Fields = TypeVar("_Fields", bound=ModelFields)
+_Taken = TypeVar("_Taken", bound=ModelFields, contravariant=True)
+
+
+class MakesJob(Protocol[_Taken]):
+    """Raises ProtocolError 400 where a cap is exceeded, 403 where the class is above the key's."""
+
+    def __call__(
+        self,
+        fields: _Taken,
+        limits: RequestLimits,
+        *,
+        job: str,
+        caller: Caller,
+        timeout_s: float | None,
+    ) -> Job: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect(Generic[_Fields]):
+    """fields: of a body.   prefix: of the ids of answers.   form: of the answer to a job."""
+
+    fields: type[_Fields]
+    prefix: str
+    job: MakesJob[_Fields]
+    form: Callable[[_Fields, Job], AnswerFormat]
+
+
+def _completion(fields: CompletionFields, job: Job) -> CompletionFormat:
+    return CompletionFormat(
+        logprobs=job["logprobs"] is not None, include_usage=fields.include_usage
+    )
+
+
+def _chat(fields: ChatFields, job: Job) -> ChatFormat:
+    logprobs = job["logprobs"] is not None
+    return ChatFormat(job["id"], logprobs=logprobs, include_usage=fields.include_usage)
+
+
+DIALECTS: Mapping[str, Dialect[Any]] = {
+    "/v1/completions": Dialect(CompletionFields, "cmpl-", completion_job, _completion),
+    "/v1/chat/completions": Dialect(ChatFields, "chatcmpl-", chat_job, _chat),
+}
+"""By path."""
