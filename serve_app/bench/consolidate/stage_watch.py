@@ -9,6 +9,9 @@ from serve_app.bench.http.processor_time import parts, processor_s, running
 
 PAGES = ("RssAnon", "RssShmem")
 """Fields of /proc/<pid>/status that count: what a process holds by itself."""
+LOOK_S = 0.5
+"""How often to look for new processes: it reads every process of the machine, so it takes many
+times as long as a sample, and would take cores from what is measured."""
 
 
 @dataclass(slots=True)
@@ -34,9 +37,12 @@ class Watch:
         self._root = root
         self._since = time.perf_counter()
         self._spent: dict[int, float] = {}
+        self._looked: float | None = None
+        self._pids: list[int] = []
 
     def note(self, name: str) -> None:
         """A stage begins, or goes on. The start is that of the first stage with a name."""
+        self._looked = None
         held = self.sample()
         if self.stages[-1].name != name:
             if not self.stages[-1].name:
@@ -45,8 +51,8 @@ class Watch:
 
     def sample(self) -> int:
         """Count for the stage what was spent since the last sample. -> bytes held now"""
-        tree = self._tree()
         stage, now = self.stages[-1], time.perf_counter()
+        tree = self._tree(now)
         stage.wall_s += now - self._since
         self._since = now
         for pid, spent in processor_s(tree).items():
@@ -56,8 +62,10 @@ class Watch:
         stage.memory_bytes = max(stage.memory_bytes, held - self.start_bytes)
         return held
 
-    def _tree(self) -> list[int]:
-        return list(parts(self._root, 0, running()))
+    def _tree(self, now: float) -> list[int]:
+        if self._looked is None or now - self._looked >= LOOK_S:
+            self._looked, self._pids = now, list(parts(self._root, 0, running()))
+        return self._pids
 
 
 def held_bytes(pids: Iterable[int]) -> int:
