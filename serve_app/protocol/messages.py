@@ -47,10 +47,23 @@ class Whose(TypedDict):
     open_tokens: int | None
 
 
+class Constraint(TypedDict):
+    """What the text of an answer must obey, or its content where a chat's answer is told apart.
+
+    `value`: a JSON schema; a regular expression or a grammar; or texts of which it is one, for
+    `choice`. `param`: the field in which the client has asked for it.
+    """
+
+    kind: Literal["json", "regex", "choice", "grammar"]
+    value: Any
+    param: str
+
+
 class Conversation(TypedDict):
     """What a chat is rendered from, and how its answer begins.
 
-    `tools`: as the request has them; none are offered if it is empty. `forced`: the function that
+    `tools`: as the request has them; none are offered if it is empty. `strict`: the functions whose
+    arguments must obey their schema if the model decides to call them. `forced`: the function that
     the answer must call; an empty name for any of them, None if the model decides. `single`: the
     answer ends with its first call. `variables`: of the chat template. `generation_prompt`: whether
     the answer's beginning is rendered. `continues`: the answer goes on where the last message ends.
@@ -58,6 +71,7 @@ class Conversation(TypedDict):
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
+    strict: list[str]
     forced: str | None
     single: bool
     variables: dict[str, Any]
@@ -78,6 +92,7 @@ class Job(Wishes, Whose):
     release: str | None
     prompts: list[str | list[int]]
     chat: Conversation | None
+    constraint: Constraint | None
     max_tokens: int | None
     logprobs: int | None
     echo: bool

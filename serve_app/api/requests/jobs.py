@@ -68,6 +68,7 @@ def completion_job(
         "release": None,
         "prompts": fields.prompt,
         "chat": None,
+        "constraint": None,
         "max_tokens": fields.max_tokens,
         "logprobs": fields.logprobs,
         "echo": bool(fields.echo),
@@ -97,6 +98,7 @@ def chat_job(
         "release": None,
         "prompts": [],
         "chat": _chat(fields),
+        "constraint": None,
         "max_tokens": max_tokens,
         "logprobs": top if fields.logprobs else None,
         "echo": False,
@@ -127,6 +129,7 @@ def _conversation(
     return {
         "messages": messages,
         "tools": [tool.for_template() for tool in fields.tools or ()],
+        "strict": [],
         "forced": None,
         "single": False,
         "variables": fields.chat_template_kwargs or {},

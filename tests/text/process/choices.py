@@ -48,6 +48,7 @@ def chat(messages: list[dict[str, Any]], **variables: Any) -> Conversation:
     return {
         "messages": messages,
         "tools": [],
+        "strict": [],
         "forced": None,
         "single": False,
         "variables": variables,
