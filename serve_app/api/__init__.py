@@ -1,1 +1,1 @@
-"""OpenAI's HTTP surface. No torch, Ray or tokenizers: it asks an `EngineClient`."""
+"""The HTTP surface: OpenAI's and Anthropic's. No torch, no Ray: it asks an `EngineClient`."""

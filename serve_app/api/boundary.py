@@ -1,4 +1,4 @@
-"""The ASGI layer of ids, of methods that need no route, and of OpenAI's answer to exceptions."""
+"""The ASGI layer of ids, of methods that need no route, and of the answers to exceptions."""
 
 import logging
 import re
@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.statuses import NO_SUCH_ROUTE, WRONG_METHOD, error_response, routing_response
+from serve_app.api.anthropic.anthropic_errors import ANTHROPIC, speaks_anthropic
+from serve_app.api.statuses import OPENAI, ErrorShape
 from serve_app.api.streams import ClientGone
 from serve_app.errors import where
 from serve_app.protocol.errors import ProtocolError, bad_request, internal
@@ -17,6 +18,8 @@ from serve_app.protocol.errors import ProtocolError, bad_request, internal
 _log = logging.getLogger(__name__)
 REQUEST_ID = "expertpool.request"
 """In the scope: the request's id."""
+ERROR_SHAPE = "expertpool.errors"
+"""In the scope: how its errors are written."""
 EXTRA_HEADERS = "expertpool.headers"
 """In the scope: a function that gives the headers to put on the answer, whatever it will be."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -47,7 +50,10 @@ class Boundary:
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
-        name = scope[REQUEST_ID] = request_id(Headers(scope=scope))
+        asked = Headers(scope=scope)
+        name = scope[REQUEST_ID] = request_id(asked)
+        shape = ANTHROPIC if speaks_anthropic(scope["path"], asked) else OPENAI
+        scope[ERROR_SHAPE] = shape
         begun = False
 
         async def named_send(message: Message) -> None:
@@ -57,6 +63,8 @@ class Boundary:
                 headers = MutableHeaders(scope=message)
                 if self._names_answers:
                     headers["x-request-id"] = name
+                if shape.id_header is not None:
+                    headers[shape.id_header] = name
                 if EXTRA_HEADERS in scope:
                     headers.update(scope[EXTRA_HEADERS]())
             await send(message)
@@ -67,29 +75,32 @@ class Boundary:
         except ClientGone:
             return
         except (ProtocolError, HTTPException) as error:
-            response = _refusal(method, scope["path"], error)
+            response = _refusal(method, scope, error)
         except Exception as error:  # noqa: BLE001  the last resort: the client gets a body
             _log.error("request %s: %s %s failed: %s", name, method, scope["path"], where(error))
-            response = error_response(internal())
+            response = shape.response(internal(), name)
         else:
             return
         if not begun:
             await response(scope, receive, named_send)
 
 
-def _refusal(method: str, path: str, error: ProtocolError | HTTPException) -> Response:
+def _refusal(method: str, scope: Scope, error: ProtocolError | HTTPException) -> Response:
+    """method: that was asked, before HEAD became GET."""
+    shape: ErrorShape = scope[ERROR_SHAPE]
+    path, name = scope["path"], scope[REQUEST_ID]
     if isinstance(error, ProtocolError):
-        return error_response(error)
+        return shape.response(error, name)
     if error.status_code == 405:
         allowed = {"allow": _allowed((error.headers or {})["Allow"])}
         if method == "OPTIONS":
             return Response(headers=allowed)
         message = f"{method} is not allowed on {path}, which takes {allowed['allow']}"
-        return routing_response(WRONG_METHOD, message, allowed)
+        return shape.unrouted(shape.wrong_method, message, name, allowed)
     if error.status_code == 404:
         message = f"there is no {method} {path} here: {error.detail}"
-        return routing_response(NO_SUCH_ROUTE, message)
-    return error_response(bad_request(str(error.detail)))
+        return shape.unrouted(shape.no_such_route, message, name)
+    return shape.response(bad_request(str(error.detail)), name)
 
 
 def _allowed(methods: str) -> str:

@@ -7,6 +7,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from serve_app.api.answers.answer import AnswerFormat
 from serve_app.api.answers.chat_answers import ChatFormat
 from serve_app.api.answers.completion_answers import CompletionFormat
+from serve_app.api.anthropic.anthropic_errors import MESSAGES
+from serve_app.api.anthropic.as_chats import message_job
+from serve_app.api.anthropic.message_answers import PING, MessageFormat
+from serve_app.api.anthropic.message_fields import MessageFields
+from serve_app.api.quiet_body import KEEP_ALIVE
 from serve_app.api.requests.fields import ChatFields, CompletionFields, ModelFields
 from serve_app.api.requests.jobs import chat_job, completion_job
 from serve_app.config import RequestLimits
@@ -33,12 +38,16 @@ class MakesJob(Protocol[_Taken]):
 
 @dataclass(frozen=True, slots=True)
 class Dialect(Generic[_Fields]):
-    """fields: of a body.   prefix: of the ids of answers.   form: of the answer to a job."""
+    """fields: of a body.   prefix: of the ids of answers.   form: of the answer to a job.
+
+    keep_alive: what a stream says while it has nothing else to say.
+    """
 
     fields: type[_Fields]
     prefix: str
     job: MakesJob[_Fields]
     form: Callable[[_Fields, Job], AnswerFormat]
+    keep_alive: bytes = KEEP_ALIVE
 
 
 def _completion(fields: CompletionFields, job: Job) -> CompletionFormat:
@@ -52,8 +61,15 @@ def _chat(fields: ChatFields, job: Job) -> ChatFormat:
     return ChatFormat(job["id"], logprobs=logprobs, include_usage=fields.include_usage)
 
 
+def _message(fields: MessageFields, job: Job) -> MessageFormat:
+    thinking = fields.thinking
+    shows_thinking = thinking is None or thinking.display != "omitted"
+    return MessageFormat(job["id"], shows_thinking=shows_thinking)
+
+
 DIALECTS: Mapping[str, Dialect[Any]] = {
     "/v1/completions": Dialect(CompletionFields, "cmpl-", completion_job, _completion),
     "/v1/chat/completions": Dialect(ChatFields, "chatcmpl-", chat_job, _chat),
+    MESSAGES: Dialect(MessageFields, "msg_", message_job, _message, PING),
 }
 """By path."""

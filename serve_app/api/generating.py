@@ -52,11 +52,14 @@ class Generating:
                 caller=caller_of(request, fields.model),
                 timeout_s=deadline.left_s(),
             )
-            return await self._answer(request, job, dialect.form(fields, job))
+            form = dialect.form(fields, job)
+            return await self._answer(request, job, form, dialect.keep_alive)
 
         return answer
 
-    async def _answer(self, request: Request, job: Job, form: AnswerFormat) -> Response:
+    async def _answer(
+        self, request: Request, job: Job, form: AnswerFormat, keep_alive: bytes
+    ) -> Response:
         """Sends nothing before the engine has accepted the job, so a refusal has its own status."""
         asked = asked_by(request)
         use = await asked.begin()
@@ -70,7 +73,7 @@ class Generating:
             notes_of(request).accepted(told, choices, counts)
             if job["streamed"]:
                 events = Events(form, head, counts, choices)
-                return EventStream(events, items, self._keep_alive_s)
+                return EventStream(events, items, self._keep_alive_s, keep_alive)
             whole = collect(items, form, head, counts, choices)
             body = await unless_gone(request.receive, whole)
         except BaseException:

@@ -13,11 +13,14 @@ KEEP_ALIVE = b": keep-alive\n\n"
 class QuietBody:
     """Writes the parts of one body, for one writer. Must be closed before the last part is sent.
 
+    keep_alive: what it says when nothing has been written for `keep_alive_s`.
+
     One timer looks from time to time when something was written last, so a write costs no more.
     """
 
-    def __init__(self, send: Send, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, keep_alive_s: float, keep_alive: bytes = KEEP_ALIVE) -> None:
         self._send = send
+        self._keep_alive = keep_alive
         self._keep_alive_s = keep_alive_s
         self._written_at = monotonic()
         self._is_writing = False
@@ -55,7 +58,7 @@ class QuietBody:
         try:
             with contextlib.suppress(OSError):  # the client has left, as the next write will find
                 await self._send(
-                    {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
+                    {"type": "http.response.body", "body": self._keep_alive, "more_body": True}
                 )
         finally:
             self._comment = None

@@ -9,8 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import asked_by
 from serve_app.api.answers.answer import Usage
-from serve_app.api.boundary import REQUEST_ID
-from serve_app.api.statuses import STATUSES
+from serve_app.api.boundary import ERROR_SHAPE, REQUEST_ID
 from serve_app.api.streams import ClientGone
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Accepted
@@ -67,7 +66,7 @@ class Recorded:
             status = response.status_code
             await response(scope, receive, send)
         except ProtocolError as error:
-            status = STATUSES[error.code].number
+            status = scope[ERROR_SHAPE].statuses[error.code].number
             raise
         except ClientGone:
             status = _GONE

@@ -16,6 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
 from serve_app.api.admin import admin_handlers
+from serve_app.api.anthropic.anthropic_errors import COUNT_TOKENS, is_for_anthropic
+from serve_app.api.anthropic.as_chats import count_job
+from serve_app.api.anthropic.message_fields import CountFields
+from serve_app.api.anthropic.model_infos import model_info, model_infos
 from serve_app.api.boundary import Boundary
 from serve_app.api.dialects import DIALECTS
 from serve_app.api.generating import Generating, body_of, caller_of
@@ -37,7 +41,14 @@ from serve_app.protocol.errors import (
     loading,
     no_such_model,
 )
-from serve_app.protocol.messages import EngineClient, ModelCard, Models, Status
+from serve_app.protocol.messages import (
+    EngineClient,
+    ModelCard,
+    Models,
+    Status,
+    TokenizeJob,
+    Tokens,
+)
 from serve_app.tenants.keyring import Caller
 from serve_app.tenants.keys_file import KeyScope
 from serve_app.tenants.limits.lease import Lessor
@@ -94,7 +105,7 @@ def _for_browsers(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-request-id", "retry-after", *LEFT_HEADERS),
+        expose_headers=("x-request-id", "request-id", "retry-after", *LEFT_HEADERS),
     )
 
 
@@ -155,13 +166,23 @@ def _texts(api: Api) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         fields = parse(await body_of(request, api.limits), TokenizeFields)
         caller = caller_of(request, fields.model)
-        reply = await api.client.tokenize(tokenize_job(fields, caller))
+        reply = await tokens_of(tokenize_job(fields, caller))
+        count = len(reply["tokens"])
+        return JSONResponse(
+            {"tokens": reply["tokens"], "count": count, "max_model_len": reply["max_model_len"]}
+        )
+
+    async def count_tokens(request: Request) -> Response:
+        fields = parse(await body_of(request, api.limits), CountFields)
+        caller = caller_of(request, fields.model)
+        reply = await tokens_of(count_job(fields, api.limits, caller))
+        return JSONResponse({"input_tokens": len(reply["tokens"])})
+
+    async def tokens_of(job: TokenizeJob) -> Tokens:
+        reply = await api.client.tokenize(job)
         if reply["type"] == "error":
             raise ProtocolError.of_item(reply)
-        tokens = reply["tokens"]
-        return JSONResponse(
-            {"tokens": tokens, "count": len(tokens), "max_model_len": reply["max_model_len"]}
-        )
+        return reply
 
     async def detokenize(request: Request) -> Response:
         fields = parse(await body_of(request, api.limits), DetokenizeFields)
@@ -172,6 +193,7 @@ def _texts(api: Api) -> list[Route]:
         return JSONResponse({"prompt": reply["text"]})
 
     return [
+        _route("POST", COUNT_TOKENS, _Endpoint(count_tokens)),
         _route("POST", "/tokenize", _Endpoint(tokenize)),
         _route("POST", "/detokenize", _Endpoint(detokenize)),
     ]
@@ -182,6 +204,8 @@ def _catalogue(api: Api) -> list[Route]:
         caller = asked_by(request).caller
         cards = (await _models(api, caller))["models"]
         known = [card for card in cards if caller.tenant.may_use(card["id"])]
+        if is_for_anthropic(request.headers):
+            return JSONResponse(model_infos(known))
         return JSONResponse({"object": "list", "data": [_card(card) for card in known]})
 
     async def model(request: Request) -> Response:
@@ -189,7 +213,8 @@ def _catalogue(api: Api) -> list[Route]:
         caller = caller_of(request, wanted)
         for card in (await _models(api, caller))["models"]:
             if card["id"] == wanted:
-                return JSONResponse(_card(card))
+                is_anthropic = is_for_anthropic(request.headers)
+                return JSONResponse(model_info(card) if is_anthropic else _card(card))
         raise no_such_model(wanted)
 
     return [

@@ -1,6 +1,6 @@
-"""Errors as OpenAI writes them over HTTP: the one table of statuses, types and codes."""
+"""Errors over HTTP: how a protocol writes them, and the table of OpenAI's statuses and codes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -18,11 +18,11 @@ class HttpStatus:
 
     number: int
     kind: str
-    code: str | None
+    code: str | None = None
     retry_after_s: int | None = None
 
 
-STATUSES: Mapping[ErrorCode, HttpStatus] = {
+_STATUSES: Mapping[ErrorCode, HttpStatus] = {
     "invalid_request": HttpStatus(400, "invalid_request_error", None),
     "unsupported_parameter": HttpStatus(400, "invalid_request_error", "unsupported_parameter"),
     "context_length_exceeded": HttpStatus(400, "invalid_request_error", "context_length_exceeded"),
@@ -42,30 +42,55 @@ STATUSES: Mapping[ErrorCode, HttpStatus] = {
     "engine_unavailable": HttpStatus(503, "server_error", "engine_unavailable", RETRY_AFTER_S),
     "deadline_exceeded": HttpStatus(504, "server_error", "deadline_exceeded"),
 }
-NO_SUCH_ROUTE = HttpStatus(404, "invalid_request_error", None)
-WRONG_METHOD = HttpStatus(405, "invalid_request_error", "method_not_supported")
 
 
-def error_body(error: ProtocolError) -> dict[str, Any]:
-    """The JSON object that tells a client of an error, alone or in the middle of a stream."""
-    return _body(STATUSES[error.code], error.message, error.param)
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """How a protocol writes errors. no_such_route, wrong_method: of what no route takes.
+
+    id_header: in which an answer says the request's id, beside `x-request-id`.
+    write: the body, of a status, a message, the field at fault and the request's id.
+    """
+
+    statuses: Mapping[ErrorCode, HttpStatus]
+    no_such_route: HttpStatus
+    wrong_method: HttpStatus
+    id_header: str | None
+    write: Callable[[HttpStatus, str, str | None, str], dict[str, Any]]
+
+    def body(self, error: ProtocolError, request: str = "") -> dict[str, Any]:
+        """The JSON object that tells a client of an error, alone or in the middle of a stream."""
+        return self.write(self.statuses[error.code], error.message, error.param, request)
+
+    def response(self, error: ProtocolError, request: str) -> JSONResponse:
+        status = self.statuses[error.code]
+        after = status.retry_after_s if error.retry_after_s is None else error.retry_after_s
+        headers = {} if after is None else {"retry-after": str(ceil(after))}
+        if status.number == 401:
+            headers["www-authenticate"] = "Bearer"
+        return JSONResponse(self.body(error, request), status.number, headers)
+
+    def unrouted(
+        self,
+        status: HttpStatus,
+        message: str,
+        request: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> JSONResponse:
+        """The answer to a request that no route takes."""
+        return JSONResponse(self.write(status, message, None, request), status.number, headers)
 
 
-def error_response(error: ProtocolError) -> JSONResponse:
-    status = STATUSES[error.code]
-    after = status.retry_after_s if error.retry_after_s is None else error.retry_after_s
-    headers = {} if after is None else {"retry-after": str(ceil(after))}
-    if status.number == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status.number, headers)
-
-
-def routing_response(
-    status: HttpStatus, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """The answer to a request that no route takes."""
-    return JSONResponse(_body(status, message, None), status.number, headers)
-
-
-def _body(status: HttpStatus, message: str, param: str | None) -> dict[str, Any]:
+def _body(status: HttpStatus, message: str, param: str | None, request: str) -> dict[str, Any]:
+    """Without the request's id, for which OpenAI has a header alone."""
+    del request
     return {"error": {"message": message, "type": status.kind, "param": param, "code": status.code}}
+
+
+OPENAI = ErrorShape(
+    _STATUSES,
+    no_such_route=HttpStatus(404, "invalid_request_error"),
+    wrong_method=HttpStatus(405, "invalid_request_error", "method_not_supported"),
+    id_header=None,
+    write=_body,
+)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers.answer import AnswerFormat, Choice, Head, Usage
 from serve_app.api.answers.event_bytes import Events
-from serve_app.api.quiet_body import QuietBody
+from serve_app.api.quiet_body import KEEP_ALIVE, QuietBody
 from serve_app.errors import where
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
@@ -52,7 +52,7 @@ async def collect(
                 collected = [Choice() for _ in range(choices)]
             if item["type"] == "piece":
                 usage.add(item)
-                collected[item["choice"]].add(item)
+                collected[item["choice"]].pieces.append(item)
     if any(choice.finish is None for choice in collected):
         raise internal()
     return form.whole(head, collected, usage)
@@ -61,12 +61,14 @@ async def collect(
 class EventStream(Response):
     """A response of server-sent events. However it ends, `items` are closed.
 
-    keep_alive_s: while nothing is to be said for so long, comments say that it is there.
+    keep_alive_s: while nothing is to be said for so long, `keep_alive` says that it is there.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, items: Items, keep_alive_s: float) -> None:
+    def __init__(
+        self, events: Events, items: Items, keep_alive_s: float, keep_alive: bytes = KEEP_ALIVE
+    ) -> None:
         super().__init__()
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-cache"
@@ -74,6 +76,7 @@ class EventStream(Response):
         self._events = events
         self._items = items
         self._keep_alive_s = keep_alive_s
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -86,7 +89,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         """Whatever breaks, the stream ends with an event that says so."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(QuietBody(send, self._keep_alive_s)) as body:
+        async with aclosing(QuietBody(send, self._keep_alive_s, self._keep_alive)) as body:
             try:
                 await self._write(body)
             except OSError:

@@ -96,7 +96,7 @@ def wrong_key(*, is_shown: bool) -> ProtocolError:
     message = (
         "The API key is not valid here, or has expired"
         if is_shown
-        else "No API key was sent: put it in the header 'Authorization: Bearer KEY'"
+        else "No API key was sent: put it in the header 'Authorization: Bearer KEY' or 'x-api-key'"
     )
     return ProtocolError("invalid_api_key", message)
 

@@ -145,7 +145,7 @@ class Piece(TypedDict):
     is its content then. `num_tokens`: generated tokens that this piece adds to the usage;
     `num_cached`: tokens of the prompt that were already computed, in one piece of one choice.
     `queued_s`: in a choice's first piece with a token, how long it waited before anything was
-    computed.
+    computed. `stopped_by`: the stop string that has ended it.
     """
 
     type: Literal["piece"]
@@ -158,6 +158,7 @@ class Piece(TypedDict):
     num_cached: int
     queued_s: NotRequired[float]
     finish: str | None
+    stopped_by: NotRequired[str]
 
 
 class ErrorItem(TypedDict):

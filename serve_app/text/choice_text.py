@@ -106,6 +106,8 @@ class ChoiceText:
             "num_cached": 0,
             "finish": finish,
         }
+        if self._stops.matched is not None:
+            piece["stopped_by"] = self._stops.matched
         if self._parser is not None:
             self._parse(self._parser, piece)
         return piece

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from serve_app.api.openapi import answer_shapes
 from serve_app.api.requests.fields import ChatFields, CompletionFields
 from serve_app.api.requests.parse import parse
-from serve_app.api.statuses import STATUSES
+from serve_app.api.statuses import OPENAI
 from serve_app.protocol.errors import CODES
 from tests.api.fakes import FakeClient
 from tests.api.held_keys import HeldKeys
@@ -50,7 +50,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_a_generation_names_every_error_there_is() -> None:
     answers = _document(HeldKeys(KEYS))["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert set(answers) == {"200", *(str(STATUSES[code].number) for code in CODES)}
+    assert set(answers) == {"200", *(str(OPENAI.statuses[code].number) for code in CODES)}
     assert answers["429"]["headers"]["retry-after"]["required"]
     assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
 

@@ -10,7 +10,7 @@ import pytest
 from serve_app.api.answers.chat_answers import chat_logprobs
 from serve_app.api.answers.completion_answers import legacy_logprobs
 from serve_app.api.routes import Api, build_api
-from serve_app.api.statuses import STATUSES
+from serve_app.api.statuses import OPENAI
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import CODES, ProtocolError, loading, overloaded
 from serve_app.protocol.messages import Item, TokenItem
@@ -178,7 +178,7 @@ def test_a_logprob_of_minus_infinity_can_be_written() -> None:
 
 
 def test_every_code_of_the_protocol_has_a_status() -> None:
-    assert set(STATUSES) == set(CODES)
+    assert set(OPENAI.statuses) == set(CODES)
 
 
 def test_a_code_of_a_newer_engine_is_an_internal_error() -> None:

@@ -1,91 +1,14 @@
 """Tools, reasoning and histories over HTTP, asked by the real openai client, of a fake engine."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
-from serve_app.api.routes import Api, build_api
-from serve_app.config import ServeConfig
 from serve_app.text.answers.finding import known_formats
-from serve_app.text.tokenizer import Tokenizer
-from tests.serving.fakes import EOS, World, world
-from tests.serving.running import replica_of, serves
-from tests.text.answers.samples import SAMPLES, TOOLS, Sample
-from tests.text.tokenizers import byte_level, writing
-
-CONFIG = ServeConfig(family="fam", poll_s=0.02)
-FORMS = [name for name, form in known_formats().items() if form.has_calls]
-OFFERED: Any = [
-    {"type": "function", "function": {"name": name, "description": "d", "parameters": schema}}
-    for name, schema in TOOLS.items()
-]
-USER: Any = {"role": "user", "content": "hi"}
-RUN = '<tool_call>\n{"name": "run", "arguments": {"a": 1}}\n</tool_call>'
-
-
-class Asked:
-    """An endpoint with a model of each format, and `plain`, which has none."""
-
-    def __init__(self, made: World, client: openai.AsyncOpenAI) -> None:
-        self.made = made
-        self.client = client
-
-    async def whole(self, model: str, answer: str, **fields: Any) -> Any:
-        self._will_answer(model, answer)
-        return await self.client.chat.completions.create(
-            **{"model": model, "messages": [USER], **fields}
-        )
-
-    async def stream(self, model: str, answer: str, **fields: Any) -> list[Any]:
-        self._will_answer(model, answer)
-        asked = {"model": model, "messages": [USER], **fields}
-        stream = await self.client.chat.completions.create(**asked, stream=True)
-        return [chunk async for chunk in stream]
-
-    def prompt(self) -> str:
-        """What the model was given last."""
-        request = self.made.loop.seen[-1]
-        return self.tokenizer(request.model).decode(request.prompt, skip_special=False)
-
-    def tokenizer(self, model: str) -> Tokenizer:
-        registry = self.made.registry
-        return Tokenizer(registry.tokenizers.get(model, registry.tokenizer))
-
-    def _will_answer(self, model: str, answer: str) -> None:
-        tokens = self.tokenizer(model).encode(answer, special=False)
-        self.made.loop.answers[model] = [*tokens, EOS]
-
-
-@asynccontextmanager
-async def _endpoint() -> AsyncIterator[Asked]:
-    made = world(*FORMS, "think", "plain", answers={"plain": [EOS]}, kv_tokens=9000, context=9000)
-    made.registry.tokenizer = byte_level()
-    made.registry.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    made.registry.tokenizers = {name: writing(name) for name in (*FORMS, "think")}
-    async with replica_of(made, CONFIG) as replica:
-        await serves(replica, "r1")
-        transport = httpx2.ASGITransport(app=build_api(Api(replica, CONFIG.limits)))
-        async with (
-            httpx2.AsyncClient(transport=transport) as http,
-            openai.AsyncOpenAI(
-                base_url="http://test/v1", api_key="none", max_retries=0, http_client=http
-            ) as client,
-        ):
-            yield Asked(made, client)
-
-
-def _run(test: Callable[[Asked], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with _endpoint() as asked:
-            await test(asked)
-
-    asyncio.run(run())
+from tests.serving.formats_endpoint import FORMS, OFFERED, RUN, USER, Asked, on_formats
+from tests.text.answers.samples import SAMPLES, Sample
 
 
 def _joined(chunks: list[Any]) -> dict[str, Any]:
@@ -139,7 +62,7 @@ def test_a_stream_joined_is_the_answer_unstreamed_in_every_format() -> None:
         for sample in SAMPLES:
             await same(asked, sample)
 
-    _run(test)
+    on_formats(test)
 
 
 def test_arguments_are_streamed_as_openai_does() -> None:
@@ -155,7 +78,7 @@ def test_arguments_are_streamed_as_openai_does() -> None:
         assert "".join(delta.function.arguments for delta in called) == '{"a": 1}'
         assert deltas[0].role == "assistant"
 
-    _run(test)
+    on_formats(test)
 
 
 def test_log_probabilities_are_of_all_that_the_model_writes() -> None:
@@ -168,7 +91,7 @@ def test_log_probabilities_are_of_all_that_the_model_writes() -> None:
         shown = [chunk.choices[0].logprobs for chunk in chunks]
         assert sum(len(each.content) for each in shown if each is not None) == len(content)
 
-    _run(test)
+    on_formats(test)
 
 
 def test_what_is_chosen_shapes_the_prompt_and_the_answer() -> None:
@@ -196,7 +119,7 @@ def test_what_is_chosen_shapes_the_prompt_and_the_answer() -> None:
             chunks = await asked.stream("hermes", rest, tools=OFFERED, tool_choice=tool_choice)
             assert _without_ids(_joined(chunks)) == _without_ids(_message(answer))
 
-    _run(test)
+    on_formats(test)
 
 
 def _named(name: str) -> Any:
@@ -213,7 +136,7 @@ def test_a_call_that_is_required_ends_the_reasoning_that_the_prompt_begins() -> 
         assert '<think>\n\n</think>\n\n<tool_call>\n{"name": "run"' in asked.prompt()
         assert answer.choices[0].message.tool_calls[0].function.arguments == '{"a": 1}'
 
-    _run(test)
+    on_formats(test)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +155,7 @@ def test_tools_that_a_model_cannot_call_are_refused(
         assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
         await asked.whole(model, "x", tools=OFFERED, tool_choice="none")
 
-    _run(test)
+    on_formats(test)
 
 
 def test_a_history_reaches_the_template_in_its_own_form() -> None:
@@ -258,7 +181,7 @@ def test_a_history_reaches_the_template_in_its_own_form() -> None:
         await asked.whole("deepseek_v3", "x", messages=history)
         assert '"arguments": "{\\"a\\": [1]}"' in asked.prompt()
 
-    _run(test)
+    on_formats(test)
 
 
 def test_an_answer_goes_on_where_the_last_message_ends() -> None:
@@ -272,7 +195,7 @@ def test_an_answer_goes_on_where_the_last_message_ends() -> None:
         await asked.whole("hermes", "x", extra_body=bare)
         assert asked.prompt() == "user: hi\n"
 
-    _run(test)
+    on_formats(test)
 
 
 def test_special_tokens_that_mean_nothing_to_the_format_are_not_shown() -> None:
@@ -280,7 +203,7 @@ def test_special_tokens_that_mean_nothing_to_the_format_are_not_shown() -> None:
         answer = await asked.whole("mistral", "a<unused>b[TOOL_CALLS]x")
         assert answer.choices[0].message.content == "ab[TOOL_CALLS]x"
 
-    _run(test)
+    on_formats(test)
 
 
 def test_models_say_by_what_their_answers_are_parsed() -> None:
@@ -289,4 +212,4 @@ def test_models_say_by_what_their_answers_are_parsed() -> None:
         found = {model.id: getattr(model, "response_template", "") for model in models}
         assert found == {**{name: name for name in (*FORMS, "think")}, "plain": None}
 
-    _run(test)
+    on_formats(test)

@@ -14,20 +14,31 @@ LOWEST = -9999.0
 
 @dataclass(slots=True)
 class Choice:
-    """One choice while it is being collected."""
+    """One choice while it is being collected. pieces: in the order in which they came."""
 
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: list[CallDelta] = field(default_factory=list)
-    tokens: list[TokenItem] = field(default_factory=list)
-    finish: str | None = None
+    pieces: list[Piece] = field(default_factory=list)
 
-    def add(self, piece: Piece) -> None:
-        self.text.append(piece["text"])
-        self.reasoning.append(piece.get("reasoning", ""))
-        self.calls.extend(piece.get("calls", ()))
-        self.tokens.extend(piece["tokens"])
-        self.finish = piece["finish"] or self.finish
+    @property
+    def text(self) -> str:
+        return "".join(piece["text"] for piece in self.pieces)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(piece.get("reasoning", "") for piece in self.pieces)
+
+    @property
+    def calls(self) -> list[CallDelta]:
+        """One for each call."""
+        return joined(delta for piece in self.pieces for delta in piece.get("calls", ()))
+
+    @property
+    def tokens(self) -> list[TokenItem]:
+        return [token for piece in self.pieces for token in piece["tokens"]]
+
+    @property
+    def finish(self) -> str | None:
+        """Why it has ended, if it has."""
+        return self.pieces[-1]["finish"] if self.pieces else None
 
 
 def joined(deltas: Iterable[CallDelta]) -> list[CallDelta]:

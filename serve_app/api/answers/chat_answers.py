@@ -62,13 +62,14 @@ class ChatFormat:
         return ChunkEvents(self, head, usage, choices)
 
     def _message(self, number: int, choice: Choice) -> dict[str, Any]:
-        content, reasoning = "".join(choice.text), "".join(choice.reasoning)
+        content, reasoning = choice.text, choice.reasoning
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if reasoning:
             message["reasoning_content"] = reasoning
-        if choice.calls:
+        calls = [self._call(number, call) for call in choice.calls]
+        if calls:
             message["content"] = content or None
-            message["tool_calls"] = [self._call(number, call) for call in joined(choice.calls)]
+            message["tool_calls"] = calls
         return message
 
     def _call(self, number: int, call: CallDelta) -> dict[str, Any]:

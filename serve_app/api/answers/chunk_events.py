@@ -5,7 +5,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal, Protocol
 
 from serve_app.api.answers.answer import Head, Usage
-from serve_app.api.statuses import error_body
+from serve_app.api.statuses import OPENAI
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Piece
 
@@ -68,7 +68,7 @@ class ChunkEvents:
         return data({**self._base, "choices": [], "usage": self._usage.body()}) + _DONE
 
     def failed(self, error: ProtocolError) -> str:
-        return data(error_body(error))
+        return data(OPENAI.body(error))
 
     def _event(self, body: dict[str, Any]) -> str:
         return f"{self._start}{encoded(body)}]}}\n\n"

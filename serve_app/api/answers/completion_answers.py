@@ -29,7 +29,7 @@ class CompletionFormat:
         bodies = [
             _completion(
                 index,
-                "".join(choice.text),
+                choice.text,
                 legacy_logprobs(choice.tokens) if self.logprobs else None,
                 choice.finish,
             )

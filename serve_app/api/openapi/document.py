@@ -1,7 +1,7 @@
 """Puts the OpenAPI document together. What each route does is in `operations`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -10,7 +10,7 @@ from serve_app.api.access import LEFT_HEADERS, OPEN, needed
 from serve_app.api.openapi import answer_shapes as shapes
 from serve_app.api.openapi.operations import Operation, operations
 from serve_app.api.requests.deadline import TIMEOUT_HEADER
-from serve_app.api.statuses import STATUSES
+from serve_app.api.statuses import OPENAI, HttpStatus
 from serve_app.protocol.errors import ErrorCode
 
 PATH = "/openapi.json"
@@ -103,21 +103,27 @@ def _responses(
     path: str, operation: Operation, schemas: _Schemas, *, has_keys: bool
 ) -> dict[str, Document]:
     made: dict[str, Document] = {}
-    for status, shape in operation.answers.items():
+    shape = operation.shape
+    for status, answer in operation.answers.items():
         content: Document = {_METRICS: {"schema": {"type": "string"}}}
-        if shape is not None:
-            content = {_JSON: {"schema": schemas.of(shape)}}
+        if answer is not None:
+            content = {_JSON: {"schema": schemas.of(answer)}}
         if operation.chunk is not None:
-            words = f"Each event's data is a {operation.chunk.__name__}, an Error, or [DONE]."
-            content[_EVENTS] = {"schema": {"type": "string", "description": words}}
+            content[_EVENTS] = {"schema": {"type": "string", "description": _said(operation)}}
             schemas.of(operation.chunk)
-        made[str(status)] = _response(operation.summary, content, has_keys=has_keys)
+        made[str(status)] = _response(operation.summary, content, operation, has_keys=has_keys)
     for status, codes in _refusals(path, operation, has_keys=has_keys).items():
         if str(status) not in made:
-            content = {_JSON: {"schema": {"$ref": _SCHEMAS.format(model="Error")}}}
-            made[str(status)] = _response(", ".join(codes), content, has_keys=has_keys)
-            made[str(status)]["headers"] |= _headers_of(codes)
+            content = {_JSON: {"schema": schemas.of(operation.error)}}
+            made[str(status)] = _response(", ".join(codes), content, operation, has_keys=has_keys)
+            made[str(status)]["headers"] |= _headers_of([shape.statuses[code] for code in codes])
     return made
+
+
+def _said(operation: Operation) -> str:
+    """Of the events of a stream."""
+    data = f"Each event's data is a {operation.chunk.__name__}, an {operation.error.__name__}"
+    return f"{data}, or [DONE]." if operation.shape is OPENAI else f"{data}."
 
 
 def _refusals(path: str, operation: Operation, *, has_keys: bool) -> Mapping[int, list[ErrorCode]]:
@@ -127,22 +133,22 @@ def _refusals(path: str, operation: Operation, *, has_keys: bool) -> Mapping[int
         codes += _KEYED
         codes += ["model_not_allowed"] if operation.of_model else []
     found: dict[int, list[ErrorCode]] = {}
-    for code in STATUSES:
-        if code in codes and (has_keys or STATUSES[code].number not in (401, 403)):
-            found.setdefault(STATUSES[code].number, []).append(code)
+    for code, status in operation.shape.statuses.items():
+        if code in codes and (has_keys or status.number not in (401, 403)):
+            found.setdefault(status.number, []).append(code)
     return found
 
 
-def _response(words: str, content: Document, *, has_keys: bool) -> Document:
-    headers = {"x-request-id": _header("The request's own, or a new one", required=True)}
+def _response(words: str, content: Document, operation: Operation, *, has_keys: bool) -> Document:
+    names = ["x-request-id", *filter(None, [operation.shape.id_header])]
+    headers = {name: _header("The request's own, or a new one", required=True) for name in names}
     if has_keys:
         headers |= {name: _header("Where the tenant has such a limit") for name in LEFT_HEADERS}
     return {"description": words, "headers": headers, "content": content}
 
 
-def _headers_of(codes: Iterable[ErrorCode]) -> Document:
+def _headers_of(statuses: Sequence[HttpStatus]) -> Document:
     found = {}
-    statuses = [STATUSES[code] for code in codes]
     if all(status.retry_after_s is not None for status in statuses):
         found["retry-after"] = _header("Seconds", required=True)
     if any(status.number == 401 for status in statuses):

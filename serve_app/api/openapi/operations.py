@@ -7,13 +7,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve_app.api.admin import ACTIONS, SECTIONS
+from serve_app.api.anthropic.anthropic_errors import ANTHROPIC, COUNT_TOKENS, MESSAGES
+from serve_app.api.anthropic.message_fields import CountFields, MessageFields
 from serve_app.api.openapi import answer_shapes as shapes
+from serve_app.api.openapi import message_shapes
 from serve_app.api.requests.fields import (
     ChatFields,
     CompletionFields,
     DetokenizeFields,
     TokenizeFields,
 )
+from serve_app.api.statuses import OPENAI, ErrorShape
 from serve_app.protocol.errors import CODES, ErrorCode
 
 _ALWAYS: tuple[ErrorCode, ...] = ("invalid_request", "internal_error")
@@ -32,6 +36,7 @@ class Operation:
     """answers: by status, those that are no errors. None: plain text.
 
     chunk: the data of each event if the answer is a stream.   of_model: a key may not be for it.
+    shape, error: how errors are written, and their bodies.
     """
 
     summary: str
@@ -41,6 +46,8 @@ class Operation:
     chunk: Any = None
     of_model: bool = False
     takes_time: bool = False
+    shape: ErrorShape = OPENAI
+    error: type[BaseModel] = shapes.Error
 
 
 _OPERATIONS = {
@@ -62,6 +69,26 @@ _OPERATIONS = {
         of_model=True,
         takes_time=True,
     ),
+    ("POST", MESSAGES): Operation(
+        "Answer a conversation in Anthropic's protocol",
+        {200: message_shapes.Message},
+        CODES,
+        MessageFields,
+        message_shapes.MessageEvent,
+        of_model=True,
+        takes_time=True,
+        shape=ANTHROPIC,
+        error=message_shapes.AnthropicError,
+    ),
+    ("POST", COUNT_TOKENS): Operation(
+        "Count the tokens that a message's prompt has",
+        {200: message_shapes.TokensCount},
+        _OF_A_TEXT,
+        CountFields,
+        of_model=True,
+        shape=ANTHROPIC,
+        error=message_shapes.AnthropicError,
+    ),
     ("POST", "/tokenize"): Operation(
         "Turn a text or a conversation into tokens",
         {200: shapes.TokenizeAnswer},
@@ -77,10 +104,12 @@ _OPERATIONS = {
         of_model=True,
     ),
     ("GET", "/v1/models"): Operation(
-        "List models", {200: shapes.ModelList}, (*_ALWAYS, *_UNAVAILABLE)
+        "List models",
+        {200: shapes.ModelList | message_shapes.ModelInfos},
+        (*_ALWAYS, *_UNAVAILABLE),
     ),
     ("GET", "/v1/models/{model}"): Operation(
-        "Show one model", {200: shapes.Model}, _OF_A_MODEL, of_model=True
+        "Show one model", {200: shapes.Model | message_shapes.ModelInfo}, _OF_A_MODEL, of_model=True
     ),
     ("GET", "/health"): Operation(
         "Whether the endpoint works", {200: shapes.Health, 503: shapes.Health}

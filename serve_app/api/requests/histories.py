@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from serve_app.api.requests.parse import drop_neutral
-from serve_app.protocol.errors import ProtocolError, bad_request, unsupported
+from serve_app.api.requests.parse import drop_neutral, invalid, missing, text_at
+from serve_app.protocol.errors import unsupported
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _ANSWER = ("tool_calls", "function_call", "reasoning_content", "reasoning")
@@ -23,18 +23,18 @@ def _messages(value: object) -> list[dict[str, Any]]:
 def _message(value: object, where: str) -> dict[str, Any]:
     """One message. Calls and reasoning have the newer of their names, and texts are strings."""
     if not isinstance(value, Mapping):
-        raise _invalid(where, "must be an object")
+        raise invalid(where, "must be an object")
     if "role" not in value:
-        raise _missing(f"{where}.role")
+        raise missing(f"{where}.role")
     role = value["role"]
     if role not in _ROLES:
-        raise _invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+        raise invalid(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
     own = _ANSWER if role == "assistant" else ()
     given = drop_neutral(value, ("role", "content", "name", "tool_call_id", *own), f"{where}.")
     message: dict[str, Any] = {"role": "tool" if role == "function" else role}
     for name in _TEXTS:
         if given.get(name) is not None:
-            message[name] = _text(given[name], f"{where}.{name}")
+            message[name] = text_at(given[name], f"{where}.{name}")
     reasoning = message.pop("reasoning", None)
     if reasoning is not None:
         message.setdefault("reasoning_content", reasoning)
@@ -43,7 +43,7 @@ def _message(value: object, where: str) -> dict[str, Any]:
         message["tool_calls"] = calls
     is_told = "reasoning_content" in message or bool(calls)
     if "content" not in given and not is_told:
-        raise _missing(f"{where}.content")
+        raise missing(f"{where}.content")
     if given.get("content") is None and is_told:
         return {**message, "content": ""}
     return {**message, "content": _content(given["content"], f"{where}.content")}
@@ -62,14 +62,14 @@ def _calls(given: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 def _call(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _invalid(where, "must be an object")
+        raise invalid(where, "must be an object")
     given = drop_neutral(value, ("id", "type", "function", "index"), f"{where}.")
     if given.get("type", "function") != "function":
         raise unsupported(f"{where}.type", f"'{where}.type': only 'function' is supported")
     if "function" not in given:
-        raise _missing(f"{where}.function")
+        raise missing(f"{where}.function")
     made: dict[str, Any] = (
-        {} if given.get("id") is None else {"id": _text(given["id"], f"{where}.id")}
+        {} if given.get("id") is None else {"id": text_at(given["id"], f"{where}.id")}
     )
     function = _function(given["function"], f"{where}.function")
     return {**made, "type": "function", "function": function}
@@ -78,14 +78,17 @@ def _call(value: object, where: str) -> dict[str, Any]:
 def _function(value: object, where: str) -> dict[str, Any]:
     """Arguments are JSON, as OpenAI has them. An object is taken too."""
     if not isinstance(value, Mapping):
-        raise _invalid(where, "must be an object")
+        raise invalid(where, "must be an object")
     given = drop_neutral(value, ("name", "arguments"), f"{where}.")
     if "name" not in given:
-        raise _missing(f"{where}.name")
+        raise missing(f"{where}.name")
     arguments = given.get("arguments", "{}")
     if isinstance(arguments, Mapping):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    name, arguments = _text(given["name"], f"{where}.name"), _text(arguments, f"{where}.arguments")
+    name, arguments = (
+        text_at(given["name"], f"{where}.name"),
+        text_at(arguments, f"{where}.arguments"),
+    )
     return {"name": name, "arguments": arguments or "{}"}
 
 
@@ -93,7 +96,7 @@ def _each(
     value: object, where: str, read: Callable[[object, str], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise _invalid(where, "must be a list")
+        raise invalid(where, "must be a list")
     return [read(item, f"{where}[{index}]") for index, item in enumerate(value)]
 
 
@@ -101,31 +104,17 @@ def _content(value: object, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise _invalid(where, "must be a string or a list of parts")
+        raise invalid(where, "must be a string or a list of parts")
     texts: list[str] = []
     for index, part in enumerate(value):
         here = f"{where}[{index}]"
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(kind, str):
-            raise _missing(f"{here}.type")
+            raise missing(f"{here}.type")
         if kind != "text":
             raise unsupported(here, f"'{here}': parts of type '{kind}' are not supported")
-        texts.append(_text(part.get("text"), f"{here}.text"))
+        texts.append(text_at(part.get("text"), f"{here}.text"))
     return "\n".join(texts)
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise _invalid(where, "must be a string")
-    return value
-
-
-def _invalid(where: str, why: str) -> ProtocolError:
-    return bad_request(f"Invalid '{where}': {why}", where)
-
-
-def _missing(where: str) -> ProtocolError:
-    return bad_request(f"Missing required parameter: '{where}'", where)
 
 
 _TEXT_PART = {

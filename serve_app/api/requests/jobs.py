@@ -27,7 +27,7 @@ _SAMPLING = (
     "repetition_penalty",
 )
 
-_NO_REASONING = {"enable_thinking": False, "thinking": False}
+REASONING_SWITCHES = ("enable_thinking", "thinking")
 """What templates call it: Qwen's and GLM's the one, DeepSeek's and Granite's the other."""
 _CLASSES = {
     "priority": ServiceClass.INTERACTIVE,
@@ -112,7 +112,8 @@ def _chat(fields: ChatFields) -> Conversation:
     chat = _conversation(fields, fields.messages)
     effort = fields.reasoning_effort
     if effort is not None:
-        asked = _NO_REASONING if effort == "none" else {"reasoning_effort": effort}
+        off = dict.fromkeys(REASONING_SWITCHES, False)
+        asked = off if effort == "none" else {"reasoning_effort": effort}
         chat["variables"] = {**asked, **chat["variables"]}
     if fields.tool_choice == "none":
         chat["tools"] = []

@@ -14,6 +14,7 @@ _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "chat_template": (),
+    "container": (),
     "enable_thinking": (),
     "function_call": ("none",),
     "functions": (),
@@ -23,6 +24,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "include_stop_str_in_output": (),
     "length_penalty": (1, 1.0),
+    "mcp_servers": (),
     "modalities": (["text"],),
     "prompt_logprobs": (),
     "reasoning_effort": (),
@@ -59,6 +61,22 @@ def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) ->
     return kept
 
 
+def invalid(where: str, why: str) -> ProtocolError:
+    """where: of a value in the body, as `messages[0].role`."""
+    return bad_request(f"Invalid '{where}': {why}", where)
+
+
+def missing(where: str) -> ProtocolError:
+    return bad_request(f"Missing required parameter: '{where}'", where)
+
+
+def text_at(value: object, where: str) -> str:
+    """Raises ProtocolError 400 for what is no text."""
+    if not isinstance(value, str):
+        raise invalid(where, "must be a string")
+    return value
+
+
 def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
     """Drops unsupported fields that ask for nothing; refuses the rest by name.
 
@@ -93,7 +111,7 @@ def _first(error: ValidationError) -> ProtocolError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = _dotted(first["loc"])
     if first["type"] == "missing":
-        return bad_request(f"Missing required parameter: '{param}'", param)
+        return missing(param)
     message = first["msg"].removeprefix("Value error, ")
     return bad_request(f"Invalid '{param}': {message}" if param else message, param or None)
 

@@ -15,7 +15,7 @@ from serve_app.api.requests.fields import (
 )
 from serve_app.api.requests.jobs import chat_job, completion_job
 from serve_app.api.requests.parse import parse
-from serve_app.api.statuses import STATUSES, error_body
+from serve_app.api.statuses import OPENAI
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError
 from serve_app.tenants.keyring import ANYBODY
@@ -61,8 +61,8 @@ def parsed_chat(**fields: Any) -> ChatFields:
 def test_what_is_no_request_is_400(body: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(body, CompletionFields)
-    assert STATUSES[caught.value.code].number == 400
-    json.dumps(error_body(caught.value), ensure_ascii=False).encode()
+    assert OPENAI.statuses[caught.value.code].number == 400
+    json.dumps(OPENAI.body(caught.value), ensure_ascii=False).encode()
 
 
 def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -> int:
@@ -73,7 +73,7 @@ def _status(body: dict[str, Any], schema: type[CompletionFields | ChatFields]) -
         elif isinstance(fields, CompletionFields):
             completion_job(fields, RequestLimits(), job="j", caller=ANYBODY)
     except ProtocolError as error:
-        return STATUSES[error.code].number
+        return OPENAI.statuses[error.code].number
     return 200
 
 
