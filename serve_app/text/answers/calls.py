@@ -11,14 +11,17 @@ from transformers.utils.chat_parsing.response_templates import ResponseTemplateF
 
 from serve_app.text.answers.argument_types import typed
 from serve_app.text.answers.json_object import JsonObject
+from serve_app.text.answers.python_calls import python_calls
 
 Part = tuple[str | None, str]
 """The name of a function whose call begins, or None; and more of the arguments, as JSON."""
 Parameters = Mapping[str, Mapping[str, Any]]
 """The schema of the parameters of each function that may be called."""
 _LONGEST_HEAD = 1024
+_HALF = re.compile("[\ud800-\udfff]")
 _HEAD = re.compile(
-    r'[\s\[,]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+    r'(?:[\s\[,;]|<\|python_tag\|>)*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
+    r'"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 _LONGEST_S = 0.05
 """Processor time of one search for tags."""
@@ -180,8 +183,7 @@ class TaggedArguments:
                 parts.append((self._name, ""))
             before = ", " if self._told else "{"
             self._told.add(key)
-            written = json.dumps({key: value}, ensure_ascii=False)
-            parts.append((None, before + written[1:-1]))
+            parts.append((None, before + written({key: value})[1:-1]))
         self._unread, self._length = [text[read:]], len(text) - read
         self._look_at = self._length + max(16, self._length // 8)
         return parts
@@ -311,12 +313,17 @@ class JsonCalls:
 
 
 def _functions(value: Any) -> Iterator[tuple[str, str]]:
-    """Names and arguments, as JSON. Raises ValueError for what is no call."""
+    """Names and arguments, as JSON. A text is calls of Python. Raises ValueError for what is no
+    call.
+    """
     if isinstance(value, list):
         for each in value:
             yield from _functions(each)
         return
     function = value.get("function", value) if isinstance(value, dict) else None
+    if isinstance(function, str):
+        yield from ((name, written(arguments)) for name, arguments in python_calls(function))
+        return
     if isinstance(function, list):
         yield from _functions(function)
         return
@@ -330,4 +337,10 @@ def _functions(value: Any) -> Iterator[tuple[str, str]]:
         arguments = {}
     if not isinstance(arguments, dict):
         raise ValueError("arguments are no object")
-    yield name.strip(), json.dumps(arguments, ensure_ascii=False)
+    yield name.strip(), written(arguments)
+
+
+def written(value: Any) -> str:
+    """As JSON that can be sent: half of a surrogate pair stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if _HALF.search(text) is None else json.dumps(value)

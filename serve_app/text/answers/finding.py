@@ -17,10 +17,12 @@ _DATA = Path(__file__).parent / "data"
 
 @cache
 def known_formats() -> Mapping[str, ResponseFormat]:
-    """Ours, by name: a file each. First those with most markers, which are the more special."""
+    """Ours, by name: a file each, in a folder by how calls are written. First those with most
+    markers, which are the more special.
+    """
     found = [
         read_format(file.stem, json.loads(file.read_text(encoding="utf-8")))
-        for file in sorted(_DATA.glob("*.json"))
+        for file in sorted(_DATA.glob("*/*.json"))
     ]
     found.sort(key=lambda each: (-len(each.markers) - len(each.tokens), each.name))
     return {each.name: each for each in found}

@@ -17,7 +17,7 @@ from serve_app.text.errors import BadResponseTemplate
 CONTENT = "content"
 CALLS = "tool_calls"
 REASONING = frozenset({"reasoning_content", "reasoning", "thinking"})
-_KEYS = {"about", "markers", "tokens", "forced", "arguments", "response_template"}
+_KEYS = {"about", "markers", "tokens", "forced", "arguments", "call_ids", "response_template"}
 _LONGEST_S = 0.05
 """Processor time of one search. A pattern that takes longer would hold up everybody's answers."""
 
@@ -42,6 +42,7 @@ class ResponseFormat:
     regions: the same template, for who only wants to know where a field begins and ends.
     markers, tokens: are in the chat template, and in the vocabulary, of who writes so.
     arguments: of calls in a history, as the chat template wants them.
+    call_ids: the ids of calls in a history, with their `{name}` and `{number}`, if they must be so.
     words: all that the patterns and literals of the fields are made of.
     """
 
@@ -52,6 +53,7 @@ class ResponseFormat:
     tokens: tuple[str, ...] = ()
     forced: Forced | None = None
     arguments: Literal["object", "text"] = "object"
+    call_ids: str = ""
     words: str = ""
 
     @property
@@ -104,6 +106,7 @@ def read_format(name: str, given: Any) -> ResponseFormat:
         tokens=_strings(name, around, "tokens"),
         forced=_forced(name, around.get("forced")),
         arguments=arguments,
+        call_ids=_call_ids(name, around.get("call_ids", "")),
         words="\0".join(_words(raw["fields"])).replace("\\", ""),
     )
 
@@ -128,6 +131,15 @@ def _forced(name: str, given: Any) -> Forced | None:
     if not all(isinstance(text, str) for text in given.values()) or not given["open"]:
         raise BadResponseTemplate(f"{name}: 'forced' must be texts, and 'open' not empty")
     return Forced(**given)
+
+
+def _call_ids(name: str, given: Any) -> str:
+    try:
+        if isinstance(given, str) and given.format(name="a", number=0) is not None:
+            return given
+    except (IndexError, KeyError, ValueError):
+        pass
+    raise BadResponseTemplate(f"{name}: 'call_ids' is a text with {{name}} and {{number}} alone")
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -218,6 +218,98 @@ SAMPLES = (
         (("run", {}),),
         prompt="<|start|>assistant",
     ),
+    Sample(
+        "hy_v3",
+        "hm</think:opensource>I look.<tool_calls:opensource>\n<tool_call:opensource>get_weather"
+        "<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n"
+        "<arg_value:opensource>Paris</arg_value:opensource>\n"
+        "<arg_key:opensource>days</arg_key:opensource>\n"
+        "<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>\n"
+        "<tool_call:opensource>run<tool_sep:opensource>\n</tool_call:opensource>\n"
+        "</tool_calls:opensource>",
+        "I look.",
+        "hm",
+        (_GET, ("run", {})),
+        prompt="<｜hy_Assistant:opensource｜><think:opensource>",
+    ),
+    Sample(
+        "glm",
+        "hm</think>I look.<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value>"
+        "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>",
+        "I look.",
+        "hm",
+        (_GET,),
+        prompt="<user>hi</user>\n<assistant><think>",
+    ),
+    Sample(
+        "deepseek_v31",
+        "Sunny.",
+        "Sunny.",
+        prompt=f"<｜User｜>hi<｜Assistant｜></think>{_DS[0]}{_DS[1]}run{_DS[2]}{{}}{_DS[3]}{_DS_END}"
+        "<｜end▁of▁sentence｜><｜tool▁output▁begin｜>5<｜tool▁output▁end｜>",
+    ),
+    Sample(
+        "kimi_k2",
+        "<think>hm</think>I look.<|tool_calls_section_begin|><|tool_call_begin|>"
+        "functions.get_weather:0<|tool_call_argument_begin|>"
+        '{"city": "Paris", "days": 3}<|tool_call_end|><|tool_call_begin|>functions.run:1'
+        "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+        "I look.",
+        "hm",
+        (_GET, ("run", {})),
+    ),
+    Sample(
+        "kimi_k2",
+        "\n<|tool_calls_section_begin|>\n<|tool_call_begin|>get_weather:12\n"
+        '<|tool_call_argument_begin|> {"city": "Paris", "days": 3} \n<|tool_call_end|>\n'
+        "<|tool_calls_section_end|>",
+        calls=(_GET,),
+        prompt="<|im_assistant|>assistant<|im_middle|>",
+    ),
+    Sample(
+        "llama",
+        '{"name": "get_weather", "parameters": {"city": "Paris", "days": 3}}',
+        calls=(_GET,),
+        prompt="<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    Sample(
+        "llama",
+        'So:\n<|python_tag|>{"type": "function", "name": "run", "parameters": {"a": {"b": 1}}}; '
+        '{"name": "get_weather", "parameters": {"city": "Paris", "days": 3}}',
+        "So:",
+        calls=(("run", {"a": {"b": 1}}), _GET),
+    ),
+    Sample(
+        "llama",
+        '{"name": "run", "parameters": {}}{"name": "get_weather", "parameters": '
+        '{"city": "Paris", "days": 3}}',
+        calls=(("run", {}), _GET),
+        prompt="<|header_start|>assistant<|header_end|>\n\n",
+    ),
+    Sample(
+        "llama",
+        "[get_weather(city=\"Paris\", days=3), run(a=[1.5, -2, None], b={'c': True}, d='\\d')]",
+        calls=(_GET, ("run", {"a": [1.5, -2, None], "b": {"c": True}, "d": "\\d"})),
+    ),
+    Sample(
+        "llama",
+        "<|python_start|>[spotify.play(name='[x(1)]')]<|python_end|>",
+        calls=(("spotify.play", {"name": "[x(1)]"}),),
+    ),
+    Sample(
+        "llama",
+        'See {"name": "x"} and [f(x) = 2], no call',
+        'See {"name": "x"} and [f(x) = 2], no call',
+    ),
+    Sample(
+        "olmo3",
+        "<think>hm</think>\n\nI look.\n<function_calls>\nget_weather(city='Paris', days=3)\n"
+        "run(a=null, b=true)\n</function_calls>",
+        "I look.",
+        "hm",
+        (_GET, ("run", {"a": None, "b": True})),
+    ),
+    Sample("olmo3", "<function_calls>\nno call\n</function_calls>", "<function_calls>\nno call"),
     Sample("think", "<think>a</think>b", "b", "a"),
     Sample("think", "a\n</think>\nb", "b", "a", prompt="<|assistant|>\n<think>\n"),
 )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,13 +113,16 @@ _WITHOUT_MORE = [each for each in SAMPLES if not each.prompt and "no call" not i
 
 @pytest.mark.parametrize("sample", _WITHOUT_MORE, ids=lambda each: f"{each.form} {hash(each.text)}")
 def test_transformers_reads_the_same_from_the_same_template(sample: Sample) -> None:
-    file = files("serve_app.text.answers") / "data" / f"{sample.form}.json"
+    data = Path(str(files("serve_app.text.answers"))) / "data"
+    [file] = data.glob(f"*/{sample.form}.json")
     template = json.loads(file.read_text(encoding="utf-8"))["response_template"]
     message = parse_response(sample.text, template, prefix="")
     found = parsed(parser_of(sample), [sample.text])
     assert found.content == message.get("content", found.content)
     assert found.reasoning == message.get("reasoning_content", "")
     calls = message.get("tool_calls", [])
+    if any(isinstance(call["function"], str) for call in calls):
+        return  # calls that are no JSON by themselves, which are ours to read
     assert [call["name"] for call in found.calls] == [call["function"]["name"] for call in calls]
 
 

@@ -22,12 +22,17 @@ WRITTEN = {
     "gemma": "<|turn>model <|tool_call>call:{{ f }}<tool_call|>",
     "gemma_function": "<start_function_call>call:f{k:<escape>v<escape>}",
     "gpt_oss": "<|start|>assistant<|channel|>final<|message|>",
+    "hy_v3": "'<tool_call{}>' '<tool_sep{}>' '<arg_key{}>' '<arg_value{}>'.format(':opensource')",
+    "kimi_k2": "<|im_assistant|>assistant<|im_middle|>{{ content }}",
+    "llama": """'<|start_header_id|>ipython<|end_header_id|>' '"parameters": ' {{ arguments }}""",
+    "olmo3": "in <function_calls></function_calls> tags. <functions> {{ tool }}",
     "think": "{{ content.split('</think>')[-1] }}",
 }
 
 
 def test_each_of_ours_is_found_by_what_its_chat_template_writes() -> None:
-    found = {name: fitting_format(text, ()) for name, text in WRITTEN.items()}
+    vocabulary = {token for form in known_formats().values() for token in form.tokens}
+    found = {name: fitting_format(text, vocabulary) for name, text in WRITTEN.items()}
     assert {name: form and form.name for name, form in found.items()} == {
         name: name for name in known_formats()
     }
@@ -73,6 +78,8 @@ def test_the_operators_goes_before_the_models_own_and_that_before_ours() -> None
             "'open' not empty",
         ),
         ({"response_template": TEMPLATE, "arguments": "x"}, "neither object nor text"),
+        ({"response_template": TEMPLATE, "call_ids": "{id}"}, "{name} and {number} alone"),
+        ({"response_template": TEMPLATE, "call_ids": 5}, "{name} and {number} alone"),
         ({"response_template": 5}, "must be a dict"),
     ],
 )
