@@ -11,7 +11,9 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 WHEEL_TOOLS := $(shell grep -E '^(auditwheel|build|wheel|ziglang)==' constraints.txt)
 ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
-.PHONY: help install check format test test-slow gpu-check chaos olmoe wheel test-wheel demo clean
+CLIENTS := .venv-clients
+
+.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +47,14 @@ test: install ## the tests, without the slow ones
 test-slow: install ## every test that this machine can run, slow ones too
 	$(BIN)/python -m pytest -m 'not gpu'
 
+# Clients have an environment of their own: their versions are no business of ours.
+clients-test: install ## real clients ask an endpoint; ONLY=name asks as one of them
+	@if $(PYTHON) -m venv $(CLIENTS) && $(CLIENTS)/bin/python -m pip install --quiet \
+			--constraint tests/clients/constraints.txt --requirement tests/clients/requirements.txt; \
+	then $(BIN)/python -m tests.clients --python $(CLIENTS)/bin/python \
+			$(if $(ONLY),--only "$(ONLY)"); \
+	else echo 'skipped: the clients of tests/clients/constraints.txt cannot be installed here'; fi
+
 gpu-check: install ## all that needs a GPU, in 8 minutes; DEVICE=cpu checks the script
 	$(BIN)/python -m tests.gpu_check --device $(or $(DEVICE),cuda)
 
@@ -70,5 +80,5 @@ test-wheel: install wheel ## install what is in dist/ where there is no compiler
 demo: install ## the main job on a small family made on the spot; ONCE=1 ends after the table
 	$(BIN)/expertpool demo $(if $(filter 1,$(ONCE)),--once)
 
-clean: ## forget .venv, what was built and caches of tools
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## forget both environments, what was built and caches of tools
+	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

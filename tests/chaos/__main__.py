@@ -16,21 +16,25 @@ from transformers.utils.logging import disable_progress_bar
 from serve_app.bench.result.environment import environment
 from tests.chaos.catalogue import FAULTS
 from tests.chaos.disk import own_disk
-from tests.chaos.endpoint import Endpoint
-from tests.chaos.family import NAMES, TENANTS, Family
+from tests.chaos.endpoint import ROOT, Endpoint
+from tests.chaos.family import NAMES, OPERATOR, TENANTS, Family
 from tests.chaos.fault import Fault, Row, Setting, run_fault
 from tests.chaos.ground import Ground
 from tests.chaos.ledger import counts
 from tests.chaos.load import Load
 from tests.chaos.slow_files import SlowFiles
 from tests.chaos.table import as_json, exit_code, table
+from tests.serving.family import FAMILY
 
 CLIENTS_PER_TENANT = 4
 
 
-def options(setting: Setting, family: Family) -> list[str]:
-    """Of `serve`, in which the last of two counts."""
-    found = ["--kv-tokens", "4096", "--ingresses", "2"]
+def options(setting: Setting, family: Family, out: Path) -> list[str]:
+    """Of `serve`, in which the last of two counts.   out: gets the usage records."""
+    found = [
+        *("--family", FAMILY, "--registry", family.tiny.url, "--keys", str(family.keys_path)),
+        *("--usage", str(out / "usage"), "--kv-tokens", "4096", "--ingresses", "2"),
+    ]
     if setting is not Setting.ROOMY:
         found += ["--num-places", "2", "--max-model-wait", "0.2"]
     if setting in (Setting.TIGHT, Setting.REMOTE):
@@ -54,7 +58,12 @@ class Endpoints:
             self.close()
             self._family.move(self._family.first)
             self._open = ExitStack()
-            endpoint = Endpoint(self._family, self._out, options(setting, self._family))
+            endpoint = Endpoint(
+                options(setting, self._family, self._out),
+                self._out,
+                key=self._family.keys[OPERATOR],
+                variables=self._family.control.variables(ROOT),
+            )
             self._open.callback(endpoint.stop)
             keys = [self._family.keys[tenant] for tenant in TENANTS] * CLIENTS_PER_TENANT
             load = Load(endpoint.address, keys, NAMES, self._family.references)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ import httpx
 from serve_app.bench.http.processor_time import parts, running
 from serve_app.cli.processes import descendants
 from serve_app.serving.run import free_port
-from tests.chaos.family import OPERATOR, Family
-from tests.serving.family import FAMILY
 
 ROOT = Path(__file__).parents[2]
 EXPERTPOOL = "import sys; from serve_app.cli.main import run; sys.exit(run(sys.argv[1:]))"
 START_S = 240.0
 STOP_S = 60.0
+NONE: Mapping[str, str] = {}
 
 
 class Watched:
@@ -79,14 +78,17 @@ class Watched:
 class Endpoint(Watched):
     """Runs until `stop`. Raises: TimeoutError if it serves nothing in time."""
 
-    def __init__(self, family: Family, out: Path, options: Sequence[str]) -> None:
-        """out: gets its log and its usage records.   options: of `serve`, beyond the usual."""
+    def __init__(
+        self, options: Sequence[str], out: Path, *, key: str, variables: Mapping[str, str] = NONE
+    ) -> None:
+        """options: of `serve`, beyond device and port.   out: gets its log.   key: see `Watched`.
+        variables: of its environment, beside those of this process.
+        """
         self.log = out / f"serve-{time.monotonic_ns()}.log"
         port = free_port()
         command = [
-            *(sys.executable, "-c", EXPERTPOOL, "serve", "--family", FAMILY, "--port", str(port)),
-            *("--registry", family.tiny.url, "--keys", str(family.keys_path)),
-            *("--usage", str(out / "usage"), "--device", "cpu", "--dtype", "float32", *options),
+            *(sys.executable, "-c", EXPERTPOOL, "serve", "--port", str(port)),
+            *("--device", "cpu", "--dtype", "float32", *options),
         ]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -94,11 +96,11 @@ class Endpoint(Watched):
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **family.control.variables(ROOT)},
+                env={**os.environ, **variables},
                 start_new_session=True,
             )
         address = f"http://127.0.0.1:{port}"
-        super().__init__(address, self._process.pid, family.keys[OPERATOR])
+        super().__init__(address, self._process.pid, key)
         begun = time.monotonic()
         try:
             wait_until(self.is_ready, START_S, f"the endpoint serves a release; see {self.log}")

@@ -160,9 +160,12 @@ def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> i
 
 
 def context_exceeded(limit: int, prompt: int, answer: int, param: str) -> ProtocolError:
+    """In OpenAI's words, and in Anthropic's: by `prompt is too long`, LangChain knows it too."""
+    total = prompt + answer
     return too_long(
         f"This model's maximum context length is {limit} tokens. However, you requested "
-        f"{prompt + answer} tokens ({prompt} in the {param}, {answer} in the completion).",
+        f"{total} tokens ({prompt} in the {param}, {answer} in the completion), so the "
+        f"prompt is too long by {total - limit}.",
         param,
     )
 
