@@ -1,7 +1,8 @@
 """The ways to ask for text over HTTP, one value each: which body, which job, which answer."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from serve_app.api.answers.answer import AnswerFormat
@@ -14,7 +15,12 @@ from serve_app.api.anthropic.message_fields import MessageFields
 from serve_app.api.quiet_body import KEEP_ALIVE
 from serve_app.api.requests.fields import ChatFields, CompletionFields, ModelFields
 from serve_app.api.requests.jobs import chat_job, completion_job
+from serve_app.api.responses.response_answers import ResponseAnswer
+from serve_app.api.responses.response_body import ResponseBody
+from serve_app.api.responses.response_fields import ResponseFields
+from serve_app.api.responses.response_job import OWN_WORDS, response_job
 from serve_app.config import RequestLimits
+from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Job
 from serve_app.tenants.keyring import Caller
 
@@ -41,6 +47,7 @@ class Dialect(Generic[_Fields]):
     """fields: of a body.   prefix: of the ids of answers.   form: of the answer to a job.
 
     keep_alive: what a stream says while it has nothing else to say.
+    words: what refusals of the job call a field, and what this dialect calls it, where they differ.
     """
 
     fields: type[_Fields]
@@ -48,6 +55,17 @@ class Dialect(Generic[_Fields]):
     job: MakesJob[_Fields]
     form: Callable[[_Fields, Job], AnswerFormat]
     keep_alive: bytes = KEEP_ALIVE
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def in_own_words(self, error: ProtocolError) -> ProtocolError:
+        """The same refusal, so that it names what the client has sent."""
+        message, param = error.message, error.param
+        for word, own in self.words.items():
+            if param is not None and re.match(rf"{word}\b", param):
+                message = re.sub(rf"(?<='){word}\b|(?<=\bthe ){word}\b", own, message)
+                param = own + param.removeprefix(word)
+                break
+        return ProtocolError(error.code, message, param, error.retry_after_s)
 
 
 def _completion(fields: CompletionFields, job: Job) -> CompletionFormat:
@@ -67,9 +85,14 @@ def _message(fields: MessageFields, job: Job) -> MessageFormat:
     return MessageFormat(job["id"], shows_thinking=shows_thinking)
 
 
+def _response(fields: ResponseFields, job: Job) -> ResponseAnswer:
+    return ResponseAnswer(ResponseBody(fields, logprobs=job["logprobs"] is not None))
+
+
 DIALECTS: Mapping[str, Dialect[Any]] = {
     "/v1/completions": Dialect(CompletionFields, "cmpl-", completion_job, _completion),
     "/v1/chat/completions": Dialect(ChatFields, "chatcmpl-", chat_job, _chat),
     MESSAGES: Dialect(MessageFields, "msg_", message_job, _message, PING),
+    "/v1/responses": Dialect(ResponseFields, "resp_", response_job, _response, words=OWN_WORDS),
 }
 """By path."""

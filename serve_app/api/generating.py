@@ -18,7 +18,7 @@ from serve_app.api.requests.jobs import TIERS
 from serve_app.api.requests.parse import parse
 from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import not_allowed, too_large
+from serve_app.protocol.errors import ProtocolError, not_allowed, too_large
 from serve_app.protocol.messages import EngineClient, Job
 from serve_app.tenants.keyring import Caller
 
@@ -45,15 +45,18 @@ class Generating:
             deadline = deadline_of(request, self._limits.timeout_s)
             fields = parse(await body_of(request, self._limits), dialect.fields)
             notes_of(request).model = fields.model
-            job = dialect.job(
-                fields,
-                self._limits,
-                job=f"{dialect.prefix}{uuid.uuid4().hex}",
-                caller=caller_of(request, fields.model),
-                timeout_s=deadline.left_s(),
-            )
-            form = dialect.form(fields, job)
-            return await self._answer(request, job, form, dialect.keep_alive)
+            try:
+                job = dialect.job(
+                    fields,
+                    self._limits,
+                    job=f"{dialect.prefix}{uuid.uuid4().hex}",
+                    caller=caller_of(request, fields.model),
+                    timeout_s=deadline.left_s(),
+                )
+                form = dialect.form(fields, job)
+                return await self._answer(request, job, form, dialect.keep_alive)
+            except ProtocolError as error:
+                raise dialect.in_own_words(error) from None
 
         return answer
 

@@ -55,6 +55,7 @@ from serve_app.tenants.limits.lease import Lessor
 from serve_app.tenants.limits.local_lessor import LocalLessor
 
 _STATUS_TIMEOUT_S = 3.0
+_OF_STORED_ANSWERS = ("/v1/responses/", "/v1/conversations")
 _METRIC = """\
 # HELP expertpool_{name} {help}
 # TYPE expertpool_{name} {kind}
@@ -114,7 +115,9 @@ def _elsewhere(routes: list[Route]) -> ASGIApp:
     paths = (route.path.replace(":path}", "}") for route in routes)
     told = ", ".join(path for path in paths if not path.startswith("/admin/"))
 
-    async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        if scope["path"].startswith(_OF_STORED_ANSWERS):
+            raise HTTPException(404, "answers are not stored, so none can be had again or changed")
         raise HTTPException(404, f"the routes are {told}")
 
     return refuse

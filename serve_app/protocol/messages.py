@@ -143,9 +143,10 @@ class CallDelta(TypedDict):
 class Piece(TypedDict):
     """More of one choice. `reasoning`, `calls`: of a chat whose model's answers are parsed; `text`
     is its content then. `num_tokens`: generated tokens that this piece adds to the usage;
-    `num_cached`: tokens of the prompt that were already computed, in one piece of one choice.
-    `queued_s`: in a choice's first piece with a token, how long it waited before anything was
-    computed. `stopped_by`: the stop string that has ended it.
+    `num_reasoning`: how many of them are of reasoning or its markers, where any are; `num_cached`:
+    tokens of the prompt that were already computed, in one piece of one choice. `queued_s`: in a
+    choice's first piece with a token, how long it waited before anything was computed.
+    `stopped_by`: the stop string that has ended it.
     """
 
     type: Literal["piece"]
@@ -155,6 +156,7 @@ class Piece(TypedDict):
     calls: NotRequired[list[CallDelta]]
     tokens: list[TokenItem]
     num_tokens: int
+    num_reasoning: NotRequired[int]
     num_cached: int
     queued_s: NotRequired[float]
     finish: str | None

@@ -114,7 +114,9 @@ class ChoiceText:
 
     def _parse(self, parser: AnswerParser, piece: Piece) -> None:
         """Tells its text apart."""
+        reasoned = parser.is_reasoning
         parts = [parser.feed(piece["text"])]
+        reasoned = reasoned or parser.is_reasoning
         if piece["finish"] is not None:
             parts.append(parser.end())
         piece["text"] = "".join(part.content for part in parts)
@@ -122,6 +124,8 @@ class ChoiceText:
         calls = [delta for part in parts for delta in part.calls]
         if reasoning:
             piece["reasoning"] = reasoning
+        if piece["num_tokens"] and (reasoned or reasoning):
+            piece["num_reasoning"] = piece["num_tokens"]
         if calls:
             piece["calls"] = calls
         if parser.is_over or (piece["finish"] == "stop" and parser.num_calls):

@@ -98,7 +98,7 @@ def test_only_the_open_routes_tell_their_methods_without_a_key() -> None:
         assert answer.status_code == (200 if path in OPEN else 401)
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses/x", "/docs", "/"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/response", "/docs", "/"])
 def test_a_route_that_is_not_there_is_answered_with_those_that_are(path: str) -> None:
     (answer,) = call(None, ("POST", path, {"json": {}}))
     error = answer.json()["error"]

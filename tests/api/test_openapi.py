@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from serve_app.api.openapi import answer_shapes
+from serve_app.api.openapi import answer_shapes, response_shapes
 from serve_app.api.requests.fields import ChatFields, CompletionFields
 from serve_app.api.requests.parse import parse
+from serve_app.api.responses.response_fields import ResponseFields
 from serve_app.api.statuses import OPENAI
 from serve_app.protocol.errors import CODES
 from tests.api.fakes import FakeClient
@@ -19,6 +20,19 @@ from tests.api.test_access import ANSWER, BODY, KEYS, all_routes, call, shown
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 NAMED = {"type": "function", "function": {"name": "f"}}
+FUNCTION_TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+ALLOWED = {
+    "type": "allowed_tools",
+    "mode": "auto",
+    "tools": [{"type": "function", "name": "f"}],
+}
+ITEMS = [
+    {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "so"}]},
+    {"role": "assistant", "content": [{"type": "output_text", "text": "y", "annotations": []}]},
+    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "5"},
+]
 CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 HISTORY = [
     {"role": "developer", "content": "be brief"},
@@ -65,6 +79,12 @@ def test_a_generation_names_every_error_there_is() -> None:
             answer_shapes.ChatCompletion,
             answer_shapes.ChatCompletionChunk,
         ),
+        (
+            "responses",
+            {"model": BODY["model"], "input": "hi", "tools": [FUNCTION_TOOL]},
+            response_shapes.Response,
+            response_shapes.ResponseEvent,
+        ),
     ],
 )
 def test_answers_and_chunks_have_the_fields_of_the_document_and_no_other(
@@ -105,6 +125,8 @@ def test_keys_are_in_the_document_where_they_are_needed() -> None:
         (ChatFields, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
         (ChatFields, {"messages": HISTORY, "tools": [TOOL], "tool_choice": "required"}),
         (ChatFields, {"messages": HISTORY, "tools": [TOOL], "tool_choice": NAMED}),
+        (ResponseFields, {"input": "hi", "text": {"format": {"type": "text"}}}),
+        (ResponseFields, {"input": ITEMS, "tools": [FUNCTION_TOOL], "tool_choice": ALLOWED}),
     ],
 )
 def test_what_the_document_allows_is_what_is_parsed(schema: Any, fields: dict[str, Any]) -> None:

@@ -4,11 +4,15 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 
-PATHS = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/health", "/x")
+PATHS = (
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses"),
+    *("/tokenize", "/detokenize", "/health", "/x"),
+)
 FIELDS = (
     *("model", "prompt", "messages", "max_tokens", "n", "stop", "seed", "logit_bias", "priority"),
     *("tokens", "temperature", "top_k", "logprobs", "stream", "stop_token_ids", "user", "echo"),
     *("chat_template_kwargs", "stream_options", "metadata", "best_of", "min_tokens"),
+    *("input", "instructions", "tools", "tool_choice", "reasoning", "text", "include"),
 )
 VALUES = (
     *("1e999", "-1e308", "9" * 400, "-" + "9" * 30, "0.1e-400", "1" * 5000, "NaN", "-0", "1e2"),

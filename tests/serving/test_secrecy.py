@@ -37,6 +37,9 @@ ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "messages": [{**USER, "role": "tool"}]}),
     ("/v1/chat/completions", {**CHAT, "messages": [{**USER, "role": MARK}]}),
+    ("/v1/responses", {"model": "a", "input": MARK, "instructions": MARK}),
+    ("/v1/responses", {"model": "a", "input": [{**USER, "type": MARK}]}),
+    ("/v1/responses", {"model": "a", "input": MARK, "metadata": {MARK: MARK}, "stream": True}),
     ("/tokenize", {"model": "a", "prompt": MARK}),
     ("/tokenize", {**CHAT, "chat_template_kwargs": {"tools": MARK}}),
 )

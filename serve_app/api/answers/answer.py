@@ -66,6 +66,7 @@ class Usage:
     def void(self) -> None:
         """Nothing has come of the answer."""
         self.num_answered = 0
+        self.num_reasoning = 0
         self.num_cached = 0
         self.finishes: list[str] = []
         self.first_at: float | None = None
@@ -76,6 +77,7 @@ class Usage:
             self.first_at = monotonic()
             self.queued_s = piece.get("queued_s")
         self.num_answered += piece["num_tokens"]
+        self.num_reasoning += piece.get("num_reasoning", 0)
         self.num_cached += piece["num_cached"]
         if piece["finish"] is not None:
             self.finishes.append(piece["finish"])

@@ -101,7 +101,12 @@ def _chunk(index: int, delta: dict[str, Any]) -> dict[str, Any]:
 
 def chat_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
     """Of all tokens that the model wrote, those of reasoning and of calls too."""
-    content = [
+    return {"content": token_logprobs(tokens), "refusal": None}
+
+
+def token_logprobs(tokens: Sequence[TokenItem]) -> list[dict[str, Any]]:
+    """Each with its alternatives, as OpenAI writes them."""
+    return [
         {
             "token": token["text"],
             "logprob": finite(token["logprob"]),
@@ -117,4 +122,3 @@ def chat_logprobs(tokens: Sequence[TokenItem]) -> dict[str, Any]:
         }
         for token in tokens
     ]
-    return {"content": content, "refusal": None}

@@ -10,7 +10,7 @@ from serve_app.api.access import LEFT_HEADERS, OPEN, needed
 from serve_app.api.openapi import answer_shapes as shapes
 from serve_app.api.openapi.operations import Operation, operations
 from serve_app.api.requests.deadline import TIMEOUT_HEADER
-from serve_app.api.statuses import OPENAI, HttpStatus
+from serve_app.api.statuses import HttpStatus
 from serve_app.protocol.errors import ErrorCode
 
 PATH = "/openapi.json"
@@ -56,7 +56,8 @@ class _Schemas:
     def of(self, shape: Any) -> Document:
         """A reference to the schema, or the schema if it has no name."""
         whole = TypeAdapter(shape).json_schema(ref_template=_SCHEMAS)
-        self.found.update(whole.pop("$defs", {}))
+        for part, schema in whole.pop("$defs", {}).items():
+            assert self.found.setdefault(part, schema) == schema, f"two shapes are called {part}"
         name = getattr(shape, "__name__", "")
         if "properties" not in whole or not name:
             return whole
@@ -122,8 +123,7 @@ def _responses(
 
 def _said(operation: Operation) -> str:
     """Of the events of a stream."""
-    data = f"Each event's data is a {operation.chunk.__name__}, an {operation.error.__name__}"
-    return f"{data}, or [DONE]." if operation.shape is OPENAI else f"{data}."
+    return f"Each event's data is a {operation.chunk.__name__}{operation.or_else}."
 
 
 def _refusals(path: str, operation: Operation, *, has_keys: bool) -> Mapping[int, list[ErrorCode]]:

@@ -10,13 +10,14 @@ from serve_app.api.admin import ACTIONS, SECTIONS
 from serve_app.api.anthropic.anthropic_errors import ANTHROPIC, COUNT_TOKENS, MESSAGES
 from serve_app.api.anthropic.message_fields import CountFields, MessageFields
 from serve_app.api.openapi import answer_shapes as shapes
-from serve_app.api.openapi import message_shapes
+from serve_app.api.openapi import message_shapes, response_shapes
 from serve_app.api.requests.fields import (
     ChatFields,
     CompletionFields,
     DetokenizeFields,
     TokenizeFields,
 )
+from serve_app.api.responses.response_fields import ResponseFields
 from serve_app.api.statuses import OPENAI, ErrorShape
 from serve_app.protocol.errors import CODES, ErrorCode
 
@@ -35,8 +36,8 @@ _OF_A_TEXT: tuple[ErrorCode, ...] = (
 class Operation:
     """answers: by status, those that are no errors. None: plain text.
 
-    chunk: the data of each event if the answer is a stream.   of_model: a key may not be for it.
-    shape, error: how errors are written, and their bodies.
+    chunk: the data of each event if the answer is a stream.   or_else: what it may be instead.
+    of_model: a key may not be for it.   shape, error: how errors are written, and their bodies.
     """
 
     summary: str
@@ -44,6 +45,7 @@ class Operation:
     errors: Sequence[ErrorCode] = _ALWAYS
     body: type[BaseModel] | None = None
     chunk: Any = None
+    or_else: str = ""
     of_model: bool = False
     takes_time: bool = False
     shape: ErrorShape = OPENAI
@@ -57,6 +59,7 @@ _OPERATIONS = {
         CODES,
         CompletionFields,
         shapes.CompletionChunk,
+        ", an Error, or [DONE]",
         of_model=True,
         takes_time=True,
     ),
@@ -66,6 +69,16 @@ _OPERATIONS = {
         CODES,
         ChatFields,
         shapes.ChatCompletionChunk,
+        ", an Error, or [DONE]",
+        of_model=True,
+        takes_time=True,
+    ),
+    ("POST", "/v1/responses"): Operation(
+        "Answer a conversation in the protocol of responses",
+        {200: response_shapes.Response},
+        CODES,
+        ResponseFields,
+        response_shapes.ResponseEvent,
         of_model=True,
         takes_time=True,
     ),
@@ -75,6 +88,7 @@ _OPERATIONS = {
         CODES,
         MessageFields,
         message_shapes.MessageEvent,
+        ", or an AnthropicError",
         of_model=True,
         takes_time=True,
         shape=ANTHROPIC,

@@ -19,6 +19,7 @@ from serve_app.protocol.errors import bad_request, unsupported
 
 _MAX_ID = 2**31 - 1
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=_MAX_ID)]
 
@@ -122,8 +123,8 @@ class _WithoutEffect(BaseModel):
     verbosity: Any = None
 
 
-class GenerationFields(ModelFields, _WithoutEffect):
-    """What both kinds of request have. None: the model's own default."""
+class SamplingFields(ModelFields, _WithoutEffect):
+    """What every request for text has. None: the model's own default."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -134,14 +135,13 @@ class GenerationFields(ModelFields, _WithoutEffect):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     logit_bias: _Biases | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
     stop: _Stops | None = None
     stop_token_ids: list[TokenId] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: BaseModel | None = None
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority", "fast"] | None = None
 
@@ -155,6 +155,13 @@ class GenerationFields(ModelFields, _WithoutEffect):
                 "'stream_options' is only allowed when 'stream' is true", "stream_options"
             )
         return self
+
+
+class GenerationFields(SamplingFields):
+    """What completions and chats have."""
+
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream_options: StreamOptions | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -213,7 +220,9 @@ class ChatFields(GenerationFields, _Conversation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tool_choice: ToolChoice | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> Self:

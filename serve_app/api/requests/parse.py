@@ -10,7 +10,7 @@ from serve_app.protocol.errors import ProtocolError, bad_request, unsupported
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
-_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
+NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "chat_template": (),
@@ -56,7 +56,7 @@ def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) ->
     for name, value in fields.items():
         if name in known:
             kept[name] = value
-        elif value not in _NOTHING:
+        elif value not in NOTHING:
             raise unsupported(f"{where}{name}")
     return kept
 
@@ -88,7 +88,7 @@ def _without_neutral(fields: dict[str, Any], schema: type[BaseModel]) -> dict[st
             kept[name] = value
         elif name not in _NEUTRAL:
             raise unsupported(name, f"Unrecognized request argument supplied: {name}")
-        elif not any(_same(value, neutral) for neutral in (*_NOTHING, *_NEUTRAL[name])):
+        elif not any(_same(value, neutral) for neutral in (*NOTHING, *_NEUTRAL[name])):
             instead = _INSTEAD.get(name)
             words = None if instead is None else f"'{name}' is not supported here: use '{instead}'"
             raise unsupported(name, words)

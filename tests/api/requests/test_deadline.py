@@ -16,7 +16,12 @@ from tests.api.fakes import ACCEPTED, FakeClient, piece
 HEADER = "x-request-timeout-seconds"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "x"}
-PATHS = [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)]
+RESPONSE = {"model": "m", "input": "hi"}
+PATHS = [
+    ("/v1/completions", COMPLETION),
+    ("/v1/chat/completions", CHAT),
+    ("/v1/responses", RESPONSE),
+]
 
 
 def _post(client: FakeClient, path: str, body: dict[str, Any], timeout: str) -> httpx.Response:

@@ -1,0 +1,1 @@
+"""OpenAI's protocol of responses, as a translation of chats. Stores nothing."""
