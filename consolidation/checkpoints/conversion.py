@@ -8,6 +8,7 @@ checkpoint is in `consolidation/checkpoints/accounting.py`.
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -51,7 +52,7 @@ class Update(Protocol):
         """The parameter, or with `index` one expert's part of it, with what is added."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what experts share is found once
 class Conversion:
     """How parameter `target` is made of `sources`: (pattern of the converter, stored tensor).
 
@@ -86,11 +87,11 @@ class Conversion:
         return update.onto(found.float() if wide else found, index)
 
     def _read_expert(self, index: int) -> torch.Tensor:
-        if not self._expertwise():
+        if not self._is_expertwise:
             made = self._convert([(pattern, stored.read()) for pattern, stored in self.sources])
             return made[self.target][index].clone()
         part = [
-            (pattern, stored.read() if self._listed() else stored.read(index))
+            (pattern, stored.read() if self._is_listed else stored.read(index))
             for pattern, stored in self._sources_of_expert(index)
         ]
         return self._convert(part)[self.target][0]
@@ -98,11 +99,13 @@ class Conversion:
     def _convert(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         return converted(self.transform, self.target, self.shapes, tensors)
 
-    def _listed(self) -> bool:
+    @cached_property
+    def _is_listed(self) -> bool:
         """Whether experts are stored one by one, as tensors without an expert dimension."""
         return isinstance(self.transform, WeightConverter) and _merges(self.transform.operations[0])
 
-    def _expertwise(self) -> bool:
+    @cached_property
+    def _is_expertwise(self) -> bool:
         """Whether dimension 0 stays that of the experts through the whole conversion."""
         if not isinstance(self.transform, WeightConverter):
             return True
@@ -114,12 +117,17 @@ class Conversion:
         )
 
     def _sources_of_expert(self, index: int) -> list[tuple[str, SourceTensor]]:
-        if not self._listed():
+        if not self._is_listed:
             return list(self.sources)
-        lists: dict[str, list[SourceTensor]] = {}
+        return [(pattern, stored[index]) for pattern, stored in self._by_pattern.items()]
+
+    @cached_property
+    def _by_pattern(self) -> dict[str, list[SourceTensor]]:
+        """The stored tensors of each pattern, in their order."""
+        found: dict[str, list[SourceTensor]] = {}
         for pattern, stored in self.sources:
-            lists.setdefault(pattern, []).append(stored)
-        return [(pattern, stored[index]) for pattern, stored in lists.items()]
+            found.setdefault(pattern, []).append(stored)
+        return found
 
 
 def converted(
