@@ -149,6 +149,7 @@ class _Adaptation:
         if tensor.shape != shape:
             raise Refused(
                 f"{self._where}: {key} is {list(tensor.shape)}; the base's {name} is {list(shape)}"
+                ": if the adapter is for this base, merge it with peft, and give the merged model"
             )
         dtype = self.conversions[name].sources[0][1].dtype
         source = tensor if tensor.dtype == dtype else RoundedTensor(tensor, dtype)
