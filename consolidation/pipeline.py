@@ -14,6 +14,7 @@ from functools import partial
 from consolidation.build.writing import write_backbones
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.checkpoints.family import Family, open_family
+from consolidation.checkpoints.notes import note_nothing
 from consolidation.composing import compose_manifest
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.data import Files, check_models, encode, read_files
@@ -28,7 +29,7 @@ from consolidation.release import Channel, ChannelMoved, Manifest, Registry
 from consolidation.run.executor import Executor, Progress
 from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
 from consolidation.run.kept_results import KeptResults
-from consolidation.sources.bringing import bring
+from consolidation.sources.bringing import look_up
 from consolidation.statistics.stored import open_statistics
 from consolidation.statistics.text import (
     MAX_TOKENS,
@@ -74,10 +75,10 @@ def consolidate(
     now = datetime.now(UTC)
     check_recipe(recipe)
     registry = Registry(recipe.registry, recipe.family)
+    registry.storage.check()
     channel = registry.channel(recipe.channel) if recipe.channel is not None else None
     given = _read_given(recipe)
-    family = _open(recipe, registry, progress)
-    check_memory(family, free, is_lossy=recipe.is_lossy, device=recipe.device)
+    family = _open(recipe, registry, free, progress)
     check_models(given.files, family.checkpoints, family.checkpoints, "the recipe")
     windows = _windows(recipe, given, family)
     data = encode(given.files, family.checkpoints)
@@ -115,16 +116,25 @@ def consolidate(
         return Consolidated(trial.plan, release, manifest)
 
 
-def _open(recipe: Recipe, registry: Registry, progress: Callable[[Progress], None]) -> Family:
-    files, base = bring(recipe.models, recipe.base, progress)
-    return open_family(
+def _open(
+    recipe: Recipe, registry: Registry, free: Free, progress: Callable[[Progress], None]
+) -> Family:
+    """The family, when its files are here. What headers tell is refused before weights come."""
+    opening = partial(
+        open_family,
         registry,
-        files,
-        base=base,
         extend=recipe.extend,
         remove=recipe.remove,
         opened=lambda done: progress(Progress("open", done, len(recipe.models))),
     )
+    located = look_up(recipe.models, recipe.base)
+    with located.headers() as (files, base):
+        family = opening(files, base=base)
+        check_memory(family, free, is_lossy=recipe.is_lossy, device=recipe.device)
+    if located.is_here:
+        return family
+    files, base = located.fetch(progress)
+    return opening(files, base=base, note=note_nothing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,33 +4,29 @@
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from consolidation.checkpoints.notes import Note
 from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import OUTPUTS, config_of
 from representation.architecture.errors import Unservable
 
-_log = logging.getLogger(__name__)
 
-
-def read_architecture(directory: Path, fields: Mapping[str, Any]) -> Anatomy:
+def read_architecture(directory: Path, fields: Mapping[str, Any], note: Note) -> Anatomy:
     """Of the directory's `config.json`, before any tensor is read. Raises `Refused`, by name.
 
-    Logs a line for each field that asks for more than logits.
+    Notes a line for each field that asks for more than logits.
     """
     for name, usual in OUTPUTS.items():
         if fields.get(name) not in (None, usual):
-            _log.warning(
-                "%s: %s is %r in config.json: ignored, logits are all that is needed",
-                directory,
-                name,
-                fields[name],
+            note(
+                f"{directory}: {name} is {fields[name]!r} in config.json: ignored, "
+                "logits are all that is needed"
             )
     try:
         return study(config_of(fields), torch.float32)

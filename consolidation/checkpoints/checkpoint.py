@@ -5,7 +5,6 @@ Everything here can be pickled, so a task gets only the part that it reads.
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from consolidation.checkpoints.adapters.adapter_tensors import with_adapter
 from consolidation.checkpoints.architecture import read_architecture, read_json
 from consolidation.checkpoints.cached_names import called
 from consolidation.checkpoints.conversion import Conversion
+from consolidation.checkpoints.notes import Note, log_note
 from consolidation.checkpoints.quantised.quantised_formats import plain_tensors
 from consolidation.checkpoints.tensor_file import SERVED_DTYPES, read_headers
 from consolidation.checkpoints.weight_files import check_weight_files
@@ -31,8 +31,6 @@ from representation.architecture.config import context_limit, plain_config, voca
 from representation.formats import ExpertShape
 from representation.layout import Layout
 from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +168,14 @@ class ModelFiles:
     directory: Path
     adapter: Path | None = None
 
-    def open(self) -> Checkpoint:
+    def open(self, note: Note = log_note) -> Checkpoint:
         """Raises `Refused`."""
-        return open_checkpoint(self.directory, self.adapter)
+        return open_checkpoint(self.directory, self.adapter, note)
 
 
-def open_checkpoint(directory: Path, adapter_directory: Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    directory: Path, adapter_directory: Path | None = None, note: Note = log_note
+) -> Checkpoint:
     """Read config and headers, and account for every tensor. Raises `Refused`.
 
     With an adapter, the model is the directory's with the adapter merged.
@@ -185,19 +185,17 @@ def open_checkpoint(directory: Path, adapter_directory: Path | None = None) -> C
         raise Refused(f"no checkpoint directory {directory}")
     check_weight_files(directory)
     fields = read_json(directory / "config.json")
-    anatomy = read_architecture(directory, fields)
+    anatomy = read_architecture(directory, fields, note)
     plain = plain_tensors(directory, fields, read_headers(directory))
     if plain.left_over is not None:
-        _log.warning(
-            "%s: its config says that it is quantised (%s), but its weights are plain: "
-            "they are read as they are",
-            directory,
-            plain.left_over,
+        note(
+            f"{directory}: its config says that it is quantised ({plain.left_over}), "
+            "but its weights are plain: they are read as they are"
         )
     conversions = account(directory, anatomy, plain.tensors)
     adapter = open_adapter(adapter_directory) if adapter_directory is not None else None
     if adapter is not None:
-        adapter.warn_of_other_base(called(directory))
+        adapter.note_other_base(called(directory), note)
         conversions = with_adapter(adapter.config, anatomy, conversions)
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)

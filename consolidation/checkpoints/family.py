@@ -1,19 +1,17 @@
 """The models of one release, opened and checked to be of one family. Reads no weights."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, ModelFiles
+from consolidation.checkpoints.notes import Note, log_note
 from consolidation.errors import Refused
 from consolidation.release import Manifest, Registry
 from consolidation.release.manifest import Dtype
 from representation.architecture.family_fields import config_differences
 from representation.formats import ExpertShape
 from representation.step_reads import DecodeStep
-
-_log = logging.getLogger(__name__)
 
 NAMED_AT_MOST = 8
 BASE = "(base)"
@@ -101,6 +99,7 @@ def open_family(
     extend: str | None,
     remove: Sequence[str],
     opened: Callable[[int], None],
+    note: Note = log_note,
 ) -> Family:
     """Open new models and their base, and check them against each other and the release.
 
@@ -112,7 +111,7 @@ def open_family(
     checkpoints = {}
     for done, name in enumerate(sorted(models)):
         opened(done)
-        checkpoints[name] = models[name].open()
+        checkpoints[name] = models[name].open(note)
     opened(len(models))
     kept: tuple[str, ...] = ()
     if extended is not None:
@@ -124,18 +123,20 @@ def open_family(
     if not kept and not checkpoints:
         raise Refused("no model would be left")
     base = base or _base_of_adapters(models)
-    family = Family(checkpoints, kept, extended, base.open() if base is not None else None)
-    _check(family, extend)
+    opened_base = base.open(note) if base is not None else None
+    family = Family(checkpoints, kept, extended, opened_base)
+    _check(family, extend, note)
     return family
 
 
 def _base_of_adapters(models: Mapping[str, ModelFiles]) -> ModelFiles | None:
     """What all adapters are put on, if that is one checkpoint: slots may hold its experts."""
-    bases = {found.directory.resolve() for found in models.values() if found.adapter is not None}
-    return ModelFiles(bases.pop()) if len(bases) == 1 else None
+    adapted = [found for found in models.values() if found.adapter is not None]
+    bases = {found.directory.resolve() for found in adapted}
+    return replace(adapted[0], adapter=None) if len(bases) == 1 else None
 
 
-def _check(family: Family, extend: str | None) -> None:
+def _check(family: Family, extend: str | None, note: Note) -> None:
     """Raise `Refused` unless configs and experts are those of one family."""
     together: dict[str, Checkpoint] = dict(family.checkpoints)
     if family.base is not None:
@@ -147,7 +148,7 @@ def _check(family: Family, extend: str | None) -> None:
     if extended is not None:
         one = sorted(extended.models)[0]
         configs = {f"{one} of {extend}": extended.models[one].config, **configs}
-    check_family(configs)
+    check_family(configs, note)
     if together:
         check_layers(together)
     if extended is not None:
@@ -157,10 +158,10 @@ def _check(family: Family, extend: str | None) -> None:
                 raise Refused(f"model {name!r} has its experts elsewhere than {extend}")
 
 
-def check_family(configs: Mapping[str, dict[str, Any]]) -> None:
+def check_family(configs: Mapping[str, dict[str, Any]], note: Note = log_note) -> None:
     """Raise `Refused` with the differing fields and both values, unless all are of one family.
 
-    Logs a line for each field whose differences change nothing.
+    Notes a line for each field whose differences change nothing.
     """
     names = list(configs)
     first = names[0]
@@ -181,7 +182,7 @@ def check_family(configs: Mapping[str, dict[str, Any]]) -> None:
                 f"models {first!r} and {name!r} are not of one family:\n" + "\n".join(lines)
             )
     for line in ignored.values():
-        _log.warning("%s", line)
+        note(line)
 
 
 def check_layers(checkpoints: Mapping[str, Checkpoint]) -> None:

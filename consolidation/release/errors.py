@@ -6,6 +6,7 @@ ReleaseError
 ├── NewerSchema     written by a newer version of this program
 ├── ChannelMoved    someone else has moved the channel
 ├── CanaryRefused   a canary cannot be started, changed or ended as asked
+├── NoBucket        the bucket of the address does not exist
 └── StorageFailed   the storage refused to read or write; names the file
 """
 
@@ -37,6 +38,10 @@ class ChannelMoved(ReleaseError):
 
 class CanaryRefused(ReleaseError):
     """A canary cannot be started, changed or ended as asked."""
+
+
+class NoBucket(ReleaseError):
+    """An address is in a bucket that does not exist. Nothing makes one: it may be misspelt."""
 
 
 class StorageFailed(ReleaseError):

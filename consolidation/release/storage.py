@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 
 import fsspec
 
-from consolidation.release.errors import StorageFailed
+from consolidation.release.errors import NoBucket, StorageFailed
 from consolidation.release.temporary import remove_left, write_whole
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
@@ -68,6 +68,13 @@ class Storage(Protocol):
 
     def tidy(self) -> None:
         """Remove what processes that were killed while they wrote have left."""
+        ...
+
+    def check(self) -> None:
+        """Raise `NoBucket` if files can be neither read nor written, as their bucket is missing.
+
+        Asks once: a server that does not answer is given up sooner than in other methods.
+        """
         ...
 
 
@@ -148,6 +155,9 @@ class LocalStorage:
     def tidy(self) -> None:
         remove_left(self.root)
 
+    def check(self) -> None:
+        """Directories are made when they are written to."""
+
     def _opened(self, path: str) -> IO[str]:
         target = self.root / path
         try:
@@ -220,6 +230,18 @@ class RemoteStorage:
     def tidy(self) -> None:
         """What is not complete is nowhere."""
 
+    def check(self) -> None:
+        with self._trouble("list", ""):
+            try:
+                asked_once(self.filesystem).ls(self.root, detail=False)
+            except NotADirectoryError:
+                return
+            except FileNotFoundError as error:
+                # Of what it does not find in a bucket, a file system gives the path.
+                is_path = str(error).strip("/") in self.root
+                if not is_path and not WITH_BUCKETS.isdisjoint(_protocols(self.filesystem)):
+                    raise NoBucket(f"there is nothing at {self.url} ({error})") from error
+
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"
 
@@ -227,7 +249,7 @@ class RemoteStorage:
     def _trouble(self, verb: str, path: str) -> Iterator[None]:
         try:
             yield
-        except StorageFailed:
+        except (StorageFailed, NoBucket):
             raise
         except Exception as error:  # every protocol raises its own classes
             reason = f"{type(error).__name__}: {error}"
@@ -253,6 +275,20 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     if "s3" in _protocols(filesystem):
         filesystem.retries = S3_TRIES
     return filesystem, str(root)
+
+
+def asked_once(filesystem: Any) -> Any:
+    """The same, for a first question: that nobody answers is known after half a minute."""
+    if "s3" not in _protocols(filesystem):
+        return filesystem
+    options = dict(filesystem.storage_options)
+    options["config_kwargs"] = {
+        **options.get("config_kwargs", {}),
+        "retries": {"total_max_attempts": S3_TRIES},
+    }
+    found = type(filesystem)(**options)
+    found.retries = 1
+    return found
 
 
 def missing_package(url: str, error: ImportError) -> str:

@@ -3,22 +3,27 @@
 The copy of an address has a directory for each version: the same names, sizes and tags of files.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from consolidation.checkpoints.cached_names import AT_ADDRESS
 from consolidation.errors import ConsolidationError, Refused, RunFailed
-from consolidation.release.storage import LocalStorage, missing_package, open_filesystem
+from consolidation.release.storage import asked_once, missing_package, open_filesystem
 from consolidation.sources.model_source import without_login
 from consolidation.sources.remote import OnBytes
 
 PIECE_BYTES = 1 << 24
+KEPT_FOR_S = 7 * 24 * 3600.0
+"""How long a version of an address stays that no run uses while runs use others."""
 TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """What file systems say of a file that changes with its content; the first that is there counts."""
 WRONG_SETTINGS = {"ParamValidationError", "ProfileNotFound"}
@@ -48,8 +53,22 @@ class AddressFiles:
         """Raises: Refused, RunFailed."""
         with _explained(address):
             filesystem, root = open_filesystem(address)
-            sizes, tags = _listing(filesystem, root)
-        return cls(without_login(address), cache_root(), root, sizes, tags, filesystem)
+            sizes, tags = _listing(asked_once(filesystem), root)
+        found = cls(without_login(address), cache_root(), root, sizes, tags, filesystem)
+        found.note_use(time.time())
+        return found
+
+    def note_use(self, now: float) -> None:
+        """Note that this version is used, and remove those that were not for a week."""
+        place, own = self.directory.parent, self.directory.name
+        place.mkdir(parents=True, exist_ok=True)
+        for used in place.glob(".*.used"):
+            version = used.name[1:].removesuffix(".used")
+            with suppress(FileNotFoundError):  # another run has removed it
+                if version != own and now - used.stat().st_mtime > KEPT_FOR_S:
+                    shutil.rmtree(place / version, ignore_errors=True)
+                    used.unlink()
+        (place / f".{own}.used").touch()
 
     @property
     def directory(self) -> Path:
@@ -62,27 +81,34 @@ class AddressFiles:
 
     def fetch(self, name: str, on_bytes: OnBytes) -> None:
         """What a run that was stopped has copied of the file is not copied again."""
-        with LocalStorage(self.directory).lock(".lock"), _explained(self.called):
-            target = self.directory / name
-            if target.is_file():
+        target = self.directory / name
+        part = target.with_name(f".{target.name}.part")
+        if target.is_file():
+            return
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if target.is_file():  # Another process had the lock, and has renamed its part.
+                part.unlink(missing_ok=True)
                 return
-            part = target.with_name(f".{target.name}.part")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("ab") as file:
-                done, size = file.tell(), self.sizes[name]
-                on_bytes(done)
-                while done < size:
-                    piece = self._read(name, done, min(done + PIECE_BYTES, size))
-                    file.write(piece)
-                    done += len(piece)
-                    on_bytes(len(piece))
+            done, size = file.seek(0, os.SEEK_END), self.sizes[name]
+            on_bytes(done)
+            while done < size:
+                piece = self.read(name, done, min(done + PIECE_BYTES, size))
+                file.write(piece)
+                done += len(piece)
+                on_bytes(len(piece))
+            file.flush()
             part.rename(target)
 
-    def _read(self, name: str, start: int, end: int) -> bytes:
-        piece = bytes(self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=end))
-        if len(piece) != end - start:
-            raise RunFailed(f"{self.called}/{name} has changed while it was copied: start again")
-        return piece
+    def read(self, name: str, start: int, end: int) -> bytes:
+        with _explained(self.called):
+            path = f"{self.root}/{name}"
+            piece = bytes(self.filesystem.cat_file(path, start=start, end=end))
+            if len(piece) != end - start:
+                words = "has changed while it was copied: start again"
+                raise RunFailed(f"{self.called}/{name} {words}")
+            return piece
 
 
 def _listing(filesystem: Any, root: str) -> tuple[dict[str, int], dict[str, str]]:

@@ -1,22 +1,25 @@
-"""Brings what models are read from to this machine. Opens no checkpoint."""
+"""Brings what models are read from to this machine, and before that what headers tell of it."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from consolidation.checkpoints.checkpoint import ModelFiles
+from consolidation.checkpoints.notes import note_nothing
 from consolidation.errors import Refused
-from consolidation.run.executor import Progress
 from consolidation.sources import hub
 from consolidation.sources.address import AddressFiles
+from consolidation.sources.fetching import Fetching, OnProgress, at_once
+from consolidation.sources.header_files import HeaderFiles, write_headers
 from consolidation.sources.model_source import Kind, Location, ModelSource
 from consolidation.sources.needed_files import check_files, small_files, weight_files
 from consolidation.sources.remote import Remote
 
 GIB = 1 << 30
-
-OnProgress = Callable[[Progress], None]
 
 
 def pin(
@@ -38,6 +41,28 @@ def _pinned(source: ModelSource) -> ModelSource:
     return replace(source, revision=commit, adapter=adapter)
 
 
+def look_up(models: Mapping[str, ModelSource], base: ModelSource | None) -> "Located":
+    """Where models and their base are. What is small of each is brought.
+
+    Raises: Refused, RunFailed.
+    """
+    wanted: dict[_Wanted, Remote | Path] = {}
+    for source in [*models.values(), *([base] if base is not None else [])]:
+        for one in _wanted_of(source):
+            if one not in wanted:
+                wanted[one] = _found(one)
+    remotes = {one: found for one, found in wanted.items() if not isinstance(found, Path)}
+    small = {one: small_files(r.sizes, is_adapter=one.is_adapter) for one, r in remotes.items()}
+    files = [(remote, name) for one, remote in remotes.items() for name in small[one]]
+    _check_room(files)
+    at_once([partial(remote.fetch, name, lambda _: None) for remote, name in files])
+    places = {
+        one: _Place(found, small.get(one, []), _weights(one, found))
+        for one, found in wanted.items()
+    }
+    return Located(models, base, places)
+
+
 def bring(
     models: Mapping[str, ModelSource],
     base: ModelSource | None,
@@ -45,26 +70,88 @@ def bring(
 ) -> tuple[dict[str, ModelFiles], ModelFiles | None]:
     """The directories of models and of their base, when all files that are read are there.
 
-    Everything is looked up before anything is brought, and there must be room for all of it.
-    Raises: Refused, RunFailed.
+    What opening them refuses is refused before weights are fetched. Raises: Refused, RunFailed.
     """
-    sources = [*models.values(), *([base] if base is not None else [])]
-    wanted: dict[_Wanted, Remote | Path] = {}
-    for source in sources:
-        for one in _wanted_of(source):
-            if one not in wanted:
-                wanted[one] = _found(one)
-    _fetch({one: found for one, found in wanted.items() if not isinstance(found, Path)}, progress)
-    here = {
-        one: found if isinstance(found, Path) else found.directory for one, found in wanted.items()
-    }
+    located = look_up(models, base)
+    if not located.is_here:
+        with located.headers() as (files, base_files):
+            for one in [*files.values(), *([base_files] if base_files is not None else [])]:
+                one.open(note_nothing)
+    return located.fetch(progress)
 
-    def files(source: ModelSource) -> ModelFiles:
-        own, *adapter = (here[one] for one in _wanted_of(source))
-        return ModelFiles(own, *adapter)
 
-    found = {name: files(source) for name, source in models.items()}
-    return found, files(base) if base is not None else None
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Models and their base where they are. `places`: of all that they are made of."""
+
+    models: Mapping[str, ModelSource]
+    base: ModelSource | None
+    places: Mapping["_Wanted", "_Place"]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether no file has to be brought."""
+        return all(place.is_here for place in self.places.values())
+
+    @contextmanager
+    def headers(self) -> Iterator[tuple[dict[str, ModelFiles], ModelFiles | None]]:
+        """What can be opened like the models and their base, though not read; until the end.
+
+        Brings headers of what is not here. Raises: Refused, RunFailed.
+        """
+        with TemporaryDirectory(prefix="expertpool-headers-") as root:
+            directories, called = dict[_Wanted, Path](), dict[Path, str]()
+            for one, place in self.places.items():
+                remote = place.found
+                if isinstance(remote, Path) or place.is_here:
+                    directories[one] = place.directory
+                    continue
+                own = Path(root).resolve() / place.directory.relative_to(remote.cache)
+                directories[one] = own
+                if own not in called:
+                    called[own] = remote.called
+                    write_headers(remote, place.small, place.weights, own)
+            yield self._files(partial(HeaderFiles, called=called), directories)
+
+    def fetch(
+        self, progress: OnProgress = lambda _: None
+    ) -> tuple[dict[str, ModelFiles], ModelFiles | None]:
+        """The directories, when all is there. There must be room for all. Raises as `bring`."""
+        weights = {
+            place.directory / name: (place.found, name)
+            for place in self.places.values()
+            if not isinstance(place.found, Path)
+            for name in place.weights
+        }
+        _check_room(weights.values())
+        Fetching(list(weights.values()), progress).run()
+        return self._files(ModelFiles, {one: p.directory for one, p in self.places.items()})
+
+    def _files(
+        self, made: Callable[..., ModelFiles], directories: Mapping["_Wanted", Path]
+    ) -> tuple[dict[str, ModelFiles], ModelFiles | None]:
+        def files(source: ModelSource) -> ModelFiles:
+            return made(*(directories[one] for one in _wanted_of(source)))
+
+        found = {name: files(source) for name, source in self.models.items()}
+        return found, files(self.base) if self.base is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a location is, and the files that are read: small ones, which are here, and weights."""
+
+    found: Remote | Path
+    small: list[str]
+    weights: list[str]
+
+    @property
+    def directory(self) -> Path:
+        return self.found if isinstance(self.found, Path) else self.found.directory
+
+    @property
+    def is_here(self) -> bool:
+        return all((self.directory / name).exists() for name in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,56 +196,15 @@ def _check_complete(location: Location, directory: Path, *, is_adapter: bool) ->
             )
 
 
-def _fetch(remotes: Mapping[_Wanted, Remote], progress: OnProgress) -> None:
-    small = [
-        (remote, name)
-        for wanted, remote in remotes.items()
-        for name in small_files(remote.sizes, is_adapter=wanted.is_adapter)
-    ]
-    _check_room(small)
-    for remote, name in small:
-        remote.fetch(name, lambda _: None)
-    weights = []
-    for wanted, remote in remotes.items():
-        for name in weight_files(remote.sizes, remote.directory, is_adapter=wanted.is_adapter):
-            if name not in remote.sizes:
-                raise Refused(f"{remote.called} lacks {name}, which its index names")
-            weights.append((remote, name))
-    _check_room(weights)
-    _Fetching(weights, progress).run()
-
-
-class _Fetching:
-    """Weights on their way, one file after another: each can take all of the network."""
-
-    def __init__(self, files: list[tuple[Remote, str]], progress: OnProgress) -> None:
-        self._files = files
-        self._progress = progress
-        self._total = sum(remote.sizes[name] for remote, name in files)
-        self._found = sum(remote.sizes[name] for remote, name in files if remote.is_here(name))
-        self._done = 0
-        self._ended = 0
-
-    def run(self) -> None:
-        is_needless = self._found == self._total
-        for remote, name in self._files:
-            before = self._done
-            if not is_needless:
-                self._tell()
-            remote.fetch(name, self._add)
-            self._done = before + remote.sizes[name]
-            self._ended += 1
-        if not is_needless:
-            self._tell()
-
-    def _add(self, num_bytes: int) -> None:
-        self._done += num_bytes
-        self._tell()
-
-    def _tell(self) -> None:
-        num_bytes = (self._done, self._total, self._found)
-        now = Progress("fetch", self._ended, len(self._files), noun="files", num_bytes=num_bytes)
-        self._progress(now)
+def _weights(wanted: _Wanted, found: Remote | Path) -> list[str]:
+    """The names of a remote's weights; its small files are here."""
+    if isinstance(found, Path):
+        return []
+    names = weight_files(found.sizes, found.directory, is_adapter=wanted.is_adapter)
+    for name in names:
+        if name not in found.sizes:
+            raise Refused(f"{found.called} lacks {name}, which its index names")
+    return names
 
 
 def _check_room(files: Iterable[tuple[Remote, str]]) -> None:

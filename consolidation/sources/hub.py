@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+)
+from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,6 +25,10 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its own way to export them
+    build_hf_headers,
+    hf_raise_for_status,
+)
 
 from consolidation.errors import ConsolidationError, Refused, RunFailed
 from consolidation.sources.model_source import Location
@@ -84,6 +96,14 @@ class HubFiles:
         return (self.directory / name).exists() or (
             bool(blob) and (_storage(self.location) / "blobs" / blob).exists()
         )
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        url = hf_hub_url(self.location.source, name, revision=self.location.revision)
+        asked = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}"}
+        with _explained(self.location):
+            answer = get_session().get(url, headers=asked, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+            hf_raise_for_status(answer)
+            return bytes(answer.content)
 
     def fetch(self, name: str, on_bytes: OnBytes) -> None:
         with _explained(self.location):

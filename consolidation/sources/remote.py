@@ -34,6 +34,13 @@ class Remote(Protocol):
         """Whether fetching a file takes no room, and next to no time."""
         ...
 
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Bytes of a file from where it is. Raises `Refused`, `RunFailed`."""
+        ...
+
     def fetch(self, name: str, on_bytes: OnBytes) -> None:
-        """Bring a file, as far as it is not here. Raises `Refused`, `RunFailed`."""
+        """Bring a file, as far as it is not here. Several threads bring several files at once.
+
+        Raises `Refused`, `RunFailed`.
+        """
         ...

@@ -258,14 +258,14 @@ def consolidate(
 
 def _expert_bytes(recipe: Recipe, device_memory: int) -> int:
     """Bytes that a device has left for experts. Raises `DoesNotFit`."""
+    from consolidation.checkpoints.notes import note_nothing
     from consolidation.compare.menu import max_maps
-    from consolidation.sources.bringing import bring
+    from consolidation.sources.bringing import look_up
     from serve_app.engine.config import EngineConfig
     from serve_app.engine.memory import expert_memory
 
-    with showing.progress() as show:
-        files, _ = bring(recipe.models, None, show)
-    configs = [one.open().config for one in files.values()]
+    with look_up(recipe.models, None).headers() as (files, _):
+        configs = [one.open(note_nothing).config for one in files.values()]
     if recipe.extend is not None:
         manifest = open_registry(recipe.registry, recipe.family).read_manifest(recipe.extend)
         left = set(manifest.models) - {*recipe.remove, *recipe.models}

@@ -84,7 +84,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     from representation.architecture.errors import Unservable
     from serve_app.errors import ConfigError, DoesNotFit, UnknownModel, UnknownRelease, Unsupported
 
-    of_releases = _release_errors("CanaryRefused", "NewerSchema", "NotFound")
+    of_releases = _release_errors("CanaryRefused", "NewerSchema", "NoBucket", "NotFound")
     return (
         ConfigError,
         DoesNotFit,

@@ -184,13 +184,16 @@ def open_registry(url: str, family: str) -> Registry:
 
     Raises:
         WrongUse: it is a local directory that does not exist.
+        NoBucket, StorageFailed: it is an address at which none can be.
     """
 
     from consolidation.release import Registry
 
     if "://" not in url and not Path(url).is_dir():
         raise WrongUse(f"there is no registry in {url!r}: no such directory")
-    return Registry(url, family)
+    found = Registry(url, family)
+    found.storage.check()
+    return found
 
 
 def resolve(registry: Registry, wanted: str | None) -> str:

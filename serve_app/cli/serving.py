@@ -15,7 +15,6 @@ from serve_app.cli.parsing import (
     parse_models,
     parse_source,
 )
-from serve_app.cli.progress import showing
 from serve_app.cli.recipes.recipe_options import RecipePath, names_in_errors
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry, resolve
 from serve_app.cli.serve.serve_command import ConfigFile
@@ -86,18 +85,18 @@ def _print_needs(
 
     from consolidation.checkpoints.family import open_family
     from consolidation.plan.memory_needs import memory_needs
-    from consolidation.sources.bringing import bring
+    from consolidation.sources.bringing import look_up
 
-    with showing.progress() as show:
-        files, base_files = bring(models, base, show)
-    opened = open_family(
-        open_registry(registry, family),
-        files,
-        base=base_files,
-        extend=None,
-        remove=(),
-        opened=lambda _: None,
-    )
+    opened_registry = open_registry(registry, family)
+    with look_up(models, base).headers() as (files, base_files):
+        opened = open_family(
+            opened_registry,
+            files,
+            base=base_files,
+            extend=None,
+            remove=(),
+            opened=lambda _: None,
+        )
     cuda = torch.device("cuda")
     grid = output.table("stage", "bytes", "", "of a card", "")
     grid.columns[4].justify, grid.columns[4].no_wrap = "left", False

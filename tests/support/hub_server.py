@@ -50,14 +50,17 @@ class Hub:
         return commit
 
     def fetched(self) -> list[str]:
-        """Names of the files that were sent, with their folders, in the order of asking."""
+        """Names of the files that were sent to their ends, with their folders, as asked for."""
         return [
-            path.split("/", 5)[5] for method, path, _ in self.asked if self._is_file(method, path)
+            path.split("/", 5)[5]
+            for method, path, part in self.asked
+            if method == "GET" and "/resolve/" in path and not is_piece(part)
         ]
 
-    @staticmethod
-    def _is_file(method: str, path: str) -> bool:
-        return method == "GET" and "/resolve/" in path
+
+def is_piece(part: str | None) -> bool:
+    """Whether a range ends before its file does, as that of a header."""
+    return part is not None and not part.endswith("-")
 
 
 @contextmanager
@@ -152,20 +155,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
             return
         content = path.read_bytes()
-        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.send_response(206 if start else 200)
+        whole, asked = len(content), self.headers["Range"]
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, content = int(first), content[: int(last) + 1 if last else whole]
+        self.send_response(206 if asked else 200)
         self.send_header("ETag", f'"{_etag(path)}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            whole = len(content)
-            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{whole}")
         self.end_headers()
         if self.command == "GET":
-            self._write(content[start:])
+            self._write(content[start:], None if is_piece(asked) else self.served.cut_after)
 
-    def _write(self, content: bytes) -> None:
-        cut = self.served.cut_after
+    def _write(self, content: bytes, cut: int | None) -> None:
         if cut is not None and len(content) > cut:
             self.served.cut_after = None
             self.wfile.write(content[:cut])

@@ -1,7 +1,6 @@
 """An adapter's directory: its files, and what beside them goes with the model. Merges nothing."""
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from consolidation.checkpoints.adapters.adapter_config import (
     read_adapter_config,
 )
 from consolidation.checkpoints.adapters.adapter_tensors import WEIGHTS
+from consolidation.checkpoints.notes import Note
 from consolidation.errors import Refused
-
-_log = logging.getLogger(__name__)
 
 PICKLED = "adapter_model.bin"
 CONVERT = (
@@ -39,15 +37,12 @@ class Adapter:
                     found.update(chunk)
         return found.hexdigest()
 
-    def warn_of_other_base(self, base: str) -> None:
-        """Log a line if it was trained on a model of another name than that of the base."""
+    def note_other_base(self, base: str, note: Note) -> None:
+        """Note it if it was trained on a model of another name than that of the base."""
         said = self.config.base
         if said and Path(said).name.lower() not in base.lower():
-            _log.warning(
-                "%s: the adapter was trained on %r, and is merged into %s",
-                self.directory,
-                said,
-                base,
+            note(
+                f"{self.directory}: the adapter was trained on {said!r}, and is merged into {base}"
             )
 
 

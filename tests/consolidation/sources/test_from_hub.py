@@ -1,14 +1,17 @@
 """The commands with models named on the hub, as users run them, without Ray."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from consolidation.release import Registry
 from serve_app.cli.main import run
-from tests.consolidation.sources.conftest import NAME
+from tests.consolidation.sources.conftest import NAME, copied
 from tests.support.adapters import write_adapter
 from tests.support.hub_server import Hub
 
@@ -45,9 +48,11 @@ def test_an_adapter_on_the_hub_is_pinned_too_and_only_its_files_are_fetched(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"family: f\nregistry: r\nmodels: {{a: {NAME}, b: {NAME}+org/lora@v1}}\n")
     assert run(["consolidate", str(recipe)]) == 0
-    asked = [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path]
-    of_adapter = sorted(path.rsplit("/", 1)[1] for path in asked if path.startswith("/org/lora/"))
-    assert of_adapter == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [name for name in sorted(hub.fetched()) if name.startswith("adapter")] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert "optimizer.pt" not in hub.fetched()
     registry = Registry(str(tmp_path / "r"), "f")
     [release] = registry.releases()
     source = registry.read_manifest(release.id).models["b"].source
@@ -99,10 +104,49 @@ def test_what_is_wrong_with_a_name_is_one_line_and_nothing_is_written(
         assert list((tmp_path / "r").iterdir()) == []
 
 
-def test_plan_memory_reads_a_name_on_the_hub(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_plan_memory_reads_the_headers_alone_of_a_name_on_the_hub(
+    hub: Hub, sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r").mkdir()
     place = ["--family=f", f"--registry={tmp_path / 'r'}", "--consolidation"]
     assert run(["plan-memory", *place, f"--model=a={NAME}", f"--base={NAME}@main"]) == 0
-    assert "calibrate" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "calibrate" in told
+    assert [name for name in hub.fetched() if name.startswith("model-0")] == []
+    local = [f"--model=a={sharded}", f"--base={sharded}"]
+    assert run(["plan-memory", *place, *local]) == 0
+    stages = [line for line in capsys.readouterr().out.splitlines() if "free" not in line]
+    assert stages == [line for line in told.splitlines() if "free" not in line]
+
+
+def changed(sharded: Path, directory: Path, **fields: object) -> Path:
+    copied(sharded, directory)
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | fields))
+    return directory
+
+
+def test_what_headers_tell_is_refused_before_weights_are_fetched(
+    hub: Hub, sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.put("org/other", changed(sharded, tmp_path / "other", num_experts_per_tok=1))
+    hub.put("org/wider", changed(sharded, tmp_path / "wider", vocab_size=321))
+    packed = changed(sharded, tmp_path / "packed", quantization_config={"quant_method": "gptq"})
+    [shard, *_] = sorted(packed.glob("model-0*"))
+    tensors = load_file(shard)
+    save_file({name: one.to(torch.int32) for name, one in tensors.items()}, shard)
+    hub.put("org/packed", packed)
+    told = {
+        f"--model=b={sharded}": "models 'a' and 'b' are not of one family:",
+        "--model=b=org/wider": "org/wider: lm_head.weight gives",
+        "--model=b=org/packed": "org/packed: it is quantised (gptq) in a way that is not read:",
+    }
+    place = ["--family=f", f"--registry={tmp_path / 'r'}", "--model=a=org/other"]
+    for option, words in told.items():
+        assert run(["consolidate", *place, option]) == 2
+        error = capsys.readouterr().err
+        assert f"error: {words}" in error
+        assert "expertpool-headers" not in error
+    assert "d('packed', 'packed-bf16')\"\nwhere packed is a directory with a copy of org/" in error
+    assert [name for name in hub.fetched() if name.startswith("model-0")] == []
+    assert not (tmp_path / "r").exists()
