@@ -4,7 +4,8 @@ Publishes nothing. How a search goes is in `plan/search.py`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consolidation.build.writing import Written, write_experts
@@ -19,6 +20,7 @@ from consolidation.plan.study import Study
 from consolidation.plan.values import Plan
 from consolidation.recipe import Recipe
 from consolidation.release import Layer, Registry
+from consolidation.run.executor import Progress
 from consolidation.run.journal import Stages
 from consolidation.statistics.text import ModelWindows
 
@@ -38,23 +40,37 @@ class Trial:
         return math.fsum(found) / max(1, len(found))
 
 
-def first_plan(recipe: Recipe, family: Family, studied: Study) -> Plan:
+def first_plan(
+    recipe: Recipe, family: Family, studied: Study, progress: Callable[[Progress], None]
+) -> Plan:
     """The plan to build; with a target divergence, the plan to try first."""
-    if recipe.target_kl is None or not family.checkpoints:
-        return studied.plan(allowed_bytes(recipe, family))
-    return studied.plan(
-        first_trial(
-            recipe.target_kl * len(family.checkpoints),
-            studied.least_bytes(),
-            studied.plan(None).expert_bytes_after,
-            studied.least_error,
+    with _planning(progress):
+        if recipe.target_kl is None or not family.checkpoints:
+            return studied.plan(allowed_bytes(recipe, family))
+        return studied.plan(
+            first_trial(
+                recipe.target_kl * len(family.checkpoints),
+                studied.least_bytes(),
+                studied.plan(None).expert_bytes_after,
+                studied.least_error,
+            )
         )
-    )
+
+
+@contextmanager
+def _planning(progress: Callable[[Progress], None]) -> Iterator[None]:
+    """Shows that a plan is being made, which runs no task."""
+    progress(Progress("plan", 0, 1))
+    yield
+    progress(Progress("plan", 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What building and validating a plan takes, beside the plan."""
+    """What building and validating a plan takes, beside the plan.
+
+    studying: stages whose results other sizes of the same models find.
+    """
 
     recipe: Recipe
     registry: Registry
@@ -64,6 +80,7 @@ class Trials:
     windows: Mapping[str, ModelWindows]
     data: Mapping[str, ModelData]
     stages: Stages
+    studying: Stages
 
     def effects(self) -> dict[str, Effect]:
         """What models can lose, by name; none without a base, or where nothing may be lost.
@@ -76,7 +93,7 @@ class Trials:
         tasks = {
             name: EffectTask(
                 name=name,
-                checkpoint=checkpoint,
+                checkpoint=self.family.originals.get(name, checkpoint),
                 base=base,
                 windows=self.windows[name].scored,
                 data=self.data.get(name),
@@ -86,10 +103,10 @@ class Trials:
             if checkpoint.vocab_size == base.vocab_size
         }
         # A layer of one model in memory at a time.
-        results = self.stages.run(
+        results = self.studying.run(
             "effect",
             measure_effect,
-            list(tasks.items()),
+            [(f"{name} {task.measured_on()}", task) for name, task in tasks.items()],
             noun="models",
             sizes=self._sizes(tasks),
             in_flight=1,
@@ -106,7 +123,8 @@ class Trials:
         found: dict[int, Trial] = {}
 
         def measure(allowed: int) -> float:
-            plan = self.studied.plan(allowed)
+            with _planning(self.stages.progress):
+                plan = self.studied.plan(allowed)
             on_plan(plan)
             found[allowed] = self._make(plan)
             return found[allowed].mean_kl

@@ -1,5 +1,6 @@
 """Effect: how far a model is from its base, which is what a release can lose. One task a model."""
 
+import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -32,6 +33,10 @@ class EffectTask:
     windows: tuple[Window, ...]
     data: ModelData | None = None
     device: torch.device = CPU
+
+    def measured_on(self) -> str:
+        """A digest of the windows and the data."""
+        return hashlib.sha256(repr((self.windows, self.data)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

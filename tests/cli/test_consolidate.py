@@ -73,6 +73,7 @@ def test_json_is_the_only_thing_on_stdout(checkpoints: Path, tmp_path: Path) -> 
     channel = Registry(str(tmp_path), "tiny").channel("stable")
     assert channel is not None
     assert channel.release == told["release"]
+    assert "plan: 1/1" in done.stderr
     assert "publish" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -63,7 +63,9 @@ def test_layers_have_no_more_formats_than_wished(
     assert manifest.provenance["max_formats"] == limit
 
 
-def test_a_release_says_how_much_of_their_effect_models_keep(small: Paths, tmp_path: Path) -> None:
+def test_a_release_says_how_much_of_their_effect_models_keep(
+    small: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models, base = pick(small, "one", "two"), small["base"]
     found = manifest_of(run(tmp_path / "r", models, 0.6, base=base)).quality["one"]
     assert found.kl_base is not None
@@ -71,6 +73,10 @@ def test_a_release_says_how_much_of_their_effect_models_keep(small: Paths, tmp_p
     assert found.retained == 1 - found.kl / found.kl_base
     assert found.kl_99 is not None
     assert found.kl < found.kl_99
+    with monkeypatch.context() as patched:  # other sizes of the same models find it
+        patched.setattr("consolidation.trials.measure_effect", None)
+        larger = manifest_of(run(tmp_path / "r", models, 0.8, base=base)).quality["one"]
+    assert (larger.kl_base, larger.kl < found.kl) == (found.kl_base, True)
     alone = manifest_of(run(tmp_path / "without", models, 0.6)).quality["one"]
     assert (alone.kl_base, alone.retained) == (None, None)
     with pytest.raises(Refused, match=r"'one' keeps .* % of its effect on the calibration text"):

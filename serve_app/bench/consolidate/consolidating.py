@@ -32,8 +32,6 @@ READ = "read"
 READ_BYTES = 2**24
 STATED_BYTES_S = 3e9
 """What targets take for the rate at which a page cache is read, in bytes a second."""
-WITHOUT_TASKS = {"compare": "plan"}
-"""What happens after the last task of a stage, until the next stage begins."""
 SAMPLE_S = 0.05
 
 
@@ -118,7 +116,7 @@ def measure(
         while True:
             if here.poll(SAMPLE_S):
                 now: Progress = here.recv()
-                watch.note(_stage_of(now))
+                watch.note(now.stage)
                 if now.total:
                     on_progress(now.stage, now.done, now.total)
             elif most_bytes is not None and watch.sample() > most_bytes:
@@ -141,11 +139,6 @@ def measure(
         "expert_budget": budget,
         **_facts(watch, num_bytes),
     }
-
-
-def _stage_of(now: Progress) -> str:
-    ended = now.total > 0 and now.done == now.total
-    return WITHOUT_TASKS.get(now.stage, now.stage) if ended else now.stage
 
 
 def _facts(watch: Watch, num_bytes: int) -> dict[str, Any]:
