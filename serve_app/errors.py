@@ -14,7 +14,10 @@ ServingError
 │   ├── InUse              a model cannot be unloaded now
 │   ├── TooManyPinned      no place would be left for models that are not pinned
 │   ├── DeadlineMissed     the request did not end in the time that it was given
+│   ├── GrammarLost        an answer cannot be held to its grammar any further
 │   └── EngineStopped      the engine has been closed, or its loop died
+├── BadGrammar             what an answer should obey cannot be obeyed
+│   └── BadParameters      so it is with the parameters of a function
 └── ConfigError            an operator's setting is wrong
 """
 
@@ -91,6 +94,10 @@ class DeadlineMissed(EngineError):
     """The request did not end in the time that it was given."""
 
 
+class GrammarLost(EngineError):
+    """An answer cannot be held to its grammar any further: no token may come, or it takes long."""
+
+
 class BadRelease(LoadFailed):
     """A release is not what it says it is, or answers wrongly. Reading it again changes nothing."""
 
@@ -105,6 +112,14 @@ class Unavailable(LoadFailed):
 
 class EngineStopped(EngineError):
     """The engine has been closed, or its loop has died."""
+
+
+class BadGrammar(ServingError):
+    """What an answer should obey is no grammar, or one that cannot be compiled."""
+
+
+class BadParameters(BadGrammar):
+    """The parameters of a function are no schema that its arguments can be held to."""
 
 
 class ConfigError(ServingError):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from serve_app.errors import EngineError
+from serve_app.grammar.vocabulary import Grammar
 from serve_app.service_class import ServiceClass
 
 
@@ -38,6 +39,8 @@ class Request:
     weight: of the tenant; twice the weight is twice the share of the steps.
     deadline: on the engine's clock; what has not ended then fails with DeadlineMissed.
     chunk_tokens: the most of its prompt that a step computes, so that it delays others little.
+    grammar: that the answer obeys. A stop token comes only where the grammar accepts, and where
+    nothing else may come, the answer ends, even before `min_tokens`.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Request:
     service_class: ServiceClass = ServiceClass.STANDARD
     deadline: float | None = None
     chunk_tokens: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class Logprob:
 
 
 class Token(NamedTuple):
-    """One generated token. `finish` is "stop" (the token is a stop token) or "length" at the end.
+    """One generated token. `finish` at the end is "stop" (the token is a stop token), "complete"
+    (the grammar lets nothing follow) or "length".
 
     token is -1 if none was requested (`max_tokens` 0). The first token of a request has queued_s,
     how long it waited before anything was computed, and num_cached, how many tokens of its prompt

@@ -14,11 +14,12 @@ class Finished(NamedTuple):
     """The sequence has ended and holds nothing any more.
 
     `token` is its last one (the stop token itself for "stop"), or None if none was requested.
+    "complete": nothing may follow, as whoever has committed it knows.
     """
 
     id: str
     token: int | None
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "complete", "length"]
 
 
 SequenceEvent = Continued | Finished

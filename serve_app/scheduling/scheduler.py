@@ -10,7 +10,7 @@ plan and commit. Not thread-safe.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from serve_app.scheduling.deadlines import Deadlines
@@ -200,8 +200,11 @@ class Scheduler:
         self._promote()
         return self._make_plan(takes=False) if self._planner.goes_on() else StepPlan()
 
-    def commit(self, plan: StepPlan, sampled: Mapping[str, int], now: float) -> list[SequenceEvent]:
-        """Commit the results of a step; `sampled` has the token of each chunk that samples.
+    def commit(
+        self, plan: StepPlan, sampled: Mapping[str, int], now: float, over: Collection[str] = ()
+    ) -> list[SequenceEvent]:
+        """Commit the results of a step; `sampled` has the token of each chunk that samples, `over`
+        the sequences to which nothing may be added after it.
 
         Skips sequences that have ended since the plan. Returns events in the order of the plan. A
         plan without chunks needs no commit. All or nothing: RuntimeError if this is not the first
@@ -218,6 +221,8 @@ class Scheduler:
         if missing:
             raise ValueError(f"no token was sampled for {missing}")
         self._advance_clock(now)
+        for name in over:
+            known[name].is_over = True
         del self._outstanding[0]
         events = [self._commit_chunk(chunk, s, sampled) for chunk, s in live]
         return [event for event in events if event is not None]

@@ -31,7 +31,8 @@ class Sequence:
     has waited too long. A token counts as computed once a step is planned that computes it;
     `num_pending` tokens are being sampled by such steps. `held`: by kind, the units that it holds
     (needs.py); replaced, never changed, as chunks have it too. `num_found`: tokens that were
-    already computed when it began; None if nobody looked. `prompt_len`, `num_positions`: of the
+    already computed when it began; None if nobody looked. `is_over`: nothing may be added to what
+    is known once the step that is committed has counted. `prompt_len`, `num_positions`: of the
     prompt, and the most KV positions that it can need, since the last generated token is never
     computed.
     """
@@ -66,6 +67,7 @@ class Sequence:
     number: int = field(init=False, default=-1)
     prefix_keys: list[tuple[str, bytes]] = field(init=False, default_factory=list)
     num_found: int | None = field(init=False, default=None)
+    is_over: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -133,13 +135,14 @@ class Sequence:
         missing = expected - self.num_computed
         return missing if self.chunk_tokens is None else min(missing, self.chunk_tokens)
 
-    def finish_reason(self) -> Literal["stop", "length"] | None:
-        """Whether the token just appended ends the sequence: "stop", "length", or None.
+    def finish_reason(self) -> Literal["stop", "complete", "length"] | None:
+        """Whether the token just appended ends the sequence, and why; None if it does not.
 
-        A stop token ends it only after `min_tokens` tokens. For the last allowed token, "stop"
-        takes precedence over "length".
+        A stop token ends it only after `min_tokens` tokens. The first reason of these is given.
         """
         num_generated = len(self.tokens) - self.prompt_len
         if self.tokens[-1] in self.stop_token_ids and num_generated > self.min_tokens:
             return "stop"
+        if self.is_over:
+            return "complete"
         return "length" if num_generated >= self.max_tokens else None

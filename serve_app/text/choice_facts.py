@@ -8,9 +8,12 @@ TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
 
 
 class WantedAnswer(TypedDict):
-    """How an answer in a chat is told apart: see `AnswerParser`. tools: by the function's name."""
+    """How an answer in a chat is told apart: see `AnswerParser`. tools: by the function's name.
+    plain: its content obeys something, so that nothing else is looked for in it.
+    """
 
     begun: str
+    plain: bool
     tools: Mapping[str, Any] | None
     single: bool
 

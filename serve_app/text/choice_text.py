@@ -54,7 +54,8 @@ class ChoiceText:
     def add(self, token: int, logprob: TokenLogprob | None, finish: str | None) -> Piece:
         """One more token. The piece may be empty, and says whether the choice has ended.
 
-        token: negative if there is none, only an end. finish: why the engine ends it.
+        token: negative if there is none, only an end. finish: why the engine ends it; "complete" is
+        a stop whose token is shown.
         """
         if token < 0:
             return self._end("", 0, finish)
@@ -65,7 +66,7 @@ class ChoiceText:
             return self._end("", 1, "stop")
         text = self._pass(self._take(token))
         if finish is not None and not self.stopped:
-            return self._end(text, 1, finish)
+            return self._end(text, 1, "stop" if finish == "complete" else finish)
         return self._piece(text, 1, "stop" if self.stopped else None)
 
     def catch_up(self, past: Past) -> None:
@@ -170,4 +171,4 @@ def _parser(tokenizer: Tokenizer, wanted: Wanted) -> AnswerParser | None:
     if answer is None or tokenizer.form is None:
         return None
     begun, tools, single = answer["begun"], answer["tools"], answer["single"]
-    return AnswerParser(tokenizer.form, begun, tools, single=single)
+    return AnswerParser(tokenizer.form, begun, tools, single=single, plain=answer["plain"])

@@ -34,6 +34,11 @@ class Pieces:
                 self._spaces.add(str(kind["pattern"].get("String", "")))
         self._added = added
 
+    @property
+    def facts(self) -> tuple[bool, bool, list[str], list[int]]:
+        """All that the bytes of a symbol depend on."""
+        return self._byte_level, self._byte_fallback, sorted(self._spaces), sorted(self._added)
+
     def to_bytes(self, token: int, symbol: str) -> bytes:
         """`symbol`: the token as the vocabulary writes it."""
         if token in self._added:

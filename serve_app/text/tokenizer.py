@@ -1,5 +1,6 @@
 """One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,34 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """One more than its largest token."""
         return 1 + max(cast("dict[str, int]", self._tokenizer.get_vocab()).values(), default=-1)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """Tokens that a grammar must name: special ones, and those that tell its answers apart."""
+        words = "" if self.form is None else self.form.words
+        added = cast("dict[int, Any]", self._tokenizer.added_tokens_decoder)
+        own = {i for i, each in added.items() if each.special or str(each.content) in words}
+        return {str(self._tokenizer.convert_ids_to_tokens(i)): i for i in {*own, *self._special}}
+
+    def vocabulary_bytes(self) -> list[bytes] | None:
+        """What each token stands for, in order; nothing for those that there are not.
+
+        None if that is not known of single tokens.
+        """
+        if self._pieces is None:
+            return None
+        found = [b""] * self.vocabulary
+        for symbol, token in cast("dict[str, int]", self._tokenizer.get_vocab()).items():
+            found[token] = self._pieces.to_bytes(token, symbol)
+        return found
+
+    def vocabulary_digest(self) -> str | None:
+        """Equal for tokenizers with equal tokens and marks. None if there are no such bytes."""
+        if self._pieces is None:
+            return None
+        vocabulary = sorted(cast("dict[str, int]", self._tokenizer.get_vocab()).items())
+        facts = repr((vocabulary, sorted(self.marks.items()), self._pieces.facts))
+        return hashlib.blake2b(facts.encode(errors="replace"), digest_size=16).hexdigest()
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """`special`: with the tokens that the tokenizer adds by default, such as a first one."""

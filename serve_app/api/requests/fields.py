@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from serve_app.api.requests.constraints import ResponseFormat, StructuredOutputs
 from serve_app.api.requests.histories import Messages
 from serve_app.api.requests.offered_tools import Tool, ToolChoice, check_choice, without_twins
 from serve_app.protocol.errors import bad_request, unsupported
@@ -162,6 +163,7 @@ class GenerationFields(SamplingFields):
 
     n: Annotated[int, Field(ge=1)] | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -220,6 +222,7 @@ class ChatFields(GenerationFields, _Conversation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )

@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+from serve_app.api.requests.constraints import constraint_of
 from serve_app.api.requests.fields import (
     ChatFields,
     CompletionFields,
@@ -68,7 +69,7 @@ def completion_job(
         "release": None,
         "prompts": fields.prompt,
         "chat": None,
-        "constraint": None,
+        "constraint": constraint_of(None, fields.structured_outputs),
         "max_tokens": fields.max_tokens,
         "logprobs": fields.logprobs,
         "echo": bool(fields.echo),
@@ -89,6 +90,10 @@ def chat_job(
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)
     max_tokens = fields.max_completion_tokens or fields.max_tokens
+    constraint = constraint_of(fields.response_format, fields.structured_outputs)
+    if constraint is not None and fields.continue_final_message:
+        param = constraint["param"].partition(".")[0]
+        raise bad_request(f"'{param}' does not go with 'continue_final_message'", param)
     shared = _shared(fields, limits, max_tokens, timeout_s, caller)
     return {
         **shared,
@@ -98,7 +103,7 @@ def chat_job(
         "release": None,
         "prompts": [],
         "chat": _chat(fields),
-        "constraint": None,
+        "constraint": constraint,
         "max_tokens": max_tokens,
         "logprobs": top if fields.logprobs else None,
         "echo": False,
@@ -130,7 +135,7 @@ def _conversation(
     return {
         "messages": messages,
         "tools": [tool.for_template() for tool in fields.tools or ()],
-        "strict": [],
+        "strict": [tool.function.name for tool in fields.tools or () if tool.function.strict],
         "forced": None,
         "single": False,
         "variables": fields.chat_template_kwargs or {},

@@ -17,7 +17,9 @@ class _Strict(BaseModel):
 
 
 class Function(_Strict):
-    """strict: accepted, and not enforced."""
+    """strict: whether arguments obey the parameters though the model decides to call it. Where a
+    call is required, they always do. Both where the model writes them as JSON.
+    """
 
     name: FunctionName
     description: str | None = None

@@ -39,6 +39,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Unsupported fields, and the values (besides null) that ask for nothing special."""
 
 _INSTEAD = {
+    "guided_choice": "structured_outputs",
+    "guided_grammar": "structured_outputs",
+    "guided_json": "structured_outputs",
+    "guided_regex": "structured_outputs",
     "enable_thinking": "chat_template_kwargs",
     "function_call": "tool_choice",
     "functions": "tools",

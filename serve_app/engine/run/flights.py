@@ -15,7 +15,8 @@ from serve_app.engine.run.runner import (
     StepResult,
     StepsApart,
 )
-from serve_app.errors import EngineError
+from serve_app.errors import EngineError, GrammarLost
+from serve_app.grammar.following import Following
 from serve_app.scheduling.events import Finished, SequenceEvent
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.scheduler import Scheduler
@@ -68,6 +69,7 @@ class Flights:
         self._counters = counters
         self._clock = clock
         self._active: dict[str, _Active] = {}
+        self._followed: dict[str, Following] = {}
         self._flights: deque[_Flight] = deque()
         self._landed = 0.0
         self._events: list[Event] = []
@@ -84,10 +86,15 @@ class Flights:
         running = RunningRequest(request, row, sequence.tokens)
         due = request.prompt_logprobs is not None
         self._active[request.id] = _Active(request, sequence, running, due)
+        if request.grammar is not None:
+            self._followed[request.id] = Following(
+                request.grammar, request.stop_token_ids, request.min_tokens
+            )
 
     def drop(self, request: str) -> None:
         """Forget this request: none of its events follow."""
         self._active.pop(request, None)
+        self._followed.pop(request, None)
 
     def fail(self, request: str, error: EngineError) -> None:
         """This request ends without an answer; the scheduler has forgotten its sequence."""
@@ -110,11 +117,11 @@ class Flights:
         began = self._clock()
         step: LaunchedStep | StepsApart
         try:
-            step = self._runner.launch(plan, running, after)
+            step = self._runner.launch(plan, running, after, self._followed)
         except Exception as error:
             if len(plan.chunks) > 1:
                 logger.warning("a step broke; its requests are computed one by one", exc_info=error)
-            step, broken = self._runner.launch_apart(plan, running, after)
+            step, broken = self._runner.launch_apart(plan, running, after, self._followed)
             for name, why in broken.items():
                 self._give_up({name: active[name]}, why)
         self._flights.append(_Flight(plan, active, began, step))
@@ -142,12 +149,31 @@ class Flights:
         self._landed = now
         for name, found in result.prompt_logprobs.items():
             flight.active[name].prompt_logprobs.update(found)
-        events = self._scheduler.commit(flight.plan, result.sampled, now)
+        over = self._follow(flight, result.sampled) if self._followed else ()
+        events = self._scheduler.commit(flight.plan, result.sampled, now, over)
         committed = self._clock()
         for done in events:
             self._report(done, flight.active[done.id], result.logprobs.get(done.id))
         self._counters.committing_seconds += committed - now
         self._counters.messages_seconds += self._clock() - committed
+
+    def _follow(self, flight: _Flight, sampled: Mapping[str, int]) -> list[str]:
+        """Tells grammars what was sampled; those to whose answers nothing may be added.
+
+        An answer that its grammar has lost fails before its token counts.
+        """
+        over = []
+        for name, following in list(self._followed.items()):
+            active = flight.active.get(name)
+            if active is None or active is not self._active.get(name) or name not in sampled:
+                continue
+            following.take(active.sequence.num_generated, sampled[name])
+            if following.lost is not None:
+                self._scheduler.abort(name)
+                self.fail(name, GrammarLost(f"request {name!r}: {following.lost}"))
+            elif following.is_over:
+                over.append(name)
+        return over
 
     def _report(self, done: SequenceEvent, active: _Active, logprob: Logprob | None) -> None:
         """A request has one more token, or has ended. Results for its prompt come first."""
@@ -158,7 +184,7 @@ class Flights:
             self._events.append(PromptLogprobs(active.request.id, tuple(each)))
         if isinstance(done, Finished):
             finish = done.reason
-            del self._active[done.id]
+            self.drop(done.id)
             token = -1 if done.token is None else done.token
         else:
             finish, token = None, done.token

@@ -17,9 +17,13 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Logprob, Request
 from serve_app.engine.run.captures import DecodeGraphs
 from serve_app.engine.run.sampling import SamplingRow, Scores, is_plain, sample, score
+from serve_app.engine.run.step_masks import Masks, StepMasks
 from serve_app.engine.step.transfer import HostCopies, to_device
 from serve_app.engine.step.view import Outputs, ViewBuilder, outputs_of
+from serve_app.grammar.following import Following
 from serve_app.scheduling.plan import Chunk, StepPlan
+
+NOTHING_FOLLOWED: Mapping[str, Following] = {}
 
 
 @dataclass(slots=True)
@@ -97,6 +101,10 @@ class LaunchedStep:
         self._scored = scored
         self._copies = HostCopies([tokens, *(scores.tensors if scores is not None else ())])
 
+    def sampled(self) -> dict[str, int]:
+        """Wait for the tokens of the step."""
+        return dict(zip(self.rows, self._copies.wait()[0].tolist(), strict=True))
+
     def collect(self) -> StepResult:
         """Wait for the results of the step."""
         began = self._clock()
@@ -124,6 +132,10 @@ class StepsApart:
         self.rows = {name: row for row, name in enumerate(n for each in steps for n in each.rows)}
         self._steps = steps
 
+    def sampled(self) -> dict[str, int]:
+        """Wait for the tokens of all of them."""
+        return {name: token for step in self._steps for name, token in step.sampled().items()}
+
     def collect(self) -> StepResult:
         """Wait for the results of all of them."""
         result = StepResult()
@@ -148,6 +160,7 @@ class Runner:
         self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
         self._clock = clock
         self._device = packed.device
+        self._masks = StepMasks(packed.device)
         code = native() if packed.device.type == "cpu" else None
         self._code = None if code is None else Rows(code)
         sizes = packed.sizes
@@ -165,21 +178,26 @@ class Runner:
         plan: StepPlan,
         running: Sequence[RunningRequest],
         after: LaunchedStep | StepsApart | None = None,
+        followed: Mapping[str, Following] = NOTHING_FOLLOWED,
     ) -> LaunchedStep:
         """Start a forward pass over the plan's chunks; sample where they reach their last token.
 
         running: of each chunk.   after: the step before, from which pending chunks take their
-        token. On the CPU the step is done when this returns; on CUDA the device may have hardly
-        begun.
+        token.   followed: by sequence, where its answer is in its grammar, if it has one. Masks are
+        computed beside the forward pass; if one needs a token of the step before, that is waited
+        for, but the pass is not. On the CPU the step is done when this returns; on CUDA the device
+        may have hardly begun.
         """
         began = self._clock()
         outputs = outputs_of(plan.chunks)
         view = self._views.build(plan.chunks, [state.row for state in running], outputs)
         self._fill_pending(view.ids, plan.chunks, after)
+        making = self._masks.begin(plan.chunks, followed) if followed else None
         ready = self._clock()
         logits = self._model.forward(view)
         done = self._clock()
-        launched = self._sample(logits, plan.chunks, outputs, running, after)
+        masks = None if making is None else making.masks(after)
+        launched = self._sample(logits, plan.chunks, outputs, running, after, masks)
         launched.seconds = RunSeconds(ready - began, done - ready, self._clock() - done)
         return launched
 
@@ -188,6 +206,7 @@ class Runner:
         plan: StepPlan,
         running: Sequence[RunningRequest],
         after: LaunchedStep | StepsApart | None,
+        followed: Mapping[str, Following] = NOTHING_FOLLOWED,
     ) -> tuple[StepsApart, dict[str, Exception]]:
         """Start a step for each chunk, to find out with which of them the whole one broke.
 
@@ -197,7 +216,7 @@ class Runner:
         broken: dict[str, Exception] = {}
         for chunk, state in zip(plan.chunks, running, strict=True):
             try:
-                steps.append(self.launch(StepPlan((chunk,)), [state], after))
+                steps.append(self.launch(StepPlan((chunk,)), [state], after, followed))
             except Exception as error:  # noqa: BLE001 - others must go on
                 broken[chunk.sequence] = error
         nothing = torch.empty(0, dtype=torch.int64, device=self._device)
@@ -210,6 +229,7 @@ class Runner:
         outputs: Outputs,
         running: Sequence[RunningRequest],
         after: LaunchedStep | StepsApart | None,
+        masks: Masks | None,
     ) -> LaunchedStep:
         """logits: (n, V), a row for each output"""
         sampling = [row for row, samples in enumerate(outputs.samples) if samples]
@@ -217,8 +237,15 @@ class Runner:
             (chunk, state) for chunk, state in zip(chunks, running, strict=True) if chunk.samples
         ]
         states = [_sampling_row(chunk, state, after) for chunk, state in both]
+        if masks is not None:
+            states = [
+                masks.row(chunk.sequence, state)
+                for (chunk, _), state in zip(both, states, strict=True)
+            ]
         chosen = logits if len(sampling) == len(outputs) else logits[self._tensor(sampling)]
-        tokens = sample(chosen, states, None if after is None else after.tokens, self._code)
+        before = None if after is None else after.tokens
+        words = None if masks is None else masks.words
+        tokens = sample(chosen, states, before, self._code, words)
         row_of = {chunk.sequence: row for row, (chunk, _) in enumerate(both)}
         scored = list(_scored(outputs, running))
         scores = self._scores(logits, scored, tokens, row_of)

@@ -15,6 +15,7 @@ from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.request import Logprob, Sampling
 from serve_app.engine.run.draws import column, draw
+from serve_app.engine.run.masking import masked
 from serve_app.engine.step.transfer import to_device
 
 LEAST_TEMPERATURE = 1e-5
@@ -32,6 +33,7 @@ class SamplingRow(NamedTuple):
     pending: the row that the step before sampled for the sequence, if that token follows the known
     ones and the host does not know it yet.
     is_plain: known to take the likeliest token of the model, and to ban none.
+    mask: the row of the masks that says which tokens may be chosen; None if all may.
     """
 
     sampling: Sampling
@@ -40,6 +42,7 @@ class SamplingRow(NamedTuple):
     banned: frozenset[int]
     pending: int | None = None
     is_plain: bool = False
+    mask: int | None = None
 
     @property
     def position(self) -> int:
@@ -87,22 +90,24 @@ def sample(
     rows: Sequence[SamplingRow],
     before: torch.Tensor | None = None,
     code: Rows | None = None,
+    masks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Choose a token for each row.
 
     logits: (n, V), -inf for tokens that a model does not have; not changed
     before: (m,) int64, what the step before sampled; None if no row has a pending token
     code: compiled code for this device, if there is any
+    masks: (k, W) int32, bit b of word w for token 32 w + b; None if no row has one
     ->  (n,) int64
     """
     if all(row.is_plain for row in rows):
         return _likeliest(logits, code)
     if logits.device.type != "cpu":
-        return _chosen(logits, rows, before, code)
+        return _chosen(logits, rows, before, code, masks)
     count = max(1, BLOCK_LOGITS // logits.shape[1])
     with on_cores(1):
         blocks = [
-            _chosen(logits[start : start + count], rows[start : start + count], before, code)
+            _chosen(logits[start : start + count], rows[start : start + count], before, code, masks)
             for start in range(0, max(1, len(rows)), count)
         ]
     return torch.cat(blocks)
@@ -120,9 +125,12 @@ def _chosen(
     rows: Sequence[SamplingRow],
     before: torch.Tensor | None,
     code: Rows | None,
+    masks: torch.Tensor | None,
 ) -> torch.Tensor:
     """See `sample`."""
     adjusted = _adjusted(logits, rows, before)
+    if masks is not None:
+        adjusted = masked(adjusted, [row.mask for row in rows], masks)
     settings = [row.sampling for row in rows]
     greedy = [s.temperature < LEAST_TEMPERATURE for s in settings]
     if all(greedy):

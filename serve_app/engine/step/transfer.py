@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def to_device(
@@ -13,6 +15,14 @@ def to_device(
     """A tensor of these values, copied from pinned memory if that lets the host go on."""
     pinned = device.type == "cuda"
     return torch.tensor(values, dtype=dtype, pin_memory=pinned).to(device, non_blocking=True)
+
+
+def array_to_device(array: NDArray[np.int32], device: torch.device) -> torch.Tensor:
+    """The same. On the CPU it is the array's own memory."""
+    made = torch.from_numpy(array)
+    if device.type == "cuda":
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)
 
 
 class Milestone:

@@ -11,12 +11,14 @@ from serve_app.errors import (
     DeadlineMissed,
     EngineError,
     EngineStopped,
+    GrammarLost,
     TooLong,
     Unavailable,
     UnknownModel,
 )
 from serve_app.protocol.errors import (
     ProtocolError,
+    bad_request,
     deadline_exceeded,
     internal,
     loading,
@@ -25,8 +27,7 @@ from serve_app.protocol.errors import (
 from serve_app.protocol.messages import Item, Job, Piece
 from serve_app.serving.replica.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
-from serve_app.serving.replica.futures import outcome
-from serve_app.serving.replica.post import Post
+from serve_app.serving.replica.post import Post, outcome
 from serve_app.serving.replica.prepare import ServedModel, context_exceeded, param_of
 from serve_app.serving.transport.pending import Pending
 from serve_app.text.choice_facts import TokenLogprob, Wanted, WantedAnswer
@@ -221,6 +222,8 @@ def protocol_error(error: Exception) -> ProtocolError:
         return loading("the engine has stopped and will be restarted")
     if isinstance(error, DeadlineMissed):
         return deadline_exceeded()
+    if isinstance(error, GrammarLost):
+        return bad_request("the answer could not be held to what it must obey any further")
     if isinstance(error, TextUnavailable):
         return loading("texts cannot be read or written at the moment")
     return internal()

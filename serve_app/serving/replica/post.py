@@ -1,13 +1,16 @@
-"""From the engine's thread to the event loop: events in, in order, many at a time."""
+"""From the engine's thread to the event loop: events, many at a time, and single results."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 from serve_app.engine.request import Event
 
 Hear = Callable[[Event], None]
+_T = TypeVar("_T")
 
 
 class Post:
@@ -42,3 +45,23 @@ class Post:
         while self._sent:
             hear, event = self._sent.popleft()
             hear(event)
+
+
+async def outcome(promised: "Future[_T]") -> _T:
+    """The result of `promised`. Cancelling this does not cancel `promised`, because its maker will
+    still set it, and setting a cancelled future raises.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def tell(_: "Future[_T]") -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle)
+
+    promised.add_done_callback(tell)
+    await done
+    return promised.result()

@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from serve_app.engine.request import Request
+from serve_app.errors import BadGrammar, BadParameters
+from serve_app.grammar.compiling import Compiler
+from serve_app.grammar.vocabulary import Grammar, Vocabulary
 from serve_app.protocol.errors import (
     ProtocolError,
     bad_request,
@@ -23,7 +26,7 @@ from serve_app.text.process.text_client import TextClient
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """One model of a served release. vocabulary: rows of its embedding.   response_template: what
-    its answers are parsed by, by name.
+    its answers are parsed by, by name.   tokens: None if its answers can be held to no grammar.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ServedModel:
     vocabulary: int
     context_length: int
     response_template: str | None
+    tokens: Vocabulary | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -50,7 +54,8 @@ async def encode_prompts(
         if chat is not None:
             tokens, begun = await text.encode_chat(model.key, chat)
             prompts = [tokens]
-            answer = None if begun is None else _answer(chat, begun)
+            is_plain = job["constraint"] is not None
+            answer = None if begun is None else _answer(chat, begun, is_plain)
         else:
             prompts = await _encoded(job["prompts"], model, text)
     for prompt in prompts:
@@ -67,10 +72,41 @@ def param_of(job: Job | TokenizeJob) -> str:
     return "prompt" if job["chat"] is None else "messages"
 
 
-def _answer(chat: Conversation, begun: str) -> WantedAnswer:
+def _answer(chat: Conversation, begun: str, is_plain: bool) -> WantedAnswer:
     functions = [tool["function"] for tool in chat["tools"]]
     tools = {each["name"]: each.get("parameters") or {} for each in functions}
-    return {"begun": begun, "tools": tools or None, "single": chat["single"]}
+    return {"begun": begun, "plain": is_plain, "tools": tools or None, "single": chat["single"]}
+
+
+async def grammar_of(
+    job: Job,
+    model: ServedModel,
+    answer: WantedAnswer | None,
+    text: TextClient,
+    compiler: Compiler,
+) -> Grammar | None:
+    """What the answers must obey, if they must obey anything. Raises ProtocolError for what they
+    cannot be held to.
+    """
+    constraint, chat = job["constraint"], job["chat"]
+    is_called = chat is not None and bool(chat["tools"])
+    holds_calls = chat is not None and (chat["forced"] is not None or bool(chat["strict"]))
+    if constraint is None and not (is_called and holds_calls):
+        return None
+    param = "tools" if constraint is None else constraint["param"]
+    begun = None if answer is None else answer["begun"]
+    try:
+        source = await text.grammar(model.key, constraint, chat, begun)
+        if source is None:
+            return None
+        if model.tokens is None:
+            why = f"the tokenizer of model '{model.name}' does not say what its tokens stand for"
+            raise unsupported(param, f"{why}, so its answers can be held to no grammar")
+        return await compiler.compiled(model.tokens, source)
+    except BadParameters as error:
+        raise bad_request(f"Invalid 'tools': {error}", "tools") from error
+    except BadGrammar as error:
+        raise bad_request(f"Invalid '{param}': {error}", param) from error
 
 
 @contextmanager
@@ -101,6 +137,7 @@ def requests_of(
     job: Job,
     model: ServedModel,
     prompts: Sequence[Sequence[int]],
+    grammar: Grammar | None = None,
     *,
     cap: int | None,
     deadline: float | None,
@@ -133,6 +170,7 @@ def requests_of(
                     priority=job["priority"],
                     deadline=deadline,
                     service_class=job["service_class"],
+                    grammar=grammar,
                 )
             )
     return requests

@@ -14,12 +14,8 @@ from consolidation.release import Alias, Side
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
 from serve_app.errors import EngineError, EngineStopped, ServingError, Unavailable, where
-from serve_app.protocol.errors import (
-    ProtocolError,
-    bad_request,
-    loading,
-    no_such_model,
-)
+from serve_app.grammar.compiling import Compiler
+from serve_app.protocol.errors import ProtocolError, bad_request, loading, no_such_model
 from serve_app.protocol.messages import (
     AdminAction,
     AdminDone,
@@ -39,17 +35,19 @@ from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
 from serve_app.serving.replica.generation import Generation, protocol_error, unavailable
+from serve_app.serving.replica.held_release import HeldRelease
 from serve_app.serving.replica.open_room import OpenJobs
 from serve_app.serving.replica.post import Post
 from serve_app.serving.replica.prepare import (
     ServedModel,
     encode_prompts,
+    grammar_of,
     param_of,
     refusing_texts,
     requests_of,
     within,
 )
-from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
+from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.replica.telling.administration import Administration
 from serve_app.serving.replica.telling.status_facts import canary_facts, models_of, status_of
@@ -93,7 +91,8 @@ class EngineReplica:
         self._post = Post()
         self._sender = Sender(self.generate)
         self._text = parts.text
-        self._releases = ServedReleases(parts, self._text, drains=config.reload == "drain")
+        self._compiler, drains = Compiler(), config.reload == "drain"
+        self._releases = ServedReleases(parts, self._text, self._compiler, drains=drains)
         self._canary = Watched(parts.canary, "the canary")
         self._aliases = Watched(parts.aliases, "the aliases")
         self._canary_follower = CanaryFollower(self._canary, self._releases, clock)
@@ -238,8 +237,10 @@ class EngineReplica:
         self, job: Job, model: ServedModel, deadline: float | None
     ) -> tuple[list[Request], WantedAnswer | None]:
         prompts, answer = await encode_prompts(job, model, self._text)
+        grammar = await grammar_of(job, model, answer, self._text, self._compiler)
         cap = self._config.limits.prompt_tokens
-        return requests_of(job, model, prompts, cap=cap, deadline=deadline), answer
+        requests = requests_of(job, model, prompts, grammar, cap=cap, deadline=deadline)
+        return requests, answer
 
     async def tokenize(self, asked: TokenizeJob) -> Tokens | ErrorItem:
         alias = alias_of(self._aliases.value, asked["model"])
@@ -309,6 +310,7 @@ class EngineReplica:
             await asyncio.wait({self._following})
         await self._releases.aclose()
         await self._text.aclose()
+        self._compiler.close()
 
     def _look(self) -> Snapshot:
         loop, current, canary = self._releases.loop, self._releases.current, self._releases.canary

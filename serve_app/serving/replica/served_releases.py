@@ -14,50 +14,17 @@ from consolidation.release import Side
 from representation.architecture.errors import Unservable
 from representation.architecture.family_fields import config_differences
 from serve_app.errors import BadRelease, ServingError
+from serve_app.grammar.compiling import Compiler
 from serve_app.protocol.errors import ProtocolError
-from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts
-from serve_app.serving.replica.futures import outcome
-from serve_app.serving.replica.prepare import ServedModel
-from serve_app.serving.replica.verifying import Verification, check_vocabularies
-from serve_app.text.errors import TextError
+from serve_app.serving.replica.held_release import HeldRelease, Texts, read_texts
+from serve_app.serving.replica.post import outcome
+from serve_app.serving.replica.verifying import check_vocabularies
 from serve_app.text.process.text_client import TextClient
-from serve_app.text.process.text_messages import TokenizerFacts
 
 _log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 10.0
 """How long a request waits for running ones to end before the next release is loaded."""
-
-
-class HeldRelease:
-    """A release in the engine, and how many requests hold it. created: Unix seconds.
-
-    texts: of each model. Make it on a thread: it asks the engine, which answers
-    between two steps.
-    """
-
-    def __init__(
-        self, opened: OpenedRelease, texts: Mapping[str, TokenizerFacts], loop: Loop
-    ) -> None:
-        self.id = opened.source.id
-        self.created = opened.created
-        self.source = opened.source
-        self.models = {
-            name: _model(opened, loop, name, texts[name]) for name in sorted(opened.source.models)
-        }
-        self.verification = Verification(opened.source, self.models.values())
-        self.num_holders = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def hold(self) -> None:
-        self.num_holders += 1
-        self.idle.clear()
-
-    def let_go(self) -> None:
-        self.num_holders -= 1
-        if self.num_holders == 0:
-            self.idle.set()
 
 
 class ServedReleases:
@@ -66,11 +33,12 @@ class ServedReleases:
     The text process has the tokenizers of a release before the engine has the rest, and longer.
     """
 
-    def __init__(self, parts: Parts, text: TextClient, *, drains: bool) -> None:
+    def __init__(self, parts: Parts, text: TextClient, compiler: Compiler, *, drains: bool) -> None:
         """drains: whether a release that does not fit beside others waits for their end."""
         self._drains = drains
         self._parts = parts
         self._text = text
+        self._compiler = compiler
         self._held: dict[str, HeldRelease] = {}
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._admitting = asyncio.Event()
@@ -157,7 +125,7 @@ class ServedReleases:
         is_first = self.loop is None
         try:
             tokenizers, loop = await self._begun(opened)
-            check_vocabularies(opened.source, tokenizers)
+            check_vocabularies(opened.source, tokenizers.facts)
             if is_first:
                 return await self._hold(opened, tokenizers, loop, may_lack=True)
             return await self._enter(loop, opened, tokenizers, drains=drains)
@@ -167,14 +135,15 @@ class ServedReleases:
             await self._text.drop(release)
             raise
 
-    async def _begun(self, opened: OpenedRelease) -> tuple[dict[str, TokenizerFacts], Loop]:
+    async def _begun(self, opened: OpenedRelease) -> tuple[Texts, Loop]:
         """The tokenizers of a release, and the engine, which is opened meanwhile if there is none.
 
         Raises BadRelease if one cannot be read.
         """
         opening = asyncio.ensure_future(self._engine(opened))
         try:
-            return await self._tokenizers(opened), await opening
+            texts = await read_texts(opened, self._text, self._compiler)
+            return texts, await opening
         finally:
             await asyncio.wait({opening})
 
@@ -195,18 +164,11 @@ class ServedReleases:
         if loop is not None:
             await asyncio.to_thread(loop.close)
 
-    async def _tokenizers(self, opened: OpenedRelease) -> dict[str, TokenizerFacts]:
-        models = sorted(opened.source.models)
-        try:
-            return await self._text.load(opened.source.id, models, opened.write_tokenizer)
-        except TextError as error:
-            raise BadRelease(f"release {opened.source.id}, {error}") from error
-
     async def _enter(
         self,
         loop: Loop,
         opened: OpenedRelease,
-        texts: Mapping[str, TokenizerFacts],
+        texts: Texts,
         *,
         drains: bool,
     ) -> HeldRelease:
@@ -244,9 +206,7 @@ class ServedReleases:
                     f"{found.other!r}, and {found.one!r} in the served release"
                 )
 
-    async def _swap(
-        self, loop: Loop, opened: OpenedRelease, texts: Mapping[str, TokenizerFacts]
-    ) -> HeldRelease:
+    async def _swap(self, loop: Loop, opened: OpenedRelease, texts: Texts) -> HeldRelease:
         """If two releases do not fit together: lets new requests wait until running ones end."""
         _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
         before = self.current
@@ -277,7 +237,7 @@ class ServedReleases:
     async def _hold(
         self,
         opened: OpenedRelease,
-        texts: Mapping[str, TokenizerFacts],
+        texts: Texts,
         loop: Loop,
         *,
         may_lack: bool,
@@ -327,15 +287,3 @@ class ServedReleases:
 def _a_config(opened: OpenedRelease) -> Mapping[str, Any]:
     """The config of one of the release's models, which are all of one family."""
     return opened.source.models[min(opened.source.models)].config
-
-
-def _model(opened: OpenedRelease, loop: Loop, name: str, text: TokenizerFacts) -> ServedModel:
-    facts, (end_token, _, response_template) = opened.source.models[name], text
-    return ServedModel(
-        name=name,
-        release=opened.source.id,
-        defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
-        vocabulary=int(facts.config["vocab_size"]),
-        context_length=loop.context_length(opened.source.id, name),
-        response_template=response_template,
-    )

@@ -22,7 +22,7 @@ from serve_app.engine.request import (
 )
 from serve_app.errors import BadRelease, Unavailable
 from serve_app.serving.replica.dependencies import Loop, ReplicaSource
-from serve_app.serving.replica.futures import outcome
+from serve_app.serving.replica.post import outcome
 from serve_app.serving.replica.prepare import ServedModel
 from serve_app.text.process.text_messages import TokenizerFacts
 
@@ -159,7 +159,7 @@ def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> s
 
 def check_vocabularies(source: ReplicaSource, found: Mapping[str, TokenizerFacts]) -> None:
     """Raises BadRelease if a tokenizer has tokens that its model has not."""
-    for name, (_, needed, _) in found.items():
+    for name, (_, needed, _, _) in found.items():
         there = int(source.models[name].config["vocab_size"])
         if needed > there:
             raise BadRelease(

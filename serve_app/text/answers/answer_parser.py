@@ -24,7 +24,8 @@ class AnswerParser:
 
     begun: what of the answer the prompt has already, of which only calls are given.
     tools: the parameters of each function that may be called; None: what looks like a call is
-    content.   single: the answer is over after its first call.
+    content.   single: the answer is over after its first call.   plain: once content has begun,
+    all that follows is content.
 
     A field's text is that of all its regions, without whitespace at its ends unless its template
     keeps that. What should be a call and is none is content.
@@ -37,10 +38,13 @@ class AnswerParser:
         tools: Mapping[str, Any] | None = None,
         *,
         single: bool = False,
+        plain: bool = False,
     ) -> None:
         self._form = form if tools is not None else form.without_calls()
         self._tools = tools or {}
         self._single = single
+        self._plain = plain
+        self._has_content = False
         self._regions = Regions(self._form, begun)
         self._content = _Trimmed(_strips(form, CONTENT))
         self._reasoning = _Trimmed(any(_strips(form, name) for name in REASONING))
@@ -59,10 +63,18 @@ class AnswerParser:
 
     def feed(self, text: str) -> Parsed:
         """Raises TimeoutError for a pattern of the format that takes too long."""
-        return self._told(self._regions.feed(text))
+        if self._plain and self._has_content:
+            return Parsed(self._content.add(text))
+        parsed = self._told(self._regions.feed(text))
+        if self._plain and parsed.content:
+            self._has_content = True
+            parsed.content += self._content.add(self._regions.held())
+        return parsed
 
     def end(self) -> Parsed:
         """The answer has ended."""
+        if self._plain and self._has_content:
+            return Parsed()
         return self._told(self._regions.end())
 
     def _told(self, events: Sequence[RegionEvent]) -> Parsed:

@@ -51,6 +51,10 @@ class Regions:
         """
         return [_event(each) for each in self._parser.feed(text)]
 
+    def held(self) -> str:
+        """What has come and may still turn out to begin or end a field."""
+        return self._parser.held()
+
     def end(self) -> list[RegionEvent]:
         """The answer has ended."""
         _, events = self._parser.finalize()
@@ -63,6 +67,9 @@ class _Parser(ResponseParser):
     def _open_explicit(self, events: list[dict[str, Any]], field: Any, m: Any) -> None:
         super()._open_explicit(events, field, m)
         events[-1] |= {"captures": self._captures, "opened": m.group()}
+
+    def held(self) -> str:
+        return self._buffer[self._pos :]
 
 
 def _event(event: dict[str, Any]) -> RegionEvent:

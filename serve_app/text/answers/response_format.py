@@ -17,9 +17,33 @@ from serve_app.text.errors import BadResponseTemplate
 CONTENT = "content"
 CALLS = "tool_calls"
 REASONING = frozenset({"reasoning_content", "reasoning", "thinking"})
-_KEYS = {"about", "markers", "tokens", "forced", "arguments", "call_ids", "response_template"}
+_KEYS = {
+    "about",
+    "markers",
+    "tokens",
+    "forced",
+    "reasoning",
+    "arguments",
+    "call_ids",
+    "response_template",
+}
 _LONGEST_S = 0.05
 """Processor time of one search. A pattern that takes longer would hold up everybody's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCalls:
+    """What is around arguments that are JSON, so that they can be held to a schema.
+
+    begins: with which text a call begins, the first part of `Forced.open`; empty if none is sure.
+    after: up to the end of a call.   again: up to the name of another; empty if there is none.
+    ends: after the last one.
+    """
+
+    begins: str
+    after: str
+    again: str
+    ends: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +51,13 @@ class Forced:
     """How an answer is made to begin with a call: what it is given to continue.
 
     open: up to the function's name.   after_name: up to its arguments.   after_reasoning: in front
-    of `open`, where the prompt ends within the reasoning.
+    of `open`, where the prompt ends within the reasoning.   json: None if arguments are no JSON.
     """
 
     open: str
     after_name: str
     after_reasoning: str
+    json: JsonCalls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,7 @@ class ResponseFormat:
     markers, tokens: are in the chat template, and in the vocabulary, of who writes so.
     arguments: of calls in a history, as the chat template wants them.
     call_ids: the ids of calls in a history, with their `{name}` and `{number}`, if they must be so.
+    reasoning: what opens and closes it; what closes it may open the content too.
     words: all that the patterns and literals of the fields are made of.
     """
 
@@ -54,6 +80,7 @@ class ResponseFormat:
     forced: Forced | None = None
     arguments: Literal["object", "text"] = "object"
     call_ids: str = ""
+    reasoning: tuple[str, str] | None = None
     words: str = ""
 
     @property
@@ -107,6 +134,7 @@ def read_format(name: str, given: Any) -> ResponseFormat:
         forced=_forced(name, around.get("forced")),
         arguments=arguments,
         call_ids=_call_ids(name, around.get("call_ids", "")),
+        reasoning=_reasoning(name, around, raw["fields"]),
         words="\0".join(_words(raw["fields"])).replace("\\", ""),
     )
 
@@ -125,12 +153,39 @@ def _strings(name: str, around: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _forced(name: str, given: Any) -> Forced | None:
     if given is None:
         return None
-    keys = {"open", "after_name", "after_reasoning"}
+    json = given.get("json") if isinstance(given, dict) else None
+    own = {key: text for key, text in given.items() if key != "json"} if json else given
+    _require_texts(name, "forced", own, {"open", "after_name", "after_reasoning"})
+    if not own["open"]:
+        raise BadResponseTemplate(f"{name}: 'open' in 'forced' must not be empty")
+    if json is None:
+        return Forced(**own)
+    _require_texts(name, "json", json, {"begins", "after", "again", "ends"})
+    if not own["open"].startswith(json["begins"]):
+        raise BadResponseTemplate(f"{name}: 'begins' must be the first part of 'open'")
+    return Forced(**own, json=JsonCalls(**json))
+
+
+def _require_texts(name: str, where: str, given: Any, keys: set[str]) -> None:
     if not isinstance(given, dict) or set(given) != keys:
-        raise BadResponseTemplate(f"{name}: 'forced' must have {', '.join(sorted(keys))}")
-    if not all(isinstance(text, str) for text in given.values()) or not given["open"]:
-        raise BadResponseTemplate(f"{name}: 'forced' must be texts, and 'open' not empty")
-    return Forced(**given)
+        raise BadResponseTemplate(f"{name}: '{where}' must have {', '.join(sorted(keys))}")
+    if not all(isinstance(text, str) for text in given.values()):
+        raise BadResponseTemplate(f"{name}: '{where}' must be texts")
+
+
+def _reasoning(
+    name: str, around: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """As it is said; if it is not, as the template says it, if those are texts."""
+    given = around.get("reasoning")
+    if given is not None:
+        _require_texts(name, "reasoning", given, {"opens", "closes"})
+        return given["opens"], given["closes"]
+    each = [
+        (field.get("open"), field.get("close")) for key, field in fields.items() if key in REASONING
+    ]
+    found = [(a, b) for a, b in each if isinstance(a, str) and isinstance(b, str)]
+    return found[0] if found else None
 
 
 def _call_ids(name: str, given: Any) -> str:

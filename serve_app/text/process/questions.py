@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.errors import BadGrammar, BadParameters
 from serve_app.text.errors import (
     BadResponseTemplate,
     BadVariable,
@@ -24,6 +25,8 @@ _ERRORS = {
     kind.__name__: kind
     for kind in (
         TextError,
+        BadGrammar,
+        BadParameters,
         BadResponseTemplate,
         BadVariable,
         NoChatTemplate,
@@ -124,4 +127,6 @@ def _lane(question: Question, packed: bytes) -> str:
     """A chat template that is slow holds up its own model alone."""
     if question["ask"] == "chat":
         return f"chats of {question['model']}"
+    if question["ask"] == "grammar":
+        return "grammars"
     return "long texts" if len(packed) > _LONG_QUESTION else "short texts"

@@ -1,7 +1,7 @@
-"""Processes that render chat templates, forked by one that has no threads. Limits one template.
+"""Processes that render chat templates and check grammars, forked by one that has no threads.
 
-A template may take all the time and memory there is, in a single call that nothing interrupts. So
-it runs in a process that the kernel ends after some seconds, and whose memory is limited. Forking
+Either may take all the time and memory there is, in a single call that nothing interrupts. So it
+runs in a process that the kernel ends after some seconds, and whose memory is limited. Forking
 one takes 2 ms, as all that it needs was imported before.
 """
 
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
-from serve_app.errors import where
+from serve_app.errors import BadGrammar, where
+from serve_app.grammar.vocabulary import checked_source
 from serve_app.text.chat_template import ChatTemplate, render
 from serve_app.text.process.frames import frame, read_packed, unpack
 from serve_app.text.template_limits import TemplateLimits
@@ -26,7 +27,9 @@ _log = logging.getLogger(__name__)
 PID = struct.Struct("<q")
 _LONGEST_REASON = 300
 Outcome = tuple[Literal["text", "refused", "memory"], str]
-"""What became of a template: its text, or why it refused the messages; or it lacked memory."""
+"""What became of it: the text of a template or a grammar; or why there is none; or it lacked
+memory."""
+Task = Literal["render", "check"]
 
 
 def fork_workers(limits: TemplateLimits) -> socket.socket:
@@ -61,7 +64,7 @@ def _fork_workers(control: socket.socket, limits: TemplateLimits) -> None:
 
 
 def _work(parent: socket.socket, limits: TemplateLimits) -> None:
-    """Answers conversations until the other end is closed."""
+    """Answers what is asked until the other end is closed."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     questions: BinaryIO = parent.makefile("rb")
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -84,7 +87,11 @@ def _limit_memory(size: int, before: tuple[int, int]) -> None:
 
 
 def _outcome(packed: bytes, limits: TemplateLimits) -> Outcome:
-    source, special, messages, variables = unpack(packed)
+    task: Task
+    task, asked = unpack(packed)
+    if task == "check":
+        return _checked(*asked)
+    source, special, messages, variables = asked
     try:
         text = render(ChatTemplate(source, special), messages, variables)
     except MemoryError:
@@ -94,6 +101,13 @@ def _outcome(packed: bytes, limits: TemplateLimits) -> Outcome:
     if len(text) > limits.characters:
         return "refused", f"it writes {len(text)} characters, of at most {limits.characters}"
     return "text", text
+
+
+def _checked(kind: str, value: object) -> Outcome:
+    try:
+        return "text", checked_source(kind, value)
+    except BadGrammar as error:
+        return "refused", str(error)[:_LONGEST_REASON]
 
 
 def _only(work: Callable[[], None]) -> NoReturn:

@@ -1,22 +1,21 @@
-"""The text process's side of the processes that render chat templates. Renders nothing."""
+"""The text process's side of those that render chat templates and check grammars. Does neither."""
 
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
+from serve_app.errors import BadGrammar
 from serve_app.text.chat_template import ChatTemplate
 from serve_app.text.errors import TextError
 from serve_app.text.process.frames import Frames, frame
-from serve_app.text.process.template_worker import PID, Outcome
+from serve_app.text.process.template_worker import PID, Outcome, Task
 from serve_app.text.template_limits import TemplateLimits
 
-Render = Callable[[ChatTemplate, Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
-"""A conversation as text. Raises TextError, which says what the template did."""
 _SLOW_S = 0.5
 """A template that takes longer goes on at the lowest priority."""
 _MOST_IDLE = 4
@@ -26,6 +25,27 @@ _LARGE = 2**20
 
 class WorkerEnded(Exception):
     """A worker has ended, or was ended as it did not answer."""
+
+
+class _Spent(Exception):
+    """Text or grammar took more than it may have, as this says."""
+
+
+class Workers(Protocol):
+    """What is done where it can be ended."""
+
+    def render(
+        self,
+        template: ChatTemplate,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+    ) -> str:
+        """A conversation as text. Raises TextError, which says what the template did."""
+        ...
+
+    def source(self, kind: str, value: Any) -> str:
+        """A grammar that compiles: see `checked_source`. Raises BadGrammar."""
+        ...
 
 
 class TemplateWorkers:
@@ -48,25 +68,41 @@ class TemplateWorkers:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
     ) -> str:
-        """See `Render`. Raises ConnectionError if there can be no more workers."""
+        """See `Workers`. Raises ConnectionError if there can be no more workers."""
+        asked = template.source, dict(template.special), messages, variables
         try:
-            question = frame((template.source, dict(template.special), messages, variables))
+            kind, text = self._outcome("render", asked)
         except ValueError as error:
             raise TextError("cannot be given what is nested so deeply") from error
-        for _ in range(2):  # an innocent one may have met a worker that somebody has ended
-            begun = time.monotonic()
-            with suppress(WorkerEnded):
-                return self._told(*self._ask(question))
-            if time.monotonic() - begun >= self._limits.seconds:
-                raise TextError(f"did not end within {self._limits.seconds:g} s")
-        raise TextError("ended the process that it ran in")
-
-    def _told(self, kind: str, text: str) -> str:
-        if kind == "memory":
-            raise TextError(f"needs more than {self._limits.memory} bytes of memory")
+        except _Spent as error:
+            raise TextError(str(error)) from error
         if kind == "refused":
             raise TextError(f"refused the messages: {text}")
         return text
+
+    def source(self, kind: str, value: Any) -> str:
+        """See `Workers`. Raises ConnectionError if there can be no more workers."""
+        try:
+            outcome, text = self._outcome("check", (kind, value))
+        except _Spent as error:
+            raise BadGrammar(f"compiling it {error}") from error
+        if outcome == "refused":
+            raise BadGrammar(text)
+        return text
+
+    def _outcome(self, task: Task, asked: Any) -> Outcome:
+        """Raises _Spent, and ValueError for what cannot be handed over."""
+        question = frame((task, asked))
+        for _ in range(2):  # an innocent one may have met a worker that somebody has ended
+            begun = time.monotonic()
+            with suppress(WorkerEnded):
+                outcome = self._ask(question)
+                if outcome[0] == "memory":
+                    raise _Spent(f"needs more than {self._limits.memory} bytes of memory")
+                return outcome
+            if time.monotonic() - begun >= self._limits.seconds:
+                raise _Spent(f"did not end within {self._limits.seconds:g} s")
+        raise _Spent("ended the process that it ran in")
 
     def _ask(self, question: bytes) -> Outcome:
         with self._lock:

@@ -96,13 +96,14 @@ def _server(limits: TemplateLimits) -> "TextServer":
     modules["torch"] = None
     import transformers.utils.chat_template_utils  # noqa: F401  for all workers at once
 
+    import serve_app.grammar.vocabulary  # noqa: F401  and this
     from serve_app.text.process.template_worker import fork_workers
 
     control = fork_workers(limits)
     from serve_app.text.process.template_workers import TemplateWorkers
     from serve_app.text.process.text_server import TextServer
 
-    return TextServer(TemplateWorkers(control, limits).render)
+    return TextServer(TemplateWorkers(control, limits))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.protocol.messages import Conversation
+from serve_app.protocol.messages import Constraint, Conversation
 from serve_app.text.choice_facts import TokenLogprob, Wanted
 from serve_app.text.errors import TextFailed, TextUnavailable
 from serve_app.text.process.keeper import Keeper
@@ -25,6 +25,7 @@ from serve_app.text.process.text_messages import (
     Said,
     TokenizerFacts,
     TokenizerFiles,
+    VocabularyFacts,
     empty_turn,
 )
 from serve_app.text.process.text_process import StartProcess
@@ -147,6 +148,38 @@ class TextClient:
         }
         tokens, begun = await self._ask(question)
         return tokens, begun
+
+    async def grammar(
+        self,
+        of: tuple[str, str],
+        constraint: Constraint | None,
+        chat: Conversation | None,
+        begun: str | None,
+    ) -> str | None:
+        """What an answer must obey: see `GrammarQuestion`. Raises: BadGrammar."""
+        release, model = of
+        # of the conversation, all that counts here
+        told: Conversation | None = None
+        if chat is not None:
+            told = {**chat, "messages": [], "variables": {}}
+        question: Question = {
+            "ask": "grammar",
+            "release": release,
+            "model": model,
+            "constraint": constraint,
+            "chat": told,
+            "begun": begun,
+        }
+        source: str | None = await self._ask(question)
+        return source
+
+    async def vocabulary(self, of: tuple[str, str]) -> VocabularyFacts:
+        """Of a model whose vocabulary has a digest."""
+        release, model = of
+        found: VocabularyFacts = await self._ask(
+            {"ask": "vocabulary", "release": release, "model": model}
+        )
+        return found
 
     async def decode(self, of: tuple[str, str], tokens: Sequence[int]) -> str:
         """The text of tokens, with special ones."""

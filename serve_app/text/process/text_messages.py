@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from serve_app.protocol.messages import Conversation, Piece
+from serve_app.protocol.messages import Constraint, Conversation, Piece
 from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
 
 PromptEvent = tuple[int, Sequence[TokenLogprob | None] | None]
@@ -14,9 +14,11 @@ AskedQuestion = tuple[int, str, bytes]
 """A number, the lane in which questions wait for each other, and the question packed by itself."""
 Said = tuple[int, Piece | None]
 """The answer to one event of a choice; None if the text process failed, which ends the choice."""
-TokenizerFacts = tuple[int | None, int, str | None]
+TokenizerFacts = tuple[int | None, int, str | None, str | None]
 """The end token of a tokenizer, or None; one more than its largest token; the name of the response
-format of its model, or None."""
+format of its model, or None; a digest of its vocabulary, or None if grammars cannot be followed."""
+VocabularyFacts = tuple[Sequence[bytes], Sequence[int]]
+"""The bytes of each token, and those tokens that grammars must name."""
 Failure = tuple[str, str]
 """The name of an error class of `serve_app.text.errors`, and its text."""
 
@@ -85,6 +87,27 @@ class DecodeQuestion(TypedDict):
     tokens: Sequence[int]
 
 
+class GrammarQuestion(TypedDict):
+    """begun: what of a chat's answer the prompt has. Answer: a grammar of all that the model may
+    write; None if nothing is to be obeyed, or the model's format does not let it be.
+    """
+
+    ask: Literal["grammar"]
+    release: str
+    model: str
+    constraint: Constraint | None
+    chat: Conversation | None
+    begun: str | None
+
+
+class VocabularyQuestion(TypedDict):
+    """Answer: `VocabularyFacts`."""
+
+    ask: Literal["vocabulary"]
+    release: str
+    model: str
+
+
 class LoadQuestion(TypedDict):
     """Answer: of each model, `TokenizerFacts`."""
 
@@ -100,7 +123,15 @@ class DropQuestion(TypedDict):
     release: str
 
 
-Question = EncodeQuestion | ChatQuestion | DecodeQuestion | LoadQuestion | DropQuestion
+Question = (
+    EncodeQuestion
+    | ChatQuestion
+    | DecodeQuestion
+    | GrammarQuestion
+    | VocabularyQuestion
+    | LoadQuestion
+    | DropQuestion
+)
 
 
 class Reply(TypedDict):

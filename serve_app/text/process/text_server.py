@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serve_app.errors import where
+from serve_app.errors import BadGrammar, where
 from serve_app.protocol.messages import Conversation, Piece
 from serve_app.text.answers.finding import GIVEN
 from serve_app.text.answers.response_format import read_format
 from serve_app.text.chat_prompt import ChatPrompt
 from serve_app.text.chat_template import forbidden
 from serve_app.text.choice_text import ChoiceText
+from serve_app.text.constraints.answer_grammar import Written, answer_grammar
 from serve_app.text.errors import (
     BadVariable,
     NoChatTemplate,
@@ -21,8 +22,9 @@ from serve_app.text.errors import (
     TextError,
     TextFailed,
 )
+from serve_app.text.process.checked_sources import CheckedSources
 from serve_app.text.process.frames import unpack
-from serve_app.text.process.template_workers import Render
+from serve_app.text.process.template_workers import Workers
 from serve_app.text.process.text_messages import (
     Opening,
     Question,
@@ -31,6 +33,7 @@ from serve_app.text.process.text_messages import (
     TokenizerFacts,
     TokenizerFiles,
     Turn,
+    VocabularyFacts,
     failed,
 )
 from serve_app.text.tokenizer import Tokenizer
@@ -41,11 +44,12 @@ _log = logging.getLogger(__name__)
 class TextServer:
     """The tokenizers of the releases, and the text so far of every open choice.
 
-    render: applies chat templates.
+    workers: apply chat templates, and check grammars.
     """
 
-    def __init__(self, render: Render) -> None:
-        self._render = render
+    def __init__(self, workers: Workers) -> None:
+        self._render = workers.render
+        self._sources = CheckedSources(workers.source)
         self._tokenizers: dict[str, dict[str, Tokenizer]] = {}
         self._choices: dict[int, ChoiceText] = {}
 
@@ -81,7 +85,7 @@ class TextServer:
             answer = self._answer(unpack(packed))
         except ConnectionError:
             raise
-        except TextError as error:
+        except (BadGrammar, TextError) as error:
             return failed(number, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the next may be answered
             _log.error("a question about a text failed: %s", where(error))
@@ -99,6 +103,16 @@ class TextServer:
             return [tokenizer.encode(text, special=special) for text in question["texts"]]
         if question["ask"] == "chat":
             return self._chat(tokenizer, question["model"], question["chat"])
+        if question["ask"] == "vocabulary":
+            return _vocabulary(tokenizer)
+        if question["ask"] == "grammar":
+            return answer_grammar(
+                Written(tokenizer.form, tokenizer.marks),
+                question["constraint"],
+                question["chat"],
+                question["begun"],
+                self._sources.source,
+            )
         return tokenizer.decode(question["tokens"], skip_special=False)
 
     def _chat(
@@ -129,10 +143,7 @@ class TextServer:
             except TextError as error:
                 raise TextError(f"model {name}: {error}") from error
         self._tokenizers[release] = found
-        return {
-            name: (each.eos_token_id, each.vocabulary, each.form.name if each.form else None)
-            for name, each in found.items()
-        }
+        return {name: _facts(each) for name, each in found.items()}
 
     def _open(self, opening: Opening, said: list[Said]) -> None:
         key = opening["key"]
@@ -161,3 +172,14 @@ class TextServer:
         if piece is None or piece["finish"] is not None:
             del self._choices[key]
         said.append((key, piece))
+
+
+def _facts(tokenizer: Tokenizer) -> TokenizerFacts:
+    form = None if tokenizer.form is None else tokenizer.form.name
+    return tokenizer.eos_token_id, tokenizer.vocabulary, form, tokenizer.vocabulary_digest()
+
+
+def _vocabulary(tokenizer: Tokenizer) -> VocabularyFacts:
+    found = tokenizer.vocabulary_bytes()
+    assert found is not None, "only vocabularies with a digest are asked for"
+    return found, sorted(tokenizer.marks.values())

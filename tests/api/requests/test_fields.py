@@ -179,7 +179,6 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
         ({"chat_template": "{{ messages }}"}, "chat_template"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [{"role": "user", "content": "", "tool_calls": [1]}]}, "tool_calls"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

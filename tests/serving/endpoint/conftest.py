@@ -14,7 +14,12 @@ from tests.serving.endpoint.served import MODELS, Served
 from tests.serving.family import FAMILY, TinyFamily
 
 RESPONSE_TEMPLATE: dict[str, Any] = {
-    "forced": {"open": "<call ", "after_name": ">", "after_reasoning": ""},
+    "forced": {
+        "open": "<call ",
+        "after_name": ">",
+        "after_reasoning": "",
+        "json": {"begins": "<call ", "after": "</call>", "again": "<call ", "ends": ""},
+    },
     "response_template": {
         "start_anchor": "assistant: ",
         "fields": {
@@ -23,21 +28,23 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
                 "open_pattern": r"<call (?P<name>\w+)>",
                 "close": "</call>",
                 "repeats": True,
-                "content": "kv-lines",
+                "content": "json",
                 "transform": {"function": {"name": "{name}", "arguments": "{content}"}},
             },
         },
     },
 }
-"""Models that were never trained to call a tool call one if they are made to: any text will do."""
+"""Models that were never trained to call a tool call one if they are made to."""
 
 
 def _show_tools(root: Path) -> None:
-    """Lets the chat templates of all models write the tools that a request offers."""
+    """Lets the chat templates of all models name the tools that a request offers."""
     files = list(root.glob("*/chat_template.jinja"))
     assert files
     for file in files:
-        file.write_text("{% if tools %}{{ tools | tojson }}{% endif %}" + file.read_text())
+        file.write_text(
+            "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + file.read_text()
+        )
 
 
 @pytest.fixture(scope="package")

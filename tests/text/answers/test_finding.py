@@ -8,6 +8,7 @@ from serve_app.text.answers.finding import OWN, fitting_format, format_of, known
 from serve_app.text.answers.response_format import read_format
 from serve_app.text.errors import BadResponseTemplate
 
+FORCED = {"open": "x", "after_name": "", "after_reasoning": ""}
 TEMPLATE: dict[str, Any] = {"start_anchor": "A:", "fields": {"content": {}}}
 WRITTEN = {
     "hermes": r"""{{ '<tool_call>\n{"name": "' }}{{ tool_call.arguments | tojson }}</tool_call>""",
@@ -75,8 +76,20 @@ def test_the_operators_goes_before_the_models_own_and_that_before_ours() -> None
                 "response_template": TEMPLATE,
                 "forced": {"open": "", "after_name": "", "after_reasoning": ""},
             },
-            "'open' not empty",
+            "'open' in 'forced' must not be empty",
         ),
+        (
+            {"response_template": TEMPLATE, "forced": {**FORCED, "json": {"begins": "y"}}},
+            "'json' must have",
+        ),
+        (
+            {
+                "response_template": TEMPLATE,
+                "forced": {**FORCED, "json": {"begins": "y", "after": "", "again": "", "ends": ""}},
+            },
+            "the first part of 'open'",
+        ),
+        ({"response_template": TEMPLATE, "reasoning": {"opens": "x"}}, "'reasoning' must have"),
         ({"response_template": TEMPLATE, "arguments": "x"}, "neither object nor text"),
         ({"response_template": TEMPLATE, "call_ids": "{id}"}, "{name} and {number} alone"),
         ({"response_template": TEMPLATE, "call_ids": 5}, "{name} and {number} alone"),

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from serve_app.grammar.vocabulary import checked_source
 from serve_app.text.chat_template import ChatTemplate, render
 from serve_app.text.errors import TextError
 from serve_app.text.process.frames import Frames, frame
@@ -11,12 +12,17 @@ from serve_app.text.process.text_process import Hear
 from serve_app.text.process.text_server import TextServer
 
 
-def _render(template: ChatTemplate, *asked: Any) -> str:
-    """As a worker does, without its limits."""
-    try:
-        return render(template, *asked)
-    except Exception as error:
-        raise TextError(f"refused the messages: {type(error).__name__}: {error}") from error
+class InlineWorkers:
+    """As workers, without their limits."""
+
+    def render(self, template: ChatTemplate, *asked: Any) -> str:
+        try:
+            return render(template, *asked)
+        except Exception as error:
+            raise TextError(f"refused the messages: {type(error).__name__}: {error}") from error
+
+    def source(self, kind: str, value: Any) -> str:
+        return checked_source(kind, value)
 
 
 class InlineProcess:
@@ -29,7 +35,7 @@ class InlineProcess:
         self.turns: list[Turn] = []
         self._hear = hear
         self._held = held
-        self._server = TextServer(_render)
+        self._server = TextServer(InlineWorkers())
         self._there = Frames()
         self._back = Frames()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()

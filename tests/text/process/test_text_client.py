@@ -112,7 +112,7 @@ _CALLS = tokenizer("calls").encode(
     'so it is</think>\n\nI will.\n<tool_call>\n{"name": "run", "arguments": {"a": "é"}}\n'
     '</tool_call>\n<tool_call>{"name": "run"}</tool_call>'
 )
-_ANSWER = {"begun": "<think>\n", "tools": {"run": {}}, "single": False}
+_ANSWER = {"begun": "<think>\n", "plain": False, "tools": {"run": {}}, "single": False}
 
 
 @pytest.mark.parametrize(

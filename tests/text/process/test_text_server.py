@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from serve_app.text.chat_template import render
 from serve_app.text.choice_text import ChoiceText
 from serve_app.text.process.frames import pack
 from serve_app.text.process.text_messages import Opening, Turn, empty_turn
 from serve_app.text.process.text_server import TextServer
 from tests.text.process.choices import MODELS, RELEASE, Told, chat, tokenizer, wanted, write
+from tests.text.process.inline import InlineWorkers
 
 TOKENS = tokenizer("bytes").encode("the quick brown fox")
 TOLD = Told("bytes", TOKENS, tokenizer("bytes").encode(" jumps over"), wanted())
@@ -18,13 +18,15 @@ TOLD = Told("bytes", TOKENS, tokenizer("bytes").encode(" jumps over"), wanted())
 
 @pytest.fixture
 def server(tmp_path: Path) -> TextServer:
-    made = TextServer(render)
+    made = TextServer(InlineWorkers())
     reply = made.reply(0, pack(_load(tmp_path)))
-    assert reply == {
-        "number": 0,
-        "answer": {"bytes": (2, 362, None), "calls": (2, 363, "hermes"), "pieces": (3, 400, None)},
-        "failure": None,
+    assert (reply["number"], reply["failure"]) == (0, None)
+    assert {name: facts[:3] for name, facts in reply["answer"].items()} == {
+        "bytes": (2, 362, None),
+        "calls": (2, 363, "hermes"),
+        "pieces": (3, 400, None),
     }
+    assert len({facts[3] for facts in reply["answer"].values()}) == 3  # no two vocabularies equal
     return made
 
 
@@ -141,3 +143,34 @@ def test_a_dropped_release_is_gone_and_may_be_dropped_again(server: TextServer) 
     for _ in range(2):
         assert server.reply(3, drop) == {"number": 3, "answer": None, "failure": None}
     assert server.turn(_turn(opened=[_opening(TOLD)])) == [(5, None)]
+
+
+def test_a_grammar_of_a_chat_is_that_of_all_the_model_writes(server: TextServer) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"const": {}}}}
+    conversation = chat([]) | {"tools": [tool], "strict": ["f"]}
+    question = {"ask": "grammar", "release": RELEASE, "constraint": None, "begun": ""}
+    asked = question | {"chat": conversation, "model": "calls"}
+    reply = server.reply(1, pack(asked))
+    tokens, marks = server.reply(2, pack(_about("vocabulary", "calls")))["answer"]
+    assert reply["failure"] is None
+    assert "<tool_call>" in reply["answer"]
+    assert 362 in marks
+    assert tokens[362] == b"<unused>"
+
+
+def test_what_cannot_be_obeyed_says_which_part(server: TextServer) -> None:
+    constraint = {"kind": "json", "value": {"items": {"not": {}}}, "param": "p"}
+    question = _about("grammar", "bytes") | {"constraint": constraint, "chat": None, "begun": None}
+    for value, words in (
+        ({"items": {"not": {}}}, "#/items/not"),
+        ({"enum": ["x" * 70_000]}, "of at most 65536"),
+    ):
+        constraint["value"] = value
+        failure = server.reply(1, pack(question))["failure"]
+        assert failure is not None
+        assert failure[0] == "BadGrammar"
+        assert words in failure[1]
+
+
+def _about(ask: str, model: str) -> dict[str, Any]:
+    return {"ask": ask, "release": RELEASE, "model": model}

@@ -16,8 +16,9 @@ from serve_app.protocol.errors import ProtocolError, bad_request, loading, no_su
 from serve_app.protocol.messages import AdminAction, AdminDone, AdminFacts, ErrorItem
 from serve_app.serving.replica.follow import FollowState
 from serve_app.serving.replica.follow_canary import CanaryFollower
-from serve_app.serving.replica.futures import outcome
-from serve_app.serving.replica.served_releases import HeldRelease, ServedReleases
+from serve_app.serving.replica.held_release import HeldRelease
+from serve_app.serving.replica.post import outcome
+from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.telling.status_facts import canary_facts, unavailable_facts
 from serve_app.serving.traffic.aliasing import alias_of
 from serve_app.serving.traffic.watched import Watched

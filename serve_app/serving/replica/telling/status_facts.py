@@ -6,8 +6,8 @@ from consolidation.release import Aliases, Canary
 from serve_app.engine.stats import Stats
 from serve_app.protocol.messages import ModelCard, Models, Status
 from serve_app.serving.replica.follow_canary import CanaryState
+from serve_app.serving.replica.held_release import HeldRelease
 from serve_app.serving.replica.metrics import engine_figures
-from serve_app.serving.replica.served_releases import HeldRelease
 from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.traffic.watched import Watched
 

@@ -1,0 +1,1 @@
+"""Answers that obey a grammar: tests, and `python -m tests.grammar`, which measures them."""

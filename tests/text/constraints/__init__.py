@@ -1,0 +1,1 @@
+"""What answers in each format must obey."""
