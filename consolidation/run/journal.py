@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
-from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage
 from consolidation.run.executor import Executor, Progress
+from representation.canonical import canonical_json
 
 Task = TypeVar("Task")
 

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage
 from consolidation.run.journal import StoredResults
+from representation.canonical import canonical_json
 
 DIRECTORY = "work/studies"
 KEPT_FOR = timedelta(days=7)

@@ -1,28 +1,39 @@
-"""Waits longer for Ray to start than Ray itself does, which has no setting for it. Starts nothing.
+"""How Ray is started here: of few processes, and waited for longer than Ray does. Starts nothing.
 
-On a machine that is busy, Ray's processes may take more than the 30 s after which it gives up.
+On a machine that is busy, Ray's processes may take more than the 30 s after which it gives up. It
+has no setting for that.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from consolidation.errors import RunFailed
+from consolidation.run.ray_parts import few_parts
 
 LONGEST_S = 180.0
 _PAUSE_S = 0.5
 
 
 @contextmanager
-def patient_start(longest_s: float = LONGEST_S) -> Iterator[None]:
-    """Inside the block, `ray.init` waits so long for its node. Raises `RunFailed` after that."""
+def patient_start(
+    meanwhile: Callable[[], None] | None = None, *, longest_s: float = LONGEST_S
+) -> Iterator[None]:
+    """Inside the block, `ray.init` waits so long for its node. Raises `RunFailed` after that.
+
+    meanwhile: called once, when Ray's processes have been started.
+    """
     services: Any = import_module("ray._private.services")
     ask = services.get_node
     begun = time.monotonic()
 
     def get_node(*which: Any) -> Any:
+        nonlocal meanwhile
+        if meanwhile is not None:
+            meanwhile()
+            meanwhile = None
         while True:
             try:
                 return ask(*which)
@@ -36,6 +47,7 @@ def patient_start(longest_s: float = LONGEST_S) -> Iterator[None]:
 
     services.get_node = get_node
     try:
-        yield
+        with few_parts():
+            yield
     finally:
         services.get_node = ask

@@ -19,6 +19,7 @@ from torch.nn import functional
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.golden_prompts import golden_logits
 from consolidation.release import Golden, Registry
+from consolidation.run.ray_start import patient_start
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
 from serve_app.bench.consolidate.consolidating import Subject, measure, write_family, write_text
@@ -120,7 +121,9 @@ def _answers(place: Place, release: str) -> dict[str, Answer]:
         insecure_no_keys=True,
     )
     answers = {}
-    with endpoint(config, UserConfig(release=release), free_port()) as address:
+    with endpoint(
+        config, UserConfig(release=release), free_port(), starting=patient_start
+    ) as address:
         _wait_until_ready(address)
         for name, path in place.models.items():
             prompt = Tokenizer.load(path).encode(PROMPT)

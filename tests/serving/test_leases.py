@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from consolidation.run.ray_start import patient_start
 from serve_app.bench.http.processor_time import running
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.config import EngineConfig
@@ -48,7 +49,9 @@ class Served:
     @contextmanager
     def started(self) -> Iterator[None]:
         user, port = UserConfig(channel="stable"), free_port()
-        with endpoint(self._config, user, port, ingresses=3) as self.address:
+        with endpoint(
+            self._config, user, port, ingresses=3, starting=patient_start
+        ) as self.address:
             until(lambda: httpx.get(f"{self.address}/ready").status_code == 200, 60)
             yield
 

@@ -44,7 +44,7 @@ def test_a_node_that_does_not_come_is_one_line_that_says_what_to_do(
     monkeypatch.setattr(services, "get_node", busy)
     with (
         pytest.raises(RunFailed, match=r"^Ray did not start within 0\.05 s: .*try again.*$"),
-        patient_start(0.05),
+        patient_start(longest_s=0.05),
     ):
         _asked()
     assert services.get_node is busy

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from consolidation.run.ray_start import patient_start
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.serving.run import endpoint, free_port
@@ -62,7 +63,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         engine=EngineConfig(device="cpu", dtype="float32", kv_tokens=4096),
         response_template=str(template),
     )
-    with endpoint(config, UserConfig(channel="stable"), free_port()) as address:
+    with endpoint(
+        config, UserConfig(channel="stable"), free_port(), starting=patient_start
+    ) as address:
         made = Served(address, family, (first, second))
         made.until_serving(first)
         yield made
