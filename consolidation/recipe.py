@@ -16,10 +16,10 @@ from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files
 from consolidation.evaluation.gates import QualityLimits
-from consolidation.release.manifest import canonical_json
 from consolidation.run.kept_results import code_digest
 from consolidation.sources.model_source import ModelSource
 from consolidation.statistics.text import CalibrationFile
+from representation.canonical import canonical_json
 from representation.names import NAME_RULE, valid_name
 
 

@@ -29,8 +29,9 @@ from consolidation.plan.task_bytes import build_bytes, tasks_at_once
 from consolidation.plan.values import Held, Member, Plan, PlannedLayer
 from consolidation.recipe import Recipe
 from consolidation.release import BackboneBlob, Blob, Layer, Part, Registry
-from consolidation.release.manifest import DTYPES, canonical_json
+from consolidation.release.manifest import DTYPES
 from consolidation.run.journal import Stages
+from representation.canonical import canonical_json
 
 TASK_BYTES = 256 << 20
 """How many bytes of experts, as they were stored, one task builds: so that cores end together."""

@@ -4,9 +4,10 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from consolidation.release.errors import ChannelMoved
+from consolidation.release.errors import ChannelMoved, ReleaseError
 from consolidation.release.pointers import Pointers
 from consolidation.release.storage import Storage
+from representation.names import NAME_RULE, valid_name
 
 
 class Channel(BaseModel):
@@ -56,3 +57,13 @@ class ChannelStore(Pointers[Channel]):
             return Channel(release=release, previous=found, at=at)
 
         return self.change(name, move)
+
+
+def family_address(registry: str, family: str) -> str:
+    """Where a registry, a directory or an fsspec address, keeps a family.
+
+    Raises ReleaseError for a family that is not a name.
+    """
+    if not valid_name(family):
+        raise ReleaseError(f"family {family!r} is not a name: {NAME_RULE}")
+    return f"{registry}{'' if registry.endswith('/') else '/'}{family}"

@@ -1,7 +1,6 @@
 """What the manifest of a release says, and its exact bytes. Reads and writes no file."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from consolidation.release.golden import Golden
 from consolidation.release.quality import Quality
+from representation.canonical import canonical_json
 from representation.formats import DENSE, ExpertShape, Format, format_of
 from representation.step_reads import DecodeStep, LayerParts, bytes_read
 
@@ -288,14 +288,6 @@ class Manifest(_Record):
     def id(self) -> str:
         """The release's name: the first characters of the SHA-256 of its bytes."""
         return release_id(self.to_bytes())
-
-
-def canonical_json(value: object) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, UTF-8. Refuses NaN and infinities."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
 
 
 def release_id(manifest_bytes: bytes) -> str:

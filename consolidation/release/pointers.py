@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from consolidation.release.errors import Damaged, first_fault
-from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage
+from representation.canonical import canonical_json
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from consolidation.release.aliases import Alias, Aliases
 from consolidation.release.canaries import Canary
-from consolidation.release.channels import ANYTHING, Anything, Channel, ChannelStore
+from consolidation.release.channels import (
+    ANYTHING,
+    Anything,
+    Channel,
+    ChannelStore,
+    family_address,
+)
 from consolidation.release.errors import (
     Damaged,
     NewerSchema,
@@ -25,7 +31,6 @@ from consolidation.release.manifest import (
     BackboneBlob,
     Blob,
     Manifest,
-    canonical_json,
     release_id,
 )
 from consolidation.release.pointers import Pointers
@@ -35,6 +40,7 @@ from consolidation.release.tensors import (
     encode_tensors,
     tensor_digest,
 )
+from representation.canonical import canonical_json
 from representation.names import NAME_RULE, valid_name
 
 REPORT = "report.html"
@@ -68,11 +74,9 @@ class Registry:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        if not valid_name(family):
-            raise ReleaseError(f"family {family!r} is not a name: {NAME_RULE}")
+        self.storage_url = family_address(url, family)
         self.url = url
         self.family = family
-        self.storage_url = f"{url}{'' if url.endswith('/') else '/'}{family}"
         self.storage: Storage = open_storage(self.storage_url)
         self._channels = ChannelStore(self.storage)
         self._canaries = Pointers(self.storage, "canaries", Canary, "a canary")

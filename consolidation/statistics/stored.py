@@ -19,11 +19,11 @@ import torch
 from consolidation.arithmetic.metric import Metric, Samples
 from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.errors import Refused, RunFailed
-from consolidation.release.manifest import canonical_json
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.run.kept_results import remove_unused
 from consolidation.statistics.text import ModelWindows
+from representation.canonical import canonical_json
 
 CODE_VERSION = 4
 """Raise it whenever the same model and text would give other statistics, or files of another form.

@@ -23,6 +23,7 @@ from serve_app.units import size
 
 if TYPE_CHECKING:
     from consolidation.release import Canary, Manifest, Part, Registry, ReleaseSummary
+    from consolidation.release.channels import ChannelStore
 
 DEFAULT_CHANNEL = "stable"
 
@@ -189,11 +190,26 @@ def open_registry(url: str, family: str) -> Registry:
 
     from consolidation.release import Registry
 
-    if "://" not in url and not Path(url).is_dir():
-        raise WrongUse(f"there is no registry in {url!r}: no such directory")
+    _require_registry(url)
     found = Registry(url, family)
     found.storage.check()
     return found
+
+
+def open_channels(url: str, family: str) -> ChannelStore:
+    """`open_registry` for who reads channels alone: it takes a tenth of the time."""
+    from consolidation.release.channels import ChannelStore, family_address
+    from consolidation.release.storage import open_storage
+
+    _require_registry(url)
+    storage = open_storage(family_address(url, family))
+    storage.check()
+    return ChannelStore(storage)
+
+
+def _require_registry(url: str) -> None:
+    if "://" not in url and not Path(url).is_dir():
+        raise WrongUse(f"there is no registry in {url!r}: no such directory")
 
 
 def resolve(registry: Registry, wanted: str | None) -> str:

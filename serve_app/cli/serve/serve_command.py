@@ -15,7 +15,7 @@ from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Channel, Family, RegistryUrl
 from serve_app.cli.parsing import parse_count, parse_port, parse_registry, parser_of
-from serve_app.cli.releases import DEFAULT_CHANNEL, open_registry
+from serve_app.cli.releases import DEFAULT_CHANNEL, open_channels
 from serve_app.engine.config import EngineConfig
 from serve_app.page_origin import origin
 
@@ -147,8 +147,7 @@ def serve(
     from serve_app.serving.run import run
     from serve_app.text.answers.template_file import read_template_file
 
-    opened = open_registry(registry, family)
-    if opened.channel(channel) is None:
+    if open_channels(registry, family).read(channel) is None:
         output.err().print(f"channel {channel!r} has no release yet", soft_wrap=True)
     if keys is not None and insecure_no_keys:
         raise WrongUse("give either --keys or --insecure-no-keys, not both")

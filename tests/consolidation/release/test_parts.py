@@ -26,9 +26,10 @@ from consolidation.release import (
     read_expert,
     residual_map_bytes,
 )
-from consolidation.release.manifest import canonical_json, release_id
+from consolidation.release.manifest import release_id
 from consolidation.release.tensors import encode_tensors
 from consolidation.walk.streamed import StreamedModel
+from representation.canonical import canonical_json
 from representation.formats import DENSE, Format, LowRank, Packed, dense_expert
 from tests.consolidation.running import manifest_of, run
 from tests.support.checkpoints import write_checkpoint

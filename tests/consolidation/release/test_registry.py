@@ -23,8 +23,9 @@ from consolidation.release import (
     Source,
     expert_bytes,
 )
-from consolidation.release.manifest import canonical_json, release_id
+from consolidation.release.manifest import release_id
 from consolidation.release.tensors import encode_tensors
+from representation.canonical import canonical_json
 
 
 @pytest.fixture(params=["local", "memory"])
