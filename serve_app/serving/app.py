@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 
 from serve_app.config import ServeConfig, UserConfig
-from serve_app.engine.device.device import resolve_device
 from serve_app.errors import ConfigError
 from serve_app.serving.engine_deployment import EngineDeployment
 from serve_app.serving.ingress_deployment import IngressDeployment
@@ -76,10 +76,7 @@ def application(
     requests come through Ray Serve's proxies.   ingresses: how many.
     """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
-    device = resolve_device(config.engine.device)
-    actor: dict[str, Any] = {"num_cpus": 0}
-    if device == "cuda":
-        actor["num_gpus"] = 1
+    actor = {"num_cpus": 0, "num_gpus": _num_gpus(config.engine.device)}
     engine: Any = serve.deployment(
         EngineDeployment,
         name=ENGINE,
@@ -104,6 +101,19 @@ def application(
     plain = config.model_dump(mode="json")
     app: Application = ingress.bind(engine.bind(plain), plain)
     return app
+
+
+def _num_gpus(wanted: str) -> int:
+    """How many the engine reserves. Torch, which takes long to import, is not asked if Ray, which
+    runs already, has found none.
+    """
+    if wanted == "cpu" or (
+        wanted == "auto" and ray.is_initialized() and not ray.cluster_resources().get("GPU")
+    ):
+        return 0
+    from serve_app.engine.device.device import resolve_device
+
+    return 1 if resolve_device(wanted) == "cuda" else 0
 
 
 def _environment() -> dict[str, str]:

@@ -5,12 +5,14 @@ begins first: what it imports, it imports on another core.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serve_app.config import ServeConfig
+from serve_app.phase import phase
 from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.terminal import log_as
 from serve_app.text.answers.template_file import read_template_file
@@ -20,6 +22,8 @@ from serve_app.text.template_limits import TemplateLimits
 
 if TYPE_CHECKING:
     from serve_app.serving.replica.replica import EngineReplica
+
+_log = logging.getLogger(__name__)
 
 
 class EngineDeployment:
@@ -47,7 +51,9 @@ class EngineDeployment:
             response_template=None if path is None else read_template_file(path),
         )
         text.begin()
-        await asyncio.to_thread(_import_engine)  # the event loop starts the text process meanwhile
+        with phase("importing torch and transformers", _log.info) as so_far:
+            await asyncio.to_thread(_import_engine)  # the loop starts the text process meanwhile
+        _log.info("torch and transformers are imported after %.1f s", so_far())
         from serve_app.serving.assembly import real_parts
         from serve_app.serving.replica.replica import EngineReplica
         from serve_app.serving.spare import keep_spare

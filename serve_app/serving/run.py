@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from ipaddress import ip_address
@@ -14,13 +14,15 @@ from types import FrameType
 from typing import Any
 
 from serve_app.config import ServeConfig, UserConfig
-from serve_app.engine.device.device import require_device
 from serve_app.errors import ConfigError
+from serve_app.phase import phase
 from serve_app.serving.terminal import Ears, Say, heard
 from serve_app.tenants.keys_store import KeysStore
 
-Starting = Callable[[], AbstractContextManager[None]]
+Starting = Callable[[Callable[[], None]], AbstractContextManager[None]]
+"""Given what to do while Ray starts: a context to start it in."""
 _log = logging.getLogger(__name__)
+
 _NAME = "expertpool"
 _CORES_FOR_TWO = 4
 """From so many cores on, there are two ingresses: the other serves on when one dies."""
@@ -28,6 +30,10 @@ _WRITING_S = 5.0
 """How long to wait for the last records of usage."""
 _CLOSING_S = 20.0
 """How much longer than its grace draining may take, to tell clients and write records."""
+_WORKERS = 2
+"""So many CPUs, as Ray sees it, and so many idle workers that it starts with: see `spare_imports`.
+Nothing here reserves one.
+"""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,8 +51,16 @@ _RAY = {
     "RAY_kill_child_processes_on_worker_exit": "0",
 }
 """Environment of Ray's processes, unless it says otherwise. Ray reads it when it is imported."""
-_SPARE = {"RAY_preload_python_modules": "serve_app.serving.spare_imports"}
+_EARLY = {"RAY_preload_python_modules": "serve_app.serving.spare_imports"}
+"""Of the Ray that an endpoint starts alone: the worker that will hold the engine imports what that
+needs while Serve starts.
+"""
+_SPARE = {"EXPERTPOOL_SPARE": "1"}
 """Where a spare worker is wanted, too: see `spare`."""
+
+
+def _plainly(_: Callable[[], None]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def run(
@@ -58,7 +72,7 @@ def run(
     ingresses: int | None = None,
     on_started: Callable[[str], None] | None = None,
     say: Say | None = None,
-    starting: Starting = nullcontext,
+    starting: Starting = _plainly,
 ) -> None:
     """Starts Ray and the endpoint, and blocks until SIGTERM, Ctrl-C or SIGHUP.
 
@@ -105,46 +119,31 @@ def endpoint(
     ingresses: int | None = None,
     keeps_spare: bool = False,
     ears: Ears | None = None,
-    starting: Starting = nullcontext,
+    starting: Starting = _plainly,
 ) -> Iterator[str]:
     """Runs the endpoint inside the block, on its own Ray. Yields its address.   See `run`.
 
     keeps_spare: have an idle process ready, in which an engine starts quickly if one dies.
     ears: of who wants to hear what its processes say.   starting: see `run`.
     """
-    require_device(config.engine.device)
+    _check_device(config.engine.device)
     _check_keys(config, host)
     _check_free(host, port)
     tell: Say = _log.info if ears is None else ears.say
-    tell("starting Ray")
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    for name, value in (_RAY | (_SPARE if keeps_spare else {})).items():
+    for name, value in _RAY.items():
         os.environ.setdefault(name, value)
     import ray
-    from ray import serve
-
-    from serve_app.serving.app import application, with_absolute_paths
 
     try:
-        logs = _start_ray(ray, starting)
-        tell(f"starting the endpoint; whole logs are in {logs}")
+        with phase("starting Ray", tell) as so_far:
+            logs = _start_ray(ray, starting, _EARLY | (_SPARE if keeps_spare else {}))
+        tell(f"Ray runs after {so_far():.1f} s; whole logs are in {logs}")
         _restore(handlers)  # Ray replaces the handler of SIGTERM
-        _quieten()
-        serve.start(
-            proxy_location="Disabled",
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
-        serve.run(
-            application(
-                with_absolute_paths(config),
-                user,
-                (host, port),
-                default_ingresses() if ingresses is None else ingresses,
-            ),
-            name=_NAME,
-            route_prefix="/",
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
-        )
+        num = default_ingresses() if ingresses is None else ingresses
+        with phase("starting the endpoint", tell) as so_far:
+            _start_serve(config, user, (host, port), num)
+        tell(f"the endpoint runs after {so_far():.1f} s")
         yield f"http://{host}:{port}"
     finally:
         if ears is not None:
@@ -155,15 +154,34 @@ def endpoint(
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
-def _start_ray(ray: Any, starting: Starting) -> str:
-    """Returns where it keeps logs.
+def _start_serve(
+    config: ServeConfig, user: UserConfig, listen: tuple[str, int], ingresses: int
+) -> None:
+    from ray import serve
+
+    from serve_app.serving.app import application, with_absolute_paths
+
+    _quieten()
+    logs = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=logs)
+    serve.run(
+        application(with_absolute_paths(config), user, listen, ingresses),
+        name=_NAME,
+        route_prefix="/",
+        logging_config=logs,
+    )
+
+
+def _start_ray(ray: Any, starting: Starting, early: Mapping[str, str]) -> str:
+    """Returns where it keeps logs.   early: environment of its processes, unless it says otherwise.
 
     What it starts never gets SIGHUP, as it ignores Ctrl-C: a terminal sends both to all processes,
     and this one ends the others.
     """
-    with _hangup_blocked(), starting():
+    with _hangup_blocked(), _environment_with(early), starting(_import_serve):
         started = ray.init(
             address="local",
+            num_cpus=_WORKERS,
             include_dashboard=False,
             configure_logging=True,
             logging_level=logging.ERROR,
@@ -171,6 +189,23 @@ def _start_ray(ray: Any, starting: Starting) -> str:
             namespace=_NAME,
         )
     return f"{started.address_info['session_dir']}/logs"
+
+
+def _import_serve() -> None:
+    """What comes next, on this core, while others start Ray."""
+    import serve_app.serving.app  # noqa: F401
+
+
+@contextmanager
+def _environment_with(early: Mapping[str, str]) -> Iterator[None]:
+    """Inside the block, this process's has these values too, where it does not say otherwise."""
+    added = {name: value for name, value in early.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager
@@ -238,6 +273,14 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+
+
+def _check_device(wanted: str) -> None:
+    """Raises ConfigError for one that is not there. Torch, which knows, takes seconds to import."""
+    if wanted not in ("auto", "cpu"):
+        from serve_app.engine.device.device import require_device
+
+        require_device(wanted)
 
 
 def _check_keys(config: ServeConfig, host: str) -> None:

@@ -19,8 +19,8 @@ from ray._private.grpc_utils import init_grpc_channel
 from serve_app.engine.device.free_memory import free_bytes
 
 _log = logging.getLogger(__name__)
-_PRELOAD, _IMPORTS = "RAY_preload_python_modules", "serve_app.serving.spare_imports"
-"""In the environment of Ray's node: what all of its workers import first."""
+WANTED = "EXPERTPOOL_SPARE"
+"""In the environment of Ray's node, where a spare worker is wanted."""
 _LATER_S = 5.0
 """The engine's own start comes first."""
 _ROOM = 2**30
@@ -30,8 +30,8 @@ _ANSWER_S = 10.0
 
 
 async def keep_spare() -> None:
-    """Has this node keep an idle worker from now on, if its workers import what is needed."""
-    if os.environ.get(_PRELOAD) != _IMPORTS:
+    """Has this node keep an idle worker from now on, if that is wanted."""
+    if WANTED not in os.environ:
         return
     await asyncio.sleep(_LATER_S)
     free = free_bytes(torch.device("cpu"))

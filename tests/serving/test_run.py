@@ -1,6 +1,7 @@
 """`run`: what it does with its port, with signals, and with what it started."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,12 +31,13 @@ import sys
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.serving.run import run
+from consolidation.run.ray_start import patient_start
 engine = EngineConfig(device="cpu", dtype="float32", kv_tokens=8192)
 config = ServeConfig(registry=sys.argv[1], family="tiny", engine=engine, drain_s=4)
 started = lambda address: print(address, flush=True)
 say = lambda line: print(line, file=sys.stderr, flush=True)
 user, port = UserConfig(channel="stable"), int(sys.argv[2])
-run(config, user, port, ingresses=2, on_started=started, say=say)
+run(config, user, port, ingresses=2, on_started=started, say=say, starting=patient_start)
 print("ended")
 """
 
@@ -183,6 +185,34 @@ def test_every_process_listens_on_the_loopback_address_alone(started: Started) -
     found = listening(pids)
     assert len(found) > 10
     assert [one for one in found if not one[0].is_loopback] == []
+
+
+@pytest.mark.ray
+def test_a_start_says_what_it_does_and_how_long_that_took(started: Started) -> None:
+    _until(lambda: started.has_said("the endpoint runs after"), 10)
+    said = started.terminal.read_text()
+    phases = (
+        "starting Ray\n",
+        r"Ray runs after [0-9.]+ s; whole logs are in /.*/logs\n",
+        "starting the endpoint\n",
+        "engine: importing torch and transformers\n",
+        r"engine: torch and transformers are imported after [0-9.]+ s\n",
+        r"the endpoint runs after [0-9.]+ s\n",
+    )
+    found = [re.search(each, said) for each in phases]
+    places = [each.start() for each in found if each is not None]
+    assert len(places) == len(phases), said
+    assert places == sorted(places)
+
+
+@pytest.mark.ray
+def test_no_process_runs_or_imports_what_it_does_not_need(started: Started) -> None:
+    _until(lambda: len(started.ingresses()) == 2, 30)
+    for pid in (started.program.pid, *started.ingresses()):
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    below = set(_descendants(started.program.pid))
+    commands = [each.command for each in running() if each.pid in below]
+    assert [one for one in commands if re.search("dashboard.py|monitor.py", one)] == []
 
 
 @pytest.mark.ray

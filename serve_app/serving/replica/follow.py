@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from consolidation.release import NewerSchema
 from serve_app.config import UserConfig
 from serve_app.errors import BadRelease, Unsupported
+from serve_app.phase import phase
 
 _log = logging.getLogger(__name__)
 FINAL = (BadRelease, NewerSchema, Unsupported)
@@ -140,7 +141,8 @@ class Follower:
         begun = self._clock()
         state.staging = release
         try:
-            await self._take_up(release)
+            with phase(f"reading release {release}", _log.info):
+                await self._take_up(release)
         except Exception as error:  # noqa: BLE001  whatever it is, the old release keeps serving
             self._failed(release, error)
         else:
