@@ -146,6 +146,8 @@ class SamplingFields(ModelFields, _WithoutEffect):
     priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority", "fast"] | None = None
 
+    structured_outputs: StructuredOutputs | None = None
+
     parallel_tool_calls: bool | None = None
     user: str | None = None
 
@@ -163,7 +165,6 @@ class GenerationFields(SamplingFields):
 
     n: Annotated[int, Field(ge=1)] | None = None
     stream_options: StreamOptions | None = None
-    structured_outputs: StructuredOutputs | None = None
 
     @property
     def include_usage(self) -> bool:

@@ -52,6 +52,7 @@ def _asked(fields: ResponseFields) -> dict[str, Any]:
     What is stored is the exception: it says what is done, whatever was asked for.
     """
     reasoning, text = fields.reasoning, fields.text
+    form = None if text is None else text.format
     choice = fields.tool_choice or "auto"
     return {
         "background": False,
@@ -66,7 +67,10 @@ def _asked(fields: ResponseFields) -> dict[str, Any]:
         "safety_identifier": fields.safety_identifier,
         "store": False,
         "temperature": fields.temperature,
-        "text": {"format": {"type": "text"}, "verbosity": (text and text.verbosity) or "medium"},
+        "text": {
+            "format": {"type": "text"} if form is None else form.shown(),
+            "verbosity": (text and text.verbosity) or "medium",
+        },
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "tools": [tool.shown() for tool in fields.tools or ()],
         "top_logprobs": fields.top_logprobs or 0,

@@ -1,7 +1,7 @@
 """The fields of requests for responses, their types and ranges. `response_job` reads them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
 from serve_app.api.requests.fields import ReasoningEffort, SamplingFields
@@ -56,20 +57,39 @@ class Reasoning(_Strict):
     mode: Literal["standard"] | None = None
 
 
-def _plain(value: object) -> object:
-    if value not in (None, {"type": "text"}):
-        raise unsupported("text.format", '\'text.format\': only {"type": "text"} is supported')
-    return value
+class TextFormat(_Strict):
+    """What the texts of an answer must obey: JSON, or JSON by a schema.
 
+    strict: makes no difference, as every schema is obeyed.
+    """
 
-class PlainText(_Strict):
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(max_length=64)] | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(alias="schema", default=None)
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> Self:
+        if (self.type == "json_schema") != (self.schema_ is not None):
+            raise ValueError("'schema' goes with the type 'json_schema', and with no other")
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """As the answer repeats it, and as a schema is written in a chat but for its type."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+    def for_chat(self) -> dict[str, Any]:
+        if self.schema_ is None:
+            return {"type": self.type}
+        schema = {name: value for name, value in self.shown().items() if name != "type"}
+        return {"type": self.type, "json_schema": schema}
 
 
 class TextOptions(_Strict):
     """verbosity: changes nothing."""
 
-    format: Annotated[PlainText | None, BeforeValidator(_plain)] = None
+    format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 

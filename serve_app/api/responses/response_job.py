@@ -31,6 +31,7 @@ _ALIKE = (
     "parallel_tool_calls",
     "user",
     "chat_template_kwargs",
+    "structured_outputs",
 )
 """Fields that chats have under the same name."""
 OWN_WORDS = {
@@ -60,6 +61,7 @@ def _chat(fields: ResponseFields) -> dict[str, Any]:
     made = {name: getattr(fields, name) for name in _ALIKE}
     shows_logprobs = bool(fields.top_logprobs) or LOGPROBS in (fields.include or ())
     biases = fields.logit_bias or {}
+    form = None if fields.text is None else fields.text.format
     return {
         **made,
         "logit_bias": {str(token): bias for token, bias in biases.items()},
@@ -68,6 +70,7 @@ def _chat(fields: ResponseFields) -> dict[str, Any]:
         "tool_choice": chosen,
         "max_completion_tokens": fields.max_output_tokens,
         "reasoning_effort": None if fields.reasoning is None else fields.reasoning.effort,
+        "response_format": None if form is None else form.for_chat(),
         "logprobs": shows_logprobs,
         "top_logprobs": fields.top_logprobs if shows_logprobs else None,
     }

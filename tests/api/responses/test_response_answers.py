@@ -231,6 +231,7 @@ def test_nothing_is_stored_whatever_was_asked() -> None:
 def test_a_request_is_repeated_as_it_was_understood() -> None:
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
     named = {"type": "function", "name": "f"}
+    form = {"type": "json_schema", "name": "s", "schema": {"type": "object"}, "strict": True}
     allowed = {"type": "allowed_tools", "mode": "auto", "tools": [named]}
     got = whole(
         piece("x", "stop"),
@@ -238,7 +239,7 @@ def test_a_request_is_repeated_as_it_was_understood() -> None:
         tool_choice=named,
         parallel_tool_calls=False,
         reasoning={"effort": "low", "summary": "auto"},
-        text={"verbosity": "low"},
+        text={"verbosity": "low", "format": form},
         truncation="auto",
         temperature=0.5,
         user="u",
@@ -251,6 +252,7 @@ def test_a_request_is_repeated_as_it_was_understood() -> None:
     assert (got.parallel_tool_calls, got.temperature, got.user) == (False, 0.5, "u")
     assert (got.reasoning.effort, got.reasoning.summary) == ("low", None)
     assert got.text.verbosity == "low"
+    assert got.text.format.model_dump(by_alias=True, exclude_unset=True) == form
     assert got.truncation == "disabled"
     assert whole(piece("x", "stop"), tools=[tool], tool_choice=allowed).tool_choice.mode == "auto"
     assert whole(piece("x", "stop")).tool_choice == "auto"

@@ -20,9 +20,19 @@ TOOLS = [
     {"type": "function", "name": "g", "parameters": None},
 ]
 CHAT_TOOLS = [
-    {"type": "function", "function": {"name": "f", "description": "does", "parameters": SCHEMA}},
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "description": "does",
+            "parameters": SCHEMA,
+            "strict": True,
+        },
+    },
     {"type": "function", "function": {"name": "g"}},
 ]
+CHAT_FORM = {"name": "s", "schema": SCHEMA, "strict": True}
+FORM = {"type": "json_schema", **CHAT_FORM}
 NAMED = {"type": "function", "name": "g"}
 SAMPLING = {
     "temperature": 0.5,
@@ -87,6 +97,11 @@ def _chat(**fields: Any) -> Any:
         ),
         ({"reasoning": {"effort": "low", "summary": "auto"}}, {"reasoning_effort": "low"}),
         ({"reasoning": {"effort": "none"}}, {"reasoning_effort": "none"}),
+        (
+            {"text": {"format": {"type": "json_object"}}},
+            {"response_format": {"type": "json_object"}},
+        ),
+        ({"structured_outputs": {"regex": "a"}}, {"structured_outputs": {"regex": "a"}}),
         ({"reasoning": {"effort": "max"}}, {"reasoning_effort": "max"}),
         ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
         ({"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
@@ -136,7 +151,13 @@ def test_the_job_is_that_of_the_chat(response: dict[str, Any], chat: dict[str, A
         ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice", "'auto', 'required'"),
         ({"tools": TOOLS, "tool_choice": {**NAMED, "name": "h"}}, "tool_choice", "called 'h'"),
         ({"tool_choice": "required"}, "tool_choice", "when 'tools' are given"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format", "only"),
+        ({"text": {"format": {"type": "json_schema", "name": "s"}}}, "text.format", "'schema'"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type", "Input should be"),
+        (
+            {"text": {"format": FORM}, "structured_outputs": {"regex": "a"}},
+            "structured_outputs",
+            "not both",
+        ),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"max_tokens": 5}, "max_tokens", "Unrecognized"),
         ({"messages": HI}, "messages", "Unrecognized"),
@@ -160,6 +181,15 @@ def test_what_cannot_be_done_is_refused_by_name(
     with pytest.raises(ProtocolError, match=says) as caught:
         job_of(**fields)
     assert caught.value.param == param
+
+
+def test_a_schema_is_that_of_the_chat_and_called_by_its_own_name() -> None:
+    form = {"type": "json_schema", "json_schema": CHAT_FORM}
+    job = job_of(seed=7, text={"format": FORM})
+    assert job == _chat(response_format=form)
+    own = DIALECTS["/v1/responses"].in_own_words
+    told = own(bad_request("Invalid 'response_format': no", "response_format"))
+    assert (told.param, told.message) == ("text.format", "Invalid 'text.format': no")
 
 
 def test_limits_are_those_of_chats() -> None:
