@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import loading
+from serve_app.protocol.errors import loading, overloaded
 from serve_app.tenants.key_text import digest_of, id_of
 from serve_app.tenants.usage_record import UsageRecord
 from tests.api.fakes import ACCEPTED, FakeClient, piece
@@ -20,8 +20,13 @@ KEYS: dict[str, dict[str, object]] = {"infer": {}}
 ANSWER = [[ACCEPTED], [piece("MARKED", num_cached=2, queued_s=0.5), piece("b", "stop")]]
 
 
-def recorded(client: FakeClient, body: dict[str, Any], keys: HeldKeys | None = None) -> UsageRecord:
-    """The one record of one completion."""
+def recorded(
+    client: FakeClient,
+    body: dict[str, Any],
+    keys: HeldKeys | None = None,
+    path: str = "/v1/completions",
+) -> UsageRecord:
+    """The one record of one request."""
     found: list[UsageRecord] = []
 
     async def run() -> None:
@@ -32,7 +37,7 @@ def recorded(client: FakeClient, body: dict[str, Any], keys: HeldKeys | None = N
         transport = httpx.ASGITransport(app=app)
         headers = {"authorization": "Bearer infer", "x-request-id": "mine"}
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            await http.post("/v1/completions", json=body, headers=headers)
+            await http.post(path, json=body, headers=headers)
 
     asyncio.run(run())
     (one,) = found
@@ -98,6 +103,14 @@ def test_a_request_is_recorded_with_the_status_it_got(
     body: dict[str, Any], tenant: dict[str, Any], status: int
 ) -> None:
     assert recorded(FakeClient(*ANSWER), body, HeldKeys(KEYS, **tenant)).status == status
+
+
+def test_a_message_is_recorded_as_a_chat_is_with_the_status_of_its_own_protocol() -> None:
+    body = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "MARKED"}]}
+    one = recorded(FakeClient(*ANSWER), body, path="/v1/messages")
+    assert (one.status, one.finish, one.answer_tokens, one.cached_tokens) == (200, "stop", 2, 2)
+    refused = FakeClient([overloaded("too many").to_item()])
+    assert recorded(refused, body, path="/v1/messages").status == 529
 
 
 def test_an_answer_that_breaks_off_is_incomplete_and_counts_what_came() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 
 PATHS = (
     *("/v1/completions", "/v1/chat/completions", "/v1/responses"),
+    *("/v1/messages", "/v1/messages/count_tokens"),
     *("/tokenize", "/detokenize", "/health", "/x"),
 )
 FIELDS = (
     *("model", "prompt", "messages", "max_tokens", "n", "stop", "seed", "logit_bias", "priority"),
     *("tokens", "temperature", "top_k", "logprobs", "stream", "stop_token_ids", "user", "echo"),
+    *("system", "tools", "tool_choice", "thinking", "stop_sequences", "output_config"),
     *("chat_template_kwargs", "stream_options", "metadata", "best_of", "min_tokens"),
     *("input", "instructions", "tools", "tool_choice", "reasoning", "text", "include"),
 )

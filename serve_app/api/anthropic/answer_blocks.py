@@ -73,8 +73,14 @@ class AnswerBlocks:
             if part.kind == "reasoning":
                 yield BlockGrown(index, "signature_delta", SIGNATURE)
             yield BlockDone(index)
-        elif part.text and (part.kind != "reasoning" or self._shows_thinking):
-            yield BlockGrown(index, _DELTAS[part.kind], part.text)
+        elif part.text:
+            yield from self.grown(part.kind, part.text)
+
+    def grown(self, kind: Kind, text: str) -> tuple[BlockGrown, ...]:
+        """More of the part that is open, alone."""
+        if kind == "reasoning" and not self._shows_thinking:
+            return ()
+        return (BlockGrown(self._num_begun - 1, _DELTAS[kind], text),)
 
     def _block(self, part: Begun) -> dict[str, Any]:
         if part.kind == "reasoning":

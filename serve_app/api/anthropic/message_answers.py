@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.api.answers.answer import Choice, Head, Usage
 from serve_app.api.answers.answer_parts import PartEvent, Parts
-from serve_app.api.answers.chunk_events import encoded
+from serve_app.api.answers.chunk_events import encoded, only_text
 from serve_app.api.anthropic.answer_blocks import (
     DELTA_FIELDS,
     AnswerBlocks,
@@ -64,6 +64,9 @@ class MessageEvents:
     def piece(self, piece: Piece) -> str:
         if piece["finish"] is not None:
             self._last = piece
+        shown = only_text(piece)
+        if shown is not None and shown[0] == self._parts.open:  # most pieces, so the short way
+            return "".join(map(_block_event, self._blocks.grown(*shown)))
         return self._told(self._parts.add(piece))
 
     def ended(self) -> str:
