@@ -15,7 +15,10 @@ from serve_app.tenants.keyring import Caller
 _TIERS = {"auto": "auto", "standard_only": "default"}
 _EFFORTS = {"max": "xhigh"}
 """What chats call it, where that is another word."""
+_FORMAT = "output_config.format"
 _OWN_WORDS = (
+    ("'response_format'", f"'{_FORMAT}'"),
+    ("'continue_final_message'", "a last message of the assistant"),
     ("'stop'", "'stop_sequences'"),
     ("'stop[", "'stop_sequences["),
     (".function.name", ".name"),
@@ -33,7 +36,10 @@ def message_job(
     """Raises ProtocolError 400 where a cap is exceeded."""
     with _in_own_words():
         chat = ChatFields.model_validate({**_chat(fields), **_answer(fields)})
-        return chat_job(chat, limits, job=job, caller=caller, timeout_s=timeout_s)
+        made = chat_job(chat, limits, job=job, caller=caller, timeout_s=timeout_s)
+    if made["constraint"] is not None:
+        made["constraint"] = {**made["constraint"], "param": _FORMAT}
+    return made
 
 
 def count_job(fields: CountFields, limits: RequestLimits, caller: Caller) -> TokenizeJob:
@@ -77,7 +83,12 @@ def _switches(fields: CountFields) -> dict[str, bool]:
 
 
 def _answer(fields: MessageFields) -> dict[str, Any]:
+    form = None if fields.output_config is None else fields.output_config.format
+    schema = (
+        None if form is None else {"type": "json_schema", "json_schema": {"schema": form.schema_}}
+    )
     return {
+        "response_format": schema,
         "max_tokens": fields.max_tokens,
         "temperature": fields.temperature,
         "top_p": fields.top_p,

@@ -28,7 +28,15 @@ class Thinking(_Strict):
     display: Literal["summarized", "omitted"] | None = None
 
 
+class JsonFormat(_Strict):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
 class OutputConfig(_Strict):
+    """format: what the text of the answer obeys."""
+
+    format: JsonFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 

@@ -186,6 +186,24 @@ def test_templates_are_told_whether_to_reason(fields: Any, variables: Any) -> No
     assert chat_of(**fields)["variables"] == variables
 
 
+def test_a_format_is_what_the_answer_obeys() -> None:
+    asked = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    constraint = job_of(output_config=asked)["constraint"]
+    param = "output_config.format"
+    assert constraint == {"kind": "json", "value": {"type": "object"}, "param": param}
+    assert job_of()["constraint"] is None
+    prefilled = [USER, {"role": "assistant", "content": "x"}]
+    error = refusal(output_config=asked, messages=prefilled)
+    assert error.param == param
+    assert error.message == f"'{param}' does not go with a last message of the assistant"
+    assert refusal(output_config={"format": {"type": "text"}}).param == f"{param}.type"
+
+
+def test_a_strict_tool_is_a_chats() -> None:
+    assert chat_of(tools=[{**TOOL, "strict": True}])["strict"] == ["run"]
+    assert chat_of(tools=[TOOL])["strict"] == []
+
+
 @pytest.mark.parametrize(
     "fields",
     [
