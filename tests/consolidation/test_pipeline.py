@@ -76,7 +76,7 @@ def test_a_dry_run_plans_the_same_and_writes_nothing(family: Paths, tmp_path: Pa
     assert outcome.release is None
     assert list(tmp_path.iterdir()) == []
     assert outcome.plan == run(tmp_path, pick(family, "one", "two"), 1.5).plan
-    assert {p.stage for p in seen} == {"open", "noise floor", "scan", "origins", "compare"}
+    assert {p.stage for p in seen} == {"open", "noise floor", "scan", "origins", "compare", "plan"}
 
 
 def test_a_budget_below_the_fewest_bits_is_refused_with_the_least_there_is(
