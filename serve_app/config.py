@@ -34,6 +34,8 @@ class RequestLimits(_Strict):
     """Choices of one request: prompts times n."""
     prompt_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt; None: the context length of the model."""
+    text_tokens: int = Field(default=2**18, ge=1)
+    """Most tokens for `/tokenize` and `/detokenize`, where a model's context is not longer."""
     stop: int = Field(default=4, ge=0)
     stop_chars: int = Field(default=256, ge=1)
     stop_token_ids: int = Field(default=64, ge=0)

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.access import asked_by
@@ -12,13 +12,13 @@ from serve_app.api.answers.answer import AnswerFormat, Head
 from serve_app.api.answers.event_bytes import Events
 from serve_app.api.dialects import Dialect
 from serve_app.api.metering import MeteredItems
+from serve_app.api.reading import Reader
 from serve_app.api.recording import Handler, notes_of
 from serve_app.api.requests.deadline import deadline_of
 from serve_app.api.requests.jobs import TIERS
-from serve_app.api.requests.parse import parse
-from serve_app.api.streams import ClientGone, EventStream, accepted, collect, unless_gone
+from serve_app.api.streams import EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import ProtocolError, not_allowed, too_large
+from serve_app.protocol.errors import ProtocolError, not_allowed
 from serve_app.protocol.messages import EngineClient, Job
 from serve_app.tenants.keyring import Caller
 
@@ -30,11 +30,13 @@ class Generating:
         self,
         client: EngineClient,
         limits: RequestLimits,
+        reader: Reader,
         clock: Callable[[], float],
         keep_alive_s: float,
     ) -> None:
         self._client = client
         self._limits = limits
+        self._reader = reader
         self._clock = clock
         self._keep_alive_s = keep_alive_s
 
@@ -43,7 +45,7 @@ class Generating:
 
         async def answer(request: Request) -> Response:
             deadline = deadline_of(request, self._limits.timeout_s)
-            fields = parse(await body_of(request, self._limits), dialect.fields)
+            fields = await self._reader.fields(request, dialect.fields)
             notes_of(request).model = fields.model
             try:
                 job = dialect.job(
@@ -84,19 +86,6 @@ class Generating:
             raise
         await items.aclose()
         return JSONResponse(body)
-
-
-async def body_of(request: Request, limits: RequestLimits) -> bytes:
-    """The whole body. Raises ProtocolError 413 if it is too long, ClientGone if it ends early."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.body_bytes:
-                raise too_large(f"The body is longer than the limit of {limits.body_bytes} bytes")
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    return bytes(body)
 
 
 def caller_of(request: Request, model: str) -> Caller:

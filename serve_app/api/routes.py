@@ -22,8 +22,9 @@ from serve_app.api.anthropic.message_fields import CountFields
 from serve_app.api.anthropic.model_infos import model_info, model_infos
 from serve_app.api.boundary import Boundary
 from serve_app.api.dialects import DIALECTS
-from serve_app.api.generating import Generating, body_of, caller_of
+from serve_app.api.generating import Generating, caller_of
 from serve_app.api.openapi import document as openapi
+from serve_app.api.reading import Reader
 from serve_app.api.recording import Handler, Record, Recorded
 from serve_app.api.requests.fields import (
     DetokenizeFields,
@@ -33,7 +34,6 @@ from serve_app.api.requests.jobs import (
     detokenize_job,
     tokenize_job,
 )
-from serve_app.api.requests.parse import parse
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
@@ -90,7 +90,9 @@ class Api:
 
 def build_api(api: Api) -> ASGIApp:
     """The whole HTTP surface as one ASGI application."""
-    routes = [*_generation(api), *_texts(api), *_catalogue(api), *_operations(api)]
+    reader = Reader(api.limits.body_bytes)
+    routes = [*_generation(api, reader), *_texts(api, reader)]
+    routes += [*_catalogue(api), *_operations(api)]
     for method, path, handler in admin_handlers(api.client):
         routes.append(_route(method, path, _Endpoint(handler)))
     routes.append(_route("GET", openapi.PATH, _Endpoint(_document(api, routes))))
@@ -157,17 +159,17 @@ def _route(method: str, path: str, app: ASGIApp) -> Route:
     return route
 
 
-def _generation(api: Api) -> list[Route]:
-    generating = Generating(api.client, api.limits, api.clock, api.keep_alive_s)
+def _generation(api: Api, reader: Reader) -> list[Route]:
+    generating = Generating(api.client, api.limits, reader, api.clock, api.keep_alive_s)
     return [
         _route("POST", path, Recorded(generating.answering(dialect), api.record, api.clock))
         for path, dialect in DIALECTS.items()
     ]
 
 
-def _texts(api: Api) -> list[Route]:
+def _texts(api: Api, reader: Reader) -> list[Route]:
     async def tokenize(request: Request) -> Response:
-        fields = parse(await body_of(request, api.limits), TokenizeFields)
+        fields = await reader.fields(request, TokenizeFields)
         caller = caller_of(request, fields.model)
         reply = await tokens_of(tokenize_job(fields, caller))
         count = len(reply["tokens"])
@@ -176,7 +178,7 @@ def _texts(api: Api) -> list[Route]:
         )
 
     async def count_tokens(request: Request) -> Response:
-        fields = parse(await body_of(request, api.limits), CountFields)
+        fields = await reader.fields(request, CountFields)
         caller = caller_of(request, fields.model)
         reply = await tokens_of(count_job(fields, api.limits, caller))
         return JSONResponse({"input_tokens": len(reply["tokens"])})
@@ -188,7 +190,7 @@ def _texts(api: Api) -> list[Route]:
         return reply
 
     async def detokenize(request: Request) -> Response:
-        fields = parse(await body_of(request, api.limits), DetokenizeFields)
+        fields = await reader.fields(request, DetokenizeFields)
         caller = caller_of(request, fields.model)
         reply = await api.client.detokenize(detokenize_job(fields, caller))
         if reply["type"] == "error":

@@ -80,7 +80,8 @@ class Conversation(TypedDict):
 
 
 class Job(Wishes, Whose):
-    """One request, checked for its form. `prompts` of a completion, or the `chat`.
+    """One request, checked for its form. `prompts` of a completion, each a text or packed tokens
+    (`token_ids`), or the `chat`.
 
     Choice `i` of prompt `p` has the number `p * n + i`. `user`: whose conversation it is, as the
     tenant says; it stays on its side of a canary. `release`: the one that must answer, if the job
@@ -90,7 +91,7 @@ class Job(Wishes, Whose):
     id: str
     user: str | None
     release: str | None
-    prompts: list[str | list[int]]
+    prompts: list[str | bytes]
     chat: Conversation | None
     constraint: Constraint | None
     max_tokens: int | None
@@ -221,9 +222,11 @@ class Tokens(TypedDict):
 
 
 class DetokenizeJob(TypedDict):
+    """`tokens`: packed, see `token_ids`."""
+
     tenant: str
     model: str
-    tokens: list[int]
+    tokens: bytes
 
 
 class Text(TypedDict):

@@ -5,7 +5,8 @@ TextError              the text cannot be made into tokens, or the tokens into t
 ├── BadVariable        a variable that a client must not give to a chat template
 ├── NoChatTemplate     the model has no chat template
 ├── NoToolCalls        nothing tells how the model calls tools, or it is not shown them
-└── NoForcedCalls      nothing tells how the model is made to call one
+├── NoForcedCalls      nothing tells how the model is made to call one
+└── TooManyTokens      the text is longer than it may be
 TextFailed             an error of ours at one text
 TextUnavailable        the text process cannot answer now
 """
@@ -35,6 +36,12 @@ class NoToolCalls(TextError):
 
 class NoForcedCalls(TextError):
     """Nothing tells how the model is made to call a tool."""
+
+
+class TooManyTokens(TextError):
+    """The text has more tokens than it may have. Its own text says how many: `300`, or `at least
+    300`.
+    """
 
 
 class TextFailed(ServingError):

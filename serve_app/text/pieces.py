@@ -1,7 +1,7 @@
 """The bytes that one token stands for. Not text: a character may take several tokens."""
 
-import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -9,13 +9,18 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 @cache
-def _bytes_of_characters() -> dict[str, int]:
+def characters_of_bytes() -> dict[int, str]:
     """The alphabet of byte-level BPE (GPT-2): a printable character for each of 256 bytes."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    table = {byte: chr(byte) for byte in printable}
+    table.update({byte: chr(256 + i) for i, byte in enumerate(others)})
     return table
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    return {character: byte for byte, character in characters_of_bytes().items()}
 
 
 class Pieces:
@@ -24,8 +29,8 @@ class Pieces:
     `decoder` is the decoder part of a `tokenizer.json`, `added` the ids whose text is verbatim.
     """
 
-    def __init__(self, decoder: dict[str, Any] | None, added: frozenset[int]) -> None:
-        kinds = list(_flatten(decoder))
+    def __init__(self, decoder: Mapping[str, Any] | None, added: frozenset[int]) -> None:
+        kinds = parts_of(decoder)
         self._byte_level = any(kind["type"] == "ByteLevel" for kind in kinds)
         self._byte_fallback = any(kind["type"] == "ByteFallback" for kind in kinds)
         self._spaces = {"▁"} if any(kind["type"] == "Metaspace" for kind in kinds) else set[str]()
@@ -54,18 +59,17 @@ class Pieces:
             symbol = symbol.replace(space, " ") if space else symbol
         return symbol.encode()
 
-    @classmethod
-    def of_json(cls, tokenizer: str, added: frozenset[int]) -> "Pieces":
-        """`tokenizer`: the text of a `tokenizer.json`."""
-        return cls(json.loads(tokenizer).get("decoder"), added)
 
-
-def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if decoder is None:
+def parts_of(component: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Of a decoder, a normalizer or a pre-tokenizer of a `tokenizer.json`, in their order."""
+    if component is None:
         return []
-    if decoder.get("type") == "Sequence":
-        return [part for each in decoder["decoders"] for part in _flatten(each)]
-    return [decoder]
+    if component["type"] != "Sequence":
+        return [component]
+    for several in ("decoders", "normalizers", "pretokenizers"):
+        if several in component:
+            return [part for each in component[several] for part in parts_of(each)]
+    return []
 
 
 def readable(piece: bytes) -> str:

@@ -1,6 +1,7 @@
 """One model's own tokenizer, with the few methods that serving needs. No tensors."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,16 @@ from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
 from serve_app.text.answers.finding import format_of
 from serve_app.text.answers.response_format import ResponseFormat
 from serve_app.text.chat_template import ChatTemplate
-from serve_app.text.errors import BadResponseTemplate, NoChatTemplate, TextError
+from serve_app.text.errors import BadResponseTemplate, NoChatTemplate, TextError, TooManyTokens
+from serve_app.text.fewest_tokens import FewestTokens
 from serve_app.text.pieces import Pieces, readable
+from serve_app.text.unused_memory import give_back
 
 _log = logging.getLogger(__name__)
+_LONG_TEXT = 1 << 18
+"""From so many characters on, the memory that encoding took is given back."""
+_MANY_TOKENS = 4096
+"""To decode so many at once takes long enough for others to need the interpreter meanwhile."""
 
 
 class Tokenizer:
@@ -28,11 +35,15 @@ class Tokenizer:
         self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
         added = frozenset(cast("dict[int, Any]", tokenizer.added_tokens_decoder))
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._pieces = None if backend is None else Pieces.of_json(backend.to_str(), added)
+        described = None if backend is None else json.loads(backend.to_str())
+        self._pieces = None if described is None else Pieces(described.get("decoder"), added)
+        self._fewest = None
+        if described is not None and _is_plain(tokenizer, "__call__", "_encode_plus"):
+            self._fewest = FewestTokens.of_json(described)
         self._decode = _decoder(tokenizer)
+        self._ids = _encoder(tokenizer)
         self._unread = self._unread_tokens()
         self._cache: dict[int, bytes] = {}
-        self.encode("warm")  # the first call may change the backend's truncation; later ones do not
 
     @classmethod
     def load(cls, directory: Path, override: ResponseFormat | None = None) -> "Tokenizer":
@@ -79,13 +90,25 @@ class Tokenizer:
         facts = repr((vocabulary, sorted(self.marks.items()), self._pieces.facts))
         return hashlib.blake2b(facts.encode(errors="replace"), digest_size=16).hexdigest()
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """`special`: with the tokens that the tokenizer adds by default, such as a first one."""
+    def encode(self, text: str, *, special: bool = True, most: int | None = None) -> list[int]:
+        """`special`: with the tokens that the tokenizer adds by default, such as a first one.
+
+        Raises TooManyTokens for more than `most`; without encoding the text, if that is certain.
+        """
+        if most is not None and len(text) > most and self._fewest is not None:
+            fewest = self._fewest.count(text, most)
+            if fewest > most:
+                raise TooManyTokens(f"at least {fewest}")
         try:
-            ids = self._tokenizer(text, add_special_tokens=special)["input_ids"]
+            ids = self._ids(text, special)
         except (TypeError, UnicodeError, ValueError) as error:
             raise TextError("the text cannot be encoded: it is not valid Unicode") from error
-        return cast("list[int]", ids)
+        finally:
+            if len(text) >= _LONG_TEXT:
+                give_back()
+        if most is not None and len(ids) > most:
+            raise TooManyTokens(str(len(ids)))
+        return ids
 
     def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
         """Returns the text of the tokens as it is, without tidying spaces."""
@@ -141,21 +164,49 @@ class Tokenizer:
         return self._pieces.to_bytes(token, symbol)
 
 
+def _is_plain(tokenizer: Any, *methods: str) -> bool:
+    """Whether it does no more in these than the library below it."""
+    kind = type(tokenizer)
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(kind, name) is getattr(PreTrainedTokenizerFast, name) for name in methods
+    )
+
+
+def _encoder(tokenizer: Any) -> Callable[[str, bool], list[int]]:
+    """From a text, and whether special tokens are added, to tokens.
+
+    transformers' own call finds where in the text each token is, which takes twice the time. The
+    library below can leave that out, and lets others have the interpreter.
+    """
+    tokenizer("warm")  # the first call may change the backend's truncation; later ones do not
+    if not _is_plain(tokenizer, "__call__", "_encode_plus"):
+        return lambda text, special: tokenizer(text, add_special_tokens=special)["input_ids"]
+    backend = tokenizer.backend_tokenizer
+
+    def encode(text: str, special: bool) -> list[int]:
+        [encoded] = backend.encode_batch_fast([text], add_special_tokens=special)
+        return cast("list[int]", encoded.ids)
+
+    return encode
+
+
 def _decoder(tokenizer: Any) -> Callable[[list[int], bool], str]:
     """From tokens, and whether special ones are left out, to their text, spaces untidied.
 
     transformers' own `decode` converts its arguments, which takes as long as decoding. So that of
-    the library below is called, unless the tokenizer's class has its own.
+    the library below is called, unless the tokenizer's class has its own. It keeps the interpreter,
+    which that for several lists does not.
     """
-    kind = type(tokenizer)
-    plain = isinstance(tokenizer, PreTrainedTokenizerFast) and all(
-        getattr(kind, name) is getattr(PreTrainedTokenizerFast, name)
-        for name in ("decode", "_decode")
-    )
-    if plain:
-        backend = tokenizer.backend_tokenizer
-        return lambda tokens, skip: backend.decode(tokens, skip_special_tokens=skip)
-    return lambda tokens, skip: cast(
-        str,
-        tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
-    )
+    if not _is_plain(tokenizer, "decode", "_decode"):
+        return lambda tokens, skip: cast(
+            str,
+            tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
+        )
+    backend = tokenizer.backend_tokenizer
+
+    def decode(tokens: list[int], skip: bool) -> str:
+        if len(tokens) < _MANY_TOKENS:
+            return cast(str, backend.decode(tokens, skip_special_tokens=skip))
+        return cast(str, backend.decode_batch([tokens], skip_special_tokens=skip)[0])
+
+    return decode

@@ -13,16 +13,15 @@ from pydantic import (
     model_validator,
 )
 
+from serve_app.api.requests.body import LARGEST_TOKEN
 from serve_app.api.requests.constraints import ResponseFormat, StructuredOutputs
 from serve_app.api.requests.histories import Messages
 from serve_app.api.requests.offered_tools import Tool, ToolChoice, check_choice, without_twins
 from serve_app.protocol.errors import bad_request, unsupported
 
-_MAX_ID = 2**31 - 1
-
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-TokenId = Annotated[int, Field(ge=0, le=_MAX_ID)]
+TokenId = Annotated[int, Field(ge=0, le=LARGEST_TOKEN)]
 
 
 def _stops(value: object) -> object:
@@ -36,37 +35,43 @@ def _biases(value: object) -> object:
         return value
     biases: dict[object, object] = {}
     for key, bias in value.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdigit() and int(key) <= _MAX_ID):
+        if not (
+            isinstance(key, str) and key.isascii() and key.isdigit() and int(key) <= LARGEST_TOKEN
+        ):
             raise ValueError(f"'{key}' is not a token id")
         biases[int(key)] = bias
     return biases
 
 
-def _prompts(value: object) -> list[str | list[int]]:
-    """A string, strings, tokens or lists of tokens -> a list of prompts."""
-    if isinstance(value, str):
+def _prompts(value: object) -> list[str | bytes]:
+    """A string, strings, packed tokens or a list of those -> a list of prompts."""
+    if isinstance(value, str | bytes):
         return [value]
     if not isinstance(value, list) or not value:
         raise ValueError("must be a string, or a non-empty list of strings or of token ids")
     if all(isinstance(item, str) for item in value):
         return list(value)
-    if _are_tokens(value):
-        return [list(value)]
-    if all(isinstance(item, list) and item and _are_tokens(item) for item in value):
-        return [list(item) for item in value]
+    if all(isinstance(item, bytes) for item in value):
+        return list(value)
     raise ValueError("must be a string, a list of strings, a list of token ids or a list of those")
 
 
-def _are_tokens(items: list[Any]) -> bool:
-    return all(type(item) is int and 0 <= item <= _MAX_ID for item in items)
+def _tokens(value: object) -> bytes:
+    """Those that are tokens are packed by now."""
+    if value == []:
+        return b""
+    if isinstance(value, bytes):
+        return value
+    raise ValueError(f"must be a list of token ids from 0 to {LARGEST_TOKEN}")
 
 
-_ONE_TOKEN = {"type": "integer", "minimum": 0, "maximum": _MAX_ID}
+_ONE_TOKEN = {"type": "integer", "minimum": 0, "maximum": LARGEST_TOKEN}
+_ANY_TOKENS = {"type": "array", "items": _ONE_TOKEN}
 _SOME_TOKENS = {"type": "array", "minItems": 1, "items": _ONE_TOKEN}
 _SOME_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 _LISTS_OF_TOKENS = {"type": "array", "minItems": 1, "items": _SOME_TOKENS}
 Prompts = Annotated[
-    list[str | list[int]],
+    list[str | bytes],
     BeforeValidator(_prompts),
     WithJsonSchema({"anyOf": [{"type": "string"}, _SOME_TEXTS, _SOME_TOKENS, _LISTS_OF_TOKENS]}),
 ]
@@ -129,7 +134,7 @@ class SamplingFields(ModelFields, _WithoutEffect):
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=_MAX_ID)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=LARGEST_TOKEN)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -143,7 +148,7 @@ class SamplingFields(ModelFields, _WithoutEffect):
     skip_special_tokens: bool | None = None
     stream: bool | None = None
     stream_options: BaseModel | None = None
-    priority: Annotated[int, Field(ge=-_MAX_ID, le=_MAX_ID)] | None = None
+    priority: Annotated[int, Field(ge=-LARGEST_TOKEN, le=LARGEST_TOKEN)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority", "fast"] | None = None
 
     structured_outputs: StructuredOutputs | None = None
@@ -256,4 +261,4 @@ class TokenizeFields(ModelFields, _Conversation):
 
 
 class DetokenizeFields(ModelFields):
-    tokens: list[TokenId]
+    tokens: Annotated[bytes, BeforeValidator(_tokens), WithJsonSchema(_ANY_TOKENS)]

@@ -51,7 +51,12 @@ _INSTEAD = {
 
 def parse(body: bytes, schema: type[_Schema]) -> _Schema:
     """Raises ProtocolError 400 for bad JSON and for a missing, mistyped, unknown or bad field."""
-    return _validated(_without_neutral(json_object(body), schema), schema)
+    return checked(json_object(body), schema)
+
+
+def checked(fields: dict[str, Any], schema: type[_Schema]) -> _Schema:
+    """Of a `json_object`. Raises ProtocolError 400 as `parse` does for its fields."""
+    return _validated(_without_neutral(fields, schema), schema)
 
 
 def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) -> dict[str, Any]:

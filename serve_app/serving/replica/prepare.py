@@ -16,10 +16,17 @@ from serve_app.protocol.errors import (
     too_long,
     unsupported,
 )
-from serve_app.protocol.messages import Conversation, Job, TokenizeJob
+from serve_app.protocol.messages import Conversation, DetokenizeJob, Job, TokenizeJob
+from serve_app.protocol.token_ids import num_tokens, unpacked
 from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
 from serve_app.text.choice_facts import WantedAnswer
-from serve_app.text.errors import BadVariable, NoForcedCalls, NoToolCalls, TextError
+from serve_app.text.errors import (
+    BadVariable,
+    NoForcedCalls,
+    NoToolCalls,
+    TextError,
+    TooManyTokens,
+)
 from serve_app.text.process.text_client import TextClient
 
 
@@ -44,20 +51,27 @@ class ServedModel:
 
 
 async def encode_prompts(
-    job: Job, model: ServedModel, text: TextClient
+    job: Job, model: ServedModel, text: TextClient, cap: int | None
 ) -> tuple[list[list[int]], WantedAnswer | None]:
-    """The prompts as tokens, and how answers are told apart. Raises ProtocolError for invalid text
-    and tokens.
+    """The prompts as tokens, and how answers are told apart. cap: the operator's longest prompt.
+
+    Raises ProtocolError for invalid text and tokens, and for a prompt that is too long, if possible
+    before it is looked at.
     """
     answer, chat, param = None, job["chat"], param_of(job)
-    with refusing_texts(param):
-        if chat is not None:
-            tokens, begun = await text.encode_chat(model.key, chat)
-            prompts = [tokens]
-            is_plain = job["constraint"] is not None
-            answer = None if begun is None else _answer(chat, begun, is_plain)
-        else:
-            prompts = await _encoded(job["prompts"], model, text)
+    longest = [cap, job["prompt_limit"], model.context_length]
+    most = min(each for each in longest if each is not None)
+    try:
+        with refusing_texts(param):
+            if chat is not None:
+                tokens, begun = await text.encode_chat(model.key, chat, most=most)
+                prompts = [tokens]
+                is_plain = job["constraint"] is not None
+                answer = None if begun is None else _answer(chat, begun, is_plain)
+            else:
+                prompts = await _encoded(job["prompts"], model, text, most)
+    except TooManyTokens as error:
+        raise too_long(_too_many(str(error), most, job, cap), param) from error
     for prompt in prompts:
         _check_tokens(prompt, model, param)
         if not prompt:
@@ -70,6 +84,17 @@ async def encode_prompts(
 def param_of(job: Job | TokenizeJob) -> str:
     """The field that a prompt is in."""
     return "prompt" if job["chat"] is None else "messages"
+
+
+def _too_many(words: str, most: int, job: Job, cap: int | None) -> str:
+    """words: how many tokens the prompt has.   By `prompt is too long`, LangChain knows it."""
+    for each, whom in ((cap, "here"), (job["prompt_limit"], "from this tenant")):
+        if each == most:
+            return f"The prompt has {words} tokens; at most {most} are accepted {whom}"
+    return (
+        f"This model's maximum context length is {most} tokens. However, the {param_of(job)} has "
+        f"{words} tokens, so the prompt is too long."
+    )
 
 
 def _answer(chat: Conversation, begun: str, is_plain: bool) -> WantedAnswer:
@@ -111,9 +136,13 @@ async def grammar_of(
 
 @contextmanager
 def refusing_texts(param: str) -> Iterator[None]:
-    """What the tokenizer or its template refuses is a ProtocolError about this field."""
+    """What the tokenizer or its template refuses is a ProtocolError about this field, except that
+    it is too long.
+    """
     try:
         yield
+    except TooManyTokens:
+        raise
     except BadVariable as error:
         raise bad_request(str(error), "chat_template_kwargs") from error
     except NoToolCalls as error:
@@ -124,13 +153,40 @@ def refusing_texts(param: str) -> Iterator[None]:
         raise bad_request(str(error), param) from error
 
 
+async def tokens_of(job: TokenizeJob, model: ServedModel, text: TextClient, cap: int) -> list[int]:
+    """What was asked. cap: the operator's most. Raises ProtocolError as `encode_prompts`."""
+    most, param, special = max(cap, model.context_length), param_of(job), job["add_special_tokens"]
+    try:
+        with refusing_texts(param):
+            if job["chat"] is not None:
+                return (await text.encode_chat(model.key, job["chat"], most=most))[0]
+            texts = [job["prompt"] or ""]
+            return (await text.encode(model.key, texts, most=most, special=special))[0]
+    except TooManyTokens as error:
+        message = f"The text has {error} tokens; at most {most} are accepted here"
+        raise too_long(message, param) from error
+
+
+async def text_of(job: DetokenizeJob, model: ServedModel, text: TextClient, cap: int) -> str:
+    """What was asked. cap: the operator's most. Raises ProtocolError for too many, and bad ones."""
+    most, num = max(cap, model.context_length), num_tokens(job["tokens"])
+    if num > most:
+        raise bad_request(f"Invalid 'tokens': {num} is above the limit of {most}", "tokens")
+    tokens = unpacked(job["tokens"])
+    _check_tokens(tokens, model, "tokens")
+    return await text.decode(model.key, tokens)
+
+
 async def _encoded(
-    prompts: Sequence[str | list[int]], model: ServedModel, text: TextClient
+    prompts: Sequence[str | bytes], model: ServedModel, text: TextClient, most: int
 ) -> list[list[int]]:
-    """Prompts that are tokens already stay as they are."""
+    """Prompts that are tokens already stay as they are. Raises TooManyTokens."""
+    for prompt in prompts:
+        if isinstance(prompt, bytes) and num_tokens(prompt) > most:
+            raise TooManyTokens(str(num_tokens(prompt)))
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = iter(await text.encode(model.key, texts) if texts else ())
-    return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+    encoded = iter(await text.encode(model.key, texts, most=most) if texts else ())
+    return [next(encoded) if isinstance(prompt, str) else unpacked(prompt) for prompt in prompts]
 
 
 def requests_of(
@@ -139,11 +195,9 @@ def requests_of(
     prompts: Sequence[Sequence[int]],
     grammar: Grammar | None = None,
     *,
-    cap: int | None,
     deadline: float | None,
 ) -> list[Request]:
-    """One request per choice, in order of prompts. `cap`: the operator's longest prompt.
-    `deadline`: on the engine's clock.
+    """One request per choice, in order of prompts. `deadline`: on the engine's clock.
 
     Raises ProtocolError if prompt and answer exceed the context.
     """
@@ -152,14 +206,14 @@ def requests_of(
         stops |= model.defaults.stop_token_ids
     requests = []
     for index, prompt in enumerate(prompts):
-        max_tokens = _max_tokens(job, model, len(prompt), cap)
+        max_tokens, tokens = _max_tokens(job, model, len(prompt)), tuple(prompt)
         for choice in range(job["n"]):
             requests.append(
                 Request(
                     id=f"{job['id']}-{index * job['n'] + choice}",
                     release=model.release,
                     model=model.name,
-                    prompt=tuple(prompt),
+                    prompt=tokens,
                     max_tokens=max_tokens,
                     sampling=model.defaults.sampling(job, choice_seed(job["seed"], choice)),
                     stop_token_ids=stops,
@@ -176,13 +230,8 @@ def requests_of(
     return requests
 
 
-def _max_tokens(job: Job, model: ServedModel, prompt: int, cap: int | None) -> int:
+def _max_tokens(job: Job, model: ServedModel, prompt: int) -> int:
     chat, param = job["chat"] is not None, param_of(job)
-    for most, whom in ((cap, "here"), (job["prompt_limit"], "from this tenant")):
-        if most is not None and prompt > most:
-            raise too_long(
-                f"The prompt has {prompt} tokens; at most {most} are accepted {whom}", param
-            )
     room = model.context_length - prompt
     asked, limit = job["max_tokens"], job["answer_limit"]
     if asked is None and room >= 1:

@@ -15,7 +15,7 @@ from serve_app.config import ServeConfig, UserConfig
 from serve_app.engine.request import Request
 from serve_app.errors import EngineError, EngineStopped, ServingError, Unavailable, where
 from serve_app.grammar.compiling import Compiler
-from serve_app.protocol.errors import ProtocolError, bad_request, loading, no_such_model
+from serve_app.protocol.errors import ProtocolError, loading, no_such_model
 from serve_app.protocol.messages import (
     AdminAction,
     AdminDone,
@@ -42,9 +42,9 @@ from serve_app.serving.replica.prepare import (
     ServedModel,
     encode_prompts,
     grammar_of,
-    param_of,
-    refusing_texts,
     requests_of,
+    text_of,
+    tokens_of,
     within,
 )
 from serve_app.serving.replica.served_releases import ServedReleases
@@ -236,11 +236,10 @@ class EngineReplica:
     async def _requests(
         self, job: Job, model: ServedModel, deadline: float | None
     ) -> tuple[list[Request], WantedAnswer | None]:
-        prompts, answer = await encode_prompts(job, model, self._text)
-        grammar = await grammar_of(job, model, answer, self._text, self._compiler)
         cap = self._config.limits.prompt_tokens
-        requests = requests_of(job, model, prompts, grammar, cap=cap, deadline=deadline)
-        return requests, answer
+        prompts, answer = await encode_prompts(job, model, self._text, cap)
+        grammar = await grammar_of(job, model, answer, self._text, self._compiler)
+        return requests_of(job, model, prompts, grammar, deadline=deadline), answer
 
     async def tokenize(self, asked: TokenizeJob) -> Tokens | ErrorItem:
         alias = alias_of(self._aliases.value, asked["model"])
@@ -248,31 +247,20 @@ class EngineReplica:
         try:
             side = settled_side_of(self._canary.value, job["tenant"])
             async with self._holding(asked["model"], alias, side) as (model, _, _):
-                with refusing_texts(param_of(job)):
-                    tokens = await self._tokens(job, model)
+                tokens = await tokens_of(job, model, self._text, self._config.limits.text_tokens)
                 return {"type": "tokens", "tokens": tokens, "max_model_len": model.context_length}
         except ProtocolError as error:
             return error.to_item()
         except ServingError as error:
             return protocol_error(error).to_item()
 
-    async def _tokens(self, job: TokenizeJob, model: ServedModel) -> list[int]:
-        if job["chat"] is not None:
-            return (await self._text.encode_chat(model.key, job["chat"]))[0]
-        special = job["add_special_tokens"]
-        [tokens] = await self._text.encode(model.key, [job["prompt"] or ""], special=special)
-        return tokens
-
     async def detokenize(self, job: DetokenizeJob) -> Text | ErrorItem:
-        worst = max(job["tokens"], default=0)
         alias = alias_of(self._aliases.value, job["model"])
         try:
             side = settled_side_of(self._canary.value, job["tenant"])
             async with self._holding(job["model"], alias, side) as (model, _, _):
-                if worst >= model.vocabulary:
-                    limit = f"is outside the vocabulary of {model.vocabulary}"
-                    raise bad_request(f"Invalid 'tokens': {worst} {limit}", "tokens")
-                return {"type": "text", "text": await self._text.decode(model.key, job["tokens"])}
+                most = self._config.limits.text_tokens
+                return {"type": "text", "text": await text_of(job, model, self._text, most)}
         except ProtocolError as error:
             return error.to_item()
         except ServingError as error:

@@ -17,6 +17,7 @@ from serve_app.text.errors import (
     TextError,
     TextFailed,
     TextUnavailable,
+    TooManyTokens,
 )
 from serve_app.text.process.frames import pack
 from serve_app.text.process.text_messages import AskedQuestion, Question, Reply
@@ -34,6 +35,7 @@ _ERRORS = {
         NoToolCalls,
         TextFailed,
         TextUnavailable,
+        TooManyTokens,
     )
 }
 _LONG_QUESTION = 20_000

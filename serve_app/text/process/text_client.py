@@ -113,11 +113,11 @@ class TextClient:
             await self._ask({"ask": "drop", "release": release})
 
     async def encode(
-        self, of: tuple[str, str], texts: Sequence[str], *, special: bool = True
+        self, of: tuple[str, str], texts: Sequence[str], *, most: int, special: bool = True
     ) -> list[list[int]]:
-        """The tokens of each text. of: release and model.   special: see `Tokenizer.encode`.
+        """The tokens of each text. of: release and model.   most, special: see `Tokenizer.encode`.
 
-        Raises: TextError; TextFailed and TextUnavailable, as all that asks.
+        Raises: TooManyTokens, TextError; TextFailed and TextUnavailable, as all that asks.
         """
         release, model = of
         question: Question = {
@@ -126,18 +126,19 @@ class TextClient:
             "model": model,
             "texts": texts,
             "special": special,
+            "most": most,
         }
         found: list[list[int]] = await self._ask(question)
         return found
 
     async def encode_chat(
-        self, of: tuple[str, str], chat: Conversation
+        self, of: tuple[str, str], chat: Conversation, *, most: int
     ) -> tuple[list[int], str | None]:
         """The tokens of a conversation, and what of the answer they have already; None for that if
         the model's answers are not parsed.
 
-        Raises: BadVariable, NoChatTemplate, NoToolCalls, NoForcedCalls, and TextError for a
-        template that refuses, or breaks its limits.
+        Raises: TooManyTokens, BadVariable, NoChatTemplate, NoToolCalls, NoForcedCalls, and
+        TextError for a template that refuses, or breaks its limits.
         """
         release, model = of
         question: Question = {
@@ -145,6 +146,7 @@ class TextClient:
             "release": release,
             "model": model,
             "chat": chat,
+            "most": most,
         }
         tokens, begun = await self._ask(question)
         return tokens, begun

@@ -58,24 +58,28 @@ class Turn(TypedDict):
 
 
 class EncodeQuestion(TypedDict):
-    """special: with the tokens that the tokenizer adds by default. Answer: tokens of each text."""
+    """special: with the tokens that the tokenizer adds by default.   most: tokens that a text may
+    have. Answer: tokens of each text.
+    """
 
     ask: Literal["encode"]
     release: str
     model: str
     texts: Sequence[str]
     special: bool
+    most: int
 
 
 class ChatQuestion(TypedDict):
-    """Answer: the tokens of the conversation, and what of the answer they have already; None for
-    that if answers are not parsed.
+    """most: tokens that the conversation may have. Answer: its tokens, and what of the answer they
+    have already; None for that if answers are not parsed.
     """
 
     ask: Literal["chat"]
     release: str
     model: str
     chat: Conversation
+    most: int
 
 
 class DecodeQuestion(TypedDict):

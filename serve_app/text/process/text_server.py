@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import BadGrammar, where
-from serve_app.protocol.messages import Conversation, Piece
+from serve_app.protocol.messages import Piece
 from serve_app.text.answers.finding import GIVEN
 from serve_app.text.answers.response_format import read_format
 from serve_app.text.chat_prompt import ChatPrompt
@@ -26,6 +26,7 @@ from serve_app.text.process.checked_sources import CheckedSources
 from serve_app.text.process.frames import unpack
 from serve_app.text.process.template_workers import Workers
 from serve_app.text.process.text_messages import (
+    ChatQuestion,
     Opening,
     Question,
     Reply,
@@ -99,10 +100,12 @@ class TextServer:
             return self._tokenizers.pop(question["release"], None) and None
         tokenizer = self._tokenizers[question["release"]][question["model"]]
         if question["ask"] == "encode":
-            special = question["special"]
-            return [tokenizer.encode(text, special=special) for text in question["texts"]]
+            special, most = question["special"], question["most"]
+            return [
+                tokenizer.encode(text, special=special, most=most) for text in question["texts"]
+            ]
         if question["ask"] == "chat":
-            return self._chat(tokenizer, question["model"], question["chat"])
+            return self._chat(tokenizer, question)
         if question["ask"] == "vocabulary":
             return _vocabulary(tokenizer)
         if question["ask"] == "grammar":
@@ -115,9 +118,8 @@ class TextServer:
             )
         return tokenizer.decode(question["tokens"], skip_special=False)
 
-    def _chat(
-        self, tokenizer: Tokenizer, model: str, chat: Conversation
-    ) -> tuple[list[int], str | None]:
+    def _chat(self, tokenizer: Tokenizer, asked: ChatQuestion) -> tuple[list[int], str | None]:
+        model, chat = asked["model"], asked["chat"]
         unfit = forbidden(chat["variables"])
         if unfit is not None:
             raise BadVariable(f"chat_template_kwargs must not contain '{unfit}'")
@@ -131,7 +133,7 @@ class TextServer:
         except TextError as error:
             raise TextError(f"the chat template of model '{model}' {error}") from error
         begun, forced = prompt.begun(text)
-        return tokenizer.encode(text + forced, special=False), begun
+        return tokenizer.encode(text + forced, special=False, most=asked["most"]), begun
 
     def _load(self, release: str, files: TokenizerFiles) -> dict[str, TokenizerFacts]:
         given = files["response_template"]

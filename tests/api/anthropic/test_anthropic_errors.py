@@ -22,7 +22,7 @@ ERRORS: TypeAdapter[ErrorResponse] = TypeAdapter(ErrorResponse)
 
 
 def ask(
-    method: str, path: str, client: FakeClient | None = None, **options: Any
+    method: str, path: str, client: FakeClient | None = None, body_bytes: int = 2000, **options: Any
 ) -> tuple[httpx.Response, Any]:
     """The response, and its error as Anthropic's client reads it, strictly. Of the types that
     Anthropic's documents name, the client's own types leave out `request_too_large`.
@@ -30,7 +30,7 @@ def ask(
 
     async def run() -> httpx.Response:
         keys = HeldKeys({"infer": {"scopes": ["infer"]}, "metrics": {"scopes": ["metrics"]}})
-        limits = RequestLimits(body_bytes=2000)
+        limits = RequestLimits(body_bytes=body_bytes)
         app = build_api(Api(client or FakeClient([ACCEPTED]), limits, keys))
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
@@ -89,6 +89,14 @@ def test_what_is_refused_before_the_engine_is_asked_has_the_shape_too(path: str)
         response, error = ask(method, path, **options)
         assert (response.status_code, error.type) == (status, kind), (method, options)
         assert says.strip("'") in error.message
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_long_body_that_is_read_elsewhere_is_refused_in_the_shape_too(path: str) -> None:
+    many = {**BODY, "stop_sequences": ["ab"] * 70_000}
+    response, error = ask("POST", path, body_bytes=2**20, json=many)
+    assert (response.status_code, error.type) == (400, "invalid_request_error")
+    assert "too many values" in error.message
 
 
 def test_routes_that_are_not_there_have_the_shape_of_who_asks() -> None:

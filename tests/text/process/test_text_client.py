@@ -216,13 +216,13 @@ def test_a_process_that_takes_over_is_told_no_log_probabilities_that_were_shown(
 def test_questions_are_asked_again_once() -> None:
     async def test(client: TextClient, processes: Processes) -> None:
         processes.last._held = True
-        asking = asyncio.create_task(client.encode(BYTES, ["the quick brown fox"]))
+        asking = asyncio.create_task(client.encode(BYTES, ["the quick brown fox"], most=99))
         await _turns(3)
         processes.last.kill()
         assert await asking == [TOKENS]
 
         processes.last._held = processes.held = True
-        asking = asyncio.create_task(client.encode(BYTES, ["the quick brown fox"]))
+        asking = asyncio.create_task(client.encode(BYTES, ["the quick brown fox"], most=99))
         await _turns(3)
         processes.last.kill()
         await _turns(10)
@@ -247,7 +247,7 @@ def test_a_process_that_takes_over_has_the_releases_that_are_there() -> None:
         await _turns(10)
         assert set(processes.last.turns[0]["releases"]) == {RELEASE, "r2"}
         processes.last.release()
-        assert await client.encode(("r2", "bytes"), ["the quick brown fox"]) == [TOKENS]
+        assert await client.encode(("r2", "bytes"), ["the quick brown fox"], most=99) == [TOKENS]
 
     _run(test)
 
@@ -259,9 +259,9 @@ def test_errors_keep_their_kind() -> None:
 
     async def test(client: TextClient, _: Processes) -> None:
         with pytest.raises(BadVariable, match="tools"):
-            await client.encode_chat(BYTES, chat([], tools=1))
+            await client.encode_chat(BYTES, chat([], tools=1), most=99)
         with pytest.raises(TextError, match="nested too deeply"):
-            await client.encode_chat(BYTES, chat([], mood=deep))
+            await client.encode_chat(BYTES, chat([], mood=deep), most=99)
         with pytest.raises(TextError, match="model bad"):
             await client.load("r9", ["bad"], lambda _, directory: directory.mkdir(parents=True))
 
@@ -275,7 +275,7 @@ def test_a_process_that_keeps_ending_is_given_up_and_everybody_is_told() -> None
         processes.held = True
         processes.last.kill()
         await _turns(10)
-        asking = asyncio.create_task(client.encode(BYTES, ["a"]))
+        asking = asyncio.create_task(client.encode(BYTES, ["a"], most=99))
         await _turns(3)
         for _ in range(keeper.MOST_DEATHS - 1):
             assert client.trouble is None
@@ -310,7 +310,7 @@ def test_a_process_that_does_not_answer_is_ended_and_another_takes_over(
         await _turns(5)
         processes.last._held = True
         client.add(key, TOKENS[1], None, None)
-        asking = asyncio.create_task(client.encode(BYTES, ["a"]))
+        asking = asyncio.create_task(client.encode(BYTES, ["a"], most=99))
         await asyncio.sleep(0.05)
         assert len(processes.started) == 1
         now += text_client.ANSWER_S + 1

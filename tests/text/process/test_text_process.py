@@ -83,7 +83,7 @@ def test_a_text_that_is_cut_by_the_end_of_its_process_is_whole() -> None:
             await asyncio.sleep(0.002)
             if place == len(TOKENS):  # of a stop string, the first part has come
                 os.kill(processes.ids[0], signal.SIGKILL)
-        assert await client.encode(BYTES, ["the quick brown fox"]) == [TOKENS]
+        assert await client.encode(BYTES, ["the quick brown fox"], most=99) == [TOKENS]
         await until(lambda: received[-1]["finish"] is not None)
         assert len(processes.ids) == 2
 
@@ -99,13 +99,13 @@ def test_a_long_text_does_not_hold_up_a_stream_and_short_texts() -> None:
         heard = asyncio.Event()
         key = client.open(BYTES, 0, TOKENS, wanted(), lambda _: heard.set())
         long = "the quick brown fox jumps over the lazy dog " * 10_000
-        encoding = asyncio.create_task(client.encode(BYTES, [long]))
+        encoding = asyncio.create_task(client.encode(BYTES, [long], most=10**6))
         num = 0
         while not encoding.done():
             heard.clear()
             client.add(key, TOKENS[num % len(TOKENS)], None, None)
             await heard.wait()
-            assert await client.encode(BYTES, ["the quick brown fox"]) == [TOKENS]
+            assert await client.encode(BYTES, ["the quick brown fox"], most=99) == [TOKENS]
             num += 1
         assert num > 5
         assert len((await encoding)[0]) > 50_000

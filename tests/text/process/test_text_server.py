@@ -98,7 +98,10 @@ def test_a_token_that_breaks_our_code_ends_its_choice_alone(
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        ({"ask": "encode", "texts": ["the quick brown fox", ""], "special": True}, [TOKENS, []]),
+        (
+            {"ask": "encode", "texts": ["the quick brown fox", ""], "special": True, "most": 99},
+            [TOKENS, []],
+        ),
         ({"ask": "decode", "tokens": TOKENS}, "the quick brown fox"),
     ],
 )
@@ -110,11 +113,15 @@ def test_questions_are_answered(server: TextServer, question: dict[str, Any], an
 @pytest.mark.parametrize(
     ("question", "kind", "says"),
     [
-        ({"ask": "encode", "texts": ["\ud800"], "special": True}, "TextError", "Unicode"),
-        ({"ask": "chat", "chat": chat([])}, "NoChatTemplate", "template"),
-        ({"ask": "chat", "chat": chat([], tools=1)}, "BadVariable", "'tools'"),
         (
-            {"ask": "encode", "texts": ["a"], "special": True, "model": "x"},
+            {"ask": "encode", "texts": ["\ud800"], "special": True, "most": 99},
+            "TextError",
+            "Unicode",
+        ),
+        ({"ask": "chat", "chat": chat([]), "most": 99}, "NoChatTemplate", "template"),
+        ({"ask": "chat", "chat": chat([], tools=1), "most": 99}, "BadVariable", "'tools'"),
+        (
+            {"ask": "encode", "texts": ["a"], "special": True, "most": 99, "model": "x"},
             "TextFailed",
             "KeyError",
         ),

@@ -1,0 +1,26 @@
+"""Reads one long body in a process of its own: from stdin, its JSON object to stdout.
+
+So neither the time nor the memory that this takes are the ingress's. Started by `long_bodies`.
+"""
+
+import marshal
+import sys
+from typing import Any
+
+from serve_app.api.requests.body import json_object
+from serve_app.protocol.errors import ProtocolError
+
+
+def main() -> None:
+    """Writes the object, or why there is none; see `long_bodies`."""
+    read = sys.stdin.buffer.read()
+    found: list[Any]
+    try:
+        found = [json_object(read), None]
+    except ProtocolError as error:
+        found = [None, error.to_item()]
+    sys.stdout.buffer.write(marshal.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
