@@ -29,6 +29,9 @@ class Ingress:
     in between costs several times as much as everything else here.
     """
 
+    _usage: UsageLog | None = None
+    """Serve has an ingress that could not be made write its records, too."""
+
     def __init__(self, engine: Any, config: ServeConfig, lessor: Lessor | None = None) -> None:
         """engine: a handle to its deployment.   lessor: of tenants' limits; None: this ingress is
         the only one.
