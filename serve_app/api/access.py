@@ -141,6 +141,8 @@ class Access:
         """Raises ProtocolError 401 or 403."""
         if self._keys is None:
             return ANYBODY
+        if scope["method"] == "OPTIONS":  # no route takes it: it only says which methods they take
+            return _NOBODY
         path: str = scope["path"]
         shown = _shown(Headers(scope=scope))
         caller = None

@@ -8,7 +8,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
@@ -22,6 +21,7 @@ from serve_app.api.anthropic.message_fields import CountFields
 from serve_app.api.anthropic.model_infos import model_info, model_infos
 from serve_app.api.boundary import Boundary
 from serve_app.api.dialects import DIALECTS
+from serve_app.api.foreign_pages import Pages
 from serve_app.api.generating import Generating, caller_of
 from serve_app.api.openapi import document as openapi
 from serve_app.api.reading import Reader
@@ -103,7 +103,7 @@ def build_api(api: Api) -> ASGIApp:
 
 def _for_browsers(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     """Answers a browser's question whether a page may ask, which comes without a key."""
-    return CORSMiddleware(
+    return Pages(
         app,
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST"),

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api.access import OPEN
 from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits, ServeConfig
 from serve_app.page_origin import origin
@@ -53,7 +52,7 @@ def test_answers_and_refusals_can_be_read_by_the_page(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("origins", "status"),
-    [((), 401), (("https://other.example.com",), 400), ((f"{PAGE}:8443",), 400)],
+    [((), 200), (("https://other.example.com",), 400), ((f"{PAGE}:8443",), 400)],
 )
 def test_other_pages_are_not(origins: tuple[str, ...], status: int) -> None:
     told = _asked(origins, "OPTIONS", "/v1/completions", headers=PREFLIGHT)
@@ -92,10 +91,22 @@ def test_head_is_answered_as_get_and_options_with_the_methods_of_a_route() -> No
         assert head.status_code == (itself.status_code if method == "GET" else 405)
 
 
-def test_only_the_open_routes_tell_their_methods_without_a_key() -> None:
+def test_every_route_tells_its_methods_without_a_key_and_nothing_else() -> None:
     for _, path in all_routes():
         (answer,) = call(HeldKeys(KEYS), ("OPTIONS", path, {}))
-        assert answer.status_code == (200 if path in OPEN else 401)
+        assert answer.status_code == 200
+        assert answer.content == b""
+
+
+def test_a_page_that_may_not_ask_is_told_its_origin_and_what_would_let_it() -> None:
+    told = _asked(("https://other.example.com",), "OPTIONS", "/v1/models", headers=PREFLIGHT)
+    error = told.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].endswith(f"--allow-origin {PAGE}")
+    headers = {**PREFLIGHT, "access-control-request-method": "DELETE"}
+    told = _asked((PAGE,), "OPTIONS", "/v1/models", headers=headers)
+    assert told.status_code == 400
+    assert "DELETE" in told.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/response", "/docs", "/"])
