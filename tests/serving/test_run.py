@@ -283,7 +283,7 @@ def test_sigterm_lets_answers_end_and_ends_every_process(started: Started) -> No
     output, _ = started.program.communicate(timeout=60)
     assert started.program.returncode == 0
     assert b"ended" in output
-    assert started.has_said("starting the endpoint; whole logs are in /")
+    assert started.has_said("; whole logs are in /")
     assert started.has_said("has the models a, b\n")
     assert started.has_said(f"engine: serving release {started.release} after ")
     assert not started.has_said("the engine (")
