@@ -14,7 +14,8 @@ from torch.nn import functional
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x @ weightᵀ, as `functional.linear`. x: (…, I)   weight: (O, I)  ->  (…, O)
 
-    Gradients go to x alone, unless a weight asks for one.
+    A row's sums have one order, whatever rows are multiplied together. Gradients go to x alone,
+    unless a weight asks for one.
     """
     if not _ONEDNN or not _suits(x, weight) or weight.requires_grad:
         return functional.linear(x, weight)
@@ -25,8 +26,11 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = _linear()(x.contiguous(), weight, None, "none", [], "")
-    return found
+    rows = x.flatten(0, -2).contiguous()
+    if len(rows) == 1:  # One row has code of its own, which adds in another order.
+        rows = rows.expand(2, -1).contiguous()
+    found: torch.Tensor = _linear()(rows, weight, None, "none", [], "")
+    return found[: x.shape[:-1].numel()].view(*x.shape[:-1], len(weight))
 
 
 def _suits(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -36,6 +40,7 @@ def _suits(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and x.dim() > 1
         and x.numel() > 0
         and (weight.is_contiguous() or weight.T.is_contiguous())
     )

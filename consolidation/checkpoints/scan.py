@@ -54,18 +54,20 @@ def scan(task: ScanTask) -> dict[str, Any]:
     if isinstance(source, BackboneSource):
         part = source.read()
         for name, tensor in part.items():
-            _check(task, name, tensor)
+            _checked(task, name, tensor)
         return {"digest": _digest(part)}
     digests, norms = [], []
     unadapted: list[str | None] = []
     for index in range(source.num_experts):
         tensors = source.read(index)
-        for name, tensor in tensors.items():
-            _check(task, f"{source.module}.{name}", tensor, (index,))
+        squares = [
+            _checked(task, f"{source.module}.{name}", tensor, (index,))
+            for name, tensor in tensors.items()
+        ]
         digests.append(_digest(tensors))
         is_adapted = source.is_adapted(index)
         unadapted.append(_digest(source.unadapted.read(index)) if is_adapted else None)
-        norms.append(math.fsum(_square_norm(tensor) for tensor in tensors.values()))
+        norms.append(math.fsum(squares))
     return {"digests": digests, "square_norms": norms, "unadapted": unadapted}
 
 
@@ -80,11 +82,25 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(encode_tensors(tensors)).hexdigest()
 
 
-def _check(task: ScanTask, name: str, tensor: torch.Tensor, before: tuple[int, ...] = ()) -> None:
-    """before: the indices of the tensor in the one that `name` is."""
-    if not tensor.is_floating_point():
-        return
-    limit = LARGEST if task.is_lossy else torch.finfo(tensor.dtype).max
+def _checked(
+    task: ScanTask, name: str, tensor: torch.Tensor, before: tuple[int, ...] = ()
+) -> float:
+    """The sum of squares of a tensor whose values can be used; raises `Refused` for any other.
+
+    before: the indices of the tensor in the one that `name` is.
+    """
+    squares = _square_norm(tensor)
+    if tensor.is_floating_point():
+        limit = LARGEST if task.is_lossy else torch.finfo(tensor.dtype).max
+        # No value is larger than the root of this sum, so most tensors are gone through once.
+        if not squares <= min(limit, LARGEST) ** 2:
+            _check(task, name, tensor, before, limit)
+    return squares
+
+
+def _check(
+    task: ScanTask, name: str, tensor: torch.Tensor, before: tuple[int, ...], limit: float
+) -> None:
     done = 0
     for part in _parts(tensor):
         low, high = (float(end) for end in torch.aminmax(part))

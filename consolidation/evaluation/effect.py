@@ -12,10 +12,9 @@ from consolidation.evaluation.data import ModelData
 from consolidation.evaluation.reference import Reference, reference_work
 from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.positions import EQUAL
-from consolidation.statistics.scoring import score_original, score_release, scoring_work
+from consolidation.statistics.scoring import score, scoring_work
 from consolidation.statistics.text import Window
 from consolidation.walk.course import Course
-from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
 
@@ -55,9 +54,7 @@ def measure_effect(task: EffectTask, tell: Tell = tell_nobody) -> dict[str, floa
         stack.enter_context(same_sums(task.device))
         original = StreamedModel(CheckpointWeights(task.checkpoint), task.device, course.passed)
         base = StreamedModel(CheckpointWeights(task.base), task.device, course.passed)
-        kept = stack.enter_context(Scratch())
-        scores = score_original(original, task.windows, kept)
-        figures = score_release(base, task.windows, kept, scores).figures or EQUAL
+        figures = score(original, task.windows, base).figures or EQUAL
         own = None
         if task.data is not None:
             reference = stack.enter_context(Reference(task.name, original, task.data))

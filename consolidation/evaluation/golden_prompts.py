@@ -34,7 +34,12 @@ def golden_of(model: StreamedModel, window: Window) -> Golden:
             "past_key_values": cache,
             "use_cache": True,
         }
-        (logits,) = forward_each(model, [inputs], lambda _, logits: logits[0, -1].float())
+        (logits,) = forward_each(
+            model,
+            [inputs],
+            lambda _, logits: logits[0, -1].float(),
+            positions=lambda _: slice(-1, None),
+        )
         # A stable sort: of equal logits the lower token comes first.
         values, order = torch.sort(logits, descending=True, stable=True)
         pairs = zip(order[:GOLDEN_TOP].tolist(), values[:GOLDEN_TOP].tolist(), strict=True)

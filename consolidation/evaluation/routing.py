@@ -2,6 +2,7 @@
 
 import torch
 
+from consolidation.walk.asked import Asked
 from consolidation.walk.streamed import Seen
 
 
@@ -19,9 +20,9 @@ class Routes:
     def watch(self, window: int) -> Seen:
         """What is to see the experts while a window goes through a model."""
 
-        def see(layer: int, _: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> None:
-            first = weights.argmax(-1, keepdim=True)  # (T, 1)
-            chosen = index.gather(-1, first).squeeze(-1)  # (T,)
+        def see(layer: int, asked: Asked) -> None:
+            first = asked.weights.argmax(-1, keepdim=True)  # (T, 1)
+            chosen = asked.index.gather(-1, first).squeeze(-1)  # (T,)
             self._found[window][layer] = chosen.to(torch.int32).cpu()
 
         return see

@@ -5,11 +5,11 @@ calibration windows; at every scored position a token is drawn from the model's 
 the gradient of its log-probability is taken. The inputs of all layers are set aside on the way
 forwards; on the way back each layer is filled once more, and computes what it computed again.
 Second moments of inputs and gradients make the metrics of `consolidation/arithmetic/metric.py`;
-`statistics/stored.py` keeps them. One thread computes a batch, and one adds up what an expert was
-given, several at a time: sums have one order, since the digest of a release depends on them.
+`statistics/stored.py` keeps them. One thread computes a batch, and one computes an expert for all
+batches, several at a time: sums have one order, since the digest of a release depends on them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,23 +22,29 @@ from consolidation.arithmetic.on_device import CPU, same_sums
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.run.executor import Tell, tell_nobody
-from consolidation.statistics.moments import Record, Sums
+from consolidation.statistics.going_back import (
+    EXPERTS,
+    GRADIENT,
+    go_back,
+    go_back_without_experts,
+    gradient_of,
+    leaf_of,
+)
+from consolidation.statistics.moments import Record
 from consolidation.statistics.probing import probe, probing_work
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
 from consolidation.walk.course import FILLING, Course
-from consolidation.walk.experts_forward import Shown, showing
-from consolidation.walk.forward import HELD_BYTES, Mapped, enter_each, one_thread_each
+from consolidation.walk.forward import HELD_BYTES
 from consolidation.walk.scratch import Scratch
-from consolidation.walk.streamed import Keywords, Layer, StreamedModel
+from consolidation.walk.side_by_side import Mapped, SideBySide, one_thread_each
+from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
 from representation.formats import Packed
 
 BATCH_TOKENS = 512
 BACKWARDS = 4
 """A layer takes so many times as long backwards as forwards."""
-BATCHES_AT_ONCE = 4
-"""What an expert is given by so many batches is added to its sums together."""
 HEAD_TOKENS = 128
 """Positions that have logits at a time: with gradients they may take as much as a layer."""
 
@@ -92,28 +98,28 @@ def _work(task: StatisticsTask) -> float:
 def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any]) -> None:
     """Keep the metrics of all experts, from the last layer to the first."""
     batches = list(batches_of(task.windows, model.device))
+    inputs = [{"input_ids": batch.tokens, "use_cache": False} for batch in batches]
     with Scratch(HELD_BYTES) as states:
-        calls = _forwards(model, batches, states, mapped)
+        together = SideBySide.entered(model, inputs, partial(_put, states, 0), mapped)
+        _forwards(together, batches, states)
         num_scored = _score(model, task.checkpoint.directory, batches, states, mapped)
+        real = torch.cat([batch.real for batch in batches])
         for layer in model.filled(backwards=True):
-            record = _backwards(model, layer, batches, calls, states, mapped)
-            if record is None or layer.experts is None:
-                continue
-            keep = partial(_keep, task, layer.experts, record, record.whole(), num_scored)
-            for _ in mapped(keep, range(record.num_experts)):
-                pass
+            if layer.experts is None:
+                go_back_without_experts(together, layer, states)
+            else:
+                num_experts = model.experts[layer.experts].num_experts
+                with Record(num_experts, model.device) as record:
+                    go_back(together, layer, states, real, record)
+                    keep = partial(_keep, task, layer.experts, record, num_scored)
+                    for _ in mapped(keep, range(num_experts)):
+                        pass
+            model.passed(BACKWARDS * (FILLING + int(real.sum())) / len(model.layers))
 
 
-def _keep(
-    task: StatisticsTask,
-    layer: int,
-    record: Record,
-    whole: Mapping[str, Sums],
-    num_scored: int,
-    index: int,
-) -> None:
-    if whole:
-        task.store.keep(task.name, layer, index, record.metrics(index, whole, num_scored))
+def _keep(task: StatisticsTask, layer: int, record: Record, num_scored: int, index: int) -> None:
+    if record.whole:
+        task.store.keep(task.name, layer, index, record.metrics(index, num_scored))
 
 
 def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batch]:
@@ -143,26 +149,27 @@ def _batch(windows: Sequence[Window], device: torch.device) -> Batch:
     )
 
 
-def _forwards(
-    model: StreamedModel, batches: Sequence[Batch], states: Scratch, mapped: Mapped[Any]
-) -> list[tuple[Keywords, ...]]:
-    """Set aside what each layer gets, and what comes out of the last, by layer and batch.
-
-    -> what the layers are called with, by batch
-    """
-    inputs = [{"input_ids": batch.tokens, "use_cache": False} for batch in batches]
-    calls = enter_each(model, inputs, lambda number, hidden: states.put((0, number), hidden))
-
-    @torch.no_grad()
-    def through(layer: Layer, number: int) -> None:
-        hidden = model.run(layer, states.get((layer.number, number)), calls[number])
-        states.put((layer.number + 1, number), hidden)
-
+def _forwards(together: SideBySide, batches: Sequence[Batch], states: Scratch) -> None:
+    """Set aside what each layer gets, what its experts give, and what comes out of the last."""
+    model = together.model
     for layer in model.filled():
-        for number, _ in enumerate(mapped(partial(through, layer), range(len(batches)))):
+        through = together.forwards(
+            layer,
+            partial(_get, states, layer.number),
+            partial(_put, states, layer.number + 1),
+            given=partial(_put, states, (EXPERTS, layer.number)),
+        )
+        for number in through:
             model.passed(int(batches[number].real.sum()) / len(model.layers))
         model.passed(FILLING / len(model.layers))
-    return calls
+
+
+def _get(states: Scratch, what: Hashable, number: int) -> torch.Tensor:
+    return states.get((what, number))
+
+
+def _put(states: Scratch, what: Hashable, number: int, tensor: torch.Tensor) -> None:
+    states.put((what, number), tensor)
 
 
 def _score(
@@ -185,7 +192,7 @@ def _score(
                 place = (row, slice(start, min(start + HEAD_TOKENS, scored.stop)))
                 gradient[place] = _of_draws(model, hidden[place], generator, directory)
             num_scored += len(scored)
-        states.put(("gradient", number), gradient)
+        states.put((GRADIENT, number), gradient)
         return num_scored
 
     with model.ends():
@@ -199,7 +206,7 @@ def _of_draws(
 
     That of the logits is 1 at the token less the probabilities.
     """
-    leaf = _leaf(model, hidden[None])
+    leaf = leaf_of(hidden[None], model.device)
     logits = model.leave(leaf)  # (1, n, V)
     found = functional.softmax(logits.detach()[0].float(), -1)  # (n, V)
     if not bool(found.isfinite().all()):
@@ -210,57 +217,4 @@ def _of_draws(
     drawn = torch.searchsorted(sums, at * sums[:, -1:]).clamp_max(found.shape[1] - 1)  # (n, 1)
     found = found.neg_().scatter_add_(1, drawn, torch.ones_like(at))
     logits.backward(found[None].to(logits.dtype))
-    return _gradient(leaf)[0]
-
-
-def _backwards(
-    model: StreamedModel,
-    layer: Layer,
-    batches: Sequence[Batch],
-    calls: Sequence[tuple[Keywords, ...]],
-    states: Scratch,
-    mapped: Mapped[Any],
-) -> Record | None:
-    """Carry the gradients of all batches back through a layer. -> sums over its experts' tokens
-
-    Some batches at a time, and then all experts: each one's sums have one order, however many
-    threads there are.
-    """
-
-    def back(number: int) -> dict[int, Shown]:
-        found: dict[int, Shown] = {}
-        hidden = _leaf(model, states.get((layer.number, number)))
-        with showing(found.__setitem__):
-            out = model.run(layer, hidden, calls[number])
-        out.backward(states.get(("gradient", number)).to(model.device))
-        states.put(("gradient", number), _gradient(hidden))
-        return found
-
-    record = None
-    if layer.experts is not None:
-        record = Record(model.experts_module(layer.experts), model.device)
-    numbers = range(len(batches))
-    for start in numbers[::BATCHES_AT_ONCE]:
-        some = numbers[start : start + BATCHES_AT_ONCE]
-        shown = list(mapped(back, some))
-        tokens = sum(int(batches[number].real.sum()) for number in some)
-        model.passed(BACKWARDS * tokens / len(model.layers))
-        if record is None:
-            continue
-        by_expert: dict[int, list[tuple[Shown, torch.Tensor]]] = {}
-        for number, found in zip(some, shown, strict=True):
-            for expert, one in found.items():
-                by_expert.setdefault(expert, []).append((one, batches[number].real))
-        for _ in mapped(record.add, by_expert.keys(), by_expert.values()):
-            pass
-    model.passed(BACKWARDS * FILLING / len(model.layers))
-    return record
-
-
-def _leaf(model: StreamedModel, hidden: torch.Tensor) -> torch.Tensor:
-    return hidden.detach().to(model.device).requires_grad_()
-
-
-def _gradient(leaf: torch.Tensor) -> torch.Tensor:
-    assert leaf.grad is not None
-    return leaf.grad
+    return gradient_of(leaf)[0]

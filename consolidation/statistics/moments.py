@@ -1,99 +1,154 @@
 """Sums over tokens that go through experts, and metrics made of them. Runs no model."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import torch
 
 from consolidation.arithmetic.float_products import product
 from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
-from consolidation.walk.experts_forward import Shown
+from consolidation.arithmetic.on_device import to_device
+from consolidation.walk.scratch import Scratch
 
 SAMPLES = 256
 """Tokens of each expert that are kept as a sample of all that it saw."""
 PRIOR_TOKENS = 64
 """An expert's moments count as if it had seen as many more tokens, of its layer's average."""
+SUMS = ("plain", "weighed", "gain")
+SAMPLED = ("inputs", "gradients", "weights", "priorities")
 
 
 class Record:
-    """Sums over the tokens of one layer's experts, by matrix. experts: the stock module"""
+    """Sums over the tokens of one layer's experts, by matrix: set aside until all are there.
 
-    def __init__(self, experts: Any, device: torch.device) -> None:
-        self.num_experts: int = experts.num_experts
-        self._experts = experts
+    `whole` are those over all experts. A context.
+    """
+
+    def __init__(self, num_experts: int, device: torch.device) -> None:
+        self.num_experts = num_experts
+        self.whole: dict[str, Sums] = {}
         self._device = device
-        self._sums: list[dict[str, Sums]] = [{} for _ in range(self.num_experts)]
+        self._kept = Scratch()
+        self._counts: dict[tuple[int, str], tuple[int, float]] = {}
 
-    def add(self, expert: int, shown: Sequence[tuple[Shown, torch.Tensor]]) -> None:
-        """Add what an expert was given by several inputs, each with its real tokens, (T,).
+    def keep(self, expert: int, sums: "Mapping[str, Sums]") -> None:
+        """Set an expert's sums aside. Several threads may do so at a time."""
+        for name, one in sums.items():
+            for field, tensor in one.tensors().items():
+                self._kept.put((expert, name, field), tensor)
+            self._counts[expert, name] = one.tokens, one.squares
 
-        Several threads may add at a time, each for another expert.
-        """
-        found = [one.products(self._experts, real) for one, real in shown]
-        for name in found[0]:
-            x, gradient = (
-                torch.cat(parts) for parts in zip(*(p[name] for p in found), strict=True)
-            )
-            if name not in self._sums[expert]:
-                self._sums[expert][name] = Sums((gradient.shape[1], x.shape[1]), self._device)
-            self._sums[expert][name].add(x, gradient)
+    def add(self, sums: "Mapping[str, Sums]") -> None:
+        """Add an expert's sums to those of the layer."""
+        for name, one in sums.items():
+            if name not in self.whole:
+                self.whole[name] = Sums.zeros(one.shape, self._device)
+            self.whole[name].include(one)
 
-    def whole(self) -> "dict[str, Sums]":
-        """Sums over all experts of the layer, by matrix."""
-        found: dict[str, Sums] = {}
-        for sums in self._sums:
-            for name in sorted(sums):
-                found.setdefault(name, Sums(sums[name].shape, self._device)).include(sums[name])
-        return found
-
-    def metrics(
-        self, expert: int, whole: "Mapping[str, Sums]", num_scored: int
-    ) -> dict[str, Metric]:
+    def metrics(self, expert: int, num_scored: int) -> dict[str, Metric]:
         """An expert's metrics by matrix; cost is in nats per scored token.
 
-        Once: it uses up the expert's sums, which are as large as what they become. Several threads
-        may do so at a time.
+        Several threads may ask at a time, once all sums were added.
         """
-        sums, self._sums[expert] = self._sums[expert], {}
         return {
-            name: sums.pop(name, Sums(layer.shape, self._device)).metric(layer, num_scored)
-            for name, layer in whole.items()
+            name: self._sums(expert, name, layer).metric(layer, num_scored)
+            for name, layer in self.whole.items()
         }
 
+    def _sums(self, expert: int, name: str, layer: "Sums") -> "Sums":
+        counts = self._counts.get((expert, name))
+        if counts is None:
+            return Sums.zeros(layer.shape, self._device)
+        tensors = {
+            field: to_device(self._kept.get((expert, name, field)), self._device)
+            for field in layer.tensors()
+        }
+        return Sums.restored(layer.shape, tensors, *counts)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._kept.__exit__(kind, error, trace)
+
+
+@dataclass(slots=True)
 class Sums:
-    """Sums over tokens for one matrix: moments of inputs, plain and weighted, and gradients."""
+    """Sums over tokens for one matrix (O, I).
 
-    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
-        self.shape = shape
+    plain, weighed: (B, b, b) moments of inputs, plain and by their gradients' squares
+    gain: (O,) squares of gradients   squares: of the tokens' squares of gradients
+    """
+
+    shape: tuple[int, int]
+    plain: torch.Tensor
+    weighed: torch.Tensor
+    gain: torch.Tensor
+    tokens: int
+    squares: float
+    sample: "Sample"
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int], device: torch.device) -> "Sums":
+        """Of no tokens."""
         size = block_size(shape[1])
-        num_blocks = -(-shape[1] // size)
-        self.plain = torch.zeros(num_blocks, size, size, device=device)
-        self.weighed = torch.zeros(num_blocks, size, size, device=device)
-        self.gain = torch.zeros(shape[0], device=device)
-        self.tokens = 0
-        self._squares = 0.0
-        self._sample = Sample(shape, device)
+        blocks = torch.zeros(-(-shape[1] // size), size, size, device=device)
+        gain, none = torch.zeros(shape[0], device=device), torch.zeros(0, device=device)
+        sample = Sample(none.new_zeros(0, shape[1]), none.new_zeros(0, shape[0]), none, none)
+        return cls(shape, blocks, blocks.clone(), gain, 0, 0.0, sample)
 
-    def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
+    @classmethod
+    def of(cls, x: torch.Tensor, gradient: torch.Tensor) -> "Sums":
         """x: (n, I)   gradient: (n, O)"""
         square = gradient.square()
         weights = square.sum(1)
-        blocks = in_blocks(x, self.shape[1]).transpose(1, 2).contiguous()  # (B, b, n)
-        for number, block in enumerate(blocks):
-            self.plain[number] += product(block, block)
-            self.weighed[number] += product(block * weights, block)
-        self.gain += square.sum(0)
-        self.tokens += len(x)
-        self._squares += float(weights.square().sum())
-        self._sample.add(x, gradient)
+        plain, weighed = [], []
+        for block in in_blocks(x, x.shape[1]):  # (n, b)
+            across = block.T.contiguous()  # (b, n)
+            plain.append(product(across, across))
+            weighed.append(product(across * weights, across))
+        return cls(
+            (gradient.shape[1], x.shape[1]),
+            torch.stack(plain),
+            torch.stack(weighed),
+            square.sum(0),
+            len(x),
+            float(weights.square().sum()),
+            Sample.of(x, gradient, x.square().sum(1) * weights),
+        )
+
+    @classmethod
+    def restored(
+        cls,
+        shape: tuple[int, int],
+        tensors: Mapping[str, torch.Tensor],
+        tokens: int,
+        squares: float,
+    ) -> "Sums":
+        """From what `tensors` gave."""
+        plain, weighed, gain = (tensors[name] for name in SUMS)
+        sample = Sample(*(tensors[name] for name in SAMPLED))
+        return cls(shape, plain, weighed, gain, tokens, squares, sample)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What can be set aside."""
+        sums = {name: getattr(self, name) for name in SUMS}
+        return sums | {name: getattr(self.sample, name) for name in SAMPLED}
 
     def include(self, other: "Sums") -> None:
+        """Add another's sums. The sample stays as it is."""
         self.plain += other.plain
         self.weighed += other.weighed
         self.gain += other.gain
         self.tokens += other.tokens
-        self._squares += other._squares
+        self.squares += other.squares
 
     def metric(self, layer: "Sums", num_scored: int) -> Metric:
         """The metric of one expert, filled up from its layer where the expert saw few tokens.
@@ -117,49 +172,46 @@ class Sums:
         gain = self.gain + mean_gain
         gain = gain * seen + gain.mean() * (1 - seen)
         trust = self.tokens / (self.tokens + PRIOR_TOKENS)
-        samples = self._sample.samples(trust, 2 * num_scored)
+        samples = self.sample.samples(trust, 2 * num_scored)
         return Metric(gain / (2 * num_scored), moments, self.shape[1], samples)
 
     def _seen(self) -> float:
         """The effective number of tokens with a gradient (Kish, 1965)."""
-        return float(self.gain.sum()) ** 2 / self._squares if self._squares else 0.0
+        return float(self.gain.sum()) ** 2 / self.squares if self.squares else 0.0
 
 
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample of the tokens that `add` sees; those that matter most are the likeliest to be in it.
+    """A sample of the tokens of a matrix; those that matter most are the likeliest to be in it.
 
     Priority sampling (Duffield, Lund & Thorup, 2007): sums over the sample are unbiased.
+    inputs: (n, I)   gradients: (n, O), in the dtype that they are stored in: they are as large as
+    the moments   weights, priorities: (n,), the largest priority first; the last token of
+    `SAMPLES` + 1 is not used, but its priority is the threshold.
     """
 
-    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
-        kept = torch.bfloat16  # as they are stored: they are as large as the moments
-        self._inputs = torch.zeros(0, shape[1], device=device, dtype=kept)
-        self._gradients = torch.zeros(0, shape[0], device=device, dtype=kept)
-        self._weights = torch.zeros(0, device=device)
-        self._priorities = torch.zeros(0, device=device)
-        self._generator = torch.Generator().manual_seed(0)
+    inputs: torch.Tensor
+    gradients: torch.Tensor
+    weights: torch.Tensor
+    priorities: torch.Tensor
 
-    def add(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        """x: (n, I)   gradient: (n, O)"""
-        weights = x.square().sum(1) * gradient.square().sum(1)
-        draws = torch.rand(len(x), generator=self._generator)  # the same on every device
-        draws = draws.to(weights.device).clamp_min_(1e-6)
-        self._priorities = torch.cat([self._priorities, weights / draws])
-        # Keep one more than is used: its priority is the threshold.
-        best = self._priorities.topk(min(SAMPLES + 1, len(self._priorities))).indices
-        self._priorities = self._priorities[best]
-        self._weights = torch.cat([self._weights, weights])[best]
-        self._inputs = torch.cat([self._inputs, x.bfloat16()])[best]
-        self._gradients = torch.cat([self._gradients, gradient.bfloat16()])[best]
+    @classmethod
+    def of(cls, x: torch.Tensor, gradient: torch.Tensor, weights: torch.Tensor) -> "Sample":
+        """x: (n, I)   gradient: (n, O)   weights: (n,), how much each token matters"""
+        draws = torch.rand(len(x), generator=torch.Generator().manual_seed(0))  # on every device
+        priorities = weights / draws.to(weights.device).clamp_min_(1e-6)
+        best = priorities.topk(min(SAMPLES + 1, len(x))).indices
+        kept = torch.bfloat16
+        return cls(x[best].to(kept), gradient[best].to(kept), weights[best], priorities[best])
 
     def samples(self, trust: float, num_tokens: int) -> Samples:
         """The sample, weighted for a mean over `num_tokens`."""
-        threshold = self._priorities[SAMPLES] if len(self._priorities) > SAMPLES else 0.0
-        used = self._weights[:SAMPLES] > 0
-        weights = self._weights[:SAMPLES][used]
+        threshold = self.priorities[SAMPLES] if len(self.priorities) > SAMPLES else 0.0
+        used = self.weights[:SAMPLES] > 0
+        weights = self.weights[:SAMPLES][used]
         factors = (weights.clamp_min(float(threshold)) / weights * (trust / num_tokens)).sqrt()
-        gradients = self._gradients[:SAMPLES][used].float() * factors[:, None]
-        return Samples(self._inputs[:SAMPLES][used].float(), gradients, trust)
+        gradients = self.gradients[:SAMPLES][used].float() * factors[:, None]
+        return Samples(self.inputs[:SAMPLES][used].float(), gradients, trust)
 
 
 def _mean(

@@ -10,43 +10,34 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch.nn import functional
 
-PART = 64
-"""Positions compared at once, which bounds memory for large vocabularies."""
+from consolidation.statistics.divergence import compared
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Values of each scored position, 17 bytes for each: logits are not kept for them.
+    """Values of each scored position, 33 bytes for each: logits are not kept for them.
 
     divergence: (n,) float64, KL(original || other) in nats   moved: (n,) float64, how much more
     probable the other finds the token that stands there   same: (n,) bool, whether both put the
-    largest logit on one token.
+    largest logit on one token   loss, other_loss: (n,) float64, of that token, in nats.
     """
 
     divergence: torch.Tensor
     moved: torch.Tensor
     same: torch.Tensor
+    loss: torch.Tensor
+    other_loss: torch.Tensor
 
     @classmethod
     def between(
         cls, original: torch.Tensor, other: torch.Tensor, tokens: Sequence[int]
     ) -> "Positions":
         """Of two models' logits, (n, V) each. tokens: those that stand at the n positions"""
-        found = []
-        targets = torch.tensor(tokens, device=original.device).split(PART)
-        for one, two, standing in zip(
-            original.split(PART), other.split(PART), targets, strict=True
-        ):
-            log_p = functional.log_softmax(one.double(), -1)
-            log_q = functional.log_softmax(two.double(), -1)
-            at = standing[:, None]
-            moved = log_q.gather(1, at).exp() - log_p.gather(1, at).exp()  # (n, 1)
-            found.append(
-                cls(_divergences(log_p, log_q), moved[:, 0], one.argmax(-1) == two.argmax(-1))
-            )
-        return cls.joined(found)
+        found = compared(original, other, torch.tensor(tokens, device=original.device))
+        same = original.argmax(-1) == other.argmax(-1)
+        moved = (-found.other_loss).exp() - (-found.loss).exp()
+        return cls(found.divergence, moved, same, found.loss, found.other_loss)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> "Positions":
@@ -55,6 +46,8 @@ class Positions:
             torch.cat([one.divergence for one in parts]),
             torch.cat([one.moved for one in parts]),
             torch.cat([one.same for one in parts]),
+            torch.cat([one.loss for one in parts]),
+            torch.cat([one.other_loss for one in parts]),
         )
 
     def __len__(self) -> int:
@@ -91,18 +84,6 @@ class Figures:
 
 EQUAL = Figures(kl=0.0, kl_99=0.0, kl_999=0.0, rms_dp=0.0, same_top=1.0)
 """Of two models that are the same."""
-
-
-def divergences(original: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(original || other) of each position. Logits, (n, V) each -> (n,) float64"""
-    pairs = zip(original.split(PART), other.split(PART), strict=True)
-    logs = ([functional.log_softmax(one.double(), -1) for one in pair] for pair in pairs)
-    return torch.cat([_divergences(log_p, log_q) for log_p, log_q in logs])
-
-
-def _divergences(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    # A token that the original rules out adds nothing, even if the other rules it out too.
-    return torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def _percentile(values: torch.Tensor, share: float) -> float:

@@ -1,18 +1,23 @@
 """Tries statistics: rounds experts, and compares what that changes with what is predicted."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
+from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrices
-from consolidation.statistics.scoring import divergence
+from consolidation.statistics.scoring import HEAD_TOKENS, divergence
 from consolidation.statistics.stored import StatisticsStore
 from consolidation.statistics.text import Window
-from consolidation.walk.forward import HELD_BYTES, Mapped, enter_each
+from consolidation.walk.asked import Asked, Pairs
+from consolidation.walk.experts_forward import output
+from consolidation.walk.forward import HELD_BYTES
 from consolidation.walk.scratch import Scratch
+from consolidation.walk.side_by_side import Mapped, SideBySide
 from consolidation.walk.streamed import Layer, StreamedModel
 from representation.formats import Packed
 
@@ -24,8 +29,6 @@ ROUNDED_BYTES = 1 << 27
 """
 ROUNDING = 1000
 """Rounding experts takes about as long as so many tokens take to go through the model."""
-HEAD_TOKENS = 128
-"""Positions that have logits at a time."""
 MOST_OFF = 30.0
 """Measured divergence over predicted, or the reverse: a larger factor is taken as this one."""
 
@@ -41,41 +44,31 @@ def probe(
 ) -> tuple[float, list[tuple[float, float]]]:
     """Round experts, and compare the divergence measured with the cost predicted.
 
-    Measured on windows that the statistics have not seen. Each layer is filled once: windows go
-    through it as it is, and again after each rounding, which is of what the one before it left.
+    Measured on windows that the statistics have not seen. Each expert is read once: windows go
+    through it as it is, and after each rounding.
     -> the factor that makes the metrics right for the coarsest rounding, and (cost, divergence) by
     rounding with metrics so scaled
     """
     windows = list(_some(probes))
+    kinds = range(len(roundings) + 1)
     inputs = [
         {"input_ids": torch.tensor([window.tokens], device=model.device), "use_cache": False}
+        for _ in kinds
         for window in windows
     ]
-    kinds = range(len(roundings) + 1)
-    costs = [0.0] * len(roundings)
+    costs = [list[float]() for _ in roundings]
     with Scratch(HELD_BYTES) as states:
+        together = SideBySide.entered(model, inputs, states.put, mapped)
 
-        def keep(number: int, hidden: torch.Tensor) -> None:
-            for kind in kinds:
-                states.put((kind, number), hidden)
-
-        calls = enter_each(model, inputs, keep)
-
-        @torch.no_grad()
-        def through(layer: Layer, kind: int, number: int) -> None:
-            hidden = model.run(layer, states.get((kind, number)), calls[number])
-            states.put((kind, number), hidden)
+        def compute(layer: Layer, asked: Asked, mapped: Mapped[Any]) -> torch.Tensor:
+            rounded = _Rounded(model, layer, name, roundings, store, asked)
+            return asked.summed(rounded.outputs(mapped, costs))
 
         for layer in model.filled():
-            for kind in kinds:
-                if kind > 0:
-                    fmt = roundings[kind - 1]
-                    costs[kind - 1] += _round(model, layer, name, fmt, store, mapped)
-                each = mapped(partial(through, layer, kind), range(len(windows)))
-                for number, _ in enumerate(each):
-                    model.passed(len(windows[number].tokens) / len(model.layers))
+            for number in together.forwards(layer, states.get, states.put, compute=compute):
+                model.passed(len(windows[number % len(windows)].tokens) / len(model.layers))
         measured = _divergences(model, windows, states, kinds, mapped)
-    return _factor(costs, measured)
+    return _factor([math.fsum(one) for one in costs], measured)
 
 
 def probing_work(probes: Sequence[Window], roundings: Sequence[Packed]) -> int:
@@ -84,46 +77,107 @@ def probing_work(probes: Sequence[Window], roundings: Sequence[Packed]) -> int:
     return (1 + len(roundings)) * tokens + len(roundings) * ROUNDING
 
 
-def _round(
-    model: StreamedModel,
-    layer: Layer,
-    name: str,
-    fmt: Packed,
-    store: StatisticsStore,
-    mapped: Mapped[Any],
-) -> float:
-    """Round some of a filled layer's experts, in place. -> what it costs, as predicted"""
-    if layer.experts is None:
-        return 0.0
-    number = layer.experts
-    experts = model.whole_experts(layer)
-    shape = model.experts[number].shape
-    indices = range(experts.num_experts)[:: max(1, experts.num_experts // ROUNDED_EXPERTS)]
-    at_once = 1
-    if model.device.type != "cpu":
-        at_once = max(1, ROUNDED_BYTES // (4 * shape.num_weights))
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """A layer whose experts compute tokens as they are, and others after each rounding.
+
+    asked: of as many tokens for each kind, one kind after another: as it is, by rounding
+    """
+
+    model: StreamedModel
+    layer: Layer
+    name: str
+    roundings: Sequence[Packed]
+    store: StatisticsStore
+    asked: Asked
+
+    def outputs(
+        self, mapped: Mapped[Any], costs: Sequence[list[float]]
+    ) -> Iterator[tuple[Pairs, torch.Tensor]]:
+        """What each expert gives. Adds what roundings cost, as predicted, to `costs`."""
+        chosen = {pairs.expert: pairs for pairs in self.asked.pairs()}
+        num_experts = self.model.experts[self._number].num_experts
+        rounded = range(num_experts)[:: max(1, num_experts // ROUNDED_EXPERTS)]
+        at_once = self._at_once()
+        jobs = [rounded[first : first + at_once] for first in range(0, len(rounded), at_once)]
+        one_of_all = ROUNDING * len(self.roundings) / len(rounded) / len(self.model.layers)
+        for own, (found, cost) in zip(
+            jobs, mapped(partial(self._round, chosen), jobs), strict=True
+        ):
+            self.model.passed(one_of_all * len(own))
+            for total, parts in zip(costs, cost, strict=True):
+                total.extend(parts)
+            yield from found
+        others = [pairs for expert, pairs in chosen.items() if expert not in rounded]
+        yield from mapped(self._plain, others)
 
     @torch.no_grad()
-    def some(first: int) -> float:
-        costs = []
-        own = indices[first : first + at_once]
-        found = [store.unscaled(name, number, i, shape.matrices, model.device) for i in own]
-        for matrix in sorted(shape.matrices):
-            weights = [getattr(experts, matrix)[index] for index in own]
-            uprights = [one.T if experts.is_transposed else one for one in weights]
-            metrics = [one[matrix] for one in found]
-            rounded = round_matrices(uprights, fmt, metrics)
-            for upright, metric, one in zip(uprights, metrics, rounded, strict=True):
-                error = one.values - upright
-                upright += error
-                costs.append(metric.noise_cost(error))
-        return math.fsum(costs)
+    def _plain(self, pairs: Pairs) -> tuple[Pairs, torch.Tensor]:
+        return pairs, self._output(self._read(pairs.expert), pairs)
 
-    costs = []
-    for cost in mapped(some, range(0, len(indices), at_once)):
-        costs.append(cost)
-        model.passed(ROUNDING * at_once / len(indices) / len(model.layers))
-    return math.fsum(costs)
+    @torch.no_grad()
+    def _round(
+        self, chosen: Mapping[int, Pairs], own: Sequence[int]
+    ) -> tuple[list[tuple[Pairs, torch.Tensor]], list[list[float]]]:
+        """Each rounding is of what the one before it left."""
+        matrices = self.model.experts[self._number].shape.matrices
+        device = self.model.device
+        metrics = [
+            self.store.unscaled(self.name, self._number, index, matrices, device) for index in own
+        ]
+        experts = [dict(self._read(index)) for index in own]
+        found, costs = [], []
+        for kind, fmt in enumerate((None, *self.roundings)):
+            if fmt is not None:
+                costs.append(self._rounded(experts, fmt, metrics))
+            for index, expert in zip(own, experts, strict=True):
+                if index in chosen:
+                    pairs = self._of_kind(chosen[index], kind)
+                    found.append((pairs, self._output(expert, pairs)))
+        return found, costs
+
+    def _rounded(
+        self,
+        experts: Sequence[dict[str, torch.Tensor]],
+        fmt: Packed,
+        metrics: Sequence[Mapping[str, Metric]],
+    ) -> list[float]:
+        """Round experts, in the place of what they were. -> what it costs"""
+        is_transposed = self._module.is_transposed
+        costs = []
+        for matrix in sorted(metrics[0]):
+            uprights = [one[matrix].T if is_transposed else one[matrix] for one in experts]
+            own = [one[matrix] for one in metrics]
+            rounded = round_matrices(uprights, fmt, own)
+            for expert, upright, metric, one in zip(experts, uprights, own, rounded, strict=True):
+                costs.append(metric.noise_cost(one.values - upright))
+                expert[matrix] = one.values.T if is_transposed else one.values
+        return costs
+
+    def _of_kind(self, pairs: Pairs, kind: int) -> Pairs:
+        num_tokens = len(self.asked.hidden) // (len(self.roundings) + 1)
+        own = pairs.tokens // num_tokens == kind
+        return Pairs(pairs.expert, pairs.tokens[own], pairs.places[own])
+
+    def _output(self, expert: Mapping[str, torch.Tensor], pairs: Pairs) -> torch.Tensor:
+        return output(self._module, expert, self.asked.hidden[pairs.tokens])
+
+    def _at_once(self) -> int:
+        if self.model.device.type == "cpu":
+            return 1
+        return max(1, ROUNDED_BYTES // (4 * self.model.experts[self._number].shape.num_weights))
+
+    @property
+    def _number(self) -> int:
+        assert self.layer.experts is not None
+        return self.layer.experts
+
+    @property
+    def _module(self) -> Any:
+        return self.model.experts_module(self._number)
+
+    def _read(self, index: int) -> Mapping[str, torch.Tensor]:
+        return self.model.expert_reader(self._number)(index)
 
 
 def _divergences(
@@ -142,7 +196,9 @@ def _divergences(
         for start in scored[::HEAD_TOKENS]:
             part = slice(start, min(start + HEAD_TOKENS, scored.stop))
             before, *others = (
-                model.leave(states.get((kind, number))[:, part].to(model.device))[0].float()
+                model.leave(states.get(kind * len(windows) + number)[:, part].to(model.device))[
+                    0
+                ].float()
                 for kind in kinds
             )
             for one, logits in zip(found, others, strict=True):

@@ -8,20 +8,25 @@ threads.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch.nn import functional
 
-from consolidation.statistics.positions import PART, Figures, Positions, divergences
+from consolidation.statistics.divergence import divergences, losses
+from consolidation.statistics.positions import Figures, Positions
 from consolidation.statistics.text import Window
 from consolidation.walk.course import FILLING
-from consolidation.walk.forward import forward_each
+from consolidation.walk.forward import HELD_BYTES, forward_each, share, through_layers
 from consolidation.walk.scratch import Scratch
+from consolidation.walk.side_by_side import one_thread_each
 from consolidation.walk.streamed import Seen, StreamedModel
 
 Result = TypeVar("Result")
+
+HEAD_TOKENS = 128
+"""Positions that have logits at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,7 @@ class Scores:
 
 def loss(logits: torch.Tensor, window: Window) -> float:
     """Sum of negative log-likelihoods of the scored tokens. logits: (scored, V)"""
-    targets = torch.tensor(window.tokens[window.first_scored :], device=logits.device)
-    parts = zip(logits.split(PART), targets.split(PART), strict=True)
-    return math.fsum(
-        float(functional.cross_entropy(part.double(), wanted, reduction="sum"))
-        for part, wanted in parts
-    )
+    return math.fsum(losses(logits, _scored_tokens(window, logits.device)).tolist())
 
 
 def divergence(original: torch.Tensor, release: torch.Tensor) -> float:
@@ -62,16 +62,15 @@ def each_window(
 
     logits: (scored, V). `seen` is as in `forward_each`; all windows go through the model at once.
     """
-    inputs = [
-        {"input_ids": torch.tensor([window.tokens], device=model.device), "use_cache": False}
-        for window in windows
-    ]
+    inputs = [_input(window, model.device) for window in windows]
 
     def scored(number: int, logits: torch.Tensor) -> Result:
-        first = windows[number].first_scored
-        return function(number, logits[0, first - 1 : -1].float())
+        return function(number, logits[0].float())
 
-    return forward_each(model, inputs, scored, seen)
+    def positions(number: int) -> slice:
+        return slice(windows[number].first_scored - 1, -1)
+
+    return forward_each(model, inputs, scored, seen, positions)
 
 
 def scoring_work(windows: Sequence[Window]) -> int:
@@ -79,30 +78,55 @@ def scoring_work(windows: Sequence[Window]) -> int:
     return FILLING + sum(len(window.tokens) for window in windows)
 
 
-def score_original(model: StreamedModel, windows: Sequence[Window], kept: Scratch | None) -> Scores:
-    """Score a model against itself, and keep its logits by window where `kept` is given."""
-
-    def run(number: int, logits: torch.Tensor) -> float:
-        if kept is not None:
-            kept.put(number, logits)
-        return loss(logits, windows[number])
-
-    total = math.fsum(each_window(model, windows, run))
-    num_tokens = sum(len(window.tokens) - window.first_scored for window in windows)
-    return Scores(total, total, num_tokens)
-
-
-def score_release(
-    model: StreamedModel, windows: Sequence[Window], kept: Scratch, original: Scores
+def score(
+    original: StreamedModel, windows: Sequence[Window], other: StreamedModel | None = None
 ) -> Scores:
-    """Score the model of the release against the kept logits of the original."""
+    """Score a model, and how far another is from it. other: None is the model itself.
 
-    def run(number: int, logits: torch.Tensor) -> tuple[float, Positions]:
-        window = windows[number]
-        before = kept.get(number).to(logits.device)
-        tokens = window.tokens[window.first_scored :]
-        return loss(logits, window), Positions.between(before, logits, tokens)
+    Hidden states of both are set aside, so that few positions have logits at a time. What lies
+    behind the layers is in memory once where it is the same in both.
+    """
+    models = [original] if other is None else [original, other]
+    inputs = [_input(window, original.device) for window in windows]
+    with ExitStack() as stack:
+        mapped = stack.enter_context(one_thread_each(original.device, len(windows)))
+        states = [stack.enter_context(Scratch(HELD_BYTES)) for _ in models]
+        for model, own in zip(models, states, strict=True):
+            through_layers(model, inputs, own, mapped)
+        stack.enter_context(original.ends())
+        if other is not None:
+            stack.enter_context(other.ends(beside=original))
 
-    losses, positions = zip(*each_window(model, windows, run), strict=True)
-    figures = Positions.joined(positions).figures()
-    return Scores(original.loss_original, math.fsum(losses), original.tokens, figures)
+        @torch.no_grad()
+        def scored(number: int) -> list[Positions]:
+            window, found = windows[number], []
+            scored = range(window.first_scored - 1, len(window.tokens) - 1)
+            for start in scored[::HEAD_TOKENS]:
+                part = slice(start, min(start + HEAD_TOKENS, scored.stop))
+                logits = [
+                    model.leave(own.get(number)[:, part].to(model.device))[0].float()
+                    for model, own in zip(models, states, strict=True)
+                ]
+                standing = window.tokens[part.start + 1 : part.stop + 1]
+                found.append(Positions.between(logits[0], logits[-1], standing))
+            return found
+
+        parts = []
+        for number, found in enumerate(mapped(scored, range(len(windows)))):
+            parts += found
+            for model in models:
+                model.passed(share(model, inputs[number]))
+        return _scores(Positions.joined(parts), is_itself=other is None)
+
+
+def _scores(found: Positions, *, is_itself: bool) -> Scores:
+    own, others = (math.fsum(one.tolist()) for one in (found.loss, found.other_loss))
+    return Scores(own, others, len(found), None if is_itself else found.figures())
+
+
+def _input(window: Window, device: torch.device) -> dict[str, Any]:
+    return {"input_ids": torch.tensor([window.tokens], device=device), "use_cache": False}
+
+
+def _scored_tokens(window: Window, device: torch.device) -> torch.Tensor:
+    return torch.tensor(window.tokens[window.first_scored :], device=device)

@@ -25,7 +25,7 @@ from consolidation.run.kept_results import remove_unused
 from consolidation.statistics.text import ModelWindows
 from representation.canonical import canonical_json
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raise it whenever the same model and text would give other statistics, or files of another form.
 
 `tests/consolidation/statistics/test_stored.py` fails when it should have been raised.

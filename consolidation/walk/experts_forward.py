@@ -1,72 +1,77 @@
-"""Computes the experts of a streamed model, one after another, and their gradients. Keeps nothing.
+"""How a stock model computes its experts in a walk, with one in hand at a time. Reads none.
 
-Registered with transformers' experts interface. Weights get no gradients. Who calls `showing` is
-shown, on the way back, what each expert's matrices were given and the gradients of their products;
-what is made of it is in `statistics/moments.py`.
+Registered with transformers' experts interface. What its function does depends on what the thread
+is at. In a whole model it computes with the module's own weights. In a walk it computes with those
+that `Inline` reads, or ends the layer with what is asked of its experts (`Reached`), or returns
+what they gave (`Given`): so tokens of many inputs can have their experts computed together, by
+`walk/side_by_side.py`.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from consolidation.arithmetic.float_products import product
+from consolidation.walk.asked import Asked
 
 FUNCTION = "expertpool_streamed"
 
-ByMatrix = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Matrices = Mapping[str, torch.Tensor]
+"""One expert's tensors by parameter name, in float32, where they are computed with."""
+Read = Callable[[int], Matrices]
+
+
+class Reached(Exception):
+    """Ends a layer at its experts, with what is asked of them."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+
+
+@dataclass(slots=True)
+class Given:
+    """What a layer's experts gave: out (T, H). `asked` is noted when the layer comes to them."""
+
+    out: torch.Tensor
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What the tokens that chose an expert gave its matrices, and what came back.
+class Inline:
+    """Experts are computed when a layer comes to them: each is read, used and dropped.
 
-    tokens: (n,) their places among T   weights: (n, 1) of their router
-    hidden: (T, H) what all experts were given   gradient: (T, H) of what all gave
-    inner: (n, I), inputs of the second matrix   first_gradients: (n, 2 I), of the first one's
-    product, or (n, I) without a gate
+    seen: told what is asked of them.
     """
 
-    tokens: torch.Tensor
-    weights: torch.Tensor
-    hidden: torch.Tensor
-    gradient: torch.Tensor
-    inner: torch.Tensor
-    first_gradients: torch.Tensor
-
-    def products(self, experts: Any, real: torch.Tensor) -> ByMatrix:
-        """Of the tokens that are real, (T,): inputs and gradients, (n, I) and (n, O), by matrix."""
-        kept = real[self.tokens]
-        tokens, weights = self.tokens[kept], self.weights[kept]
-        return {
-            first_name(experts): (self.hidden[tokens], self.first_gradients[kept]),
-            "down_proj": (self.inner[kept], self.gradient[tokens] * weights),
-        }
+    read: Read
+    seen: Callable[[Asked], None] | None = None
 
 
-Sight = Callable[[int, Shown], None]
-"""Is shown an expert by its number."""
+class Stop:
+    """A layer ends at its experts: raises `Reached`."""
 
 
 class _Here(threading.local):
-    sight: Sight | None = None
+    at: Inline | Stop | Given | None = None
 
 
 _here = _Here()
 
 
 @contextmanager
-def showing(sight: Sight) -> Iterator[None]:
-    """Experts that this thread runs forwards are shown to `sight` on their way back."""
-    _here.sight = sight
+def computing(at: Inline | Stop | Given) -> Iterator[None]:
+    """What this thread does at the experts of a layer."""
+    before, _here.at = _here.at, at
     try:
         yield
     finally:
-        _here.sight = None
+        _here.at = before
 
 
 def _experts_forward(
@@ -74,67 +79,29 @@ def _experts_forward(
 ) -> torch.Tensor:
     """The function of the experts interface. hidden: (T, H)   index, weights: (T, K)  ->  (T, H)"""
     index, weights = [*args, *kwargs.values()]
-    found: torch.Tensor = _Experts.apply(hidden, weights, index, experts)  # type: ignore[no-untyped-call]
-    return found
+    asked, at = Asked(hidden, index, weights), _here.at
+    if isinstance(at, Stop):
+        raise Reached(asked)
+    if isinstance(at, Given):
+        at.asked = asked
+        return at.out
+    if at is not None and at.seen is not None:
+        at.seen(asked)
+    return computed(experts, asked, partial(_held, experts) if at is None else at.read)
 
 
-class _Experts(torch.autograd.Function):
-    """All experts of a layer. What the first matrices give is kept for the way back."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weights: torch.Tensor, index: torch.Tensor, experts: Any
-    ) -> torch.Tensor:
-        keeps = any(ctx.needs_input_grad)
-        ctx.experts, ctx.sight, ctx.firsts = experts, _here.sight, {}
-        out = torch.zeros_like(hidden)
-        for expert, tokens, places in _chosen(index):
-            first = _first(experts, expert, hidden[tokens])  # (n, 2 I), or (n, I)
-            if keeps:
-                ctx.firsts[expert] = (tokens, places, first)
-            y = product(_gated(experts, first), _matrix(experts, "down_proj", expert))  # (n, H)
-            if experts.has_bias:
-                y = y + experts.down_proj_bias[expert]
-            out.index_add_(0, tokens, (y * weights[tokens, places, None]).to(out.dtype))
-        ctx.save_for_backward(hidden, weights)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        hidden, weights = (tensor.detach() for tensor in ctx.saved_tensors)
-        experts = ctx.experts
-        of_hidden, of_weights = torch.zeros_like(hidden), torch.zeros_like(weights)
-        for expert, (tokens, places, first) in ctx.firsts.items():
-            weight = weights[tokens, places, None]  # (n, 1)
-            outer = gradient[tokens]  # (n, H)
-            with torch.enable_grad():
-                leaf = first.detach().requires_grad_()
-                inner = _gated(experts, leaf)  # (n, I)
-            down = _matrix(experts, "down_proj", expert)
-            back = product(outer, down.T)  # (n, I)
-            own = (back * inner.detach()).sum(1)
-            if experts.has_bias:
-                own = own + outer @ experts.down_proj_bias[expert]
-            of_weights[tokens, places] = own.to(of_weights.dtype)
-            (firsts,) = torch.autograd.grad(inner, leaf, back * weight)
-            up = _matrix(experts, first_name(experts), expert)
-            of_hidden.index_add_(0, tokens, product(firsts, up.T))
-            if ctx.sight is not None:
-                given = (tokens, weight, hidden, gradient)
-                ctx.sight(expert, Shown(*given, inner.detach(), firsts))
-        return of_hidden, of_weights, None, None
+def computed(experts: Any, asked: Asked, read: Read) -> torch.Tensor:
+    """What a layer's experts give, one after another. experts: the stock module  ->  (T, H)"""
+    outputs = (
+        (pairs, output(experts, read(pairs.expert), asked.hidden[pairs.tokens]))
+        for pairs in asked.pairs()
+    )
+    return asked.summed(outputs)
 
 
-def _chosen(index: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Each expert that is chosen, with the tokens that chose it and as their how-manieth.
-
-    index: (T, K)  ->  number, (n,), (n,)
-    """
-    num_choices = index.shape[1]
-    found, counts = index.unique(return_counts=True)
-    order = index.flatten().argsort(stable=True)  # (T K,)
-    for expert, pairs in zip(found.tolist(), order.split(counts.tolist()), strict=True):
-        yield expert, pairs // num_choices, pairs % num_choices
+def _held(experts: Any, expert: int) -> dict[str, torch.Tensor]:
+    """Of a whole model."""
+    return {name: tensor[expert] for name, tensor in experts.named_parameters(recurse=False)}
 
 
 def first_name(experts: Any) -> str:
@@ -142,11 +109,51 @@ def first_name(experts: Any) -> str:
     return "gate_up_proj" if experts.has_gate else "up_proj"
 
 
-def _first(experts: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
+def output(experts: Any, own: Matrices, x: torch.Tensor) -> torch.Tensor:
+    """What an expert gives. experts: the stock module   (n, H) -> (n, H)"""
+    return _through(experts, own, "down_proj", _gated(experts, _first(experts, own, x)))
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What comes back through an expert. inner: (n, I), what its second matrix was given
+    first: (n, 2 I), or (n, I) without a gate, of the first one's product
+    hidden: (n, H), of what the expert was given   weights: (n,), of the router's
+    """
+
+    inner: torch.Tensor
+    first: torch.Tensor
+    hidden: torch.Tensor
+    weights: torch.Tensor
+
+
+def gradients(
+    experts: Any, own: Matrices, x: torch.Tensor, weights: torch.Tensor, outer: torch.Tensor
+) -> Gradients:
+    """Carry gradients back through an expert, which computes again; its weights get none.
+
+    x: (n, H), what it was given   weights: (n, 1)   outer: (n, H), of what all experts gave
+    """
+    leaf = _first(experts, own, x).detach().requires_grad_()  # (n, 2 I)
+    with torch.enable_grad():
+        inner = _gated(experts, leaf)  # (n, I)
+    back = product(outer, _matrix(experts, own, "down_proj").T)  # (n, I)
+    of_weights = (back * inner.detach()).sum(1)
+    if experts.has_bias:
+        of_weights = of_weights + outer @ own["down_proj_bias"]
+    (first,) = torch.autograd.grad(inner, leaf, back * weights)
+    hidden = product(first, _matrix(experts, own, first_name(experts)).T)
+    return Gradients(inner.detach(), first, hidden, of_weights)
+
+
+def _first(experts: Any, own: Matrices, x: torch.Tensor) -> torch.Tensor:
     """What the first matrix gives. (n, H) -> (n, 2 I), or (n, I) without a gate"""
-    name = first_name(experts)
-    out = product(x, _matrix(experts, name, expert))
-    return out + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else out
+    return _through(experts, own, first_name(experts), x)
+
+
+def _through(experts: Any, own: Matrices, name: str, x: torch.Tensor) -> torch.Tensor:
+    out = product(x, _matrix(experts, own, name))
+    return out + own[f"{name}_bias"] if experts.has_bias else out
 
 
 def _gated(experts: Any, first: torch.Tensor) -> torch.Tensor:
@@ -156,10 +163,9 @@ def _gated(experts: Any, first: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _matrix(experts: Any, name: str, expert: int) -> torch.Tensor:
-    """One linear layer of one expert. -> (O, I)"""
-    weight: torch.Tensor = getattr(experts, name)[expert]
-    return weight.T if experts.is_transposed else weight
+def _matrix(experts: Any, own: Matrices, name: str) -> torch.Tensor:
+    """One linear layer of an expert. -> (O, I)"""
+    return own[name].T if experts.is_transposed else own[name]
 
 
 ALL_EXPERTS_FUNCTIONS.register(FUNCTION, _experts_forward)

@@ -1,7 +1,6 @@
 """Puts tensors into modules of a model on the meta device, and takes them out again. Reads none."""
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,48 +49,3 @@ class Filling:
         while self._before:
             held, name, there = self._before.pop()
             held[name] = there
-
-
-class ExpertsFilling:
-    """One layer's experts, each read when a token first needs it.
-
-    read: gives an expert's tensors by parameter name.
-    """
-
-    def __init__(
-        self, module: Any, filling: Filling, read: Callable[[int], dict[str, torch.Tensor]]
-    ) -> None:
-        self._read = read
-        self._lock = threading.Lock()
-        self._stacks: dict[str, torch.Tensor] = {}
-        for name, there in list(module.named_parameters(recurse=False)):
-            # Memory that nothing is written to costs none.
-            empty = torch.empty(there.shape, dtype=there.dtype, device=filling.device)
-            filling.put(module, name, empty)
-            self._stacks[name] = getattr(module, name)
-        self.num_experts = len(next(iter(self._stacks.values())))
-        self._missing = set(range(self.num_experts))
-
-    def need(self, index: torch.Tensor) -> None:
-        """Fill the experts that tokens are sent to. Several threads may ask at a time."""
-        if self._missing:
-            self._fill(index.unique().tolist())
-
-    def need_all(self) -> None:
-        """Fill every expert."""
-        self._fill(list(range(self.num_experts)))
-
-    @torch.no_grad()
-    def _fill(self, wanted: list[int]) -> None:
-        with self._lock:
-            for index in wanted:
-                if index in self._missing:
-                    for name, tensor in self._read(index).items():
-                        self._put(name, index, tensor)
-                    self._missing.remove(index)
-
-    def _put(self, name: str, index: int, tensor: torch.Tensor) -> None:
-        there = self._stacks[name][index]
-        if there.shape != tensor.shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)} instead of {tuple(there.shape)}")
-        there.copy_(to_device(tensor, there.device))

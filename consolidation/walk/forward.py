@@ -1,20 +1,16 @@
 """Takes inputs through a streamed model, layer by layer, several at a time. Scores nothing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 
 from consolidation.walk.course import FILLING
-from consolidation.walk.keywords import SharedKeywords
 from consolidation.walk.scratch import Scratch
-from consolidation.walk.streamed import Keywords, Layer, Seen, StreamedModel
+from consolidation.walk.side_by_side import Inputs, Mapped, SideBySide, one_thread_each
+from consolidation.walk.streamed import Seen, StreamedModel
 from representation.architecture.config import vocabulary_size
 
-Inputs = Mapping[str, Any]
-"""Of the stock forward: `input_ids` (B, T), and what else it is called with."""
 Result = TypeVar("Result")
 
 HELD_BYTES = 256 << 20
@@ -22,47 +18,7 @@ HELD_BYTES = 256 << 20
 LOGITS_BYTES = 512 << 20
 """Logits in memory at a time, unless one input has more."""
 
-
-Mapped = Callable[..., Iterator[Result]]
-"""As `map`."""
-
-
-@contextmanager
-def one_thread_each(device: torch.device, at_most: int) -> Iterator[Mapped[Any]]:
-    """A `map` by threads that compute alone, so that the result does not depend on how many.
-
-    They are as many as torch has here, and at most `at_most`. This thread computes alone meanwhile.
-    Any other device than the CPU is given one input after another: it computes with all it has.
-    """
-    if device.type != "cpu":
-        yield map
-        return
-    before = torch.get_num_threads()
-    num_workers = max(1, min(before, at_most))
-    try:
-        with ThreadPoolExecutor(
-            num_workers, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            torch.set_num_threads(1)
-            yield pool.map
-    finally:
-        torch.set_num_threads(before)
-
-
-def enter_each(
-    model: StreamedModel, inputs: Sequence[Inputs], keep: Callable[[int, torch.Tensor], None]
-) -> list[tuple[Keywords, ...]]:
-    """Run what lies before the layers. `keep` gets each input's number and hidden state.
-
-    One after another: modules of rotary angles may keep state from one input to the next.
-    """
-    calls, shared = [], SharedKeywords()
-    with model.ends():
-        for number, one in enumerate(inputs):
-            hidden, call = model.enter(one)
-            keep(number, hidden)
-            calls.append(shared.of(call))
-    return calls
+WHOLE = slice(None)
 
 
 def forward_each(
@@ -70,43 +26,64 @@ def forward_each(
     inputs: Sequence[Inputs],
     function: Callable[[int, torch.Tensor], Result],
     seen: Callable[[int], Seen] | None = None,
+    positions: Callable[[int], slice] = lambda _: WHOLE,
 ) -> Iterator[Result]:
-    """Yield `function` of each input's number and logits (B, T, V), in order.
+    """Yield `function` of each input's number and logits (B, n, V), in order.
 
-    Each layer is filled once, and all inputs go through it, several at a time with one thread
-    each; between layers they are set aside. `seen(number)` is shown what the experts get of it.
+    positions: of the T of an input, by its number, those n that have logits.   `seen(number)` is
+    shown what is asked of experts for it. An input with a cache of keys and values goes alone.
     """
-
-    def through(layer: Layer, number: int) -> None:
-        with torch.no_grad():
-            hidden = states.get(number)
-            watch = None if seen is None else seen(number)
-            states.put(number, model.run(layer, hidden, calls[number], watch))
-
-    def out(number: int) -> Result:
-        with torch.no_grad():
-            return function(number, model.leave(states.get(number).to(model.device)))
-
-    numbers, at_once = range(len(inputs)), _at_once(model, inputs)
-    parts = len(model.layers) + 1  # what comes after the layers counts as one more
-    shares = [one["input_ids"].numel() / parts for one in inputs]
     each = one_thread_each(model.device, len(inputs))
     with Scratch(HELD_BYTES) as states, each as mapped:
-        calls = enter_each(model, inputs, states.put)
-        for layer in model.filled():
-            for number, _ in enumerate(mapped(through, [layer] * len(inputs), numbers)):
-                model.passed(shares[number])
-            model.passed(FILLING / len(model.layers))
+        through_layers(model, inputs, states, mapped, seen)
+
+        def out(number: int) -> Result:
+            with torch.no_grad():
+                hidden = states.get(number)[:, positions(number)].to(model.device)
+                return function(number, model.leave(hidden))
+
         with model.ends():
+            at_once = _at_once(model, inputs, positions)
             for start in range(0, len(inputs), at_once):
-                several = numbers[start : start + at_once]
+                several = range(start, min(start + at_once, len(inputs)))
                 for number, result in zip(several, mapped(out, several), strict=True):
-                    model.passed(shares[number])
+                    model.passed(share(model, inputs[number]))
                     yield result
 
 
-def _at_once(model: StreamedModel, inputs: Sequence[Inputs]) -> int:
+def through_layers(
+    model: StreamedModel,
+    inputs: Sequence[Inputs],
+    states: Scratch,
+    mapped: Mapped[Any],
+    seen: Callable[[int], Seen] | None = None,
+) -> None:
+    """Set aside what comes out of the last layer, by the inputs' numbers.
+
+    Each layer is filled once, and all inputs go through it; between layers they are set aside.
+    """
+    together = SideBySide.entered(model, inputs, states.put, mapped)
+    for layer in model.filled():
+        for number in together.forwards(layer, states.get, states.put, seen=seen):
+            model.passed(share(model, inputs[number]))
+        model.passed(FILLING / len(model.layers))
+
+
+def share(model: StreamedModel, one: Inputs) -> float:
+    """Of an input's work, as `walk/course.py` counts it, that of a layer.
+
+    What comes after the layers counts as one more.
+    """
+    tokens: int = one["input_ids"].numel()
+    return tokens / (len(model.layers) + 1)
+
+
+def _at_once(
+    model: StreamedModel, inputs: Sequence[Inputs], positions: Callable[[int], slice]
+) -> int:
     """How many inputs may have logits in memory, with as much again for what is made of them."""
-    longest: int = max(one["input_ids"].numel() for one in inputs)
+    longest = max(
+        len(range(one["input_ids"].numel())[positions(number)]) for number, one in enumerate(inputs)
+    )
     one_input = 2 * 4 * longest * vocabulary_size(model.stock.config)
-    return max(1, min(torch.get_num_threads(), LOGITS_BYTES // one_input))
+    return max(1, min(torch.get_num_threads(), LOGITS_BYTES // max(1, one_input)))

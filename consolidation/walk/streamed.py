@@ -3,8 +3,8 @@
 The model is built on the meta device. What lies before and after its decoder layers is run by the
 stock forward itself, with layers that only note what they are called with, or only return what
 comes out of the last one; so nothing here knows an architecture. In between, one layer at a time
-is filled from `Weights`, its experts when a token first needs them, and emptied again. What goes
-through, and what is kept of it, is decided by `walk/forward.py` and by callers.
+is filled from `Weights`, without its experts, and emptied again; experts are read one at a time.
+What goes through, and what is kept of it, is decided by `walk/side_by_side.py` and by callers.
 """
 
 import re
@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from consolidation.arithmetic.on_device import CPU
+from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.errors import Refused
 from consolidation.run.freed_memory import give_back
+from consolidation.walk.asked import Asked
 from consolidation.walk.computing import compute_by_products
-from consolidation.walk.filling import ExpertsFilling, Filling
+from consolidation.walk.experts_forward import Given, Inline, Read, Stop, computing
+from consolidation.walk.filling import Filling
 from consolidation.walk.weight_sources import Weights
 from representation.architecture.anatomy import is_rotary
 from representation.architecture.config import config_of
@@ -32,10 +35,11 @@ from representation.architecture.tracing import fresh_rotary
 
 Keywords = Mapping[str, Any]
 """What a decoder layer is called with, beside its input."""
-Seen = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Told what experts get: which layer of experts, input (T, H), and the router's choice, as indices
-(T, K) and weights (T, K).
-"""
+Seen = Callable[[int, Asked], None]
+"""Told what is asked of experts, and of which layer of experts."""
+
+ROWS = 1024
+"""Of a tensor, compared at a time."""
 
 
 class _ReachedTheLast(Exception):
@@ -47,7 +51,6 @@ class _Here(threading.local):
 
     calls: "list[_Call] | None" = None
     leaving: torch.Tensor | None = None
-    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +61,15 @@ class _Call:
     keywords: Keywords
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """A decoder layer. `experts`: which of the layers with experts it is; None if it has none.
-
-    `run` may be called while the layer is filled, by several threads at a time.
-    """
+    """A decoder layer. `experts`: which of the layers with experts it is; None if it has none."""
 
     number: int
     path: str
     module: nn.Module
     forward: Callable[..., Any]
     experts: int | None
-    filled: ExpertsFilling | None = None
 
 
 class StreamedModel:
@@ -96,6 +95,7 @@ class StreamedModel:
         self._weights = weights
         self._here = _Here()
         self._outside = Filling(device)
+        self._beside: StreamedModel | None = None
         self._filling = threading.Lock()
         self._tied = dict(self.stock.all_tied_weights_keys)
         self.layers = self._stubbed_layers()
@@ -136,15 +136,21 @@ class StreamedModel:
         return logits
 
     @contextmanager
-    def ends(self) -> Iterator[None]:
+    def ends(self, beside: "StreamedModel | None" = None) -> Iterator[None]:
         """Modules outside the layers are filled when they are first called, until the end.
 
         Modules of rotary angles begin anew: some keep state from one call to the next.
+        beside: a model of the same shape on the same device, whose ends are filled: where tensors
+        are the same, its own are taken.
         """
         for path, rotary in self._rotaries.items():
             self.stock.set_submodule(path, deepcopy(rotary))
-        with self._outside:
-            yield
+        self._beside = beside
+        try:
+            with self._outside:
+                yield
+        finally:
+            self._beside = None
 
     def filled(self, *, backwards: bool = False) -> Iterator[Layer]:
         """Each layer in turn, filled until the next one is asked for."""
@@ -162,32 +168,51 @@ class StreamedModel:
         layer: Layer,
         hidden: torch.Tensor,
         call: tuple[Keywords, ...],
-        seen: Seen | None = None,
+        at: Inline | Stop | Given,
     ) -> torch.Tensor:
         """Run a filled layer. hidden: (B, T, H)   call: from `enter`  ->  (B, T, H)
 
-        Several threads may do so at a time. Raises `Refused` if it returns anything else.
+        at: what happens at its experts, if it has any.   Several threads may do so at a time.
+        Raises `Refused` if it returns anything else.
         """
-        self._here.seen = seen
-        try:
+        with computing(at):
             out = layer.forward(hidden.to(self.device), **call[layer.number])
-        finally:
-            self._here.seen = None
         if not isinstance(out, torch.Tensor) or out.shape != hidden.shape:
-            name = type(self.stock).__name__
-            raise Refused(f"{name}: {layer.path} returns more than one tensor")
+            raise self.refused(layer, "returns more than one tensor")
         return out
 
+    def refused(self, layer: Layer, why: str) -> Refused:
+        """The error for a layer that cannot be run."""
+        return Refused(f"{type(self.stock).__name__}: {layer.path} {why}")
+
     def experts_module(self, number: int) -> Any:
-        """The stock module of a layer of experts."""
+        """The stock module of a layer of experts. It holds no weights."""
         return self.stock.get_submodule(self.experts[number].module)
 
-    def whole_experts(self, layer: Layer) -> Any:
-        """The experts module of a filled layer, with every expert filled."""
-        assert layer.experts is not None
-        assert layer.filled is not None
-        layer.filled.need_all()
-        return self.experts_module(layer.experts)
+    def expert_reader(self, number: int) -> Read:
+        """What reads an expert of a layer of experts in float32, onto the device."""
+        stacks = self.experts_module(number).named_parameters(recurse=False)
+        shapes = {name: there.shape[1:] for name, there in stacks}
+
+        def read(index: int) -> dict[str, torch.Tensor]:
+            found, wide = dict(self._weights.expert(number, index)), {}
+            while found:  # what was read is dropped as it is widened
+                name, tensor = found.popitem()
+                if tensor.shape != shapes[name]:
+                    wanted = tuple(shapes[name])
+                    raise ValueError(f"{name} is {tuple(tensor.shape)} instead of {wanted}")
+                wide[name] = to_device(tensor, self.device).float().contiguous()
+            return wide
+
+        return read
+
+    def inline(self, layer: Layer, seen: Seen | None = None) -> Inline:
+        """How one input goes through a layer: each expert that it needs is read when it does."""
+        number = layer.experts
+        if number is None:
+            return Inline(lambda _: {})
+        shown = None if seen is None else partial(seen, number)
+        return Inline(self.expert_reader(number), shown)
 
     @contextmanager
     def _filled(self, layer: Layer) -> Iterator[None]:
@@ -198,15 +223,8 @@ class StreamedModel:
                 experts = self.experts[layer.experts]
                 inside = experts.module.removeprefix(f"{path}.")
                 names -= {f"{inside}.{name}" for name in experts.shape.parameters}
-                number = layer.experts
-                layer.filled = ExpertsFilling(
-                    layer.module.get_submodule(inside),
-                    filling,
-                    lambda index: self._weights.expert(number, index),
-                )
             filling.put_all(layer.module, self._read(path, {f"{path}.{name}" for name in names}))
             yield
-            layer.filled = None
 
     def _read(self, part: str, names: set[str]) -> dict[str, torch.Tensor]:
         """Exactly these tensors of a part, by their names inside it. Raises `ValueError`."""
@@ -234,13 +252,8 @@ class StreamedModel:
             with_experts[int(own.group(1))] = number
         found = []
         for number, module in enumerate(layers):
-            layer = Layer(
-                number, f"{path}.{number}", module, module.forward, with_experts.get(number)
-            )
-            found.append(layer)
-            if layer.experts is not None:
-                experts = self.experts_module(layer.experts)
-                experts.register_forward_pre_hook(self._experts_hook(layer), with_kwargs=True)
+            experts_number = with_experts.get(number)
+            found.append(Layer(number, f"{path}.{number}", module, module.forward, experts_number))
             module.forward = self._stub(number, number == len(layers) - 1)
         for name, module in self.stock.named_modules():
             if not f"{name}.".startswith(f"{path}.") and any(True for _ in own_tensors(module)):
@@ -260,15 +273,14 @@ class StreamedModel:
 
         return forward
 
-    def _experts_hook(self, layer: Layer) -> Callable[..., None]:
-        def hook(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            hidden, index, weights = (*arguments, *keywords.values())
-            if layer.filled is not None:
-                layer.filled.need(index)
-            if self._here.seen is not None and layer.experts is not None:
-                self._here.seen(layer.experts, hidden, index, weights)
-
-        return hook
+    def _shared(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor of the model beside this one, where it is filled and the same."""
+        if self._beside is not None:
+            path, _, leaf = name.rpartition(".")
+            there: torch.Tensor = getattr(self._beside.stock.get_submodule(path), leaf)
+            if not there.is_meta and _same(there, tensor):
+                return there.detach()
+        return tensor
 
     def _outside_hook(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: Any) -> None:
@@ -278,9 +290,17 @@ class StreamedModel:
                         whole = f"{path}.{name}"
                         part = self._tied.get(whole, whole)
                         (tensor,) = self._read(part, {part}).values()
-                        self._outside.put(module, name, tensor)
+                        self._outside.put(module, name, self._shared(whole, tensor))
 
         return hook
+
+
+def _same(there: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether two have the same values, whatever their dtypes and places; a few rows at a time."""
+    rows = zip(there.split(ROWS), tensor.split(ROWS), strict=True)
+    return there.shape == tensor.shape and all(
+        torch.equal(one, to_device(two, one.device).to(one.dtype)) for one, two in rows
+    )
 
 
 def _decoder_layers(model: nn.Module, experts: str) -> tuple[str, Any]:

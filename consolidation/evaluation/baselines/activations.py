@@ -12,6 +12,7 @@ import torch
 
 from consolidation.statistics.scoring import each_window
 from consolidation.statistics.text import Window
+from consolidation.walk.asked import Asked
 from consolidation.walk.streamed import Seen as WatchExperts
 from consolidation.walk.streamed import StreamedModel
 
@@ -30,10 +31,10 @@ def see(model: StreamedModel, windows: Sequence[Window], *, num_tokens: int) -> 
     stride = max(1, sum(len(window.tokens) for window in windows) // num_tokens)
 
     def watch(window: int) -> WatchExperts:
-        def note(layer: int, hidden: torch.Tensor, index: torch.Tensor, _: torch.Tensor) -> None:
+        def note(layer: int, asked: Asked) -> None:
             num_experts = model.experts[layer].num_experts
-            uses = torch.bincount(index.flatten(), minlength=num_experts)
-            found[layer][window] = Seen(hidden[::stride].clone(), uses)
+            uses = torch.bincount(asked.index.flatten(), minlength=num_experts)
+            found[layer][window] = Seen(asked.hidden[::stride].clone(), uses)
 
         return note
 

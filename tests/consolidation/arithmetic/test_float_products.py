@@ -34,3 +34,12 @@ def test_other_types_and_weights_that_ask_for_gradients_are_torchs_own() -> None
     weight = torch.ones(3, 4, requires_grad=True)
     product(torch.ones(2, 4), weight).sum().backward()
     assert weight.grad is not None
+
+
+def test_a_row_s_product_does_not_depend_on_the_rows_beside_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(40, 256, generator=generator), torch.randn(96, 256, generator=generator)
+    whole = product(x, weight)
+    for count in (1, 2, 7, 16):
+        assert torch.equal(product(x[:count], weight), whole[:count])
+    assert torch.equal(product(x[5:6, None], weight), whole[5:6, None])

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,14 @@ from torch.testing import assert_close
 from consolidation.arithmetic.metric import BLOCK
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
-from consolidation.statistics.gathering import (
-    BATCHES_AT_ONCE,
-    HEAD_TOKENS,
-    StatisticsTask,
-    batches_of,
-    gather,
-)
-from consolidation.statistics.moments import Record
+from consolidation.statistics.gathering import HEAD_TOKENS, StatisticsTask, batches_of, gather
+from consolidation.statistics.moments import Record, Sums
 from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
-from consolidation.walk.experts_forward import showing
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
-from tests.support.whole_models import load_computing_alike, load_original, window_logits
+from tests.support.whole_models import load_original, window_logits
 
 
 def some_windows(count: int, length: int, seed: int = 0) -> tuple[Window, ...]:
@@ -106,31 +99,51 @@ def test_a_metric_predicts_what_little_noise_does(architecture: str, tmp_path: P
     assert 1 / 2 < mean < 2, ratios
 
 
+Products = list[tuple[int, torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]]
+"""An expert, its tokens, and what its matrices were given and gave, by matrix."""
+
+
+def noted(products: Products) -> Callable[..., torch.Tensor]:
+    """A layer's experts as torch alone computes them, with gradients of what products give."""
+
+    def forward(experts: Any, hidden: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        index, weights = args
+        out = torch.zeros_like(hidden)
+        first = "gate_up_proj" if experts.has_gate else "up_proj"
+        for expert in index.unique().tolist():
+            tokens, places = (index == expert).nonzero(as_tuple=True)
+            own: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+            x = hidden[tokens]
+            for name in (first, "down_proj"):
+                weight = getattr(experts, name)[expert]
+                given = x
+                x = given @ (weight if experts.is_transposed else weight.T)
+                if experts.has_bias:
+                    x = x + getattr(experts, f"{name}_bias")[expert]
+                x.retain_grad()
+                own[name] = given.detach(), x
+                if name == first:
+                    x = experts._apply_gate(x)
+            products.append((expert, tokens, own))
+            out = out.index_add(0, tokens, x * weights[tokens, places, None])
+        return out
+
+    return forward
+
+
 def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[list[Any]]:
     """Metrics by layer, expert and matrix, of a model that is run whole, a batch at a time."""
     model.requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda _, __, out: out.requires_grad_())
-    experts = [model.get_submodule(path) for path in modules]
-    shown: list[dict[int, list[Any]]] = [{} for _ in experts]
+    layers: list[Products] = [[] for _ in modules]
+    for path, products in zip(modules, layers, strict=True):
+        experts = model.get_submodule(path)
+        experts.forward = partial(noted(products), experts)
     num_scored = 0
-
-    def see(layer: int, real: torch.Tensor) -> Callable[..., None]:
-        return lambda expert, one: shown[layer].setdefault(expert, []).append((one, real))
-
+    of_layers: list[dict[int, dict[str, list[Any]]]] = [{} for _ in modules]
     for number, batch in enumerate(batches_of(task.windows, torch.device("cpu"))):
         generator = torch.Generator().manual_seed(number)
-        with ExitStack() as stack:
-            hooks = [
-                module.register_forward_pre_hook(
-                    lambda *_, layer=layer, real=batch.real: stack.enter_context(
-                        showing(see(layer, real))
-                    )
-                )
-                for layer, module in enumerate(experts)
-            ]
-            logits = model(batch.tokens, use_cache=False).logits
-        for hook in hooks:
-            hook.remove()
+        logits = model(batch.tokens, use_cache=False).logits
         total = torch.zeros(())
         for row, window in zip(logits, batch.windows, strict=True):
             scores = row[window.first_scored - 1 : len(window.tokens) - 1].log_softmax(-1)
@@ -140,16 +153,30 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
                 total = total + part.gather(1, drawn.clamp_max(part.shape[1] - 1)).sum()
             num_scored += len(scores)
         total.backward()
-    found = []
-    for module, of_layer in zip(experts, shown, strict=True):
-        record = Record(module, torch.device("cpu"))
-        for expert, one in of_layer.items():
-            for start in range(0, len(one), BATCHES_AT_ONCE):
-                record.add(expert, one[start : start + BATCHES_AT_ONCE])
-        whole = record.whole()
-        numbers = range(record.num_experts)
-        found.append([record.metrics(expert, whole, num_scored) for expert in numbers])
-    return found
+        for products, found in zip(layers, of_layers, strict=True):
+            for expert, tokens, own in products:
+                real = batch.real[tokens]
+                for name, (given, gave) in own.items():
+                    pairs = found.setdefault(expert, {}).setdefault(name, [])
+                    assert gave.grad is not None
+                    pairs.append((given[real], gave.grad[real]))
+            products.clear()
+    return [
+        metrics_of(found, model.get_submodule(path).num_experts, num_scored)
+        for found, path in zip(of_layers, modules, strict=True)
+    ]
+
+
+def metrics_of(
+    found: dict[int, dict[str, list[Any]]], num_experts: int, num_scored: int
+) -> list[Any]:
+    with Record(num_experts, torch.device("cpu")) as record:
+        for expert, by_name in found.items():
+            pairs = {name: list(zip(*parts, strict=True)) for name, parts in by_name.items()}
+            sums = {name: Sums.of(*map(torch.cat, both)) for name, both in pairs.items()}
+            record.keep(expert, sums)
+            record.add(sums)
+        return [record.metrics(expert, num_scored) for expert in range(num_experts)]
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"])
@@ -164,7 +191,7 @@ def test_statistics_are_those_of_the_whole_model_but_for_rounding(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     modules = [source.module for source in checkpoint.experts]
-    wanted = whole_metrics(load_computing_alike(checkpoint.directory), modules, task)
+    wanted = whole_metrics(load_original(checkpoint.directory), modules, task)
     torch.set_num_threads(threads)
     for layer, source in enumerate(checkpoint.experts):
         assert len(wanted[layer]) == source.num_experts

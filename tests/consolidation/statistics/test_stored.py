@@ -33,7 +33,7 @@ from tests.consolidation.statistics.test_gathering import task_of
 from tests.support.checkpoints import write_checkpoint
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
-OF_VERSION: dict[int, tuple[float, ...]] = {4: (1.6664, 961.986, 32303.1, 179.504)}
+OF_VERSION: dict[int, tuple[float, ...]] = {5: (1.6664, 961.986, 32303.1, 179.504)}
 """Of the fixed model below: sums over all matrices of gains, moments, inputs and gradients."""
 
 

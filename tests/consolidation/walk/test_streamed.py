@@ -11,6 +11,7 @@ from consolidation.errors import Refused
 from consolidation.evaluation.golden_prompts import golden_logits, golden_of
 from consolidation.statistics.scoring import each_window
 from consolidation.statistics.text import Window
+from consolidation.walk import side_by_side
 from consolidation.walk.filling import Filling
 from consolidation.walk.forward import forward_each
 from consolidation.walk.streamed import StreamedModel
@@ -98,7 +99,7 @@ def test_a_golden_prompt_is_answered_as_by_the_whole_model(
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "granitemoe"])
-def test_no_more_than_a_layer_is_there_at_a_time(
+def test_a_layer_without_its_experts_is_there_at_a_time(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streamed, whole = both(tmp_path, architecture)
@@ -113,9 +114,45 @@ def test_no_more_than_a_layer_is_there_at_a_time(
 
     monkeypatch.setattr(Filling, "put", watch)
     list(each_window(streamed, windows_of(*LENGTHS), lambda _, logits: None))
-    layers = [sum(4 * t.numel() for t in m.state_dict().values()) for m in whole.model.layers]
-    assert most == rest + max(layers)
+    layers = [
+        sum(4 * t.numel() for name, t in m.state_dict().items() if ".experts." not in name)
+        for m in whole.model.layers
+    ]
+    ends = 4 * (whole.lm_head.weight.numel() + whole.model.norm.weight.numel())
+    assert most == rest + max(*layers, ends)
     assert filled_bytes(streamed) == rest
+
+
+def test_inputs_may_go_through_experts_in_several_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed, _ = both(tmp_path, "mixtral")
+    windows = windows_of(*LENGTHS)
+    together = list(each_window(streamed, windows, lambda _, logits: logits))
+    monkeypatch.setattr(side_by_side, "GROUP_BYTES", 4 * 32 * 50)
+    apart = list(each_window(streamed, windows, lambda _, logits: logits))
+    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))
+
+
+def test_what_lies_behind_the_layers_is_there_once_where_two_models_have_it_alike(
+    tmp_path: Path,
+) -> None:
+    one, _ = both(tmp_path, "mixtral")
+
+    class Other(CheckpointWeights):
+        def backbone(self, part: str) -> dict[str, torch.Tensor]:
+            found = super().backbone(part)
+            return {n: 2 * t if n == "model.norm.weight" else t for n, t in found.items()}
+
+    two = StreamedModel(Other(open_checkpoint(tmp_path / "m")))
+    hidden = torch.ones(1, 2, 32)
+    with one.ends(), two.ends(beside=one):
+        first, second = one.leave(hidden), two.leave(hidden)
+        heads = [model.stock.lm_head.weight.data_ptr() for model in (one, two)]
+        norms = [model.stock.model.norm.weight.data_ptr() for model in (one, two)]
+    assert heads[0] == heads[1]
+    assert norms[0] != norms[1]
+    torch.testing.assert_close(second, 2 * first)
 
 
 def test_experts_are_read_when_a_token_first_needs_them(tmp_path: Path) -> None:
@@ -131,8 +168,8 @@ def test_experts_are_read_when_a_token_first_needs_them(tmp_path: Path) -> None:
     used: set[tuple[int, int]] = set()
 
     def seen(_: int) -> Any:
-        return lambda layer, hidden, index, weights: used.update(
-            (layer, expert) for expert in index.flatten().tolist()
+        return lambda layer, asked: used.update(
+            (layer, expert) for expert in asked.index.flatten().tolist()
         )
 
     token = {"input_ids": torch.tensor([[7]]), "use_cache": False}
