@@ -104,17 +104,19 @@ def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any
         _forwards(together, batches, states)
         num_scored = _score(model, task.checkpoint.directory, batches, states, mapped)
         real = torch.cat([batch.real for batch in batches])
+        work = BACKWARDS * int(real.sum()) / len(model.layers)
         for layer in model.filled(backwards=True):
             if layer.experts is None:
                 go_back_without_experts(together, layer, states)
+                model.passed(work)
             else:
                 num_experts = model.experts[layer.experts].num_experts
                 with Record(num_experts, model.device) as record:
-                    go_back(together, layer, states, real, record)
+                    go_back(together, layer, states, real, record, work)
                     keep = partial(_keep, task, layer.experts, record, num_scored)
                     for _ in mapped(keep, range(num_experts)):
                         pass
-            model.passed(BACKWARDS * (FILLING + int(real.sum())) / len(model.layers))
+            model.passed(BACKWARDS * FILLING / len(model.layers))
 
 
 def _keep(task: StatisticsTask, layer: int, record: Record, num_scored: int, index: int) -> None:

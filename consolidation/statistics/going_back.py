@@ -49,11 +49,17 @@ def go_back_without_experts(together: SideBySide, layer: Layer, states: Scratch)
 
 
 def go_back(
-    together: SideBySide, layer: Layer, states: Scratch, real: torch.Tensor, record: Record
+    together: SideBySide,
+    layer: Layer,
+    states: Scratch,
+    real: torch.Tensor,
+    record: Record,
+    work: float,
 ) -> None:
     """The same for a layer of experts. Records what they were given.
 
-    real: (N,), which of the tokens of all inputs, one after another, count
+    real: (N,), which of the tokens of all inputs, one after another, count   work: all that this
+    is, as `walk/course.py` counts it; the model is told of it.
     """
     model, numbers = together.model, range(len(together.calls))
 
@@ -83,7 +89,9 @@ def go_back(
 
     halves: list[_Half | None] = list(together.mapped(begin, numbers))
     lengths = [len(half.outer) for half in halves if half is not None]
-    found = _through_experts(together, layer, [half for half in halves if half], real, record)
+    there = [half for half in halves if half is not None]
+    found = _through_experts(together, layer, there, real, record, work)
+    there.clear()
     parts = (one.split(lengths) for one in found)
     for _ in together.mapped(end, numbers, *parts):
         pass
@@ -96,6 +104,7 @@ def _through_experts(
     halves: list[_Half],
     real: torch.Tensor,
     record: Record,
+    work: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of what experts were given and of their weights. -> (N, H), (N, K)"""
     assert layer.experts is not None
@@ -124,6 +133,7 @@ def _through_experts(
         of_hidden.index_add_(0, pairs.tokens, hidden)
         of_weights[pairs.tokens, pairs.places] = weights.to(of_weights.dtype)
         record.add(sums)
+        model.passed(work * len(pairs.tokens) / asked.index.numel())
     return of_hidden, of_weights
 
 
