@@ -201,7 +201,9 @@ def test_statistics_are_those_of_the_whole_model_but_for_rounding(
             for name, metric in metrics.items():
                 found = kept[name]
                 assert_close(found.gain, metric.gain, rtol=1e-3, atol=0)
-                assert_close(found.moments, metric.moments, rtol=1e-3, atol=1e-7)
+                # Off the diagonal, terms cancel.
+                most = float(metric.moments.abs().max())
+                assert_close(found.moments, metric.moments, rtol=1e-3, atol=1e-5 * most)
                 assert found.samples is not None
                 # Samples are in bfloat16.
                 assert_close(found.samples.inputs, metric.samples.inputs, rtol=1e-2, atol=1e-5)
