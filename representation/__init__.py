@@ -1,1 +1,1 @@
-"""What both halves know about a model family: architectures, formats. Imports neither half."""
+"""What both halves need: architectures and formats of a model family. Imports neither half."""

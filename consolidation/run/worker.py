@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from consolidation.run.freed_memory import give_back
+from representation.freed_memory import give_back
 
 
 def carry_out(work: bytes, threads: int, nice: int, steps: int) -> Iterator[Any]:

@@ -21,7 +21,6 @@ from torch import nn
 
 from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.errors import Refused
-from consolidation.run.freed_memory import give_back
 from consolidation.walk.asked import Asked
 from consolidation.walk.computing import compute_by_products
 from consolidation.walk.experts_forward import Given, Inline, Read, Stop, computing
@@ -32,6 +31,7 @@ from representation.architecture.config import config_of
 from representation.architecture.experts import find_experts
 from representation.architecture.skeleton import meta_model, own_tensors
 from representation.architecture.tracing import fresh_rotary
+from representation.freed_memory import give_back
 
 Keywords = Mapping[str, Any]
 """What a decoder layer is called with, beside its input."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
+from representation.freed_memory import give_back
 from representation.tokenizer_files import UnreadableTokenizer, read_tokenizer
 from serve_app.text.answers.finding import format_of
 from serve_app.text.answers.response_format import ResponseFormat
@@ -16,7 +17,6 @@ from serve_app.text.chat_template import ChatTemplate
 from serve_app.text.errors import BadResponseTemplate, NoChatTemplate, TextError, TooManyTokens
 from serve_app.text.fewest_tokens import FewestTokens
 from serve_app.text.pieces import Pieces, readable
-from serve_app.text.unused_memory import give_back
 
 _log = logging.getLogger(__name__)
 _LONG_TEXT = 1 << 18

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from consolidation.run.freed_memory import give_back
+from representation.freed_memory import give_back
 
 
 def held_bytes() -> int:
