@@ -73,7 +73,8 @@ class ServeConfig(_Strict):
     insecure_no_keys: bool = False
     """Answer anybody who can reach the endpoint. Without this, keys are needed."""
     drain_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How long running answers may take to end once the endpoint is told to end."""
+    """How long running answers may take to end once the endpoint is told to end: the longest
+    request that is never cut. The graces of a cluster follow from it (`serving/graces.py`)."""
     allow_origin: tuple[Annotated[str, AfterValidator(origin)], ...] = ()
     """Origins of web pages whose scripts may use the endpoint (CORS); `*` is any page."""
     keep_alive_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)

@@ -12,6 +12,7 @@ from ray.serve import Application
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.errors import ConfigError
 from serve_app.serving.engine_deployment import EngineDeployment
+from serve_app.serving.graces import graces_of
 from serve_app.serving.ingress_deployment import IngressDeployment
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.text.answers.template_file import read_template_file
@@ -19,8 +20,6 @@ from serve_app.text.answers.template_file import read_template_file
 INGRESS, ENGINE = "Ingress", "Engine"
 _MAX_ONGOING = 10_000
 """Far above what the replica admits: its refusal has OpenAI's form, which Serve's has not."""
-_LONGER_S = 10.0
-"""An ingress that stops together with its engine has so much longer, to tell its clients."""
 _CHECK_S = 1.0
 """How often Serve looks whether a replica lives; it starts another for one that has died."""
 _ENV_PREFIX = "EXPERTPOOL_"
@@ -77,6 +76,7 @@ def application(
     """
     target = (user or UserConfig(channel="stable")).model_dump(exclude_none=True)
     actor = {"num_cpus": 0, "num_gpus": _num_gpus(config.engine.device)}
+    graces = graces_of(config.drain_s)
     engine: Any = serve.deployment(
         EngineDeployment,
         name=ENGINE,
@@ -84,7 +84,7 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=target,
         ray_actor_options=actor,
-        graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_timeout_s=graces.engine_s,
         health_check_period_s=_CHECK_S,
         health_check_timeout_s=30,
     )
@@ -95,7 +95,7 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=None if listen is None else {"host": listen[0], "port": listen[1]},
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=config.drain_s + _LONGER_S,
+        graceful_shutdown_timeout_s=graces.ingress_s,
         health_check_period_s=_CHECK_S,
     )
     plain = config.model_dump(mode="json")
