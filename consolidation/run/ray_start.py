@@ -12,6 +12,7 @@ from typing import Any
 
 from consolidation.errors import RunFailed
 from consolidation.run.ray_parts import few_parts
+from consolidation.run.ray_ports import known_ports
 
 LONGEST_S = 180.0
 _PAUSE_S = 0.5
@@ -47,7 +48,7 @@ def patient_start(
 
     services.get_node = get_node
     try:
-        with few_parts():
+        with few_parts(), known_ports(longest_s):
             yield
     finally:
         services.get_node = ask
