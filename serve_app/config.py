@@ -91,6 +91,8 @@ class ServeConfig(_Strict):
     running requests end while new ones wait, and load it then."""
     stall_s: float = Field(default=120.0, gt=0)
     """An engine whose loop has not turned for this long is unhealthy; a step is one turn."""
+    unserved_s: float = Field(default=120.0, gt=0)
+    """An engine that has served, and has had nothing to serve for this long, is unhealthy."""
     response_template: str | None = Field(default=None, min_length=1)
     """A JSON file that says how all models write their answers. Without one, each model's own
     response template is used, or the one of expertpool's that fits its chat template."""

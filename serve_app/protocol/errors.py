@@ -154,13 +154,14 @@ def draining() -> ProtocolError:
     return ProtocolError("draining", "The server is shutting down and takes no new requests")
 
 
-def engine_unavailable(retry_after_s: float) -> ProtocolError:
-    """The engine's process has died, and another is starting."""
-    return ProtocolError(
-        "engine_unavailable",
-        f"The engine is starting again, which should take {retry_after_s:.0f} s more",
-        retry_after_s=retry_after_s,
+def engine_unavailable(retry_after_s: float, *, is_first: bool = False) -> ProtocolError:
+    """The engine's process has died, and another is starting.   is_first: there was none yet."""
+    message = (
+        "No engine is ready: its log says what it waits for"
+        if is_first
+        else f"The engine is starting again, which should take {retry_after_s:.0f} s more"
     )
+    return ProtocolError("engine_unavailable", message, retry_after_s=retry_after_s)
 
 
 def deadline_exceeded() -> ProtocolError:

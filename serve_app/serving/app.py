@@ -99,7 +99,7 @@ def application(
         health_check_period_s=_CHECK_S,
     )
     plain = config.model_dump(mode="json")
-    app: Application = ingress.bind(engine.bind(plain), plain)
+    app: Application = ingress.bind(engine.bind(plain, waits=listen is None), plain)
     return app
 
 

@@ -31,7 +31,12 @@ class EngineDeployment:
 
     _replica: "EngineReplica | None" = None
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, waits: bool) -> None:
+        """waits: whether the first `reconfigure` returns when a release is served, so that Serve
+        sends no request before. Where there is one replica alone, it had better say itself what it
+        waits for.
+        """
+        self._waits = waits
         self._begun = time.monotonic()
         listen_where_ray_does()
         self._config = ServeConfig.model_validate(config)
@@ -39,9 +44,12 @@ class EngineDeployment:
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve calls this once before it asks for anything else."""
+        is_first = self._replica is None
         if self._replica is None:
             self._replica = await self._started()
         await self._replica.reconfigure(user_config)
+        if is_first and self._waits:
+            await self._replica.until_serving()
 
     async def _started(self) -> "EngineReplica":
         limits = TemplateLimits(self._config.template_s, self._config.template_bytes)

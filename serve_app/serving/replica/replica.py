@@ -50,6 +50,7 @@ from serve_app.serving.replica.prepare import (
 from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.replica.telling.administration import Administration
+from serve_app.serving.replica.telling.readiness import Unserved, engine_trouble, until_serving
 from serve_app.serving.replica.telling.status_facts import canary_facts, models_of, status_of
 from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
 from serve_app.serving.traffic.shares import settled_side_of, side_of
@@ -113,6 +114,8 @@ class EngineReplica:
             self._aliases,
         )
         self._following: asyncio.Task[None] | None = None
+        self._serves = asyncio.Event()
+        self._unserved = Unserved(config.unserved_s, clock)
         self._open = OpenJobs(
             config.max_open_choices, config.max_open_tokens, is_shared=config.keys is not None
         )
@@ -129,6 +132,15 @@ class EngineReplica:
         if self._following is None:
             self._text.begin()
             self._following = asyncio.get_running_loop().create_task(self._follower.run())
+
+    async def until_serving(self) -> None:
+        """Returns when a release is served, to be called after `reconfigure`. Meanwhile the log
+        says what that waits for. Raises EngineError if it never will be, in this process.
+        """
+        assert self._following is not None
+        where = f"family '{self._config.family}' of {self._config.registry}"
+        state = self._follower.state
+        await until_serving(self._serves, self._following, where, state, self._trouble)
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         """See `EngineClient`. Closing it aborts the job in the engine."""
@@ -222,6 +234,7 @@ class EngineReplica:
     async def _take_up(self, release: str) -> None:
         asked = self._clock()
         await self._releases.take_up(release)
+        self._serves.set()
         if self._start_s is None:
             self._start_s = self._making_s + self._clock() - asked
         held = self._releases.current
@@ -286,7 +299,9 @@ class EngineReplica:
         return [await self._administration.change(model, action)]
 
     async def check_health(self) -> None:
-        """Raises if the engine has stopped stepping, or texts are given up. Loading is healthy."""
+        """Raises if the engine has stopped stepping, texts are given up, or nothing is served any
+        more. To load a first release is healthy.
+        """
         trouble = self._trouble()
         if trouble is not None:
             raise EngineError(trouble)
@@ -319,15 +334,12 @@ class EngineReplica:
 
     def _trouble(self) -> str | None:
         """Why the replica is unhealthy, or None."""
-        if self._text.trouble is not None:
-            return self._text.trouble
-        loop = self._releases.loop
-        if self._stopped or loop is None:
-            return "the engine has stopped" if self._stopped else None
-        age = time.monotonic() - loop.stats().heartbeat
-        if age <= self._config.stall_s:
-            return None
-        return f"the engine has not stepped for {age:.0f} s"
+        loop, serving, state = self._releases.loop, self._releases.serving, self._follower.state
+        return (
+            self._text.trouble
+            or engine_trouble(self._stopped, loop, self._config.stall_s)
+            or self._unserved.trouble(serving, state)
+        )
 
 
 async def _verified(asked: str, model: ServedModel, release: HeldRelease, loop: Loop) -> None:

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Coroutine
 from time import monotonic
 from typing import Any, cast
 
-import grpc
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from serve_app.errors import where
@@ -30,7 +29,6 @@ from serve_app.protocol.messages import (
     AdminFacts,
     DetokenizeJob,
     ErrorItem,
-    Item,
     Job,
     Models,
     Status,
@@ -38,9 +36,11 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.serving.transport.carrier import CarrierGone, Parcel
+from serve_app.serving.transport.carrier import Parcel
+from serve_app.serving.transport.doubt import OPENS_S, Doubt
 from serve_app.serving.transport.engine_watch import EngineWatch
 from serve_app.serving.transport.inbox import Inbox
+from serve_app.serving.transport.signs import is_written, means_death, serves_nothing
 
 _log = logging.getLogger(__name__)
 _LONGEST_MESSAGE = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
@@ -57,8 +57,6 @@ _LATE_S = 30.0
 """How long to wait for a job's last items on another stream after its own has ended."""
 _CLOSING_S = 3.0
 """How long clients that are told that it ends may take to read so."""
-_OPENS_S = 0.8
-"""Who has not heard of the engine for so long finds out whether it is there."""
 _AWAY_S = 120.0
 """How long a job waits for another engine after its own has died."""
 
@@ -69,6 +67,9 @@ class HandleClient:
     A job's stream is read to its end even if its client has left, since it may carry the items of
     other jobs. A message to the replicas ends a job. It goes to all of them, because a handle
     cannot address one. A draining replica does not get it, and finishes the job.
+
+    A job that is not answered within `OPENS_S` is refused if the engine does not say that it is
+    there: Serve would keep it until there is one.
 
     If the engine dies, a job of which its client was written nothing yet is sent again, once, when
     the engine is back, to the release that had accepted it, if any had. Its seed is the same, so
@@ -135,17 +136,17 @@ class HandleClient:
     async def _send(self, job: Job, inbox: Inbox) -> None:
         """Send a job, and once more if the engine dies before its client was written anything."""
         if not await self._watch.known():
-            inbox.fail(engine_unavailable(self._watch.retry_after_s))
+            inbox.fail(self._unavailable())
             return
         begun = monotonic()
         failure = await self._read(job, inbox)
         if failure is None or inbox.has_ended:
             return
         died = failure.code == "engine_unavailable"
-        if died and not _is_written(job, inbox) and await self._watch.back(_AWAY_S):
+        if died and not is_written(job, inbox) and await self._watch.back(_AWAY_S):
             failure = await self._read_again(job, inbox, monotonic() - begun)
         if failure is not None:
-            inbox.fail(internal() if _is_written(job, inbox) else failure)
+            inbox.fail(internal() if is_written(job, inbox) else failure)
 
     async def _read_again(self, job: Job, inbox: Inbox, after_s: float) -> ProtocolError | None:
         """Send a job for the second time, unless it has ended meanwhile. -> see `_read`"""
@@ -163,19 +164,19 @@ class HandleClient:
 
         -> why it broke, if it did.
         """
-        doubt = asyncio.get_running_loop().call_later(_OPENS_S, self._watch.lost)
+        doubt = Doubt(self._watch, lambda: inbox.fail(self._unavailable()))
         sent = monotonic()
         try:
             async for message in self._streaming.send.remote(job, self._name):
                 if isinstance(message, list):
                     self._hand_out(message)
                     continue
-                doubt.cancel()
-                if _serves_nothing(message["items"][0]):
-                    if self._watch.is_away and monotonic() - sent > _OPENS_S:
-                        return engine_unavailable(self._watch.retry_after_s)  # sent before it died
+                doubt.end()
+                if serves_nothing(message["items"][0]):
+                    if self._watch.is_away and monotonic() - sent > OPENS_S:
+                        return self._unavailable()  # sent before it died
                     if await self._starts_again():
-                        inbox.fail(engine_unavailable(self._watch.retry_after_s))
+                        inbox.fail(self._unavailable())
                 inbox.open(message["items"])
                 self._has_served = self._has_served or inbox.release is not None
                 if job["id"] not in self._inboxes:
@@ -184,7 +185,7 @@ class HandleClient:
             _log.warning("job %s: %s", job["id"], where(error))
             return self._lost(error)
         finally:
-            doubt.cancel()
+            doubt.end()
         if not inbox.has_ended and not await inbox.ended(_LATE_S):
             inbox.fail(internal())
         return None
@@ -259,20 +260,20 @@ class HandleClient:
         except (RayError, RayServeException) as error:
             raise self._lost(error) from error
         if not found:
-            raise engine_unavailable(self._watch.retry_after_s)
+            raise self._unavailable()
         return found
 
     async def _ask(self, method: Any, *arguments: Any) -> Any:
         """Raises ProtocolError if the engine's process does not answer."""
         if not await self._watch.known():
-            raise engine_unavailable(self._watch.retry_after_s)
+            raise self._unavailable()
         asked = asyncio.ensure_future(_result(method.remote(*arguments)))
         try:
-            done, _ = await asyncio.wait({asked}, timeout=_OPENS_S)
+            done, _ = await asyncio.wait({asked}, timeout=OPENS_S)
             if not done:
                 self._watch.lost()
                 if not await self._watch.known():
-                    raise engine_unavailable(self._watch.retry_after_s)
+                    raise self._unavailable()
             return await asked
         except ProtocolError:
             raise
@@ -286,10 +287,13 @@ class HandleClient:
         """What was asked has failed. -> what to tell the client"""
         if isinstance(error, BackPressureError):
             return overloaded("too many requests are waiting for the engine; try again later")
-        if not _means_death(error):
+        if not means_death(error):
             return internal()
         self._watch.lost()
-        return engine_unavailable(self._watch.retry_after_s)
+        return self._unavailable()
+
+    def _unavailable(self) -> ProtocolError:
+        return engine_unavailable(self._watch.retry_after_s, is_first=not self._watch.was_there)
 
     async def _learn_start(self) -> None:
         """While there is an engine to ask: afterwards it is too late."""
@@ -305,28 +309,6 @@ class HandleClient:
         status = cast(Status, await self._handle.status.remote())
         self._note_start(status)
         return status["healthy"] and status["release"] is not None
-
-
-def _means_death(error: Exception) -> bool:
-    """Whether the engine's process may have died. What it raises, or what cannot be sent to it or
-    back, does not mean that.
-    """
-    if isinstance(error, CarrierGone):
-        return True
-    if isinstance(error, grpc.RpcError):
-        return error.code() is not grpc.StatusCode.UNKNOWN  # that of an exception in a handler
-    is_of_ray = isinstance(error, RayError | RayServeException)
-    return is_of_ray and not isinstance(error, RayTaskError)
-
-
-def _serves_nothing(first: Item) -> bool:
-    """Whether an engine says so, by the first item of a job."""
-    return first["type"] == "error" and first["code"] == "loading" and "retry_after_s" not in first
-
-
-def _is_written(job: Job, inbox: Inbox) -> bool:
-    """Whether the client may have something of the answer."""
-    return job["streamed"] and inbox.has_answer
 
 
 async def _result(response: Awaitable[Any]) -> Any:

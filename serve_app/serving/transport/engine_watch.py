@@ -32,12 +32,13 @@ class EngineWatch:
         self._lost_at = 0.0
         self._expected_s = _FIRST_S
         self._has_returned = False
-        self._was_there = False
+        self.was_there = False
+        """Whether it has ever been seen here."""
         self.is_away = False
 
     def expect(self, start_s: float) -> None:
         """Its last start took so long: so should the next one. What was seen here goes before."""
-        self._was_there = True
+        self.was_there = True
         if not self._has_returned:
             self._expected_s = start_s + _NOTICED_S
 
@@ -70,7 +71,7 @@ class EngineWatch:
     async def _watch(self) -> None:
         try:
             while not await self._is_there():
-                if not self.is_away and self._was_there:  # else it is starting
+                if not self.is_away and self.was_there:  # else it is starting
                     _log.warning("the engine does not answer: requests are refused until it does")
                 self.is_away = True
                 self._is_known.set()
@@ -78,9 +79,9 @@ class EngineWatch:
             if self.is_away:
                 self._expected_s = monotonic() - self._lost_at
                 self._has_returned = True
-                if self._was_there:
+                if self.was_there:
                     _log.warning("the engine is back after %.1f s", self._expected_s)
-                self._was_there = True
+                self.was_there = True
         finally:
             self.is_away = False
             self._is_known.set()
