@@ -165,7 +165,7 @@ class Registry:
         """A release's manifest. Raises `NotFound`, `Damaged` or `NewerSchema`."""
         path = f"releases/{release}/manifest.json"
         name = self.storage.name(path)
-        if not _is_release_id(release):
+        if not is_release_id(release):
             raise NotFound(f"{release!r} is not the id of a release")
         data = self.storage.read(path)
         if data is None:
@@ -193,7 +193,7 @@ class Registry:
             pointing.setdefault(channel.release, []).append(name)
         found = []
         for release in self.storage.names("releases"):
-            if not _is_release_id(release):
+            if not is_release_id(release):
                 continue
             if self.storage.size(f"releases/{release}/manifest.json") is not None:
                 found.append(self._summary(release, tuple(pointing.get(release, ()))))
@@ -296,14 +296,15 @@ def manifest_blobs(manifest: Manifest) -> list[tuple[Blob, str]]:
     return list(found.values())
 
 
+def is_release_id(text: str) -> bool:
+    """Whether it could be the id of a release."""
+    return len(text) == RELEASE_ID_LENGTH and all(c in "0123456789abcdef" for c in text)
+
+
 def _checked(name: str) -> str:
     if not valid_name(name):
         raise ReleaseError(f"channel {name!r} is not a name: {NAME_RULE}")
     return name
-
-
-def _is_release_id(text: str) -> bool:
-    return len(text) == RELEASE_ID_LENGTH and all(c in "0123456789abcdef" for c in text)
 
 
 def _reason(error: Exception) -> str:

@@ -70,6 +70,11 @@ class StoredResults:
         return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
+WORK = "work"
+"""The directory of runs that have not ended."""
+_BEGUN = "begun"
+
+
 class StoredJournal(StoredResults):
     """Keeps results in the registry's storage, under the digest of the recipe.
 
@@ -77,15 +82,19 @@ class StoredJournal(StoredResults):
     """
 
     def __init__(self, storage: Storage, recipe_digest: str) -> None:
-        super().__init__(storage, f"work/{recipe_digest}")
+        super().__init__(storage, f"{WORK}/{recipe_digest}")
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         self._is_alone = self._open.enter_context(self._storage.share(f"{self._directory}.lock"))
+        self.put(_BEGUN, True)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.close()
+        with self._open:
+            begun = self._path(_BEGUN).rpartition("/")[2]
+            if self._storage.names(self._directory) == [begun] and self._is_alone():
+                self._storage.remove(self._directory)
 
     def close(self) -> None:
         if self._is_alone():

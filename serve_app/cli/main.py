@@ -11,6 +11,7 @@ from serve_app.cli import errors, output
 from serve_app.cli.bench.group import bench
 from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluation import evaluate
+from serve_app.cli.gc_command import gc
 from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
@@ -35,6 +36,7 @@ app.command()(verify)
 app.command()(evaluate)
 app.command()(promote)
 app.command()(rollback)
+app.command()(gc)
 app.command("plan-memory")(plan_memory)
 app.command()(serve)
 app.command()(usage)

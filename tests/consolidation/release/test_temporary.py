@@ -12,14 +12,13 @@ from typing import BinaryIO
 
 import pytest
 
-from consolidation.release import temporary
-from consolidation.release.storage import LocalStorage
-from consolidation.release.temporary import remove_left, write_whole
+from consolidation.release.storage import LocalStorage, temporary
+from consolidation.release.storage.temporary import remove_left, write_whole
 
 _WRITES = """
 import os, sys
 from pathlib import Path
-from consolidation.release.temporary import write_whole
+from consolidation.release.storage.temporary import write_whole
 def stop(_):
     print("writing", flush=True)
     sys.stdin.readline()

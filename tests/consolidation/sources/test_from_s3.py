@@ -68,6 +68,11 @@ def test_models_and_registry_may_both_be_in_buckets(
     pointer = registry.channel("next")
     assert pointer is not None
     assert pointer.release == release.id
+    left = registry.write_blob(b"of no release", suffix="bin")
+    blobs = registry.storage.names("blobs")
+    assert run(["gc", *place, "--keep=0s", "--grace=0s"]) == 0
+    assert registry.storage.names("blobs") == [n for n in blobs if n != f"{left.digest}.bin"]
+    assert run(["verify", *place, release.id]) == 0
 
 
 def test_a_copy_that_was_stopped_goes_on_inside_the_file(

@@ -1,0 +1,131 @@
+"""Files at an fsspec address. Which file system that is, `filesystems` decides."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+from consolidation.release.errors import NoBucket, StorageFailed
+from consolidation.release.storage.filesystems import WITH_BUCKETS, asked_once, protocols
+from consolidation.release.storage.interface import File
+
+AT_ONCE = 1000
+"""How many files are removed by one request, as S3 takes them."""
+WRITTEN = ("LastModified", "mtime", "updated", "last_modified", "created")
+"""What file systems of S3, Google, Azure and memory call the time of a file in a listing."""
+
+
+class RemoteStorage:
+    """Files at one fsspec address. Has no locks."""
+
+    def __init__(self, filesystem: Any, root: str, url: str) -> None:
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+        self.url = url.rstrip("/")
+
+    def name(self, path: str) -> str:
+        return f"{self.url}/{path}"
+
+    def read(self, path: str) -> bytes | None:
+        with self._trouble("read", path):
+            try:
+                return bytes(self.filesystem.cat_file(self._full(path)))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def size(self, path: str) -> int | None:
+        with self._trouble("read", path):
+            # The file system may cache listings; another process may have written since.
+            self.filesystem.invalidate_cache()
+            try:
+                return int(self.filesystem.info(self._full(path))["size"])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._trouble("write", path):
+            full = self._full(path)
+            if WITH_BUCKETS.isdisjoint(protocols(self.filesystem)):
+                self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
+            self.filesystem.pipe_file(full, data)
+
+    def names(self, path: str) -> list[str]:
+        with self._trouble("list", path):
+            self.filesystem.invalidate_cache()
+            try:
+                found = self.filesystem.ls(self._full(path), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(_last(name) for name in found)
+
+    def files(self, path: str) -> dict[str, File]:
+        with self._trouble("list", path):
+            self.filesystem.invalidate_cache()
+            try:
+                found = self.filesystem.ls(self._full(path), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            rows = {_last(row["name"]): row for row in found if row["type"] == "file"}
+            return {
+                name: File(int(row["size"]), _written(row)) for name, row in sorted(rows.items())
+            }
+
+    def remove(self, path: str) -> None:
+        with self._trouble("remove", path), contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm(self._full(path), recursive=True)
+
+    def remove_files(self, paths: Sequence[str]) -> None:
+        for begin in range(0, len(paths), AT_ONCE):
+            some = paths[begin : begin + AT_ONCE]
+            with self._trouble("remove", some[0]), contextlib.suppress(FileNotFoundError):
+                self.filesystem.rm([self._full(path) for path in some])
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def share(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        return contextlib.nullcontext(lambda: True)
+
+    def tidy(self) -> None:
+        """What is not complete is nowhere."""
+
+    def check(self) -> None:
+        with self._trouble("list", ""):
+            try:
+                asked_once(self.filesystem).ls(self.root, detail=False)
+            except NotADirectoryError:
+                return
+            except FileNotFoundError as error:
+                # Of what it does not find in a bucket, a file system gives the path.
+                is_path = str(error).strip("/") in self.root
+                if not is_path and not WITH_BUCKETS.isdisjoint(protocols(self.filesystem)):
+                    raise NoBucket(f"there is nothing at {self.url} ({error})") from error
+
+    def _full(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    @contextlib.contextmanager
+    def _trouble(self, verb: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (StorageFailed, NoBucket):
+            raise
+        except Exception as error:  # every protocol raises its own classes
+            reason = f"{type(error).__name__}: {error}"
+            raise StorageFailed(f"cannot {verb} {self.name(path)}: {reason}") from error
+
+
+def _last(name: str) -> str:
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _written(row: Mapping[str, Any]) -> datetime:
+    """When a file was written, by a row of fsspec's listing."""
+    at = next((row[key] for key in WRITTEN if row.get(key) is not None), None)
+    if at is None:
+        raise ValueError("the storage does not say when files were written")
+    if isinstance(at, (int, float)):
+        return datetime.fromtimestamp(at, UTC)
+    found = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
