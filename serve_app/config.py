@@ -100,6 +100,11 @@ class ServeConfig(_Strict):
     """Processor time that a chat template may take for one request."""
     template_bytes: int = Field(default=TemplateLimits().memory, ge=2**20)
     """Memory that it may take. It may write a quarter as many characters."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where each replica's own metrics are, at the address of its Ray node; 0 is any port that is
+    free, None is none. Nobody needs a key there."""
+    ray_metrics: bool = False
+    """Carry sums of a replica's metrics into Ray's own once a second."""
     log_level: Literal["info", "warning", "error"] = "info"
     """The least that is logged. What libraries log is not affected."""
     limits: RequestLimits = RequestLimits()

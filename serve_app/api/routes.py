@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -56,11 +56,6 @@ from serve_app.tenants.limits.local_lessor import LocalLessor
 
 _STATUS_TIMEOUT_S = 3.0
 _OF_STORED_ANSWERS = ("/v1/responses/", "/v1/conversations")
-_METRIC = """\
-# HELP expertpool_{name} {help}
-# TYPE expertpool_{name} {kind}
-expertpool_{name} {value}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ class Api:
     keys: None where anybody who can reach the endpoint may use it.
     lessor: of tenants' limits; by default, one for this application alone.
     record: gets the record of each request that was to generate text.
-    num_lost: of these records, how many could not be kept; None where there are none.
+    own_metrics: the page of this ingress's own metrics.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
     origins: of pages whose scripts may ask, as browsers name them; `*` is any.
@@ -81,7 +76,7 @@ class Api:
     keys: Keys | None = None
     lessor: Lessor = field(default_factory=LocalLessor)
     record: Record = lambda _: None
-    num_lost: Callable[[], int] | None = None
+    own_metrics: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = time.time
     names_answers: bool = True
     keep_alive_s: float = 10.0
@@ -252,7 +247,7 @@ def _operations(api: Api) -> list[Route]:
                 text = await api.client.metrics()
         except TimeoutError:
             raise loading("the engine does not answer") from None
-        text += "".join(_own_metrics(api))
+        text += api.own_metrics()
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [
@@ -261,24 +256,6 @@ def _operations(api: Api) -> list[Route]:
         _route("GET", "/version", _Endpoint(version_)),
         _route("GET", "/metrics", _Endpoint(metrics)),
     ]
-
-
-def _own_metrics(api: Api) -> Iterator[str]:
-    """Of the ingress itself."""
-    if api.keys is not None:
-        yield _METRIC.format(
-            name="keys_broken",
-            help="1 while the last change of the keys file cannot be taken up",
-            kind="gauge",
-            value=int(api.keys.is_broken),
-        )
-    if api.num_lost is not None:
-        yield _METRIC.format(
-            name="usage_records_lost_total",
-            help="Records of usage that were dropped, as they could not be written for too long",
-            kind="counter",
-            value=api.num_lost(),
-        )
 
 
 async def _models(api: Api, caller: Caller) -> Models:

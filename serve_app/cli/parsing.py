@@ -215,6 +215,15 @@ def parse_port(value: str | int) -> int:
     return int(text)
 
 
+def parse_free_port(value: str | int) -> int:
+    """A TCP port, or 0 for any that is free.
+
+    Raises:
+        typer.BadParameter: it is not a whole number up to 65535.
+    """
+    return 0 if str(value) == "0" else parse_port(value)
+
+
 def parse_positive(value: str) -> float:
     """A number above 0.
 

@@ -23,13 +23,16 @@ _MAX_ONGOING = 10_000
 _CHECK_S = 1.0
 """How often Serve looks whether a replica lives; it starts another for one that has died."""
 _ENV_PREFIX = "EXPERTPOOL_"
+_IN_A_CLUSTER = {"metrics_port": 9464, "ray_metrics": True}
+"""Defaults where Ray Serve's own tools start an endpoint. The port is OpenTelemetry's."""
 
 
 def build(args: Mapping[str, Any] | None = None) -> Application:
     """The application of a Serve config file: `args` are the fields of ServeConfig.
 
     What `args` leaves out comes from the environment, under its name in capitals after
-    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default. Raises: see `ServeConfig`;
+    `EXPERTPOOL_` (EXPERTPOOL_DEVICE_MEMORY=24GiB), or is the default: that of a cluster, if it has
+    one of its own. Raises: see `ServeConfig`;
     ConfigError without keys, unless `insecure_no_keys` is set, and for a broken keys file or
     response template.
     """
@@ -48,7 +51,9 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 
 def config_of(args: Mapping[str, Any]) -> ServeConfig:
     """The configuration that `build` uses, with absolute paths."""
-    return with_absolute_paths(ServeConfig.model_validate({**_environment(), **args}))
+    return with_absolute_paths(
+        ServeConfig.model_validate({**_IN_A_CLUSTER, **_environment(), **args})
+    )
 
 
 def with_absolute_paths(config: ServeConfig) -> ServeConfig:

@@ -7,13 +7,18 @@ begins first: what it imports, it imports on another core.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
 
 from serve_app.config import ServeConfig
 from serve_app.phase import phase
 from serve_app.serving.loopback import listen_where_ray_does
+from serve_app.serving.metrics.metrics_port import listen
+from serve_app.serving.metrics.ray_sums import carry_often
 from serve_app.serving.terminal import log_as
 from serve_app.text.answers.template_file import read_template_file
 from serve_app.text.process.text_client import TextClient
@@ -30,6 +35,7 @@ class EngineDeployment:
     """An `EngineReplica`, from a plain dict: whatever else Serve asks for is the replica's."""
 
     _replica: "EngineReplica | None" = None
+    _beside: tuple[asyncio.Task[Any], ...] = ()
 
     def __init__(self, config: dict[str, Any], *, waits: bool) -> None:
         """waits: whether the first `reconfigure` returns when a release is served, so that Serve
@@ -66,9 +72,19 @@ class EngineDeployment:
         from serve_app.serving.replica.replica import EngineReplica
         from serve_app.serving.spare import keep_spare
 
-        self._keeping_spare = asyncio.get_running_loop().create_task(keep_spare())
-        parts = real_parts(self._config, text)
-        return EngineReplica(self._config, parts, begun=self._begun)
+        parts, name = real_parts(self._config, text), serve.get_replica_context().replica_id
+        replica = EngineReplica(self._config, parts, begun=self._begun, name=name.unique_id)
+        tasks = [keep_spare(), *self._telling(replica)]
+        self._beside = tuple(asyncio.create_task(task) for task in tasks)
+        return replica
+
+    def _telling(self, replica: "EngineReplica") -> Iterator[Coroutine[Any, Any, Any]]:
+        """What makes its metrics known, beside its answers to ingresses."""
+        config, view = self._config, replica.view
+        if config.metrics_port is not None:
+            yield listen(ray.util.get_node_ip_address(), config.metrics_port, view.families)
+        if config.ray_metrics:
+            yield carry_often(replica.name, view.figures)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,6 +93,8 @@ class EngineDeployment:
 
     async def __del__(self) -> None:
         """Serve awaits this when the replica stops."""
+        for task in self._beside:
+            task.cancel()
         if self._replica is not None:
             await self._replica.aclose()
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -14,12 +13,14 @@ from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
+from serve_app.serving.metrics.pages import ingress_families, page
 from serve_app.serving.transport.client import HandleClient
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.tenants.keys_watch import KeysWatch
 from serve_app.tenants.limits.lease import Lessor
 from serve_app.tenants.limits.local_lessor import LocalLessor
 from serve_app.tenants.usage_log import UsageLog
+from serve_app.tenants.usage_record import UsageRecord
 
 
 class Ingress:
@@ -67,19 +68,22 @@ class Ingress:
         return build_api(self._api(names_answers=False))
 
     def _api(self, *, names_answers: bool) -> Api:
-        api = Api(
+        return Api(
             self._client,
             self._config.limits,
             self._keys,
             self._lessor,
+            record=_keep_no_record if self._usage is None else self._usage.add,
+            own_metrics=self._own_metrics,
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
             origins=self._config.allow_origin,
         )
-        usage = self._usage
-        if usage is None:
-            return api
-        return replace(api, record=usage.add, num_lost=lambda: usage.num_lost)
+
+    def _own_metrics(self) -> str:
+        broken = None if self._keys is None else self._keys.is_broken
+        num_lost = None if self._usage is None else self._usage.num_lost
+        return page(ingress_families(broken, num_lost))
 
     async def drain(self) -> None:
         """Take no new requests. Returns when all have ended; those that last too long are ended."""
@@ -92,3 +96,7 @@ class Ingress:
         """Returns when all records of usage are where they belong."""
         if self._usage is not None:
             await asyncio.to_thread(self._usage.flush)
+
+
+def _keep_no_record(_: UsageRecord) -> None:
+    """There is nowhere to write it."""

@@ -20,10 +20,14 @@ _KEEP_ALIVE_S = 120
 
 
 class Listener:
-    """uvicorn on one address, in the event loop of the caller. Others may listen there too."""
+    """uvicorn on one address, in the event loop of the caller.
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    port: 0 for any that is free.   is_shared: whether others may listen there too.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, *, is_shared: bool = True) -> None:
         self._address = (host, port)
+        self._is_shared = is_shared
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -42,17 +46,24 @@ class Listener:
     def is_serving(self) -> bool:
         return self._serving is not None and not self._serving.done()
 
+    @property
+    def port(self) -> int:
+        """On which it answers, once it does."""
+        return self._address[1]
+
     async def start(self) -> None:
         """Returns when it answers. Raises ConfigError for a port that is taken and not shared."""
         opened = socket.socket()
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if self._is_shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             opened.bind(self._address)
         except OSError as error:
             opened.close()
             host, port = self._address
             raise ConfigError(f"port {port} of {host} cannot be used: {error.strerror}") from error
+        self._address = opened.getsockname()[:2]
         self._serving = asyncio.create_task(self._server.serve(sockets=[opened]))
         await self._server.answers.wait()
 

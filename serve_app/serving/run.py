@@ -129,6 +129,8 @@ def endpoint(
     _check_device(config.engine.device)
     _check_keys(config, host)
     _check_free(host, port)
+    if config.metrics_port:
+        _check_free("127.0.0.1", config.metrics_port)
     tell: Say = _log.info if ears is None else ears.say
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     for name, value in _RAY.items():

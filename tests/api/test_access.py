@@ -178,14 +178,6 @@ def test_a_request_that_ends_is_no_longer_open() -> None:
     assert [answer.status_code for answer in call(keys, bad, bad, good)] == [400, 400, 200]
 
 
-def test_a_broken_keys_file_shows_in_the_metrics() -> None:
-    keys = HeldKeys(KEYS)
-    for broken in (False, True):
-        keys.is_broken = broken
-        (answer,) = call(keys, ("GET", "/metrics", shown("metrics")))
-        assert f"expertpool_keys_broken {int(broken)}\n" in answer.text
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (0.2, "1s"), (59.5, "1m0s"), (360, "6m0s"), (61.2, "1m2s")]
 )

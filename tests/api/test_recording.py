@@ -44,16 +44,6 @@ def recorded(
     return one
 
 
-def test_records_that_were_lost_show_in_the_metrics() -> None:
-    async def run() -> str:
-        app = build_api(Api(FakeClient(), RequestLimits(), num_lost=lambda: 3))
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            return (await http.get("/metrics")).text
-
-    assert "expertpool_usage_records_lost_total 3\n" in asyncio.run(run())
-
-
 def test_a_client_that_leaves_while_it_sends_is_recorded_as_gone_and_is_no_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -12,6 +12,7 @@ from consolidation.release import Alias, Aliases, Canary
 from serve_app.serving.replica.replica import EngineReplica
 from tests.serving.asking import refused
 from tests.serving.fakes import World, source, world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import client_of, replica_of, serves, until
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
@@ -78,12 +79,12 @@ def test_aliases_and_the_queue_by_tenant_are_told() -> None:
             await until(lambda: bool(made.loop.seen))
             queue = await _section(client, "queue")
             assert queue["tenants"]["default"]["num_running"] == 1
-            text = (await client.get("/metrics")).text
+            text = of_one((await client.get("/metrics")).text)
             assert 'expertpool_tenant_requests_running{tenant="default"} 1.0' in text
             while not asking.done():
                 made.loop.step()
                 await asyncio.sleep(0.01)
-            text = (await client.get("/metrics")).text
+            text = of_one((await client.get("/metrics")).text)
             assert 'expertpool_tenant_requests_running{tenant="default"} 0.0' in text
             aliases = await _section(client, "aliases")
             assert aliases["aliases"]["fast"]["model"] == "a"

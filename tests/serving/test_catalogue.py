@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from serve_app.engine.backlog import Backlog
-from serve_app.serving.replica.counting import OTHER, TenantLabels
-from serve_app.serving.replica.follow import FollowState
-from serve_app.serving.replica.metrics import METRICS
-from serve_app.serving.replica.snapshot import Snapshot
+from serve_app.serving.metrics.counting import OTHER, TenantLabels
+from serve_app.serving.metrics.snapshot import ReleaseState, Snapshot
+from serve_app.serving.metrics.table import METRICS
 from tests.serving.asking import CHAT, HELLO, ask, chatty, refused
 from tests.serving.fakes import CONTEXT, TOKENIZER, FakeLoop, source, world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import client_of, replica_of, serves
 
 RUNNING = {("r1", "a"): 2, ("r2", "a"): 3, ("r1", "old"): 1}
@@ -91,7 +91,7 @@ def test_counts_that_do_not_add_up_are_shown_and_no_illness() -> None:
                 response = await client.get("/health")
                 assert (response.status_code, response.json()["status"]) == (200, "ok")
                 assert response.json()["detail"]["broken_invariant"] == broken
-                page = (await client.get("/metrics")).text
+                page = of_one((await client.get("/metrics")).text)
                 assert f"expertpool_broken_invariants {float(broken is not None)}" in page
 
     asyncio.run(run())
@@ -105,7 +105,7 @@ def test_metrics_count_what_happened() -> None:
             await client.post("/v1/completions", json=body)
             await client.post("/v1/completions", json={**body, "model": "zz"})
             await client.post("/v1/completions", json={**body, "service_tier": "flex"})
-            return (await client.get("/metrics")).text
+            return of_one((await client.get("/metrics")).text)
 
     text = asyncio.run(run())
     labels = 'model_name="a",service_class="standard",side="stable",tenant="default"'
@@ -126,7 +126,7 @@ def test_metrics_count_what_happened() -> None:
     assert "expertpool_pool_bytes 5000.0" in text
     names = {line.split()[2].removesuffix("_total") for line in text.splitlines() if "# T" in line}
     table = {f"expertpool_{metric.name}".removesuffix("_total") for metric in METRICS}
-    assert {name.removesuffix("_created") for name in names} == table
+    assert names == table
 
 
 def test_what_is_counted_or_read_is_in_the_table_once() -> None:
@@ -141,13 +141,12 @@ def test_sequences_of_a_model_are_summed_over_releases_and_idle_models_have_none
     stats = replace(FakeLoop(source("r1"), manual=True).stats(), num_running_by_model=RUNNING)
     look = Snapshot(
         stats,
-        FollowState(),
-        "r2",
-        canary=None,
-        canary_percent=0,
-        canary_failures=0,
+        trouble=None,
+        releases=ReleaseState(serving="r2"),
         models=("a", "idle"),
         backlogs={},
+        open_choices=0,
+        max_open_choices=9,
         start_s=1.5,
         text_restarts=0,
     )

@@ -105,7 +105,7 @@ class FakeHandle:
         return []
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("send", "tokenize", "detokenize", "models", "status", "metrics"):
+        if name not in ("send", "tokenize", "detokenize", "models", "status"):
             raise AttributeError(name)
         return self
 
@@ -477,7 +477,6 @@ def test_questions_are_passed_on() -> None:
             await client.detokenize(asked),
             await client.models("default"),
             await client.status(),
-            await client.metrics(),
         ):
             assert answer == REPLY
 

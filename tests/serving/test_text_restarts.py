@@ -19,6 +19,7 @@ from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import Hear, TextProcess
 from tests.serving.asking import refused
 from tests.serving.fakes import TOKENIZER, World, world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import client_of, replica_of, serves, until
 
 LINE = TOKENIZER.encode("the quick brown fox jumps over the lazy dog")
@@ -71,7 +72,7 @@ def _answers(kill_at: int | None = None) -> tuple[list[list[Item]], int]:
                 await asyncio.sleep(0.002)
             answers = [choice for each in asking for choice in await each]
             num_restarts = 0 if kill_at is None else 1
-            assert f"text_restarts_total {num_restarts}.0" in await replica.metrics()
+            assert f"text_restarts_total {num_restarts}.0" in of_one(await replica.metrics())
             assert (await replica.status())["healthy"]
             return answers, steps
 

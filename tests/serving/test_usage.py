@@ -16,6 +16,7 @@ from serve_app.tenants.usage_sums import records, summed
 from tests.api.held_keys import HeldKeys
 from tests.serving.asking import HELLO, said
 from tests.serving.fakes import world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import replica_of, serves
 
 CONFIG = ServeConfig(family="fam", poll_s=0.02)
@@ -51,7 +52,7 @@ def test_500_requests_sum_to_what_metrics_and_clients_counted(tmp_path: Path) ->
             ) as http:
                 for start in range(0, NUM_REQUESTS, 25):
                     await asyncio.gather(*(one(http, start + n) for n in range(25)))
-                return (await http.get("/metrics")).text
+                return of_one((await http.get("/metrics")).text)
 
     text = asyncio.run(run())
     log.close()

@@ -14,7 +14,13 @@ from serve_app.cli import output
 from serve_app.cli.engine_options import engine_options
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.options import Channel, Family, RegistryUrl
-from serve_app.cli.parsing import parse_count, parse_port, parse_registry, parser_of
+from serve_app.cli.parsing import (
+    parse_count,
+    parse_free_port,
+    parse_port,
+    parse_registry,
+    parser_of,
+)
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_channels
 from serve_app.engine.config import EngineConfig
 from serve_app.page_origin import origin
@@ -131,6 +137,15 @@ def serve(
             help="JSON that says how all models write reasoning and tool calls.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=parse_free_port,
+            show_default=False,
+            help="Port of this machine where the engine's metrics are, without a key; 0 is any.",
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel,
         typer.Option(help="The least that is shown here, a line each, and written to logs."),
@@ -163,6 +178,7 @@ def serve(
         response_template=response_template,
         reload=reload.value,
         drain_s=drain_s,
+        metrics_port=metrics_port,
         log_level=log_level.value,
         insecure_no_keys=insecure_no_keys,
         **(config or {}),

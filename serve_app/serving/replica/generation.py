@@ -25,7 +25,7 @@ from serve_app.protocol.errors import (
     no_such_model,
 )
 from serve_app.protocol.messages import Item, Job, Piece
-from serve_app.serving.replica.counting import RequestMetrics
+from serve_app.serving.metrics.counting import RequestMetrics
 from serve_app.serving.replica.dependencies import Loop
 from serve_app.serving.replica.post import Post, outcome
 from serve_app.serving.replica.prepare import ServedModel, context_exceeded, param_of

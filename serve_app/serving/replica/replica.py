@@ -30,7 +30,8 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.serving.replica.counting import Metrics
+from serve_app.serving.metrics.counting import Metrics
+from serve_app.serving.metrics.pages import PlainFamily, page, plain
 from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
@@ -48,10 +49,10 @@ from serve_app.serving.replica.prepare import (
     within,
 )
 from serve_app.serving.replica.served_releases import ServedReleases
-from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.replica.telling.administration import Administration
-from serve_app.serving.replica.telling.readiness import Unserved, engine_trouble, until_serving
-from serve_app.serving.replica.telling.status_facts import canary_facts, models_of, status_of
+from serve_app.serving.replica.telling.readiness import Unserved, until_serving
+from serve_app.serving.replica.telling.status_facts import models_of
+from serve_app.serving.replica.telling.view import View
 from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
 from serve_app.serving.traffic.shares import settled_side_of, side_of
 from serve_app.serving.traffic.watched import Watched
@@ -83,12 +84,16 @@ class EngineReplica:
         *,
         clock: Callable[[], float] = time.monotonic,
         begun: float | None = None,
+        name: str | None = None,
     ) -> None:
-        """begun: when this began to start, by the clock; None: now."""
+        """begun: when this began to start, by the clock; None: now.   name: of this replica among
+        others; None: a new one.
+        """
+        self.name = secrets.token_hex(4) if name is None else name
         self._config = config
         self._parts = parts
         self._clock = clock
-        self._metrics = Metrics(config.metrics.max_tenants)
+        self._metrics = Metrics(config.metrics.max_tenants, self.name)
         self._post = Post()
         self._sender = Sender(self.generate)
         self._text = parts.text
@@ -106,7 +111,7 @@ class EngineReplica:
             look_beside=self._look_beside,
         )
         self._administration = Administration(
-            secrets.token_hex(4),
+            self.name,
             self._releases,
             self._follower.state,
             self._canary,
@@ -115,13 +120,22 @@ class EngineReplica:
         )
         self._following: asyncio.Task[None] | None = None
         self._serves = asyncio.Event()
-        self._unserved = Unserved(config.unserved_s, clock)
         self._open = OpenJobs(
             config.max_open_choices, config.max_open_tokens, is_shared=config.keys is not None
         )
-        self._stopped = False
         self._making_s = 0.0 if begun is None else clock() - begun
-        self._start_s: float | None = None
+        self.view = View(
+            config,
+            self._metrics,
+            self._releases,
+            self._follower.state,
+            self._canary,
+            self._canary_follower,
+            self._aliases,
+            self._open,
+            self._text,
+            Unserved(config.unserved_s, clock),
+        )
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Sets the channel or release to serve and returns at once; loads in the background.
@@ -140,7 +154,7 @@ class EngineReplica:
         assert self._following is not None
         where = f"family '{self._config.family}' of {self._config.registry}"
         state = self._follower.state
-        await until_serving(self._serves, self._following, where, state, self._trouble)
+        await until_serving(self._serves, self._following, where, state, self.view.trouble)
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         """See `EngineClient`. Closing it aborts the job in the engine."""
@@ -152,7 +166,8 @@ class EngineReplica:
                     yield batch
         except ProtocolError as error:
             self._metrics.refused(error.code, job["tenant"], answering.side)
-            self._stopped = self._stopped or isinstance(error.__cause__, EngineStopped)
+            if isinstance(error.__cause__, EngineStopped):
+                self.view.has_stopped = True
             if error.is_fault:
                 _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
             yield [error.to_item()]
@@ -235,8 +250,8 @@ class EngineReplica:
         asked = self._clock()
         await self._releases.take_up(release)
         self._serves.set()
-        if self._start_s is None:
-            self._start_s = self._making_s + self._clock() - asked
+        if self.view.start_s is None:
+            self.view.start_s = self._making_s + self._clock() - asked
         held = self._releases.current
         _log.info("release %s has the models %s", release, ", ".join(held.models if held else ()))
 
@@ -245,6 +260,7 @@ class EngineReplica:
             await self._aliases.look(channel)
             await self._canary_follower.look(channel)
         await self._administration.renew_pins()
+        self._metrics.keep({name for held in self._releases.held for name in held.models})
 
     async def _requests(
         self, job: Job, model: ServedModel, deadline: float | None
@@ -285,12 +301,14 @@ class EngineReplica:
         return models_of(self._config.family, self._releases.current, canary, self._aliases.value)
 
     async def status(self) -> Status:
-        state, canary = self._canary_follower.state, self._releases.canary
-        facts = canary_facts(self._canary, state, canary)
-        return status_of(self._look(), self._trouble(), facts, self._aliases.trouble)
+        return self.view.status()
 
     async def metrics(self) -> str:
-        return self._metrics.page(self._look())
+        return page(self.view.families())
+
+    async def plain_metrics(self) -> list[PlainFamily]:
+        """For an ingress, which asks all replicas."""
+        return plain(self.view.families())
 
     async def admin(self) -> list[AdminFacts]:
         return [await self._administration.facts()]
@@ -302,7 +320,7 @@ class EngineReplica:
         """Raises if the engine has stopped stepping, texts are given up, or nothing is served any
         more. To load a first release is healthy.
         """
-        trouble = self._trouble()
+        trouble = self.view.trouble()
         if trouble is not None:
             raise EngineError(trouble)
 
@@ -314,32 +332,6 @@ class EngineReplica:
         await self._releases.aclose()
         await self._text.aclose()
         self._compiler.close()
-
-    def _look(self) -> Snapshot:
-        loop, current, canary = self._releases.loop, self._releases.current, self._releases.canary
-        wanted = self._canary.value
-        stats = None if loop is None else loop.stats()
-        return Snapshot(
-            engine=stats,
-            follow=self._follower.state,
-            serving=self._releases.serving,
-            canary=None if canary is None else canary.id,
-            canary_percent=0.0 if wanted is None else wanted.percent,
-            canary_failures=self._canary_follower.state.num_failures,
-            models=() if current is None else tuple(current.models),
-            backlogs=self._metrics.tenants.summed({} if stats is None else stats.by_tenant),
-            text_restarts=self._text.num_restarts,
-            start_s=self._start_s,
-        )
-
-    def _trouble(self) -> str | None:
-        """Why the replica is unhealthy, or None."""
-        loop, serving, state = self._releases.loop, self._releases.serving, self._follower.state
-        return (
-            self._text.trouble
-            or engine_trouble(self._stopped, loop, self._config.stall_s)
-            or self._unserved.trouble(serving, state)
-        )
 
 
 async def _verified(asked: str, model: ServedModel, release: HeldRelease, loop: Loop) -> None:

@@ -36,6 +36,7 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
+from serve_app.serving.metrics.pages import merged, page
 from serve_app.serving.transport.carrier import Parcel
 from serve_app.serving.transport.doubt import OPENS_S, Doubt
 from serve_app.serving.transport.engine_watch import EngineWatch
@@ -237,7 +238,8 @@ class HandleClient:
         return {**status, "draining": True} if self.is_draining else status
 
     async def metrics(self) -> str:
-        return cast(str, await self._ask(self._handle.metrics))
+        """Of all replicas, each series with the label `replica`."""
+        return page(merged([await self._ask_all("plain_metrics")]))
 
     async def admin(self) -> list[AdminFacts]:
         return cast("list[AdminFacts]", await self._ask_all("admin"))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.endpoint.served import CONTEXT, MODELS, PROMPT, TOKENS, Served, until
 from tests.serving.family import FAMILY, TOKENIZER, text_after
+from tests.serving.metric_pages import of_one
 
 pytestmark = pytest.mark.ray
 
@@ -211,7 +212,7 @@ def test_tokenize_detokenize_version_and_metrics_answer(served: Served) -> None:
     text = served.http.post("/detokenize", json={"model": "a", "tokens": TOKENS[1:]}).json()
     assert text == {"prompt": PROMPT}
     assert "version" in served.http.get("/version").json()
-    metrics = served.http.get("/metrics").text
+    metrics = of_one(served.http.get("/metrics").text)
     assert f'expertpool_release_info{{release="{served.first}",side="stable"}} 1.0' in metrics
 
 

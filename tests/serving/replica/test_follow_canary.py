@@ -14,6 +14,7 @@ from serve_app.tenants.keyring import Caller
 from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import refused
 from tests.serving.fakes import World, source, world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import client_of, replica_of, serves, until
 from tests.serving.transport.test_sender import job
 
@@ -59,7 +60,7 @@ def test_a_share_of_users_is_answered_by_the_canary_and_each_by_one_release() ->
             assert await _answers(client) == {"r1", "r2"}
             for user in ("x", "y", "z"):
                 assert len(await _answers(client, 5, user=user)) == 1
-            text = (await client.get("/metrics")).text
+            text = of_one((await client.get("/metrics")).text)
         assert 'release_info{release="r1",side="stable"} 1.0' in text
         assert 'release_info{release="r2",side="canary"} 1.0' in text
         assert "expertpool_canary_share 0.5" in text
@@ -120,7 +121,7 @@ def test_a_promoted_canary_answers_everybody_and_the_old_release_is_freed() -> N
             _canary(made, 0, release=None)
             assert await _answers(client, 5) == {"r2"}
             assert made.loop.staged == ["r1", "r2"], "nothing is loaded again"
-            text = (await client.get("/metrics")).text
+            text = of_one((await client.get("/metrics")).text)
         assert 'release_info{release="r2",side="stable"} 1.0' in text
         assert 'side="canary"} 1.0' not in text
 
@@ -156,7 +157,7 @@ def test_the_channels_release_answers_for_a_canary_that_cannot_be_loaded() -> No
 
             await until(told)
             assert await _answers(client, 5) == {"r1"}
-            text = (await client.get("/metrics")).text
+            text = of_one((await client.get("/metrics")).text)
         assert "expertpool_canary_share 1.0" in text
         assert 'side="canary"} 1.0' not in text
         assert "expertpool_release_failures_total 1.0" in text

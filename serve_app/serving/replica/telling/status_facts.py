@@ -5,10 +5,11 @@ from typing import Any
 from consolidation.release import Aliases, Canary
 from serve_app.engine.stats import Stats
 from serve_app.protocol.messages import ModelCard, Models, Status
+from serve_app.serving.metrics.snapshot import Snapshot
+from serve_app.serving.metrics.table import engine_figures
+from serve_app.serving.replica.follow import FollowState
 from serve_app.serving.replica.follow_canary import CanaryState
 from serve_app.serving.replica.held_release import HeldRelease
-from serve_app.serving.replica.metrics import engine_figures
-from serve_app.serving.replica.snapshot import Snapshot
 from serve_app.serving.traffic.watched import Watched
 
 
@@ -47,13 +48,13 @@ def models_of(
 
 
 def status_of(
-    look: Snapshot, trouble: str | None, canary: dict[str, Any] | None, aliases_error: str | None
+    look: Snapshot, state: FollowState, canary: dict[str, Any] | None, aliases_error: str | None
 ) -> Status:
-    """trouble: why the replica is unhealthy, or None."""
-    state, stats, target = look.follow, look.engine, look.follow.target
+    """For `/health` and `/ready`."""
+    stats, target = look.engine, state.target
     status: Status = {
-        "healthy": trouble is None,
-        "release": look.serving,
+        "healthy": look.trouble is None,
+        "release": look.releases.serving,
         "detail": {
             "target": None if target is None else target.model_dump(exclude_none=True),
             "wanted": state.wanted,
@@ -63,7 +64,7 @@ def status_of(
             "channel_error": state.trouble,
             "canary": canary,
             "aliases_error": aliases_error,
-            "engine_error": trouble,
+            "engine_error": look.trouble,
             "unavailable_models": {} if stats is None else unavailable_facts(stats),
             "broken_invariant": None if stats is None else stats.broken,
             "num_running": 0 if stats is None else stats.num_running,

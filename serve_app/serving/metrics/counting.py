@@ -1,8 +1,9 @@
-"""Counts requests for the table of metrics, and writes the page of all metrics."""
+"""Counts requests for the table of metrics, and gives all metrics of a replica as families."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
@@ -10,8 +11,9 @@ from consolidation.release import Side
 from serve_app.engine.backlog import Backlog
 from serve_app.protocol.errors import ErrorCode
 from serve_app.service_class import ServiceClass
-from serve_app.serving.replica.metrics import METRICS, PREFIX, MetricRow
-from serve_app.serving.replica.snapshot import Snapshot
+from serve_app.serving.metrics.metric_row import PREFIX, MetricRow
+from serve_app.serving.metrics.snapshot import Snapshot
+from serve_app.serving.metrics.table import METRICS
 
 OTHER = "other"
 """The tenant label of those that have none of their own."""
@@ -37,11 +39,23 @@ class TenantLabels:
         return found
 
 
-class Metrics:
-    """The metrics of one replica. All times are on one clock, in seconds."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of a replica, by some of its labels.   is_total: whether it only grows."""
 
-    def __init__(self, max_tenants: int) -> None:
+    name: str
+    help: str
+    labels: Mapping[str, str]
+    value: float
+    is_total: bool
+
+
+class Metrics:
+    """The metrics of one replica, `replica`. All times are on one clock, in seconds."""
+
+    def __init__(self, max_tenants: int, replica: str) -> None:
         self.tenants = TenantLabels(max_tenants)
+        self._replica = replica
         self._registry = CollectorRegistry()
         counted = [metric for metric in METRICS if metric.get is None]
         self.histograms = {
@@ -56,6 +70,7 @@ class Metrics:
             for m in counted
             if m.kind == "counter"
         }
+        self._models: set[str] = set()
 
     def refused(self, code: ErrorCode, tenant: str, side: Side) -> None:
         self.counters["request_errors_total"].labels(code, self.tenants.of(tenant), side).inc()
@@ -63,13 +78,46 @@ class Metrics:
     def request(
         self, model: str, tenant: str, side: Side, service_class: ServiceClass
     ) -> "RequestMetrics":
+        self._models.add(model)
         return RequestMetrics(self, (model, self.tenants.of(tenant), side, service_class))
 
-    def page(self, look: Snapshot) -> str:
-        """The text that Prometheus reads."""
-        now = CollectorRegistry()
-        now.register(_Collector(look))
-        return generate_latest(self._registry).decode() + generate_latest(now).decode()
+    def keep(self, models: Collection[str]) -> None:
+        """Drops the series of all other models: no release has them any more."""
+        for name in sorted(self._models.difference(models)):
+            for row in METRICS:
+                if row.get is None and "model_name" in row.labels:
+                    found = self.counters.get(row.name) or self.histograms[row.name]
+                    found.remove_by_labels({"model_name": name})
+            self._models.discard(name)
+
+    def families(self, look: Snapshot) -> list[Family]:
+        """All of them, each series with the label `replica`."""
+        families = [*self._registry.collect(), *_read(look)]
+        for family in families:
+            family.samples = [
+                each._replace(labels={**each.labels, "replica": self._replica})
+                for each in family.samples
+                if not each.name.endswith("_created")
+            ]
+        return families
+
+    def figures(self, look: Snapshot, labels: Collection[str]) -> list[Figure]:
+        """Sums of counters and gauges over all labels but these. No distributions, no releases."""
+        counted = [family for counter in self.counters.values() for family in counter.collect()]
+        sums: dict[tuple[str, tuple[tuple[str, str], ...]], Figure] = {}
+        for family in (*counted, *_read(look)):
+            for sample in family.samples:
+                if sample.name.endswith("_created") or "release" in sample.labels:
+                    continue
+                kept = tuple(
+                    (name, sample.labels[name]) for name in labels if name in sample.labels
+                )
+                before = sums.get((sample.name, kept))
+                value = sample.value + (0.0 if before is None else before.value)
+                is_total = family.type == "counter"
+                text = family.documentation
+                sums[(sample.name, kept)] = Figure(sample.name, text, dict(kept), value, is_total)
+        return list(sums.values())
 
 
 class RequestMetrics:
@@ -114,20 +162,15 @@ class RequestMetrics:
         self._metrics.histograms[name].labels(*self._labels).observe(seconds)
 
 
-class _Collector:
-    """The metrics whose values are read on request."""
-
-    def __init__(self, look: Snapshot) -> None:
-        self._look = look
-
-    def collect(self) -> Iterator[Family]:
-        for metric in METRICS:
-            values = metric.get(self._look) if metric.get else {}
-            if values:
-                family = _family(metric)
-                for labels, value in sorted(values.items()):
-                    family.add_metric(labels, value)
-                yield family
+def _read(look: Snapshot) -> Iterator[Family]:
+    """The metrics whose values are read when they are asked for."""
+    for metric in METRICS:
+        values = metric.get(look) if metric.get else {}
+        if values:
+            family = _family(metric)
+            for labels, value in sorted(values.items()):
+                family.add_metric(labels, value)
+            yield family
 
 
 def _family(metric: MetricRow) -> CounterMetricFamily | GaugeMetricFamily:
