@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from serve_app.engine.config import SETTINGS, EngineConfig
+from serve_app.logs.lines import LogFormat
 from serve_app.page_origin import origin
 from serve_app.text.template_limits import TemplateLimits
 
@@ -107,6 +108,11 @@ class ServeConfig(_Strict):
     """Carry sums of a replica's metrics into Ray's own once a second."""
     log_level: Literal["info", "warning", "error"] = "info"
     """The least that is logged. What libraries log is not affected."""
+    log_format: LogFormat = "text"
+    """How lines are written: for people, or as an object of JSON each, for collectors."""
+    log_output: str | None = Field(default=None, min_length=1)
+    """A file or a pipe that gets all lines too. By default there is one on Kubernetes with `json`:
+    the container's own output, which is not that of Ray's workers."""
     limits: RequestLimits = RequestLimits()
     metrics: MetricsConfig = MetricsConfig()
 

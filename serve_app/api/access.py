@@ -30,7 +30,8 @@ from serve_app.tenants.limits.lease import Lessor
 OPEN = frozenset({"/health", "/ready"})
 """Answer anybody: they say one word to those without a scope for more."""
 _NOBODY = Caller("", Tenant(), "", frozenset())
-_STATE = "expertpool.asked"
+ASKED = "expertpool.asked"
+"""In the scope: whose request it is."""
 _T = TypeVar("_T")
 _LEFT_HEADER = "x-ratelimit-{}-{}"
 LEFT_HEADERS = tuple(
@@ -90,7 +91,7 @@ def _over_limit(error: OverLimit) -> ProtocolError:
 
 def asked_by(request: Request) -> Asked:
     """Whose request it is."""
-    asked: Asked = request.scope[_STATE]
+    asked: Asked = request.scope[ASKED]
     return asked
 
 
@@ -134,7 +135,7 @@ class Access:
         if caller is not _NOBODY:
             allowance = self._allowances.of(caller)
             scope[EXTRA_HEADERS] = partial(left_headers, allowance)
-        scope[_STATE] = Asked(caller, self._allowances, allowance)
+        scope[ASKED] = Asked(caller, self._allowances, allowance)
         await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:

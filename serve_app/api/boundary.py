@@ -13,11 +13,16 @@ from serve_app.api.anthropic.anthropic_errors import ANTHROPIC, speaks_anthropic
 from serve_app.api.statuses import OPENAI, ErrorShape
 from serve_app.api.streams import ClientGone
 from serve_app.errors import where
+from serve_app.logs.about import about
 from serve_app.protocol.errors import ProtocolError, bad_request, internal
 
 _log = logging.getLogger(__name__)
 REQUEST_ID = "expertpool.request"
 """In the scope: the request's id."""
+STATUS = "expertpool.status"
+"""In the scope: the status of the answer, once it has one."""
+ERROR_CODE = "expertpool.code"
+"""In the scope: the code of the error that was answered."""
 ERROR_SHAPE = "expertpool.errors"
 """In the scope: how its errors are written."""
 EXTRA_HEADERS = "expertpool.headers"
@@ -34,7 +39,8 @@ def request_id(headers: Headers) -> str:
 class Boundary:
     """Wraps the application. Unexpected exceptions are logged and answered with 500.
 
-    HEAD is routed as GET: the server leaves out the body. OPTIONS says which methods a route takes.
+    HEAD is routed as GET, which the scope says then: the server leaves out the body. OPTIONS says
+    which methods a route takes.
 
     names_answers: whether the answer carries the request's id; a proxy may add it already.
     """
@@ -49,7 +55,7 @@ class Boundary:
             return
         method = scope["method"]
         if method == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope["method"] = "GET"
         asked = Headers(scope=scope)
         name = scope[REQUEST_ID] = request_id(asked)
         shape = ANTHROPIC if speaks_anthropic(scope["path"], asked) else OPENAI
@@ -60,6 +66,7 @@ class Boundary:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                scope[STATUS] = message["status"]
                 headers = MutableHeaders(scope=message)
                 if self._names_answers:
                     headers["x-request-id"] = name
@@ -77,7 +84,8 @@ class Boundary:
         except (ProtocolError, HTTPException) as error:
             response = _refusal(method, scope, error)
         except Exception as error:  # noqa: BLE001  the last resort: the client gets a body
-            _log.error("request %s: %s %s failed: %s", name, method, scope["path"], where(error))
+            _log.error("a request failed: %s", where(error), extra=about(request=name))
+            scope[ERROR_CODE] = internal().code
             response = shape.response(internal(), name)
         else:
             return
@@ -90,6 +98,7 @@ def _refusal(method: str, scope: Scope, error: ProtocolError | HTTPException) ->
     shape: ErrorShape = scope[ERROR_SHAPE]
     path, name = scope["path"], scope[REQUEST_ID]
     if isinstance(error, ProtocolError):
+        scope[ERROR_CODE] = error.code
         return shape.response(error, name)
     if error.status_code == 405:
         allowed = {"allow": _allowed((error.headers or {})["Allow"])}

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.api.access import asked_by
 from serve_app.api.answers.answer import AnswerFormat, Head
 from serve_app.api.answers.event_bytes import Events
+from serve_app.api.boundary import REQUEST_ID
 from serve_app.api.dialects import Dialect
 from serve_app.api.metering import MeteredItems
 from serve_app.api.reading import Reader
@@ -55,6 +56,7 @@ class Generating:
                     caller=caller_of(request, fields.model),
                     timeout_s=deadline.left_s(),
                 )
+                job["request"] = request.scope[REQUEST_ID]
                 form = dialect.form(fields, job)
                 return await self._answer(request, job, form, dialect.keep_alive)
             except ProtocolError as error:
@@ -78,7 +80,8 @@ class Generating:
             notes_of(request).accepted(told, choices, counts)
             if job["streamed"]:
                 events = Events(form, head, counts, choices)
-                return EventStream(events, items, self._keep_alive_s, keep_alive)
+                name = request.scope[REQUEST_ID]
+                return EventStream(events, items, self._keep_alive_s, keep_alive, name)
             whole = collect(items, form, head, counts, choices)
             body = await unless_gone(request.receive, whole)
         except BaseException:

@@ -17,8 +17,10 @@ from serve_app.tenants.usage_record import UsageRecord, stamp
 
 Handler = Callable[[Request], Awaitable[Response]]
 Record = Callable[[UsageRecord], None]
+RECORD = "expertpool.record"
+"""In the scope: the record of a request that has ended."""
 _NOTES = "expertpool.notes"
-_GONE = 499
+GONE = 499
 """What nginx logs for a client that has left before its answer began."""
 
 
@@ -69,7 +71,7 @@ class Recorded:
             status = scope[ERROR_SHAPE].statuses[error.code].number
             raise
         except ClientGone:
-            status = _GONE
+            status = GONE
             raise
         finally:
             caller = asked_by(request).caller
@@ -86,6 +88,7 @@ class Recorded:
             )
             if notes.usage is not None:
                 _add_usage(record, notes.usage, notes.num_choices, begun)
+            scope[RECORD] = record
             self._record(record)
 
 

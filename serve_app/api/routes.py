@@ -14,6 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
+from serve_app.api.access_lines import AccessLines, Routed
 from serve_app.api.admin import admin_handlers
 from serve_app.api.anthropic.anthropic_errors import COUNT_TOKENS, is_for_anthropic
 from serve_app.api.anthropic.as_chats import count_job
@@ -92,7 +93,8 @@ def build_api(api: Api) -> ASGIApp:
         routes.append(_route(method, path, _Endpoint(handler)))
     routes.append(_route("GET", openapi.PATH, _Endpoint(_document(api, routes))))
     router = Router(routes, redirect_slashes=False, default=_elsewhere(routes))
-    app = Boundary(Access(router, api.keys, api.lessor), names_answers=api.names_answers)
+    inside = Access(router, api.keys, api.lessor)
+    app = AccessLines(Boundary(inside, names_answers=api.names_answers))
     return _for_browsers(app, api.origins) if api.origins else app
 
 
@@ -149,7 +151,7 @@ def _document(api: Api, routes: list[Route]) -> Handler:
 
 
 def _route(method: str, path: str, app: ASGIApp) -> Route:
-    route = Route(path, app)
+    route = Route(path, Routed(path, app))
     route.methods = {method}  # Route itself would add HEAD to GET
     return route
 

@@ -16,6 +16,7 @@ from serve_app.api.answers.answer import AnswerFormat, Choice, Head, Usage
 from serve_app.api.answers.event_bytes import Events
 from serve_app.api.quiet_body import KEEP_ALIVE, QuietBody
 from serve_app.errors import where
+from serve_app.logs.about import about
 from serve_app.protocol.errors import ProtocolError, internal
 from serve_app.protocol.messages import Accepted, Items
 
@@ -62,12 +63,18 @@ class EventStream(Response):
     """A response of server-sent events. However it ends, `items` are closed.
 
     keep_alive_s: while nothing is to be said for so long, `keep_alive` says that it is there.
+    request: whose stream it is, for the log.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: Events, items: Items, keep_alive_s: float, keep_alive: bytes = KEEP_ALIVE
+        self,
+        events: Events,
+        items: Items,
+        keep_alive_s: float,
+        keep_alive: bytes = KEEP_ALIVE,
+        request: str | None = None,
     ) -> None:
         super().__init__()
         del self.headers["content-length"]
@@ -77,6 +84,7 @@ class EventStream(Response):
         self._items = items
         self._keep_alive_s = keep_alive_s
         self._keep_alive = keep_alive
+        self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -95,7 +103,8 @@ class EventStream(Response):
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001  the client has its status: an event tells it
-                _log.error("a stream failed: %s", where(error))
+                told = about(request=self._request)
+                _log.error("a stream failed: %s", where(error), extra=told)
                 self._events.fail()
         await send({"type": "http.response.body", "body": self._events.end(), "more_body": False})
 

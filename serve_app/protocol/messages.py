@@ -85,10 +85,11 @@ class Job(Wishes, Whose):
 
     Choice `i` of prompt `p` has the number `p * n + i`. `user`: whose conversation it is, as the
     tenant says; it stays on its side of a canary. `release`: the one that must answer, if the job
-    was accepted before.
+    was accepted before. `request`: by which the client and the ingress's log know it.
     """
 
     id: str
+    request: NotRequired[str]
     user: str | None
     release: str | None
     prompts: list[str | bytes]

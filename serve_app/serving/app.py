@@ -22,8 +22,10 @@ _MAX_ONGOING = 10_000
 """Far above what the replica admits: its refusal has OpenAI's form, which Serve's has not."""
 _CHECK_S = 1.0
 """How often Serve looks whether a replica lives; it starts another for one that has died."""
+_SERVES_LOGS = {"log_level": "WARNING", "enable_access_log": False}
+"""Of Serve itself: a line for each call would stand beside ours for each request."""
 _ENV_PREFIX = "EXPERTPOOL_"
-_IN_A_CLUSTER = {"metrics_port": 9464, "ray_metrics": True}
+_IN_A_CLUSTER = {"metrics_port": 9464, "ray_metrics": True, "log_format": "json"}
 """Defaults where Ray Serve's own tools start an endpoint. The port is OpenTelemetry's."""
 
 
@@ -89,6 +91,7 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=target,
         ray_actor_options=actor,
+        logging_config=_SERVES_LOGS,
         graceful_shutdown_timeout_s=graces.engine_s,
         health_check_period_s=_CHECK_S,
         health_check_timeout_s=30,
@@ -100,6 +103,7 @@ def application(
         max_ongoing_requests=_MAX_ONGOING,
         user_config=None if listen is None else {"host": listen[0], "port": listen[1]},
         ray_actor_options={"num_cpus": 0},
+        logging_config=_SERVES_LOGS,
         graceful_shutdown_timeout_s=graces.ingress_s,
         health_check_period_s=_CHECK_S,
     )

@@ -46,7 +46,7 @@ class EngineDeployment:
         self._begun = time.monotonic()
         listen_where_ray_does()
         self._config = ServeConfig.model_validate(config)
-        log_as("engine", self._config.log_level)
+        log_as("engine", self._config.log_level, self._config.log_format, self._config.log_output)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve calls this once before it asks for anything else."""

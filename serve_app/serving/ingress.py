@@ -13,7 +13,7 @@ from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
-from serve_app.serving.metrics.pages import ingress_families, page
+from serve_app.serving.metrics.metrics_pages import ingress_families, page
 from serve_app.serving.transport.client import HandleClient
 from serve_app.tenants.keys_store import KeysStore
 from serve_app.tenants.keys_watch import KeysWatch

@@ -19,7 +19,7 @@ class IngressDeployment(Ingress):
     def __init__(self, engine: Any, config: dict[str, Any]) -> None:
         listen_where_ray_does()
         checked = ServeConfig.model_validate(config)
-        log_as("ingress", checked.log_level)
+        log_as("ingress", checked.log_level, checked.log_format, checked.log_output)
         super().__init__(engine, checked, _lessor(checked))
 
     async def __del__(self) -> None:

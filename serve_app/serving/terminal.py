@@ -8,7 +8,6 @@ error came from, are in each process's own log.
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,31 +15,31 @@ from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from tempfile import TemporaryDirectory
 from threading import Thread
 
+from serve_app.logs.about import ACCESS, FACTS, JOBS
+from serve_app.logs.lines import LogFormat
+from serve_app.logs.log_writing import write_lines
+
 _ADDRESS = "EXPERTPOOL_TERMINAL"
-_OURS = "serve_app"
-"""The logger of all that is said; what libraries log goes to their process's log alone."""
 _LONGEST = 500
-_FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 Say = Callable[[str], None]
 
 
-def log_as(who: str, level: str) -> None:
+def log_as(who: str, level: str, form: LogFormat, output: str | None = None) -> None:
     """In a process of an endpoint: what is logged goes to its stderr, which Ray keeps in a file,
-    and to the terminal if there is one. who: how lines there begin.
+    to the container's output on Kubernetes, or to `output`, and to the terminal if there is one.
+
+    who: how lines at the terminal begin.
     """
-    log = logging.getLogger(_OURS)
-    log.setLevel(level.upper())
-    to_file = logging.StreamHandler(sys.stderr)
-    to_file.setFormatter(logging.Formatter(_FILE_FORMAT))
-    log.addHandler(to_file)
-    log.propagate = False
-    path = os.environ.get(_ADDRESS)
-    if path is not None:
-        log.addHandler(_ToTerminal(path, who))
+    address = os.environ.get(_ADDRESS)
+    terminal = [] if address is None else [_ToTerminal(address, who)]
+    write_lines(who, level, form, output, terminal)
 
 
 class _ToTerminal(logging.Handler):
-    """Never waits: lines that nobody reads are dropped, as are those after the terminal's end."""
+    """Never waits: lines that nobody reads are dropped, as are those after the terminal's end.
+
+    Lines of single requests are not for people who watch: the log has them.
+    """
 
     def __init__(self, path: str, who: str) -> None:
         super().__init__()
@@ -54,9 +53,13 @@ class _ToTerminal(logging.Handler):
         self._send(f"{who} (process {os.getpid()})")
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name in (ACCESS, JOBS):
+            return
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         said = record.getMessage().strip().partition("\n")[0].rstrip(" :")
-        self._send(f"{self._who}: {level}{said}")
+        request = getattr(record, FACTS, {}).get("request")
+        whose = "" if request is None else f" (request {request})"
+        self._send(f"{self._who}: {level}{said}{whose}")
 
     def _send(self, said: str) -> None:
         shown = "".join(each if each.isprintable() else "\ufffd" for each in said[:_LONGEST])

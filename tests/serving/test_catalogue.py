@@ -8,8 +8,8 @@ import pytest
 
 from serve_app.engine.backlog import Backlog
 from serve_app.serving.metrics.counting import OTHER, TenantLabels
+from serve_app.serving.metrics.metrics_table import METRICS
 from serve_app.serving.metrics.snapshot import ReleaseState, Snapshot
-from serve_app.serving.metrics.table import METRICS
 from tests.serving.asking import CHAT, HELLO, ask, chatty, refused
 from tests.serving.fakes import CONTEXT, TOKENIZER, FakeLoop, source, world
 from tests.serving.metric_pages import of_one

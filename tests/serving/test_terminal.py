@@ -14,7 +14,7 @@ PROCESS = """
 import logging, sys
 from serve_app.errors import where
 from serve_app.serving.terminal import log_as
-log_as("engine", sys.argv[1])
+log_as("engine", sys.argv[1], "text")
 log = logging.getLogger("serve_app.serving.x")
 log.info("serving release r1 after 2.0 s")
 log.warning("a\\x1b[2Jb [bold]c")
@@ -23,6 +23,7 @@ try:
 except RuntimeError as error:
     log.error("request 7: POST /x failed: %s", where(error))
 log.error("x" * 9000)
+logging.getLogger("serve_app.access").info("request")
 logging.getLogger("uvicorn").error("of a library")
 sys.stdin.read()
 """

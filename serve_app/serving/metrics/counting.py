@@ -12,11 +12,13 @@ from serve_app.engine.backlog import Backlog
 from serve_app.protocol.errors import ErrorCode
 from serve_app.service_class import ServiceClass
 from serve_app.serving.metrics.metric_row import PREFIX, MetricRow
+from serve_app.serving.metrics.metrics_table import METRICS
 from serve_app.serving.metrics.snapshot import Snapshot
-from serve_app.serving.metrics.table import METRICS
 
 OTHER = "other"
 """The tenant label of those that have none of their own."""
+_LONGEST_ID = 120
+"""Of characters that an exemplar has room for."""
 
 
 class TenantLabels:
@@ -76,10 +78,12 @@ class Metrics:
         self.counters["request_errors_total"].labels(code, self.tenants.of(tenant), side).inc()
 
     def request(
-        self, model: str, tenant: str, side: Side, service_class: ServiceClass
+        self, model: str, tenant: str, side: Side, service_class: ServiceClass, request: str
     ) -> "RequestMetrics":
+        """request: its id, for exemplars."""
         self._models.add(model)
-        return RequestMetrics(self, (model, self.tenants.of(tenant), side, service_class))
+        labels = model, self.tenants.of(tenant), side, service_class
+        return RequestMetrics(self, labels, request)
 
     def keep(self, models: Collection[str]) -> None:
         """Drops the series of all other models: no release has them any more."""
@@ -124,9 +128,13 @@ class RequestMetrics:
     """The numbers of one request.
 
     Counters that change with every token are looked up once: a lookup costs more than counting.
+    Times of the whole request have its id as exemplar, where Prometheus asks for such.
     """
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, ...]) -> None:
+    def __init__(self, metrics: Metrics, labels: tuple[str, ...], request: str) -> None:
+        self._exemplar = {"request": request} if len(request) <= _LONGEST_ID else None
+        self.num_prompt = 0
+        self.num_generated = 0
         self._metrics = metrics
         self._labels = labels
         self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)
@@ -135,6 +143,7 @@ class RequestMetrics:
         self._last: dict[int, float] = {}
 
     def accepted(self, prompt_tokens: int) -> None:
+        self.num_prompt = prompt_tokens
         self._metrics.counters["prompt_tokens_total"].labels(*self._labels).inc(prompt_tokens)
 
     def token(self, choice: int, begun: float, now: float, queued_s: float | None) -> None:
@@ -149,6 +158,7 @@ class RequestMetrics:
                 self._observe("request_prefill_time_seconds", max(0.0, now - begun - queued_s))
         self._last[choice] = now
         self._generated.inc()
+        self.num_generated += 1
 
     def finished(self, choice: int, reason: str) -> None:
         if choice in self._first:
@@ -159,7 +169,7 @@ class RequestMetrics:
         self._observe("e2e_request_latency_seconds", now - begun)
 
     def _observe(self, name: str, seconds: float) -> None:
-        self._metrics.histograms[name].labels(*self._labels).observe(seconds)
+        self._metrics.histograms[name].labels(*self._labels).observe(seconds, self._exemplar)
 
 
 def _read(look: Snapshot) -> Iterator[Family]:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import ConfigError
 from serve_app.serving.listener import Listener
-from serve_app.serving.metrics.pages import registry_of
+from serve_app.serving.metrics.metrics_pages import registry_of
 
 _log = logging.getLogger(__name__)
 PATH = "/metrics"

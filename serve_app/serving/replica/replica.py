@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from consolidation.release import Alias, Side
@@ -31,7 +31,7 @@ from serve_app.protocol.messages import (
     Tokens,
 )
 from serve_app.serving.metrics.counting import Metrics
-from serve_app.serving.metrics.pages import PlainFamily, page, plain
+from serve_app.serving.metrics.metrics_pages import PlainFamily, page, plain
 from serve_app.serving.replica.dependencies import Loop, Parts
 from serve_app.serving.replica.follow import Follower
 from serve_app.serving.replica.follow_canary import CanaryFollower
@@ -50,9 +50,10 @@ from serve_app.serving.replica.prepare import (
 )
 from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.telling.administration import Administration
+from serve_app.serving.replica.telling.job_lines import Answering, tell_end, tell_fault
 from serve_app.serving.replica.telling.readiness import Unserved, until_serving
+from serve_app.serving.replica.telling.replica_view import View
 from serve_app.serving.replica.telling.status_facts import models_of
-from serve_app.serving.replica.telling.view import View
 from serve_app.serving.traffic.aliasing import alias_of, job_for, tokenize_job_for
 from serve_app.serving.traffic.shares import settled_side_of, side_of
 from serve_app.serving.traffic.watched import Watched
@@ -61,13 +62,6 @@ from serve_app.serving.transport.sender import Sender
 from serve_app.text.choice_facts import WantedAnswer
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Answering:
-    """On which side a job is answered, once that is known."""
-
-    side: Side = "stable"
 
 
 class EngineReplica:
@@ -159,23 +153,27 @@ class EngineReplica:
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         """See `EngineClient`. Closing it aborts the job in the engine."""
         begun = self._clock()
-        answering = _Answering()
+        answering = Answering()
         try:
             async with aclosing(self._answer(job, begun, answering)) as items:
                 async for batch in items:
                     yield batch
         except ProtocolError as error:
-            self._metrics.refused(error.code, job["tenant"], answering.side)
+            answering.code = error.code
             if isinstance(error.__cause__, EngineStopped):
                 self.view.has_stopped = True
             if error.is_fault:
-                _log.error("job %s failed: %s", job["id"], error.__cause__ or error)
+                tell_fault(job, str(error.__cause__ or error))
             yield [error.to_item()]
         except ServingError as error:
-            _log.error("job %s failed: %s, %s", job["id"], error, where(error))
+            tell_fault(job, f"{error}, {where(error)}")
             failed = protocol_error(error)
-            self._metrics.refused(failed.code, job["tenant"], answering.side)
+            answering.code = failed.code
             yield [failed.to_item()]
+        finally:
+            if answering.code is not None:
+                self._metrics.refused(answering.code, job["tenant"], answering.side)
+            tell_end(job, answering, self._clock() - begun)
 
     async def send(self, job: Job, ingress: str) -> AsyncGenerator[Opening | Parcel, None]:
         """`generate`, for an ingress that reads its jobs together: see `Sender`."""
@@ -188,7 +186,7 @@ class EngineReplica:
         self._sender.abort(job)
 
     async def _answer(
-        self, asked: Job, begun: float, answering: "_Answering"
+        self, asked: Job, begun: float, answering: Answering
     ) -> AsyncGenerator[list[Item], None]:
         timeout_s = asked["timeout_s"]
         deadline = None if timeout_s is None else begun + timeout_s
@@ -205,7 +203,16 @@ class EngineReplica:
                     requests, answer = await self._requests(job, model, deadline)
                 entered.take_tokens(sum(len(request.prompt) for request in requests))
                 counted = self._metrics.request(
-                    model.name, job["tenant"], answering.side, job["service_class"]
+                    model.name,
+                    job["tenant"],
+                    answering.side,
+                    job["service_class"],
+                    job.get("request", job["id"]),
+                )
+                answering.release, answering.model, answering.counted = (
+                    release.id,
+                    model.name,
+                    counted,
                 )
                 generation = Generation(
                     job,

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from serve_app.errors import where
+from serve_app.logs.about import about
 from serve_app.protocol.errors import (
     ProtocolError,
     deadline_exceeded,
@@ -36,7 +37,7 @@ from serve_app.protocol.messages import (
     TokenizeJob,
     Tokens,
 )
-from serve_app.serving.metrics.pages import merged, page
+from serve_app.serving.metrics.metrics_pages import merged, page
 from serve_app.serving.transport.carrier import Parcel
 from serve_app.serving.transport.doubt import OPENS_S, Doubt
 from serve_app.serving.transport.engine_watch import EngineWatch
@@ -183,7 +184,8 @@ class HandleClient:
                 if job["id"] not in self._inboxes:
                     await self._abort(job["id"])  # left before the replica knew about it
         except Exception as error:  # noqa: BLE001  whatever it is, the client must hear of it
-            _log.warning("job %s: %s", job["id"], where(error))
+            told = about(request=job.get("request"), job=job["id"])
+            _log.warning("a job broke: %s", where(error), extra=told)
             return self._lost(error)
         finally:
             doubt.end()

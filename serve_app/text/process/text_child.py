@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from serve_app.logs.log_writing import write_lines_as_parent
 from serve_app.text.errors import TextUnavailable
 from serve_app.text.process.frames import Frames, frame
 from serve_app.text.process.text_messages import failed
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from serve_app.text.process.text_messages import Answer, Turn
     from serve_app.text.process.text_server import TextServer
 
+_log = logging.getLogger("serve_app.text.process.text_child")
+"""By this name when it is the main module, too."""
 _WAIT_S = 30.0
 """A question that has waited for so long, as a template is slow, is not answered any more."""
 _SWITCH_S = 0.0005
@@ -62,7 +65,7 @@ class _Child:
             try:
                 reply = self._server.reply(number, question)
             except ConnectionError:
-                logging.exception("the text process ends")
+                _log.exception("the text process ends")
                 os._exit(1)
         self._send({"said": None, "reply": reply})
 
@@ -74,15 +77,15 @@ class _Child:
 
 def main() -> None:
     """Never returns: a thread that is still at a text must not keep the process alive."""
-    logging.basicConfig(level=logging.WARNING)
+    write_lines_as_parent("text", "warning")
     sys.setswitchinterval(_SWITCH_S)
     try:
         limits = TemplateLimits(float(sys.argv[3]), int(sys.argv[4]))
         _Child(socket.socket(fileno=int(sys.argv[1])), _server(limits)).run()
     except ConnectionError:
         pass  # as good as closed
-    except BaseException:
-        logging.exception("the text process ends")
+    except BaseException:  # noqa: BLE001  whatever it is, it is said, and the process ends
+        _log.exception("the text process ends")
         os._exit(1)
     shutil.rmtree(sys.argv[2], ignore_errors=True)
     os._exit(0)

@@ -11,7 +11,7 @@ from serve_app.config import ServeConfig
 from serve_app.serving.app import config_of
 from serve_app.serving.metrics import metrics_port, ray_sums
 from serve_app.serving.metrics.counting import Figure
-from serve_app.serving.metrics.pages import ingress_families, page
+from serve_app.serving.metrics.metrics_pages import ingress_families, page
 from serve_app.serving.metrics.ray_sums import RaySums
 from tests.serving.fakes import world
 from tests.serving.running import replica_of, serves

@@ -5,8 +5,8 @@ from typing import Any
 from consolidation.release import Aliases, Canary
 from serve_app.engine.stats import Stats
 from serve_app.protocol.messages import ModelCard, Models, Status
+from serve_app.serving.metrics.metrics_table import engine_figures
 from serve_app.serving.metrics.snapshot import Snapshot
-from serve_app.serving.metrics.table import engine_figures
 from serve_app.serving.replica.follow import FollowState
 from serve_app.serving.replica.follow_canary import CanaryState
 from serve_app.serving.replica.held_release import HeldRelease

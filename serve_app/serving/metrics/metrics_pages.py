@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from serve_app.serving.metrics.metric_row import PREFIX
-from serve_app.serving.metrics.table import INGRESS
+from serve_app.serving.metrics.metrics_table import INGRESS
 
 PlainFamily = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
 """Name, help, kind and samples: what processes send each other."""
