@@ -13,7 +13,7 @@ ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
 CLIENTS := .venv-clients
 
-.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel demo clean
+.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel monitoring demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,10 @@ wheel: | $(BIN)/python ## dist/: one wheel for every Python from 3.11 on, and th
 
 test-wheel: install wheel ## install what is in dist/ where there is no compiler, and use it
 	$(BIN)/python -m pytest -m slow tests/install
+
+monitoring: install ## docs/metrics.md, dashboards and alerts, from the table of metrics
+	$(BIN)/expertpool monitoring deploy/monitoring
+	$(BIN)/python -c "from serve_app.monitoring.metrics_page import metrics_page as p; print(p(), end='')" > docs/metrics.md
 
 demo: install ## the main job on a small family made on the spot; ONCE=1 ends after the table
 	$(BIN)/expertpool demo $(if $(filter 1,$(ONCE)),--once)

@@ -13,6 +13,7 @@ from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluation import evaluate
 from serve_app.cli.gc_command import gc
 from serve_app.cli.keys import keys
+from serve_app.cli.monitoring import monitoring
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serve.serve_command import serve
@@ -40,6 +41,7 @@ app.command()(gc)
 app.command("plan-memory")(plan_memory)
 app.command()(serve)
 app.command()(usage)
+app.command()(monitoring)
 app.command()(demo)
 app.add_typer(canary, name="canary")
 app.add_typer(aliases, name="aliases")
