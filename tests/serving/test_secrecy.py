@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
+from serve_app.logs.about import FACTS
 from serve_app.tenants.usage_record import UsageRecord
 from serve_app.text.tokenizer import Tokenizer
 from tests.api.held_keys import HeldKeys
@@ -91,7 +92,9 @@ def test_marked_content_is_in_answers_and_nowhere_else(
     strangers = "".join(answer.text for answer in (*usual, *broken) if answer.status_code == 401)
     lines = "".join(record.line() for record in records)
     assert "failed" in caplog.text
-    for place in (caplog.text, told, lines, faults, strangers):
+    facts = str([getattr(record, FACTS, {}) for record in caplog.records])
+    assert "model_not_found" in facts
+    for place in (caplog.text, facts, told, lines, faults, strangers):
         assert MARK not in place
         assert KEY not in place
     assert not [answer for answer in (*usual, *broken) if KEY in answer.text]
