@@ -13,7 +13,6 @@ from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluation import evaluate
 from serve_app.cli.gc_command import gc
 from serve_app.cli.keys import keys
-from serve_app.cli.monitoring import monitoring
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
 from serve_app.cli.serve.serve_command import serve
@@ -21,6 +20,7 @@ from serve_app.cli.serving import demo, plan_memory
 from serve_app.cli.traffic.aliases_command import aliases
 from serve_app.cli.traffic.canary_command import canary
 from serve_app.cli.usage import usage
+from serve_app.cli.watching.monitoring import monitoring
 
 app = typer.Typer(
     name="expertpool",

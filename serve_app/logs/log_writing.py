@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from serve_app.logs.about import ACCESS, JOBS
 from serve_app.logs.floods import Unflooded
 from serve_app.logs.lines import LogFormat, formatter_of
 from serve_app.logs.outputs import ToOutput, container_output
@@ -25,6 +26,9 @@ def write_lines(
 ) -> None:
     """To stderr, to a container's output or `output` if there is one, and to `others`.
 
+    Lines of single requests go to stderr only if there is no output: Ray keeps stderr in a file,
+    which nobody may ever clear.
+
     process: which one this is, `engine` or `ingress`.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
@@ -33,6 +37,7 @@ def write_lines(
     if path is not None:
         try:
             handlers.append(ToOutput(path))
+            handlers[0].addFilter(_is_of_no_request)
         except OSError as error:
             trouble = f"lines do not go to {path}: {error.strerror}"
     for handler in handlers:
@@ -52,3 +57,7 @@ def write_lines_as_parent(process: str, level: str) -> None:
     """In a process that was started by one that has called `write_lines`."""
     form: LogFormat = "json" if os.environ.get(_FORMAT) == "json" else "text"
     write_lines(process, level, form, os.environ.get(_OUTPUT))
+
+
+def _is_of_no_request(record: logging.LogRecord) -> bool:
+    return record.name not in (ACCESS, JOBS)

@@ -23,8 +23,10 @@ def total(name: str, by: str = "", where: str = "") -> str:
     return f"sum{grouped}({PREFIX}{name}{{{where}}})"
 
 
-def panel(title: str, unit: Unit, expr: str, legend: str = "", **more: bool) -> Panel:
-    return Panel(title, unit, (Query(expr, legend),), **more)
+def panel(
+    title: str, unit: Unit, expr: str, legend: str = "", is_now: bool = False, stacked: bool = False
+) -> Panel:
+    return Panel(title, unit, (Query(expr, legend),), is_now, stacked)
 
 
 def quantiles(title: str, name: str, where: str = "") -> Panel:

@@ -89,7 +89,7 @@ class Job(Wishes, Whose):
     """
 
     id: str
-    request: NotRequired[str]
+    request: str
     user: str | None
     release: str | None
     prompts: list[str | bytes]

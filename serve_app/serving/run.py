@@ -47,6 +47,9 @@ _RAY = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     # Ray would start its workers at 15, where a consolidation beside them (19) still takes a third.
     "RAY_worker_niceness": "0",
+    # A line for each request: files of workers are begun anew at this size, and three are kept.
+    "RAY_ROTATION_MAX_BYTES": str(100 * 2**20),
+    "RAY_ROTATION_BACKUP_COUNT": "3",
     # A text process ends with its engine by itself, and removes its files then.
     "RAY_kill_child_processes_on_worker_exit": "0",
 }

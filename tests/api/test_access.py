@@ -50,7 +50,9 @@ def shown(key: str, **options: Any) -> dict[str, Any]:
 
 def all_routes() -> list[tuple[str, str]]:
     app: Any = build_api(Api(FakeClient(), RequestLimits()))
-    return sorted((method, path.replace("{}", "x")) for method, path in routes_of(app._app._app))
+    return sorted(
+        (method, path.replace("{}", "x")) for method, path in routes_of(app._app._app._app)
+    )
 
 
 def test_every_route_but_two_needs_a_key_that_is_known_and_has_not_expired() -> None:

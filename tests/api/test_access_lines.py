@@ -117,7 +117,9 @@ def test_probes_that_go_well_leave_no_line(caplog: pytest.LogCaptureFixture) -> 
         async def status(self) -> Any:
             return {"healthy": True, "release": "r1", "detail": {}}
 
-    probes = [("GET", path, {}) for path in ("/health", "/ready")]
+    probes: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", path, {}) for path in ("/health", "/ready")
+    ]
     scrape = ("GET", "/metrics", {"headers": {"authorization": "Bearer metrics"}})
     assert lines(caplog, *probes, scrape, client=Healthy()) == []
     [line] = lines(caplog, probes[0])
@@ -136,8 +138,11 @@ def test_a_client_that_leaves_before_its_answer_is_told_as_gone(
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
+    async def run() -> None:
+        await app({**scope, "headers": [], "query_string": b""}, receive, send)
+
     with caplog.at_level(logging.INFO):
-        asyncio.run(app({**scope, "headers": [], "query_string": b""}, receive, send))
+        asyncio.run(run())
     [record] = [record for record in caplog.records if record.name == ACCESS]
     assert getattr(record, FACTS)["status"] == 499
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +151,37 @@ def test_on_kubernetes_lines_go_to_the_containers_output(monkeypatch: pytest.Mon
     assert container_output() is None
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert container_output() == CONTAINER
+
+
+PROCESS = """
+import logging, sys
+from serve_app.logs.log_writing import write_lines, write_lines_as_parent
+if sys.argv[1] == "parent":
+    import subprocess
+    write_lines("engine", "info", "json", sys.argv[2])
+    logging.getLogger("serve_app.x").warning("mine")
+    logging.getLogger("serve_app.access").info("request")
+    subprocess.run([sys.executable, "-c", sys.argv[3], "child"], check=True)
+else:
+    write_lines_as_parent("text", "warning")
+    logging.getLogger("serve_app.text.y").error("its own")
+"""
+
+
+def test_a_process_and_those_that_it_starts_write_to_the_same_places(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    command = [sys.executable, "-c", PROCESS, "parent", str(path), PROCESS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    told = [(line["process"], line["event"]) for line in kept]
+    assert told == [("engine", "mine"), ("engine", "request"), ("text", "its own")]
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["mine", "its own"]
+
+
+def test_an_output_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "lines"
+    command = [sys.executable, "-c", PROCESS, "parent", str(path), PROCESS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, *others = done.stderr.splitlines()
+    assert str(path) in json.loads(first)["event"]
+    assert [json.loads(line)["event"] for line in others[:2]] == ["mine", "request"]

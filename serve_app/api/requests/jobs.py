@@ -64,6 +64,7 @@ def completion_job(
     return {
         **shared,
         "id": job,
+        "request": job,
         **_whose(caller),
         "user": fields.user,
         "release": None,
@@ -98,6 +99,7 @@ def chat_job(
     return {
         **shared,
         "id": job,
+        "request": job,
         **_whose(caller),
         "user": fields.user,
         "release": None,

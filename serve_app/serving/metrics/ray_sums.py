@@ -21,7 +21,10 @@ _SHARE = 0.01
 
 
 class RaySums:
-    """Of one replica, `replica`. Counters carry what came since the last time."""
+    """Of one replica, `replica`. Counters carry what came since the last time.
+
+    A series that has gone, or fallen, begins anew.
+    """
 
     def __init__(self, replica: str) -> None:
         self._replica = replica
@@ -30,6 +33,7 @@ class RaySums:
 
     def carry(self, figures: Iterable[Figure]) -> None:
         """Ray's own process collects them from here."""
+        last, self._last = self._last, {}
         for figure in figures:
             kept = self._made.get(figure.name)
             if kept is None:
@@ -39,7 +43,8 @@ class RaySums:
                 kept.set(figure.value, tags=tags)
                 continue
             key = (figure.name, tuple(figure.labels.values()))
-            more = figure.value - self._last.get(key, 0.0)
+            before = last.get(key, 0.0)
+            more = figure.value - (before if figure.value >= before else 0.0)
             if more > 0:
                 kept.inc(more, tags=tags)
             self._last[key] = figure.value

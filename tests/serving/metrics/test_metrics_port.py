@@ -96,11 +96,11 @@ def test_ray_gets_what_came_since_the_last_time(monkeypatch: pytest.MonkeyPatch)
         return [*tokens, Figure("ready", "", {}, ready, False)]
 
     for one in (figures(3, 0, 0), figures(5, 2, 1), figures(5, 2, 1), figures(6, 1, 1)):
-        sums.carry(one)  # b's series began anew in the last
+        sums.carry(one)  # b's series begins anew in the last
     tokens, ready = sums._made["t_total"], sums._made["ready"]
     assert isinstance(tokens, _Counter)
     assert isinstance(ready, _Gauge)
-    assert tokens.values == [(3, "a"), (2, "a"), (2, "b"), (1, "a")]
+    assert tokens.values == [(3, "a"), (2, "a"), (2, "b"), (1, "a"), (1, "b")]
     assert [value for value, _ in ready.values] == [0, 1, 1, 1]
     assert tokens.keys == {"model_name", "replica"}
 

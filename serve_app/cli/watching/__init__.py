@@ -1,0 +1,1 @@
+"""Commands that help to watch endpoints. They serve nothing, and ask no endpoint."""
