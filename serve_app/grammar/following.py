@@ -37,11 +37,11 @@ class Following:
         self.num_taken = number + 1
         if may_stop and token in self.stops:
             self.is_over = True
-        elif not self.matcher.try_consume_tokens([token]):
+        elif not self.matcher.consume_token(token):
             self.lost = f"the model gives no token that may follow the first {number}"
-        else:
-            self.is_over = self.matcher.is_stopped()
+        elif self.matcher.is_stopped():  # or it has given up
             self.look()
+            self.is_over = self.lost is None
 
     def look(self) -> None:
         """Whether the matcher has given up, as a grammar may be too complex at some place."""

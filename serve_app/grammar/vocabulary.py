@@ -31,13 +31,15 @@ class Vocabulary:
 
     special: those that a grammar must name, as their bytes are no text.
 
-    Making one holds the interpreter: 65 ms for 32,000 tokens and 0.4 s for 151,000, twice that with
-    what makes masks of long texts quick.
+    Making one holds the interpreter twice, as nothing of llguidance can do it elsewhere: 65 ms for
+    32,000 tokens and 0.4 s for 151,000, then as long for what makes masks of long texts quick.
+    Others have it between.
     """
 
     def __init__(self, tokens: Sequence[bytes], special: Collection[int]) -> None:
         self.size = len(tokens)
-        self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(tokens, special)))
+        plain = LLTokenizer(TokenizerWrapper(_Tokens(tokens, special)), slices=[])
+        self._tokenizer = plain.with_slices(LLTokenizer.general_slices())
 
     @property
     def num_words(self) -> int:

@@ -23,7 +23,7 @@ def following(source: str, *, stops: tuple[int, ...] = (END,), min_tokens: int =
 
 
 def allowed(*rows: Following) -> list[set[int]]:
-    words = MASKS.begin(rows).result()
+    words = MASKS.begin(rows).words()
     bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
     return [set(row.nonzero()[0].tolist()) for row in bits]
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import torch
 from serve_app.engine.run.sampling import SamplingRow
 from serve_app.engine.step.transfer import array_to_device
 from serve_app.grammar.following import Following
-from serve_app.grammar.masks import MaskMaker, Words
+from serve_app.grammar.masks import BegunMasks, MaskMaker, Words
 from serve_app.scheduling.plan import Chunk
 
 _MOST_THREADS = 8
@@ -73,18 +72,21 @@ class Making:
             tokens = after.sampled()
             for row, chunk in self._pending:
                 row.take(chunk.num_generated - 1, tokens[chunk.sequence])
-        found = [made.result() for made in (self._begun, self._begin(self._pending)) if made]
+        begun = (self._begun, self._begin(self._pending))
+        found = [each.words() for each in begun if each is not None]
         if not found:
             return None
         names = [chunk.sequence for _, chunk in (*self._known, *self._pending)]
         words = array_to_device(_stacked(found), self._device)
         return Masks(words, {name: row for row, name in enumerate(names)})
 
-    def _begin(self, each: Sequence[tuple[Following, Chunk]]) -> "Future[Words] | None":
+    def _begin(self, each: Sequence[tuple[Following, Chunk]]) -> BegunMasks | None:
         return self._maker.begin([row for row, _ in each]) if each else None
 
 
 def _stacked(parts: Sequence[Words]) -> Words:
     """Below each other, the narrower ones filled up with what is not allowed."""
+    if len(parts) == 1:
+        return parts[0]
     width = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
