@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from serve_app.api.access import asked_by
 from serve_app.api.answers.answer import AnswerFormat, Head
@@ -88,7 +88,7 @@ class Generating:
             await items.aclose()  # whatever ended it, even cancellation: nothing stays running
             raise
         await items.aclose()
-        return JSONResponse(body)
+        return Response(body, media_type="application/json")
 
 
 def caller_of(request: Request, model: str) -> Caller:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
 from serve_app.api.access_lines import AccessLines, Routed
 from serve_app.api.admin import admin_handlers
+from serve_app.api.answers.whole_bytes import whole_bytes
 from serve_app.api.anthropic.anthropic_errors import COUNT_TOKENS, is_for_anthropic
 from serve_app.api.anthropic.as_chats import count_job
 from serve_app.api.anthropic.message_fields import CountFields
@@ -86,7 +87,7 @@ class Api:
 
 def build_api(api: Api) -> ASGIApp:
     """The whole HTTP surface as one ASGI application."""
-    reader = Reader(api.limits.body_bytes)
+    reader = Reader(api.limits, api.client)
     routes = [*_generation(api, reader), *_texts(api, reader)]
     routes += [*_catalogue(api), *_operations(api)]
     for method, path, handler in admin_handlers(api.client):
@@ -166,16 +167,16 @@ def _generation(api: Api, reader: Reader) -> list[Route]:
 
 def _texts(api: Api, reader: Reader) -> list[Route]:
     async def tokenize(request: Request) -> Response:
-        fields = await reader.fields(request, TokenizeFields)
+        fields = await reader.fields(request, TokenizeFields, is_answered=False)
         caller = caller_of(request, fields.model)
         reply = await tokens_of(tokenize_job(fields, caller))
-        count = len(reply["tokens"])
-        return JSONResponse(
-            {"tokens": reply["tokens"], "count": count, "max_model_len": reply["max_model_len"]}
-        )
+        tokens, most = reply["tokens"], reply["max_model_len"]
+        told = {"tokens": tokens, "count": len(tokens), "max_model_len": most}
+        body = await whole_bytes(lambda: told, len(tokens))
+        return Response(body, media_type="application/json")
 
     async def count_tokens(request: Request) -> Response:
-        fields = await reader.fields(request, CountFields)
+        fields = await reader.fields(request, CountFields, is_answered=False)
         caller = caller_of(request, fields.model)
         reply = await tokens_of(count_job(fields, api.limits, caller))
         return JSONResponse({"input_tokens": len(reply["tokens"])})
@@ -187,7 +188,7 @@ def _texts(api: Api, reader: Reader) -> list[Route]:
         return reply
 
     async def detokenize(request: Request) -> Response:
-        fields = await reader.fields(request, DetokenizeFields)
+        fields = await reader.fields(request, DetokenizeFields, is_answered=False)
         caller = caller_of(request, fields.model)
         reply = await api.client.detokenize(detokenize_job(fields, caller))
         if reply["type"] == "error":

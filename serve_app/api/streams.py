@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.answers.answer import AnswerFormat, Choice, Head, Usage
 from serve_app.api.answers.event_bytes import Events
+from serve_app.api.answers.whole_bytes import whole_bytes
 from serve_app.api.quiet_body import KEEP_ALIVE, QuietBody
 from serve_app.errors import where
 from serve_app.logs.about import about
@@ -41,8 +43,8 @@ async def accepted(items: Items) -> Accepted:
 
 async def collect(
     items: Items, form: AnswerFormat, head: Head, usage: Usage, choices: int
-) -> dict[str, Any]:
-    """The whole answer. Raises ProtocolError when the engine fails."""
+) -> bytes:
+    """The whole answer, as JSON. Raises ProtocolError when the engine fails."""
     collected = [Choice() for _ in range(choices)]
     async for batch in items:
         for item in batch:
@@ -56,7 +58,8 @@ async def collect(
                 collected[item["choice"]].pieces.append(item)
     if any(choice.finish is None for choice in collected):
         raise internal()
-    return form.whole(head, collected, usage)
+    shown = sum(len(piece["tokens"]) for choice in collected for piece in choice.pieces)
+    return await whole_bytes(partial(form.whole, head, collected, usage), shown)
 
 
 class EventStream(Response):

@@ -204,8 +204,13 @@ class ModelCard(TypedDict):
 
 
 class Models(TypedDict):
+    """`weights`: 256 numbers. In tokens of each of the models, a text is at least as long as those
+    of its bytes in UTF-8 add up to, less one. None if that is not known.
+    """
+
     release: str | None
     models: list[ModelCard]
+    weights: list[float] | None
 
 
 class TokenizeJob(TypedDict):

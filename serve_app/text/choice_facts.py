@@ -33,11 +33,13 @@ class Wanted(TypedDict):
 
 
 class Past(TypedDict):
-    """What has been told of a choice: the prompt, if it was to be echoed, and tokens of the answer.
+    """What has been told of a choice: tokens of the answer, and before them those of the prompt, if
+    it was to be echoed.
 
-    logprobs: those of the last tokens, whose entries were not shown yet.
+    prompt: how many of its tokens.   logprobs: those of the last of both, whose entries were not
+    shown yet.
     """
 
-    prompt: bool
+    prompt: int
     tokens: Sequence[int]
-    logprobs: Sequence[TokenLogprob]
+    logprobs: Sequence[TokenLogprob | None]

@@ -24,6 +24,7 @@ class ChoiceText:
     ) -> None:
         self._number = number
         self._prompt = prompt
+        self._echoed = 0
         self._tokenizer = tokenizer
         self._wanted = wanted
         self._parser = _parser(tokenizer, wanted)
@@ -39,17 +40,21 @@ class ChoiceText:
         """Whether a stop string has ended it; the engine must be told."""
         return self._stops.matched is not None
 
-    def echo(self) -> Piece:
-        """The prompt, without log-probabilities."""
-        return self._piece("".join(self._take(token) for token in self._prompt), 0, None)
+    def echo(self, num: int) -> Piece:
+        """So many more tokens of the prompt, without log-probabilities."""
+        return self._piece("".join(map(self._take, self._more_of_prompt(num))), 0, None)
 
     def add_prompt(self, logprobs: Sequence[TokenLogprob | None]) -> Piece:
-        """The prompt with its log-probabilities; None for that of the first token."""
+        """As many more, with their log-probabilities; None for that of the first token."""
         text = ""
-        for token, logprob in zip(self._prompt, logprobs, strict=True):
+        for token, logprob in zip(self._more_of_prompt(len(logprobs)), logprobs, strict=True):
             self._hold(token, logprob)
             text += self._take(token)
         return self._piece(text, 0, None)
+
+    def _more_of_prompt(self, num: int) -> Sequence[int]:
+        begin, self._echoed = self._echoed, self._echoed + num
+        return self._prompt[begin : self._echoed]
 
     def add(self, token: int, logprob: TokenLogprob | None, finish: str | None) -> Piece:
         """One more token. The piece may be empty, and says whether the choice has ended.
@@ -71,11 +76,13 @@ class ChoiceText:
 
     def catch_up(self, past: Past) -> None:
         """Brings a new object to where another was that told all this, and shows none of it."""
-        if past["prompt"]:
-            self.echo()
-        shown = len(past["tokens"]) - len(past["logprobs"])
-        for position, token in enumerate(past["tokens"]):
-            self.add(token, past["logprobs"][position - shown] if position >= shown else None, None)
+        echoed, logprobs = past["prompt"], past["logprobs"]
+        shown = echoed + len(past["tokens"]) - len(logprobs)
+        self.echo(min(shown, echoed))
+        if shown < echoed:
+            self.add_prompt(logprobs[: echoed - shown])
+        for position, token in enumerate(past["tokens"], echoed):
+            self.add(token, logprobs[position - shown] if position >= shown else None, None)
 
     def _end(self, text: str, num_tokens: int, finish: str | None) -> Piece:
         rest = self._detokenizer.flush()

@@ -100,6 +100,28 @@ class FewestTokens:
                 break
         return int(total * _EXACT)
 
+    def of_bytes(self) -> list[float]:
+        """256 numbers: a text has at least as many tokens as those of its bytes in UTF-8 add up to,
+        less one for the end. For who has no tokenizer, so it counts less than `count`.
+        """
+        ascii_weights = [self._weight(chr(byte)) for byte in range(128)]
+        return [each * _EXACT for each in ascii_weights + self._of_other_bytes(max(ascii_weights))]
+
+    def _of_other_bytes(self, most: float) -> list[float]:
+        """Of bytes from 128 on. most: that one of ASCII counts."""
+        none = [0.0] * 128
+        if self._form is not None:  # such a character may change the one before
+            return none[:64] + [-most] * 64
+        is_changed = any(not each.isascii() for each in self._replaced)
+        if not self._is_byte_level or is_changed or not self._blanks_count:
+            return none
+        added = 1 if "".join(self._in_added).isascii() else self._longest_added
+        symbols = [characters_of_bytes()[byte] for byte in range(128, 256)]
+        return [
+            1.0 / max(added, self._longest[each]) if each in self._alone else 0.0
+            for each in symbols
+        ]
+
     def _weigh(self, text: str, weights: _Table) -> float:
         """A character that the next one may change counts 0; the last of `text`, too."""
         encoded = text.encode("utf-32-le", "replace")

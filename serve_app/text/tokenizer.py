@@ -90,6 +90,11 @@ class Tokenizer:
         facts = repr((vocabulary, sorted(self.marks.items()), self._pieces.facts))
         return hashlib.blake2b(facts.encode(errors="replace"), digest_size=16).hexdigest()
 
+    @property
+    def weights(self) -> list[float] | None:
+        """See `FewestTokens.of_bytes`. None for a kind of tokenizer of which nothing is known."""
+        return None if self._fewest is None else self._fewest.of_bytes()
+
     def encode(self, text: str, *, special: bool = True, most: int | None = None) -> list[int]:
         """`special`: with the tokens that the tokenizer adds by default, such as a first one.
 

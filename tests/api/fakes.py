@@ -30,6 +30,7 @@ class FakeClient:
         self.facts: list[AdminFacts] = []
         self.changes: list[tuple[str, AdminAction]] = []
         self.replies: list[AdminDone | ErrorItem] = []
+        self.served: Models = {"release": None, "models": [], "weights": None}
 
     async def generate(self, job: Job) -> AsyncGenerator[list[Item], None]:
         self.jobs.append(job)
@@ -48,7 +49,7 @@ class FakeClient:
         return {"type": "text", "text": "x"}
 
     async def models(self, tenant: str) -> Models:
-        return {"release": None, "models": []}
+        return self.served
 
     async def status(self) -> Status:
         if self.raises is not None:

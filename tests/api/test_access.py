@@ -25,7 +25,7 @@ class Listing(FakeClient):
     async def models(self, tenant: str) -> Models:
         facts = {"created": 1, "owned_by": "x", "max_model_len": 9, "release": "r1"}
         cards: Any = [{"id": name, **facts} for name in ("news-1", "code")]
-        return {"release": "r1", "models": cards}
+        return {"release": "r1", "models": cards, "weights": None}
 
 
 def call(

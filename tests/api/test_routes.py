@@ -184,3 +184,30 @@ def test_every_code_of_the_protocol_has_a_status() -> None:
 def test_a_code_of_a_newer_engine_is_an_internal_error() -> None:
     item = loading("going").to_item()
     assert ProtocolError.of_item({**item, "code": "brand_new"}).code == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status"),
+    [
+        ("/v1/completions", {"prompt": "x" * 300_000}, 400),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x" * 300_000}]}, 400),
+        ("/v1/responses", {"input": "x" * 300_000}, 400),
+        ("/tokenize", {"prompt": "x" * 300_000}, 200),
+    ],
+)
+def test_a_long_prompt_that_no_model_takes_never_reaches_the_engine(
+    path: str, fields: dict[str, Any], status: int
+) -> None:
+    client = FakeClient()
+    card: Any = {"id": "m", "max_model_len": 1000}
+    client.served = {"release": "r1", "models": [card], "weights": [0.5] * 256}
+    app = build_api(Api(client, RequestLimits(), clock=lambda: 5.0))
+
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.post(path, json={"model": "m", **fields})
+
+    response = asyncio.run(run())
+    assert (response.status_code, client.jobs) == (status, [])
+    assert status == 200 or "the prompt is too long" in response.text

@@ -182,6 +182,6 @@ def test_an_answer_that_comes_anew_is_whole_and_counts_once() -> None:
 
     head, usage = Head("i", 5, "m", "r1", "default"), Usage([3])
     form = CompletionFormat(logprobs=False, include_usage=False)
-    body = asyncio.run(collect(items(), form, head, usage, choices=1))
+    body = json.loads(asyncio.run(collect(items(), form, head, usage, choices=1)))
     assert body["choices"][0]["text"] == "ab"
     assert (usage.num_answered, usage.num_cached, usage.finishes) == (2, 0, ["stop"])

@@ -165,3 +165,17 @@ def test_tenants_beyond_the_bound_share_one_label() -> None:
         "b": Backlog(),
         OTHER: Backlog(num_running=1, num_waiting=5, waiting_tokens=9),
     }
+
+
+def test_the_catalogue_says_how_few_tokens_a_byte_may_be() -> None:
+    async def run() -> None:
+        made = world("b", "a")
+        async with replica_of(made) as replica:
+            await serves(replica, "r1")
+            weights = (await replica.models("t"))["weights"]
+            assert weights is not None
+            text = "the café of the jolly wolf"
+            fewest = sum(weights[byte] for byte in text.encode()) - 1
+            assert 0 < fewest <= len(TOKENIZER.encode(text))
+
+    asyncio.run(run())

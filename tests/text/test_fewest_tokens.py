@@ -71,6 +71,8 @@ def test_no_text_has_fewer_tokens_than_are_counted(kind: str, text: str) -> None
     assert fewest is not None
     tokens = KINDS[kind](text, add_special_tokens=False)["input_ids"]
     assert fewest.count(text, 10**9) <= len(tokens)
+    weights = fewest.of_bytes()
+    assert sum(weights[byte] for byte in text.encode()) - 1 <= len(tokens)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -88,7 +90,10 @@ def test_at_least_a_twentieth_of_the_tokens_of_plain_text_are_counted(kind: str)
     fewest = FEWEST[kind]
     assert fewest is not None
     text = " ".join(CORPUS * 50)
-    assert fewest.count(text, 10**9) >= len(KINDS[kind](text)["input_ids"]) / 20
+    num = len(KINDS[kind](text)["input_ids"])
+    assert fewest.count(text, 10**9) >= num / 20
+    weights = fewest.of_bytes()
+    assert sum(weights[byte] for byte in text.encode()) >= num / 20
 
 
 def test_counting_ends_where_it_is_enough() -> None:

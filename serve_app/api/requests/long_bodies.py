@@ -1,16 +1,20 @@
 """Reads bodies into JSON objects without holding up the event loop. Checks no field."""
 
 import asyncio
+import json
 import marshal
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import serve_app
 from serve_app.api.requests import body_child
 from serve_app.api.requests.body import json_object
+from serve_app.api.requests.most_tokens import MostTokens
+from serve_app.freeing import Freeing
 from serve_app.protocol.errors import ProtocolError
 
 _SHORT = 2**18
@@ -26,23 +30,33 @@ class Bodies:
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._freeing = Freeing()
 
-    async def json_object(self, body: bytes | bytearray) -> dict[str, Any]:
-        """See `body.json_object`."""
+    async def json_object(
+        self, body: bytes | bytearray, most: Callable[[], Awaitable[MostTokens | None]]
+    ) -> dict[str, Any]:
+        """See `body.json_object`. most: what a long body may hold, if that is known.
+
+        Raises ProtocolError also for a prompt that is longer.
+        """
         if len(body) <= _SHORT:
             return json_object(bytes(body))
+        self._freeing.soon()
+        limit = await most()
         async with self._places:
-            read = await asyncio.to_thread(_read, body)
+            read = await asyncio.to_thread(_read, body, limit)
         found, error = marshal.loads(read)
         if error is not None:
             raise ProtocolError.of_item(error)
         return dict(found)
 
 
-def _read(body: bytes | bytearray) -> bytes:
+def _read(body: bytes | bytearray, most: MostTokens | None) -> bytes:
     """What `body_child` writes. Raises CalledProcessError."""
     root = Path(serve_app.__file__).parent.parent
     command = [sys.executable, "-S", "-P", "-m", body_child.__name__]
+    if most is not None:
+        command.append(json.dumps(most))
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

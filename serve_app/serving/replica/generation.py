@@ -5,6 +5,7 @@ The text process makes the pieces. Of a choice's text, this knows only that it h
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request
 from serve_app.errors import (
@@ -163,7 +164,7 @@ class Generation:
         if isinstance(event, Failed):
             self._receive(event.error)
         elif isinstance(event, PromptLogprobs):
-            self._text.echo(choice.key, [_facts(each) for each in event.logprobs])
+            self._text.echo(choice.key, _PromptFacts(event.logprobs))
         else:
             if event.queued_s is not None:
                 choice.queued_s, choice.num_cached = event.queued_s, event.num_cached
@@ -227,6 +228,27 @@ def protocol_error(error: Exception) -> ProtocolError:
     if isinstance(error, TextUnavailable):
         return loading("texts cannot be read or written at the moment")
     return internal()
+
+
+class _PromptFacts(Sequence[TokenLogprob | None]):
+    """Of a prompt's tokens, made when they are looked at: there may be many."""
+
+    def __init__(self, logprobs: Sequence[Logprob | None]) -> None:
+        self._logprobs = logprobs
+
+    def __len__(self) -> int:
+        return len(self._logprobs)
+
+    @overload
+    def __getitem__(self, at: int) -> TokenLogprob | None: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[TokenLogprob | None]: ...
+
+    def __getitem__(self, at: int | slice) -> TokenLogprob | list[TokenLogprob | None] | None:
+        if isinstance(at, int):
+            return _facts(self._logprobs[at])
+        return [_facts(each) for each in self._logprobs[at]]
 
 
 def _facts(logprob: Logprob | None) -> TokenLogprob | None:

@@ -36,7 +36,7 @@ async def read_texts(opened: OpenedRelease, text: TextClient, compiler: Compiler
     except TextError as error:
         raise BadRelease(f"release {release}, {error}") from error
     tokens = {}
-    for name, (_, _, _, digest) in facts.items():
+    for name, (_, _, _, digest, _) in facts.items():
         if digest is not None:
             ask = partial(text.vocabulary, (release, name))
             tokens[name] = await compiler.vocabulary(digest, ask)
@@ -80,7 +80,7 @@ def _model(
     text: TokenizerFacts,
     tokens: Vocabulary | None,
 ) -> ServedModel:
-    facts, (end_token, _, response_template, _) = opened.source.models[name], text
+    facts, (end_token, _, response_template, _, weights) = opened.source.models[name], text
     return ServedModel(
         name=name,
         release=opened.source.id,
@@ -89,4 +89,5 @@ def _model(
         context_length=loop.context_length(opened.source.id, name),
         response_template=response_template,
         tokens=tokens,
+        weights=weights,
     )

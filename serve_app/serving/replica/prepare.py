@@ -34,6 +34,7 @@ from serve_app.text.process.text_client import TextClient
 class ServedModel:
     """One model of a served release. vocabulary: rows of its embedding.   response_template: what
     its answers are parsed by, by name.   tokens: None if its answers can be held to no grammar.
+    weights: see `Models`; None if they are not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ServedModel:
     context_length: int
     response_template: str | None
     tokens: Vocabulary | None = None
+    weights: Sequence[float] | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -159,7 +159,7 @@ def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> s
 
 def check_vocabularies(source: ReplicaSource, found: Mapping[str, TokenizerFacts]) -> None:
     """Raises BadRelease if a tokenizer has tokens that its model has not."""
-    for name, (_, needed, _, _) in found.items():
+    for name, (_, needed, _, _, _) in found.items():
         there = int(source.models[name].config["vocab_size"])
         if needed > there:
             raise BadRelease(

@@ -9,27 +9,31 @@ from serve_app.text.detokenize import CONTEXT
 from serve_app.text.process.text_messages import Opening, PromptEvent, TokenEvent
 
 Receive = Callable[[Piece | Exception], None]
+PROMPT_PART = 256
+"""Tokens of a prompt whose text is made at once, in some milliseconds. Others go between."""
 
 
 class OpenChoice:
     """All that was told of a choice: what has been answered, and what has not.
 
-    Every event has one answer, in order. So what a process that takes over must be told, and what
+    The prompt goes part by part, each when the one before is answered, and tokens after it. Every
+    event has one answer, in order. So what a process that takes over must be told, and what
     it must say again, follows from the number of answers.
     """
 
     __slots__ = (
         "_answered",
+        "_echoed",
         "_key",
         "_model",
         "_number",
         "_prompt",
-        "_prompt_answered",
+        "_prompt_logprobs",
         "_receive",
         "_release",
+        "_to_echo",
         "_unshown",
         "_wanted",
-        "prompt_event",
         "tokens",
     )
 
@@ -49,16 +53,16 @@ class OpenChoice:
         self._prompt = prompt if wanted["echo"] else prompt[-CONTEXT:]
         self._wanted = wanted
         self._receive = receive
-        self._prompt_answered = False
+        self._to_echo = self._echoed = 0
+        self._prompt_logprobs: Sequence[TokenLogprob | None] | None = None
         self._answered: list[int] = []
-        self._unshown: deque[TokenLogprob] = deque()
-        self.prompt_event: PromptEvent | None = None
+        self._unshown: deque[TokenLogprob | None] = deque()
         self.tokens: deque[TokenEvent] = deque()
 
     def opening(self) -> Opening:
         """For a process that does not know it."""
         past: Past = {
-            "prompt": self._prompt_answered,
+            "prompt": self._echoed,
             "tokens": self._answered,
             "logprobs": tuple(self._unshown),
         }
@@ -69,21 +73,43 @@ class OpenChoice:
             "number": self._number,
             "prompt": self._prompt,
             "wanted": self._wanted,
-            "past": past if self._prompt_answered or self._answered else None,
+            "past": past if self._echoed or self._answered else None,
         }
+
+    @property
+    def is_echoed(self) -> bool:
+        """Whether all of the prompt was told that is to be told."""
+        return self._echoed == self._to_echo
+
+    def echo(self, logprobs: Sequence[TokenLogprob | None] | None) -> None:
+        """The prompt is to be told, with its log-probabilities, if there are any."""
+        self._to_echo = len(self._prompt)
+        self._prompt_logprobs = logprobs
+
+    def prompt_event(self) -> PromptEvent | None:
+        """The next part of the prompt; None if nothing of it is left."""
+        begin, end = self._echoed, min(self._echoed + PROMPT_PART, self._to_echo)
+        if begin == end:
+            return None
+        logprobs = self._prompt_logprobs
+        return self._key, end - begin, None if logprobs is None else list(logprobs[begin:end])
 
     def receive(self, piece: Piece) -> None:
         """The answer to the first event that has none."""
-        if self.prompt_event is not None:
-            self.prompt_event = None
-            self._prompt_answered = True
+        event = None if self.is_echoed else self.prompt_event()
+        if event is not None:
+            _, num, logprobs = event
+            self._echoed += num
+            self._unshown.extend(logprobs or ())
         else:
             _, token, logprob, _ = self.tokens.popleft()
             self._answered.append(token)
             if logprob is not None:
                 self._unshown.append(logprob)
-                for _ in piece["tokens"]:
-                    self._unshown.popleft()
+        for _ in piece["tokens"]:
+            self._unshown.popleft()
+        if self.is_echoed:
+            self._prompt_logprobs = None
         self._receive(piece)
 
     def fail(self, error: Exception) -> None:

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from representation.freed_memory import give_back
 from serve_app.logs.log_writing import write_lines_as_parent
 from serve_app.text.errors import TextUnavailable
 from serve_app.text.process.frames import Frames, frame
@@ -29,6 +30,8 @@ _log = logging.getLogger("serve_app.text.process.text_child")
 """By this name when it is the main module, too."""
 _WAIT_S = 30.0
 """A question that has waited for so long, as a template is slow, is not answered any more."""
+_LARGE = 2**20
+"""After a question of so many bytes, the memory that it took is given back."""
 _SWITCH_S = 0.0005
 """How long another thread keeps the interpreter when the one that decodes wants it."""
 
@@ -68,6 +71,8 @@ class _Child:
                 _log.exception("the text process ends")
                 os._exit(1)
         self._send({"said": None, "reply": reply})
+        if len(question) > _LARGE:
+            give_back()
 
     def _send(self, answer: "Answer") -> None:
         message = frame(answer)

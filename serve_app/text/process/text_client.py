@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app.freeing import Freeing
 from serve_app.protocol.messages import Constraint, Conversation
 from serve_app.text.choice_facts import TokenLogprob, Wanted
 from serve_app.text.errors import TextFailed, TextUnavailable
@@ -25,11 +26,14 @@ from serve_app.text.process.text_messages import (
     Said,
     TokenizerFacts,
     TokenizerFiles,
+    Turn,
     VocabularyFacts,
     empty_turn,
 )
 from serve_app.text.process.text_process import StartProcess
 
+_LARGE = 2**20
+"""After a question of so many bytes, the memory that it took is given back."""
 ANSWER_S = 60.0
 """A process that has not answered for so long hangs."""
 
@@ -61,6 +65,7 @@ class TextClient:
         self._turn = empty_turn()
         self._turn_is_due = False
         self._unanswered: deque[float] = deque()
+        self._freeing = Freeing()
 
     @property
     def num_restarts(self) -> int:
@@ -215,9 +220,8 @@ class TextClient:
         """
         choice = self._choices.get(key)
         if choice is not None:
-            choice.prompt_event = key, logprobs
-            if self._is_told():
-                self._turn["prompts"].append(choice.prompt_event)
+            choice.echo(logprobs)
+            self._tell_next(choice)
 
     def add(self, key: int, token: int, logprob: TokenLogprob | None, finish: str | None) -> None:
         """One more token: see `ChoiceText.add`. Nothing happens if the choice has ended."""
@@ -225,7 +229,7 @@ class TextClient:
         if choice is not None:
             event = key, token, logprob, finish
             choice.tokens.append(event)
-            if self._is_told():
+            if choice.is_echoed and self._is_told():
                 self._turn["tokens"].append(event)
 
     def close(self, key: int) -> None:
@@ -237,9 +241,16 @@ class TextClient:
         if self.trouble is not None:
             raise TextUnavailable(self.trouble)
         with self._questions.asked(question) as asked:
+            if len(asked.packed) > _LARGE:
+                self._freeing.soon()
             if self._is_told():
                 self._turn["questions"].append(asked.sent(self._clock()))
             return await asked.answer
+
+    def _tell_next(self, choice: OpenChoice) -> None:
+        """After a part of its prompt was answered, or before the first."""
+        if self._is_told():
+            _add_next(choice, self._turn)
 
     def _is_told(self) -> bool:
         """Whether there is a process to tell, with this turn. If not, the next is told all."""
@@ -255,9 +266,7 @@ class TextClient:
         turn["releases"] = self._releases
         for choice in self._choices.values():
             turn["opened"].append(choice.opening())
-            if choice.prompt_event is not None:
-                turn["prompts"].append(choice.prompt_event)
-            turn["tokens"] += choice.tokens
+            _add_next(choice, turn)
         turn["questions"] += self._questions.again(self._clock())
         self._send()
 
@@ -285,8 +294,11 @@ class TextClient:
             del self._choices[key]
         if piece is None:
             choice.fail(TextFailed("the text process failed at a choice"))
-        else:
-            choice.receive(piece)
+            return
+        was_echoed = choice.is_echoed
+        choice.receive(piece)
+        if not was_echoed and key in self._choices:
+            self._tell_next(choice)
 
     def _hangs(self) -> bool:
         since = self._clock() - ANSWER_S
@@ -298,3 +310,12 @@ class TextClient:
         for choice in choices.values():
             choice.fail(TextUnavailable(reason))
         self._questions.fail_all(reason)
+
+
+def _add_next(choice: OpenChoice, turn: Turn) -> None:
+    """The next part of a choice's prompt; if nothing of that is left, what came of its answer."""
+    event = choice.prompt_event()
+    if event is None:
+        turn["tokens"] += choice.tokens
+    else:
+        turn["prompts"].append(event)

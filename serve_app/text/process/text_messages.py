@@ -6,17 +6,19 @@ from typing import Any, Literal, TypedDict
 from serve_app.protocol.messages import Constraint, Conversation, Piece
 from serve_app.text.choice_facts import Past, TokenLogprob, Wanted
 
-PromptEvent = tuple[int, Sequence[TokenLogprob | None] | None]
-"""The key of a choice whose prompt is echoed, and its log-probabilities, if they were asked."""
+PromptEvent = tuple[int, int, Sequence[TokenLogprob | None] | None]
+"""The key of a choice whose prompt is echoed, how many more of its tokens, and their
+log-probabilities, if they were asked."""
 TokenEvent = tuple[int, int, TokenLogprob | None, str | None]
 """The key of a choice, a token (negative: none), its log-probability, why the engine ends it."""
 AskedQuestion = tuple[int, str, bytes]
 """A number, the lane in which questions wait for each other, and the question packed by itself."""
 Said = tuple[int, Piece | None]
 """The answer to one event of a choice; None if the text process failed, which ends the choice."""
-TokenizerFacts = tuple[int | None, int, str | None, str | None]
+TokenizerFacts = tuple[int | None, int, str | None, str | None, list[float] | None]
 """The end token of a tokenizer, or None; one more than its largest token; the name of the response
-format of its model, or None; a digest of its vocabulary, or None if grammars cannot be followed."""
+format of its model, or None; a digest of its vocabulary, or None if grammars cannot be followed; at
+least how many tokens a byte of a text stands for, or None (see `FewestTokens.of_bytes`)."""
 VocabularyFacts = tuple[Sequence[bytes], Sequence[int]]
 """The bytes of each token, and those tokens that grammars must name."""
 Failure = tuple[str, str]

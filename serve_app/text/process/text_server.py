@@ -64,10 +64,12 @@ class TextServer:
         said: list[Said] = []
         for opening in turn["opened"]:
             self._open(opening, said)
-        for key, logprobs in turn["prompts"]:
+        for key, num, logprobs in turn["prompts"]:
             choice = self._choices.get(key)
             if choice is not None:
-                tell = choice.echo if logprobs is None else partial(choice.add_prompt, logprobs)
+                tell = partial(choice.echo, num)
+                if logprobs is not None:
+                    tell = partial(choice.add_prompt, logprobs)
                 self._say(key, tell, said)
         for key, token, logprob, finish in turn["tokens"]:
             choice = self._choices.get(key)
@@ -178,7 +180,8 @@ class TextServer:
 
 def _facts(tokenizer: Tokenizer) -> TokenizerFacts:
     form = None if tokenizer.form is None else tokenizer.form.name
-    return tokenizer.eos_token_id, tokenizer.vocabulary, form, tokenizer.vocabulary_digest()
+    digest, weights = tokenizer.vocabulary_digest(), tokenizer.weights
+    return tokenizer.eos_token_id, tokenizer.vocabulary, form, digest, weights
 
 
 def _vocabulary(tokenizer: Tokenizer) -> VocabularyFacts:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from serve_app import freeing
 from serve_app.api.requests.body import LARGEST_TOKEN, MOST_VALUES, json_object
 from serve_app.api.requests.long_bodies import Bodies
+from serve_app.api.requests.most_tokens import MostTokens, check_lengths
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.token_ids import num_tokens, packed, unpacked
 
@@ -16,12 +18,20 @@ LONG = 600_000
 TOO_MANY = f"too many values: the limit is {MOST_VALUES}"
 
 
+WEIGHTS = [0.25] * 128 + [0.0] * 128
+
+
+async def _most() -> MostTokens:
+    return {"tokens": 2 * LONG, "weights": WEIGHTS}
+
+
 def _read(*bodies: bytes) -> tuple[list[Any], float]:
     """What comes of each, and the longest time that the loop stood still, in seconds."""
 
     async def run() -> tuple[list[Any], float]:
         reader, longest = Bodies(), 0.0
-        reading = asyncio.gather(*map(reader.json_object, bodies), return_exceptions=True)
+        each = [reader.json_object(body, _most) for body in bodies]
+        reading = asyncio.gather(*each, return_exceptions=True)
         while not reading.done():
             begun = time.thread_time()
             await asyncio.sleep(0)
@@ -80,3 +90,70 @@ def test_as_many_values_as_may_be_and_any_number_of_tokens_are_taken() -> None:
     texts = ['[{,"\\'] * (MOST_VALUES - 6)
     body = {"stop": texts, "prompt": [[5] * LONG, [6]], "a": "\\" * 2**20}
     assert json_object(json.dumps(body).encode())["stop"] == texts
+
+
+def test_a_long_body_whose_prompt_no_model_takes_is_refused_where_it_is_read() -> None:
+    long = json.dumps({"prompt": [7] * (2 * LONG + 1)}).encode()
+    [refused], longest = _read(long)
+    assert isinstance(refused, ProtocolError)
+    assert (refused.code, refused.param) == ("context_length_exceeded", "prompt")
+    assert f"at least {2 * LONG + 1} tokens" in refused.message
+    assert longest < 0.02
+
+
+def test_memory_is_given_back_once_for_long_bodies_that_come_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = list[None]()
+    monkeypatch.setattr(freeing, "_SOON_S", 0.01)
+    monkeypatch.setattr(freeing, "give_back", lambda: given.append(None))
+
+    async def run() -> None:
+        reader = Bodies()
+        await reader.json_object(b'{"prompt": "x"}', _most)
+        await asyncio.sleep(0.05)
+        assert not given
+        long = b'{"prompt": "' + b"x" * LONG + b'"}'
+        await asyncio.gather(*[reader.json_object(long, _most) for _ in range(2)])
+        await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert len(given) == 1
+
+
+TOO_LONG = "x" * 408
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": TOO_LONG}, "prompt"),
+        ({"prompt": ["a", TOO_LONG]}, "prompt"),
+        ({"prompt": [b"", packed([1] * 101)]}, "prompt"),
+        ({"tokens": packed([1] * 101)}, "tokens"),
+        ({"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
+        ({"messages": [{"role": "user", "content": TOO_LONG[:204]}] * 3}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"text": TOO_LONG}]}]}, "messages"),
+        ({"input": TOO_LONG}, "input"),
+        ({"input": [{"role": "user", "content": TOO_LONG}]}, "input"),
+        ({"prompt": TOO_LONG[:400]}, None),
+        ({"prompt": [TOO_LONG[:400]] * 9}, None),
+        ({"prompt": "é" * 900, "suffix": TOO_LONG}, None),
+        ({"messages": [{"role": "user", "content": " " * 900 + "x"}]}, None),
+        ({"messages": [{"role": "assistant", "content": TOO_LONG}, 3]}, None),
+        ({"messages": {"role": "user"}, "prompt": [1.5, None], "tokens": "x"}, None),
+    ],
+)
+def test_what_no_model_takes_is_refused_by_its_size_and_nothing_else_is(
+    body: dict[str, Any], param: str | None
+) -> None:
+    if param is None:
+        check_lengths(body, {"tokens": 100, "weights": WEIGHTS})
+        return
+    with pytest.raises(ProtocolError) as refused:
+        check_lengths(body, {"tokens": 100, "weights": WEIGHTS})
+    assert refused.value.param == param
+
+
+def test_texts_of_which_nothing_is_known_are_not_refused() -> None:
+    check_lengths({"prompt": TOO_LONG}, {"tokens": 100, "weights": None})

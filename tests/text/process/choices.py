@@ -9,6 +9,7 @@ from typing import Any
 from serve_app.protocol.messages import Conversation, Piece
 from serve_app.text.choice_facts import TokenLogprob, Wanted
 from serve_app.text.choice_text import ChoiceText
+from serve_app.text.process import open_choice
 from serve_app.text.tokenizer import Tokenizer
 from tests.text.tokenizers import byte_level, sentencepiece_like, writing
 
@@ -88,8 +89,11 @@ class Told:
         text = ChoiceText(number, self.prompt, tokenizer(self.model), self.wanted)
         pieces = []
         if self.wanted["echo"]:
-            logprobs = self.prompt_logprobs()
-            pieces.append(text.echo() if logprobs is None else text.add_prompt(logprobs))
+            logprobs, part = self.prompt_logprobs(), open_choice.PROMPT_PART
+            for begin in range(0, len(self.prompt), part):
+                num = len(self.prompt[begin : begin + part])
+                more = None if logprobs is None else logprobs[begin : begin + num]
+                pieces.append(text.echo(num) if more is None else text.add_prompt(more))
         for event in self.events():
             pieces.append(text.add(*event))
             if pieces[-1]["finish"] is not None:

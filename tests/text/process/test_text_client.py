@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from serve_app.protocol.messages import Piece
 from serve_app.text.errors import BadVariable, TextError, TextUnavailable
-from serve_app.text.process import keeper, text_client
+from serve_app.text.process import keeper, open_choice, text_client
 from serve_app.text.process.text_client import TextClient
 from serve_app.text.process.text_process import Hear
 from tests.serving.running import until
@@ -102,8 +103,9 @@ def test_pieces_are_the_same_whenever_the_process_ends(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(keeper, "MOST_DEATHS", 1000)
+        patched.setattr(open_choice, "PROMPT_PART", 3)
         _run(test)
-    assert received == [one.expected(number) for number, one in enumerate(told)]
+        assert received == [one.expected(number) for number, one in enumerate(told)]
 
 
 _HELLO = tokenizer("bytes").encode(" hello to the café")
@@ -150,6 +152,29 @@ def test_pieces_are_the_same_whichever_token_the_process_ends_at(told: Told) -> 
     for last in range(len(told.tokens)):
         for turns in (0, 1, 2, 9):
             assert asyncio.run(received(last, turns)) == told.expected(0), (last, turns)
+
+
+def test_a_long_prompt_is_echoed_in_parts_and_others_go_between() -> None:
+    long = Told("bytes", [*TOKENS] * 200, _HELLO, wanted(**_FULL))
+    short = Told("bytes", TOKENS, _HELLO, wanted(**_FULL))
+    heard: list[tuple[int, Piece]] = []
+
+    async def test(client: TextClient, processes: Processes) -> None:
+        for number, told in enumerate((long, short)):
+            receive = partial(lambda number, piece: heard.append((number, piece)), number)
+            key = client.open(BYTES, number, told.prompt, told.wanted, receive)
+            client.echo(key, told.prompt_logprobs())
+            for event in told.events():
+                client.add(key, *event)
+        await until(lambda: sum(piece["finish"] is not None for _, piece in heard) == 2)
+
+    _run(test)
+    for number, told in enumerate((long, short)):
+        assert [piece for mine, piece in heard if mine == number] == told.expected(number)
+    ended = next(at for at, (mine, piece) in enumerate(heard) if mine and piece["finish"])
+    assert any(mine == 0 for mine, _ in heard[:ended])
+    assert max(len(piece["tokens"]) for _, piece in heard) <= open_choice.PROMPT_PART + 1
+    assert not heard[-1][0]  # the short one does not wait for the end of the long one
 
 
 def _open(client: TextClient, told: Told, received: list[Any], number: int = 0) -> int:

@@ -1,5 +1,6 @@
 """What a replica tells of its releases: models, aliases, the canary. Values in, plain dicts out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from consolidation.release import Aliases, Canary
@@ -24,7 +25,7 @@ def models_of(
     canary: answers instead, if it has the model; None for who is not on its side.
     """
     if current is None:
-        return {"release": None, "models": []}
+        return {"release": None, "models": [], "weights": None}
     of = dict.fromkeys(current.models, current)
     if canary is not None:
         of |= dict.fromkeys(canary.models, canary)
@@ -44,7 +45,14 @@ def models_of(
         for name, root in roots.items()
         if root in of
     ]
-    return {"release": current.id, "models": cards}
+    weights = [of[root].models[root].weights for root in of]
+    return {"release": current.id, "models": cards, "weights": _least(weights)}
+
+
+def _least(weights: Sequence[Sequence[float] | None]) -> list[float] | None:
+    """Of each byte; None if one is not known."""
+    known = [each for each in weights if each is not None]
+    return [min(each) for each in zip(*known, strict=True)] if len(known) == len(weights) else None
 
 
 def status_of(
