@@ -547,7 +547,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name_and_shown_and_others_a
                 assert response.headers["retry-after"] == "8"
             assert not caplog.records, "an outage is told when it begins, not with each request"
             counted = 'request_errors_total{code="loading",side="stable",tenant="default"} 2.0'
-            assert counted in (await client.get("/metrics")).text
+            assert counted in of_one((await client.get("/metrics")).text)
             response = await client.post("/v1/completions", json={**BODY, "model": "b"})
             assert response.status_code == 200
         status = await replica.status()
