@@ -26,6 +26,13 @@ class _AnyRelease(str):
     __hash__ = str.__hash__
 
 
+class _Deployed(EngineDeployment):
+    """Without what Serve awaits when a replica stops."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        pass
+
+
 def _run(made: World, test: Callable[[EngineReplica], Awaitable[None]], **config: Any) -> None:
     async def run() -> None:
         async with replica_of(made, CONFIG.model_copy(update=config)) as replica:
@@ -162,7 +169,7 @@ def test_only_the_first_reconfigure_waits_and_only_where_serve_routes(
     async def run() -> None:
         made = world()
         _missing(made)
-        deployed = EngineDeployment(CONFIG.model_dump(mode="json"), waits=waits)
+        deployed = _Deployed(CONFIG.model_dump(mode="json"), waits=waits)
         replica = EngineReplica(CONFIG, made.parts())
 
         async def started() -> EngineReplica:
