@@ -12,6 +12,7 @@ from serve_app.cli.bench.group import bench
 from serve_app.cli.consolidate import consolidate
 from serve_app.cli.evaluation import evaluate
 from serve_app.cli.gc_command import gc
+from serve_app.cli.k8s.k8s_commands import k8s
 from serve_app.cli.keys import keys
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from serve_app.cli.releases import inspect, promote, releases, rollback, verify
@@ -46,6 +47,7 @@ app.command()(demo)
 app.add_typer(canary, name="canary")
 app.add_typer(aliases, name="aliases")
 app.add_typer(keys, name="keys")
+app.add_typer(k8s, name="k8s")
 app.add_typer(bench, name="bench")
 
 CHILDREN_GRACE_S = 5.0

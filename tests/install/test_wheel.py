@@ -40,6 +40,13 @@ rounding.library = lambda: None
 plain = rounding.round_matrix(matrix, Packed(4, 16), weight_metric((4, 16)))
 assert torch.equal(compiled.codes, plain.codes)
 """
+RENDER = """
+from serve_app.k8s.kustomize import MANIFESTS, compose, names_of
+
+for overlay in names_of("overlays"):
+    assert len(compose(overlay, names_of("components"))) > 12
+print(MANIFESTS)
+"""
 LOOK_TWICE = """
 from serve_app.engine.device.native import library
 print(library.__file__)
@@ -106,7 +113,7 @@ def test_the_wheel_brings_compiled_code_for_every_python(environment: Environmen
     assert "-py3-none-" in wheel.name
     assert "manylinux_2_17_x86_64" in wheel.name
     environment.install(wheel)
-    for code in (MULTIPLY, ROUND):
+    for code in (MULTIPLY, ROUND, RENDER):
         loaded, _ = environment.run(code)
         assert loaded.is_relative_to(environment.place)
 

@@ -1,160 +1,157 @@
-"""The Kustomize base renders, and what it renders is valid."""
+"""What is in the sets: every one of them is without mistakes, with every component."""
 
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.k8s.schemas import Json, load, problems, strict, unknown_keys
+from serve_app.k8s.kustomize import Object, names_of
+from serve_app.k8s.lint.manifest_files import pods
+from tests.k8s.support import ROOT, a_set, judged, of_kind
 
-ROOT = Path(__file__).parents[2]
-SCHEMAS = ROOT.parent / "shared" / "k8s"
-DEPRECATED = ("serviceUnhealthySecondThreshold", "deploymentUnhealthySecondThreshold")
-
-
-@pytest.fixture(scope="module")
-def rendered() -> list[Json]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed: the base cannot be rendered")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(ROOT / "k8s" / "base")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+OVERLAYS = names_of("overlays")
+BESIDE = ("redis-ft", "monitoring", "network")
+PART_OF = {"app.kubernetes.io/part-of": "expertpool"}
 
 
-@pytest.fixture(scope="module")
-def custom(rendered: list[Json]) -> dict[str, Json]:
-    return {one["kind"]: one for one in rendered if one["apiVersion"].startswith("ray.io/")}
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    route = () if request.param == "multi-gpu" else ("gateway",)
+    return a_set(request.param, *BESIDE, *route)
 
 
-@pytest.fixture(scope="module")
-def serve_config(custom: dict[str, Json]) -> Any:
-    return yaml.safe_load(custom["RayService"]["spec"]["serveConfigV2"])
+def serve_config(objects: list[Object]) -> Any:
+    return yaml.safe_load(of_kind(objects, "RayService")["spec"]["serveConfigV2"])
 
 
-def pods(value: object) -> list[Json]:
-    """Every pod spec below `value`."""
-    if isinstance(value, list):
-        return [pod for one in value for pod in pods(one)]
-    if not isinstance(value, dict):
-        return []
-    here = [value] if "containers" in value else []
-    return here + [pod for one in value.values() for pod in pods(one)]
+def test_every_overlay_with_every_component_is_without_mistakes(objects: list[Object]) -> None:
+    assert judged(objects) == []
 
 
-@pytest.mark.parametrize("kind", ["RayService", "RayJob"])
-def test_custom_objects_satisfy_their_schema_strictly(kind: str, custom: dict[str, Json]) -> None:
-    file = SCHEMAS / f"{kind.lower()}s.v1.json"
-    if not file.is_file():
-        pytest.skip(f"no schema of {kind} beside the checkout")
-    named, schema = load(file)
-    assert named == kind
-    assert problems(custom[kind], schema) == []
+@pytest.mark.parametrize("component", ["bucket-s3", "bucket-gcs", "rwx-volume"])
+def test_wherever_the_registry_is_there_are_no_mistakes(component: str) -> None:
+    assert judged(a_set("single-gpu", component)) == []
 
 
-def test_a_misspelt_key_would_be_found(custom: dict[str, Json]) -> None:
-    file = SCHEMAS / "rayservices.v1.json"
-    if not file.is_file():
-        pytest.skip("no schema of RayService beside the checkout")
-    service = custom["RayService"]
-    wrong = service | {"spec": service["spec"] | {"serveConfig": ""}}
-    assert any("serveConfig" in one for one in problems(wrong, load(file)[1]))
-
-
-def test_nothing_is_rendered_twice_and_every_object_has_the_namespace(
-    rendered: list[Json],
-) -> None:
-    names = [(one["kind"], one["metadata"]["name"]) for one in rendered]
-    assert len(set(names)) == len(names)
-    for one in rendered:
+def test_every_object_is_in_the_namespace(objects: list[Object]) -> None:
+    for one in objects:
         if one["kind"] != "Namespace":
             assert one["metadata"]["namespace"] == "expertpool", one["kind"]
 
 
-def test_every_pod_runs_with_least_privilege(custom: dict[str, Json]) -> None:
-    found = pods(list(custom.values()))
-    assert len(found) == 5
-    for pod in found:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["capabilities"] == {"drop": ["ALL"]}
+def test_secrets_are_referred_to_and_never_held(objects: list[Object]) -> None:
+    assert "Secret" not in {one["kind"] for one in objects}
 
 
-def test_every_volume_that_is_mounted_exists(custom: dict[str, Json], rendered: list[Json]) -> None:
-    claims = {one["metadata"]["name"] for one in rendered if one["kind"].startswith("Persistent")}
-    for pod in pods(list(custom.values())):
-        volumes = {one["name"]: one for one in pod.get("volumes", [])}
-        for container in pod["containers"]:
-            assert {m["name"] for m in container.get("volumeMounts", [])} <= set(volumes)
-        for volume in volumes.values():
-            if claim := volume.get("persistentVolumeClaim"):
-                assert claim["claimName"] in claims
+def test_only_what_asks_the_api_has_a_token() -> None:
+    with_token = {
+        (one["kind"], pod.path.split(".")[-3])
+        for overlay in OVERLAYS
+        for one in a_set(overlay)
+        for pod in pods(one)
+        if pod.spec["automountServiceAccountToken"]
+    }
+    assert with_token == {("CronJob", "spec"), ("RayService", "headGroupSpec")}
 
 
-def test_heads_run_no_work_and_no_deprecated_field_is_set(custom: dict[str, Json]) -> None:
-    service, job = custom["RayService"]["spec"], custom["RayJob"]["spec"]
-    for cluster in (service["rayClusterConfig"], job["rayClusterSpec"]):
-        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert not set(DEPRECATED) & set(service)
+def test_the_head_of_the_endpoint_runs_no_work(objects: list[Object]) -> None:
+    head = of_kind(objects, "RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_secrets_are_referred_to_and_never_held(rendered: list[Json]) -> None:
-    assert "Secret" not in {one["kind"] for one in rendered}
+def test_two_ingresses_are_on_two_nodes_and_a_drain_takes_one() -> None:
+    objects = a_set()
+    [app] = serve_config(objects)["applications"]
+    ingress = app["deployments"][0]
+    assert (ingress["num_replicas"], ingress["max_replicas_per_node"]) == (2, 1)
+    cluster = of_kind(objects, "RayService")["spec"]["rayClusterConfig"]
+    [group] = [each for each in cluster["workerGroupSpecs"] if each["groupName"] == "ingress"]
+    [spread] = group["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+    selectors = {
+        one["metadata"]["name"]: one["spec"]["selector"]["matchLabels"]
+        for one in objects
+        if one["kind"] == "PodDisruptionBudget"
+    }
+    assert selectors["expertpool-ingress"]["ray.io/group"] == group["groupName"]
 
 
-def test_serve_knows_every_key_of_its_config(serve_config: Json) -> None:
+def test_refused_input_is_not_tried_again() -> None:
+    objects = a_set()
+    assert of_kind(objects, "RayJob")["spec"]["backoffLimit"] == 0
+    run = of_kind(objects, "CronJob")["spec"]["jobTemplate"]["spec"]
+    rule = run["podFailurePolicy"]["rules"][0]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
+    assert run["backoffLimit"] == 2
+
+
+def test_policies_open_requests_metrics_and_names_and_nothing_else_from_outside() -> None:
+    policies = {
+        one["metadata"]["name"]: one["spec"]
+        for one in a_set("single-gpu", "network")
+        if one["kind"] == "NetworkPolicy"
+    }
+    nothing = policies["expertpool-nothing"]
+    assert nothing["podSelector"] == {}
+    assert set(nothing["policyTypes"]) == {"Ingress", "Egress"}
+    opened = {
+        (name, port["port"])
+        for name, spec in policies.items()
+        for rule in spec.get("ingress", ())
+        for port in rule.get("ports", ())
+    }
+    assert opened == {
+        ("expertpool-operator", 8265),
+        ("expertpool-operator", 8000),
+        ("expertpool-requests", 8000),
+        ("expertpool-metrics", "metrics"),
+    }
+    [inside] = policies["expertpool-inside"]["ingress"]
+    assert inside["from"] == [{"podSelector": {"matchLabels": PART_OF}}]
+
+
+def test_every_pod_that_policies_select_has_their_labels() -> None:
+    for one in a_set("single-gpu", "redis-ft"):
+        for path, template in templates(one):
+            labels = template.get("metadata", {}).get("labels", {})
+            assert PART_OF.items() <= labels.items(), path
+
+
+def templates(value: object, path: str = "") -> list[tuple[str, Object]]:
+    """Every template of a pod below `value`."""
+    if isinstance(value, list):
+        return [found for one in value for found in templates(one, path)]
+    if not isinstance(value, dict):
+        return []
+    here = [(path, value)] if "containers" in (value.get("spec") or {}) else []
+    return here + [found for key, one in value.items() for found in templates(one, f"{path}.{key}")]
+
+
+def test_the_cluster_serves_the_application_that_is_deployed_locally() -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    assert list(unknown_keys(serve_config, ServeDeploySchema)) == []
-    ServeDeploySchema.model_validate(serve_config)
-
-
-def test_the_cluster_serves_the_application_that_is_deployed_locally(serve_config: Json) -> None:
-    from ray.serve.schema import ServeDeploySchema
+    from serve_app.k8s.lint.serve_fields import unknown_keys
 
     local = yaml.safe_load((ROOT / "deploy" / "local.yaml").read_text())
     assert list(unknown_keys(local, ServeDeploySchema)) == []
-    [here], [there] = local["applications"], serve_config["applications"]
+    [here], [there] = local["applications"], serve_config(a_set())["applications"]
     assert here["import_path"] == there["import_path"] == "serve_app.serving.app:build"
     names = [[one["name"] for one in app["deployments"]] for app in (here, there)]
     assert names[0] == names[1]
 
 
-def test_operators_settings_in_the_serve_config_are_valid(serve_config: Json) -> None:
-    from serve_app.config import ServeConfig, UserConfig
+def test_the_image_has_the_version_of_the_package() -> None:
+    from importlib.metadata import version
 
-    [application] = serve_config["applications"]
-    ServeConfig.model_validate(application["args"])
-    configs = [one["user_config"] for one in application["deployments"] if "user_config" in one]
-    assert configs
-    for config in configs:
-        UserConfig.model_validate(config)
+    objects = a_set("cpu-dev")
+    [container] = of_kind(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["image"] == f"expertpool:{version('expertpool')}-cpu"
 
 
-def test_a_schema_with_a_default_or_a_null_is_read_as_kubernetes_reads_it() -> None:
-    schema = strict(
-        {
-            "type": "object",
-            "required": ["a", "b"],
-            "properties": {
-                "a": {"type": "string", "default": "x"},
-                "b": {"type": "integer", "nullable": True},
-                "c": {"x-kubernetes-int-or-string": True},
-            },
-        }
-    )
-    assert problems({"b": None, "c": "50%"}, schema) == []
-    assert problems({"b": 1, "c": 5}, schema) == []
-    assert problems({"b": 1, "c": 0.5}, schema)
-    assert problems({"b": 1, "d": 5}, schema)
-    assert problems({}, schema)
+def test_the_cluster_runs_the_ray_that_is_installed() -> None:
+    import ray
+
+    cluster = of_kind(a_set(), "RayService")["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == ray.__version__

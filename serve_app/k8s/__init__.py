@@ -1,0 +1,1 @@
+"""Manifests for Kubernetes: rendered, and judged. One file, which runs jobs, asks a cluster."""
