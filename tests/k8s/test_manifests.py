@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.k8s.kustomize import Object, names_of
+from serve_app.k8s.kustomize import MANIFESTS, Object, names_of
 from serve_app.k8s.lint.manifest_files import pods
+from serve_app.monitoring.monitoring_files import monitoring_files
+from serve_app.serving.app import config_of
 from tests.k8s.support import ROOT, a_set, judged, of_kind
 
 OVERLAYS = names_of("overlays")
@@ -105,9 +107,31 @@ def test_policies_open_requests_metrics_and_names_and_nothing_else_from_outside(
         ("expertpool-operator", 8000),
         ("expertpool-requests", 8000),
         ("expertpool-metrics", "metrics"),
+        ("expertpool-metrics", "engine-metrics"),
     }
     [inside] = policies["expertpool-inside"]["ingress"]
     assert inside["from"] == [{"podSelector": {"matchLabels": PART_OF}}]
+
+
+def test_alerts_and_dashboards_are_those_of_the_metrics_there_are() -> None:
+    data = MANIFESTS / "components" / "monitoring" / "data"
+    made = {name: text for name, text in monitoring_files().items() if name != "alerts.yaml"}
+    assert {file.name: file.read_text() for file in data.iterdir()} == made, (
+        f"`expertpool monitoring DIR` makes what is in {data}"
+    )
+    dashboards = of_kind(a_set("single-gpu", "monitoring"), "ConfigMap")["data"]
+    assert {*dashboards, "prometheus-rule.yaml"} == set(made)
+
+
+def test_prometheus_reads_a_port_that_the_engine_answers_at() -> None:
+    objects = a_set("single-gpu", "monitoring")
+    cluster = of_kind(objects, "RayService")["spec"]["rayClusterConfig"]
+    [engine] = [each for each in cluster["workerGroupSpecs"] if each["groupName"] == "engine"]
+    ports = engine["template"]["spec"]["containers"][0]["ports"]
+    named = {each["name"]: each["containerPort"] for each in ports}
+    read = [each["port"] for each in of_kind(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]]
+    assert set(read) <= set(named)
+    assert named["engine-metrics"] == config_of({"insecure_no_keys": True}).metrics_port
 
 
 def test_every_pod_that_policies_select_has_their_labels() -> None:
