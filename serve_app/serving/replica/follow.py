@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from traceback import clear_frames
 
 from consolidation.release import NewerSchema
 from serve_app.config import UserConfig
@@ -145,6 +146,8 @@ class Follower:
                 await self._take_up(release)
         except Exception as error:  # noqa: BLE001  whatever it is, the old release keeps serving
             self._failed(release, error)
+            # A future and its error hold each other, and the error what every call had: an engine.
+            clear_frames(error.__traceback__)
         else:
             state.failure = None
             state.num_switches += 1

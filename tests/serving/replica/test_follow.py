@@ -1,6 +1,8 @@
 """Following a channel: what is taken up, when, and what happens where it cannot be."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +47,39 @@ def test_a_failed_release_is_tried_again_later_and_later() -> None:
     for failure in failures:
         assert decide(_situation(failure=failure, now=failure.retry_at - 1)) is None
         assert decide(_situation(failure=failure, now=failure.retry_at)) == "r2"
+
+
+def test_what_was_loaded_is_let_go_before_it_is_tried_again() -> None:
+    """Without that, two engines were in memory at once."""
+
+    class Engine:
+        pass
+
+    alive: list[weakref.ref[Engine]] = []
+
+    async def refused(future: asyncio.Future[None]) -> None:
+        future.set_exception(EngineError("no"))
+        await future  # whose error holds this frame, which holds it
+
+    async def take_up(release: str) -> None:
+        engine = Engine()
+        alive.append(weakref.ref(engine))
+        await refused(asyncio.get_running_loop().create_future())
+
+    async def look() -> Failure | None:
+        follower = Follower(lambda _: None, take_up, lambda: None, poll_s=1, clock=lambda: 0)
+        follower.aim(UserConfig(release="1" * 16))
+        await follower.look()
+        return follower.state.failure
+
+    gc.disable()
+    try:
+        failure = asyncio.run(look())
+        assert failure is not None
+        assert failure.reason == "EngineError: no"
+        assert [each() for each in alive] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_failure_does_not_keep_another_release_away() -> None:
