@@ -1,5 +1,6 @@
 """Reads the body of a request into checked fields. Makes no job of them."""
 
+import asyncio
 from functools import partial
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
 from serve_app.api.access import asked_by
-from serve_app.api.requests.long_bodies import Bodies
+from serve_app.api.requests.long_bodies import Bodies, is_short
 from serve_app.api.requests.most_tokens import MostTokens
 from serve_app.api.requests.parse import checked
 from serve_app.api.streams import ClientGone
@@ -35,7 +36,11 @@ class Reader:
         ends early. For a long body, also what the client raises, and 400 if no model can take it.
         """
         most = partial(self._most_tokens, request, is_answered=is_answered)
-        return checked(await self._bodies.json_object(await self._body(request), most), schema)
+        body = await self._body(request)
+        found = await self._bodies.json_object(body, most)
+        if is_short(body):
+            return checked(found, schema)
+        return await asyncio.to_thread(checked, found, schema)  # much of it is in Python
 
     async def _most_tokens(self, request: Request, *, is_answered: bool) -> MostTokens | None:
         """What some model that the caller may be answered by takes; None while there is none."""

@@ -101,6 +101,14 @@ def test_a_long_body_whose_prompt_no_model_takes_is_refused_where_it_is_read() -
     assert longest < 0.02
 
 
+def test_a_body_of_many_values_is_read_elsewhere_however_short_it_is() -> None:
+    body = b'{"metadata": [' + b",".join([b"[]"] * 60_000) + b"]}"
+    assert len(body) < 2**18
+    [read], longest = _read(body)
+    assert read == {"metadata": [[]] * 60_000}
+    assert longest < 0.03
+
+
 def test_memory_is_given_back_once_for_long_bodies_that_come_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
