@@ -15,6 +15,7 @@ import ray
 from ray import serve
 
 from serve_app.config import ServeConfig
+from serve_app.errors import where
 from serve_app.phase import phase
 from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.metrics.metrics_port import listen
@@ -74,8 +75,10 @@ class EngineDeployment:
 
         parts, name = real_parts(self._config, text), serve.get_replica_context().replica_id
         replica = EngineReplica(self._config, parts, begun=self._begun, name=name.unique_id)
-        tasks = [keep_spare(), *self._telling(replica)]
-        self._beside = tuple(asyncio.create_task(task) for task in tasks)
+        started = [keep_spare(), *self._telling(replica)]
+        self._beside = tuple(asyncio.create_task(each) for each in started)
+        for task in self._beside:
+            task.add_done_callback(_tell_if_broken)
         return replica
 
     def _telling(self, replica: "EngineReplica") -> Iterator[Coroutine[Any, Any, Any]]:
@@ -97,6 +100,13 @@ class EngineDeployment:
             task.cancel()
         if self._replica is not None:
             await self._replica.aclose()
+
+
+def _tell_if_broken(task: "asyncio.Task[Any]") -> None:
+    """Requests are answered without it."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("what runs beside the engine has ended: %s", where(error))
 
 
 def _import_engine() -> None:

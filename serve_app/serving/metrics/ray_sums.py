@@ -4,7 +4,6 @@ Distributions are left out: Ray can be given single observations only.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Iterable
 from time import perf_counter
 
@@ -12,7 +11,6 @@ from ray.util.metrics import Counter, Gauge
 
 from serve_app.serving.metrics.counting import Figure
 
-_log = logging.getLogger(__name__)
 LABELS = ("model_name", "code", "finished_reason")
 """What Ray's series tell apart, beside the replica. Never tenants, nor releases."""
 _EVERY_S = 1.0
