@@ -7,13 +7,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TORCH := $(shell grep '^torch==' constraints.txt)
 WHEEL_TOOLS := $(shell grep -E '^(auditwheel|build|wheel|ziglang)==' constraints.txt)
 ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
 CLIENTS := .venv-clients
 
-.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel monitoring demo clean
+.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel monitoring image demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,12 +22,10 @@ install: $(STAMP) ## make .venv with everything in it, .venv/bin/expertpool too
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and by itself: what it brings is then already there when the rest is resolved.
-$(STAMP): pyproject.toml constraints.txt $(wildcard consolidation/arithmetic/c/*.c) \
+$(STAMP): pyproject.toml constraints.txt deploy/install.sh $(wildcard consolidation/arithmetic/c/*.c) \
 		$(wildcard serve_app/engine/device/native/c/*.[ch] serve_app/engine/device/native/c/*/*.h) \
 		| $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	deploy/install.sh $(BIN)/python --editable '.[dev]'
 	@touch $@
 
 check: install ## lint, format, types, import law
@@ -80,6 +77,20 @@ test-wheel: install wheel ## install what is in dist/ where there is no compiler
 monitoring: install ## docs/metrics.md, dashboards and alerts, from the table of metrics
 	$(BIN)/expertpool monitoring deploy/monitoring
 	$(BIN)/python -c "from serve_app.monitoring.metrics_page import metrics_page as p; print(p(), end='')" > docs/metrics.md
+
+TARGET := cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE = expertpool:$(VERSION)-$(TARGET)
+GIVE_BASE := give the digest of the base that deploy/Dockerfile names, sha256:…
+
+# Nobody here can vouch for a base, so its digest has no default.
+image: ## build an image; TARGET=cpu or gpu, BASE_DIGEST=sha256:…, IMAGE=name:tag
+	@[[ "$(BASE_DIGEST)" =~ ^sha256:[0-9a-f]{64}$$ ]] || \
+		{ echo 'BASE_DIGEST is "$(BASE_DIGEST)": $(GIVE_BASE)' >&2; exit 2; }
+	@[[ "$(TARGET)" =~ ^(cpu|gpu)$$ ]] || \
+		{ echo 'TARGET is "$(TARGET)": give cpu or gpu' >&2; exit 2; }
+	docker build --file deploy/Dockerfile --target $(TARGET) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 demo: install ## the main job on a small family made on the spot; ONCE=1 ends after the table
 	$(BIN)/expertpool demo $(if $(filter 1,$(ONCE)),--once)
