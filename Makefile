@@ -75,7 +75,7 @@ test-wheel: install wheel ## install what is in dist/ where there is no compiler
 	$(BIN)/python -m pytest -m slow tests/install
 
 monitoring: install ## docs/metrics.md, dashboards and alerts, from the table of metrics
-	$(BIN)/expertpool monitoring deploy/monitoring
+	$(BIN)/expertpool monitoring serve_app/k8s/manifests/components/monitoring/data
 	$(BIN)/python -c "from serve_app.monitoring.metrics_page import metrics_page as p; print(p(), end='')" > docs/metrics.md
 
 TARGET := cpu

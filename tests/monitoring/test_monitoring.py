@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from serve_app.cli.main import run
+from serve_app.k8s.kustomize import MANIFESTS
 from serve_app.monitoring.alerts import ALERTS, rule_groups
 from serve_app.monitoring.dashboards import DASHBOARDS
 from serve_app.monitoring.grafana import grafana
@@ -30,7 +31,7 @@ _LEGEND = re.compile(r"{{\s*\$?(?:labels\.)?(\w+)")
 def test_what_is_written_is_current() -> None:
     hint = "run `make monitoring`"
     assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == metrics_page(), hint
-    directory = ROOT / "deploy" / "monitoring"
+    directory = MANIFESTS / "components" / "monitoring" / "data"
     kept = {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
     assert kept == monitoring_files(), hint
 
