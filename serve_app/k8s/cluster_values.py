@@ -196,6 +196,11 @@ def _check(overlay: str, components: tuple[str, ...], values: ClusterValues) -> 
             "gateway: does not go with multi-gpu, for which KubeRay makes a Gateway and a route of "
             "its own: give gateway_class"
         )
+    if is_gradual and parts(values.kuberay) < GRADUAL_KUBERAY:
+        raise ConfigError(
+            f"kuberay: {values.kuberay} is older than {'.'.join(map(str, GRADUAL_KUBERAY))}, which "
+            "is the first with the upgrades of multi-gpu, unless a feature gate is set"
+        )
     for name, goes, needed in (
         ("hostname", "gateway" in components, "--with gateway"),
         ("gateway", "gateway" in components, "--with gateway"),

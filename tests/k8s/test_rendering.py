@@ -168,6 +168,7 @@ def test_an_endpoint_without_keys_mounts_them_nowhere_needed() -> None:
         ("single-gpu", "s3://b", (), {"max_engines": "2"}, "max_engines: has no effect without"),
         ("multi-gpu", "s3://b", ("gateway",), {}, "gateway: does not go with multi-gpu"),
         ("multi-gpu", "s3://b", (), {"engines": "5", "max_engines": "4"}, "max_engines: 4 is less"),
+        ("multi-gpu", "s3://b", (), {"kuberay": "1.6.2"}, "kuberay: 1.6.2 is older than 1.7.0"),
         ("cpu-dev", "s3://b", (), {"hostname": "h"}, "hostname: has no effect without"),
         ("cpu-dev", "az://b", (), {"serve_identity": "x"}, "serve_identity: is for s3"),
     ],
