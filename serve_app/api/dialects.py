@@ -1,6 +1,5 @@
 """The ways to ask for text over HTTP, one value each: which body, which job, which answer."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -9,18 +8,20 @@ from serve_app.api.answers.answer import AnswerFormat
 from serve_app.api.answers.chat_answers import ChatFormat
 from serve_app.api.answers.completion_answers import CompletionFormat
 from serve_app.api.anthropic.anthropic_errors import MESSAGES
+from serve_app.api.anthropic.as_chats import OWN_WORDS as MESSAGE_WORDS
 from serve_app.api.anthropic.as_chats import message_job
 from serve_app.api.anthropic.message_answers import PING, MessageFormat
 from serve_app.api.anthropic.message_fields import MessageFields
 from serve_app.api.quiet_body import KEEP_ALIVE
 from serve_app.api.requests.fields import ChatFields, CompletionFields, ModelFields
 from serve_app.api.requests.jobs import chat_job, completion_job
+from serve_app.api.requests.own_words import Words
 from serve_app.api.responses.response_answers import ResponseAnswer
 from serve_app.api.responses.response_body import ResponseBody
 from serve_app.api.responses.response_fields import ResponseFields
-from serve_app.api.responses.response_job import OWN_WORDS, response_job
+from serve_app.api.responses.response_job import OWN_WORDS as RESPONSE_WORDS
+from serve_app.api.responses.response_job import response_job
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Job
 from serve_app.tenants.keyring import Caller
 
@@ -47,7 +48,7 @@ class Dialect(Generic[_Fields]):
     """fields: of a body.   prefix: of the ids of answers.   form: of the answer to a job.
 
     keep_alive: what a stream says while it has nothing else to say.
-    words: what refusals of the job call a field, and what this dialect calls it, where they differ.
+    words: those in which the job is refused.
     """
 
     fields: type[_Fields]
@@ -55,17 +56,7 @@ class Dialect(Generic[_Fields]):
     job: MakesJob[_Fields]
     form: Callable[[_Fields, Job], AnswerFormat]
     keep_alive: bytes = KEEP_ALIVE
-    words: Mapping[str, str] = field(default_factory=dict)
-
-    def in_own_words(self, error: ProtocolError) -> ProtocolError:
-        """The same refusal, so that it names what the client has sent."""
-        message, param = error.message, error.param
-        for word, own in self.words.items():
-            if param is not None and re.match(rf"{word}\b", param):
-                message = re.sub(rf"(?<='){word}\b|(?<=\bthe ){word}\b", own, message)
-                param = own + param.removeprefix(word)
-                break
-        return ProtocolError(error.code, message, param, error.retry_after_s)
+    words: Words = field(default_factory=dict)
 
 
 def _completion(fields: CompletionFields, job: Job) -> CompletionFormat:
@@ -92,7 +83,9 @@ def _response(fields: ResponseFields, job: Job) -> ResponseAnswer:
 DIALECTS: Mapping[str, Dialect[Any]] = {
     "/v1/completions": Dialect(CompletionFields, "cmpl-", completion_job, _completion),
     "/v1/chat/completions": Dialect(ChatFields, "chatcmpl-", chat_job, _chat),
-    MESSAGES: Dialect(MessageFields, "msg_", message_job, _message, PING),
-    "/v1/responses": Dialect(ResponseFields, "resp_", response_job, _response, words=OWN_WORDS),
+    MESSAGES: Dialect(MessageFields, "msg_", message_job, _message, PING, MESSAGE_WORDS),
+    "/v1/responses": Dialect(
+        ResponseFields, "resp_", response_job, _response, words=RESPONSE_WORDS
+    ),
 }
 """By path."""

@@ -17,9 +17,10 @@ from serve_app.api.reading import Reader
 from serve_app.api.recording import Handler, notes_of
 from serve_app.api.requests.deadline import deadline_of
 from serve_app.api.requests.jobs import TIERS
+from serve_app.api.requests.own_words import told_in
 from serve_app.api.streams import EventStream, accepted, collect, unless_gone
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import ProtocolError, not_allowed
+from serve_app.protocol.errors import not_allowed
 from serve_app.protocol.messages import EngineClient, Job
 from serve_app.tenants.keyring import Caller
 
@@ -48,7 +49,7 @@ class Generating:
             deadline = deadline_of(request, self._limits.timeout_s)
             fields = await self._reader.fields(request, dialect.fields)
             notes_of(request).model = fields.model
-            try:
+            with told_in(dialect.words):
                 job = dialect.job(
                     fields,
                     self._limits,
@@ -59,8 +60,6 @@ class Generating:
                 job["request"] = request.scope[REQUEST_ID]
                 form = dialect.form(fields, job)
                 return await self._answer(request, job, form, dialect.keep_alive)
-            except ProtocolError as error:
-                raise dialect.in_own_words(error) from None
 
         return answer
 

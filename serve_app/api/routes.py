@@ -18,7 +18,7 @@ from serve_app.api.access_lines import AccessLines, Routed
 from serve_app.api.admin import admin_handlers
 from serve_app.api.answers.whole_bytes import whole_bytes
 from serve_app.api.anthropic.anthropic_errors import COUNT_TOKENS, is_for_anthropic
-from serve_app.api.anthropic.as_chats import count_job
+from serve_app.api.anthropic.as_chats import OWN_WORDS, count_job
 from serve_app.api.anthropic.message_fields import CountFields
 from serve_app.api.anthropic.model_infos import model_info, model_infos
 from serve_app.api.boundary import Boundary
@@ -36,6 +36,7 @@ from serve_app.api.requests.jobs import (
     detokenize_job,
     tokenize_job,
 )
+from serve_app.api.requests.own_words import told_in
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import (
     ProtocolError,
@@ -178,7 +179,8 @@ def _texts(api: Api, reader: Reader) -> list[Route]:
     async def count_tokens(request: Request) -> Response:
         fields = await reader.fields(request, CountFields, is_answered=False)
         caller = caller_of(request, fields.model)
-        reply = await tokens_of(count_job(fields, api.limits, caller))
+        with told_in(OWN_WORDS):
+            reply = await tokens_of(count_job(fields, api.limits, caller))
         return JSONResponse({"input_tokens": len(reply["tokens"])})
 
     async def tokens_of(job: TokenizeJob) -> Tokens:

@@ -1,28 +1,21 @@
 """Makes of a request for a message the chat that it stands for, and the same job."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from serve_app.api.anthropic.message_fields import CountFields, MessageFields
 from serve_app.api.requests.fields import ChatFields
 from serve_app.api.requests.jobs import REASONING_SWITCHES, chat_job
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.messages import Job, TokenizeJob
 from serve_app.tenants.keyring import Caller
 
 _TIERS = {"auto": "auto", "standard_only": "default"}
-_EFFORTS = {"max": "xhigh"}
-"""What chats call it, where that is another word."""
-_FORMAT = "output_config.format"
-_OWN_WORDS = (
-    ("'response_format'", f"'{_FORMAT}'"),
-    ("'continue_final_message'", "a last message of the assistant"),
-    ("'stop'", "'stop_sequences'"),
-    ("'stop[", "'stop_sequences["),
-    (".function.name", ".name"),
-)
+OWN_WORDS = {
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+    "tools[].function.name": "tools[].name",
+}
+"""What errors call a field of the chat, and what a client knows it as."""
 
 
 def message_job(
@@ -34,19 +27,14 @@ def message_job(
     timeout_s: float | None = None,
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded."""
-    with _in_own_words():
-        chat = ChatFields.model_validate({**_chat(fields), **_answer(fields)})
-        made = chat_job(chat, limits, job=job, caller=caller, timeout_s=timeout_s)
-    if made["constraint"] is not None:
-        made["constraint"] = {**made["constraint"], "param": _FORMAT}
-    return made
+    chat = ChatFields.model_validate({**_chat(fields), **_answer(fields)})
+    return chat_job(chat, limits, job=job, caller=caller, timeout_s=timeout_s)
 
 
 def count_job(fields: CountFields, limits: RequestLimits, caller: Caller) -> TokenizeJob:
     """Raises ProtocolError 400 for what a message is refused for."""
-    with _in_own_words():
-        chat = ChatFields.model_validate(_chat(fields))
-        conversation = chat_job(chat, limits, job="", caller=caller)["chat"]
+    chat = ChatFields.model_validate(_chat(fields))
+    conversation = chat_job(chat, limits, job="", caller=caller)["chat"]
     return {
         "tenant": caller.name,
         "model": fields.model,
@@ -71,7 +59,7 @@ def _chat(fields: CountFields) -> dict[str, Any]:
         made["parallel_tool_calls"] = not fields.tool_choice.disable_parallel_tool_use
     effort = None if fields.output_config is None else fields.output_config.effort
     if effort is not None:
-        made["reasoning_effort"] = _EFFORTS.get(effort, effort)
+        made["reasoning_effort"] = effort
     return made
 
 
@@ -98,16 +86,3 @@ def _answer(fields: MessageFields) -> dict[str, Any]:
         "service_tier": _TIERS[fields.service_tier or "auto"],
         "user": None if fields.metadata is None else fields.metadata.user_id,
     }
-
-
-@contextmanager
-def _in_own_words() -> Iterator[None]:
-    """Errors of a chat name its fields: they get the names that the client has used."""
-    try:
-        yield
-    except ProtocolError as error:
-        message, param = error.message, f"'{error.param}'"
-        for words in _OWN_WORDS:
-            message, param = message.replace(*words), param.replace(*words)
-        own = None if error.param is None else param[1:-1]
-        raise ProtocolError(error.code, message, own, error.retry_after_s) from error

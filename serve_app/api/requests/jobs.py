@@ -94,7 +94,7 @@ def chat_job(
     constraint = constraint_of(fields.response_format, fields.structured_outputs)
     if constraint is not None and fields.continue_final_message:
         param = constraint["param"].partition(".")[0]
-        raise bad_request(f"'{param}' does not go with 'continue_final_message'", param)
+        raise bad_request(f"'{param}' does not go with a last message that is continued", param)
     shared = _shared(fields, limits, max_tokens, timeout_s, caller)
     return {
         **shared,

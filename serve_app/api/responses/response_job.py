@@ -38,6 +38,7 @@ OWN_WORDS = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
     "response_format": "text.format",
+    "tools[].function.name": "tools[].name",
 }
 """What errors call a field of the chat, and what a client knows it as."""
 

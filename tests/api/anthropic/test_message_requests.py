@@ -7,10 +7,11 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
-from serve_app.api.anthropic.as_chats import count_job, message_job
+from serve_app.api.anthropic.as_chats import OWN_WORDS, count_job, message_job
 from serve_app.api.anthropic.message_fields import CountFields, MessageFields
 from serve_app.api.requests.fields import ChatFields
 from serve_app.api.requests.jobs import chat_job
+from serve_app.api.requests.own_words import in_own_words
 from serve_app.api.requests.parse import parse
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError
@@ -45,7 +46,7 @@ def chat_of(**fields: Any) -> Any:
 def refusal(**fields: Any) -> ProtocolError:
     with pytest.raises(ProtocolError) as caught:
         job_of(**fields)
-    return caught.value
+    return in_own_words(caught.value, OWN_WORDS)
 
 
 def test_the_job_is_the_one_that_a_chat_makes() -> None:
@@ -175,7 +176,7 @@ def test_a_choice_of_tools_is_a_chats(choice: Any, forced: str, single: bool, of
         ({"thinking": {"type": "adaptive", "display": "omitted"}}, True),
         ({"thinking": {"type": "disabled"}}, False),
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
-        ({"output_config": {"effort": "max"}}, {"reasoning_effort": "xhigh"}),
+        ({"output_config": {"effort": "max"}}, {"reasoning_effort": "max"}),
         ({"chat_template_kwargs": {"thinking": True}, "thinking": {"type": "disabled"}},
          {"enable_thinking": False, "thinking": True}),
     ],
@@ -189,13 +190,17 @@ def test_templates_are_told_whether_to_reason(fields: Any, variables: Any) -> No
 def test_a_format_is_what_the_answer_obeys() -> None:
     asked = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
     constraint = job_of(output_config=asked)["constraint"]
-    param = "output_config.format"
-    assert constraint == {"kind": "json", "value": {"type": "object"}, "param": param}
+    assert constraint == {
+        "kind": "json",
+        "value": {"type": "object"},
+        "param": "response_format",
+    }
     assert job_of()["constraint"] is None
     prefilled = [USER, {"role": "assistant", "content": "x"}]
     error = refusal(output_config=asked, messages=prefilled)
+    param = "output_config.format"
     assert error.param == param
-    assert error.message == f"'{param}' does not go with a last message of the assistant"
+    assert error.message == f"'{param}' does not go with a last message that is continued"
     assert refusal(output_config={"format": {"type": "text"}}).param == f"{param}.type"
 
 

@@ -98,7 +98,7 @@ def test_structured_outputs_are_the_same_for_completions_and_chats(
                 "messages": [*USER, {"role": "assistant", "content": "{"}],
             },
             "response_format",
-            "continue_final_message",
+            "a last message that is continued",
         ),
         ({"guided_json": SCHEMA}, "guided_json", "use 'structured_outputs'"),
     ],

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.dialects import DIALECTS
 from serve_app.api.requests.fields import ChatFields
 from serve_app.api.requests.jobs import chat_job
+from serve_app.api.requests.own_words import in_own_words
 from serve_app.api.requests.parse import parse
+from serve_app.api.responses.response_job import OWN_WORDS
 from serve_app.config import RequestLimits
 from serve_app.protocol.errors import ProtocolError, bad_request
 from serve_app.tenants.keyring import ANYBODY
@@ -56,6 +57,10 @@ SAMPLING = {
     "stream": True,
 }
 HI = [{"role": "user", "content": "hi"}]
+
+
+def own(error: ProtocolError) -> ProtocolError:
+    return in_own_words(error, OWN_WORDS)
 
 
 def _chat(**fields: Any) -> Any:
@@ -187,7 +192,6 @@ def test_a_schema_is_that_of_the_chat_and_called_by_its_own_name() -> None:
     form = {"type": "json_schema", "json_schema": CHAT_FORM}
     job = job_of(seed=7, text={"format": FORM})
     assert job == _chat(response_format=form)
-    own = DIALECTS["/v1/responses"].in_own_words
     told = own(bad_request("Invalid 'response_format': no", "response_format"))
     assert (told.param, told.message) == ("text.format", "Invalid 'text.format': no")
 
@@ -195,21 +199,22 @@ def test_a_schema_is_that_of_the_chat_and_called_by_its_own_name() -> None:
 def test_limits_are_those_of_chats() -> None:
     with pytest.raises(ProtocolError) as caught:
         job_of(RequestLimits(messages=1), instructions="be brief")
-    own = DIALECTS["/v1/responses"].in_own_words(caught.value)
-    assert (own.param, own.message) == ("input", "Invalid 'input': 2 is above the limit of 1")
+    told = own(caught.value)
+    assert (told.param, told.message) == ("input", "Invalid 'input': 2 is above the limit of 1")
     with pytest.raises(ProtocolError) as caught:
         job_of(RequestLimits(logprobs=2), top_logprobs=3)
     assert caught.value.param == "top_logprobs"
 
 
 def test_refusals_of_the_chat_name_what_the_client_has_sent() -> None:
-    own = DIALECTS["/v1/responses"].in_own_words
     told = own(bad_request("Invalid 'max_tokens': 9, as max_tokens is", "max_tokens"))
     assert told.param == "max_output_tokens"
     assert told.message == "Invalid 'max_output_tokens': 9, as max_tokens is"
     nested = own(bad_request("9 in the messages of 'messages[3]'", "messages[3].content"))
     assert nested.param == "input[3].content"
     assert nested.message == "9 in the input of 'input[3]'"
+    twin = own(bad_request("Invalid 'tools[1].function.name': x", "tools[1].function.name"))
+    assert (twin.param, twin.message) == ("tools[1].name", "Invalid 'tools[1].name': x")
     for other in (bad_request("x 'messages'", "model"), bad_request("x 'messages'")):
         assert own(other).message == other.message
         assert own(other).param == other.param
