@@ -67,7 +67,12 @@ def _completion(fields: CompletionFields, job: Job) -> CompletionFormat:
 
 def _chat(fields: ChatFields, job: Job) -> ChatFormat:
     logprobs = job["logprobs"] is not None
-    return ChatFormat(job["id"], logprobs=logprobs, include_usage=fields.include_usage)
+    return ChatFormat(
+        job["id"],
+        logprobs=logprobs,
+        include_usage=fields.include_usage,
+        has_functions=bool(fields.functions),
+    )
 
 
 def _message(fields: MessageFields, job: Job) -> MessageFormat:

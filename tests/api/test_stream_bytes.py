@@ -137,7 +137,8 @@ def test_a_chat_with_usage_and_log_probabilities() -> None:
     )
     usage = (
         ',"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4,'
-        '"prompt_tokens_details":{"cached_tokens":0}}'
+        '"prompt_tokens_details":{"cached_tokens":0},'
+        '"completion_tokens_details":{"reasoning_tokens":0}}'
     )
     opening, delta = '{"role":"assistant","content":""}', '{"content":"\\u00e9"}'
     head = f'"id":"chatcmpl-ID","object":"chat.completion.chunk",{HEAD}'

@@ -122,6 +122,44 @@ def test_what_is_chosen_shapes_the_prompt_and_the_answer() -> None:
     on_formats(test)
 
 
+def test_functions_are_answered_as_they_were_offered() -> None:
+    async def test(asked: Asked) -> None:
+        offered: Any = [{"name": "run", "parameters": {"type": "object"}}]
+        answer = await asked.whole("hermes", "I run. " + RUN + RUN, functions=offered)
+        [choice] = answer.choices
+        assert (choice.finish_reason, choice.message.tool_calls) == ("function_call", None)
+        assert choice.message.content == "I run. "
+        call = choice.message.function_call
+        assert (call.name, call.arguments) == ("run", '{"a": 1}')
+        chunks = await asked.stream("hermes", "I run. " + RUN, functions=offered)
+        deltas = [chunk.choices[0].delta.function_call for chunk in chunks]
+        told = [delta for delta in deltas if delta is not None]
+        assert [delta.name for delta in told] == ["run"] + [None] * (len(told) - 1)
+        assert "".join(delta.arguments for delta in told) == '{"a": 1}'
+        assert chunks[-1].choices[0].finish_reason == "function_call"
+        named: Any = {"functions": offered, "function_call": {"name": "run"}}
+        answer = await asked.whole("hermes", '{"a": 1}}</tool_call>', **named)
+        assert answer.choices[0].message.function_call.name == "run"
+        said = answer.choices[0].message.to_dict()
+        result: Any = {"role": "function", "name": "run", "content": "5"}
+        again = await asked.whole("hermes", "ok", messages=[USER, said, result])
+        assert again.choices[0].finish_reason == "stop"
+
+    on_formats(test)
+
+
+def test_usage_tells_the_tokens_of_reasoning() -> None:
+    async def test(asked: Asked) -> None:
+        thought = "<think>so</think>"
+        answer = await asked.whole("hermes", f"{thought}5")
+        assert answer.usage.completion_tokens_details.reasoning_tokens == len(thought)
+        options = {"include_usage": True}
+        chunks = await asked.stream("hermes", f"{thought}5", stream_options=options)
+        assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == len(thought)
+
+    on_formats(test)
+
+
 def _named(name: str) -> Any:
     return {"type": "function", "function": {"name": name}}
 

@@ -83,12 +83,19 @@ class Usage:
             self.finishes.append(piece["finish"])
 
     def body(self) -> dict[str, Any]:
-        """As completions and chats have it."""
+        """As completions have it."""
         return {
             "prompt_tokens": self.num_prompt,
             "completion_tokens": self.num_answered,
             "total_tokens": self.num_prompt + self.num_answered,
             "prompt_tokens_details": {"cached_tokens": self.num_cached},
+        }
+
+    def chat_body(self) -> dict[str, Any]:
+        """As chats have it, whose reasoning is told apart."""
+        return {
+            **self.body(),
+            "completion_tokens_details": {"reasoning_tokens": self.num_reasoning},
         }
 
 

@@ -15,12 +15,18 @@ _ID_LENGTH = 9
 
 
 class ChatFormat:
-    """`/v1/chat/completions`. request: the id of the request, of which those of calls are made."""
+    """`/v1/chat/completions`. request: the id of the request, of which those of calls are made.
+
+    has_functions: they were offered the older way, so a call is told in the older way.
+    """
 
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, request: str, *, logprobs: bool, include_usage: bool) -> None:
+    def __init__(
+        self, request: str, *, logprobs: bool, include_usage: bool, has_functions: bool = False
+    ) -> None:
         self._request = request
+        self._has_functions = has_functions
         self.logprobs = logprobs
         self.include_usage = include_usage
 
@@ -36,14 +42,17 @@ class ChatFormat:
             deltas.append({"content": piece["text"]})
         if "calls" in piece:
             calls = joined(piece["calls"])
-            deltas.append({"tool_calls": [self._more(number, call) for call in calls]})
+            if self._has_functions:
+                deltas += [{"function_call": _more_of(call)} for call in calls]
+            else:
+                deltas.append({"tool_calls": [self._more(number, call) for call in calls]})
         if piece["tokens"] and not deltas:
             deltas.append({"content": ""})
         chunks = [_chunk(number, delta) for delta in deltas]
         if self.logprobs and chunks:
             chunks[0]["logprobs"] = chat_logprobs(piece["tokens"])
         if piece["finish"] is not None:
-            chunks.append({**_chunk(number, {}), "finish_reason": piece["finish"]})
+            chunks.append({**_chunk(number, {}), "finish_reason": self._finish(piece["finish"])})
         return chunks
 
     def whole(self, head: Head, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
@@ -52,11 +61,14 @@ class ChatFormat:
                 "index": index,
                 "message": self._message(index, choice),
                 "logprobs": chat_logprobs(choice.tokens) if self.logprobs else None,
-                "finish_reason": choice.finish,
+                "finish_reason": self._finish(choice.finish),
             }
             for index, choice in enumerate(choices)
         ]
-        return {**head.body("chat.completion"), "choices": bodies, "usage": usage.body()}
+        return {**head.body("chat.completion"), "choices": bodies, "usage": self.usage(usage)}
+
+    def usage(self, usage: Usage) -> dict[str, Any]:
+        return usage.chat_body()
 
     def events(self, head: Head, usage: Usage, choices: int) -> ChunkEvents:
         return ChunkEvents(self, head, usage, choices)
@@ -66,22 +78,36 @@ class ChatFormat:
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if reasoning:
             message["reasoning_content"] = reasoning
-        calls = [self._call(number, call) for call in choice.calls]
+        calls = choice.calls
         if calls:
             message["content"] = content or None
-            message["tool_calls"] = calls
+        if calls and self._has_functions:
+            message["function_call"] = _function(calls[0])
+        elif calls:
+            message["tool_calls"] = [self._call(number, call) for call in calls]
         return message
 
+    def _finish(self, reason: str | None) -> str | None:
+        return "function_call" if reason == "tool_calls" and self._has_functions else reason
+
     def _call(self, number: int, call: CallDelta) -> dict[str, Any]:
-        function = {"name": call["name"], "arguments": call["arguments"]}
         name = call_id(self._request, number, call["index"])
-        return {"id": name, "type": "function", "function": function}
+        return {"id": name, "type": "function", "function": _function(call)}
 
     def _more(self, number: int, call: CallDelta) -> dict[str, Any]:
         """Of a call that is streamed."""
         if call["name"] is not None:
             return {"index": call["index"], **self._call(number, call)}
         return {"index": call["index"], "function": {"arguments": call["arguments"]}}
+
+
+def _function(call: CallDelta) -> dict[str, Any]:
+    return {"name": call["name"], "arguments": call["arguments"]}
+
+
+def _more_of(call: CallDelta) -> dict[str, Any]:
+    """Of the only call of an answer that is streamed."""
+    return _function(call) if call["name"] is not None else {"arguments": call["arguments"]}
 
 
 def call_id(request: str, choice: int, index: int) -> str:

@@ -31,6 +31,9 @@ class ChunkFormat(Protocol):
     def chunks(self, piece: Piece) -> list[dict[str, Any]]:
         """Choices of the chunks for `piece`, one choice a chunk."""
 
+    def usage(self, usage: Usage) -> dict[str, Any]:
+        """What the last chunk says of it."""
+
 
 class ChunkEvents:
     """The events of one answer in chunks.
@@ -65,7 +68,7 @@ class ChunkEvents:
     def ended(self) -> str:
         if not self._form.include_usage:
             return _DONE
-        return data({**self._base, "choices": [], "usage": self._usage.body()}) + _DONE
+        return data({**self._base, "choices": [], "usage": self._form.usage(self._usage)}) + _DONE
 
     def failed(self, error: ProtocolError) -> str:
         return data(OPENAI.body(error))

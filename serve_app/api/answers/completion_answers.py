@@ -35,7 +35,10 @@ class CompletionFormat:
             )
             for index, choice in enumerate(choices)
         ]
-        return {**head.body("text_completion"), "choices": bodies, "usage": usage.body()}
+        return {**head.body("text_completion"), "choices": bodies, "usage": self.usage(usage)}
+
+    def usage(self, usage: Usage) -> dict[str, Any]:
+        return usage.body()
 
     def events(self, head: Head, usage: Usage, choices: int) -> ChunkEvents:
         return ChunkEvents(self, head, usage, choices)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 _Finish = Literal["stop", "length"] | None
-_ChatFinish = Literal["stop", "length", "tool_calls"] | None
+_ChatFinish = Literal["stop", "length", "tool_calls", "function_call"] | None
 
 
 class _Body(BaseModel):
@@ -34,6 +34,16 @@ class Usage(_Body):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionTokensDetails(_Body):
+    """`reasoning_tokens`: those of reasoning and of its markers."""
+
+    reasoning_tokens: int
+
+
+class ChatUsage(Usage):
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CompletionLogprobs(_Body):
@@ -96,13 +106,16 @@ class ToolCall(_Body):
 
 
 class AnswerMessage(_Body):
-    """`reasoning_content`, `tool_calls`: where there are any. `content`: null only beside calls."""
+    """`reasoning_content`, `tool_calls`: where there are any. `content`: null only beside calls.
+    `function_call`: the only call, where `functions` were offered.
+    """
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
     reasoning_content: str = ""
     tool_calls: list[ToolCall] = []
+    function_call: CalledFunction | None = None
 
 
 class ChatChoice(_Body):
@@ -115,10 +128,12 @@ class ChatChoice(_Body):
 class ChatCompletion(_Answer):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
-    usage: Usage
+    usage: ChatUsage
 
 
 class FunctionDelta(_Body):
+    """The name comes once, where the call begins."""
+
     name: str | None = None
     arguments: str
 
@@ -137,6 +152,7 @@ class Delta(_Body):
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] = []
+    function_call: FunctionDelta | None = None
 
 
 class ChatChunkChoice(_Body):
@@ -151,7 +167,7 @@ class ChatCompletionChunk(_Answer):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
+    usage: ChatUsage | None = None
 
 
 class TokenizeAnswer(_Body):

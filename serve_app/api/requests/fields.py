@@ -1,6 +1,6 @@
 """The fields of each request, their types and ranges. The operator's caps are in `jobs`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,7 +16,18 @@ from pydantic import (
 from serve_app.api.requests.body import LARGEST_TOKEN
 from serve_app.api.requests.constraints import ResponseFormat, StructuredOutputs
 from serve_app.api.requests.histories import Messages
-from serve_app.api.requests.offered_tools import Tool, ToolChoice, check_choice, without_twins
+from serve_app.api.requests.offered_tools import (
+    Function,
+    FunctionCall,
+    NamedFunction,
+    NamedTool,
+    Tool,
+    ToolChoice,
+    check_call,
+    check_choice,
+    no_function_twice,
+    without_twins,
+)
 from serve_app.protocol.errors import bad_request, unsupported
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -204,6 +215,10 @@ class _Conversation(BaseModel):
     """Whether the answer goes on where the last message, which is an assistant's, ends."""
     messages: Messages | None = None
 
+    @property
+    def offered(self) -> Sequence[Tool]:
+        return self.tools or ()
+
     @model_validator(mode="after")
     def _goes_on_or_begins(self) -> Self:
         if not self.continue_final_message:
@@ -228,6 +243,10 @@ class ChatFields(GenerationFields, _Conversation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tool_choice: ToolChoice | None = None
+    functions: Annotated[list[Function], AfterValidator(no_function_twice)] | None = None
+    """The older form of `tools`, whose answer has one call at most."""
+    function_call: FunctionCall | None = None
+    """The older form of `tool_choice`."""
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
@@ -243,8 +262,25 @@ class ChatFields(GenerationFields, _Conversation):
 
     @model_validator(mode="after")
     def _a_tool_that_is_chosen_is_offered(self) -> Self:
+        if self.functions is not None and self.tools is not None:
+            raise bad_request("Give either 'tools' or 'functions', not both", "functions")
         check_choice(self.tool_choice, self.tools or [])
+        check_call(self.function_call, self.functions or [])
         return self
+
+    @property
+    def offered(self) -> Sequence[Tool]:
+        """Under either of their names."""
+        if not self.functions:
+            return super().offered
+        return [Tool(type="function", function=each) for each in self.functions]
+
+    @property
+    def chosen(self) -> ToolChoice | None:
+        """By either of its names."""
+        if not isinstance(self.function_call, NamedFunction):
+            return self.tool_choice if self.function_call is None else self.function_call
+        return NamedTool(type="function", function=self.function_call)
 
 
 class TokenizeFields(ModelFields, _Conversation):

@@ -87,7 +87,7 @@ def chat_job(
 ) -> Job:
     """Raises ProtocolError 400 where a cap is exceeded, 403 where the class is above the key's."""
     _cap("messages", len(fields.messages), limits.messages)
-    _cap("tools", len(fields.tools or ()), limits.tools)
+    _cap("functions" if fields.functions else "tools", len(fields.offered), limits.tools)
     top = fields.top_logprobs or 0
     _cap("top_logprobs", top, limits.logprobs)
     max_tokens = fields.max_completion_tokens or fields.max_tokens
@@ -114,7 +114,7 @@ def chat_job(
 
 def _chat(fields: ChatFields) -> Conversation:
     """Without reasoning, where templates can be told so. A request that allows one call, or names
-    it, has one.
+    it, or offers `functions`, has one.
     """
     chat = _conversation(fields, fields.messages)
     effort = fields.reasoning_effort
@@ -122,10 +122,11 @@ def _chat(fields: ChatFields) -> Conversation:
         off = dict.fromkeys(REASONING_SWITCHES, False)
         asked = off if effort == "none" else {"reasoning_effort": effort}
         chat["variables"] = {**asked, **chat["variables"]}
-    if fields.tool_choice == "none":
+    if fields.chosen == "none":
         chat["tools"] = []
-    chat["forced"] = forced_by(fields.tool_choice)
-    chat["single"] = bool(chat["forced"]) or fields.parallel_tool_calls is False
+    chat["forced"] = forced_by(fields.chosen)
+    is_single = bool(fields.functions) or fields.parallel_tool_calls is False
+    chat["single"] = bool(chat["forced"]) or is_single
     return chat
 
 
@@ -136,8 +137,8 @@ def _conversation(
     prompted = fields.add_generation_prompt
     return {
         "messages": messages,
-        "tools": [tool.for_template() for tool in fields.tools or ()],
-        "strict": [tool.function.name for tool in fields.tools or () if tool.function.strict],
+        "tools": [tool.for_template() for tool in fields.offered],
+        "strict": [tool.function.name for tool in fields.offered if tool.function.strict],
         "forced": None,
         "single": False,
         "variables": fields.chat_template_kwargs or {},

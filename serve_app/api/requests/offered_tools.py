@@ -61,17 +61,33 @@ def _chosen(value: object) -> object:
     return value
 
 
+def _called(value: object) -> object:
+    if value not in ("none", "auto") and not isinstance(value, Mapping):
+        raise ValueError("must be 'none', 'auto' or {\"name\": \"…\"}")
+    return value
+
+
 ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, BeforeValidator(_chosen)]
+FunctionCall = Annotated[Literal["none", "auto"] | NamedFunction, BeforeValidator(_called)]
 
 
 def without_twins(tools: list[Tool]) -> list[Tool]:
     """Raises ProtocolError if two functions have one name."""
-    names = [tool.function.name for tool in tools]
+    _check_names([tool.function.name for tool in tools], "tools[{}].function.name")
+    return tools
+
+
+def no_function_twice(functions: list[Function]) -> list[Function]:
+    """Raises ProtocolError if two functions have one name."""
+    _check_names([function.name for function in functions], "functions[{}].name")
+    return functions
+
+
+def _check_names(names: Sequence[str], path: str) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
-            where = f"tools[{index}].function.name"
+            where = path.format(index)
             raise bad_request(f"Invalid '{where}': there is another function '{name}'", where)
-    return tools
 
 
 def check_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> None:
@@ -81,11 +97,23 @@ def check_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> None:
     if not tools:
         raise bad_request("'tool_choice' is only allowed when 'tools' are given", "tool_choice")
     if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in [tool.function.name for tool in tools]:
-            raise bad_request(
-                f"Invalid 'tool_choice': no function of 'tools' is called '{name}'", "tool_choice"
-            )
+        names = [tool.function.name for tool in tools]
+        _check_named(choice.function.name, names, "tool_choice", "tools")
+
+
+def check_call(call: FunctionCall | None, functions: Sequence[Function]) -> None:
+    """Raises ProtocolError 400 if what must be called is not offered."""
+    if not isinstance(call, NamedFunction):
+        return
+    names = [function.name for function in functions]
+    _check_named(call.name, names, "function_call", "functions")
+
+
+def _check_named(name: str, names: Sequence[str], param: str, offered: str) -> None:
+    if name not in names:
+        raise bad_request(
+            f"Invalid '{param}': no function of '{offered}' is called '{name}'", param
+        )
 
 
 def forced_by(choice: ToolChoice | None) -> str | None:

@@ -174,8 +174,6 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"function_call": "auto"}, "function_call"),
         ({"chat_template": "{{ messages }}"}, "chat_template"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
@@ -280,9 +278,3 @@ def test_messages_of_errors_have_a_length() -> None:
         _completion(**{"x" * 10_000: 1})
     assert len(caught.value.message) <= 1000
     assert len(caught.value.param or "") <= 200
-
-
-@pytest.mark.parametrize(("name", "instead"), [("functions", "tools"), ("function_call", "tool")])
-def test_the_older_form_of_tools_is_told_the_newer(name: str, instead: str) -> None:
-    with pytest.raises(ProtocolError, match=f"use '{instead}"):
-        parsed_chat(**{name: [{"name": "f"}]})

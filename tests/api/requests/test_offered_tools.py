@@ -56,8 +56,29 @@ def test_what_is_chosen_is_in_the_job(
 
 
 @pytest.mark.parametrize(
+    ("call", "forced", "num_tools"),
+    [(None, None, 1), ("auto", None, 1), ("none", None, 0), ({"name": "f"}, "f", 1)],
+)
+def test_functions_are_tools_of_which_one_is_called_at_most(
+    call: Any, forced: str | None, num_tools: int
+) -> None:
+    made = chat(functions=[{"name": "f", "description": "d", "strict": True}], function_call=call)
+    told = chat(tools=[tool("f", description="d", strict=True)], tool_choice="auto")
+    assert made["tools"] == told["tools"][:num_tools]
+    assert (made["forced"], made["single"], made["strict"]) == (forced, True, ["f"])
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"functions": [{"name": "f g"}]}, "functions[0].name"),
+        ({"functions": [{"name": "f"}, {"name": "f"}]}, "functions[1].name"),
+        ({"functions": [{"name": f"f{number}"} for number in range(129)]}, "functions"),
+        ({"functions": [{"name": "f"}], "tools": [tool("f")]}, "functions"),
+        ({"functions": [{"name": "f"}], "tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "g"}}, "function_call"),
+        ({"functions": [{"name": "f"}], "function_call": "required"}, "function_call"),
+        ({"tools": [tool("f")], "function_call": {"name": "f"}}, "function_call"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "custom", "function": {"name": "f"}}]}, "tools[0].type"),
         ({"tools": [tool("f g")]}, "tools[0].function.name"),
