@@ -18,23 +18,25 @@ _DATA = Path(__file__).parent / "data"
 @cache
 def known_formats() -> Mapping[str, ResponseFormat]:
     """Ours, by name: a file each, in a folder by how calls are written. First those with most
-    markers, which are the more special.
+    signs, which are the more special.
     """
     found = [
         read_format(file.stem, json.loads(file.read_text(encoding="utf-8")))
         for file in sorted(_DATA.glob("*/*.json"))
     ]
-    found.sort(key=lambda each: (-len(each.markers) - len(each.tokens), each.name))
+    found.sort(key=lambda each: (-each.num_signs, each.name))
     return {each.name: each for each in found}
 
 
 def fitting_format(chat_template: str, vocabulary: Container[str]) -> ResponseFormat | None:
-    """The one of ours that has all its markers in a chat template, and its tokens in a vocabulary.
+    """The one of ours that has all its signs in a chat template, and its tokens in a vocabulary.
 
-    If several have, the one with most markers. None if none has.
+    If several have, the one with most signs. None if none has.
     """
     for each in known_formats().values():
-        is_written = all(marker in chat_template for marker in each.markers)
+        is_written = all(marker in chat_template for marker in each.markers) and all(
+            pattern.search(chat_template) for pattern in each.written
+        )
         if is_written and all(token in vocabulary for token in each.tokens):
             return each
     return None

@@ -2,6 +2,7 @@
 serving needs to know of the format. Parses no answer.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from transformers.utils.chat_parsing.response_templates import (
     load_response_template,
 )
 
+from serve_app.text.answers.pattern_width import check_progress
 from serve_app.text.errors import BadResponseTemplate
 
 CONTENT = "content"
@@ -20,6 +22,7 @@ REASONING = frozenset({"reasoning_content", "reasoning", "thinking"})
 _KEYS = {
     "about",
     "markers",
+    "written",
     "tokens",
     "forced",
     "reasoning",
@@ -66,6 +69,7 @@ class ResponseFormat:
 
     regions: the same template, for who only wants to know where a field begins and ends.
     markers, tokens: are in the chat template, and in the vocabulary, of who writes so.
+    written: patterns that match somewhere in the chat template of who writes so.
     arguments: of calls in a history, as the chat template wants them.
     call_ids: the ids of calls in a history, with their `{name}` and `{number}`, if they must be so.
     reasoning: what opens and closes it; what closes it may open the content too.
@@ -77,6 +81,7 @@ class ResponseFormat:
     regions: ResponseTemplate
     markers: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    written: tuple[re.Pattern[str], ...] = ()
     forced: Forced | None = None
     arguments: Literal["object", "text"] = "object"
     call_ids: str = ""
@@ -86,6 +91,11 @@ class ResponseFormat:
     @property
     def has_calls(self) -> bool:
         return CALLS in self.fields
+
+    @property
+    def num_signs(self) -> int:
+        """By which it is known who writes so."""
+        return len(self.markers) + len(self.tokens) + len(self.written)
 
     def begun(self, prompt: str) -> str:
         """What of the answer the prompt has already; nothing if no answer begins in it."""
@@ -122,6 +132,7 @@ def read_format(name: str, given: Any) -> ResponseFormat:
     fields = {key: field for key, field in template.fields.items() if _is_known(key)}
     if CONTENT not in fields:
         raise BadResponseTemplate(f"{name}: no field is called {CONTENT!r}")
+    check_progress(name, template)
     arguments = around.get("arguments", "object")
     if arguments not in ("object", "text"):
         raise BadResponseTemplate(f"{name}: 'arguments' is {arguments!r}, neither object nor text")
@@ -131,6 +142,7 @@ def read_format(name: str, given: Any) -> ResponseFormat:
         regions=_regions(template),
         markers=_strings(name, around, "markers"),
         tokens=_strings(name, around, "tokens"),
+        written=_patterns(name, around, "written"),
         forced=_forced(name, around.get("forced")),
         arguments=arguments,
         call_ids=_call_ids(name, around.get("call_ids", "")),
@@ -148,6 +160,13 @@ def _strings(name: str, around: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
         raise BadResponseTemplate(f"{name}: {key!r} must be a list of texts")
     return tuple(found)
+
+
+def _patterns(name: str, around: Mapping[str, Any], key: str) -> tuple[re.Pattern[str], ...]:
+    try:
+        return tuple(re.compile(each) for each in _strings(name, around, key))
+    except re.error as error:
+        raise BadResponseTemplate(f"{name}: {key!r} must be patterns: {error}") from error
 
 
 def _forced(name: str, given: Any) -> Forced | None:

@@ -39,6 +39,24 @@ def test_each_of_ours_is_found_by_what_its_chat_template_writes() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("written", "is_hermes"),
+    [
+        (r"""'<tool_call>\n{\"name\": ' arguments </tool_call>""", True),
+        ("""<tool_call>\n{"name": <name>, "arguments": <args>}\n</tool_call>""", True),
+        ("""<tool_call>\n{{'arguments': <args>, 'name': <name>}}\n</tool_call>""", True),
+        # MiniMax M3 and Apriel 1.5
+        ("'<tool_call>' ns '<invoke name=' {{ tool_call.arguments }} '</tool_call>'", False),
+        ("""in <tool_call></tool_call> tags: <tool_calls>[{"name": f, "arguments": a}]""", False),
+    ],
+)
+def test_a_format_is_known_by_the_way_in_which_its_calls_begin(
+    written: str, is_hermes: bool
+) -> None:
+    form = fitting_format(written, ())
+    assert (form is not None and form.name == "hermes") is is_hermes
+
+
 def test_a_plain_chat_template_has_no_format() -> None:
     assert format_of(None, None, "[INST] {{ m }} [/INST]", ()) is None
     assert format_of(None, None, None, ()) is None
