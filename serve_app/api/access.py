@@ -128,7 +128,10 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:  # a lifespan ends when the application does
+                await self._allowances.aclose()
             return
         caller = await self._caller(scope)
         allowance = None

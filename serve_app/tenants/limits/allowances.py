@@ -58,6 +58,12 @@ class Allowances:
         await self._settled()
         return take(self._clock())
 
+    async def aclose(self) -> None:
+        """Nothing runs any more. What is held is left to expire."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.wait({self._settling})
+
     def _keep_settling(self) -> None:
         if self._settling is None or self._settling.done():
             self._settling = asyncio.get_running_loop().create_task(self._settle_often())

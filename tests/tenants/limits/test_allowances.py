@@ -168,3 +168,15 @@ def test_a_ledger_that_was_lost_gives_no_second_minute() -> None:
         return sum([await one.turn(0, 0, 0) for one in ingresses for _ in range(50)])
 
     assert run(test) <= 5
+
+
+def test_nothing_runs_once_it_is_closed() -> None:
+    async def run() -> None:
+        ingress = Ingress(Shared(), requests_per_minute=5)
+        await ingress.allowances.aclose()
+        assert await ingress.begin() is not None
+        assert len(asyncio.all_tasks()) > 1
+        await ingress.allowances.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
