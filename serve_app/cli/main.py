@@ -94,3 +94,7 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         output.err().print(f"stopped by {stopped.name}")
         return 128 + stopped.number
     return code if isinstance(code, int) else errors.DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from serve_app.cli.processes import Interruption, descendants
 from tests.cli.test_processes import is_running
 from tests.support.checkpoints import write_checkpoint
 
-COMMAND = [sys.executable, "-c", "from serve_app.cli.main import main; main()", "consolidate"]
+COMMAND = [sys.executable, "-m", "serve_app.cli.main", "consolidate"]
 START_S = 120.0
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
