@@ -78,6 +78,8 @@ class ServeConfig(_Strict):
     request that is never cut. The graces of a cluster follow from it (`serving/graces.py`)."""
     allow_origin: tuple[Annotated[str, AfterValidator(origin)], ...] = ()
     """Origins of web pages whose scripts may use the endpoint (CORS); `*` is any page."""
+    docs: bool = False
+    """Answer `/docs` with a page about the routes, to anybody who can reach the endpoint."""
     keep_alive_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """A stream that has nothing to say for so long sends a comment, so that nobody closes it."""
     max_open_choices: int = Field(default=1024, ge=1)

@@ -27,8 +27,9 @@ from serve_app.tenants.limits.allowance import Allowance, LimitsUnknown, OverBud
 from serve_app.tenants.limits.allowances import Allowances
 from serve_app.tenants.limits.lease import Lessor
 
-OPEN = frozenset({"/health", "/ready"})
-"""Answer anybody: they say one word to those without a scope for more."""
+DOCS = "/docs"
+OPEN = frozenset({"/health", "/ready", DOCS})
+"""Answer anybody: a page without secrets, and those that say one word to who has no scope."""
 _NOBODY = Caller("", Tenant(), "", frozenset())
 ASKED = "expertpool.asked"
 """In the scope: whose request it is."""

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.access import LEFT_HEADERS, Access, Keys, asked_by
+from serve_app.api.access import DOCS, LEFT_HEADERS, Access, Keys, asked_by
 from serve_app.api.access_lines import AccessLines, Routed
 from serve_app.api.admin import admin_handlers
 from serve_app.api.answers.whole_bytes import whole_bytes
@@ -72,6 +72,7 @@ class Api:
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
     origins: of pages whose scripts may ask, as browsers name them; `*` is any.
+    has_docs: whether anybody may read the page about the routes.
     """
 
     client: EngineClient
@@ -84,6 +85,7 @@ class Api:
     names_answers: bool = True
     keep_alive_s: float = 10.0
     origins: Collection[str] = ()
+    has_docs: bool = False
 
 
 def build_api(api: Api) -> ASGIApp:
@@ -93,7 +95,10 @@ def build_api(api: Api) -> ASGIApp:
     routes += [*_catalogue(api), *_operations(api)]
     for method, path, handler in admin_handlers(api.client):
         routes.append(_route(method, path, _Endpoint(handler)))
-    routes.append(_route("GET", openapi.PATH, _Endpoint(_document(api, routes))))
+    whole = _document(api, routes)
+    routes.append(_route("GET", openapi.PATH, _Endpoint(_telling(whole))))
+    if api.has_docs:
+        routes.append(_route("GET", DOCS, _Endpoint(_showing(whole))))
     router = Router(routes, redirect_slashes=False, default=_elsewhere(routes))
     inside = Access(router, api.keys, api.lessor)
     app = AccessLines(Boundary(inside, names_answers=api.names_answers))
@@ -138,18 +143,40 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-def _document(api: Api, routes: list[Route]) -> Handler:
-    """Of the routes that are in the list when it is first asked for, this one included."""
+def _document(api: Api, routes: list[Route]) -> Callable[[], openapi.Document]:
+    """Of the routes that are in the list when it is first asked for, its own included. The page for
+    people is no part of the API.
+    """
 
     @cache
     def whole() -> openapi.Document:
-        found = [(method, route.path) for route in routes for method in route.methods or ()]
+        paths = [route for route in routes if route.path != DOCS]
+        found = [(method, route.path) for route in paths for method in route.methods or ()]
         return openapi.document(found, package_version(), has_keys=api.keys is not None)
 
+    return whole
+
+
+def _telling(whole: Callable[[], openapi.Document]) -> Handler:
     async def tell(_: Request) -> Response:
         return JSONResponse(whole())
 
     return tell
+
+
+def _showing(whole: Callable[[], openapi.Document]) -> Handler:
+    from serve_app.api.openapi.routes_page import POLICY, page  # only who shows it needs jinja
+
+    @cache
+    def shown() -> str:
+        return page(whole())
+
+    async def show(_: Request) -> Response:
+        return HTMLResponse(
+            await asyncio.to_thread(shown), headers={"content-security-policy": POLICY}
+        )
+
+    return show
 
 
 def _route(method: str, path: str, app: ASGIApp) -> Route:

@@ -78,6 +78,7 @@ class Ingress:
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
             origins=self._config.allow_origin,
+            has_docs=self._config.docs,
         )
 
     def _own_metrics(self) -> str:

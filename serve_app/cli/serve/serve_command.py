@@ -129,6 +129,10 @@ def serve(
             help="Let scripts of web pages from there use it (CORS); * is any. Repeat for more.",
         ),
     ] = None,
+    docs: Annotated[
+        bool,
+        typer.Option("--docs", help="Show a page about the routes at /docs, to anybody."),
+    ] = False,
     response_template: Annotated[
         str | None,
         typer.Option(
@@ -175,6 +179,7 @@ def serve(
         keys=keys,
         usage=usage,
         allow_origin=tuple(allow_origin or ()),
+        docs=docs,
         response_template=response_template,
         reload=reload.value,
         drain_s=drain_s,
