@@ -51,6 +51,14 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def found_in(pattern: str) -> str:
+    """A terminal for texts in which a pattern matches somewhere, as schemas have it."""
+    inner = _unanchored(pattern)
+    before = "" if pattern.startswith("^") else "(?s:.*)"
+    after = "" if inner != pattern.removeprefix("^") else "(?s:.*)"
+    return f"/{regex_to_lark(f'{before}({inner}){after}', 'd')}/"
+
+
 def joined(main: str, others: Mapping[str, str]) -> str:
     """A grammar whose rules may name others as `@name`."""
     if not others:

@@ -1,6 +1,7 @@
 """Gives arguments that a model wrote as bare text the types that the tool's schema asks for."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,16 +14,24 @@ def typed(raw: str, schema: Any, parameters: Mapping[str, Any]) -> Any:
     A text where a text may be, and what does not fit, stay as they are. Without a type in the
     schema, what is JSON is taken for that.
     """
-    types = _types(schema, parameters, _MOST_REFERENCES)
+    types = types_of(schema, parameters)
     if types == {"string"} or not isinstance(schema, Mapping):
         return raw
     try:
-        value = json.loads(raw.strip())
+        value = json.loads(raw.strip(), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return _loose(raw, types)
     if not types or _kinds(value) & types:
         return value
     return _loose(raw, types)
+
+
+def _finite(number: str) -> float:
+    """What JSON can say again. Raises ValueError for infinity and NaN."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return value
 
 
 def _loose(raw: str, types: set[str]) -> Any:
@@ -50,13 +59,15 @@ def _kinds(value: Any) -> set[str]:
     return {"array"} if isinstance(value, list) else {"object"}
 
 
-def _types(schema: Any, parameters: Mapping[str, Any], references: int) -> set[str]:
+def types_of(
+    schema: Any, parameters: Mapping[str, Any], references: int = _MOST_REFERENCES
+) -> set[str]:
     """Those that a schema allows, as far as it says so."""
     if not isinstance(schema, Mapping):
         return set()
     if "$ref" in schema:
-        found = _referred(schema["$ref"], parameters)
-        return _types(found, parameters, references - 1) if references else set()
+        found = referred(schema["$ref"], parameters)
+        return types_of(found, parameters, references - 1) if references else set()
     declared = schema.get("type")
     types = {declared} if isinstance(declared, str) else set()
     if isinstance(declared, list):
@@ -64,7 +75,7 @@ def _types(schema: Any, parameters: Mapping[str, Any], references: int) -> set[s
     for union in ("anyOf", "oneOf", "allOf"):
         choices = schema.get(union)
         for choice in choices if isinstance(choices, list) else ():
-            types |= _types(choice, parameters, references)
+            types |= types_of(choice, parameters, references)
     listed = schema.get("enum", [schema["const"]] if "const" in schema else [])
     if not types and isinstance(listed, list):
         for value in listed:
@@ -72,7 +83,7 @@ def _types(schema: Any, parameters: Mapping[str, Any], references: int) -> set[s
     return types
 
 
-def _referred(reference: Any, parameters: Mapping[str, Any]) -> Any:
+def referred(reference: Any, parameters: Mapping[str, Any]) -> Any:
     """`#/$defs/Name` in the parameters."""
     found: Any = parameters
     if not isinstance(reference, str) or not reference.startswith("#/"):

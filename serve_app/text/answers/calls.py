@@ -133,11 +133,12 @@ class Tags:
         """Where each tag ends, its key and its value. A key may come again."""
         properties = self._schema.get("properties")
         named = properties if isinstance(properties, Mapping) else {}
+        others = self._schema.get("additionalProperties")
         parser = self._how.get("value_parser")
         for tag in self._pattern.finditer(text, timeout=_LONGEST_S):
             key, value = tag["key"], tag["value"]
             if parser is None:
-                yield tag.end(), key, typed(value, named.get(key), self._schema)
+                yield tag.end(), key, typed(value, named.get(key, others), self._schema)
             else:
                 kind, arguments = parser.get("name", "text"), parser.get("args", {})
                 yield tag.end(), key, parse_content(value, kind, arguments)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import regex
 from transformers.utils.chat_parsing.response_templates import (
     ResponseTemplate,
     ResponseTemplateField,
@@ -35,18 +36,40 @@ _LONGEST_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class JsonCalls:
-    """What is around arguments that are JSON, so that they can be held to a schema.
+class Tags:
+    """How arguments are written that are a tag each.
+
+    before_key, after_key, after_value: of one.   between: after each.   pattern: reads one, and
+    has the groups `key` and `value`.
+    """
+
+    before_key: str
+    after_key: str
+    after_value: str
+    between: str
+    pattern: str
+
+    def reads(self, key: str, value: str) -> bool:
+        """Whether an argument that is written so is read as the same."""
+        text = f"{self.before_key}{key}{self.after_key}{value}{self.after_value}"
+        found = regex.search(self.pattern, text, regex.DOTALL, timeout=_LONGEST_S)
+        return found is not None and (found["key"], found["value"]) == (key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCalls:
+    """What is around arguments, so that they can be held to a schema.
 
     begins: with which text a call begins, the first part of `Forced.open`; empty if none is sure.
     after: up to the end of a call.   again: up to the name of another; empty if there is none.
-    ends: after the last one.
+    ends: after the last one.   tags: None if arguments are JSON.
     """
 
     begins: str
     after: str
     again: str
     ends: str
+    tags: Tags | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +77,14 @@ class Forced:
     """How an answer is made to begin with a call: what it is given to continue.
 
     open: up to the function's name.   after_name: up to its arguments.   after_reasoning: in front
-    of `open`, where the prompt ends within the reasoning.   json: None if arguments are no JSON.
+    of `open`, where the prompt ends within the reasoning.   held: None if nobody can say what
+    arguments may be.
     """
 
     open: str
     after_name: str
     after_reasoning: str
-    json: JsonCalls | None = None
+    held: HeldCalls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +167,7 @@ def read_format(name: str, given: Any) -> ResponseFormat:
         markers=_strings(name, around, "markers"),
         tokens=_strings(name, around, "tokens"),
         written=_patterns(name, around, "written"),
-        forced=_forced(name, around.get("forced")),
+        forced=_forced(name, around.get("forced"), fields.get(CALLS)),
         arguments=arguments,
         call_ids=_call_ids(name, around.get("call_ids", "")),
         reasoning=_reasoning(name, around, raw["fields"]),
@@ -169,20 +193,37 @@ def _patterns(name: str, around: Mapping[str, Any], key: str) -> tuple[re.Patter
         raise BadResponseTemplate(f"{name}: {key!r} must be patterns: {error}") from error
 
 
-def _forced(name: str, given: Any) -> Forced | None:
+def _forced(name: str, given: Any, calls: ResponseTemplateField | None) -> Forced | None:
     if given is None:
         return None
-    json = given.get("json") if isinstance(given, dict) else None
-    own = {key: text for key, text in given.items() if key != "json"} if json else given
+    kinds = [kind for kind in ("json", "tags") if isinstance(given, dict) and kind in given]
+    own = {key: text for key, text in given.items() if key not in kinds} if kinds else given
     _require_texts(name, "forced", own, {"open", "after_name", "after_reasoning"})
     if not own["open"]:
         raise BadResponseTemplate(f"{name}: 'open' in 'forced' must not be empty")
-    if json is None:
+    if not kinds:
         return Forced(**own)
-    _require_texts(name, "json", json, {"begins", "after", "again", "ends"})
-    if not own["open"].startswith(json["begins"]):
+    kind, *others = kinds
+    if others:
+        raise BadResponseTemplate(f"{name}: 'forced' has either 'json' or 'tags', not both")
+    around = given[kind]
+    parts = {"before_key", "after_key", "after_value", "between"} if kind == "tags" else set[str]()
+    _require_texts(name, kind, around, {"begins", "after", "again", "ends", *parts})
+    if not own["open"].startswith(around["begins"]):
         raise BadResponseTemplate(f"{name}: 'begins' must be the first part of 'open'")
-    return Forced(**own, json=JsonCalls(**json))
+    held = {key: text for key, text in around.items() if key not in parts}
+    tags = _tags(name, around, calls) if parts else None
+    return Forced(**own, held=HeldCalls(**held, tags=tags))
+
+
+def _tags(name: str, around: Mapping[str, str], calls: ResponseTemplateField | None) -> Tags:
+    if calls is None or calls.content != "xml-inline" or "value_parser" in calls.content_args:
+        raise BadResponseTemplate(f"{name}: 'tags' go with calls whose content is 'xml-inline'")
+    parts = {key: around[key] for key in ("before_key", "after_key", "after_value", "between")}
+    tags = Tags(**parts, pattern=calls.content_args["tag_pattern"])
+    if not tags.reads("key", "value"):
+        raise BadResponseTemplate(f"{name}: 'tag_pattern' does not read what 'tags' write")
+    return tags
 
 
 def _require_texts(name: str, where: str, given: Any, keys: set[str]) -> None:

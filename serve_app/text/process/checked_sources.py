@@ -5,7 +5,7 @@ from collections import OrderedDict
 from typing import Any
 
 from serve_app.errors import BadGrammar
-from serve_app.text.constraints.answer_grammar import Source
+from serve_app.text.constraints.grammar_making import Source
 
 _MOST = 256
 LONGEST_CONSTRAINT = 2**16

@@ -34,6 +34,8 @@ DEFS = {"$defs": {"Day": {"enum": ["Mon", 2]}, "Loop": {"$ref": "#/$defs/Loop"}}
         ("5", {}, 5),
         ("x y", {}, "x y"),
         ("5", None, "5"),
+        ("1e999", {"type": "number"}, "1e999"),
+        ("NaN", {}, "NaN"),
         ("true", {"const": True}, True),
         ("[" * 5000, {"type": "array"}, "[" * 5000),
     ],

@@ -10,6 +10,27 @@ from serve_app.text.errors import BadResponseTemplate
 
 FORCED = {"open": "x", "after_name": "", "after_reasoning": ""}
 TEMPLATE: dict[str, Any] = {"start_anchor": "A:", "fields": {"content": {}}}
+
+TAGS = {
+    **dict.fromkeys(("begins", "after", "again", "ends", "between"), ""),
+    "before_key": "<a ",
+    "after_key": ">",
+    "after_value": "</a>",
+}
+TAGGED = {**FORCED, "tags": TAGS}
+
+
+def tagged(pattern: str) -> dict[str, Any]:
+    calls: dict[str, Any] = {"open": "<c>", "close": "</c>", "content": "xml-inline"}
+    calls |= {"content_args": {"tag_pattern": pattern}}
+    return {**TEMPLATE, "fields": {**TEMPLATE["fields"], "tool_calls": calls}}
+
+
+def closing(pattern: str, field: str = "content", **more: str) -> dict[str, Any]:
+    fields = {**TEMPLATE["fields"], field: {"close_pattern": pattern, **more}}
+    return {**TEMPLATE, "fields": fields}
+
+
 WRITTEN = {
     "hermes": r"""{{ '<tool_call>\n{"name": "' }}{{ tool_call.arguments | tojson }}</tool_call>""",
     "qwen3_coder": "<tool_call><function={{ f }}><parameter={{ p }}></tool_call> arguments",
@@ -76,6 +97,23 @@ def test_the_operators_goes_before_the_models_own_and_that_before_ours() -> None
     assert [form and form.name for form in (own, ours)] == [OWN, "hermes"]
 
 
+def test_tags_are_written_as_their_pattern_reads_them() -> None:
+    pattern = "<a (?P<key>[^>]+)>(?P<value>.*?)</a>"
+    form = read_format("x", {"response_template": tagged(pattern), "forced": TAGGED})
+    assert form.forced is not None
+    assert form.forced.held is not None
+    tags = form.forced.held.tags
+    assert tags is not None
+    assert tags.reads("k", "v\nw")
+    assert not tags.reads("k>", "v")
+    assert not tags.reads("k", "</a>")
+
+
+def test_a_region_may_end_where_nothing_is_if_its_beginning_is_something() -> None:
+    read_format("x", closing("(?=x)", "tool_calls", open_pattern="<a>"))
+    read_format("x", closing("<b>", "tool_calls", open_pattern="(?=x)"))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -107,11 +145,29 @@ def test_the_operators_goes_before_the_models_own_and_that_before_ours() -> None
             },
             "the first part of 'open'",
         ),
+        (
+            {"response_template": TEMPLATE, "forced": {**FORCED, "json": {}, "tags": {}}},
+            "either 'json' or 'tags'",
+        ),
+        (
+            {"response_template": TEMPLATE, "forced": {**FORCED, "tags": TAGS}},
+            "content is 'xml-inline'",
+        ),
+        (
+            {"response_template": tagged("<b>(?P<key>.)(?P<value>.)"), "forced": TAGGED},
+            "does not read what 'tags' write",
+        ),
         ({"response_template": TEMPLATE, "reasoning": {"opens": "x"}}, "'reasoning' must have"),
         ({"response_template": TEMPLATE, "arguments": "x"}, "neither object nor text"),
         ({"response_template": TEMPLATE, "call_ids": "{id}"}, "{name} and {number} alone"),
         ({"response_template": TEMPLATE, "call_ids": 5}, "{name} and {number} alone"),
         ({"response_template": 5}, "must be a dict"),
+        ({"response_template": TEMPLATE, "written": ["("]}, "'written' must be patterns"),
+        (closing("x*"), "'close_pattern' of the field 'content' may match nothing"),
+        (closing("(?=x)"), "may match nothing"),
+        (closing("a|(?<=x)"), "may match nothing"),
+        (closing(r"\p{L}?"), "may match nothing"),
+        (closing("(?=x)", "tool_calls", open_pattern="(?=y)"), "the field 'tool_calls' may match"),
     ],
 )
 def test_what_is_no_response_template_says_why(given: Any, words: str) -> None:

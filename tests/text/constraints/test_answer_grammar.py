@@ -1,5 +1,6 @@
 """Grammars of whole answers, in each format: what they let through, and what not."""
 
+import json
 import re
 from typing import Any, cast
 
@@ -14,8 +15,8 @@ from serve_app.text.answers.finding import known_formats
 from serve_app.text.constraints.answer_grammar import Written, answer_grammar
 
 FORMS = known_formats()
-IN_JSON = sorted(n for n, form in FORMS.items() if form.forced is not None and form.forced.json)
-TRIGGERED = [name for name in IN_JSON if name not in ("gpt_oss", "llama")]
+HELD_FORMS = sorted(n for n, form in FORMS.items() if form.forced and form.forced.held)
+TRIGGERED = [name for name in HELD_FORMS if name not in ("gpt_oss", "llama")]
 THINKING = sorted(name for name, form in FORMS.items() if form.reasoning is not None)
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -24,7 +25,9 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 HELD: Constraint = {"kind": "json", "value": SCHEMA, "param": "response_format"}
-MARK = re.compile(r"<\|[\w]+\|>|<｜[^>]*｜>|\[/?[A-Z_]+\]|</?tool_call>|</?think>")
+MARK = re.compile(
+    r"<\|[\w]+\|>|<｜[^>]*｜>|\[/?[A-Z_]+\]|</?(?:minimax:)?tool_call>|</?think>|</?arg_\w+>"
+)
 
 
 def conversation(**given: Any) -> Conversation:
@@ -65,15 +68,29 @@ class Form:
     def call(self, name: str, arguments: str, *, begun: bool = False) -> str:
         forced = self.form.forced
         assert forced is not None
-        assert forced.json is not None
+        assert forced.held is not None
         start = "" if begun else forced.open + name + forced.after_name
-        return f"{start}{arguments}{forced.json.after}"
+        return f"{start}{self.written(arguments)}{forced.held.after}"
+
+    def written(self, arguments: str) -> str:
+        """Arguments in JSON as the format has them."""
+        assert self.form.forced is not None
+        assert self.form.forced.held is not None
+        tags = self.form.forced.held.tags
+        if tags is None:
+            return arguments
+        return "".join(
+            f"{tags.before_key}{key}{tags.after_key}"
+            f"{value if isinstance(value, str) else json.dumps(value)}"
+            f"{tags.after_value}{tags.between}"
+            for key, value in json.loads(arguments).items()
+        )
 
     @property
     def ends(self) -> str:
         assert self.form.forced is not None
-        assert self.form.forced.json is not None
-        return self.form.forced.json.ends
+        assert self.form.forced.held is not None
+        return self.form.forced.held.ends
 
     def verdict(self, source: str | None, text: str) -> str:
         """Whether a grammar takes a text as a whole answer, as the beginning of one, or not."""
@@ -101,9 +118,11 @@ class Form:
 def _all_text(name: str) -> str:
     form = FORMS[name]
     forced, reasoning = form.forced, form.reasoning or ("", "")
-    json = None if forced is None else forced.json
+    held = None if forced is None else forced.held
     texts = [] if forced is None else [forced.open, forced.after_name]
-    texts += [] if json is None else [json.after, json.again, json.ends]
+    if held is not None and held.tags is not None:
+        texts += [held.tags.before_key, held.tags.after_key, held.tags.after_value]
+    texts += [] if held is None else [held.after, held.again, held.ends]
     return " ".join([*texts, *reasoning])
 
 
@@ -151,15 +170,16 @@ def test_several_calls_may_follow_each_other_unless_one_is_allowed(
     form = Form(name, has_marks=has_marks)
     forced = form.form.forced
     assert forced is not None
-    assert forced.json is not None
-    two = form.call("add", '{"n": 5}') + forced.json.again
-    two += f'sub{forced.after_name}{{"n": 6}}{forced.json.after}{form.ends}'
+    assert forced.held is not None
+    two = form.call("add", '{"n": 5}') + forced.held.again
+    other = form.written('{"n": 6}')
+    two += f"sub{forced.after_name}{other}{forced.held.after}{form.ends}"
     assert form.verdict(form.source(None, conversation()), two) == "whole"
     assert form.verdict(form.source(None, conversation(single=True)), two) != "whole"
     assert [call for call, _ in _parsed(form, two)] == ["add", "sub"]
 
 
-@pytest.mark.parametrize("name", IN_JSON)
+@pytest.mark.parametrize("name", HELD_FORMS)
 def test_a_call_that_is_required_obeys_its_schema_strict_or_not(name: str, has_marks: bool) -> None:
     form = Form(name, has_marks=has_marks)
     forced = form.form.forced
@@ -167,7 +187,7 @@ def test_a_call_that_is_required_obeys_its_schema_strict_or_not(name: str, has_m
     chat = conversation(strict=[], forced="sub", single=True)
     source = form.source(None, chat, forced.open + "sub" + forced.after_name)
     assert form.verdict(source, form.call("sub", '{"n": 5}', begun=True) + form.ends) == "whole"
-    assert form.verdict(source, '{"m": 5}') == "refused"
+    assert form.verdict(source, form.written('{"m": 5}')) == "refused"
     either = form.source(None, conversation(strict=[], forced=""), forced.open)
     call = form.call("add", '{"n": 5}').removeprefix(forced.open)
     assert form.verdict(either, call + form.ends) == "whole"
@@ -183,8 +203,8 @@ def test_content_that_obeys_may_be_a_call_instead(name: str, has_marks: bool) ->
     assert form.verdict(source, "I will not.") == "refused"
 
 
-@pytest.mark.parametrize("name", ["glm", "minimax", "qwen3_coder", "hy_v3", "olmo3", "gemma"])
-def test_arguments_that_are_no_json_are_held_to_nothing(name: str) -> None:
+@pytest.mark.parametrize("name", ["olmo3", "gemma", "gemma_function"])
+def test_arguments_that_are_neither_json_nor_tags_are_held_to_nothing(name: str) -> None:
     form = Form(name, has_marks=False)
     assert form.source(None, conversation()) is None
     assert form.source(None, conversation(forced="add")) is None
