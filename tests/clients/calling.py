@@ -31,7 +31,8 @@ class Facts:
     """models: the ids of all.   context: the longest prompt and answer, in tokens.
 
     tokenizer: a folder.   scored: of the first model.   greedy: what the first model answers to
-    `prompt` in 12 tokens, by the checkpoint itself.
+    `prompt` in 12 tokens, by the checkpoint itself.   brief: the model whose answers end.   says:
+    what it answers to any chat, if nothing else is asked of it.
     """
 
     address: str
@@ -41,6 +42,8 @@ class Facts:
     tokenizer: str
     prompt: str
     greedy: str
+    brief: str
+    says: str
     scored: tuple[Scored, ...]
 
     @property

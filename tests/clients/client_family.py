@@ -1,4 +1,6 @@
-"""Two small random models that show tools and reasoning in their chat template, and their facts."""
+"""Small models that show tools and reasoning in their chat template, and their facts: two are
+random and seldom end an answer, and one is brief.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from serve_app.tenants.key_changes import Wanted, with_new_key
 from serve_app.tenants.keys_file import KeyScope, KeysFile
+from tests.clients.brief_model import SAYS, SHAPE, write_brief
 from tests.clients.calling import Facts, Scored
 from tests.serving.family import TOKENIZER, TinyFamily, text_after
 from tests.support.checkpoints import write_checkpoint
 
-MODELS = ("a", "b")
+RANDOM = ("a", "b")
+BRIEF = "brief"
+MODELS = (*RANDOM, BRIEF)
 CONTEXT = 8192
 PROMPT = "hello world"
 SCORED = (
@@ -44,8 +49,8 @@ Call functions as {"name": …, "arguments": …} in <tool_call></tool_call>.
 {% if enable_thinking or reasoning_effort in ("low", "medium", "high") %}<think>
 {% endif %}{% endif -%}
 """
-"""As Qwen's does, in few words: hermes is the format that is found for it. A model that is told to
-think never ends its thoughts, since it was never trained to.
+"""As Qwen's does, in few words: hermes is the format that is found for it. A random model that is
+told to think never ends its thoughts.
 """
 
 
@@ -54,8 +59,11 @@ class ClientFamily:
 
     def __init__(self, root: Path) -> None:
         self.tiny = TinyFamily(root)
-        for seed, name in enumerate(MODELS):
-            write_checkpoint(root / name, "mixtral", seed, max_position_embeddings=CONTEXT)
+        shape = {**SHAPE, "max_position_embeddings": CONTEXT}
+        for seed, name in enumerate(RANDOM):
+            write_checkpoint(root / name, "mixtral", seed, **shape)
+        write_brief(root / BRIEF, **shape)
+        for name in MODELS:
             (root / name / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         self.release = self.tiny.publish(MODELS, channel="stable")
         self.keys_path = root / "keys.yaml"
@@ -74,6 +82,8 @@ class ClientFamily:
             tokenizer=str(self.tiny.root / MODELS[0]),
             prompt=PROMPT,
             greedy=text_after(tokens, self.tiny.generate(MODELS[0], tokens, 12)),
+            brief=BRIEF,
+            says=SAYS,
             scored=self._scored(),
         )
 

@@ -1,13 +1,15 @@
-"""What all clients ask, and what an answer must be. Imports no client and nothing of ours."""
+"""What all clients ask, of whom, and what an answer must be. Imports no client."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
+from tests.clients.calling import Facts
+
 LENGTH = 24
-"""Tokens of an answer: models that were never trained seldom end one."""
+"""Tokens of an answer that its length ends: a random model seldom ends one."""
 LONGEST = 200
-"""Tokens of an answer that a schema ends."""
+"""Tokens of an answer that ends by itself: none needs as many."""
 TIMEOUT_S = 60.0
 USER: Any = {"role": "user", "content": "What is the weather in Paris?"}
 PARAMETERS: dict[str, Any] = {
@@ -52,6 +54,22 @@ HISTORY: Any = [
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
 ]
+
+
+def reached(facts: Facts, **change: Any) -> dict[str, Any]:
+    """How clients of OpenAI's are made, and LangChain's for both protocols."""
+    fields = {
+        "base_url": facts.v1,
+        "api_key": facts.key,
+        "max_retries": 0,
+        "timeout": TIMEOUT_S,
+    }
+    return {**fields, **change}
+
+
+def reached_as_anthropics(facts: Facts, **change: Any) -> dict[str, Any]:
+    """How clients of Anthropic's are made: they add `/v1` themselves."""
+    return reached(facts, base_url=facts.address, **change)
 
 
 def check_weather(arguments: Any) -> None:

@@ -17,7 +17,6 @@ class Refusal:
 _TEXT_ALONE = "models read and write text alone"
 _NO_TOOLS_OF_ITS_OWN = "tools are run by the client, not by the endpoint"
 _JSON_ALONE = "tools are functions whose arguments are JSON"
-_NEWER_NAME = "the older form of `tools`, whose answers have another shape"
 _NOTHING_IS_KEPT = "nothing of a request is kept once it is answered"
 _NO_EMBEDDINGS = "models generate text; there are no embeddings"
 _BAD_REQUEST, _NOT_FOUND = "openai.BadRequestError", "openai.NotFoundError"
@@ -69,13 +68,6 @@ REFUSALS = (
         _BAD_REQUEST,
         "tools[0].type",
         _JSON_ALONE,
-    ),
-    Refusal(
-        "openai_chats",
-        "functions are offered the old way",
-        _BAD_REQUEST,
-        "use 'tools'",
-        _NEWER_NAME,
     ),
     Refusal("openai_chats", "embeddings are wanted", _NOT_FOUND, "/v1/embeddings", _NO_EMBEDDINGS),
     Refusal(

@@ -14,7 +14,8 @@ from tests.clients.verdicts import FAILED, PASSED, REFUSED, table, unasked, verd
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-clients" / "bin" / "python"
-FACTS = Facts("http://127.0.0.1:1", "sk", ("a", "b"), 99, "/t", "p", "g", (Scored("c", "d", -1),))
+SCORED = (Scored("c", "d", -1),)
+FACTS = Facts("http://127.0.0.1:1", "sk", ("a", "b"), 99, "/t", "p", "g", "b", "s", SCORED)
 LINE = {"client": "x", "call": "it is asked", "error": None, "said": "", "seconds": 0.1}
 ERROR = {**LINE, "error": "x.BadRequestError", "said": "'picture' is not supported"}
 LISTED = Refusal("x", "it is asked", "x.BadRequestError", "picture", "text alone")

@@ -1,4 +1,8 @@
-"""Runs of OpenAI's agents SDK, over chats and over responses."""
+"""Runs of OpenAI's agents SDK, over chats and over responses.
+
+The locks of an asynchronous client belong to the event loop that it was first used in, and
+`run_sync` has one of its own: no agent is asked in two.
+"""
 
 import asyncio
 from functools import partial
@@ -9,7 +13,7 @@ import openai
 import pydantic
 
 from tests.clients.calling import Facts
-from tests.clients.questions import LONGEST, TIMEOUT_S, holds, raises, same
+from tests.clients.questions import LONGEST, holds, raises, reached, same
 
 agents.set_tracing_disabled(True)
 
@@ -20,12 +24,10 @@ class Weather(pydantic.BaseModel):
 
 
 def _model(facts: Facts, kind: str) -> Any:
-    client = openai.AsyncOpenAI(
-        base_url=facts.v1, api_key=facts.key, max_retries=0, timeout=TIMEOUT_S
-    )
+    client = openai.AsyncOpenAI(**reached(facts))
     if kind == "chats":
-        return agents.OpenAIChatCompletionsModel(model=facts.model, openai_client=client)
-    return agents.OpenAIResponsesModel(model=facts.model, openai_client=client)
+        return agents.OpenAIChatCompletionsModel(model=facts.brief, openai_client=client)
+    return agents.OpenAIResponsesModel(model=facts.brief, openai_client=client)
 
 
 def _agent(facts: Facts, kind: str, *, choice: str | None = None, **change: Any) -> Any:
@@ -43,9 +45,10 @@ def _agent(facts: Facts, kind: str, *, choice: str | None = None, **change: Any)
 
 def _answers(facts: Facts, kind: str) -> None:
     done = agents.Runner.run_sync(_agent(facts, kind), "hi")
-    holds(done.final_output, done)
+    same(done.final_output, facts.says)
     usage = done.context_wrapper.usage
-    same((usage.requests, usage.output_tokens), (1, LONGEST))
+    same(usage.requests, 1)
+    holds(0 < usage.output_tokens < LONGEST, usage)
     same(usage.total_tokens, usage.input_tokens + usage.output_tokens)
 
 
@@ -76,20 +79,19 @@ def _uses_a_tool(facts: Facts, kind: str) -> None:
         asked.append(metric)
         return "sunny"
 
-    agent = _agent(facts, kind, choice="required", tools=[forecast])
-    done = agents.Runner.run_sync(agent, "hi", max_turns=4)
-    holds(asked, done)
-    holds(done.final_output, done)
-    kinds = [item.type for item in done.new_items]
-    holds({"tool_call_item", "tool_call_output_item", "message_output_item"} <= set(kinds), kinds)
-
-    async def streamed() -> Any:
-        run = agents.Runner.run_streamed(agent, "hi", max_turns=4)
-        async for _ in run.stream_events():
+    async def run() -> tuple[Any, Any]:
+        agent = _agent(facts, kind, choice="required", tools=[forecast])
+        done = await agents.Runner.run(agent, "hi", max_turns=4)
+        streamed = agents.Runner.run_streamed(agent, "hi", max_turns=4)
+        async for _ in streamed.stream_events():
             pass
-        return run.final_output
+        return done, streamed
 
-    same(asyncio.run(streamed()), done.final_output)
+    for done in asyncio.run(run()):
+        same(done.final_output, facts.says)
+        kinds = {item.type for item in done.new_items}
+        same(kinds, {"tool_call_item", "tool_call_output_item", "message_output_item"})
+    holds(len(asked) >= 2, asked)
 
 
 def _gives_a_class(facts: Facts, kind: str) -> None:

@@ -11,11 +11,11 @@ from tests.clients.questions import (
     LENGTH,
     LONGEST,
     PARAMETERS,
-    TIMEOUT_S,
     USER,
     check_weather,
     holds,
     raises,
+    reached_as_anthropics,
     same,
     stop_in,
 )
@@ -28,15 +28,7 @@ TOOL: Any = {
 
 
 def _client(facts: Facts, **change: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        **{
-            "base_url": facts.address,
-            "api_key": facts.key,
-            "max_retries": 0,
-            "timeout": TIMEOUT_S,
-            **change,
-        }
-    )
+    return anthropic.Anthropic(**reached_as_anthropics(facts, **change))
 
 
 def _asked(facts: Facts, **change: Any) -> dict[str, Any]:
@@ -62,6 +54,12 @@ def a_message_is_answered(facts: Facts) -> None:
     holds(_text(answer) and answer.usage.input_tokens > 0, answer)
 
 
+def an_answer_ends_by_itself(facts: Facts) -> None:
+    answer = _message(facts, model=facts.brief, max_tokens=LONGEST)
+    same((_text(answer), answer.stop_reason), (facts.says, "end_turn"))
+    same(answer.stop_sequence, None)
+
+
 def a_stream_joined_is_the_answer(facts: Facts) -> None:
     whole = _message(facts)
     events = list(_message(facts, stream=True))
@@ -82,9 +80,7 @@ def the_helper_for_streams_gives_the_answer(facts: Facts) -> None:
 
 def the_asynchronous_client_asks_many(facts: Facts) -> None:
     async def run() -> list[str]:
-        async with anthropic.AsyncAnthropic(
-            base_url=facts.address, api_key=facts.key, max_retries=0, timeout=TIMEOUT_S
-        ) as client:
+        async with anthropic.AsyncAnthropic(**reached_as_anthropics(facts)) as client:
 
             async def one() -> str:
                 return _text(await client.messages.create(**_asked(facts)))
@@ -118,6 +114,7 @@ def a_stop_sequence_ends_an_answer(facts: Facts) -> None:
 
 def a_tool_is_used_and_its_result_read(facts: Facts) -> None:
     fields: Any = {
+        "model": facts.brief,
         "tools": [TOOL],
         "tool_choice": {"type": "tool", "name": "get_weather"},
         "max_tokens": LONGEST,
@@ -128,31 +125,46 @@ def a_tool_is_used_and_its_result_read(facts: Facts) -> None:
     check_weather(use.input)
     result: Any = {"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}
     said = {"role": "assistant", "content": [block.to_dict() for block in answer.content]}
-    again = _message(
-        facts, messages=[USER, said, {"role": "user", "content": [result]}], tools=[TOOL]
-    )
-    holds(again.content, again)
+    history = [USER, said, {"role": "user", "content": [result]}]
+    again = _message(facts, model=facts.brief, messages=history, tools=[TOOL])
+    same((_text(again), again.stop_reason), (facts.says, "end_turn"))
     with _client(facts).messages.stream(**_asked(facts, **fields)) as stream:
         final: Any = stream.get_final_message()
     same(final.content[-1].input, use.input)
 
 
 def a_tool_is_used_where_one_must_be(facts: Facts) -> None:
-    answer = _message(facts, tools=[TOOL], tool_choice={"type": "any"}, max_tokens=LONGEST)
-    holds(any(block.type == "tool_use" for block in answer.content), answer)
+    answer = _message(
+        facts,
+        model=facts.brief,
+        tools=[TOOL],
+        tool_choice={"type": "any"},
+        max_tokens=LONGEST,
+    )
+    same([block.type for block in answer.content], ["tool_use"])
+    check_weather(answer.content[0].input)
+
+
+def an_answer_fits_its_schema(facts: Facts) -> None:
+    form = {"type": "json_schema", "schema": PARAMETERS}
+    fields: Any = {"output_config": {"format": form}, "max_tokens": LONGEST}
+    answer = _message(facts, model=facts.brief, **fields)
+    same(answer.stop_reason, "end_turn")
+    check_weather(_text(answer))
 
 
 def thoughts_are_a_block(facts: Facts) -> None:
     thinking = {"type": "enabled", "budget_tokens": 1024}
     fields: Any = {"thinking": thinking, "max_tokens": 1100}
-    answer = _message(facts, **fields)
+    answer = _message(facts, model=facts.brief, **fields)
     same(answer.content[0].type, "thinking")
-    holds(answer.content[0].thinking, answer)
+    same(answer.content[0].thinking, facts.says)
 
 
 def tokens_are_counted(facts: Facts) -> None:
     count = _client(facts).messages.count_tokens(model=facts.model, messages=[USER])
-    same(count.input_tokens, _message(facts).usage.input_tokens)
+    usage = _message(facts).usage
+    same(count.input_tokens, usage.input_tokens + usage.cache_read_input_tokens)
     more = _client(facts).messages.count_tokens(model=facts.model, messages=[USER], tools=[TOOL])
     holds(more.input_tokens > count.input_tokens, more)
 

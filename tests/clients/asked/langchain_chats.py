@@ -12,7 +12,16 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
 from tests.clients.calling import Facts
-from tests.clients.questions import LENGTH, LONGEST, TIMEOUT_S, USER, holds, raises, same
+from tests.clients.questions import (
+    LENGTH,
+    LONGEST,
+    USER,
+    holds,
+    raises,
+    reached,
+    reached_as_anthropics,
+    same,
+)
 
 
 class Weather(pydantic.BaseModel):
@@ -29,29 +38,20 @@ def forecast(metric: bool) -> str:
 
 
 def _chat(facts: Facts, **change: Any) -> ChatOpenAI:
-    fields: dict[str, Any] = {
-        "model": facts.model,
-        "base_url": facts.v1,
-        "api_key": facts.key,
-        "temperature": 0,
-        "max_tokens": LENGTH,
-        "max_retries": 0,
-        "timeout": TIMEOUT_S,
-    }
-    return ChatOpenAI(**{**fields, **change})
+    return ChatOpenAI(**reached(facts, **{**_asked(facts), **change}))
 
 
 def _anthropic(facts: Facts, **change: Any) -> ChatAnthropic:
-    fields: dict[str, Any] = {
-        "model": facts.model,
-        "base_url": facts.address,
-        "api_key": facts.key,
-        "temperature": 0,
-        "max_tokens": LENGTH,
-        "max_retries": 0,
-        "timeout": TIMEOUT_S,
-    }
-    return ChatAnthropic(**{**fields, **change})
+    return ChatAnthropic(**reached_as_anthropics(facts, **{**_asked(facts), **change}))
+
+
+def _asked(facts: Facts) -> dict[str, Any]:
+    return {"model": facts.model, "temperature": 0, "max_tokens": LENGTH}
+
+
+def _brief(facts: Facts) -> dict[str, Any]:
+    """Of whom an answer must end by itself."""
+    return {"model": facts.brief, "max_tokens": LONGEST}
 
 
 QUESTION = [SystemMessage("Be brief."), HumanMessage(USER["content"])]
@@ -64,6 +64,11 @@ def a_chat_is_invoked(facts: Facts) -> None:
     same(usage["total_tokens"], usage["input_tokens"] + usage["output_tokens"])
     same(usage["output_tokens"], LENGTH)
     same(answer.response_metadata["finish_reason"], "length")
+
+
+def an_answer_ends_by_itself(facts: Facts) -> None:
+    answer = _chat(facts, **_brief(facts)).invoke(QUESTION)
+    same((answer.content, answer.response_metadata["finish_reason"]), (facts.says, "stop"))
 
 
 def a_chat_is_streamed(facts: Facts) -> None:
@@ -97,39 +102,39 @@ def log_probabilities_are_bound(facts: Facts) -> None:
 
 
 def tools_are_bound_and_called(facts: Facts) -> None:
-    bound = _chat(facts, max_tokens=LONGEST).bind_tools([forecast], tool_choice="any")
+    bound = _chat(facts, **_brief(facts)).bind_tools([forecast], tool_choice="any")
     answer: Any = bound.invoke(QUESTION)
     holds(answer.tool_calls and not answer.invalid_tool_calls, answer)
     same({call["name"] for call in answer.tool_calls}, {"forecast"})
     results = [forecast.invoke(call) for call in answer.tool_calls]
     holds(all(isinstance(result, ToolMessage) for result in results), results)
-    free = _chat(facts).bind_tools([forecast])
-    again = free.invoke([*QUESTION, answer, *results])
-    holds(again.content or again.tool_calls, again)
+    free = _chat(facts, **_brief(facts)).bind_tools([forecast])
+    same(free.invoke([*QUESTION, answer, *results]).content, facts.says)
 
 
 def calls_are_streamed(facts: Facts) -> None:
-    bound = _chat(facts, max_tokens=LONGEST).bind_tools([forecast], tool_choice="forecast")
+    bound = _chat(facts, **_brief(facts)).bind_tools([forecast], tool_choice="forecast")
     joined: Any = None
     for chunk in bound.stream(QUESTION):
         joined = chunk if joined is None else joined + chunk
     whole: Any = bound.invoke(QUESTION)
     same([call["args"] for call in joined.tool_calls], [call["args"] for call in whole.tool_calls])
+    same([call["name"] for call in whole.tool_calls], ["forecast"])
 
 
 def output_is_structured(facts: Facts) -> None:
     for method in ("json_schema", "function_calling"):
-        asked = _chat(facts, max_tokens=LONGEST).with_structured_output(Weather, method=method)
+        asked = _chat(facts, **_brief(facts)).with_structured_output(Weather, method=method)
         holds(isinstance(asked.invoke(QUESTION), Weather), method)
 
 
 def output_is_an_object_of_json(facts: Facts) -> None:
-    asked = _chat(facts, max_tokens=LONGEST).with_structured_output(
+    asked = _chat(facts, **_brief(facts)).with_structured_output(
         None, method="json_mode", include_raw=True
     )
     found: Any = asked.invoke(QUESTION)
-    finish = found["raw"].response_metadata["finish_reason"]
-    holds(finish == "length" or isinstance(found["parsed"], dict), found)
+    same(found["raw"].response_metadata["finish_reason"], "stop")
+    holds(isinstance(found["parsed"], dict), found)
 
 
 def the_responses_are_used(facts: Facts) -> None:
@@ -140,22 +145,14 @@ def the_responses_are_used(facts: Facts) -> None:
     for chunk in chat.stream(QUESTION):
         joined = chunk if joined is None else joined + chunk
     same(joined.text, answer.text)
-    bound = _chat(facts, use_responses_api=True, max_tokens=LONGEST).bind_tools(
-        [forecast], tool_choice="any"
-    )
-    holds(bound.invoke(QUESTION).tool_calls, "no call")
+    brief = _chat(facts, use_responses_api=True, **_brief(facts))
+    bound = brief.bind_tools([forecast], tool_choice="any")
+    calls = bound.invoke(QUESTION).tool_calls
+    same([call["name"] for call in calls], ["forecast"])
 
 
 def completions_are_invoked_streamed_and_batched(facts: Facts) -> None:
-    fields: dict[str, Any] = {
-        "model": facts.model,
-        "base_url": facts.v1,
-        "api_key": facts.key,
-        "temperature": 0,
-        "max_tokens": 12,
-        "max_retries": 0,
-    }
-    llm = OpenAI(**fields)
+    llm = OpenAI(**reached(facts, **{**_asked(facts), "max_tokens": 12}))
     same(llm.invoke(facts.prompt), facts.greedy)
     same("".join(llm.stream(facts.prompt)), facts.greedy)
     same(llm.batch([facts.prompt, facts.prompt]), [facts.greedy] * 2)
@@ -179,21 +176,16 @@ def a_chat_of_anthropics_is_invoked_and_streamed(facts: Facts) -> None:
 
 
 def tools_of_anthropics_are_bound_and_called(facts: Facts) -> None:
-    bound = _anthropic(facts, max_tokens=LONGEST).bind_tools([forecast], tool_choice="any")
+    bound = _anthropic(facts, **_brief(facts)).bind_tools([forecast], tool_choice="any")
     answer: Any = bound.invoke(QUESTION)
     same({call["name"] for call in answer.tool_calls}, {"forecast"})
     results = [forecast.invoke(call) for call in answer.tool_calls]
-    again = _anthropic(facts).bind_tools([forecast]).invoke([*QUESTION, answer, *results])
-    holds(again.content, again)
-    asked = _anthropic(facts, max_tokens=LONGEST).with_structured_output(Weather)
+    free = _anthropic(facts, **_brief(facts)).bind_tools([forecast])
+    same(free.invoke([*QUESTION, answer, *results]).text, facts.says)
+    asked = _anthropic(facts, **_brief(facts)).with_structured_output(Weather)
     holds(isinstance(asked.invoke(QUESTION), Weather), "structured")
 
 
 def embeddings_are_wanted(facts: Facts) -> None:
-    OpenAIEmbeddings(
-        model=facts.model,
-        base_url=facts.v1,
-        api_key=facts.key,
-        check_embedding_ctx_length=False,
-        max_retries=0,
-    ).embed_query("x")
+    fields: Any = {"model": facts.model, "check_embedding_ctx_length": False}
+    OpenAIEmbeddings(**reached(facts, **fields)).embed_query("x")

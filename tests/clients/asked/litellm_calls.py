@@ -57,7 +57,8 @@ def _answered(facts: Facts, provider: str) -> None:
 
 
 def _called(facts: Facts, provider: str) -> None:
-    fields: Any = {"tools": TOOLS[:1], "tool_choice": NAMED, "max_tokens": LONGEST}
+    model = f"{provider}/{facts.brief}"
+    fields: Any = {"model": model, "tools": TOOLS[:1], "tool_choice": NAMED, "max_tokens": LONGEST}
     answer = _complete(facts, provider, **fields)
     message = answer.choices[0].message
     [call] = message.tool_calls
@@ -68,8 +69,9 @@ def _called(facts: Facts, provider: str) -> None:
     )
     check_weather(built.choices[0].message.tool_calls[0].function.arguments)
     result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
-    again = _complete(facts, provider, messages=[USER, message, result], tools=TOOLS)
-    holds(again.choices[0].message, again)
+    again = _complete(facts, provider, model=model, messages=[USER, message, result], tools=TOOLS)
+    same(again.choices[0].message.content, facts.says)
+    same(again.choices[0].finish_reason, "stop")
 
 
 def chats_by_the_provider_openai(facts: Facts) -> None:
@@ -149,9 +151,11 @@ def an_answer_fits_its_schema(facts: Facts) -> None:
         answer = _complete(
             facts,
             provider,
+            model=f"{provider}/{facts.brief}",
             response_format={"type": "json_schema", "json_schema": form},
             max_tokens=LONGEST,
         )
+        same(answer.choices[0].finish_reason, "stop")
         check_weather(answer.choices[0].message.content)
 
 

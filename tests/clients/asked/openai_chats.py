@@ -13,12 +13,12 @@ from tests.clients.questions import (
     LONGEST,
     NAMED,
     PARAMETERS,
-    TIMEOUT_S,
     TOOLS,
     USER,
     check_weather,
     holds,
     raises,
+    reached,
     same,
     stop_in,
 )
@@ -30,20 +30,17 @@ class Weather(pydantic.BaseModel):
 
 
 def _client(facts: Facts, **change: Any) -> openai.OpenAI:
-    return openai.OpenAI(
-        **{
-            "base_url": facts.v1,
-            "api_key": facts.key,
-            "max_retries": 0,
-            "timeout": TIMEOUT_S,
-            **change,
-        }
-    )
+    return openai.OpenAI(**reached(facts, **change))
 
 
 def _asked(facts: Facts, **change: Any) -> dict[str, Any]:
     asked = {"model": facts.model, "messages": [USER], "max_tokens": LENGTH, "temperature": 0}
     return {**asked, **change}
+
+
+def _brief(facts: Facts, **change: Any) -> dict[str, Any]:
+    """Of whom an answer must end by itself."""
+    return {"model": facts.brief, "max_tokens": LONGEST, **change}
 
 
 def _chat(facts: Facts, **change: Any) -> Any:
@@ -81,6 +78,13 @@ def a_chat_is_answered(facts: Facts) -> None:
     holds(answer.choices[0].message.content, answer)
     same(answer.choices[0].finish_reason, "length")
     _check_usage(answer.usage, LENGTH)
+
+
+def an_answer_ends_by_itself(facts: Facts) -> None:
+    answer = _chat(facts, **_brief(facts))
+    choice = answer.choices[0]
+    same((choice.message.content, choice.finish_reason), (facts.says, "stop"))
+    _check_usage(answer.usage)
 
 
 def a_stream_joined_is_the_answer(facts: Facts) -> None:
@@ -173,10 +177,12 @@ def fields_that_change_nothing_are_taken(facts: Facts) -> None:
 
 
 def reasoning_is_told_apart(facts: Facts) -> None:
-    answer = _chat(facts, reasoning_effort="low")
-    message = answer.choices[0].message
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "w", "schema": PARAMETERS}}
+    both = _chat(facts, **_brief(facts, reasoning_effort="low", response_format=schema))
+    same(both.choices[0].message.reasoning_content.strip(), facts.says)
+    check_weather(both.choices[0].message.content)
+    message = _chat(facts, reasoning_effort="low").choices[0].message
     same(message.content, "")
-    holds(message.reasoning_content, message)
     chunks = _streamed(facts, reasoning_effort="low")
     text = "".join(getattr(delta, "reasoning_content", None) or "" for delta in _deltas(chunks))
     same(text, message.reasoning_content)
@@ -190,7 +196,7 @@ def tools_may_be_called(facts: Facts) -> None:
 
 
 def a_named_tool_is_called(facts: Facts) -> None:
-    answer = _chat(facts, tools=TOOLS, tool_choice=NAMED, max_tokens=LONGEST)
+    answer = _chat(facts, **_brief(facts, tools=TOOLS, tool_choice=NAMED))
     [call] = answer.choices[0].message.tool_calls
     same((call.type, call.function.name), ("function", "get_weather"))
     check_weather(call.function.arguments)
@@ -198,10 +204,11 @@ def a_named_tool_is_called(facts: Facts) -> None:
 
 
 def a_tool_is_called_where_one_must_be(facts: Facts) -> None:
-    fields: Any = {"tools": TOOLS, "tool_choice": "required", "max_tokens": LONGEST}
+    fields = _brief(facts, tools=TOOLS, tool_choice="required")
     answer = _chat(facts, **fields)
     calls = answer.choices[0].message.tool_calls
     holds(calls and all(call.function.name in ("get_weather", "run") for call in calls), answer)
+    same(answer.choices[0].finish_reason, "tool_calls")
     chunks = _streamed(facts, **fields)
     deltas = [call for delta in _deltas(chunks) for call in delta.tool_calls or ()]
     names = [call.function.name for call in deltas if call.id is not None]
@@ -213,35 +220,33 @@ def a_tool_is_called_where_one_must_be(facts: Facts) -> None:
 
 def a_strict_tool_is_taken(facts: Facts) -> None:
     strict = {"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}
-    answer = _chat(facts, tools=[strict], tool_choice=NAMED, max_tokens=LONGEST)
+    answer = _chat(facts, **_brief(facts, tools=[strict], tool_choice=NAMED))
     check_weather(answer.choices[0].message.tool_calls[0].function.arguments)
 
 
 def a_history_with_calls_is_continued(facts: Facts) -> None:
-    answer = _chat(facts, messages=HISTORY, tools=TOOLS)
-    holds(answer.choices[0].message.content or answer.choices[0].message.tool_calls, answer)
-    said = _chat(facts, tools=TOOLS, tool_choice=NAMED, max_tokens=LONGEST).choices[0].message
+    answer = _chat(facts, **_brief(facts, messages=HISTORY, tools=TOOLS))
+    same(answer.choices[0].message.content, facts.says)
+    asked = _brief(facts, tools=TOOLS, tool_choice=NAMED)
+    said = _chat(facts, **asked).choices[0].message
     result = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "rain"}
-    again = _chat(facts, messages=[USER, said, result], tools=TOOLS)
-    _check_usage(again.usage)
+    again = _chat(facts, **_brief(facts, messages=[USER, said, result], tools=TOOLS))
+    same(again.choices[0].message.content, facts.says)
 
 
 def the_helper_for_streams_gives_the_answer(facts: Facts) -> None:
-    whole = _chat(facts).choices[0].message.content
-    asked = _asked(
-        facts, stop=[stop_in(whole)]
-    )  # the helper takes no answer that its length has cut
+    asked = _asked(facts, **_brief(facts))  # the helper takes no answer that its length has cut
     kinds: set[str] = set()
     with _client(facts).chat.completions.stream(**asked) as stream:
         for event in stream:
             kinds.add(event.type)
         final = stream.get_final_completion()
     holds({"chunk", "content.delta", "content.done"} <= kinds, kinds)
-    same(final.choices[0].message.content, whole.partition(stop_in(whole))[0])
+    same(final.choices[0].message.content, facts.says)
 
 
 def the_helper_for_streams_reads_calls(facts: Facts) -> None:
-    fields: Any = {"tools": TOOLS, "tool_choice": NAMED, "max_tokens": LONGEST}
+    fields = _brief(facts, tools=TOOLS, tool_choice=NAMED)
     done: list[Any] = []
     with _client(facts).chat.completions.stream(**_asked(facts, **fields)) as stream:
         for event in stream:
@@ -254,27 +259,25 @@ def the_helper_for_streams_reads_calls(facts: Facts) -> None:
 
 
 def an_answer_is_an_object_of_json(facts: Facts) -> None:
-    answer = _chat(facts, response_format={"type": "json_object"}, max_tokens=LONGEST)
+    answer = _chat(facts, **_brief(facts, response_format={"type": "json_object"}))
     choice = answer.choices[0]
-    if choice.finish_reason == "stop":
-        holds(isinstance(json.loads(choice.message.content), dict), choice)
-    else:
-        same(choice.finish_reason, "length")
+    same(choice.finish_reason, "stop")
+    holds(isinstance(json.loads(choice.message.content), dict), choice)
 
 
 def an_answer_fits_its_schema(facts: Facts) -> None:
     schema = {"name": "weather", "schema": PARAMETERS, "strict": True}
     form: Any = {"type": "json_schema", "json_schema": schema}
-    answer = _chat(facts, response_format=form, max_tokens=LONGEST)
+    answer = _chat(facts, **_brief(facts, response_format=form))
     same(answer.choices[0].finish_reason, "stop")
     check_weather(answer.choices[0].message.content)
-    chunks = _streamed(facts, response_format=form, max_tokens=LONGEST)
+    chunks = _streamed(facts, **_brief(facts, response_format=form))
     text = "".join(delta.content or "" for delta in _deltas(chunks))
     same(text, answer.choices[0].message.content)
 
 
 def a_class_is_read_from_an_answer(facts: Facts) -> None:
-    asked = _asked(facts, max_tokens=LONGEST)
+    asked = _asked(facts, **_brief(facts))
     client = _client(facts)
     answer = client.chat.completions.parse(**asked, response_format=Weather)
     parsed = answer.choices[0].message.parsed
@@ -288,7 +291,7 @@ def a_function_of_a_class_is_called(facts: Facts) -> None:
     tool = openai.pydantic_function_tool(Weather)
     named: Any = {"type": "function", "function": {"name": "Weather"}}
     answer = _client(facts).chat.completions.parse(
-        **_asked(facts, max_tokens=LONGEST), tools=[tool], tool_choice=named
+        **_asked(facts, **_brief(facts)), tools=[tool], tool_choice=named
     )
     [call] = answer.choices[0].message.tool_calls or []
     holds(isinstance(call.function.parsed_arguments, Weather), call)
@@ -327,8 +330,19 @@ def a_tool_without_a_schema_is_offered(facts: Facts) -> None:
     _chat(facts, tools=[{"type": "custom", "custom": {"name": "run", "format": {"type": "text"}}}])
 
 
-def functions_are_offered_the_old_way(facts: Facts) -> None:
-    _chat(facts, functions=[TOOLS[0]["function"]])
+def functions_are_called_the_old_way(facts: Facts) -> None:
+    function = TOOLS[0]["function"]
+    fields = _brief(facts, functions=[function], function_call={"name": function["name"]})
+    choice = _chat(facts, **fields).choices[0]
+    same((choice.finish_reason, choice.message.tool_calls), ("function_call", None))
+    same(choice.message.function_call.name, function["name"])
+    check_weather(choice.message.function_call.arguments)
+    calls = [delta.function_call for delta in _deltas(_streamed(facts, **fields))]
+    parts = [call.arguments for call in calls if call is not None]
+    same("".join(parts), choice.message.function_call.arguments)
+    result: Any = {"role": "function", "name": function["name"], "content": "sunny"}
+    again = _chat(facts, **_brief(facts, messages=[USER, choice.message, result]))
+    same(again.choices[0].message.content, facts.says)
 
 
 def embeddings_are_wanted(facts: Facts) -> None:

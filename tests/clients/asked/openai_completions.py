@@ -6,12 +6,12 @@ from typing import Any
 import openai
 
 from tests.clients.calling import Facts
-from tests.clients.questions import LENGTH, TIMEOUT_S, USER, holds, same
+from tests.clients.questions import LENGTH, USER, holds, reached, same
 
 
 def _complete(facts: Facts, **change: Any) -> Any:
     asked = {"model": facts.model, "prompt": facts.prompt, "max_tokens": LENGTH, "temperature": 0}
-    client = openai.OpenAI(base_url=facts.v1, api_key=facts.key, max_retries=0, timeout=TIMEOUT_S)
+    client = openai.OpenAI(**reached(facts))
     return client.completions.create(**{**asked, **change})
 
 
@@ -55,9 +55,7 @@ def a_completion_with_best_of_equal_to_n_is_answered(facts: Facts) -> None:
 
 def many_are_asked_at_once(facts: Facts) -> None:
     async def run() -> list[Any]:
-        async with openai.AsyncOpenAI(
-            base_url=facts.v1, api_key=facts.key, max_retries=0, timeout=TIMEOUT_S
-        ) as client:
+        async with openai.AsyncOpenAI(**reached(facts)) as client:
             fields: Any = {"model": facts.model, "max_tokens": LENGTH, "temperature": 0}
 
             async def streamed() -> str:

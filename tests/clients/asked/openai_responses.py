@@ -11,10 +11,10 @@ from tests.clients.questions import (
     LENGTH,
     LONGEST,
     PARAMETERS,
-    TIMEOUT_S,
     check_weather,
     holds,
     raises,
+    reached,
     same,
 )
 
@@ -27,7 +27,7 @@ class Weather(pydantic.BaseModel):
 
 
 def _client(facts: Facts) -> openai.OpenAI:
-    return openai.OpenAI(base_url=facts.v1, api_key=facts.key, max_retries=0, timeout=TIMEOUT_S)
+    return openai.OpenAI(**reached(facts))
 
 
 def _asked(facts: Facts, **change: Any) -> dict[str, Any]:
@@ -39,6 +39,11 @@ def _asked(facts: Facts, **change: Any) -> dict[str, Any]:
         "store": False,
     }
     return {**asked, **change}
+
+
+def _brief(facts: Facts, **change: Any) -> dict[str, Any]:
+    """Of whom a response must be complete."""
+    return {"model": facts.brief, "max_output_tokens": LONGEST, **change}
 
 
 def _respond(facts: Facts, **change: Any) -> Any:
@@ -70,11 +75,11 @@ def a_stream_joined_is_the_response(facts: Facts) -> None:
 
 
 def the_helper_for_streams_gives_the_response(facts: Facts) -> None:
-    with _client(facts).responses.stream(**_asked(facts)) as stream:
+    with _client(facts).responses.stream(**_asked(facts, **_brief(facts))) as stream:
         for _ in stream:
             pass
         final = stream.get_final_response()
-    same(final.output_text, _respond(facts).output_text)
+    same((final.status, final.output_text), ("completed", facts.says))
 
 
 def instructions_and_messages_are_the_same_as_a_chat(facts: Facts) -> None:
@@ -99,28 +104,24 @@ def instructions_and_messages_are_the_same_as_a_chat(facts: Facts) -> None:
 
 
 def a_function_is_called_and_its_result_read(facts: Facts) -> None:
-    fields: Any = {
-        "tools": [TOOL],
-        "tool_choice": {"type": "function", "name": "get_weather"},
-        "max_output_tokens": LONGEST,
-    }
+    named = {"type": "function", "name": "get_weather"}
+    fields = _brief(facts, tools=[TOOL], tool_choice=named)
     answer = _respond(facts, **fields)
     [call] = [item for item in answer.output if item.type == "function_call"]
     same((call.name, answer.status), ("get_weather", "completed"))
     check_weather(call.arguments)
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
-    again = _respond(
-        facts, input=[{"role": "user", "content": "hi"}, call.to_dict(), result], tools=[TOOL]
-    )
-    holds(again.output, again)
+    history = [{"role": "user", "content": "hi"}, call.to_dict(), result]
+    again = _respond(facts, **_brief(facts, input=history, tools=[TOOL]))
+    same((again.output_text, again.status), (facts.says, "completed"))
     events = list(_respond(facts, **fields, stream=True))
     parts = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
     same("".join(parts), call.arguments)
 
 
 def a_function_is_called_where_one_must_be(facts: Facts) -> None:
-    answer = _respond(facts, tools=[TOOL], tool_choice="required", max_output_tokens=LONGEST)
-    holds(any(item.type == "function_call" for item in answer.output), answer)
+    answer = _respond(facts, **_brief(facts, tools=[TOOL], tool_choice="required"))
+    same(([item.type for item in answer.output], answer.status), (["function_call"], "completed"))
 
 
 def reasoning_is_an_item(facts: Facts) -> None:
@@ -132,15 +133,13 @@ def reasoning_is_an_item(facts: Facts) -> None:
 
 def a_response_fits_its_schema(facts: Facts) -> None:
     form = {"type": "json_schema", "name": "weather", "schema": PARAMETERS, "strict": True}
-    answer = _respond(facts, text={"format": form}, max_output_tokens=LONGEST)
+    answer = _respond(facts, **_brief(facts, text={"format": form}))
     same(answer.status, "completed")
     check_weather(answer.output_text)
 
 
 def a_class_is_read_from_a_response(facts: Facts) -> None:
-    answer = _client(facts).responses.parse(
-        **_asked(facts, max_output_tokens=LONGEST), text_format=Weather
-    )
+    answer = _client(facts).responses.parse(**_asked(facts, **_brief(facts)), text_format=Weather)
     holds(isinstance(answer.output_parsed, Weather), answer)
 
 
