@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -19,12 +20,27 @@ from tests.text.tokenizers import byte_level, writing
 
 CONFIG = ServeConfig(family="fam", poll_s=0.02)
 FORMS = [name for name, form in known_formats().items() if form.has_calls]
+MODELS = (*FORMS, "think")
 OFFERED: Any = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": schema}}
     for name, schema in TOOLS.items()
 ]
 USER: Any = {"role": "user", "content": "hi"}
 RUN = '<tool_call>\n{"name": "run", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@cache
+def _inner(model: str) -> Any:
+    if model in MODELS:
+        return writing(model)
+    plain = byte_level()
+    plain.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    return plain
+
+
+@cache
+def _tokenizer(model: str) -> Tokenizer:
+    return Tokenizer(_inner(model))
 
 
 class Asked:
@@ -52,9 +68,9 @@ class Asked:
         request = self.made.loop.seen[-1]
         return self.tokenizer(request.model).decode(request.prompt, skip_special=False)
 
-    def tokenizer(self, model: str) -> Tokenizer:
-        registry = self.made.registry
-        return Tokenizer(registry.tokenizers.get(model, registry.tokenizer))
+    @staticmethod
+    def tokenizer(model: str) -> Tokenizer:
+        return _tokenizer(model)
 
     def will_answer(self, model: str, answer: str) -> None:
         """The next answer of the model, and those after it."""
@@ -64,10 +80,9 @@ class Asked:
 
 @asynccontextmanager
 async def formats_endpoint() -> AsyncIterator[Asked]:
-    made = world(*FORMS, "think", "plain", answers={"plain": [EOS]}, kv_tokens=9000, context=9000)
-    made.registry.tokenizer = byte_level()
-    made.registry.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    made.registry.tokenizers = {name: writing(name) for name in (*FORMS, "think")}
+    made = world(*MODELS, "plain", answers={"plain": [EOS]}, kv_tokens=9000, context=9000)
+    made.registry.tokenizer = _inner("plain")
+    made.registry.tokenizers = {name: _inner(name) for name in MODELS}
     async with replica_of(made, CONFIG) as replica:
         await serves(replica, "r1")
         transport = httpx2.ASGITransport(app=build_api(Api(replica, CONFIG.limits)))

@@ -9,7 +9,7 @@ from typing import Any
 from serve_app.errors import BadGrammar, where
 from serve_app.protocol.messages import Piece
 from serve_app.text.answers.finding import GIVEN
-from serve_app.text.answers.response_format import read_format
+from serve_app.text.answers.response_format import ResponseFormat, read_format
 from serve_app.text.chat_prompt import ChatPrompt
 from serve_app.text.chat_template import forbidden
 from serve_app.text.choice_text import ChoiceText
@@ -41,14 +41,17 @@ from serve_app.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+ReadTokenizer = Callable[[Path, ResponseFormat | None], Tokenizer]
+
 
 class TextServer:
     """The tokenizers of the releases, and the text so far of every open choice.
 
-    workers: apply chat templates, and check grammars.
+    workers: apply chat templates, and check grammars.   read: see `Tokenizer.load`.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, read: ReadTokenizer = Tokenizer.load) -> None:
+        self._read = read
         self._render = workers.render
         self._sources = CheckedSources(workers.source)
         self._tokenizers: dict[str, dict[str, Tokenizer]] = {}
@@ -143,7 +146,7 @@ class TextServer:
         found = {}
         for name, at in files["directories"].items():
             try:
-                found[name] = Tokenizer.load(Path(at), override)
+                found[name] = self._read(Path(at), override)
             except TextError as error:
                 raise TextError(f"model {name}: {error}") from error
         self._tokenizers[release] = found

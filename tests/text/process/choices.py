@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from serve_app.protocol.messages import Conversation, Piece
@@ -29,8 +30,17 @@ def tokenizer(model: str) -> Tokenizer:
     return Tokenizer(inner(model))
 
 
+@cache
+def _files(model: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as directory:
+        inner(model).save_pretrained(directory)
+        return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+
+
 def write(model: str, directory: Path) -> None:
-    inner(model).save_pretrained(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in _files(model).items():
+        (directory / name).write_bytes(content)
 
 
 def wanted(**change: Any) -> Wanted:

@@ -1,15 +1,34 @@
 """A text process without a process: its work, done on the parent's event loop. Can be killed."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from serve_app.grammar.vocabulary import checked_source
+from serve_app.text.answers.response_format import ResponseFormat
 from serve_app.text.chat_template import ChatTemplate, render
 from serve_app.text.errors import TextError
 from serve_app.text.process.frames import Frames, frame
 from serve_app.text.process.text_messages import Answer, Turn
 from serve_app.text.process.text_process import Hear
 from serve_app.text.process.text_server import TextServer
+from serve_app.text.tokenizer import Tokenizer
+
+_READ: dict[tuple[tuple[str, bytes], ...], Tokenizer] = {}
+
+
+def _read_once(directory: Path, override: ResponseFormat | None) -> Tokenizer:
+    """As `Tokenizer.load`; of files that were read before, what they were then.
+
+    Reading takes longer than all else that a test asks of an inline process.
+    """
+    if override is not None:
+        return Tokenizer.load(directory, override)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    content = tuple((str(path.relative_to(directory)), path.read_bytes()) for path in files)
+    if content not in _READ:
+        _READ[content] = Tokenizer.load(directory)
+    return _READ[content]
 
 
 class InlineWorkers:
@@ -35,7 +54,7 @@ class InlineProcess:
         self.turns: list[Turn] = []
         self._hear = hear
         self._held = held
-        self._server = TextServer(InlineWorkers())
+        self._server = TextServer(InlineWorkers(), _read_once)
         self._there = Frames()
         self._back = Frames()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
