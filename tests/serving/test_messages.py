@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.text.answers.finding import known_formats
 from tests.serving.formats_endpoint import FORMS, RUN, USER, Asked, on_formats
-from tests.text.answers.samples import SAMPLES, TOOLS, Sample
+from tests.text.answers.samples import KINDS, LONGEST, TOOLS, Sample
 
 OFFERED: Any = [
     {"name": name, "description": "d", "input_schema": schema} for name, schema in TOOLS.items()
@@ -80,7 +80,10 @@ def test_a_stream_is_the_message_unstreamed_in_every_format() -> None:
         assert message.stop_reason == ("tool_use" if sample.calls else "end_turn")
 
     async def test(asked: Messages) -> None:
-        for sample in SAMPLES:
+        """All samples are asked as chats; here the longest of each format, and one of each kind."""
+        assert LONGEST.keys() == known_formats().keys()
+        chosen = {each.text: each for each in (*LONGEST.values(), *KINDS.values())}
+        for sample in chosen.values():
             await same(asked, sample)
 
     _run(test)

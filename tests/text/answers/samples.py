@@ -313,3 +313,7 @@ SAMPLES = (
     Sample("think", "<think>a</think>b", "b", "a"),
     Sample("think", "a\n</think>\nb", "b", "a", prompt="<|assistant|>\n<think>\n"),
 )
+LONGEST = {each.form: each for each in sorted(SAMPLES, key=lambda each: len(each.text))}
+"""The longest sample of each format."""
+KINDS = {tuple(map(bool, (each.content, each.reasoning, each.calls))): each for each in SAMPLES}
+"""A sample of each kind: by whether there are content, reasoning and calls."""
