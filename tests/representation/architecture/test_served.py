@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from representation.architecture.anatomy import study
+from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
 from serve_app.engine.model.packed import PackedModel
@@ -30,10 +31,14 @@ def fields_of(model_type: str) -> dict[str, Any]:
     return fields
 
 
+@cache
+def anatomy_of(model_type: str) -> Anatomy:
+    return study(config_of(fields_of(model_type)), torch.float32)
+
+
 @pytest.mark.parametrize("model_type", SERVED)
 def test_each_architecture_is_built_and_studied(model_type: str) -> None:
-    fields = fields_of(model_type)
-    anatomy = study(config_of(fields), torch.float32)
+    fields, anatomy = fields_of(model_type), anatomy_of(model_type)
     assert len(anatomy.attentions) == fields["num_hidden_layers"]
     assert all(module.num_experts > 1 for module in anatomy.experts.values())
     owned = {name for name, _ in anatomy.model.named_parameters()}
@@ -48,7 +53,7 @@ def test_each_architecture_is_built_and_studied(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", SERVED)
 def test_the_engine_packs_each_architecture(model_type: str) -> None:
     fields = fields_of(model_type)
-    num_layers = len(study(config_of(fields), torch.float32).experts)
+    num_layers = len(anatomy_of(model_type).experts)
     sizes = Sizes(num_places=1, shelves=({},) * num_layers, num_blocks=1, block_size=16)
     cpu = torch.device("cpu")
     packed = PackedModel(fields, sizes, dtype=torch.float32, device=cpu)
