@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.release import Manifest
 from consolidation.run.executor import LocalExecutor
@@ -21,6 +23,15 @@ def recipe_of(
 
 
 def run(
+    registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
+) -> Consolidated:
+    """Without the release's report, which takes a seventh of a run to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("consolidation.pipeline._report", lambda _: None)
+        return run_with_report(registry, models, budget, **fields)
+
+
+def run_with_report(
     registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
 ) -> Consolidated:
     recipe = recipe_of(registry, models, budget, **fields)

@@ -16,7 +16,15 @@ from consolidation.plan.values import Plan
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
 from consolidation.run.executor import LocalExecutor, Progress
 from tests.consolidation.families import tune, write_family
-from tests.consolidation.running import Paths, files, manifest_of, pick, recipe_of, run
+from tests.consolidation.running import (
+    Paths,
+    files,
+    manifest_of,
+    pick,
+    recipe_of,
+    run,
+    run_with_report,
+)
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
 from tests.support.whole_models import assemble
 
@@ -57,11 +65,11 @@ def test_every_architecture_goes_through_a_merging_release(
 
 def test_the_same_recipe_gives_the_same_release(tmp_path: Path) -> None:
     models = pick(write_family(tmp_path / "f", num_hidden_layers=1), "two", "one")
-    first = run(tmp_path / "a", models, 1.5)
+    first = run_with_report(tmp_path / "a", models, 1.5)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        second = run(tmp_path / "b", dict(reversed(models.items())), 1.5)
+        second = run_with_report(tmp_path / "b", dict(reversed(models.items())), 1.5)
     finally:
         torch.set_num_threads(before)
     assert first.release == second.release
