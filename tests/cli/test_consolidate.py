@@ -138,21 +138,25 @@ class _NoInterruption(Interruption):
 
 
 def test_a_damaged_checkpoint_is_refused_before_ray_starts(
-    checkpoints: Path, tmp_path: Path
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("serve_app.cli.computing.lazy_ray.LazyRay.map", _starts_ray)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
-    done = subprocess.run(
-        [*arguments(checkpoints, tmp_path / "registry"), f"--model=broken={broken}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert str(broken) in done.stderr
-    assert "Traceback" not in done.stderr
+    used = arguments(checkpoints, tmp_path / "registry", f"--model=broken={broken}")
+    assert run(used[len(COMMAND) - 1 :]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert str(broken) in captured.err
+    assert "Traceback" not in captured.err
+
+
+def _starts_ray(*_: object, **__: object) -> None:
+    raise AssertionError("Ray starts with the first task")
 
 
 @pytest.mark.parametrize(
