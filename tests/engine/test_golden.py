@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.device.cores import on_cores
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.request import Request
 from tests.engine.running import (
@@ -226,6 +227,22 @@ def test_in_bfloat16_the_engine_errs_no_more_than_the_model_itself(architecture:
             own_errors.append(abs(own[position, logprob.token].item() - truth))
     assert statistics.median(errors) < 1.5 * statistics.median(own_errors)
     engine.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_engine_on_several_cores_answers_as_on_one(dtype: torch.dtype) -> None:
+    models = {name: model.to(dtype) for name, model in models_of("mixtral").items()}
+    source = MemorySource("r1", models, dtype=str(dtype).removeprefix("torch."))
+    requests = greedy_requests(models, [5, 17, 30], max_tokens=12)
+    found = []
+    for num in (1, 3):
+        with on_cores(num):
+            engine = engine_of(source)
+            found.append(answer(engine, requests))
+            engine.close()
+    by_one, by_three = found
+    for request in requests:
+        assert by_three[request.id].tokens == by_one[request.id].tokens
 
 
 def test_two_experts_of_a_model_in_one_slot_are_as_two_equal_experts() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.engine.device.cores import on_cores
 from serve_app.engine.request import Sampling
 from serve_app.engine.run.draws import filtered, inverted, uniform
 from serve_app.engine.run.sampling import SamplingRow, is_plain, score
@@ -126,7 +127,9 @@ def test_on_a_cpu_tokens_are_chosen_on_the_threads_own_core(
         return torch.tensor([torch.get_num_threads()])
 
     monkeypatch.setattr("serve_app.engine.run.sampling._chosen", chosen)
-    assert sample(LOGITS[None], [row(Sampling())]) == [1]
+    with on_cores(2):
+        assert sample(LOGITS[None], [row(Sampling())]) == [1]
+        assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("largest", [3.5, 0.0, -0.0, -2.5, float("inf"), float("nan")])
