@@ -118,7 +118,7 @@ def measure(
                 now: Progress = here.recv()
                 watch.note(now.stage)
                 if now.total:
-                    on_progress(now.stage, now.done, now.total)
+                    on_progress(now.stage, now.done, now.total, now.num_bytes)
             elif most_bytes is not None and watch.sample() > most_bytes:
                 raise RunFailed(f"{watch.stages[-1].name} held more than {most_bytes} bytes")
             else:

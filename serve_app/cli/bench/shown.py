@@ -35,4 +35,6 @@ def stages() -> Iterator[OnProgress]:
     from consolidation.run.executor import Progress
 
     with showing.progress() as bars:
-        yield lambda stage, done, total: bars(Progress(stage, done, total))
+        yield lambda stage, done, total, num_bytes=None: bars(
+            Progress(stage, done, total, num_bytes=num_bytes)
+        )
