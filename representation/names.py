@@ -5,9 +5,9 @@ import re
 NAME_RULE = "a letter or digit, then letters, digits, '.', '_', ':', '-'"
 """Names become parts of paths and of URLs."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]*"
 
 
 def valid_name(name: str) -> bool:
     """Whether a family, model or channel may have this name."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(NAME_PATTERN, name) is not None

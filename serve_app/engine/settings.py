@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(ib?|b)?|b)?", re.IGNORECASE)
+SIZE_PATTERN = r"(\d+(?:\.\d+)?) ?(?:([kKmMgGtT])([iI][bB]?|[bB])?|[bB])?"
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 _SWITCHES = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -37,7 +37,7 @@ def num_bytes(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
-        match = _SIZE.fullmatch(str(value).strip())
+        match = re.fullmatch(SIZE_PATTERN, str(value).strip())
         if match is None:
             raise ValueError(f"{value!r} is not a size: give bytes, or 24GiB, 500MB, …")
         base = 1000 if (match[3] or "").lower() == "b" else 1024

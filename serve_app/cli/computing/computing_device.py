@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from consolidation.plan.memory_needs import Free
 
-_NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+DEVICE_PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 
 
 def device_name(value: object) -> str:
     """Raises: ValueError if it names no device."""
-    if not _NAME.fullmatch(str(value)):
+    if not re.fullmatch(DEVICE_PATTERN, str(value)):
         raise ValueError(f"{value!r} is not a device: give cpu, cuda, cuda:1, or auto")
     return str(value)
 

@@ -27,7 +27,8 @@ from pydantic import (
 
 from consolidation.sources.local_sources import found_from
 from consolidation.sources.model_source import NoDirectory, read_source
-from serve_app.cli.computing.computing_device import parse_device
+from representation.names import NAME_PATTERN
+from serve_app.cli.computing.computing_device import DEVICE_PATTERN, parse_device
 from serve_app.cli.errors import WrongUse
 from serve_app.cli.parsing import (
     parse_count,
@@ -39,7 +40,7 @@ from serve_app.cli.parsing import (
     parser_of,
 )
 from serve_app.cli.recipes.options_file import first_fault, read_options_file
-from serve_app.engine.settings import switch
+from serve_app.engine.settings import SIZE_PATTERN, switch
 
 PARAMETERS = {"models": "model", "weights": "weight", "tasks": "task", "texts": "text"}
 """Parameters of the command by key, where the key is the plural."""
@@ -95,15 +96,23 @@ def _numbers(**bound: float) -> WithJsonSchema:
     return WithJsonSchema({"type": "number", **bound})
 
 
-Name = Annotated[str, _read_by(parse_name)]
-Source = Annotated[str, AfterValidator(_source)]
-LocalPath = Annotated[str, AfterValidator(_from_directory)]
-Address = Annotated[str, AfterValidator(_address), _read_by(parse_registry)]
+def _text(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^({pattern})$"}
+
+
+_NOT_EMPTY = WithJsonSchema({"type": "string", "minLength": 1})
+Name = Annotated[str, _read_by(parse_name), WithJsonSchema(_text(NAME_PATTERN))]
+Source = Annotated[str, AfterValidator(_source), _NOT_EMPTY]
+LocalPath = Annotated[str, AfterValidator(_from_directory), _NOT_EMPTY]
+Address = Annotated[str, AfterValidator(_address), _read_by(parse_registry), _NOT_EMPTY]
 Positive = Annotated[str, _read_by(parse_positive), _numbers(exclusiveMinimum=0)]
 Limit = Annotated[str, _read_by(parse_limit), _numbers(minimum=0)]
-Size = Annotated[str, _read_by(parse_size), WithJsonSchema({"type": ["integer", "string"]})]
+_BYTES = {"type": "integer", "minimum": 1}
+Size = Annotated[
+    str, _read_by(parse_size), WithJsonSchema({"anyOf": [_BYTES, _text(SIZE_PATTERN)]})
+]
 Count = Annotated[str, _read_by(parse_count), WithJsonSchema({"type": "integer", "minimum": 1})]
-Device = Annotated[str, _read_by(parse_device)]
+Device = Annotated[str, _read_by(parse_device), WithJsonSchema(_text(DEVICE_PATTERN))]
 Switch = Annotated[str, _read_by(parser_of(switch)), WithJsonSchema({"type": "boolean"})]
 _OF_MODEL = {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1}
 CalibrationItem = Annotated[
@@ -167,6 +176,9 @@ def json_schema(help_of: Mapping[str, str]) -> dict[str, Any]:
     schema = RecipeFile.model_json_schema()
     schema["description"] = "Options of `expertpool consolidate`; paths are relative to this file."
     for key, found in schema["properties"].items():
+        for one in found["anyOf"]:
+            if "patternProperties" in one:  # of maps by names
+                one["additionalProperties"] = False
         found.pop("title", None)
         found.pop("default", None)
         found["description"] = help_of[PARAMETERS.get(key, key)]

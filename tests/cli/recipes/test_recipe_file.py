@@ -229,7 +229,28 @@ def test_every_switch_of_the_file_can_be_turned_on_and_off_by_options(
             assert getattr(understood(path, flags[0]), name) is value
 
 
-def test_the_schema_takes_what_is_read_and_refuses_other_keys(
+WRONG_BY_SCHEMA: list[dict[str, object]] = [
+    {"budget": 1},
+    {"max_kl": "much"},
+    {"max_kl": -1},
+    {"models": []},
+    {"models": {"a b": "./a"}},
+    {"models": {"a": ""}},
+    {"weights": {"a": 0}},
+    {"calibration": [{}]},
+    {"calibration": "a.txt"},
+    {"family": "-"},
+    {"registry": ""},
+    {"device": "tpu"},
+    {"device_memory": "24 apples"},
+    {"device_memory": -1},
+    {"max_formats": 0},
+    {"exact": "a"},
+]
+
+
+def test_the_schema_takes_what_is_read_and_refuses_what_is_not(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(["consolidate", "--recipe-schema"]) == 0
@@ -238,9 +259,11 @@ def test_the_schema_takes_what_is_read_and_refuses_other_keys(
     check = jsonschema.Draft202012Validator(schema)
     content = {**yaml.safe_load(ALL_BUT_SIZES.replace("no:", "b:").replace("1e-1", "0.1")), **SIZES}
     assert list(check.iter_errors({**content, "exact": ["b"]})) == []
-    wrongs: list[dict[str, object]] = [{"budget": 1}, {"max_kl": "much"}, {"models": []}]
-    for wrong in [*wrongs, {"calibration": [{}]}]:
+    for wrong in WRONG_BY_SCHEMA:
         assert list(check.iter_errors(wrong)), wrong
+        path = write(tmp_path, json.dumps(wrong))
+        assert run(["consolidate", str(path)]) == 2
+        assert f"{path}: line 1: {next(iter(wrong))}" in capsys.readouterr().err.replace("\n", "")
     helps = {one.name: one.help for one in TREE[("consolidate",)].params}
     for key, found in schema["properties"].items():
         assert found["description"] == helps[PARAMETERS.get(key, key)]
