@@ -70,6 +70,8 @@ def check_weight_names(place: str, names: Collection[str]) -> None:
         found = [name for name in sorted(names) if fnmatchcase(name.lower(), pattern)]
         if found:
             local = place
+            if pattern == PICKLED and CONFIG not in names:
+                advice = f"put its model's {CONFIG} beside it, which is missing, and {advice}"
             if pattern == PICKLED and "://" in place:
                 local = place.rstrip("/").rsplit("/", 1)[-1]
                 advice = f"copy it to a directory {local} of this machine, and {advice}"

@@ -22,6 +22,11 @@ def as_pickle(directory: Path) -> None:
     (directory / SINGLE).unlink()
 
 
+def as_pickle_alone(directory: Path) -> None:
+    as_pickle(directory)
+    (directory / "config.json").unlink()
+
+
 def renamed(name: str) -> Callable[[Path], None]:
     def rename(directory: Path) -> None:
         (directory / SINGLE).rename(directory / name)
@@ -52,6 +57,10 @@ def as_pointer(directory: Path) -> None:
     ("edit", "words"),
     [
         (as_pickle, "has neither .* but pytorch_model.bin: convert it with\n  python -c"),
+        (
+            as_pickle_alone,
+            "bin: put its model's config.json beside it, which is missing",
+        ),
         (renamed("pytorch_model-00001-of-00002.bin"), "pytorch_model-00001-of-00002.bin: convert"),
         (renamed("consolidated.00.pth"), "consolidated.00.pth: .* script of its architecture"),
         (renamed("consolidated.safetensors"), "consolidated.safetensors: .* script of"),
