@@ -20,9 +20,12 @@ _CUSTOM = ROOT.parent / "shared" / "k8s"
 
 
 @cache
-def schemas() -> Schemas:
-    """With those of custom objects, where they are beside the checkout."""
-    return Schemas(read_schemas([_CUSTOM]) if _CUSTOM.is_dir() else {})
+def schemas(*, core: bool = False) -> Schemas:
+    """With those of custom objects, where they are beside the checkout.
+
+    core: with those of Kubernetes too, which take a second for each set.
+    """
+    return Schemas(read_schemas([_CUSTOM]) if _CUSTOM.is_dir() else {}, core=core)
 
 
 @cache

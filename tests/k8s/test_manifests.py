@@ -9,7 +9,7 @@ from serve_app.k8s.kustomize import Object, names_of
 from serve_app.k8s.lint.manifest_files import pods
 from serve_app.monitoring.monitoring_files import monitoring_files
 from serve_app.serving.app import config_of
-from tests.k8s.support import ROOT, a_set, judged, of_kind
+from tests.k8s.support import ROOT, a_set, judged, of_kind, schemas
 
 OVERLAYS = names_of("overlays")
 BESIDE = ("redis-ft", "monitoring", "network")
@@ -27,7 +27,7 @@ def serve_config(objects: list[Object]) -> Any:
 
 
 def test_every_overlay_with_every_component_is_without_mistakes(objects: list[Object]) -> None:
-    assert judged(objects) == []
+    assert judged(objects, schemas(core=True)) == []
 
 
 @pytest.mark.parametrize("component", ["bucket-s3", "bucket-gcs", "rwx-volume"])
