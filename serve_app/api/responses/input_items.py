@@ -30,6 +30,8 @@ def messages_of(value: object) -> list[dict[str, Any]]:
     reader = _Reader()
     for index, item in enumerate(value):
         reader.read(item, f"input[{index}]")
+    if not reader.messages:
+        raise ValueError("must have an item that says something")
     return [{"content": "", **message} for message in reader.messages]
 
 

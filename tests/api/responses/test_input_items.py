@@ -110,6 +110,7 @@ def test_a_result_is_a_text_or_parts_of_it() -> None:
     [
         ([], "input", "non-empty list"),
         (7, "input", "must be a string"),
+        ([{"type": "reasoning", "summary": []}], "input", "says something"),
         ([7], "input[0]", "must be an object"),
         ([{"type": 7}], "input[0].type", "must be a string"),
         ([USER, {"role": "user"}], "input[1].content", "Missing"),
