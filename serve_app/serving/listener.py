@@ -33,7 +33,7 @@ class Listener:
                 app,
                 log_config=None,
                 access_log=False,
-                lifespan="on",
+                lifespan="auto",
                 ws="none",
                 proxy_headers=False,
                 server_header=False,
