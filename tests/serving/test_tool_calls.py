@@ -128,7 +128,7 @@ def test_functions_are_answered_as_they_were_offered() -> None:
         answer = await asked.whole("hermes", "I run. " + RUN + RUN, functions=offered)
         [choice] = answer.choices
         assert (choice.finish_reason, choice.message.tool_calls) == ("function_call", None)
-        assert choice.message.content == "I run. "
+        assert choice.message.content == "I run."
         call = choice.message.function_call
         assert (call.name, call.arguments) == ("run", '{"a": 1}')
         chunks = await asked.stream("hermes", "I run. " + RUN, functions=offered)
@@ -150,12 +150,12 @@ def test_functions_are_answered_as_they_were_offered() -> None:
 
 def test_usage_tells_the_tokens_of_reasoning() -> None:
     async def test(asked: Asked) -> None:
-        thought = "<think>so</think>"
-        answer = await asked.whole("hermes", f"{thought}5")
-        assert answer.usage.completion_tokens_details.reasoning_tokens == len(thought)
+        opens, rest = "<think>", "so</think>"  # where it takes several tokens to open, the last
+        answer = await asked.whole("hermes", f"{opens}{rest}5")
+        assert answer.usage.completion_tokens_details.reasoning_tokens == 1 + len(rest)
         options = {"include_usage": True}
-        chunks = await asked.stream("hermes", f"{thought}5", stream_options=options)
-        assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == len(thought)
+        chunks = await asked.stream("hermes", f"{opens}{rest}5", stream_options=options)
+        assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == 1 + len(rest)
 
     on_formats(test)
 

@@ -39,6 +39,7 @@ def writing(form: str) -> Any:
     """
     known = known_formats()[form]
     anchor = (known.regions.start_anchor_literals or [""])[0]
+    begins = "" if known.forced is None else known.forced.open
     special = re.findall(r"<\|\w+\|>|\[[A-Z_]+\]", known.words)
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"additional_special_tokens": sorted({*special, "<unused>"})})
@@ -46,7 +47,7 @@ def writing(form: str) -> Any:
         "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m in messages %}{{ m.role }}: "
         "{{ m.content }}{{ m.reasoning_content }}{{ m.tool_calls | tojson if m.tool_calls }}\n"
         "{% endfor %}{{ reasoning_effort }}{% if add_generation_prompt %}" + anchor + "{{ begin }}"
-        "{% endif %}{# " + " ".join(known.markers) + " #}"
+        "{% endif %}{# " + " ".join([*known.markers, begins]) + " #}"
     )
     return tokenizer
 

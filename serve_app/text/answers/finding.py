@@ -53,5 +53,6 @@ def format_of(
         return override
     if own is not None:
         return read_format(OWN, own)
-    written = chat_template if isinstance(chat_template, str) else json.dumps(chat_template)
-    return None if chat_template is None else fitting_format(written, vocabulary)
+    if isinstance(chat_template, Mapping):  # several, by name
+        chat_template = "\n".join(map(str, chat_template.values()))
+    return None if chat_template is None else fitting_format(str(chat_template), vocabulary)
