@@ -47,7 +47,7 @@ def _table() -> Tensor:
     table[:, _END] = 8.0
     for worse, character in enumerate(_CLOSING):
         table[:, _token(character)] = 7.0 - worse
-    for logit, text in ((11.0, f".{_ENDS_THOUGHTS}\n"), (12.0, f"\n{SAYS}")):
+    for logit, text in ((11.0, f".{_ENDS_THOUGHTS}"), (12.0, f"\n{SAYS}")):
         for last, following in _tokens_in_turn(text):
             table[last, following] = logit
     table[_token(SAYS[-1]), _END] = 13.0

@@ -105,11 +105,10 @@ def system_and_blocks_are_read(facts: Facts) -> None:
 
 
 def a_stop_sequence_ends_an_answer(facts: Facts) -> None:
-    whole = _text(_message(facts))
-    stop = stop_in(whole)
-    answer = _message(facts, stop_sequences=[stop])
+    stop = stop_in(facts.says)
+    answer = _message(facts, model=facts.brief, stop_sequences=[stop])
     same((answer.stop_reason, answer.stop_sequence), ("stop_sequence", stop))
-    same(_text(answer), whole.partition(stop)[0])
+    same(_text(answer), facts.says.partition(stop)[0])
 
 
 def a_tool_is_used_and_its_result_read(facts: Facts) -> None:

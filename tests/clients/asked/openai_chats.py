@@ -139,10 +139,9 @@ def several_choices_with_a_seed_are_the_same_again(facts: Facts) -> None:
 
 
 def a_stop_string_ends_an_answer(facts: Facts) -> None:
-    whole = _chat(facts).choices[0].message.content
-    stop = stop_in(whole)
-    answer = _chat(facts, stop=[stop])
-    same(answer.choices[0].message.content, whole.partition(stop)[0])
+    stop = stop_in(facts.says)
+    answer = _chat(facts, **_brief(facts, stop=[stop]))
+    same(answer.choices[0].message.content, facts.says.partition(stop)[0])
     same(answer.choices[0].finish_reason, "stop")
 
 
