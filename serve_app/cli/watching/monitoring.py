@@ -12,7 +12,7 @@ from serve_app.cli import output
 
 def monitoring(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where the files go; it is made if need be.")
+        Path, typer.Argument(metavar="DIRECTORY", help="Where the files go; it is made if need be.")
     ],
 ) -> None:
     """Write Grafana dashboards, and alerts for Prometheus, of the metrics that endpoints have."""
