@@ -66,6 +66,12 @@ def test_each_of_ours_is_found_by_what_its_chat_template_writes() -> None:
         (r"""'<tool_call>\n{\"name\": ' arguments </tool_call>""", True),
         ("""<tool_call>\n{"name": <name>, "arguments": <args>}\n</tool_call>""", True),
         ("""<tool_call>\n{{'arguments': <args>, 'name': <name>}}\n</tool_call>""", True),
+        # Hermes 2 Pro and 3: an expression for each line
+        (
+            """{{- "<tool_call>\n" }}\n    {{- '{"name": <f>, "arguments": <a>}</tool_call>' }}""",
+            True,
+        ),
+        (r"""{{ '<tool_call>\n' + '{"arguments": <a>, "name": <f>}' + '</tool_call>' }}""", True),
         # MiniMax M3 and Apriel 1.5
         ("'<tool_call>' ns '<invoke name=' {{ tool_call.arguments }} '</tool_call>'", False),
         ("""in <tool_call></tool_call> tags: <tool_calls>[{"name": f, "arguments": a}]""", False),
