@@ -44,14 +44,16 @@ HISTORY = [
 ]
 
 
-def _document(keys: HeldKeys | None = None) -> Any:
-    [answer] = call(keys, ("GET", "/openapi.json", shown("infer")))
+def _document(keys: HeldKeys | None = None, *, has_docs: bool = False) -> Any:
+    [answer] = call(keys, ("GET", "/openapi.json", shown("infer")), has_docs=has_docs)
     assert answer.status_code == 200
     return answer.json()
 
 
-def test_every_route_is_in_the_document_and_no_other() -> None:
-    paths = _document()["paths"]
+@pytest.mark.parametrize("has_docs", [False, True])
+def test_every_route_is_in_the_document_and_no_other(has_docs: bool) -> None:
+    """The page for people is no part of the API, where there is one and where there is none."""
+    paths = _document(has_docs=has_docs)["paths"]
     told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert {(method, re.sub("{[^}]*}", "x", path)) for method, path in told} == set(all_routes())
 
