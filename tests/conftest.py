@@ -1,8 +1,8 @@
-"""What holds for all tests: what imports leave is not looked through, and one thread computes."""
+"""What holds for all tests: when garbage is looked for, and that one thread computes."""
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -18,3 +18,18 @@ def imports_are_not_looked_through() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Garbage stays while a failure is told.
+
+    Python 3.11 cannot parse while it parses (cpython's issue 106905). A report parses the sources
+    of its traceback. Garbage that is found amid that may log a traceback, which parses again: then
+    pytest itself ends, and no later test runs.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
