@@ -36,8 +36,11 @@ async def client_of(
         yield client
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Returns when it holds; fails when it does not come to hold in time."""
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
+    """Returns when it holds; fails when it does not come to hold in time.
+
+    seconds: far more than it takes, for a machine that is busy.
+    """
     async with asyncio.timeout(seconds):
         while True:
             holds: Any = condition()
