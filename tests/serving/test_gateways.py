@@ -92,7 +92,7 @@ def test_serves_proxy_sends_back_and_logs_no_id_that_is_too_long(
         assert 0 < len(name) <= 128
 
     headers = [] if given is None else [(b"x-request-id", given)]
-    scope = {"type": "http", "headers": headers}
+    scope = {"type": "http", "path": "/v1/models", "headers": headers}
     chain: list[Any] = [*layers]
     wrapped: Any = _apply_middlewares(proxy, chain)
     asyncio.run(wrapped(scope, None, send))

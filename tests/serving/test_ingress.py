@@ -284,9 +284,7 @@ def test_a_job_that_is_not_streamed_is_sent_again_even_if_its_answer_had_begun()
     assert handle.sent[1]["seed"] == handle.sent[0]["seed"]
 
 
-def test_an_answer_of_which_nothing_was_written_may_be_asked_for_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_answer_of_which_nothing_was_written_may_be_asked_for_later() -> None:
     async def test(client: HandleClient) -> list[Item]:
         handle.streams["a"].give(opening(carries=True), [("a", [piece("old")])], ActorDiedError())
         handle.streams["a.2"].give(opening(carries=True), [("a.2", [piece("o")])], ActorDiedError())
@@ -299,7 +297,7 @@ def test_an_answer_of_which_nothing_was_written_may_be_asked_for_later(
 def test_a_job_that_nobody_takes_waits_for_the_next_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "_OPENS_S", 0.0)
+    monkeypatch.setattr(client_module, "OPENS_S", 0.0)
 
     async def test(client: HandleClient) -> list[Item]:
         handle.error = ActorDiedError()

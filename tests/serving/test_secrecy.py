@@ -59,8 +59,8 @@ async def _ask(http: httpx.AsyncClient) -> list[httpx.Response]:
 def test_marked_content_is_in_answers_and_nowhere_else(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.WARNING, logger="httpx")  # the client's own
+    caplog.set_level(logging.DEBUG)  # last: the level is the handler's too
     records: list[UsageRecord] = []
     made = chatty()
     made.registry.tokenizer.chat_template = TEMPLATE
