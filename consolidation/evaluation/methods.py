@@ -73,6 +73,19 @@ def check_originals(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -
                 )
 
 
+def check_tensors(manifest: Manifest, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """The same as far as headers tell it: by the names of tensors."""
+    for name, checkpoint in checkpoints.items():
+        parts = [tensor for part in checkpoint.backbone for tensor, _ in part.tensors]
+        blobs = [tensor for blob in manifest.models[name].backbone for tensor in blob.tensors]
+        differing = sorted({*parts} ^ {*blobs}) if blobs else []
+        if differing:
+            raise Refused(
+                f"model {name!r} of the release was not made from {checkpoint.name}: "
+                f"{differing[0]} is in only one of them"
+            )
+
+
 def _is_of(part: BackboneSource, blob: BackboneBlob, stand_ins: Collection[str]) -> bool:
     """Whether a blob holds what a part of a checkpoint holds, apart from what stands in for it."""
     tensors = part.read()

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from consolidation.checkpoints.checkpoint import ModelFiles
+from consolidation.checkpoints.checkpoint import Checkpoint, ModelFiles
 from consolidation.checkpoints.notes import note_nothing
 from consolidation.errors import Refused
 from consolidation.sources import hub
@@ -67,16 +67,20 @@ def bring(
     models: Mapping[str, ModelSource],
     base: ModelSource | None,
     progress: OnProgress = lambda _: None,
+    check: Callable[[Mapping[str, Checkpoint]], object] = lambda _: None,
 ) -> tuple[dict[str, ModelFiles], ModelFiles | None]:
     """The directories of models and of their base, when all files that are read are there.
 
-    What opening them refuses is refused before weights are fetched. Raises: Refused, RunFailed.
+    What opening them refuses is refused before weights are fetched, and so is what `check` does,
+    which gets the models as their headers tell them. Raises: Refused, RunFailed.
     """
     located = look_up(models, base)
     if not located.is_here:
         with located.headers() as (files, base_files):
-            for one in [*files.values(), *([base_files] if base_files is not None else [])]:
-                one.open(note_nothing)
+            opened = {name: one.open(note_nothing) for name, one in files.items()}
+            if base_files is not None:
+                base_files.open(note_nothing)
+            check(opened)
     return located.fetch(progress)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,8 +107,10 @@ def evaluate(
         data.check_models(files, originals, reader.models, whose)
         if names:
             data.check_all_originals(originals, reader.models, whose)
-    checkpoints, base_checkpoint = _opened(originals, base_source)
-    encoded = data.encode(files, checkpoints, items=items, windows=windows)
+    encode = partial(data.encode, files, items=items, windows=windows)
+    check = partial(_check_headers, readers, encode)
+    checkpoints, base_checkpoint = _opened(originals, base_source, check)
+    encoded = encode(checkpoints)
     for reader in readers:
         methods.check_originals(reader.manifest, checkpoints)
     others = _make_baselines(names, checkpoints, base_checkpoint, calibration or [])
@@ -137,13 +140,28 @@ def evaluate(
         _print_scores(scores, len(readers), output.out())
 
 
+def _check_headers(
+    readers: Sequence[ReleaseReader],
+    encode: Callable[[Mapping[str, Checkpoint]], object],
+    found: Mapping[str, Checkpoint],
+) -> None:
+    """Refuse what headers and tokenizers tell, before weights are fetched."""
+    from consolidation.evaluation.methods import check_tensors
+
+    for reader in readers:
+        check_tensors(reader.manifest, found)
+    encode(found)
+
+
 def _opened(
-    originals: Mapping[str, ModelSource], base: ModelSource | None
+    originals: Mapping[str, ModelSource],
+    base: ModelSource | None,
+    check: Callable[[Mapping[str, Checkpoint]], object],
 ) -> tuple[dict[str, Checkpoint], Checkpoint | None]:
     from consolidation.sources.bringing import bring
 
     with showing.progress() as show:
-        files, base_files = bring(originals, base, show)
+        files, base_files = bring(originals, base, show, check)
     opened = {name: found.open() for name, found in files.items()}
     return opened, base_files.open() if base_files is not None else None
 

@@ -13,6 +13,7 @@ from consolidation.release import Registry
 from serve_app.cli.main import run
 from tests.consolidation.sources.conftest import NAME, copied
 from tests.support.adapters import write_adapter
+from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -150,3 +151,20 @@ def test_what_headers_tell_is_refused_before_weights_are_fetched(
     assert "d('packed', 'packed-bf16')\"\nwhere packed is a directory with a copy of org/" in error
     assert [name for name in hub.fetched() if name.startswith("model-0")] == []
     assert not (tmp_path / "r").exists()
+
+
+def test_what_headers_and_tokenizers_tell_is_refused_before_evaluate_fetches_weights(
+    hub: Hub, sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--family=f", f"--registry={tmp_path / 'r'}"]
+    assert run(["consolidate", *place, f"--model=a={sharded}"]) == 0
+    (tmp_path / "text.txt").write_text("x")
+    asked = ["evaluate", *place, f"--text=a={tmp_path / 'text.txt'}"]
+    capsys.readouterr()
+    assert run([*asked, f"--original=a={NAME}"]) == 2
+    assert "text.txt has only one token" in capsys.readouterr().err
+    other = write_checkpoint(tmp_path / "other", "olmoe")
+    hub.put("org/other", other)
+    assert run([*asked, "--original=a=org/other"]) == 2
+    assert "model 'a' of the release was not made from org/other@" in capsys.readouterr().err
+    assert not [name for name in hub.fetched() if name.endswith(".safetensors")]
