@@ -46,6 +46,7 @@ def compose_manifest(
                     digest=written.sources[name],
                     quantised=checkpoint.quantised,
                     adapter=checkpoint.adapter.digest() if checkpoint.adapter else None,
+                    merged=checkpoint.num_merged,
                 ),
                 golden=found.golden,
                 stand_ins=dict(family.stand_ins.get(name, {})),

@@ -109,7 +109,7 @@ class Checkpoint:
 
     `context_length` is in tokens, None where the config sets no limit. `quantised` says how weights
     are stored that are in fewer bits than they are read in. `adapter` is merged as tensors are
-    read.
+    read; it changes `num_merged` tensors of the backbone.
     """
 
     directory: Path
@@ -126,6 +126,7 @@ class Checkpoint:
     fingerprint: str
     quantised: str | None = None
     adapter: Adapter | None = None
+    num_merged: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -192,7 +193,7 @@ def open_checkpoint(
             f"{directory}: its config says that it is quantised ({plain.left_over}), "
             "but its weights are plain: they are read as they are"
         )
-    conversions = account(directory, anatomy, plain.tensors)
+    conversions = plain_conversions = account(directory, anatomy, plain.tensors)
     adapter = open_adapter(adapter_directory) if adapter_directory is not None else None
     if adapter is not None:
         adapter.note_other_base(called(directory), note)
@@ -219,6 +220,11 @@ def open_checkpoint(
         fingerprint=_fingerprint(places),
         quantised=plain.quantised,
         adapter=adapter,
+        num_merged=sum(
+            conversion is not plain_conversions[name]
+            for part in backbone
+            for name, conversion in part.tensors
+        ),
     )
 
 

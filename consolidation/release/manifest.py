@@ -157,13 +157,15 @@ class Source(_Record):
     """Where a model came from: the directory's own name, and a digest of all its tensors, as read.
 
     quantised: how its weights were stored, where that took fewer bits than they are read in.
-    adapter: a digest of the files of the adapter that was put on it.
+    adapter: a digest of the files of the adapter that was put on it.   merged: how many tensors
+    outside of experts it changed, which are stored as they are with it.
     """
 
     name: str
     digest: str
     quantised: str | None = Field(default=None, exclude_if=lambda how: how is None)
     adapter: Digest | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    merged: NotNegative = Field(default=0, exclude_if=lambda count: not count)
 
 
 class Model(_Record):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from consolidation.pipeline import Consolidated, Recipe
     from consolidation.plan.values import Plan
-    from consolidation.release import Manifest, Quality
+    from consolidation.release import Manifest, Model, Quality
 
 
 def facts(recipe: Recipe, outcome: Consolidated) -> dict[str, Any]:
@@ -105,7 +105,10 @@ def print_release(release: str, channel: str, manifest: Manifest, report: str | 
     """What was measured for each model, and where the release is. report: address of its page."""
     from consolidation.release.stand_ins import stood_in
 
-    rows = {name: _cells(quality) for name, quality in sorted(manifest.quality.items())}
+    rows = {
+        name: {**_cells(quality), "adapter": _of_adapter(manifest.models[name])}
+        for name, quality in sorted(manifest.quality.items())
+    }
     columns = [
         column for column in _COLUMNS if any(cells[column] is not None for cells in rows.values())
     ]
@@ -122,6 +125,18 @@ def print_release(release: str, channel: str, manifest: Manifest, report: str | 
         out.print(f"report {report}", soft_wrap=True, markup=False)
 
 
+def _of_adapter(model: Model) -> str | None:
+    """What became of a model's adapter; None if it has none."""
+    source = model.source
+    if source.adapter is None:
+        return None
+    has_factors = any(own for row in model.residual_map for own in row)
+    parts = ["factors"] if has_factors else []
+    if source.merged:
+        parts.append(f"{source.merged} tensor{'s' if source.merged > 1 else ''} merged")
+    return ", ".join(parts) or "merged"
+
+
 _COLUMNS = (
     "KL, nats",
     "expected",
@@ -129,6 +144,7 @@ _COLUMNS = (
     "perplexity",
     "accuracy",
     "tokens",
+    "adapter",
 )
 
 
@@ -147,4 +163,4 @@ def _cells(quality: Quality) -> dict[str, str | None]:
         accuracy,
         str(quality.tokens),
     )
-    return dict(zip(_COLUMNS, values, strict=True))
+    return dict(zip(_COLUMNS, values, strict=False))

@@ -261,6 +261,7 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
                 "digest": model.source.digest,
                 "quantised": model.source.quantised,
                 "adapter": model.source.adapter,
+                "merged_tensors": model.source.merged,
                 "backbone_bytes": sum(blob.bytes for blob in model.backbone),
                 "experts": sum(len(row) for row in model.expert_map),
                 "slots": sum(len(set(row)) for row in model.expert_map),
@@ -319,4 +320,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
     out.print()
     out.print(grid)
     for name, model in facts["models"].items():
-        out.print(f"{name} from {model['source']}", markup=False, soft_wrap=True)
+        merged = model["merged_tensors"]
+        of_adapter = f", {merged} of its adapter's changes merged" if merged else ""
+        out.print(f"{name} from {model['source']}{of_adapter}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import torch
 from consolidation.release import Registry
 from consolidation.run.executor import LocalExecutor
 from serve_app.cli.main import run
+from tests.support.adapters import write_listed
 from tests.support.checkpoints import byte_tokenizer, tiny_model
 
 MODELS = ("base", "code", "news")
@@ -161,6 +162,20 @@ def test_a_limit_that_is_passed_is_told_by_model_and_nothing_is_published(
     assert "nothing was published" in err
     assert "release" not in out
     assert Registry(str(tmp_path / "registry"), "tiny").releases() == []
+
+
+def test_what_became_of_an_adapter_stands_in_the_table(
+    consolidate: Consolidate, family: Path, tmp_path: Path
+) -> None:
+    base = family / "base"
+    write_listed(base, tmp_path / "both", r".*(experts\.0\.w2|q_proj|gate)\.weight")
+    write_listed(base, tmp_path / "experts", r".*experts\.0\.w2\.weight")
+    added = [f"--model={name}={base}+{tmp_path / name}" for name in ("both", "experts")]
+    code, out, err = consolidate(*added)
+    assert code == 0, err
+    assert re.search(r"^both .* factors, [24] tensors merged *$", out, re.MULTILINE), out
+    assert re.search(r"^experts .* factors *$", out, re.MULTILINE), out
+    assert re.search(r"^code .* – *$", out, re.MULTILINE), out
 
 
 @pytest.mark.parametrize("option", ["--weight=nobody=2", "--exact=nobody"])

@@ -133,6 +133,8 @@ def test_the_manifest_says_which_adapter_was_put_on_which_base(
     assert sources["down"].name == "base+down"
     assert sources["down"].adapter == opened.digest()
     assert sources["base"].adapter is None
+    assert (sources["base"].merged, sources["down"].merged) == (0, 0)
+    assert sources["all"].merged == 2, "a query projection and a router"
     assert sources["base"].digest != sources["down"].digest
     assert manifest.provenance["base"] == "base"
 
