@@ -21,6 +21,7 @@ from consolidation.evaluation.data import Files, check_models, encode, read_file
 from consolidation.evaluation.effect import Effect
 from consolidation.evaluation.gates import breaches, check_limits
 from consolidation.noise_floor import under_noise_floor
+from consolidation.plan.least import check_one_model
 from consolidation.plan.memory_needs import Free, check_memory
 from consolidation.plan.study import make_study
 from consolidation.plan.values import Plan
@@ -96,6 +97,7 @@ def consolidate(
         stages = Stages(executor, journal, progress)
         studying = replace(stages, journal=kept)
         family = under_noise_floor(recipe, family, studying)
+        check_one_model(recipe, family, studying)
         opened = partial(open_statistics, registry.storage_url, now=now, scratch=scratch)
         studied = make_study(recipe, family, windows, opened, studying, now)
         plan = first_plan(recipe, family, studied, progress)

@@ -60,10 +60,12 @@ def compare_tasks(
     return tasks
 
 
-def find_all_origins(tasks: Sequence[CompareTask], stages: Stages) -> list[tuple[Kin, ...]]:
+def find_all_origins(
+    tasks: Sequence[CompareTask], stages: Stages, stage: str = "origins"
+) -> list[tuple[Kin, ...]]:
     """The kin of each layer, by position in its task."""
     results = stages.run(
-        "origins",
+        stage,
         find_origins,
         [(str(task.layer), task) for task in tasks],
         noun="layers",

@@ -50,16 +50,16 @@ def least_error(
         return None
     spent = spend(frontiers, terms.allowed, num_bytes)
     if spent is None:
-        raise too_small(terms, num_bytes([group[0].choice for group in frontiers]))
+        needed = num_bytes([group[0].choice for group in frontiers])
+        raise too_small(terms.allowed, terms.one_model, needed)
     return spent
 
 
-def too_small(terms: PlanTerms, needed: int) -> Refused:
-    """The error for a budget below the bytes that are needed."""
-    assert terms.allowed is not None
-    least = math.ceil(needed / terms.one_model * 10000) / 10000
+def too_small(allowed: int, one_model: int, needed: int) -> Refused:
+    """The error for a budget below the bytes that are needed. All in bytes."""
+    least = math.ceil(needed / one_model * 10000) / 10000
     return Refused(
-        f"an expert budget of {terms.allowed / terms.one_model:.4f} ({terms.allowed} bytes) "
+        f"an expert budget of {allowed / one_model:.4f} ({allowed} bytes) "
         f"cannot be met: the fewest bits for every expert need {needed} bytes, a budget of "
         f"{least:.4f}"
     )

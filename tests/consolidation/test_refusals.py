@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.pipeline import Recipe, consolidate
-from consolidation.run.executor import LocalExecutor
+from consolidation.run.executor import LocalExecutor, Progress
 from consolidation.sources.local_sources import local_models, local_source
 from tests.consolidation.families import tune
 from tests.consolidation.running import Paths, files, manifest_of, pick, recipe_of, run
@@ -85,14 +85,40 @@ def with_value(source: Path, target: Path, tensor: str, at: tuple[int, int], val
     return target
 
 
-def test_a_budget_below_the_least_is_refused_before_anything_is_calibrated(
+LEAST = r"budget of 0\.\d+ .* cannot be met: .* a budget of (0\.\d+)"
+
+
+def test_a_budget_below_what_one_model_takes_is_refused_before_all_are_read(
+    family: Paths, tmp_path: Path
+) -> None:
+    seen: dict[str, Progress] = {}
+    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 0.05)
+    with pytest.raises(Refused, match=LEAST):
+        consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.update({p.stage: p}))
+    assert seen.keys() == {"open", "budget"}
+    assert seen["budget"].total == 1, "one of two layers tells it"
+
+
+def test_a_budget_for_one_model_that_is_below_the_least_of_all_is_refused_before_calibrating(
     family: Paths, tmp_path: Path
 ) -> None:
     seen: set[str] = set()
-    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 0.05)
-    with pytest.raises(Refused, match=r"budget of 0\.0500 .* cannot be met: .* a budget of 0\.\d+"):
+    strangers = {
+        "one": family["one"],
+        "other": write_checkpoint(tmp_path / "other", "mixtral", 7, num_hidden_layers=2),
+    }
+    recipe = recipe_of(tmp_path / "r", strangers, 0.2)
+    with pytest.raises(Refused, match=LEAST):
         consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
     assert seen == {"open", "noise floor", "scan", "origins"}
+
+
+def test_an_exact_model_needs_slots_as_it_is(family: Paths, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    recipe = recipe_of(tmp_path, pick(family, "one", "two"), 0.9, exact=frozenset({"two"}))
+    with pytest.raises(Refused, match=r"cannot be met: .* a budget of 1\.\d+"):
+        consolidate(recipe, executor=LocalExecutor(), progress=lambda p: seen.add(p.stage))
+    assert seen == {"open", "budget"}
 
 
 def test_a_budget_below_what_a_release_that_is_extended_takes_is_refused_as_early(
