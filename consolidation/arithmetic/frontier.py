@@ -111,12 +111,13 @@ def spend(
         if which in closed:
             continue
         before, after = frontiers[which][at[which] : at[which] + 2]
-        trial = [*best[:which], after.choice, *best[which + 1 :]]
-        if after.num_bytes - before.num_bytes <= spare and num_bytes(trial) <= allowed:
-            best, at[which] = trial, at[which] + 1
-            spare = allowed - num_bytes(best)
-        else:
-            closed.add(which)
+        if after.num_bytes - before.num_bytes <= spare:
+            trial = [*best[:which], after.choice, *best[which + 1 :]]
+            left = allowed - num_bytes(trial)
+            if left >= 0:
+                best, at[which], spare = trial, at[which] + 1, left
+                continue
+        closed.add(which)
     return tuple(best)
 
 

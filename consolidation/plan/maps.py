@@ -26,14 +26,15 @@ def planned_layers(
 ) -> list[PlannedLayer]:
     """What to build, layer by layer. chosen: the slots of each layer."""
     return [
-        _planned_layer(number, layer, choices, extended)
+        planned_layer(number, layer, choices, extended)
         for number, (layer, choices) in enumerate(zip(layers, chosen, strict=True))
     ]
 
 
-def _planned_layer(
+def planned_layer(
     number: int, layer: LayerChoices, choices: Sequence[SlotChoice], extended: Extended | None
 ) -> PlannedLayer:
+    """What to build of one layer."""
     contents = layer.contents
     groups = {member: group for group in layer.groups or () for member in group.members}
     built, shared = [], dict[int, tuple[Member, ...]]()
@@ -95,35 +96,41 @@ def _orders(contents: Contents, group: Group | None, choice: SlotChoice) -> dict
 def expert_maps(
     layers: Sequence[PlannedLayer], models: Sequence[str], extended: Extended | None
 ) -> tuple[Maps, ResidualMaps]:
-    slots: dict[str, list[tuple[int, ...]]] = {name: [] for name in models}
-    residuals: dict[str, list[tuple[tuple[int, ...], ...]]] = {name: [] for name in models}
-    for number, layer in enumerate(layers):
-        found: dict[str, dict[int, tuple[int, tuple[int, ...]]]] = {name: {} for name in models}
-        end = len(layer.kept_residuals)
-        parts = layer.parts
-        for slot, member in layer.members:
-            own = tuple(range(end, end + len(member.residuals)))
-            end += len(own)
-            for user in member.users:
-                found[user.model][user.index] = parts[slot].start, own
-        slot_at = {kept.index: own.start for kept, own in zip(layer.kept, parts, strict=False)}
-        residual_at = {index: place for place, index in enumerate(layer.kept_residuals)}
-        for name in extended.models if extended else ():
-            before = extended.manifest.models[name] if extended else None
-            for index, slot in enumerate(before.expert_map[number] if before else ()):
-                kept = before.residuals(number, index) if before else ()
-                found[name][index] = slot_at[slot], tuple(residual_at[r] for r in kept)
-        for name, experts in found.items():
-            ordered = [experts[index] for index in sorted(experts)]
-            slots[name].append(tuple(slot for slot, _ in ordered))
-            residuals[name].append(tuple(own for _, own in ordered))
-    return (
-        {name: tuple(rows) for name, rows in slots.items()},
-        {
-            name: tuple(rows) if any(own for row in rows for own in row) else ()
-            for name, rows in residuals.items()
-        },
-    )
+    """By model, the slot of each expert, and its residuals; none where no expert has any."""
+    rows = [layer_maps(number, layer, models, extended) for number, layer in enumerate(layers)]
+    maps = {name: tuple(slots[name] for slots, _ in rows) for name in models}
+    residual_maps = {name: tuple(residuals[name] for _, residuals in rows) for name in models}
+    return maps, {
+        name: found if any(own for row in found for own in row) else ()
+        for name, found in residual_maps.items()
+    }
+
+
+def layer_maps(
+    number: int, layer: PlannedLayer, models: Sequence[str], extended: Extended | None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], ...]]]:
+    """The row of each model for one layer: the slots of its experts, and their residuals."""
+    found: dict[str, dict[int, tuple[int, tuple[int, ...]]]] = {name: {} for name in models}
+    end = len(layer.kept_residuals)
+    parts = layer.parts
+    for slot, member in layer.members:
+        own = tuple(range(end, end + len(member.residuals)))
+        end += len(own)
+        for user in member.users:
+            found[user.model][user.index] = parts[slot].start, own
+    slot_at = {kept.index: own.start for kept, own in zip(layer.kept, parts, strict=False)}
+    residual_at = {index: place for place, index in enumerate(layer.kept_residuals)}
+    for name in extended.models if extended else ():
+        before = extended.manifest.models[name] if extended else None
+        for index, slot in enumerate(before.expert_map[number] if before else ()):
+            kept = before.residuals(number, index) if before else ()
+            found[name][index] = slot_at[slot], tuple(residual_at[r] for r in kept)
+    slots, residuals = {}, {}
+    for name, experts in found.items():
+        ordered = [experts[index] for index in sorted(experts)]
+        slots[name] = tuple(slot for slot, _ in ordered)
+        residuals[name] = tuple(own for _, own in ordered)
+    return slots, residuals
 
 
 def planned_bytes(
@@ -136,21 +143,32 @@ def planned_bytes(
     known: dict[str, int] = {}
     size = 0
     for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
-        for slot in layer.slots:
-            if slot.digest is None:
-                size += choice.sizes.slot(slot.forms)
-            else:
-                known[slot.digest] = choice.sizes.slot(slot.forms)
-        size += sum(choice.sizes.residual(r) for _, m in layer.members for r in m.residuals)
-        if extended is not None:
-            there = extended.manifest.layers[number]
-            kept = [part for slot in layer.kept for part in there.slot_parts(slot.index)]
-            kept += [there.residuals[index] for index in layer.kept_residuals]
-            known |= {part.digest: part.bytes for part in kept}
+        own, there = layer_bytes(number, layer, choice, extended)
+        size += own
+        known |= there
     expert_maps, residual_maps = maps
     size += sum(expert_map_bytes(rows) for rows in expert_maps.values())
     size += sum(residual_map_bytes(rows) for rows in residual_maps.values())
     return size + sum(known.values())
+
+
+def layer_bytes(
+    number: int, layer: PlannedLayer, choice: LayerChoices, extended: Extended | None
+) -> tuple[int, dict[str, int]]:
+    """Bytes of one layer's files, without those whose content is known; and these by digest."""
+    known: dict[str, int] = {}
+    size = sum(choice.sizes.residual(r) for _, m in layer.members for r in m.residuals)
+    for slot in layer.slots:
+        if slot.digest is None:
+            size += choice.sizes.slot(slot.forms)
+        else:
+            known[slot.digest] = choice.sizes.slot(slot.forms)
+    if extended is not None:
+        there = extended.manifest.layers[number]
+        kept = [part for slot in layer.kept for part in there.slot_parts(slot.index)]
+        kept += [there.residuals[index] for index in layer.kept_residuals]
+        known |= {part.digest: part.bytes for part in kept}
+    return size, known
 
 
 def planned_step_bytes(

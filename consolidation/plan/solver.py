@@ -6,11 +6,12 @@ error saved per byte.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from consolidation.arithmetic.frontier import frontier, spend
 from consolidation.compare.groups import Choices, SlotChoice, Use
 from consolidation.errors import Refused
+from consolidation.plan.chosen_bytes import ChosenBytes
 from consolidation.plan.maps import (
     expert_maps,
     planned_bytes,
@@ -40,10 +41,7 @@ def least_error(
     Raises `Refused` as it does.
     """
     frontiers = [frontier(group.points) for layer in layers for group in layer.groups or ()]
-
-    def num_bytes(choices: Sequence[Choices]) -> int:
-        return chosen_bytes(layers, choices, terms, extended)
-
+    num_bytes = ChosenBytes(layers, terms.models, extended)
     if terms.allowed is None:
         return None
     if lossless_plan(layers, terms, extended).expert_bytes_after <= terms.allowed:
@@ -73,7 +71,7 @@ def lossless_plan(
     Each in a slot as it is, or what every frontier ends with, which may be known by fewer bytes.
     An adapted expert may be its base's, as it is, with the factors of its adapter.
     """
-    every = [_as_they_are(layer, range(len(layer.contents.digests))) for layer in layers]
+    every = [layer.as_they_are(range(len(layer.contents.digests))) for layer in layers]
     plain = _plan(layers, every, terms, extended)
     ends = [group.points[-1] for layer in layers for group in layer.groups or ()]
     if not ends or any(end.error for end in ends):
@@ -102,14 +100,13 @@ def chosen_bytes(
     extended: Extended | None,
 ) -> int:
     """Bytes of `chosen_plan`, in less time."""
-    made = planned_layers(layers, _by_layer(layers, choices), extended)
-    return planned_bytes(layers, made, expert_maps(made, terms.models, extended), extended)
+    return ChosenBytes(layers, terms.models, extended)(choices)
 
 
 def _by_layer(layers: Sequence[LayerChoices], choices: Sequence[Choices]) -> list[list[SlotChoice]]:
     rest = iter(choices)
     return [
-        [slot for _ in layer.groups or () for slot in next(rest)] + _ungrouped(layer)
+        [slot for _ in layer.groups or () for slot in next(rest)] + layer.ungrouped
         for layer in layers
     ]
 
@@ -118,19 +115,6 @@ def least_bytes(layers: Sequence[LayerChoices], terms: PlanTerms, extended: Exte
     """Bytes of the plan that takes the fewest."""
     smallest = [group.points[0].choice for layer in layers for group in layer.groups or ()]
     return chosen_bytes(layers, smallest, terms, extended)
-
-
-def _as_they_are(layer: LayerChoices, positions: Iterable[int]) -> list[SlotChoice]:
-    """Lossless choices for these experts of a layer."""
-    contents = layer.contents
-    return [SlotChoice.exactly(i, contents.kept.get(contents.digests[i])) for i in positions]
-
-
-def _ungrouped(layer: LayerChoices) -> list[SlotChoice]:
-    """Lossless choices for the experts of a layer that are in no group."""
-    grouped = {member for group in layer.groups or () for member in group.members}
-    every = range(len(layer.contents.digests))
-    return _as_they_are(layer, [position for position in every if position not in grouped])
 
 
 def _plan(

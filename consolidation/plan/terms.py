@@ -1,10 +1,10 @@
 """What a plan is made from: choices, the release to extend, and the terms. Values only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from consolidation.checkpoints.contents import Contents
-from consolidation.compare.groups import Group
+from consolidation.compare.groups import Group, SlotChoice
 from consolidation.compare.menu import FileSizes
 from consolidation.release import Manifest
 from representation.step_reads import DecodeStep
@@ -17,6 +17,18 @@ class LayerChoices:
     contents: Contents
     sizes: FileSizes
     groups: tuple[Group, ...] | None
+
+    @property
+    def ungrouped(self) -> list[SlotChoice]:
+        """Lossless choices for the experts that are in no group."""
+        grouped = {member for group in self.groups or () for member in group.members}
+        every = range(len(self.contents.digests))
+        return self.as_they_are(position for position in every if position not in grouped)
+
+    def as_they_are(self, positions: Iterable[int]) -> list[SlotChoice]:
+        """Lossless choices for these experts."""
+        kept, digests = self.contents.kept, self.contents.digests
+        return [SlotChoice.exactly(i, kept.get(digests[i])) for i in positions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from consolidation.compare.groups import (
 )
 from consolidation.compare.part_form import joined
 from consolidation.errors import Refused
-from consolidation.plan.solver import budget_bytes, least_bytes, make_plan
+from consolidation.plan.chosen_bytes import ChosenBytes
+from consolidation.plan.solver import budget_bytes, chosen_plan, least_bytes, make_plan
 from consolidation.plan.terms import LayerChoices, PlanTerms
 from consolidation.plan.values import Plan
 from consolidation.release import (
@@ -157,6 +158,23 @@ def test_the_budget_holds_in_exact_bytes_or_is_refused_with_the_least_there_is(
     plan = planned(layers, allowed, seed)
     assert plan.expert_bytes_after <= allowed
     check(plan, layers)
+
+
+@given(contents, st.integers(0, 1000), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=20)
+def test_bytes_of_one_choice_after_another_are_those_of_their_plans(
+    layers: Lettered, seed: int, chance: random.Random
+) -> None:
+    choices = layer_choices(make_contents(layers), seed)
+    wanted = asked(layers, None)
+    groups = [group.points for layer in choices for group in layer.groups or ()]
+    counted = ChosenBytes(choices, wanted.models, None)
+    chosen = [points[0].choice for points in groups]
+    for _ in range(5):
+        assert counted(chosen) == chosen_plan(choices, chosen, wanted, None).expert_bytes_after
+        for which in range(len(groups)):
+            if chance.random() < 0.4:
+                chosen[which] = chance.choice(groups[which]).choice
 
 
 @given(contents, st.integers(0, 1000))
