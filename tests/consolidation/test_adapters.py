@@ -13,6 +13,7 @@ from consolidation.release import Registry, ReleaseReader
 from consolidation.run.executor import LocalExecutor
 from consolidation.sources.model_source import Kind, Location, ModelSource
 from representation.formats import DENSE
+from serve_app.cli.outcome import print_release
 from tests.consolidation.running import Paths, manifest_of
 from tests.support.adapters import write_listed
 from tests.support.checkpoints import write_checkpoint
@@ -137,6 +138,17 @@ def test_the_manifest_says_which_adapter_was_put_on_which_base(
     assert sources["all"].merged == 2, "a query projection and a router"
     assert sources["base"].digest != sources["down"].digest
     assert manifest.provenance["base"] == "base"
+
+
+def test_the_table_says_what_became_of_each_adapter(
+    lossless: tuple[Path, Consolidated], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = manifest_of(lossless[1])
+    print_release(manifest.id, "stable", manifest, None)
+    last = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert last["all"].rstrip().endswith("factors, 2 tensors merged")
+    assert last["down"].rstrip().endswith("  factors")
+    assert last["base"].rstrip().endswith("–")
 
 
 def test_a_budget_just_above_one_model_holds_adapters_without_loss(
