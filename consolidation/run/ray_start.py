@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 from consolidation.errors import RunFailed
 from consolidation.run.ray_parts import few_parts
 from consolidation.run.ray_ports import known_ports
 
 LONGEST_S = 180.0
-_PAUSE_S = 0.5
+_PAUSE_S = 0.1
 
 
 @contextmanager
@@ -37,18 +38,21 @@ def patient_start(
             meanwhile = None
         while True:
             try:
-                return ask(*which)
-            except RuntimeError as error:  # the node is not there yet
-                if time.monotonic() - begun > longest_s:
-                    raise RunFailed(
-                        f"Ray did not start within {longest_s:g} s: the machine may be too busy, "
-                        "or short of memory; try again when it has less to do"
-                    ) from error
+                found = ask(*which)
+                if listens():
+                    return found
+            except RuntimeError:  # the node is not there yet
+                pass
+            if time.monotonic() - begun > longest_s:
+                raise RunFailed(
+                    f"Ray did not start within {longest_s:g} s: the machine may be too busy, "
+                    "or short of memory; try again when it has less to do"
+                )
             time.sleep(min(_PAUSE_S, longest_s))
 
-    services.get_node = get_node
-    try:
-        with few_parts(), known_ports(longest_s):
-            yield
-    finally:
-        services.get_node = ask
+    with (
+        few_parts(),
+        known_ports(longest_s) as listens,
+        patch.object(services, "get_node", get_node),
+    ):
+        yield

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,10 +34,15 @@ def test_ports_are_written_before_the_node_is_started(
     node = SimpleNamespace(
         _session_dir=str(tmp_path),
         _node_id=ray.NodeID.from_random().hex(),
+        _node_ip_address="127.0.0.1",
         _ray_params=SimpleNamespace(runtime_env_agent_port=None),
     )
-    with known_ports(180):
+    with known_ports(180) as listens:
+        assert listens(), "nothing was started"
         getattr(NODE, START)(node, memory=7)
+        assert not listens()
+        with socket.create_server(("127.0.0.1", node._ray_params.runtime_env_agent_port)):
+            assert listens()
     port = node._ray_params.runtime_env_agent_port
     assert 0 < port < 65536
     assert found == {**dict.fromkeys(UNUSED, -1), USED: port, "memory": 7}
