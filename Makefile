@@ -12,7 +12,7 @@ ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
 CLIENTS := .venv-clients
 
-.PHONY: help install check format test test-slow clients-test gpu-check chaos olmoe wheel test-wheel monitoring image demo clean
+.PHONY: help install check format test test-slow clients-test gpu-check chaos cluster-test olmoe wheel test-wheel monitoring image demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ gpu-check: install ## all that needs a GPU, in 8 minutes; DEVICE=cpu checks the 
 
 chaos: install ## each fault once under load, in half an hour; ONLY=name does one
 	$(BIN)/python -m tests.chaos $(if $(ONLY),--only "$(ONLY)")
+
+cluster-test: install ## an endpoint on nodes of Ray, in 20 minutes; ONLY=name does one row
+	$(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)")
 
 olmoe: install ## two checkpoints of 14 GB: made, consolidated, served, compared; needs 60 GB
 	$(BIN)/python -m tests.real_size $(if $(LAYERS),--layers $(LAYERS))
