@@ -16,6 +16,7 @@ from ray import serve
 
 from serve_app.config import ServeConfig
 from serve_app.errors import where
+from serve_app.garbage import set_aside
 from serve_app.phase import phase
 from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.metrics.metrics_port import listen
@@ -111,3 +112,5 @@ def _tell_if_broken(task: "asyncio.Task[Any]") -> None:
 
 def _import_engine() -> None:
     import serve_app.serving.assembly  # noqa: F401
+
+    set_aside()

@@ -5,6 +5,7 @@ from typing import Any
 from ray import serve
 
 from serve_app.config import ServeConfig
+from serve_app.garbage import set_aside
 from serve_app.serving.ingress import Ingress
 from serve_app.serving.lease_actor import ActorLessor
 from serve_app.serving.loopback import listen_where_ray_does
@@ -21,6 +22,7 @@ class IngressDeployment(Ingress):
         checked = ServeConfig.model_validate(config)
         log_as("ingress", checked.log_level, checked.log_format, checked.log_output)
         super().__init__(engine, checked, _lessor(checked))
+        set_aside()
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when the replica stops."""

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from representation.freed_memory import give_back
+from serve_app.garbage import set_aside
 from serve_app.logs.log_writing import write_lines_as_parent
 from serve_app.text.errors import TextUnavailable
 from serve_app.text.process.frames import Frames, frame
@@ -111,6 +112,7 @@ def _server(limits: TemplateLimits) -> "TextServer":
     from serve_app.text.process.template_workers import TemplateWorkers
     from serve_app.text.process.text_server import TextServer
 
+    set_aside()
     return TextServer(TemplateWorkers(control, limits))
 
 

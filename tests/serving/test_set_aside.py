@@ -1,0 +1,71 @@
+"""What is imported is not looked through for garbage while requests are answered."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from serve_app.config import ServeConfig
+from serve_app.serving import engine_deployment, ingress_deployment
+
+_TEXT = """
+import gc, os
+from serve_app.text.process.text_child import _server
+from serve_app.text.template_limits import TemplateLimits
+_server(TemplateLimits())
+print(gc.get_freeze_count(), len(gc.get_objects()), flush=True)
+os._exit(0)
+"""
+
+
+class _Handle:
+    """Of an engine that nobody asks."""
+
+    def options(self, **_: object) -> "_Handle":
+        return self
+
+
+class _Deployed(ingress_deployment.IngressDeployment):
+    """Without what Serve awaits when a replica stops."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        pass
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One for each time that all there is was set aside."""
+    found: list[None] = []
+    monkeypatch.setattr(gc, "freeze", lambda: found.append(None))
+    return found
+
+
+def test_an_engine_sets_aside_what_it_has_imported(frozen: list[None]) -> None:
+    engine_deployment._import_engine()
+    assert len(frozen) == 1
+
+
+def test_an_ingress_sets_aside_what_it_has_imported(
+    frozen: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress_deployment, "listen_where_ray_does", lambda: None)
+    monkeypatch.setattr(ingress_deployment, "log_as", lambda *_: None)
+
+    _Deployed(_Handle(), ServeConfig(family="f").model_dump())
+    assert len(frozen) == 1
+
+
+def test_a_text_process_sets_aside_what_it_has_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TEXT],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    aside, left = map(int, done.stdout.split())
+    assert aside > 50_000
+    assert left < 1000
