@@ -1,9 +1,11 @@
 """Refuses prompts that no model here can take, by their sizes. Needs no tokenizer, imports little.
 
-Of a chat it counts what users say: a template may leave out what others said, and white space at
-its ends.
+Of a chat it counts what is said in any role, but no reasoning and no calls: a template may leave
+these out, or write them otherwise, and white space at the ends of texts. For what is not counted
+there is a limit in bytes, which no text that is meant to be read comes near.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
@@ -12,6 +14,14 @@ from serve_app.protocol.errors import bad_request, too_long
 from serve_app.protocol.token_ids import num_tokens
 
 _SLICE = 1 << 16
+_COUNTED = ("prompt", "tokens")
+_BYTES_A_TOKEN = 16
+"""Of texts in UTF-8. Those that people write have 3 to 5, and some in Hindi or Thai up to 12."""
+_FEW_BYTES = 2**20
+"""So many are taken however short the contexts are."""
+_SAID = ("messages", "input", "system", "instructions")
+_THOUGHTS = re.compile(r"[<\[|/:◁](?:think|thought|reason|channel)", re.IGNORECASE)
+"""A mark of reasoning. A template may leave out what of an assistant's text is before it."""
 
 
 class MostTokens(TypedDict):
@@ -29,9 +39,14 @@ def check_lengths(fields: Mapping[str, Any], most: MostTokens) -> None:
     if isinstance(tokens, bytes) and num_tokens(tokens) > most["tokens"]:
         num, limit = num_tokens(tokens), most["tokens"]
         raise bad_request(f"Invalid 'tokens': {num} is above the limit of {limit}", "tokens")
-    for name in ("messages", "input"):
+    bound = max(_FEW_BYTES, _BYTES_A_TOKEN * most["tokens"])
+    for name, value in fields.items():
+        if name not in _COUNTED and (num := _num_bytes(value)) > bound:
+            words = f"it has {num} bytes of text; at most {bound} are accepted here"
+            raise bad_request(f"Invalid '{name}': {words}", name)
+    for name in _SAID:
         total = 0
-        for text in _said_by_users(fields.get(name)):
+        for text in _said(fields.get(name)):
             total += _fewest(text.strip(), most)
             _check(name, total, most)
 
@@ -61,17 +76,55 @@ def _fewest(prompt: object, most: MostTokens) -> int:
     return max(0, int(total) - 1)
 
 
+def _num_bytes(value: object) -> int:
+    """Of all texts in it, names of fields too."""
+    num, left = 0, [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            num += len(each) if each.isascii() else len(each.encode(errors="replace"))
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list):
+            left += each
+    return num
+
+
 def _each(prompt: object) -> list[Any]:
     return prompt if isinstance(prompt, list) else [prompt]
 
 
-def _said_by_users(given: object) -> Iterator[str]:
+def _said(given: object) -> Iterator[str]:
     """given: messages, items, or a text."""
     if isinstance(given, str):
         yield given
     for message in given if isinstance(given, list) else ():
-        if isinstance(message, dict) and message.get("role") == "user":
-            for part in _each(message.get("content")):
-                text = part.get("text") if isinstance(part, dict) else part
-                if isinstance(text, str):
-                    yield text
+        if isinstance(message, dict):
+            yield from _shown(message)
+
+
+def _shown(message: Mapping[str, Any]) -> Iterator[str]:
+    """Of a message, the output of a function, or a block of a system prompt."""
+    if "role" not in message:
+        yield from _texts(message.get("output"))
+        yield from _texts([message])
+    elif message["role"] != "assistant":
+        yield from _texts(message.get("content"))
+    else:
+        texts = list(_texts(message.get("content")))
+        if not any(map(_THOUGHTS.search, texts)):
+            yield from texts
+
+
+def _texts(content: object) -> Iterator[str]:
+    """content: a text, or blocks, of which results of tools have their own content."""
+    if isinstance(content, str):
+        yield content
+    for block in content if isinstance(content, list) else ():
+        if isinstance(block, str):
+            yield block
+        elif isinstance(block, dict):
+            if isinstance(block.get("text"), str):
+                yield block["text"]
+            if block.get("type") == "tool_result":
+                yield from _texts(block.get("content"))

@@ -132,6 +132,12 @@ def test_memory_is_given_back_once_for_long_bodies_that_come_together(
 TOO_LONG = "x" * 408
 
 
+def _said_back(result: object) -> dict[str, Any]:
+    """A message as Anthropic has it, with the result of a tool."""
+    block = {"type": "tool_result", "tool_use_id": "t", "content": result}
+    return {"role": "user", "content": [block]}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -148,7 +154,23 @@ TOO_LONG = "x" * 408
         ({"prompt": [TOO_LONG[:400]] * 9}, None),
         ({"prompt": "é" * 900, "suffix": TOO_LONG}, None),
         ({"messages": [{"role": "user", "content": " " * 900 + "x"}]}, None),
-        ({"messages": [{"role": "assistant", "content": TOO_LONG}, 3]}, None),
+        ({"messages": [{"role": "assistant", "content": TOO_LONG}, 3]}, "messages"),
+        ({"messages": [{"role": "system", "content": TOO_LONG}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": [{"text": TOO_LONG}]}]}, "messages"),
+        ({"messages": [_said_back(TOO_LONG)]}, "messages"),
+        ({"messages": [_said_back([{"text": TOO_LONG}])]}, "messages"),
+        ({"messages": [_said_back(TOO_LONG[:9]), 5, _said_back(TOO_LONG[:9])]}, None),
+        ({"input": [{"type": "function_call_output", "output": TOO_LONG}]}, "input"),
+        ({"system": TOO_LONG}, "system"),
+        ({"system": [{"type": "text", "text": TOO_LONG}]}, "system"),
+        ({"instructions": TOO_LONG}, "instructions"),
+        ({"messages": [{"role": "assistant", "content": f"{TOO_LONG}</think>x"}]}, None),
+        ({"messages": [{"role": "assistant", "content": f"{TOO_LONG}[/THINK]x"}]}, None),
+        ({"messages": [{"role": "assistant", "content": f"<|channel|>{TOO_LONG}"}]}, None),
+        ({"messages": [{"role": "assistant", "reasoning_content": TOO_LONG}]}, None),
+        ({"messages": [{"role": "assistant", "content": [{"thinking": TOO_LONG}]}]}, None),
+        ({"messages": [{"role": "assistant", "tool_calls": [TOO_LONG]}]}, None),
+        ({"input": [{"type": "reasoning", "content": [{"text": TOO_LONG}]}]}, None),
         ({"messages": {"role": "user"}, "prompt": [1.5, None], "tokens": "x"}, None),
     ],
 )
@@ -161,6 +183,24 @@ def test_what_no_model_takes_is_refused_by_its_size_and_nothing_else_is(
     with pytest.raises(ProtocolError) as refused:
         check_lengths(body, {"tokens": 100, "weights": WEIGHTS})
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"messages": [{"role": "user", "content": " " * 2**20 + "x"}]},
+        {"messages": [{"role": "assistant", "reasoning_content": "x" * (2**20 + 1)}]},
+        {"messages": [{"role": "assistant", "content": "</think>" + "あ" * 350_000}]},
+        {"tools": [{"function": {"parameters": {"x" * (2**20 + 1): 1}}}]},
+        {"chat_template_kwargs": {"a": ["x" * 2**19] * 3}},
+    ],
+)
+def test_texts_that_may_be_left_out_are_refused_by_their_bytes(field: dict[str, Any]) -> None:
+    [name] = field
+    with pytest.raises(ProtocolError, match=rf"'{name}': it has 1\d+ bytes") as refused:
+        check_lengths(field, {"tokens": 100, "weights": None})
+    assert refused.value.param == name
+    check_lengths(field, {"tokens": 2**17, "weights": None})
 
 
 def test_texts_of_which_nothing_is_known_are_not_refused() -> None:
