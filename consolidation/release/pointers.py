@@ -15,9 +15,8 @@ M = TypeVar("M", bound=BaseModel)
 class Pointers(Generic[M]):
     """The files of one kind in one directory: `<name>.json`.
 
-    In a local directory a change takes a lock file and renames, so two changes come one after the
-    other. Elsewhere the file is read and written: if two changes overlap, the later one wins
-    without noticing the other. In both cases readers never see half a file.
+    Of two changes at once, one is made of what the other has written, as far as the storage can
+    (see `Storage.change`). Readers never see half a file.
     """
 
     def __init__(self, storage: Storage, directory: str, kind: type[M], what: str) -> None:
@@ -29,24 +28,27 @@ class Pointers(Generic[M]):
 
     def read(self, name: str) -> M | None:
         """What the file says; None if there is none. Raises `Damaged`."""
-        path = self._path(name)
-        data = self._storage.read(path)
-        if data is None:
-            return None
+        data = self._storage.read(self._path(name))
+        return None if data is None else self._parsed(name, data)
+
+    def change(self, name: str, by: Callable[[M | None], M]) -> M:
+        """Replace what the file says. If `by` raises or returns what it got, nothing is written.
+
+        -> what it says now
+        """
+
+        def written(data: bytes | None) -> bytes:
+            now = by(None if data is None else self._parsed(name, data))
+            return canonical_json(now.model_dump(mode="json"))
+
+        return self._parsed(name, self._storage.change(self._path(name), written))
+
+    def _parsed(self, name: str, data: bytes) -> M:
         try:
             return self._kind.model_validate_json(data)
         except ValidationError as error:
-            where = f"{self._storage.name(path)} is not {self._what}"
+            where = f"{self._storage.name(self._path(name))} is not {self._what}"
             raise Damaged(f"{where}: {first_fault(error)}") from error
-
-    def change(self, name: str, by: Callable[[M | None], M]) -> M:
-        """Replace what the file says. If `by` raises or returns what it got, nothing is written."""
-        with self._storage.lock(f"{self._directory}/{name}.lock"):
-            before = self.read(name)
-            now = by(before)
-            if now is not before:
-                self._storage.write(self._path(name), canonical_json(now.model_dump(mode="json")))
-            return now
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""

@@ -42,18 +42,25 @@ class KeysStore:
     def change(self, by: Callable[[KeysFile], KeysFile]) -> KeysFile:
         """Replace what the file says, or an empty file if there is none, all at once.
 
-        Nobody else on this machine changes it meanwhile. If `by` raises, nothing is changed.
+        Of two changes at once, one is made of what the other has written. If `by` raises, nothing
+        is changed.
         -> what it says now
         """
-        with _told(self.address), self._storage.lock(f".{self._name}.lock"):
-            before = self._content()
-            now = by(KeysFile.parse(before or "", self.address))
-            self._storage.write(self._name, now.text().encode())
-            return now
+
+        def written(data: bytes | None) -> bytes:
+            return by(self._parsed(data)).text().encode()
+
+        with _told(self.address):
+            return self._parsed(self._storage.change(self._name, written))
+
+    def _parsed(self, data: bytes | None) -> KeysFile:
+        return KeysFile.parse(self._decoded(data) or "", self.address)
 
     def _content(self) -> str | None:
         with _told(self.address):
-            found = self._storage.read(self._name)
+            return self._decoded(self._storage.read(self._name))
+
+    def _decoded(self, found: bytes | None) -> str | None:
         try:
             return None if found is None else found.decode()
         except UnicodeDecodeError as error:

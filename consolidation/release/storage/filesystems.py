@@ -4,9 +4,17 @@ from typing import Any
 
 import fsspec
 
-EXTRAS = {"s3": "s3", "s3a": "s3"}
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+}
 """The extra of this package that brings a protocol."""
-WITH_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs"}
+WITH_BUCKETS = EXTRAS.keys()
 """Protocols without directories: to make one would make the bucket, however it is misspelt."""
 S3_TRIES = 2
 """How often s3fs asks for what botocore gave up. botocore itself asks five times, for 15 s each."""

@@ -55,8 +55,14 @@ class Storage(Protocol):
         """Remove files, in few requests where the storage can. Some may be gone already."""
         ...
 
-    def lock(self, path: str) -> AbstractContextManager[None]:
-        """Keep other processes out if the storage can do that; else do nothing."""
+    def change(self, path: str, by: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace a file by what `by` makes of its content; of None if there is no file.
+
+        If `by` raises or returns what it got, nothing is written. Of two changes at once, one is
+        made of what the other has written: `by` is called again, or waits. That holds for local
+        directories and for stores that write on a condition, as S3, Google's and Azure's do.
+        -> its content now
+        """
         ...
 
     def share(self, path: str) -> AbstractContextManager[Callable[[], bool]]:

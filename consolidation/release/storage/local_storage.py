@@ -81,11 +81,15 @@ class LocalStorage:
         for path in paths:
             self.remove(path)
 
-    @contextlib.contextmanager
-    def lock(self, path: str) -> Iterator[None]:
-        with self._opened(path) as file:
+    def change(self, path: str, by: Callable[[bytes | None], bytes]) -> bytes:
+        directory, slash, name = path.rpartition("/")
+        with self._opened(f"{directory}{slash}.{name}.lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            before = self.read(path)
+            now = by(before)
+            if now != before:
+                self.write(path, now)
+            return now
 
     @contextlib.contextmanager
     def share(self, path: str) -> Iterator[Callable[[], bool]]:

@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from consolidation.release.errors import NoBucket, StorageFailed
+from consolidation.release.storage.conditions import Moved, version, write_if
 from consolidation.release.storage.filesystems import WITH_BUCKETS, asked_once, protocols
 from consolidation.release.storage.interface import File
 
 AT_ONCE = 1000
 """How many files are removed by one request, as S3 takes them."""
+CHANGES_AT_ONCE = 16
+"""How often a change begins again, as another one was faster, before it is given up."""
 WRITTEN = ("LastModified", "mtime", "updated", "last_modified", "created")
 """What file systems of S3, Google, Azure and memory call the time of a file in a listing."""
 
 
 class RemoteStorage:
-    """Files at one fsspec address. Has no locks."""
+    """Files at one fsspec address. Has no locks, but changes on a condition."""
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self.filesystem = filesystem
@@ -46,8 +49,7 @@ class RemoteStorage:
     def write(self, path: str, data: bytes) -> None:
         with self._trouble("write", path):
             full = self._full(path)
-            if WITH_BUCKETS.isdisjoint(protocols(self.filesystem)):
-                self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
+            self._make_directory(full)
             self.filesystem.pipe_file(full, data)
 
     def names(self, path: str) -> list[str]:
@@ -81,8 +83,23 @@ class RemoteStorage:
             with self._trouble("remove", some[0]), contextlib.suppress(FileNotFoundError):
                 self.filesystem.rm([self._full(path) for path in some])
 
-    def lock(self, path: str) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def change(self, path: str, by: Callable[[bytes | None], bytes]) -> bytes:
+        full = self._full(path)
+        now: bytes | None = None
+        for _ in range(CHANGES_AT_ONCE):
+            with self._trouble("read", path):
+                was = version(self.filesystem, full)
+            before = None if was is None else self.read(path)
+            if now is not None and now == before:
+                return now  # it was written, but the answer was lost
+            now = by(before)
+            if now == before:
+                return now
+            with self._trouble("write", path), contextlib.suppress(Moved):
+                self._make_directory(full)
+                write_if(self.filesystem, full, now, was)
+                return now
+        raise StorageFailed(f"cannot write {self.name(path)}: others changed it all the time")
 
     def share(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
         return contextlib.nullcontext(lambda: True)
@@ -101,6 +118,10 @@ class RemoteStorage:
                 is_path = str(error).strip("/") in self.root
                 if not is_path and not WITH_BUCKETS.isdisjoint(protocols(self.filesystem)):
                     raise NoBucket(f"there is nothing at {self.url} ({error})") from error
+
+    def _make_directory(self, full: str) -> None:
+        if WITH_BUCKETS.isdisjoint(protocols(self.filesystem)):
+            self.filesystem.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"
