@@ -5,6 +5,9 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from serve_app.service_class import ServiceClass
 
+Bytes = bytes
+"""By another name than that of the fields that hold them."""
+
 
 class Wishes(TypedDict):
     """What both kinds of request may ask for. `sampling` holds only what the client set;
@@ -101,8 +104,10 @@ class Job(Wishes, Whose):
 
 
 class Alternative(TypedDict):
+    """Holds no list, so Python does not look through millions of them for garbage."""
+
     text: str
-    bytes: list[int]
+    bytes: Bytes
     logprob: float
 
 
@@ -114,7 +119,7 @@ class TokenItem(TypedDict):
     """
 
     text: str
-    bytes: list[int]
+    bytes: Bytes
     logprob: float | None
     top: list[Alternative] | None
     offset: int

@@ -153,7 +153,7 @@ class ChoiceText:
     def _hold(self, token: int, logprob: TokenLogprob | None) -> None:
         item: TokenItem = {
             "text": self._tokenizer.readable(token),
-            "bytes": list(self._tokenizer.piece(token)),
+            "bytes": self._tokenizer.piece(token),
             "logprob": None if logprob is None else logprob[0],
             "top": None if logprob is None else [self._alternative(*pair) for pair in logprob[1]],
             "offset": self._decoded,
@@ -163,7 +163,7 @@ class ChoiceText:
     def _alternative(self, token: int, logprob: float) -> Alternative:
         return {
             "text": self._tokenizer.readable(token),
-            "bytes": list(self._tokenizer.piece(token)),
+            "bytes": self._tokenizer.piece(token),
             "logprob": logprob,
         }
 

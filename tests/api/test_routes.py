@@ -157,13 +157,13 @@ def test_a_choice_with_echo_and_text_is_put_together() -> None:
 
 
 def _token(**change: Any) -> TokenItem:
-    token: Any = {"text": "a", "bytes": [97], "logprob": -1.0, "top": [], "offset": 0, **change}
+    token: Any = {"text": "a", "bytes": b"a", "logprob": -1.0, "top": [], "offset": 0, **change}
     made: TokenItem = token
     return made
 
 
 def test_a_token_is_always_among_its_legacy_alternatives() -> None:
-    top = [{"text": "b", "bytes": [98], "logprob": -0.5}]
+    top = [{"text": "b", "bytes": b"b", "logprob": -0.5}]
     made = legacy_logprobs([_token(top=top), _token(logprob=None, top=None)])
     assert made["top_logprobs"] == [{"b": -0.5, "a": -1.0}, None]
     assert made["token_logprobs"] == [-1.0, None]
@@ -171,7 +171,7 @@ def test_a_token_is_always_among_its_legacy_alternatives() -> None:
 
 def test_a_logprob_of_minus_infinity_can_be_written() -> None:
     never = _token(
-        logprob=float("-inf"), top=[{"text": "b", "bytes": [98], "logprob": float("-inf")}]
+        logprob=float("-inf"), top=[{"text": "b", "bytes": b"b", "logprob": float("-inf")}]
     )
     for made in (legacy_logprobs([never]), chat_logprobs([never])):
         assert "-9999.0" in json.dumps(made, allow_nan=False)

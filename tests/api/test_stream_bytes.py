@@ -18,11 +18,11 @@ TEXT = 'é"\\\n\u2028\U0001f600\x7f/<'
 WRITTEN = '"\\u00e9\\"\\\\\\n\\u2028\\ud83d\\ude00\\u007f/<"'
 TOKEN: TokenItem = {
     "text": "é",
-    "bytes": [195, 169],
+    "bytes": bytes([195, 169]),
     "logprob": -0.5,
     "top": [
-        {"text": "é", "bytes": [195, 169], "logprob": -0.5},
-        {"text": "\u2028", "bytes": [226, 128, 168], "logprob": float("-inf")},
+        {"text": "é", "bytes": bytes([195, 169]), "logprob": -0.5},
+        {"text": "\u2028", "bytes": bytes([226, 128, 168]), "logprob": float("-inf")},
     ],
     "offset": 0,
 }

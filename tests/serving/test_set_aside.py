@@ -1,7 +1,8 @@
-"""What is imported is not looked through for garbage while requests are answered."""
+"""What Python does not look through for garbage while requests are answered."""
 
 import gc
 import os
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,10 @@ import pytest
 
 from serve_app.config import ServeConfig
 from serve_app.serving import engine_deployment, ingress_deployment
+from serve_app.text.choice_text import ChoiceText
+from serve_app.text.tokenizer import Tokenizer
+from tests.support.checkpoints import byte_tokenizer
+from tests.text.process.choices import wanted
 
 _TEXT = """
 import gc, os
@@ -69,3 +74,11 @@ def test_a_text_process_sets_aside_what_it_has_imported() -> None:
     aside, left = map(int, done.stdout.split())
     assert aside > 50_000
     assert left < 1000
+
+
+def test_log_probabilities_are_not_looked_through() -> None:
+    text = ChoiceText(0, [70], Tokenizer(byte_tokenizer()), wanted(logprobs=2))
+    [token] = text.add(71, (-1.0, ((71, -1.0), (230, -2.0))), None)["tokens"]
+    read = pickle.loads(pickle.dumps(token["top"]))
+    assert [each["bytes"] for each in read] == [b"e", b"\x85"]
+    assert not any(map(gc.is_tracked, read))

@@ -136,12 +136,12 @@ def token_logprobs(tokens: Sequence[TokenItem]) -> list[dict[str, Any]]:
         {
             "token": token["text"],
             "logprob": finite(token["logprob"]),
-            "bytes": token["bytes"],
+            "bytes": list(token["bytes"]),
             "top_logprobs": [
                 {
                     "token": alternative["text"],
                     "logprob": max(alternative["logprob"], LOWEST),
-                    "bytes": alternative["bytes"],
+                    "bytes": list(alternative["bytes"]),
                 }
                 for alternative in token["top"] or []
             ],

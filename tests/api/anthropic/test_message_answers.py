@@ -9,7 +9,7 @@ import httpx
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, MessageTokensCount, ModelInfo, RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -221,6 +221,7 @@ def test_an_input_is_an_object_whatever_was_written(arguments: str, read: Any) -
     json.dumps(input_of(arguments), allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("tbrcCa"), max_size=12))
 def test_whatever_comes_of_an_answer_its_stream_is_the_message(kinds: list[str]) -> None:
     """t: text, r: reasoning, b: both, c: a call, C: a call and text, a: more arguments and text."""

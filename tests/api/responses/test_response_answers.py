@@ -50,8 +50,8 @@ def delta(index: int, arguments: str, name: str | None = None) -> dict[str, Any]
 
 
 def token(text: str) -> TokenItem:
-    top: Alternative = {"text": "z", "bytes": [122], "logprob": float("-inf")}
-    return {"text": text, "bytes": list(text.encode()), "logprob": -0.5, "top": [top], "offset": 0}
+    top: Alternative = {"text": "z", "bytes": b"z", "logprob": float("-inf")}
+    return {"text": text, "bytes": text.encode(), "logprob": -0.5, "top": [top], "offset": 0}
 
 
 ALL: list[Item] = [
