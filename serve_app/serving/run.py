@@ -47,6 +47,8 @@ _RAY = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     # Ray would start its workers at 15, where a consolidation beside them (19) still takes a third.
     "RAY_worker_niceness": "0",
+    # Where a process has ended is said in one line (`terminal`); Ray's own paragraph stays away.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed while executing a task",
     # A line for each request: files of workers are begun anew at this size, and three are kept.
     "RAY_ROTATION_MAX_BYTES": str(100 * 2**20),
     "RAY_ROTATION_BACKUP_COUNT": "3",

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from ray._private.ray_logging import LogDeduplicator
 
+from serve_app.serving.run import _RAY
 from serve_app.serving.terminal import heard
 
 PROCESS = """
@@ -81,6 +83,16 @@ def test_the_end_of_a_process_is_said_unless_it_is_expected(is_expected: bool) -
             _until(lambda: len(said) == 5)
     ended = [f"the engine (process {process.pid}) has ended; another one starts"]
     assert said[4:] == ([] if is_expected else ended)
+
+
+def test_ray_has_nothing_to_add_when_a_process_has_ended() -> None:
+    died = (
+        "A worker died or was killed while executing a task by an unexpected system error. To"
+        " troubleshoot the problem, check the logs for the dead worker. Lease ID: 01 Worker ID: 85"
+    )
+    shown = LogDeduplicator(5, None, _RAY["RAY_DEDUP_LOGS_SKIP_REGEX"])
+    [batch] = shown.deduplicate({"pid": "raylet", "is_err": False, "lines": [died, "No memory"]})
+    assert batch["lines"] == ["No memory"]
 
 
 def test_without_a_terminal_a_process_has_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
