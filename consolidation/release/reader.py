@@ -9,6 +9,7 @@ import torch
 from consolidation.release.errors import Damaged, NotFound
 from consolidation.release.manifest import Layer, Manifest, Model, Part
 from consolidation.release.registry import Registry
+from representation.few_ahead import read_ahead
 from representation.formats import ExpertShape, dense_expert
 
 HOST = torch.device("cpu")
@@ -45,6 +46,11 @@ class ReleaseReader:
         """The models by name."""
         return self.manifest.models
 
+    @property
+    def reads_at_once(self) -> int:
+        """How many threads may read it, so that its place gives what it can."""
+        return self._registry.storage.reads_at_once
+
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         """The tensors of a slot's part as they are stored, without the expert dimension."""
         return self._registry.read_tensors(self.layers[layer].slots[slot])
@@ -65,10 +71,14 @@ class ReleaseReader:
     def read_backbone(self, model: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A model's own tensors by state-dict name, each blob verified before its first tensor.
 
-        They are in memory of this process, one blob at a time: no file can change them afterwards.
+        They are in memory of this process, one blob at a time, or a few where several are read at
+        once: no file can change them afterwards.
         """
-        for blob in self._model(model).backbone:
-            yield from self._registry.read_tensors(blob).items()
+        blobs = self._model(model).backbone
+        sizes = [blob.bytes for blob in blobs]
+        read = self._registry.read_tensors
+        for tensors in read_ahead(read, blobs, sizes, self.reads_at_once):
+            yield from tensors.items()
 
     def write_tokenizer(self, model: str, directory: Path) -> None:
         """Write what `AutoTokenizer.from_pretrained(directory)` needs, including the config."""

@@ -111,7 +111,7 @@ class Registry:
     def read_bytes(self, blob: Blob, *, suffix: str = "bin") -> bytes:
         """A blob's content. Raises `Damaged`."""
         path = blob_path(blob, suffix)
-        name, data = self.storage.name(path), self.storage.read(path)
+        name, data = self.storage.name(path), self.storage.read(path, blob.bytes)
         if data is None:
             raise Damaged(f"{name} is missing")
         if len(data) != blob.bytes:

@@ -6,9 +6,8 @@ comes before the experts is so computed twice, which takes less time than readin
 experts for each input, and less memory than a layer of them.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from consolidation.walk.asked import Asked, Pairs
 from consolidation.walk.experts_forward import Given, Reached, Stop, output
 from consolidation.walk.keywords import SharedKeywords
 from consolidation.walk.streamed import Keywords, Layer, Seen, StreamedModel
+from representation.few_ahead import few_ahead
 
 Result = TypeVar("Result")
 Mapped = Callable[..., Iterator[Result]]
@@ -47,25 +47,9 @@ def one_thread_each(device: torch.device, at_most: int) -> Iterator[Mapped[Any]]
             num_workers, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             torch.set_num_threads(1)
-            yield partial(_few_ahead, pool, 2 * num_workers)
+            yield partial(few_ahead, pool, 2 * num_workers)
     finally:
         torch.set_num_threads(before)
-
-
-def _few_ahead(
-    pool: ThreadPoolExecutor, ahead: int, function: Callable[..., Result], *arguments: Any
-) -> Iterator[Result]:
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for one in zip(*arguments, strict=False):
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(function, *one))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 Inputs = Mapping[str, Any]

@@ -108,6 +108,11 @@ class ReleaseSource(Protocol):
     @property
     def models(self) -> Mapping[str, ModelLike]: ...
 
+    @property
+    def reads_at_once(self) -> int:
+        """How many threads may read it, so that its place gives what it can."""
+        ...
+
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         """The tensors of one part of a slot as they are stored, verified."""
         ...

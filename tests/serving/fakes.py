@@ -64,6 +64,7 @@ class FakeSource:
     models: Mapping[str, FakeModel]
     dtype: str = "float32"
     layers: tuple[LayerLike, ...] = ()
+    reads_at_once: int = 1
 
     def read_slot(self, layer: int, slot: int) -> NoReturn:
         raise AssertionError(f"{self.id}: slot {slot} of layer {layer} is read")

@@ -68,6 +68,8 @@ class MemorySource:
     Another way of holding them is another `parts_of`.
     """
 
+    reads_at_once = 1
+
     def __init__(self, release: str, models: Mapping[str, Any], dtype: str = "float32") -> None:
         self.id = release
         self.dtype = dtype

@@ -23,12 +23,20 @@ class File:
 class Storage(Protocol):
     """Whole files by relative path. Every method raises `StorageFailed` if it fails."""
 
+    @property
+    def reads_at_once(self) -> int:
+        """How many threads may read, so that the storage gives what it can."""
+        ...
+
     def name(self, path: str) -> str:
         """The file's full name, for people."""
         ...
 
-    def read(self, path: str) -> bytes | None:
-        """The file's content; None if there is no file."""
+    def read(self, path: str, num_bytes: int | None = None) -> bytes | None:
+        """The file's content; None if there is no file.
+
+        num_bytes: its size, if it is known: a large file is then read in pieces at once.
+        """
         ...
 
     def size(self, path: str) -> int | None:

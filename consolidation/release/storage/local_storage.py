@@ -18,13 +18,15 @@ from consolidation.release.storage.temporary import remove_left, write_whole
 class LocalStorage:
     """Files in one directory of this machine."""
 
+    reads_at_once = 1
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def name(self, path: str) -> str:
         return str(self.root / path)
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, num_bytes: int | None = None) -> bytes | None:
         try:
             return (self.root / path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):

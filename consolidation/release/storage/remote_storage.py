@@ -13,6 +13,8 @@ from consolidation.release.storage.interface import File
 
 AT_ONCE = 1000
 """How many files are removed by one request, as S3 takes them."""
+PIECE_BYTES = 8 << 20
+"""Of a file that is read in pieces at once. One request each."""
 CHANGES_AT_ONCE = 16
 """How often a change begins again, as another one was faster, before it is given up."""
 WRITTEN = ("LastModified", "mtime", "updated", "last_modified", "created")
@@ -22,6 +24,8 @@ WRITTEN = ("LastModified", "mtime", "updated", "last_modified", "created")
 class RemoteStorage:
     """Files at one fsspec address. Has no locks, but changes on a condition."""
 
+    reads_at_once = 16
+
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self.filesystem = filesystem
         self.root = root.rstrip("/")
@@ -30,12 +34,26 @@ class RemoteStorage:
     def name(self, path: str) -> str:
         return f"{self.url}/{path}"
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, num_bytes: int | None = None) -> bytes | None:
+        full = self._full(path)
         with self._trouble("read", path):
             try:
-                return bytes(self.filesystem.cat_file(self._full(path)))
+                pieces = self._pieces(full, num_bytes or 0)
+                return bytes(self.filesystem.cat_file(full)) if pieces is None else pieces
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def _pieces(self, full: str, num_bytes: int) -> bytes | None:
+        """A large file, read in pieces at once; None for a small one, or if a piece is not there.
+
+        The last piece asks for a byte more: a file that is too long is not taken for a right one.
+        """
+        if num_bytes <= PIECE_BYTES:
+            return None
+        begins = range(0, num_bytes, PIECE_BYTES)
+        ends = [*begins[1:], num_bytes + 1]
+        found = self.filesystem.cat_ranges([full] * len(begins), list(begins), ends)
+        return None if any(isinstance(one, Exception) for one in found) else b"".join(found)
 
     def size(self, path: str) -> int | None:
         with self._trouble("read", path):

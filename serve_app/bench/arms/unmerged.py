@@ -105,6 +105,10 @@ class Unmerged:
         ]
         return WholeModel(model.config, backbone, tuple(experts))
 
+    @property
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
+
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         """One expert by parameter, as its module has it, in the release's dtype."""
         whole, held = self.layers[layer].slots[slot], self._source.layers[layer]

@@ -32,6 +32,10 @@ class OneChanged:
     def models(self) -> Mapping[str, ModelLike]:
         return self._source.models
 
+    @property
+    def reads_at_once(self) -> int:
+        return self._source.reads_at_once
+
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         source = self._other if slot in self._own[layer] else self._source
         return source.read_slot(layer, slot)

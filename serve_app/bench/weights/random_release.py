@@ -154,6 +154,10 @@ class RandomRelease:
             tuple(residual_map) if self._residual_formats else (),
         )
 
+    @property
+    def reads_at_once(self) -> int:
+        return 1
+
     def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
         return self._part(layer, self.layers[layer].slots[slot], residual=False)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.experts.shelving import ShelfKey
 from serve_app.engine.loading.backbones import (
     Destination,
     HostBackbone,
@@ -21,6 +20,7 @@ from serve_app.engine.loading.backbones import (
     hold_backbone,
     load_backbone,
 )
+from serve_app.engine.loading.parts import PartToLoad, read_parts
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.facts import vocabulary
 from serve_app.engine.model.packed import Configured, PackedModel
@@ -73,16 +73,6 @@ class PartsLoaded:
     configured: Mapping[str, Configured]
     seconds: float
     error: EngineError | None
-
-
-@dataclass(frozen=True, slots=True)
-class PartToLoad:
-    """A slot or a residual of a release, by its index in its layer, and the row for it."""
-
-    layer: int
-    shelf: ShelfKey
-    index: int
-    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +182,10 @@ class Loader:
                     configured[name] = self._packed.configured(model.config)
                 except Unsupported as error:
                     raise Unsupported(f"{label}, model {name!r}: {error}") from error
-            for part in parts:
+            for part, tensors in read_parts(source, parts):
                 noun = "residual" if part.shelf.residual else "slot"
-                read = source.read_residual if part.shelf.residual else source.read_slot
                 what = f"{label}, layer {part.layer}, {noun} {part.index}"
-                shelf = layers[part.layer].shelves[part.shelf]
-                shelf.write(part.row, read(part.layer, part.index), what)
+                layers[part.layer].shelves[part.shelf].write(part.row, tensors, what)
 
         self.num_writing += 1
         self._parts.submit(

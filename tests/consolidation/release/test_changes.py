@@ -1,6 +1,5 @@
 """Changes of one file at once: on a server that speaks S3, and on stores that know less."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,9 @@ from consolidation.release.registry import Registry
 from consolidation.release.storage import RemoteStorage, open_storage, remote_storage
 from consolidation.release.storage.conditions import Moved, write_if
 from tests.consolidation.release.test_registry import make_release
-from tests.support.s3_server import S3, s3_server
+from tests.support.s3_server import S3
 
 PATH = "channels/stable.json"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        s3_server(tmp_path_factory.mktemp("s3"), patch) as found,
-    ):
-        found.filesystem.mkdir("bucket")
-        yield found
 
 
 @pytest.fixture

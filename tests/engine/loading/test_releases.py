@@ -1,5 +1,6 @@
 """A new release is only more models in the same pool."""
 
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -174,6 +175,33 @@ def test_steps_go_on_while_a_release_waits_for_a_load_to_make_room(
     assert_golden(models, requests, answers)
     late = greedy_requests(["m3"], [6], max_tokens=5, release="r2")
     assert_golden(family(3), late, answer(engine, late))
+    engine.close()
+
+
+class FarAway(MemorySource):
+    """Gives a part only while another one is read too."""
+
+    reads_at_once = 2
+
+    def __init__(self, release: str, models: dict[str, Any]) -> None:
+        super().__init__(release, models)
+        self.together = threading.Barrier(2, timeout=30)
+
+    def read_slot(self, layer: int, slot: int) -> dict[str, torch.Tensor]:
+        self.together.wait()
+        return super().read_slot(layer, slot)
+
+
+def test_parts_from_far_away_are_read_at_once_and_the_log_tells_the_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    models = family(1)
+    with caplog.at_level("INFO", "serve_app.engine.loading.parts"):
+        engine = engine_of(FarAway("r1", models))
+    requests = greedy_requests(models, [5], max_tokens=4)
+    assert_golden(models, requests, answer(engine, requests))
+    [told] = caplog.messages
+    assert re.fullmatch(r"release r1: (\S+ \wiB) of \1 of experts read, \S+ \wiB/s", told)
     engine.close()
 
 
