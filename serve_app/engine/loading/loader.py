@@ -20,7 +20,7 @@ from serve_app.engine.loading.backbones import (
     hold_backbone,
     load_backbone,
 )
-from serve_app.engine.loading.parts import PartToLoad, read_parts
+from serve_app.engine.loading.part_reads import PartToLoad, read_parts
 from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.facts import vocabulary
 from serve_app.engine.model.packed import Configured, PackedModel

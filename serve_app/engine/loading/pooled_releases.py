@@ -14,7 +14,7 @@ from serve_app.engine.experts.shelving import (
     parts_of_expert,
     shelf_rows,
 )
-from serve_app.engine.loading.parts import PartToLoad
+from serve_app.engine.loading.part_reads import PartToLoad
 from serve_app.engine.model.facts import backbone_key, context_length
 from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource

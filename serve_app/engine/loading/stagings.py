@@ -13,7 +13,7 @@ from serve_app.engine.loading.loader import (
     Report,
     load_failure,
 )
-from serve_app.engine.loading.parts import PartToLoad
+from serve_app.engine.loading.part_reads import PartToLoad
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
 from serve_app.engine.model.facts import backbone_key

@@ -196,7 +196,7 @@ def test_parts_from_far_away_are_read_at_once_and_the_log_tells_the_rate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     models = family(1)
-    with caplog.at_level("INFO", "serve_app.engine.loading.parts"):
+    with caplog.at_level("INFO", "serve_app.engine.loading.part_reads"):
         engine = engine_of(FarAway("r1", models))
     requests = greedy_requests(models, [5], max_tokens=4)
     assert_golden(models, requests, answer(engine, requests))
