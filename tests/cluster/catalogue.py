@@ -1,7 +1,7 @@
 """All rows, in the order in which they are run. Runs none."""
 
 from tests.cluster.row import Row
-from tests.cluster.rows import readiness, scaling
+from tests.cluster.rows import deaths, draining, figures, headless, readiness, restarting, scaling
 
 ROWS = (
     Row(
@@ -11,4 +11,11 @@ ROWS = (
         most_s=300,
     ),
     Row("replicas 1, 2, 1", scaling.up_and_down, "0 refused or cut", most_s=240),
+    Row("two replicas counted", figures.metrics_of_two, "within 1 % of the truth", most_s=240),
+    Row("engine of two killed", deaths.engine_killed, "those it ran, told why", most_s=240),
+    Row("ingress killed", deaths.ingress_killed, "streams through it alone", most_s=240),
+    Row("node told to end", draining.node_told_to_end, "0 cut", most_s=300),
+    Row("only engine killed", deaths.only_engine_killed, "503 within 2 s", most_s=240),
+    Row("args changed", restarting.args_changed, "figure for the docs; none cut", most_s=240),
+    Row("head killed, with Redis", headless.head_killed, "0 of 200 lost", most_s=560),
 )

@@ -19,6 +19,8 @@ from tests.chaos.references import LONGEST, References
 PAUSE_S = 0.2
 """The longest that a client thinks after an answer."""
 PATIENCE_S = 300.0
+PACED = 200
+"""Tokens by which the pace of streams is found."""
 LENGTHS = (4, 12, 40, LONGEST)
 
 
@@ -73,6 +75,13 @@ class Clients:
     def streams(self, number: int, tokens: int) -> list[Future[Answered]]:
         """As many streams of so many tokens, in turn among the addresses."""
         return [self._start(self._stream(self._next(), tokens)) for _ in range(number)]
+
+    def streams_of(self, number: int, seconds: float) -> list[Future[Answered]]:
+        """Streams that will take about as long as said, and 300 tokens at least."""
+        begun = monotonic()
+        for each in self.streams(number, PACED):
+            each.result(PATIENCE_S)
+        return self.streams(number, max(300, round(PACED * seconds / (monotonic() - begun))))
 
     def close(self) -> None:
         self.end()

@@ -1,11 +1,11 @@
 """A head and workers, and what is deployed on them. Asks Serve as KubeRay does."""
 
-import json
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import httpx
 from serve_app.serving.run import free_port
 from tests.chaos.endpoint import ROOT, wait_until
 from tests.cluster.manifests import Manifests
-from tests.cluster.nodes import Node
+from tests.cluster.nodes import Node, started
+from tests.cluster.redis_server import Redis
 
 RUNNING_S = 180.0
 """By then a deployment runs, on a machine that others may share."""
@@ -27,10 +28,8 @@ _WORKER = ["--num-cpus", "4", "--num-gpus", "1", "--resources", '{"ingress": 1}'
 class Cluster:
     """Runs until `close`.   manifests: whose environment all nodes get."""
 
-    def __init__(
-        self, out: Path, manifests: Manifests, redis: Mapping[str, str] | None = None
-    ) -> None:
-        """out: an existing folder.   redis: variables of the head that name one."""
+    def __init__(self, out: Path, manifests: Manifests, redis: Redis | None = None) -> None:
+        """out: an existing folder.   redis: where the head keeps what it knows."""
         token = out / "token"
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         self.out = out
@@ -40,8 +39,10 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": str(ROOT),
+            **(redis.nodes if redis else {}),
         }
-        self._redis = redis or {}
+        self._redis = redis
+        self._number = count(_HEAD + 1)
         self._port, self._dashboard_port = free_port(), free_port()
         self.head_proxy_port = free_port()
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
@@ -56,20 +57,22 @@ class Cluster:
             *("--head", "--port", str(self._port), "--num-cpus", "0", "--num-gpus", "0"),
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(self._dashboard_port)),
             *("--ray-client-server-port", str(free_port())),
+            *(self._redis.head_options if self._redis else ()),
         ]
-        self.head = Node(_HEAD, self.out, options, {**self._environment, **self._redis})
-        self.head.until_started()
+        own = self._redis.head if self._redis else {}
+        environment = {**self._environment, **own}
+        self.head = started(lambda: Node(_HEAD, self.out, options, environment))
 
     def add_workers(self, number: int) -> None:
-        first = _HEAD + 1 + len(self.workers)
-        address = ["--address", f"127.0.0.{_HEAD}:{self._port}"]
-        started = [
-            Node(first + i, self.out, [*address, *_WORKER], self._environment)
-            for i in range(number)
-        ]
-        self.workers += started
-        for node in started:
-            node.until_started()
+        options = ["--address", f"127.0.0.{_HEAD}:{self._port}", *_WORKER]
+        for _ in range(number):
+            own = next(self._number)
+            self.workers.append(started(partial(Node, own, self.out, options, self._environment)))
+
+    def forget(self, node: Node) -> None:
+        """It has ended, or is ended here."""
+        self.workers.remove(node)
+        node.kill()
 
     def close(self) -> None:
         for node in [*self.workers, *([self.head] if self.head else [])]:
@@ -99,10 +102,11 @@ class Cluster:
         status: str = self.application().get("status", "none")
         return status
 
-    def replicas(self, deployment: str) -> list[dict[str, Any]]:
-        """Those that run."""
+    def pids(self, deployment: str) -> dict[str, int]:
+        """The processes of replicas that run, by the address of their node."""
         told = self.application().get("deployments", {}).get(deployment, {})
-        return [each for each in told.get("replicas", []) if each["state"] == "RUNNING"]
+        running = [each for each in told.get("replicas", []) if each["state"] == "RUNNING"]
+        return {each["node_ip"]: each["pid"] for each in running}
 
     def until_running(self, engines: int, within_s: float = RUNNING_S) -> float:
         """-> seconds until as many engines run, and no other change is under way."""
@@ -115,6 +119,14 @@ class Cluster:
             return [each["state"] for each in replicas] == ["RUNNING"] * engines
 
         return wait_until(holds, within_s, f"{engines} engines run; status {self.status()}")
+
+    def until_reached(self) -> float:
+        """-> seconds until the proxies of all workers are healthy, as a load balancer asks."""
+        return wait_until(
+            lambda: all(self.probe(node, "/-/healthz") == 200 for node in self.workers),
+            RUNNING_S,
+            "the proxies of all workers are healthy",
+        )
 
     def probe(self, node: Node, path: str) -> int:
         """The status of an answer of a node's proxy; 0 where nobody answers."""
@@ -136,8 +148,3 @@ class Cluster:
         if run.returncode:
             raise ChildProcessError(f"serve {command}: {run.stderr[-2000:]}")
         return run.stdout
-
-
-def as_text(told: Mapping[str, Any]) -> str:
-    """What Serve says, on one line, for an error."""
-    return json.dumps(told)[:500]

@@ -1,14 +1,17 @@
 """Nodes of Ray on one machine, each at a loopback address of its own. Knows no Serve.
 
 `ray start --block` is what KubeRay runs in a pod, and SIGTERM is what the kubelet sends to it.
-Each node has its own folder: Ray's nodes that share one take each other's sockets.
+Each has its own folder, as a pod has its own disk: nodes that share one take each other's sockets,
+and a head takes what its predecessor left there for one that runs.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from serve_app.cli.processes import descendants
@@ -16,14 +19,15 @@ from serve_app.serving.run import free_port
 from tests.chaos.endpoint import ROOT, is_alive, wait_until
 
 START_S = 120.0
-_STARTED = "Ray runtime started"
+TRIES = 4
+_STARTED = b"Ray runtime started"
 _STORE_BYTES = 80_000_000
 """Of each node's object store, which is next to unused here; Ray takes no less."""
 _RAY = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
 
 
 class Node:
-    """One `ray start --block`, and all that it starts. Raises: TimeoutError if it does not start.
+    """One `ray start --block`, and all that it starts.
 
     address: where it is.   proxy: where Serve's proxy of this node answers, once there is one.
     """
@@ -37,9 +41,8 @@ class Node:
         self.address = f"127.0.0.{number}"
         port = free_port()
         self.proxy = f"http://127.0.0.1:{port}"
-        self.folder = out / f"n{number}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = out / f"n{number}.log"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"n{number}-", dir=out))
+        self.log = out / f"{self.folder.name}.log"
         command = [
             *(sys.executable, "-c", _RAY, "start", "--block", "--node-ip-address", self.address),
             *("--temp-dir", str(self.folder), "--object-store-memory", str(_STORE_BYTES)),
@@ -47,7 +50,7 @@ class Node:
             *options,
         ]
         own = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(port), "RAY_TMPDIR": str(self.folder)}
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -58,13 +61,11 @@ class Node:
             )
         self.pid = self._process.pid
 
-    def until_started(self) -> None:
-        def started() -> bool:
-            if self._process.poll() is not None:
-                raise ChildProcessError(f"{self.log}: ended with {self._process.returncode}")
-            return _STARTED in self.log.read_text(encoding="utf-8", errors="replace")
-
-        wait_until(started, START_S, f"a node of Ray starts; see {self.log}")
+    def has_started(self) -> bool:
+        """Raises: ChildProcessError if it has ended."""
+        if self._process.poll() is not None:
+            raise ChildProcessError(f"{self.log}: ended with {self._process.returncode}")
+        return _STARTED in self.log.read_bytes()
 
     def told_to_end(self) -> None:
         """SIGTERM, as from the kubelet. Returns at once."""
@@ -84,14 +85,21 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
-    def pids(self, title: str) -> list[int]:
-        """The processes of this node whose title begins so: `ray::ServeReplica:`, say."""
-        return [pid for pid in descendants(self.pid) if _title(pid).startswith(title)]
+
+def started(make: Callable[[], Node]) -> Node:
+    """A node that has started. One that ends before is made anew, as the kubelet does: Ray gives up
+    if its agents take longer than 15 s to start, as on a busy machine. Raises: as the last.
+    """
+    for _ in range(TRIES - 1):
+        with suppress(ChildProcessError):
+            return _until_started(make())
+    return _until_started(make())
 
 
-def _title(pid: int) -> str:
+def _until_started(node: Node) -> Node:
     try:
-        whole = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return ""
-    return whole.replace(b"\0", b" ").decode(errors="replace")
+        wait_until(node.has_started, START_S, f"a node of Ray starts; see {node.log}")
+    except BaseException:
+        node.kill()
+        raise
+    return node

@@ -1,7 +1,7 @@
 """What rows work on: a family of models, and one cluster at a time that serves it."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from tests.chaos.references import References
 from tests.cluster.clients import Clients
 from tests.cluster.cluster import Cluster
 from tests.cluster.manifests import rendered
+from tests.cluster.redis_server import Redis
 from tests.serving.family import TinyFamily
 from tests.support.checkpoints import write_checkpoint
 
@@ -49,7 +50,7 @@ class Site:
         self.manifests = rendered(self.family.url, out, DRAIN_S, args)
         self.cluster: Cluster | None = None
 
-    def fresh(self, redis: Mapping[str, str] | None = None) -> Cluster:
+    def fresh(self, redis: Redis | None = None) -> Cluster:
         """A head and two workers, where nothing is deployed yet."""
         self.close()
         folder = self._root / f"c{next(self._numbers)}"
@@ -65,6 +66,7 @@ class Site:
         cluster = self.cluster or self.fresh()
         cluster.deploy(self.manifests.with_changes(engines=engines))
         cluster.until_running(engines)
+        cluster.until_reached()
         return cluster
 
     def publish(self) -> None:
@@ -77,8 +79,11 @@ class Site:
         cluster, self.cluster = self.cluster, None
         cluster.close()
         kept = self._out / cluster.out.name
+        kept.mkdir(exist_ok=True)
         for logs in cluster.out.glob("n*/session_2*/logs"):
             shutil.copytree(logs, kept / logs.parts[-3], dirs_exist_ok=True, symlinks=True)
+        for log in cluster.out.glob("n*.log"):
+            shutil.copy(log, kept)
 
     @contextmanager
     def clients(self, cluster: Cluster) -> Iterator[Clients]:

@@ -53,15 +53,14 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, ports: Sequence[int], pace: float) -> Iterator[Prometheus]:
-    """Reads these ports of the loopback address.   pace: of our alerts, see `rule_groups`."""
-    targets = [f"127.0.0.1:{port}" for port in ports]
+def prometheus(directory: Path, targets: Sequence[str], pace: float) -> Iterator[Prometheus]:
+    """Reads these: host and port each.   pace: of our alerts, see `rule_groups`."""
     rules = directory / "alerts.yaml"
     rules.write_text(yaml.safe_dump(rule_groups(pace)))
     config = {
         "global": {"scrape_interval": SCRAPES, "evaluation_interval": SCRAPES},
         "rule_files": [str(rules)],
-        "scrape_configs": [{"job_name": "engines", "static_configs": [{"targets": targets}]}],
+        "scrape_configs": [{"job_name": "engines", "static_configs": [{"targets": list(targets)}]}],
     }
     file, port = directory / "prometheus.yaml", free_port()
     file.write_text(yaml.safe_dump(config))

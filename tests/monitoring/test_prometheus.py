@@ -186,13 +186,13 @@ def test_sums_panels_and_alerts_with_a_real_prometheus(tmp_path: Path) -> None:
     async def run() -> None:
         async with AsyncExitStack() as stack:
             steps = stack.enter_context(_stepping(second))
-            ports = []
+            targets = []
             replicas = []
             for made, config in ((first, CONFIG), (second, SMALL)):
                 replica, port = await stack.enter_async_context(_served(made, config))
                 replicas.append(replica)
-                ports.append(port)
-            server = stack.enter_context(prometheus(tmp_path, ports, PACE))
+                targets.append(f"127.0.0.1:{port}")
+            server = stack.enter_context(prometheus(tmp_path, targets, PACE))
             await _until(lambda: len(server.series("expertpool_ready")) == 2)
             for replica, num in zip(replicas, (40, 25), strict=True):
                 async with client_of(replica) as client:

@@ -1,0 +1,56 @@
+"""A node that is told to end while streams run: what the kubelet does to a pod."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from serve_app.serving.graces import graces_of
+from tests.chaos.ledger import Kind, counts, reasons
+from tests.cluster.row import Short
+from tests.cluster.site import DRAIN_S, Site
+
+STREAMS, CLIENTS = 24, 4
+LONG_S = DRAIN_S / 2
+"""What a stream takes, about: the machine may become slower meanwhile."""
+LEAVES_S = 1.0
+"""From SIGTERM until the load balancer sends nothing new to the node."""
+ENDS_S = 30.0
+"""Beyond Ray's own grace, as `terminationGracePeriodSeconds` is."""
+
+
+def node_told_to_end(site: Site) -> Mapping[str, Any]:
+    """Two engines on two nodes, SIGTERM to one of them, with streams through both."""
+    cluster = site.serving(2)
+    node = cluster.workers[-1]
+    with site.clients(cluster) as clients:
+        streams = clients.streams_of(STREAMS, LONG_S)
+        clients.begin(CLIENTS)
+        time.sleep(2)
+        num_open = sum(not each.done() for each in streams)
+        node.told_to_end()
+        begun = time.monotonic()
+        time.sleep(LEAVES_S)
+        clients.leave(node.proxy)
+        outcomes = [each.result().outcome for each in streams]
+        longest = max(each.ended - each.begun for each in outcomes)
+        node.ended(graces_of(DRAIN_S).node_s + ENDS_S)
+        ended_s = time.monotonic() - begun
+        others = [each.outcome for each in clients.end()]
+    cluster.forget(node)
+    cluster.add_workers(1)
+    tally, beside = counts(outcomes), counts(others)
+    seen = {
+        "streams open at SIGTERM": num_open,
+        "whole": tally["right"],
+        "the longest stream took s": longest,
+        "requests meanwhile": len(others),
+        "right": beside["right"],
+        "the node ended after s": ended_s,
+        **reasons([*outcomes, *others]),
+    }
+    wrong = [each for each in (*outcomes, *others) if each.kind is not Kind.RIGHT]
+    if wrong:
+        raise Short(f"{len(wrong)} streams or requests were not right", seen)
+    if num_open < STREAMS:
+        raise Short("streams ended before the node was told to end", seen)
+    return seen

@@ -1,0 +1,69 @@
+"""What two replicas count, against what clients were told."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.ledger import counts
+from tests.cluster.cluster import Cluster
+from tests.cluster.pages import ENGINE_PORT, metric
+from tests.cluster.row import Short
+from tests.cluster.site import Site
+from tests.monitoring.prometheus_server import Prometheus, prometheus
+
+STREAMS, LENGTHS = 40, (20, 60, 140)
+NAME = "generation_tokens_total"
+WITHIN = 0.01
+SCRAPED_S = 2.0
+"""By then Prometheus has read what the engines have counted."""
+
+
+def metrics_of_two(site: Site) -> Mapping[str, Any]:
+    """Sums over the engines' own ports, and by a real Prometheus where there is one."""
+    cluster = site.serving(2)
+    if shutil.which("prometheus") is None:
+        return _judged(_asked(site, cluster, None), "there is no prometheus: not asked")
+    targets = [f"{node.address}:{ENGINE_PORT}" for node in cluster.workers]
+    with tempfile.TemporaryDirectory() as place, prometheus(Path(place), targets, 1.0) as found:
+        time.sleep(SCRAPED_S)
+        return _judged(_asked(site, cluster, found), "")
+
+
+def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, Any]:
+    by_engine = {node.address: metric(node.address, NAME) for node in cluster.workers}
+    before = _by_prometheus(found)
+    with site.clients(cluster) as clients:
+        answered = [
+            each.result() for length in LENGTHS for each in clients.streams(STREAMS, length)
+        ]
+    truth = sum(each.tokens for each in answered)
+    time.sleep(SCRAPED_S)
+    counted = [metric(address, NAME) - count for address, count in by_engine.items()]
+    seen = {
+        "streams": len(answered),
+        "right": counts([each.outcome for each in answered])["right"],
+        "tokens that clients were told of": truth,
+        "counted by each engine": counted,
+        "counted over truth": sum(counted) / truth,
+    }
+    if found is not None:
+        seen["by Prometheus over truth"] = (_by_prometheus(found) - before) / truth
+    return seen
+
+
+def _by_prometheus(found: Prometheus | None) -> float:
+    return 0.0 if found is None else found.value(f"sum(expertpool_{NAME}) or vector(0)")
+
+
+def _judged(seen: dict[str, Any], notice: str) -> Mapping[str, Any]:
+    ratios = [value for name, value in seen.items() if name.endswith("over truth")]
+    if notice:
+        seen["notice"] = notice
+    if any(abs(ratio - 1) > WITHIN for ratio in ratios) or seen["right"] != seen["streams"]:
+        raise Short("what was counted is not what clients were told", seen)
+    if min(seen["counted by each engine"]) == 0:
+        raise Short("one engine had nothing to count", seen)
+    return seen

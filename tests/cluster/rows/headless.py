@@ -1,0 +1,62 @@
+"""The head that dies, where a Redis remembers what it knew."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tests.chaos.endpoint import wait_until
+from tests.chaos.ledger import counts, reasons
+from tests.cluster.redis_server import PROGRAM, redis
+from tests.cluster.row import Short, Skipped
+from tests.cluster.site import Site
+
+CLIENTS, REQUESTS = 4, 200
+AWAY_S = 20.0
+"""From the head's death until another starts, as a pod does."""
+CHANGED_S = 180.0
+
+
+def head_killed(site: Site) -> Mapping[str, Any]:
+    """Requests go on; once the next head runs, changes are possible again."""
+    if PROGRAM is None:
+        raise Skipped("there is no redis-server here (Debian: apt-get install redis-server)")
+    with redis(PROGRAM) as found:
+        site.fresh(found)
+        try:
+            return _killed(site)
+        finally:
+            site.close()
+
+
+def _killed(site: Site) -> Mapping[str, Any]:
+    cluster = site.serving(1)
+    assert cluster.head is not None
+    with site.clients(cluster) as clients:
+        clients.begin(CLIENTS)
+        time.sleep(2)
+        cluster.head.kill()
+        killed, before = time.monotonic(), clients.num_answered
+        while time.monotonic() < killed + AWAY_S or clients.num_answered < before + REQUESTS:
+            time.sleep(0.1)
+        cluster.start_head()
+        started_s = time.monotonic() - killed
+        wait_until(lambda: cluster.status() == "RUNNING", CHANGED_S, "the next head knows it")
+        known_s = time.monotonic() - killed
+        cluster.deploy(site.manifests.with_changes(engines=2))
+        cluster.until_running(2, CHANGED_S)
+        changed_s = time.monotonic() - killed
+        outcomes = [each.outcome for each in clients.end()]
+    while_away = [each for each in outcomes if killed <= each.ended <= killed + started_s]
+    seen = {
+        "requests while there was no head": len(while_away),
+        "right": counts(while_away)["right"],
+        "requests in all": len(outcomes),
+        "right in all": counts(outcomes)["right"],
+        "the next head had started after s": started_s,
+        "Serve was RUNNING again after s": known_s,
+        "a second engine ran after s": changed_s,
+        **reasons(outcomes),
+    }
+    if counts(outcomes)["right"] != len(outcomes) or len(while_away) < REQUESTS:
+        raise Short("requests were lost, or there were too few", seen)
+    return seen
