@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from consolidation.arithmetic.metric import BLOCK
+from consolidation.arithmetic.metric import BLOCK, Samples
 from consolidation.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from consolidation.errors import Refused, RunFailed
 from consolidation.statistics.gathering import HEAD_TOKENS, StatisticsTask, batches_of, gather
@@ -205,11 +205,14 @@ def test_statistics_are_those_of_the_whole_model_but_for_rounding(
                 most = float(metric.moments.abs().max())
                 assert_close(found.moments, metric.moments, rtol=1e-3, atol=1e-5 * most)
                 assert found.samples is not None
-                # Samples are in bfloat16.
-                assert_close(found.samples.inputs, metric.samples.inputs, rtol=1e-2, atol=1e-5)
-                size = float(metric.samples.gradients.abs().max())
-                gradients = (found.samples.gradients, metric.samples.gradients)
-                assert_close(*gradients, rtol=1e-2, atol=1e-4 * size)
+                # Samples are in bfloat16; tokens that matter alike may change places.
+                for ours, whole in zip(sums(found.samples), sums(metric.samples), strict=True):
+                    assert_close(ours, whole, rtol=1e-2, atol=5e-3 * float(whole.abs().max()))
+
+
+def sums(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+    """What does not depend on the order of samples: of inputs, and of gradients with inputs."""
+    return samples.inputs.T @ samples.inputs, samples.gradients.T @ samples.inputs
 
 
 def test_statistics_are_the_same_however_many_threads_there_are(tmp_path: Path) -> None:
