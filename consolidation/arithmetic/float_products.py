@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+FEWEST_ROWS = 8
+"""One row has code of its own in oneDNN, which adds in another order."""
+
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x @ weightᵀ, as `functional.linear`. x: (…, I)   weight: (O, I)  ->  (…, O)
@@ -25,10 +28,20 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _by_onednn(x, weight)
 
 
+def filled_up(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros added at the end, up to one of few numbers of rows. (n, I) -> (m, I)
+
+    oneDNN compiles a product for each number of rows or of columns that it adds up over, and keeps
+    a thousand of up to 2 MiB each. There are eight m for each power of two, so an eighth is added
+    at most, or seven rows.
+    """
+    step = max(FEWEST_ROWS, 1 << max(0, (len(rows) - 1).bit_length() - 4))
+    missing = -len(rows) % step
+    return functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    rows = x.flatten(0, -2).contiguous()
-    if len(rows) == 1:  # One row has code of its own, which adds in another order.
-        rows = rows.expand(2, -1).contiguous()
+    rows = filled_up(x.flatten(0, -2)).contiguous()
     found: torch.Tensor = _linear()(rows, weight, None, "none", [], "")
     return found[: x.shape[:-1].numel()].view(*x.shape[:-1], len(weight))
 

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from consolidation.arithmetic.float_products import product
+from consolidation.arithmetic.float_products import filled_up, product
 from consolidation.arithmetic.metric import Metric, Samples, block_size, in_blocks
 from consolidation.arithmetic.on_device import to_device
 from consolidation.walk.scratch import Scratch
@@ -110,10 +110,11 @@ class Sums:
         square = gradient.square()
         weights = square.sum(1)
         plain, weighed = [], []
-        for block in in_blocks(x, x.shape[1]):  # (n, b)
-            across = block.T.contiguous()  # (b, n)
+        filled, by = filled_up(x), filled_up(weights[:, None])  # (m, I), (m, 1)
+        for block in in_blocks(filled, x.shape[1]):  # (m, b)
+            across = block.T.contiguous()  # (b, m)
             plain.append(product(across, across))
-            weighed.append(product(across * weights, across))
+            weighed.append(product(across * by.T, across))
         return cls(
             (gradient.shape[1], x.shape[1]),
             torch.stack(plain),

@@ -1,10 +1,16 @@
 """Products are those of torch, but for rounding, whatever lies behind them."""
 
+import os
+import sys
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
 
-from consolidation.arithmetic.float_products import product
+from consolidation.arithmetic.float_products import filled_up, product
+from consolidation.statistics.moments import Sums
+from serve_app.bench.consolidate.stage_watch import held_bytes
 
 WEIGHTS = {
     "plain": torch.randn(24, 40, generator=torch.Generator().manual_seed(0)),
@@ -43,3 +49,31 @@ def test_a_row_s_product_does_not_depend_on_the_rows_beside_it() -> None:
     for count in (1, 2, 7, 16):
         assert torch.equal(product(x[:count], weight), whole[:count])
     assert torch.equal(product(x[5:6, None], weight), whole[5:6, None])
+
+
+def test_there_are_few_numbers_of_rows_that_others_are_filled_up_to() -> None:
+    numbers = {count: len(filled_up(torch.ones(count, 1))) for count in range(1, 1025)}
+    assert all(0 <= found - count < max(8, count / 8) for count, found in numbers.items())
+    assert len(set(numbers.values())) == 16 + 3 * 8
+    filled = filled_up(torch.ones(9, 2))
+    assert filled[:9].eq(1).all() and filled[9:].eq(0).all()
+
+
+def multiply(count: int) -> None:
+    product(torch.ones(count, 64), torch.ones(32, 64))
+
+
+def add_up(count: int) -> None:
+    Sums.of(torch.ones(count, 64), torch.ones(count, 32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("compute", [multiply, add_up])
+def test_memory_does_not_grow_with_how_many_numbers_of_tokens_are_computed(
+    compute: Callable[[int], None],
+) -> None:
+    compute(300)
+    before = held_bytes([os.getpid()])
+    for count in range(301, 401):
+        compute(count)
+    assert held_bytes([os.getpid()]) - before < 20e6
