@@ -56,7 +56,8 @@ def test_there_are_few_numbers_of_rows_that_others_are_filled_up_to() -> None:
     assert all(0 <= found - count < max(8, count / 8) for count, found in numbers.items())
     assert len(set(numbers.values())) == 16 + 3 * 8
     filled = filled_up(torch.ones(9, 2))
-    assert filled[:9].eq(1).all() and filled[9:].eq(0).all()
+    assert filled[:9].eq(1).all()
+    assert filled[9:].eq(0).all()
 
 
 def multiply(count: int) -> None:
