@@ -140,6 +140,7 @@ async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
     finally:
         await _cancel(leaving)
         await _cancel(working)
+        del leaving, working  # the exception leads here, and must not be led back to
 
 
 async def _disconnected(receive: Receive) -> None:

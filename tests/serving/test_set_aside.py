@@ -1,5 +1,6 @@
 """What Python does not look through for garbage while requests are answered."""
 
+import asyncio
 import gc
 import os
 import pickle
@@ -9,9 +10,13 @@ import sys
 import pytest
 
 from serve_app.config import ServeConfig
+from serve_app.protocol.errors import ProtocolError
 from serve_app.serving import engine_deployment, ingress_deployment
 from serve_app.text.choice_text import ChoiceText
+from serve_app.text.errors import NoChatTemplate
 from serve_app.text.tokenizer import Tokenizer
+from tests.serving.fakes import world
+from tests.serving.running import client_of, replica_of, serves
 from tests.support.checkpoints import byte_tokenizer
 from tests.text.process.choices import wanted
 
@@ -82,3 +87,21 @@ def test_log_probabilities_are_not_looked_through() -> None:
     read = pickle.loads(pickle.dumps(token["top"]))
     assert [each["bytes"] for each in read] == [b"e", b"\x85"]
     assert not any(map(gc.is_tracked, read))
+
+
+def test_what_a_refused_request_held_is_let_go_of_without_looking_for_garbage() -> None:
+    async def run() -> list[BaseException]:
+        made = world("a", answers={"a": [10]})
+        async with replica_of(made) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            gc.disable()
+            chat = {"model": "a", "messages": [{"role": "user", "content": "x"}]}
+            assert (await client.post("/v1/chat/completions", json=chat)).status_code == 400
+            return [
+                each for each in gc.get_objects() if type(each) in (NoChatTemplate, ProtocolError)
+            ]
+
+    try:
+        assert asyncio.run(run()) == []
+    finally:
+        gc.enable()

@@ -65,7 +65,9 @@ REQUESTS: Mapping[str, LongRequest] = {
         _CHATS, lambda: _chat(("system", _said(_ENGLISH)), ("user", "go on"))
     ),
     "15 MB of blanks": LongRequest(_CHATS, lambda: _chat(("user", _said(" ")))),
-    "4 MB of blanks": LongRequest(_CHATS, lambda: _chat(("user", _said(" ", 4_000_000) + "x"))),
+    "4 MB of blanks": LongRequest(
+        _CHATS, lambda: _chat(("user", _said(" ", 4_000_000) + "x"), max_tokens=CONTEXT)
+    ),
     "4 MB of reasoning": LongRequest(
         _CHATS, lambda: _chat(("assistant", "<think>" + _said(_JAPANESE, 4_000_000)), ("user", "x"))
     ),

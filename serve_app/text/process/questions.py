@@ -66,6 +66,12 @@ class Asked:
         if not self.answer.done():
             self.answer.set_exception(error)
 
+    def forget(self) -> None:
+        """To be called last. An exception that is the answer leads to this by its traceback, and
+        must not be led back to, or all that was asked stays until garbage is looked for.
+        """
+        del self.answer, self.packed
+
 
 class Questions:
     """By number. Each is here as long as somebody waits for its answer."""
@@ -81,14 +87,14 @@ class Questions:
             packed = pack(question)
         except ValueError as error:
             raise TextError("what was sent is nested too deeply") from error
-        number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
-        asked = Asked(number, _lane(question, packed), packed, answer)
+        number, lane = next(self._numbers), _lane(question, packed)
+        asked = Asked(number, lane, packed, asyncio.get_running_loop().create_future())
         self._asked[number] = asked
         try:
             yield asked
         finally:
             del self._asked[number]
+            asked.forget()
 
     def again(self, now: float) -> list[AskedQuestion]:
         """For a process that takes over. What was sent too often fails with TextUnavailable."""
