@@ -200,6 +200,12 @@ class Registry:
         oldest = datetime.min.replace(tzinfo=UTC)
         return sorted(found, key=lambda summary: (summary.at or oldest, summary.id))
 
+    def other_families(self) -> list[str]:
+        """What else the registry holds releases of, sorted: to tell who mistyped a family."""
+        place = open_storage(self.url)
+        names = [name for name in place.names("") if valid_name(name) and name != self.family]
+        return [name for name in names if place.names(f"{name}/releases")]
+
     def _summary(self, release: str, channels: tuple[str, ...]) -> ReleaseSummary:
         at = self.published_at(release)
         try:

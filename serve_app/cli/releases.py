@@ -38,7 +38,7 @@ def releases(family: Family, registry: RegistryUrl, as_json: AsJson = False) -> 
         output.print_json({"family": family, "releases": found, "canaries": beside})
         return
     if not listed:
-        output.out().print(f"no releases of family {family!r} in {registry}", soft_wrap=True)
+        output.out().print(_no_releases(opened), markup=False, soft_wrap=True)
         return
     _print_list(listed, datetime.now(UTC))
     for channel, one in canaries.items():
@@ -236,8 +236,14 @@ def resolve(registry: Registry, wanted: str | None) -> str:
 
 def _newest(registry: Registry, listed: list[ReleaseSummary]) -> str:
     if not listed:
-        raise WrongUse(f"family {registry.family!r} has no releases in {registry.url}")
+        raise WrongUse(_no_releases(registry))
     return listed[-1].id
+
+
+def _no_releases(registry: Registry) -> str:
+    words = f"no releases of family {registry.family!r} in {registry.url}"
+    others = registry.other_families()
+    return f"{words}; there are some of {', '.join(others)}" if others else words
 
 
 def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, Any]:

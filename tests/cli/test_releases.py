@@ -8,6 +8,7 @@ import pytest
 
 from consolidation.release import SCHEMA_VERSION, Part, Registry
 from consolidation.release.manifest import release_id
+from serve_app.cli.main import run
 from tests.text.tokenizers import byte_level, writing
 
 Call = Callable[..., tuple[int, str, str]]
@@ -27,6 +28,18 @@ def test_releases_are_listed_with_their_models_and_channels(
     assert "two" in rows[second]
     assert "stable" in rows[second]
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("command", ["releases", "inspect"])
+def test_who_mistypes_a_family_is_told_which_there_are(
+    command: str, publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish("one")
+    (Path(registry.url) / "notes").mkdir()
+    run([command, "--family", "tniy", "--registry", registry.url])
+    captured = capsys.readouterr()
+    words = f"no releases of family 'tniy' in {registry.url}; there are some of tiny\n"
+    assert (captured.out + captured.err).removeprefix("error: ") == words
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(call: Call, publish: Publish) -> None:
