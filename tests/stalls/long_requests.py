@@ -65,6 +65,7 @@ REQUESTS: Mapping[str, LongRequest] = {
         _CHATS, lambda: _chat(("system", _said(_ENGLISH)), ("user", "go on"))
     ),
     "15 MB of blanks": LongRequest(_CHATS, lambda: _chat(("user", _said(" ")))),
+    "prompt of 15 MB of blanks": LongRequest(_TEXTS, lambda: _json(prompt=_said(" "))),
     "4 MB of blanks": LongRequest(
         _CHATS, lambda: _chat(("user", _said(" ", 4_000_000) + "x"), max_tokens=CONTEXT)
     ),

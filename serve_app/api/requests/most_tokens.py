@@ -1,8 +1,9 @@
 """Refuses prompts that no model here can take, by their sizes. Needs no tokenizer, imports little.
 
 Of a chat it counts what is said in any role, but no reasoning and no calls: a template may leave
-these out, or write them otherwise, and white space at the ends of texts. For what is not counted
-there is a limit in bytes, which no text that is meant to be read comes near.
+these out, or write them otherwise, and white space at the ends of texts. For that, and for texts
+of which a token may have a hundred bytes, such as blanks, there is a limit in bytes. No text that
+is meant to be read comes near it.
 """
 
 import re
@@ -14,7 +15,6 @@ from serve_app.protocol.errors import bad_request, too_long
 from serve_app.protocol.token_ids import num_tokens
 
 _SLICE = 1 << 16
-_COUNTED = ("prompt", "tokens")
 _BYTES_A_TOKEN = 16
 """Of texts in UTF-8. Those that people write have 3 to 5, and some in Hindi or Thai up to 12."""
 _FEW_BYTES = 2**20
@@ -33,22 +33,30 @@ class MostTokens(TypedDict):
 
 def check_lengths(fields: Mapping[str, Any], most: MostTokens) -> None:
     """fields: of a body, with token ids packed. Raises ProtocolError 400."""
+    bound = max(_FEW_BYTES, _BYTES_A_TOKEN * most["tokens"])
     for prompt in _each(fields.get("prompt")):
         _check("prompt", _fewest(prompt, most), most)
+        _check_bytes("prompt", prompt, bound)
     tokens = fields.get("tokens")
     if isinstance(tokens, bytes) and num_tokens(tokens) > most["tokens"]:
         num, limit = num_tokens(tokens), most["tokens"]
         raise bad_request(f"Invalid 'tokens': {num} is above the limit of {limit}", "tokens")
-    bound = max(_FEW_BYTES, _BYTES_A_TOKEN * most["tokens"])
-    for name, value in fields.items():
-        if name not in _COUNTED and (num := _num_bytes(value)) > bound:
-            words = f"it has {num} bytes of text; at most {bound} are accepted here"
-            raise bad_request(f"Invalid '{name}': {words}", name)
     for name in _SAID:
         total = 0
         for text in _said(fields.get(name)):
             total += _fewest(text.strip(), most)
             _check(name, total, most)
+    for name, value in fields.items():
+        if name != "prompt":
+            _check_bytes(name, value, bound)
+
+
+def _check_bytes(param: str, value: object, bound: int) -> None:
+    num = _num_bytes(value)
+    if num > bound:
+        refused = too_long if param in ("prompt", *_SAID) else bad_request
+        words = f"it has {num} bytes of text; at most {bound} are accepted here"
+        raise refused(f"Invalid '{param}': {words}", param)
 
 
 def _check(param: str, fewest: int, most: MostTokens) -> None:

@@ -193,6 +193,8 @@ def test_what_no_model_takes_is_refused_by_its_size_and_nothing_else_is(
         {"messages": [{"role": "assistant", "content": "</think>" + "あ" * 350_000}]},
         {"tools": [{"function": {"parameters": {"x" * (2**20 + 1): 1}}}]},
         {"chat_template_kwargs": {"a": ["x" * 2**19] * 3}},
+        {"prompt": " " * (2**20 + 1)},
+        {"prompt": ["x", " " * (2**20 + 1)]},
     ],
 )
 def test_texts_that_may_be_left_out_are_refused_by_their_bytes(field: dict[str, Any]) -> None:
@@ -200,7 +202,14 @@ def test_texts_that_may_be_left_out_are_refused_by_their_bytes(field: dict[str, 
     with pytest.raises(ProtocolError, match=rf"'{name}': it has 1\d+ bytes") as refused:
         check_lengths(field, {"tokens": 100, "weights": None})
     assert refused.value.param == name
+    is_prompt = name in ("prompt", "messages")
+    assert (refused.value.code == "context_length_exceeded") is is_prompt
     check_lengths(field, {"tokens": 2**17, "weights": None})
+
+
+def test_several_prompts_may_be_long_together() -> None:
+    fields = {"prompt": [" " * 2**20, b"0" * 2**22, " " * 2**20]}
+    check_lengths(fields, {"tokens": 2**20, "weights": None})
 
 
 def test_texts_of_which_nothing_is_known_are_not_refused() -> None:
