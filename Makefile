@@ -38,11 +38,11 @@ format: install ## rewrite what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: install ## the tests, without the slow ones
-	$(BIN)/python -m pytest
+test: install ## the tests, without the slow ones, in as many processes as there are cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 test-slow: install ## every test that this machine can run, slow ones too
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest -m 'not gpu' --numprocesses auto --dist loadgroup
 
 # Clients have an environment of their own: their versions are no business of ours.
 clients-test: install ## real clients ask an endpoint; ONLY=name asks as one of them

@@ -1,4 +1,4 @@
-"""What holds for all tests: when garbage is looked for, and that one thread computes."""
+"""What holds for all tests: which process runs them, when garbage is looked for, one thread."""
 
 import gc
 import os
@@ -9,6 +9,17 @@ import pytest
 # Before torch is imported, here and in processes that tests start. Tiny models gain nothing from a
 # second thread, which waits for work by spinning. Tests of several threads say how many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a file's tests to one process, which makes their fixtures once.
+
+    All files that start Ray go to the same one: they share an endpoint, and two of Ray's at once
+    would only wait for each other.
+    """
+    of_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in of_ray else item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -189,3 +189,65 @@ def test_a_signal_ends_ray_too_and_publishes_nothing(
     assert "Traceback" not in err
     assert not [name(pid) for pid in started if is_running(pid)]
     assert Registry(str(tmp_path), "tiny").releases() == []
+
+
+STAGES = (
+    "noise floor",
+    "scan",
+    "origins",
+    "calibrate",
+    "compare",
+    "plan",
+    "backbone",
+    "effect",
+    "build",
+    "validate",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # Ray starts for every stage
+def test_a_run_stopped_in_each_stage_ends_in_the_release_of_one_that_was_not(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    wishes = [f"--calibration={name}={text}" for name in ("one", "two")]
+    wishes += ["--expert-budget=1.5", f"--base={checkpoints / 'one'}"]
+    for stage in STAGES:
+        _stop_in(stage, checkpoints, tmp_path / "a", wishes)
+    for registry in (tmp_path / "a", tmp_path / "b"):
+        done = subprocess.run(
+            arguments(checkpoints, registry, *wishes), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert _release_of(tmp_path / "a") == _release_of(tmp_path / "b")
+
+
+def _stop_in(stage: str, checkpoints: Path, registry: Path, wishes: list[str]) -> None:
+    """Ctrl-C as soon as the stage is told."""
+    with subprocess.Popen(
+        arguments(checkpoints, registry, *wishes),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(f"{stage}: "):
+                below_it = descendants(process.pid)
+                os.killpg(process.pid, signal.SIGINT)
+                rest = process.stderr.read()
+                assert process.wait(60) == 128 + signal.SIGINT, rest
+                assert "Traceback" not in rest
+                assert not [name(pid) for pid in below_it if is_running(pid)]
+                assert Registry(str(registry), "tiny").releases() == []
+                return
+        pytest.fail(f"{stage} was never told")
+
+
+def _release_of(registry: Path) -> str:
+    channel = Registry(str(registry), "tiny").channel("stable")
+    assert channel is not None
+    return channel.release

@@ -111,7 +111,10 @@ def test_any_text_is_the_same_cut_anywhere(name: str, parts: list[str], data: An
 _WITHOUT_MORE = [each for each in SAMPLES if not each.prompt and "no call" not in each.text]
 
 
-@pytest.mark.parametrize("sample", _WITHOUT_MORE, ids=lambda each: f"{each.form} {hash(each.text)}")
+@pytest.mark.parametrize(
+    "sample",
+    [pytest.param(one, id=f"{one.form} {number}") for number, one in enumerate(_WITHOUT_MORE)],
+)
 def test_transformers_reads_the_same_from_the_same_template(sample: Sample) -> None:
     data = Path(str(files("serve_app.text.answers"))) / "data"
     [file] = data.glob(f"*/{sample.form}.json")
