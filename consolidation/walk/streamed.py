@@ -31,13 +31,15 @@ from representation.architecture.config import config_of
 from representation.architecture.experts import find_experts
 from representation.architecture.skeleton import meta_model, own_tensors
 from representation.architecture.tracing import fresh_rotary
-from representation.freed_memory import give_back
+from representation.freed_memory import GivingBack, give_back
 
 Keywords = Mapping[str, Any]
 """What a decoder layer is called with, beside its input."""
 Seen = Callable[[int, Asked], None]
 """Told what is asked of experts, and of which layer of experts."""
 
+READ_BYTES = 192 << 20
+"""Of experts, in float32, between times when what they left is given back."""
 ROWS = 1024
 """Of a tensor, compared at a time."""
 
@@ -97,6 +99,7 @@ class StreamedModel:
         self._outside = Filling(device)
         self._beside: StreamedModel | None = None
         self._filling = threading.Lock()
+        self._left = GivingBack(READ_BYTES)
         self._tied = dict(self.stock.all_tied_weights_keys)
         self.layers = self._stubbed_layers()
 
@@ -193,8 +196,10 @@ class StreamedModel:
         """What reads an expert of a layer of experts in float32, onto the device."""
         stacks = self.experts_module(number).named_parameters(recurse=False)
         shapes = {name: there.shape[1:] for name, there in stacks}
+        num_bytes = 4 * sum(shape.numel() for shape in shapes.values())
 
         def read(index: int) -> dict[str, torch.Tensor]:
+            self._left.count(num_bytes)
             found, wide = dict(self._weights.expert(number, index)), {}
             while found:  # what was read is dropped as it is widened
                 name, tensor = found.popitem()

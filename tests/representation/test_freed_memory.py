@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from representation.freed_memory import give_back
+from representation import freed_memory
+from representation.freed_memory import GivingBack, give_back
 
 
 def held_bytes() -> int:
@@ -25,3 +26,14 @@ def test_small_tensors_that_are_gone_leave_no_memory_behind() -> None:
     give_back()
     assert held_bytes() - before < 32e6
     assert float(kept.sum()) == 4000
+
+
+def test_freed_memory_goes_back_once_for_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[int]()
+    monkeypatch.setattr(freed_memory, "give_back", lambda: given.append(1))
+    left = GivingBack(100)
+    found = []
+    for _ in range(10):
+        left.count(40)
+        found.append(len(given))
+    assert found == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]

@@ -16,9 +16,10 @@ from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.scoring import score
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
-from consolidation.walk import forward
+from consolidation.walk import forward, streamed
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
+from representation import freed_memory
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
 
@@ -77,3 +78,14 @@ def test_few_experts_are_in_memory_at_a_time(
     torch.set_num_threads(threads)
     assert len(held) >= 2 * LAYERS
     assert max(held) < 10 * EXPERT_BYTES, held
+
+
+def test_what_experts_leave_is_given_back_within_a_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_checkpoint(tmp_path / "m", "mixtral", tokenizer=False, num_hidden_layers=1, **WIDE)
+    monkeypatch.setattr(streamed, "READ_BYTES", 4 * EXPERT_BYTES)
+    given = list[int]()
+    monkeypatch.setattr(freed_memory, "give_back", lambda: given.append(1))
+    compare(open_checkpoint(path), tmp_path)
+    assert len(given) >= 2 * WIDE["num_local_experts"] // 4 - 2
