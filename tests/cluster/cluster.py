@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from serve_app.serving.run import free_port
 from tests.chaos.endpoint import ROOT, wait_until
 from tests.cluster.manifests import Manifests
 from tests.cluster.nodes import Node, started
+from tests.cluster.ports import kept_ports
 from tests.cluster.redis_server import Redis
 
 RUNNING_S = 180.0
@@ -43,8 +43,9 @@ class Cluster:
         }
         self._redis = redis
         self._number = count(_HEAD + 1)
-        self._port, self._dashboard_port = free_port(), free_port()
-        self.head_proxy_port = free_port()
+        self._ports = kept_ports()
+        self._port, self._dashboard_port = next(self._ports), next(self._ports)
+        self._client_port, self.head_proxy_port = next(self._ports), next(self._ports)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         bearer = {"Authorization": f"Bearer {token.read_text()}"}
         self._http = httpx.Client(timeout=10, headers=bearer)
@@ -56,18 +57,19 @@ class Cluster:
         options = [
             *("--head", "--port", str(self._port), "--num-cpus", "0", "--num-gpus", "0"),
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(self._dashboard_port)),
-            *("--ray-client-server-port", str(free_port())),
+            *("--ray-client-server-port", str(self._client_port)),
             *(self._redis.head_options if self._redis else ()),
         ]
         own = self._redis.head if self._redis else {}
-        environment = {**self._environment, **own}
-        self.head = started(lambda: Node(_HEAD, self.out, options, environment))
+        environment, port = {**self._environment, **own}, self.head_proxy_port
+        self.head = started(lambda: Node(_HEAD, self.out, port, options, environment))
 
     def add_workers(self, number: int) -> None:
         options = ["--address", f"127.0.0.{_HEAD}:{self._port}", *_WORKER]
         for _ in range(number):
-            own = next(self._number)
-            self.workers.append(started(partial(Node, own, self.out, options, self._environment)))
+            own, port = next(self._number), next(self._ports)
+            make = partial(Node, own, self.out, port, options, self._environment)
+            self.workers.append(started(make))
 
     def forget(self, node: Node) -> None:
         """It has ended, or is ended here."""

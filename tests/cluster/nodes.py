@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from serve_app.cli.processes import descendants
-from serve_app.serving.run import free_port
 from tests.chaos.endpoint import ROOT, is_alive, wait_until
 
 START_S = 120.0
@@ -33,13 +32,17 @@ class Node:
     """
 
     def __init__(
-        self, number: int, out: Path, options: list[str], environment: Mapping[str, str]
+        self,
+        number: int,
+        out: Path,
+        port: int,
+        options: list[str],
+        environment: Mapping[str, str],
     ) -> None:
         """number: the last part of its address, 2 to 254; 127.0.0.1 would be taken for the address
-        by which others reach this machine.   out: gets its folder and its log.
+        by which others reach this machine.   out: gets its folder and its log.   port: its proxy's.
         """
         self.address = f"127.0.0.{number}"
-        port = free_port()
         self.proxy = f"http://127.0.0.1:{port}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"n{number}-", dir=out))
         self.log = out / f"{self.folder.name}.log"

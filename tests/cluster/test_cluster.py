@@ -1,15 +1,19 @@
 """How `make cluster-test` judges, and fits manifests to this machine. Its rows need minutes."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.serving.graces import NODE_VARIABLE, graces_of
 from tests.cluster.catalogue import ROWS
 from tests.cluster.manifests import rendered
+from tests.cluster.nodes import TRIES, started
+from tests.cluster.ports import kept_ports
 from tests.cluster.row import Result, Row, Short, Skipped, run_row
 from tests.cluster.table import exit_code, table
 
@@ -55,6 +59,49 @@ def test_a_row_ends_when_its_time_is_over() -> None:
     assert result.passed is False
     assert "not within 1 s" in result.why
     assert result.seconds < 30
+
+
+class FakeNode:
+    """Ends at once, or has started."""
+
+    def __init__(self, ends: bool) -> None:
+        self.log = Path("node.log")
+        self.is_killed = False
+        self._ends = ends
+
+    def has_started(self) -> bool:
+        if self._ends:
+            raise ChildProcessError("ended with 1")
+        return True
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+
+def test_a_node_that_ends_is_made_anew_and_what_is_left_of_it_ends() -> None:
+    made: Any = [FakeNode(ends=True), FakeNode(ends=False)]
+    left = iter(made)
+    assert started(lambda: next(left)) is made[1]
+    assert [node.is_killed for node in made] == [True, False]
+
+
+def test_a_node_that_always_ends_fails_after_some_tries() -> None:
+    made: Any = [FakeNode(ends=True) for _ in range(TRIES)]
+    left = iter(made)
+    with pytest.raises(ChildProcessError, match="ended with 1"):
+        started(lambda: next(left))
+    assert all(node.is_killed for node in made)
+
+
+def test_ports_of_nodes_are_given_to_nobody_who_asks_for_any() -> None:
+    ports = kept_ports()
+    first = next(ports)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        again = next(kept_ports())
+    assert again != first
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert first < again < lowest
 
 
 def test_every_row_has_a_name_of_its_own() -> None:

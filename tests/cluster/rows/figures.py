@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import counts
 from tests.cluster.cluster import Cluster
 from tests.cluster.pages import ENGINE_PORT, metric
@@ -17,8 +18,8 @@ from tests.monitoring.prometheus_server import Prometheus, prometheus
 STREAMS, LENGTHS = 40, (20, 60, 140)
 NAME = "generation_tokens_total"
 WITHIN = 0.01
-SCRAPED_S = 2.0
-"""By then Prometheus has read what the engines have counted."""
+SCRAPED_S = 60.0
+"""By then Prometheus has read both engines."""
 
 
 def metrics_of_two(site: Site) -> Mapping[str, Any]:
@@ -28,7 +29,6 @@ def metrics_of_two(site: Site) -> Mapping[str, Any]:
         return _judged(_asked(site, cluster, None), "there is no prometheus: not asked")
     targets = [f"{node.address}:{ENGINE_PORT}" for node in cluster.workers]
     with tempfile.TemporaryDirectory() as place, prometheus(Path(place), targets, 1.0) as found:
-        time.sleep(SCRAPED_S)
         return _judged(_asked(site, cluster, found), "")
 
 
@@ -40,7 +40,6 @@ def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, 
             each.result() for length in LENGTHS for each in clients.streams(STREAMS, length)
         ]
     truth = sum(each.tokens for each in answered)
-    time.sleep(SCRAPED_S)
     counted = [metric(address, NAME) - count for address, count in by_engine.items()]
     seen = {
         "streams": len(answered),
@@ -55,7 +54,16 @@ def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, 
 
 
 def _by_prometheus(found: Prometheus | None) -> float:
-    return 0.0 if found is None else found.value(f"sum(expertpool_{NAME}) or vector(0)")
+    """As of now, once both engines were read after this call."""
+    if found is None:
+        return 0.0
+    now, up = time.time(), "timestamp(up) and up == 1"
+
+    def is_read() -> bool:
+        return sum(float(one["value"][1]) > now for one in found.series(up)) == 2
+
+    wait_until(is_read, SCRAPED_S, "Prometheus has read both engines")
+    return found.value(f"sum(expertpool_{NAME}) or vector(0)")
 
 
 def _judged(seen: dict[str, Any], notice: str) -> Mapping[str, Any]:
