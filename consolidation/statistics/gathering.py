@@ -111,7 +111,8 @@ def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any
                 model.passed(work)
             else:
                 num_experts = model.experts[layer.experts].num_experts
-                with Record(num_experts, model.device) as record:
+                with Scratch() as kept:
+                    record = Record(model.device, kept)
                     go_back(together, layer, states, real, record, work)
                     keep = partial(_keep, task, layer.experts, record, num_scored)
                     for _ in mapped(keep, range(num_experts)):

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -23,14 +21,13 @@ SAMPLED = ("inputs", "gradients", "weights", "priorities")
 class Record:
     """Sums over the tokens of one layer's experts, by matrix: set aside until all are there.
 
-    `whole` are those over all experts. A context.
+    kept: where they lie meanwhile.   `whole` are those over all experts.
     """
 
-    def __init__(self, num_experts: int, device: torch.device) -> None:
-        self.num_experts = num_experts
+    def __init__(self, device: torch.device, kept: Scratch) -> None:
         self.whole: dict[str, Sums] = {}
         self._device = device
-        self._kept = Scratch()
+        self._kept = kept
         self._counts: dict[tuple[int, str], tuple[int, float]] = {}
 
     def keep(self, expert: int, sums: "Mapping[str, Sums]") -> None:
@@ -66,17 +63,6 @@ class Record:
             for field in layer.tensors()
         }
         return Sums.restored(layer.shape, tensors, *counts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._kept.__exit__(kind, error, trace)
 
 
 @dataclass(slots=True)

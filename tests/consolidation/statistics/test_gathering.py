@@ -18,6 +18,7 @@ from consolidation.statistics.moments import Record, Sums
 from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
 from consolidation.statistics.text import Window
+from consolidation.walk.scratch import Scratch
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
 from tests.support.whole_models import load_original, window_logits
@@ -170,7 +171,8 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
 def metrics_of(
     found: dict[int, dict[str, list[Any]]], num_experts: int, num_scored: int
 ) -> list[Any]:
-    with Record(num_experts, torch.device("cpu")) as record:
+    with Scratch() as kept:
+        record = Record(torch.device("cpu"), kept)
         for expert, by_name in found.items():
             pairs = {name: list(zip(*parts, strict=True)) for name, parts in by_name.items()}
             sums = {name: Sums.of(*map(torch.cat, both)) for name, both in pairs.items()}
