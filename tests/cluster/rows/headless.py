@@ -35,8 +35,9 @@ def _killed(site: Site) -> Mapping[str, Any]:
         clients.begin(CLIENTS)
         time.sleep(2)
         cluster.head.kill()
-        killed, before = time.monotonic(), clients.num_answered
-        while time.monotonic() < killed + AWAY_S or clients.num_answered < before + REQUESTS:
+        killed = time.monotonic()
+        wanted = clients.num_answered + CLIENTS + REQUESTS  # one of each had begun before
+        while time.monotonic() < killed + AWAY_S or clients.num_answered < wanted:
             time.sleep(0.1)
         while_away = [each.outcome for each in clients.end() if each.outcome.begun > killed]
         clients.begin(1)  # the cores are the next head's: its agents must be there within 15 s
