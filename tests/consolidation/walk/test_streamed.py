@@ -20,6 +20,9 @@ from tests.support import whole_models
 from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
 
 LENGTHS = (5, 40, 17, 40)
+WHOLE_VECTORS = {"gpt_oss": {"intermediate_size": 32}}
+"""torch takes a sigmoid of a tensor's last values, fewer than two vectors, by other code. Rows of a
+multiple of 32, as real models have them, leave none, however many rows there are."""
 
 
 def windows_of(*lengths: int) -> list[Window]:
@@ -42,7 +45,7 @@ def filled_bytes(model: StreamedModel) -> int:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_are_those_of_the_whole_model_to_the_bit(architecture: str, tmp_path: Path) -> None:
-    streamed, whole = both(tmp_path, architecture)
+    streamed, whole = both(tmp_path, architecture, **WHOLE_VECTORS.get(architecture, {}))
     windows = windows_of(*LENGTHS)
     found = list(each_window(streamed, windows, lambda _, logits: logits))
     for window, logits in zip(windows, found, strict=True):
