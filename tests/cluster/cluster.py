@@ -1,5 +1,6 @@
 """A head and workers, and what is deployed on them. Asks Serve as KubeRay does."""
 
+import json
 import os
 import secrets
 import subprocess
@@ -121,6 +122,14 @@ class Cluster:
             return [each["state"] for each in replicas] == ["RUNNING"] * engines
 
         return wait_until(holds, within_s, f"{engines} engines run; status {self.status()}")
+
+    def ray_metrics(self) -> list[str]:
+        """Where Ray's own metrics are, as the head tells Prometheus: host and port each."""
+        assert self.head is not None
+        file = self.head.folder / "prom_metrics_service_discovery.json"
+        [told] = json.loads(file.read_text(encoding="utf-8"))
+        targets: list[str] = told["targets"]
+        return targets
 
     def until_reached(self) -> float:
         """-> seconds until the proxies of all workers are healthy, as a load balancer asks."""

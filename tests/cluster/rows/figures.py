@@ -10,7 +10,7 @@ from typing import Any
 from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import counts
 from tests.cluster.cluster import Cluster
-from tests.cluster.pages import ENGINE_PORT, metric
+from tests.cluster.pages import ENGINE_PORT, metric, ray_series
 from tests.cluster.row import Short
 from tests.cluster.site import Site
 from tests.monitoring.prometheus_server import Prometheus, prometheus
@@ -18,6 +18,8 @@ from tests.monitoring.prometheus_server import Prometheus, prometheus
 STREAMS, LENGTHS = 40, (20, 60, 140)
 NAME = "generation_tokens_total"
 WITHIN = 0.01
+RAY_S = 25.0
+"""By then Ray's agents have heard of it: they are told every 10 s."""
 SCRAPED_S = 60.0
 """By then Prometheus has read both engines."""
 
@@ -25,6 +27,7 @@ SCRAPED_S = 60.0
 def metrics_of_two(site: Site) -> Mapping[str, Any]:
     """Sums over the engines' own ports, and by a real Prometheus where there is one."""
     cluster = site.serving(2)
+    time.sleep(RAY_S)  # what was counted before is told
     if shutil.which("prometheus") is None:
         return _judged(_asked(site, cluster, None), "there is no prometheus: not asked")
     targets = [f"{node.address}:{ENGINE_PORT}" for node in cluster.workers]
@@ -34,19 +37,25 @@ def metrics_of_two(site: Site) -> Mapping[str, Any]:
 
 def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, Any]:
     by_engine = {node.address: metric(node.address, NAME) for node in cluster.workers}
-    before = _by_prometheus(found)
+    before, ray_before = _by_prometheus(found), ray_series(cluster.ray_metrics(), NAME)
     with site.clients(cluster) as clients:
         answered = [
             each.result() for length in LENGTHS for each in clients.streams(STREAMS, length)
         ]
     truth = sum(each.tokens for each in answered)
+    time.sleep(RAY_S)
     counted = [metric(address, NAME) - count for address, count in by_engine.items()]
+    by_ray = [
+        value - ray_before.get(labels, 0.0)  # those of an engine that has ended go
+        for labels, value in ray_series(cluster.ray_metrics(), NAME).items()
+    ]
     seen = {
         "streams": len(answered),
         "right": counts([each.outcome for each in answered])["right"],
         "tokens that clients were told of": truth,
         "counted by each engine": counted,
         "counted over truth": sum(counted) / truth,
+        "by Ray over truth": sum(by_ray) / truth,
     }
     if found is not None:
         seen["by Prometheus over truth"] = (_by_prometheus(found) - before) / truth
