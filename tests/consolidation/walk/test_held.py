@@ -71,7 +71,7 @@ def test_few_experts_are_in_memory_at_a_time(
 
     monkeypatch.setattr(CheckpointWeights, "expert", noted)
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # a second one that waits for a core holds what it was at
     gc.collect()
     before = live_bytes()
     stage(checkpoint, tmp_path)

@@ -16,7 +16,8 @@ def test_no_key_prompt_or_answer_is_in_the_logs_or_metrics(served: Served) -> No
     headers = {"authorization": f"Bearer {KEY}"}
     marks = [KEY, MARK]
     for model in (*MODELS, "none"):
-        body = {"model": model, "prompt": MARK, "max_tokens": 12, "user": MARK}
+        body = {"model": model, "prompt": MARK, "max_tokens": 24, "user": MARK}
+        body |= {"ignore_eos": True, "temperature": 0}
         for more in ({}, {"stream": True}, {"temperature": MARK}, {"stop": 7}):
             answer = served.http.post("/v1/completions", json={**body, **more}, headers=headers)
             if answer.status_code == 200 and not more:
