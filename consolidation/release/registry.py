@@ -89,7 +89,8 @@ class Registry:
         """Store content under its digest. Writes nothing if it is already there and intact."""
         blob = Blob(digest=hashlib.sha256(data).hexdigest(), bytes=len(data))
         path = blob_path(blob, suffix)
-        if self.storage.size(path) != blob.bytes or self.storage.read(path) != data:
+        size = self.storage.size(path)
+        if size != blob.bytes or self.storage.read(path, blob.bytes) != data:
             self.storage.write(path, data)
         return blob
 

@@ -40,9 +40,7 @@ def write_if(filesystem: Any, path: str, data: bytes, was: str | None) -> None:
     try:
         extra = next((EXTRAS[one] for one in protocols(filesystem) if one in EXTRAS), None)
         if extra == "s3":
-            filesystem.pipe_file(
-                path, data, **({"IfNoneMatch": "*"} if was is None else {"IfMatch": was})
-            )
+            filesystem.pipe_file(path, data, **_s3(was))
         elif extra == "gcs":
             _write_generation(filesystem, path, data, was)
         elif extra == "azure":
@@ -66,6 +64,10 @@ def _code(error: BaseException) -> str:
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
     return str(getattr(error, "status_code", ""))
+
+
+def _s3(was: str | None) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if was is None else {"IfMatch": was}
 
 
 def _azure(was: str | None) -> dict[str, Any]:

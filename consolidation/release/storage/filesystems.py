@@ -18,8 +18,6 @@ WITH_BUCKETS = EXTRAS.keys()
 """Protocols without directories: to make one would make the bucket, however it is misspelt."""
 S3_TRIES = 2
 """How often s3fs asks for what botocore gave up. botocore itself asks five times, for 15 s each."""
-
-
 S3_CONNECTIONS = 32
 """How many requests botocore makes at once; it makes 10 by itself."""
 
