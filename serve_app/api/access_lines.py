@@ -1,6 +1,7 @@
-"""One line of the log for each request that has ended. Never what was asked or answered."""
+"""Counts each request that has ended, and writes a line of it. Never what was asked or answered."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from time import monotonic
 from typing import Any
@@ -35,8 +36,10 @@ class Routed:
 class AccessLines:
     """An ASGI layer around a `Boundary`. Those inside leave in the scope what a line says."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, count: Callable[[str | None, int], None]) -> None:
+        """count: gets the path of the route, None if there is none, and the status."""
         self._app = app
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,6 +50,7 @@ class AccessLines:
         try:
             await self._app(scope, receive, send)
         finally:
+            self._count(scope.get(ROUTE), scope.get(STATUS, GONE))
             if _log.isEnabledFor(logging.INFO):
                 _say(method, scope, monotonic() - begun)
 

@@ -69,6 +69,7 @@ class Api:
     lessor: of tenants' limits; by default, one for this application alone.
     record: gets the record of each request that was to generate text.
     own_metrics: the page of this ingress's own metrics.
+    count: gets the route's path, None for none of the routes, and the status of each answer.
     names_answers: put `x-request-id` on answers. Ray Serve's proxy already does.
     keep_alive_s: a stream that has nothing to say for so long says that it is there.
     origins: of pages whose scripts may ask, as browsers name them; `*` is any.
@@ -81,6 +82,7 @@ class Api:
     lessor: Lessor = field(default_factory=LocalLessor)
     record: Record = lambda _: None
     own_metrics: Callable[[], str] = lambda: ""
+    count: Callable[[str | None, int], None] = lambda *_: None
     clock: Callable[[], float] = time.time
     names_answers: bool = True
     keep_alive_s: float = 10.0
@@ -101,7 +103,7 @@ def build_api(api: Api) -> ASGIApp:
         routes.append(_route("GET", DOCS, _Endpoint(_showing(whole))))
     router = Router(routes, redirect_slashes=False, default=_elsewhere(routes))
     inside = Access(router, api.keys, api.lessor)
-    app = AccessLines(Boundary(inside, names_answers=api.names_answers))
+    app = AccessLines(Boundary(inside, names_answers=api.names_answers), api.count)
     return _for_browsers(app, api.origins) if api.origins else app
 
 

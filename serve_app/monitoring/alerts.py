@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from serve_app.monitoring.queries import HTTP
 from serve_app.serving.metrics.metric_row import PREFIX
 
 _FAULTS = "internal_error|loading|engine_unavailable|deadline_exceeded"
@@ -46,6 +47,13 @@ class Alert:
 _ERRORS = f'sum(rate({PREFIX}request_errors_total{{code=~"{_FAULTS}"}}[{{over}}]))'
 _ANSWERED = f"sum(rate({PREFIX}request_success_total[{{over}}]))"
 
+_PROBES = "/health|/ready|/metrics"
+
+
+def _answers(status: str) -> str:
+    return f'sum(rate({{{HTTP},{status}route!~"{_PROBES}"}}[{{over}}]))'
+
+
 ALERTS = (
     Alert(
         "ExpertpoolNothingReady",
@@ -74,6 +82,13 @@ ALERTS = (
         f"({_ERRORS} / ({_ERRORS} + ({_ANSWERED} or vector(0)))) > 0.02",
         300,
         "{{ $value | humanizePercentage }} of the requests fail by a fault of the endpoint.",
+    ),
+    Alert(
+        "ExpertpoolServerErrors",
+        "critical",
+        "{} / {} > 0.02".format(_answers('status="5xx",'), _answers("")),
+        300,
+        "{{ $value | humanizePercentage }} of the answers have a status of 500 or more.",
     ),
     Alert(
         "ExpertpoolQueueFull",

@@ -1,7 +1,7 @@
 """All replicas together: do they answer, how much, and with what."""
 
 from serve_app.monitoring.panels import Dashboard, Panel, Query
-from serve_app.monitoring.queries import panel, quantiles, rate, total
+from serve_app.monitoring.queries import HTTP, panel, quantiles, rate, total
 from serve_app.serving.metrics.metric_row import PREFIX
 
 FLEET = Dashboard(
@@ -44,6 +44,13 @@ FLEET = Dashboard(
                     "reqps",
                     rate("request_errors_total", "code"),
                     "{{code}}",
+                    stacked=True,
+                ),
+                panel(
+                    "Answers, by status",
+                    "reqps",
+                    f"sum by (status) (rate({{{HTTP}}}[$__rate_interval]))",
+                    "{{status}}",
                     stacked=True,
                 ),
                 quantiles("Time to the first token", "time_to_first_token_seconds"),

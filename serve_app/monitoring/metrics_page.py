@@ -32,9 +32,13 @@ has the series `x_bucket` (with `le`), `x_sum` and `x_count`.
 | `finished_reason` | `stop`, `length`, … |
 | `code` | the code of an error, as answers have it |
 | `release` | the id of a release; in `release_info` alone |
+| `ingress` | the process that answers HTTP: a page of one ingress has its own series alone |
+| `route` | a route as the documentation writes it; `none` for other paths and refused keys |
+| `status` | `2xx`, `4xx` or `5xx`; a stream that broke after it began is `2xx` |
 
 With Ray Serve's own tools, Ray's metrics have sums of the counters and gauges by `replica`, \
-`model_name`, `code` and `finished_reason`, under `ray_` and the same name.
+`model_name`, `code` and `finished_reason`, under `ray_` and the same name, and those of \
+ingresses by `route` and `status`.
 """
 _SECTIONS = (
     ("Requests", "Counted as requests pass.", REQUESTS),

@@ -4,6 +4,8 @@ from serve_app.monitoring.panels import Panel, Query, Unit
 from serve_app.serving.metrics.metric_row import PREFIX
 
 _OVER = "[$__rate_interval]"
+HTTP = f'__name__=~"(ray_)?{PREFIX}http_requests_total"'
+"""Answers of ingresses: on one machine by their own pages, in a cluster by Ray's metrics."""
 
 
 def rate(name: str, by: str = "", where: str = "") -> str:

@@ -13,6 +13,7 @@ from serve_app.api.routes import Api, build_api
 from serve_app.config import ServeConfig
 from serve_app.errors import ServingError
 from serve_app.serving.listener import Listener
+from serve_app.serving.metrics.http_counts import HttpCounts
 from serve_app.serving.metrics.metrics_pages import ingress_families, page
 from serve_app.serving.transport.client import HandleClient
 from serve_app.tenants.keys_store import KeysStore
@@ -47,7 +48,9 @@ class Ingress:
         if keys is not None:
             has_records = usage is not None
             self._keys = KeysWatch(KeysStore(keys), monotonic, has_records=has_records)
-        self._usage = None if usage is None else UsageLog(usage, uuid.uuid4().hex[:8], time.time)
+        name = uuid.uuid4().hex[:8]
+        self._usage = None if usage is None else UsageLog(usage, name, time.time)
+        self.http_counts = HttpCounts(name)
         self._listener: Listener | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -75,6 +78,7 @@ class Ingress:
             self._lessor,
             record=_keep_no_record if self._usage is None else self._usage.add,
             own_metrics=self._own_metrics,
+            count=self.http_counts.count,
             names_answers=names_answers,
             keep_alive_s=self._config.keep_alive_s,
             origins=self._config.allow_origin,
@@ -84,7 +88,7 @@ class Ingress:
     def _own_metrics(self) -> str:
         broken = None if self._keys is None else self._keys.is_broken
         num_lost = None if self._usage is None else self._usage.num_lost
-        return page(ingress_families(broken, num_lost))
+        return page(ingress_families(broken, num_lost, self.http_counts.values()))
 
     async def drain(self) -> None:
         """Take no new requests. Returns when all have ended; those that last too long are ended."""

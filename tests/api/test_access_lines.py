@@ -11,6 +11,8 @@ from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits
 from serve_app.logs.about import ACCESS, FACTS, KIND
 from serve_app.protocol.errors import no_such_model
+from serve_app.serving.metrics.http_counts import HttpCounts
+from serve_app.serving.metrics.metrics_pages import ingress_families, page
 from serve_app.tenants.key_text import digest_of, id_of
 from tests.api.fakes import ACCEPTED, FakeClient, piece
 from tests.api.held_keys import HeldKeys
@@ -158,3 +160,36 @@ def test_a_job_carries_the_id_that_its_client_knows() -> None:
 
     asyncio.run(run())
     assert client.jobs[0]["request"] == "mine"
+
+
+def test_each_answer_is_counted_by_route_and_status_and_never_by_what_a_client_wrote() -> None:
+    counts = HttpCounts("i1")
+
+    async def run() -> None:
+        held = HeldKeys({"infer": {}})
+        client = FakeClient(*ANSWER)
+        app = build_api(Api(client, RequestLimits(), held, count=counts.count))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            asks = {"authorization": "Bearer infer"}
+            await http.post("/v1/completions", json=BODY, headers=asks)
+            await http.post("/v1/completions", json={}, headers=asks)
+            await http.post("/v1/completions", json=BODY)
+            await http.get("/v1/models/secret", headers=asks)
+            await http.get("/v1/secret", headers=asks)
+            await http.get("/health")
+
+    asyncio.run(run())
+    assert counts.values() == {
+        ("i1", "/v1/completions", "2xx"): 1,
+        ("i1", "/v1/completions", "4xx"): 1,
+        ("i1", "/v1/models/{model:path}", "5xx"): 1,
+        ("i1", "none", "4xx"): 2,
+        ("i1", "/health", "5xx"): 1,
+    }
+    text = page(ingress_families(None, None, counts.values()))
+    assert (
+        'expertpool_http_requests_total{ingress="i1",route="/v1/completions",status="4xx"} 1.0'
+        in text
+    )
+    assert {tuple(figure.labels) for figure in counts.figures(())} == {("route", "status")}

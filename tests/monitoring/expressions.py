@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from serve_app.serving.metrics.metric_row import PREFIX
-from serve_app.serving.metrics.metrics_table import METRICS
+from serve_app.serving.metrics.metrics_table import INGRESS, METRICS
 
 _METRIC = re.compile(rf"({PREFIX}\w+)(?:{{([^}}]*)}})?")
 _GROUPED = re.compile(r"\b(?:by|on|without) \(([^)]*)\)")
@@ -21,11 +21,11 @@ def _series() -> dict[str, frozenset[str]]:
             found[f"{name}_sum"] = found[f"{name}_count"] = labels
         else:
             found[name] = labels
-    return found
+    return found | {f"{PREFIX}{row.name}": frozenset(row.labels) for row in INGRESS}
 
 
 SERIES = _series()
-"""The labels of each series that a replica has."""
+"""The labels of each series that a replica or an ingress has."""
 
 
 def faults(expr: str) -> Iterator[str]:

@@ -15,6 +15,8 @@ from serve_app.errors import EngineError
 from serve_app.monitoring.alerts import ALERTS
 from serve_app.monitoring.dashboards import DASHBOARDS
 from serve_app.serving.metrics import metrics_port
+from serve_app.serving.metrics.http_counts import HttpCounts
+from serve_app.serving.metrics.metrics_pages import ingress_families
 from serve_app.serving.replica.dependencies import OpenedRelease
 from serve_app.serving.replica.replica import EngineReplica
 from tests.monitoring.prometheus_server import MISSING, Prometheus, prometheus
@@ -99,6 +101,17 @@ async def _served(made: World, config: ServeConfig) -> AsyncIterator[tuple[Engin
             await listener.aclose()
 
 
+@asynccontextmanager
+async def _ingress(counts: HttpCounts) -> AsyncIterator[int]:
+    """The port of an ingress's metrics."""
+    read = lambda: ingress_families(None, None, counts.values())  # noqa: E731
+    listener = await metrics_port.listen("127.0.0.1", 0, read)
+    try:
+        yield listener.port
+    finally:
+        await listener.aclose()
+
+
 async def _until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while True:
@@ -140,7 +153,11 @@ def _every_panel_shows_something(server: Prometheus, replica: str) -> None:
 
 
 async def _faults(
-    server: Prometheus, first: World, second: World, replicas: tuple[EngineReplica, EngineReplica]
+    server: Prometheus,
+    first: World,
+    second: World,
+    replicas: tuple[EngineReplica, EngineReplica],
+    http: HttpCounts,
 ) -> set[str]:
     """Each alert comes for its fault. The second engine does not step. -> those that came"""
     told: set[str] = set()
@@ -161,11 +178,13 @@ async def _faults(
         async def fail() -> None:
             while True:
                 assert (await failing.post("/v1/completions", json=body)).status_code == 500
+                http.count("/v1/completions", 503)
                 await asyncio.sleep(0.02)
 
         held = asyncio.create_task(waiting.post("/v1/completions", json={**body, "n": 4}))
         failing_on = asyncio.create_task(fail())
         await fires("ChannelUnreadable", "CountsBroken", "ErrorRate", "QueueFull", "StagingStuck")
+        await fires("ServerErrors")
         assert not {"ExpertpoolReplicaOutOfStep", "ExpertpoolNothingReady"} & server.firing()
         registry.gate.set()
         await fires("ReplicaOutOfStep")
@@ -181,7 +200,7 @@ async def _faults(
 def test_sums_panels_and_alerts_with_a_real_prometheus(tmp_path: Path) -> None:
     first, second = world(), world(manual=True)
     second.registry = Gated(second.registry.releases, second.registry.channels)
-    counted = Counted()
+    counted, http = Counted(), HttpCounts("i1")
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
@@ -192,6 +211,8 @@ def test_sums_panels_and_alerts_with_a_real_prometheus(tmp_path: Path) -> None:
                 replica, port = await stack.enter_async_context(_served(made, config))
                 replicas.append(replica)
                 targets.append(f"127.0.0.1:{port}")
+            targets.append(f"127.0.0.1:{await stack.enter_async_context(_ingress(http))}")
+            http.count("/v1/completions", 200)
             server = stack.enter_context(prometheus(tmp_path, targets, PACE))
             await _until(lambda: len(server.series("expertpool_ready")) == 2)
             for replica, num in zip(replicas, (40, 25), strict=True):
@@ -202,7 +223,7 @@ def test_sums_panels_and_alerts_with_a_real_prometheus(tmp_path: Path) -> None:
             assert server.rules_with_errors() == []
             assert server.firing() == set()
             steps.clear()
-            told = await _faults(server, first, second, (replicas[0], replicas[1]))
+            told = await _faults(server, first, second, (replicas[0], replicas[1]), http)
             assert told == {alert.name for alert in ALERTS}
 
     asyncio.run(run())

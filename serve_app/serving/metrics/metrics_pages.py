@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from serve_app.serving.metrics.metric_row import PREFIX
+from serve_app.serving.metrics.metric_row import PREFIX, Values
 from serve_app.serving.metrics.metrics_table import INGRESS
 
 PlainFamily = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
@@ -55,12 +55,18 @@ def merged(pages: Iterable[Iterable[PlainFamily]]) -> list[Family]:
     return list(found.values())
 
 
-def ingress_families(keys_broken: bool | None, num_lost: int | None) -> list[Family]:
-    """An ingress's own metrics, in the order of the table. None: it has no such thing."""
-    values = zip(INGRESS, (keys_broken, num_lost), strict=True)
+def ingress_families(keys_broken: bool | None, num_lost: int | None, http: Values) -> list[Family]:
+    """An ingress's own metrics, in the order of the table. None: it has no such thing.
+
+    http: requests, by the labels of that metric.
+    """
+    plain: list[Values] = [{} if one is None else {(): one} for one in (keys_broken, num_lost)]
     families: list[Family] = []
-    for row, value in values:
-        if value is not None:
-            made = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-            families.append(made(PREFIX + row.name, row.help, value=value))
+    for row, values in zip(INGRESS, (*plain, http), strict=True):
+        made = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+        family = made(PREFIX + row.name, row.help, labels=row.labels)
+        for labels, value in values.items():
+            family.add_metric(labels, value)
+        if values:
+            families.append(family)
     return families

@@ -245,6 +245,12 @@ ENGINE = (
 METRICS = (*REQUESTS, *RELEASES, *QUEUE, *TEXT, *ENGINE)
 """Of a replica. Each series has the label `replica` too."""
 
+HTTP_REQUESTS = MetricRow(
+    "http_requests_total",
+    "Requests that were answered, by route and class of status; 4xx if the client had left",
+    "counter",
+    ("ingress", "route", "status"),
+)
 INGRESS = (
     MetricRow(
         "keys_broken", "1 while the last change of the keys file cannot be taken up", "gauge"
@@ -254,6 +260,7 @@ INGRESS = (
         "Records of usage that were dropped, as they could not be written for too long",
         "counter",
     ),
+    HTTP_REQUESTS,
 )
 """Of an ingress: on its own `/metrics` alone."""
 

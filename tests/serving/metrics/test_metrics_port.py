@@ -112,8 +112,8 @@ def test_metrics_have_a_port_in_a_cluster_and_none_on_one_machine() -> None:
 
 
 def test_an_ingress_shows_its_own_metrics_if_it_has_them() -> None:
-    assert "expertpool_keys_broken 1.0\n" in page(ingress_families(True, None))
-    text = page(ingress_families(False, 3))
+    assert "expertpool_keys_broken 1.0\n" in page(ingress_families(True, None, {}))
+    text = page(ingress_families(False, 3, {}))
     assert "expertpool_keys_broken 0.0\n" in text
     assert "expertpool_usage_records_lost_total 3.0\n" in text
-    assert page(ingress_families(None, None)) == ""
+    assert page(ingress_families(None, None, {})) == ""
