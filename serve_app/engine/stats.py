@@ -17,7 +17,8 @@ from serve_app.scheduling.sequence import ModelKey
 class Stats:
     """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
-    resident: models whose backbones are on the device.   attention_bytes, captures_bytes: what
+    resident: models whose backbones are on the device, which has `num_places` for backbones.
+    attention_bytes, captures_bytes: what
     attention kernels and captured steps keep.   host_bytes: of copies of backbones on
     the host.   unavailable: models whose backbones could not be loaded.
     broken: an invariant of what is counted that does not hold, None where none is known.
@@ -31,6 +32,7 @@ class Stats:
     by_tenant: Mapping[str, Backlog]
     releases: tuple[str, ...]
     resident: tuple[ModelKey, ...]
+    num_places: int
     kv_blocks: int
     kv_blocks_used: int
     num_preemptions: int
@@ -78,6 +80,7 @@ def look(
         by_tenant=by_tenant(scheduler.sequences),
         releases=tuple(releases),
         resident=releases.models_with(set(places.resident)),
+        num_places=places.num_places,
         kv_blocks=blocks.num_units,
         kv_blocks_used=blocks.num_used,
         num_preemptions=scheduler.num_preemptions,

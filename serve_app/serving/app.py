@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from serve_app.config import ServeConfig, UserConfig
 from serve_app.errors import ConfigError
@@ -24,6 +25,12 @@ _CHECK_S = 1.0
 """How often Serve looks whether a replica lives; it starts another for one that has died."""
 _SERVES_LOGS = {"log_level": "WARNING", "enable_access_log": False}
 """Of Serve itself: a line for each call would stand beside ours for each request."""
+_ROUTER: dict[str, Any] = {
+    "request_router_class": "serve_app.serving.routing.residency_router.ResidencyRouter",
+    "request_routing_stats_period_s": 0.5,
+    "request_routing_stats_timeout_s": 5.0,
+}
+"""Where there may be several engines."""
 _ENV_PREFIX = "EXPERTPOOL_"
 _IN_A_CLUSTER = {"metrics_port": 9464, "ray_metrics": True, "log_format": "json"}
 """Defaults where Ray Serve's own tools start an endpoint. The port is OpenTelemetry's."""
@@ -95,6 +102,7 @@ def application(
         graceful_shutdown_timeout_s=graces.engine_s,
         health_check_period_s=_CHECK_S,
         health_check_timeout_s=30,
+        request_router_config=RequestRouterConfig(**(_ROUTER if listen is None else {})),
     )
     ingress: Any = serve.deployment(
         serve.ingress()(IngressDeployment),

@@ -12,10 +12,11 @@ from serve_app.engine.device.device import resolve_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
+from serve_app.serving.replica.neighbours import Neighbours
 from serve_app.text.process.text_client import TextClient
 
 
-def real_parts(config: ServeConfig, text: TextClient) -> Parts:
+def real_parts(config: ServeConfig, text: TextClient, neighbours: Neighbours) -> Parts:
     """Opens nothing yet, except the registry itself. Raises ReleaseError for a bad family."""
     registry = Registry(config.registry, config.family)
     return Parts(
@@ -25,6 +26,7 @@ def real_parts(config: ServeConfig, text: TextClient) -> Parts:
         open_release=lambda release: _open_release(registry, release),
         open_engine=lambda source: _open_engine(config.engine, source),
         text=text,
+        neighbours=neighbours,
     )
 
 

@@ -18,9 +18,11 @@ from serve_app.config import ServeConfig
 from serve_app.errors import where
 from serve_app.garbage import set_aside
 from serve_app.phase import phase
+from serve_app.serving.actor_neighbours import ActorNeighbours
 from serve_app.serving.loopback import listen_where_ray_does
 from serve_app.serving.metrics.metrics_port import listen
 from serve_app.serving.metrics.ray_sums import carry_often
+from serve_app.serving.replica.neighbours import Alone, Neighbours
 from serve_app.serving.terminal import log_as
 from serve_app.text.answers.template_file import read_template_file
 from serve_app.text.process.text_client import TextClient
@@ -74,13 +76,21 @@ class EngineDeployment:
         from serve_app.serving.replica.replica import EngineReplica
         from serve_app.serving.spare import keep_spare
 
-        parts, name = real_parts(self._config, text), serve.get_replica_context().replica_id
-        replica = EngineReplica(self._config, parts, begun=self._begun, name=name.unique_id)
+        context = serve.get_replica_context()
+        name = context.replica_id.unique_id
+        parts = real_parts(self._config, text, self._neighbours(context.app_name, name))
+        replica = EngineReplica(self._config, parts, begun=self._begun, name=name)
         started = [keep_spare(), *self._telling(replica)]
         self._beside = tuple(asyncio.create_task(each) for each in started)
         for task in self._beside:
             task.add_done_callback(_tell_if_broken)
         return replica
+
+    def _neighbours(self, application: str, replica: str) -> Neighbours:
+        """Where there is one replica alone, it waits for nobody."""
+        if not self._waits:
+            return Alone()
+        return ActorNeighbours(application, replica, self._config.usage)
 
     def _telling(self, replica: "EngineReplica") -> Iterator[Coroutine[Any, Any, Any]]:
         """What makes its metrics known, beside its answers to ingresses."""
@@ -89,6 +99,15 @@ class EngineDeployment:
             yield listen(ray.util.get_node_ip_address(), config.metrics_port, view.families)
         if config.ray_metrics:
             yield carry_often(replica.name, view.figures)
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Serve asks often, and tells the router of each ingress: see `residency_router`."""
+        return {} if self._replica is None else self._replica.view.facts().tell()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks if there is an `autoscaling_config`: see `engines_wanted`."""
+        demand = None if self._replica is None else self._replica.view.demand()
+        return {} if demand is None else demand.told()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

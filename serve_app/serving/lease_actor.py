@@ -1,10 +1,11 @@
-"""The actor that all ingresses of an application share, and the way to it. Counts nothing itself.
+"""The actor that all replicas of an application share, and the way to it. Counts nothing itself.
 
-The ingress that comes first starts it. It dies with that ingress, and then another starts one;
-Ray restarts it when its own process dies. What it knew comes back with what ingresses say.
+The replica that comes first starts it. It dies with that replica, and then another starts one;
+Ray restarts it when its own process dies. What it knew comes back with what replicas say.
 """
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 
 from consolidation.release.storage import open_storage
+from serve_app.serving.routing.turn import Turn
 from serve_app.tenants.limits.lease import Asks, Leases, LessorAway
 from serve_app.tenants.limits.local_lessor import LocalLessor
 from serve_app.tenants.usage_sums import spent_in
@@ -26,6 +28,23 @@ class LeaseActor(LocalLessor):
 
     def __init__(self, usage: str | None) -> None:
         super().__init__(None if usage is None else partial(_spent_in, usage))
+        self._turn = Turn(time.monotonic)
+
+    async def take_turn(self, replica: str) -> bool:
+        """Whether it is this replica's turn to stage: see `Turn`."""
+        return self._turn.take(replica)
+
+    async def end_turn(self, replica: str) -> None:
+        """Others may stage now."""
+        self._turn.end(replica)
+
+
+def reach_actor(application: str, usage: str | None) -> Any:
+    """A handle to the application's actor, which is started if there is none. Blocks."""
+    made: Any = ray.remote(LeaseActor)
+    name = _NAME.format(application)
+    settings = {"name": name, "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
+    return made.options(**settings).remote(usage)
 
 
 class ActorLessor:
@@ -35,7 +54,7 @@ class ActorLessor:
     """
 
     def __init__(self, application: str, usage: str | None, *, reads_month: bool) -> None:
-        self._name = _NAME.format(application)
+        self._application = application
         self._usage = usage
         self._actor: Any = None
         actor = self._reach()
@@ -56,9 +75,7 @@ class ActorLessor:
         return leases
 
     def _reach(self) -> Any:
-        made: Any = ray.remote(LeaseActor)
-        settings = {"name": self._name, "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
-        self._actor = made.options(**settings).remote(self._usage)
+        self._actor = reach_actor(self._application, self._usage)
         return self._actor
 
 

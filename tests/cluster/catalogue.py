@@ -1,7 +1,16 @@
 """All rows, in the order in which they are run. Runs none."""
 
 from tests.cluster.row import Row
-from tests.cluster.rows import deaths, draining, figures, headless, readiness, restarting, scaling
+from tests.cluster.rows import (
+    deaths,
+    draining,
+    figures,
+    headless,
+    readiness,
+    residency,
+    restarting,
+    scaling,
+)
 
 ROWS = (
     Row(
@@ -17,5 +26,10 @@ ROWS = (
     Row("node told to end", draining.node_told_to_end, "0 cut", most_s=300),
     Row("only engine killed", deaths.only_engine_killed, "503 within 2 s", most_s=240),
     Row("args changed", restarting.args_changed, "figure for the docs; none cut", most_s=240),
+    Row(
+        "a place for each model", residency.one_model_each, "each loads one; 0 refused", most_s=240
+    ),
+    Row("releases in turn", residency.one_stages, "0 refused, one stages at a time", most_s=240),
+    Row("scaled by load", residency.scaled, "2 engines under load, then 1; 0 refused", most_s=300),
     Row("head killed, with Redis", headless.head_killed, "0 of 200 lost", most_s=560),
 )

@@ -27,8 +27,12 @@ class Manifests:
         engines: int | None = None,
         user: Mapping[str, Any] | None = None,
         args: Mapping[str, Any] | None = None,
+        scaling: Mapping[str, Any] | None = None,
     ) -> "Manifests":
-        """As an operator edits it.   engines: replicas.   user: `user_config` of the engine."""
+        """As an operator edits it.   engines: replicas.   user: `user_config` of the engine.
+
+        scaling: its `autoscaling_config`, in place of a number of replicas.
+        """
         config: Any = copy.deepcopy(dict(self.config))
         [app] = config["applications"]
         [engine] = [each for each in app["deployments"] if each["name"] == "Engine"]
@@ -37,6 +41,9 @@ class Manifests:
         if user is not None:
             engine["user_config"] = dict(user)
         app["args"] |= args or {}
+        if scaling is not None:
+            del engine["num_replicas"]
+            engine["autoscaling_config"] = dict(scaling)
         return Manifests(config, self.environment)
 
     def text(self, port: int) -> str:

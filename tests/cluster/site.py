@@ -72,6 +72,17 @@ class Site:
     def publish(self) -> None:
         self.family.registry.move_channel(CHANNEL, self.release)
 
+    def another_release(self) -> str:
+        """One with a model more, that no channel names."""
+        names = (*MODELS, "c")
+        if not (self.family.root / "c").exists():
+            write_checkpoint(
+                self.family.root / "c", "mixtral", len(MODELS), max_position_embeddings=_CONTEXT
+            )
+        release = self.family.publish(names)
+        self.references.add(release, {name: name for name in names})
+        return release
+
     def close(self) -> None:
         """Ends the cluster, and keeps its logs."""
         if self.cluster is None:

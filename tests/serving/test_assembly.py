@@ -9,6 +9,7 @@ from serve_app.config import ServeConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.serving import assembly
+from serve_app.serving.replica.neighbours import Alone
 from serve_app.text.process.text_client import TextClient
 from tests.serving.fakes import source
 from tests.text.process.inline import InlineProcess
@@ -48,5 +49,5 @@ def test_the_engine_is_opened_as_configured(
     given = {"registry": str(tmp_path), "device": "cpu", **settings}
     config = ServeConfig.model_validate(given)
     text = TextClient(InlineProcess.start)
-    assembly.real_parts(config, text).open_engine(source("r1"))
+    assembly.real_parts(config, text, Alone()).open_engine(source("r1"))
     assert opened == [EngineConfig(device="cpu", **settings)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from serve_app.engine.residents import Residence
 from serve_app.engine.source import ModelLike, ReleaseSource
 from serve_app.engine.stats import Stats
 from serve_app.scheduling.sequence import ModelKey
+from serve_app.serving.replica.neighbours import Alone, Neighbours
 from serve_app.text.process.text_client import TextClient
 
 
@@ -86,13 +87,13 @@ class OpenedRelease:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The effects of a replica. All but the last may block, so they are called on threads.
+    """The effects of a replica. Those that are functions may block: they are called on threads.
 
     channel: name -> release id, or None if there is no such channel.
     canary, aliases: name of a channel -> what the file beside it says, None if there is none.
     open_release: release id -> the release; raises ReleaseError.
     open_engine: the first release -> a running engine that has it, but perhaps not all backbones.
-    text: of requests; its process may run already.
+    text: of requests; its process may run already.   neighbours: the other replicas.
     """
 
     channel: Callable[[str], str | None]
@@ -101,3 +102,4 @@ class Parts:
     open_release: Callable[[str], OpenedRelease]
     open_engine: Callable[[ReplicaSource], Loop]
     text: TextClient
+    neighbours: Neighbours = field(default_factory=Alone)

@@ -11,6 +11,7 @@ from consolidation.release import NewerSchema
 from serve_app.config import UserConfig
 from serve_app.errors import BadRelease, Unsupported
 from serve_app.phase import phase
+from serve_app.serving.replica.neighbours import Alone, Neighbours
 
 _log = logging.getLogger(__name__)
 FINAL = (BadRelease, NewerSchema, Unsupported)
@@ -92,6 +93,7 @@ class Follower:
     read_channel: name -> release or None; blocks, and is called on a thread.
     take_up: makes new requests use that release; if it cannot, raises and changes nothing.
     look_beside: gets the channel's name, or None for a pinned release, after each look.
+    neighbours: while this serves a release, it takes up another only in its turn among them.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Follower:
         poll_s: float,
         clock: Callable[[], float],
         look_beside: Callable[[str | None], Awaitable[None]] | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._read_channel = read_channel
         self._take_up = take_up
@@ -110,6 +113,7 @@ class Follower:
         self._poll_s = poll_s
         self._clock = clock
         self._look_beside = look_beside
+        self._neighbours = Alone() if neighbours is None else neighbours
         self._poked = asyncio.Event()
         self.state = FollowState()
 
@@ -137,7 +141,7 @@ class Follower:
         state = self.state
         state.wanted = await self._wanted()
         release = decide(Situation(self._serving(), state.wanted, state.failure, self._clock()))
-        if release is None:
+        if release is None or not (self._serving() is None or await self._neighbours.take_turn()):
             return
         begun = self._clock()
         state.staging = release
@@ -155,6 +159,7 @@ class Follower:
             _log.info("serving release %s after %.1f s", release, state.last_staging_s)
         finally:
             state.staging = None
+            await self._neighbours.end_turn()
 
     async def _wanted(self) -> str | None:
         """If it cannot be read, the wanted release stays the same."""

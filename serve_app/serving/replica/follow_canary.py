@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from consolidation.release import Canary
 from serve_app.serving.replica.follow import Failure, Situation, decide
+from serve_app.serving.replica.neighbours import Neighbours
 from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.traffic.watched import Watched
 
@@ -28,11 +29,17 @@ class CanaryFollower:
     """
 
     def __init__(
-        self, watched: Watched[Canary], releases: ServedReleases, clock: Callable[[], float]
+        self,
+        watched: Watched[Canary],
+        releases: ServedReleases,
+        clock: Callable[[], float],
+        neighbours: Neighbours,
     ) -> None:
+        """neighbours: a canary is loaded only in this replica's turn among them."""
         self._watched = watched
         self._releases = releases
         self._clock = clock
+        self._neighbours = neighbours
         self.state = CanaryState()
 
     async def look(self, channel: str | None) -> None:
@@ -48,7 +55,7 @@ class CanaryFollower:
             return
         now = None if releases.canary is None else releases.canary.id
         release = decide(Situation(now, wanted, state.failure, self._clock()))
-        if release is None:
+        if release is None or not await self._neighbours.take_turn():
             return
         state.staging = release
         try:
@@ -60,6 +67,7 @@ class CanaryFollower:
             _log.info("canary %s is being served", release)
         finally:
             state.staging = None
+            await self._neighbours.end_turn()
 
     def _failed(self, release: str, error: Exception) -> None:
         state = self.state

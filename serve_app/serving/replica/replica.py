@@ -85,7 +85,6 @@ class EngineReplica:
         """
         self.name = secrets.token_hex(4) if name is None else name
         self._config = config
-        self._parts = parts
         self._clock = clock
         self._metrics = Metrics(config.metrics.max_tenants, self.name)
         self._post = Post()
@@ -95,7 +94,8 @@ class EngineReplica:
         self._releases = ServedReleases(parts, self._text, self._compiler, drains=drains)
         self._canary = Watched(parts.canary, "the canary")
         self._aliases = Watched(parts.aliases, "the aliases")
-        self._canary_follower = CanaryFollower(self._canary, self._releases, clock)
+        canary, releases, neighbours = self._canary, self._releases, parts.neighbours
+        self._canary_follower = CanaryFollower(canary, releases, clock, neighbours)
         self._follower = Follower(
             parts.channel,
             self._take_up,
@@ -103,6 +103,7 @@ class EngineReplica:
             poll_s=config.poll_s,
             clock=clock,
             look_beside=self._look_beside,
+            neighbours=neighbours,
         )
         self._administration = Administration(
             self.name,

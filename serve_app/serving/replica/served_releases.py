@@ -41,6 +41,7 @@ class ServedReleases:
         self._compiler = compiler
         self._held: dict[str, HeldRelease] = {}
         self._retiring: dict[str, asyncio.Task[None]] = {}
+        self._is_leaving = False
         self._admitting = asyncio.Event()
         self._admitting.set()
         self._family: Mapping[str, Any] = {}
@@ -56,6 +57,11 @@ class ServedReleases:
     def held(self) -> list[HeldRelease]:
         """All releases that requests may still hold."""
         return list(self._held.values())
+
+    @property
+    def admits(self) -> bool:
+        """Whether new requests need not wait, or soon need to, until running ones have ended."""
+        return not self._is_leaving
 
     @asynccontextmanager
     async def holding(
@@ -210,9 +216,11 @@ class ServedReleases:
         """If two releases do not fit together: lets new requests wait until running ones end."""
         _log.warning("release %s does not fit next to the served one: draining", opened.source.id)
         before = self.current
-        self.end_canary()
-        self._admitting.clear()
+        self._is_leaving = True
         try:
+            await asyncio.sleep(self._parts.neighbours.hear_s)
+            self.end_canary()
+            self._admitting.clear()
             for held in list(self._held.values()):
                 await held.idle.wait()
                 await self._retire(loop, held)
@@ -232,6 +240,7 @@ class ServedReleases:
         finally:
             if self.current is not None and self.current.id not in self._held:
                 self.current = None  # not even the old one could be loaded again
+            self._is_leaving = False
             self._admitting.set()
 
     async def _hold(

@@ -1,12 +1,14 @@
 """What can be seen of a replica from outside: health, status and metrics. Changes nothing."""
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 from prometheus_client.metrics_core import Metric as Family
 
 from consolidation.release import Aliases, Canary
 from serve_app.config import ServeConfig
 from serve_app.protocol.messages import Status
+from serve_app.scheduling.sequence import ModelKey
 from serve_app.serving.metrics.counting import Figure, Metrics
 from serve_app.serving.metrics.snapshot import ReleaseState, Snapshot
 from serve_app.serving.replica.follow import FollowState
@@ -15,6 +17,8 @@ from serve_app.serving.replica.open_room import OpenJobs
 from serve_app.serving.replica.served_releases import ServedReleases
 from serve_app.serving.replica.telling.readiness import Unserved, engine_trouble
 from serve_app.serving.replica.telling.status_facts import canary_facts, status_of
+from serve_app.serving.routing.engines_wanted import ReplicaDemand, demand
+from serve_app.serving.routing.replica_facts import ReplicaFacts
 from serve_app.serving.traffic.watched import Watched
 from serve_app.text.process.text_client import TextClient
 
@@ -65,6 +69,36 @@ class View:
         facts = canary_facts(self._canary, state, canary)
         return status_of(self._look(), self._follow, facts, self._aliases.trouble)
 
+    def facts(self) -> ReplicaFacts:
+        """For routers, which choose a replica for each request."""
+        loop, current = self._releases.loop, self._releases.current
+        if loop is None or current is None:
+            return ReplicaFacts()
+        stats, aliases = loop.stats(), self._aliases.value
+        held = {name for _, name in stats.resident}
+        meant = {} if aliases is None else aliases.aliases
+        return ReplicaFacts(
+            held | {name for name, alias in meant.items() if alias.model in held},
+            {release.id for release in self._releases.held},
+            admits=self._releases.admits,
+            has_all=held.issuperset(current.models),
+            has_room=len(held) < stats.num_places,
+        )
+
+    def demand(self) -> ReplicaDemand | None:
+        """For the autoscaler; None before there is an engine."""
+        loop = self._releases.loop
+        if loop is None:
+            return None
+        stats = loop.stats()
+        return demand(
+            _by_name(stats.num_running_by_model),
+            _by_name(stats.num_waiting_by_model),
+            {name for _, name in stats.resident},
+            places=stats.num_places,
+            max_running=self._config.engine.max_sequences,
+        )
+
     def trouble(self) -> str | None:
         """Why the replica is unhealthy, or None."""
         loop, serving = self._releases.loop, self._releases.serving
@@ -103,3 +137,11 @@ class View:
             canary=None if canary is None else canary.id,
             canary_percent=0.0 if wanted is None else wanted.percent,
         )
+
+
+def _by_name(counts: Mapping[ModelKey, int]) -> dict[str, int]:
+    """Of all releases together."""
+    found = Counter[str]()
+    for (_, name), num in counts.items():
+        found[name] += num
+    return dict(found)
