@@ -7,6 +7,7 @@ is filled from `Weights`, without its experts, and emptied again; experts are re
 What goes through, and what is kept of it, is decided by `walk/side_by_side.py` and by callers.
 """
 
+import inspect
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,6 @@ class _Here(threading.local):
 class _Call:
     layer: int
     hidden: Any
-    others: tuple[Any, ...]
     keywords: Keywords
 
 
@@ -123,16 +123,16 @@ class StreamedModel:
         if [call.layer for call in calls] != list(range(len(self.layers))):
             raise Refused(f"{name}: its layers are not called one after another")
         hidden = calls[0].hidden
-        if any(call.hidden is not hidden or call.others for call in calls):
+        if any(call.hidden is not hidden for call in calls):
             raise Refused(f"{name}: its layers pass on more than one tensor")
         return hidden, tuple(call.keywords for call in calls)
 
     def leave(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run what lies after the layers; inside `ends`. (B, T, H) -> logits (B, T, V)"""
         self._here.leaving = hidden
+        tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
         try:
-            # Any embeddings of that shape will do: looking tokens up would fill a large module.
-            out = self.stock(inputs_embeds=hidden.detach(), use_cache=False)
+            out = self.stock(input_ids=tokens, use_cache=False)
         finally:
             self._here.leaving = None
         logits: torch.Tensor = out.logits
@@ -259,19 +259,34 @@ class StreamedModel:
         for number, module in enumerate(layers):
             experts_number = with_experts.get(number)
             found.append(Layer(number, f"{path}.{number}", module, module.forward, experts_number))
-            module.forward = self._stub(number, number == len(layers) - 1)
+            module.forward = self._stub(number, module, number == len(layers) - 1)
+        table = self.stock.get_input_embeddings()
+        table.forward = self._looked_up(table)
         for name, module in self.stock.named_modules():
             if not f"{name}.".startswith(f"{path}.") and any(True for _ in own_tensors(module)):
                 module.register_forward_pre_hook(self._outside_hook(name))
         return tuple(found)
 
-    def _stub(self, number: int, is_last: bool) -> Callable[..., Any]:
+    def _looked_up(self, table: nn.Module) -> Callable[..., Any]:
+        """Any embeddings will do for what comes after the layers: looking up would fill a table."""
+        own = table.forward
+
+        def forward(tokens: torch.Tensor) -> Any:
+            leaving = self._here.leaving
+            return own(tokens) if leaving is None else leaving.detach()
+
+        return forward
+
+    def _stub(self, number: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
+        names = list(inspect.signature(module.forward).parameters)[1:]
+
         def forward(hidden: Any = None, *others: Any, **keywords: Any) -> Any:
             here = self._here
             if here.leaving is not None:
                 return here.leaving
             assert here.calls is not None
-            here.calls.append(_Call(number, hidden, others, keywords))
+            named = dict(zip(names, others, strict=False))
+            here.calls.append(_Call(number, hidden, {**named, **keywords}))
             if is_last:
                 raise _ReachedTheLast
             return hidden
@@ -289,6 +304,9 @@ class StreamedModel:
 
     def _outside_hook(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: Any) -> None:
+            is_looked_up = module is self.stock.get_input_embeddings()
+            if is_looked_up and self._here.leaving is not None:
+                return
             with self._filling:
                 for name in own_tensors(module):
                     if getattr(module, name).is_meta:
