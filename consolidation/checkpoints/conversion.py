@@ -35,8 +35,12 @@ class Shapes:
     shapes: dict[str, tuple[int, ...]]
 
     def get_parameter(self, name: str) -> torch.Tensor:
-        """A parameter's shape as a tensor without data, which transformers' `Split` expects."""
+        """A parameter's shape as a tensor without data, which some of its operations look at."""
         return torch.empty(self.shapes[name], device="meta")
+
+    def of_one_expert(self, name: str) -> "Shapes":
+        """The same, where a stack of experts has one alone."""
+        return Shapes(self.config, {**self.shapes, name: (1, *self.shapes[name][1:])})
 
 
 class Update(Protocol):
@@ -94,7 +98,8 @@ class Conversion:
             (pattern, stored.read() if self._is_listed else stored.read(index))
             for pattern, stored in self._sources_of_expert(index)
         ]
-        return self._convert(part)[self.target][0]
+        shapes = self.shapes.of_one_expert(self.target)
+        return converted(self.transform, self.target, shapes, part)[self.target][0]
 
     def _convert(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         return converted(self.transform, self.target, self.shapes, tensors)
