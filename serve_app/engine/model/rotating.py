@@ -7,6 +7,7 @@ another kind of rotation keeps its own function. `rotary.py` has the angles.
 import logging
 from collections.abc import Callable, Iterable
 from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,18 +31,14 @@ class Rotation:
         self._rows = rows
         self._halves: dict[tuple[int, ...], bool | None] = {}
 
-    def __call__(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        *args: object,
-        **kwargs: object,
-    ) -> Turned:
-        """queries, keys: (1, heads, T, D)   cos, sin: (1, T, A)  ->  the same shapes"""
-        if args or kwargs or not suits(queries, keys, cos, sin):
-            return self._original(queries, keys, cos, sin, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """queries, keys: (1, heads, T, D)   cos, sin: (1, T, A)  ->  the same shapes
+
+        Some files' functions take other arguments: those are given to the function.
+        """
+        if kwargs or len(args) != 4 or not suits(*args):
+            return self._original(*args, **kwargs)
+        queries, keys, cos, sin = args
         kind = (queries.shape[1], keys.shape[1], keys.shape[3], cos.shape[2])
         if kind not in self._halves:
             self._halves[kind] = self._proved(*kind)
