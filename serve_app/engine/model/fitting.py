@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from representation.architecture.skeleton import own_tensors
 from representation.architecture.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
@@ -98,13 +99,12 @@ def fast_forms(
         return [partial(StackedLayerNorm, original=module)]
     shapes = {name: tensor.dim() for name, tensor in module.state_dict().items()}
     per_token = partial(PerToken, original=module, multiplier=multiplier)
-    if (
-        isinstance(module, nn.Embedding)
-        or list(module.children())
-        or max(shapes.values(), default=0) > 2
-        or len(axes.inputs) != 1
-    ):
+    if max(shapes.values(), default=0) > 2 or len(axes.inputs) != 1:
         return []
+    if isinstance(module, nn.Embedding):
+        return [per_token]
+    if list(module.children()):
+        return [per_token] if _is_of_linears(module) else []
     if list(shapes.values()) == [2]:
         return [*_routers(module, multiplier, rows), per_token]
     if 2 in shapes.values():
@@ -115,6 +115,12 @@ def fast_forms(
     if list(shapes) == ["weight"] and isinstance(eps, float):
         return [partial(StackedRMSNorm, eps=eps, rows=rows), per_token]
     return [per_token]
+
+
+def _is_of_linears(module: nn.Module) -> bool:
+    """Whether all weights of the module's parts are those of linear layers."""
+    parts = [part for part in module.modules() if part is not module and any(own_tensors(part))]
+    return bool(parts) and all(type(part) is nn.Linear for part in parts)
 
 
 def _routers(
@@ -189,15 +195,24 @@ def _random(
     """Two random sets of a module's weights, and an input.   exact: in float32"""
     generator = torch.Generator().manual_seed(0)
     weights = {
-        name: torch.randn((2, *tensor.shape), generator=generator).to(
+        name: torch.randn((2, *_probed(module, tensor)), generator=generator).to(
             torch.float32 if exact else tensor.dtype
         )
         for name, tensor in module.state_dict().items()
     }
     if isinstance(module, nn.Embedding):
-        return weights, torch.randint(0, module.num_embeddings, shape, generator=generator)
+        lines = {tensor.shape[1] for tensor in weights.values()}
+        return weights, torch.randint(0, min(lines), shape, generator=generator)
     dtype = next(iter(weights.values())).dtype
     return weights, torch.randn(shape, generator=generator).to(dtype)
+
+
+def _probed(module: nn.Module, tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a module's tensor, or of the first lines of a table."""
+    if not isinstance(module, nn.Embedding):
+        return tuple(tensor.shape)
+    least = max(PROBE_SIZE, 1 + (module.padding_idx or 0))
+    return (min(least, tensor.shape[0]), *tensor.shape[1:])
 
 
 def _unrounded(

@@ -158,9 +158,14 @@ class StackedEmbedding(Leaf):
         row = stack.rows.sole(self.spans)
         if row is not None:
             return F.embedding(ids, stack.tensor[row])
-        rows, vocabulary, width = stack.tensor.shape  # (R, V, H)
-        index = ids + (stack.rows.by_token(self.spans) * vocabulary).view_as(ids)
-        return F.embedding(index, stack.tensor.view(rows * vocabulary, width))
+        return looked_up(stack, self.spans, ids)
+
+
+def looked_up(stack: Stack, spans: Spans, ids: torch.Tensor) -> torch.Tensor:
+    """Lines of each token's own table.   ids: (1, T)   stack: of (V, H)  ->  (1, T, H)"""
+    rows, vocabulary, width = stack.tensor.shape  # (R, V, H)
+    index = ids + (stack.rows.by_token(spans) * vocabulary).view_as(ids)
+    return F.embedding(index, stack.tensor.view(rows * vocabulary, width))
 
 
 class StackedLayerNorm(Leaf):

@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from representation.architecture.tracing import Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.model.leaves import Leaf, Names, by_row, per_token, sole_rows
+from serve_app.engine.model.leaves import (
+    Leaf,
+    Names,
+    by_row,
+    looked_up,
+    per_token,
+    sole_rows,
+)
 from serve_app.engine.model.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Segment, Spans
 
@@ -49,7 +56,8 @@ class Original:
 class Matrices:
     """A stack of matrices in place of one: each token is multiplied by its own.
 
-    stack: of (O, I). It can be converted to another dtype and given to `F.linear`, nothing else.
+    stack: of (O, I). It can be converted to another dtype and given to `F.linear`, or looked up in
+    by `F.embedding`, nothing else.
     """
 
     def __init__(self, stack: Stack, spans: Spans, multiplier: Multiplier) -> None:
@@ -75,13 +83,19 @@ class Matrices:
             out = out + bias.unsqueeze(1)
         return out.view(*x.shape[:-1], out.shape[-1])
 
+    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids: (1, T)  ->  (1, T, I), each token's line of its own matrix"""
+        return looked_up(self._stack, self._spans, ids)
+
     @classmethod
     def __torch_function__(
         cls, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if function is not F.linear:
-            raise TypeError(f"matrices of several backbones are given to {function.__name__}")
-        return _linear(*args, **(kwargs or {}))
+        if function is F.linear:
+            return _linear(*args, **(kwargs or {}))
+        if function is F.embedding:
+            return _embedding(*args, **(kwargs or {}))
+        raise TypeError(f"matrices of several backbones are given to {function.__name__}")
 
 
 def _linear(
@@ -93,11 +107,28 @@ def _linear(
     return weight.linear(input, bias)
 
 
+def _embedding(input: torch.Tensor, weight: Matrices, *_: Any, **__: Any) -> torch.Tensor:  # noqa: A002
+    """`F.embedding`, whose other arguments change gradients alone."""
+    return weight.embedding(input)
+
+
+class ByToken(torch.Tensor):
+    """A vector that differs by token, (n, p). An index by token, (n, k), chooses of its own."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __getitem__(self, index: Any) -> Any:
+        by_token = isinstance(index, torch.Tensor) and index.dtype == torch.int64
+        if by_token and index.dim() == 2 and len(index) == len(self):
+            return torch.gather(self, 1, index)
+        return super().__getitem__(index)
+
+
 class PerToken(Leaf):
     """A module's original code, run once on all tokens, with weights that differ by token.
 
-    For modules that use vectors only by broadcasting and matrices only by `F.linear`, such as norms
-    and routers.
+    For modules that use vectors only by broadcasting, or choose of them for each token, and
+    matrices only by `F.linear` or `F.embedding`: norms, routers, scaled embeddings.
     """
 
     def __init__(
@@ -126,7 +157,8 @@ class PerToken(Leaf):
         if stack.tensor.dim() == 3:
             return Matrices(stack, spans, self._multiplier)
         if not self.axes.keeps_shape:  # it is added to something with one row per token
-            return stack.tensor.index_select(0, stack.rows.by_token(spans))  # (n, *p)
+            by_token = stack.tensor.index_select(0, stack.rows.by_token(spans))  # (n, *p)
+            return by_token.as_subclass(ByToken)
         return per_token(stack, spans, self.axes, dims)
 
 
