@@ -47,6 +47,7 @@ def compose_manifest(
                     quantised=checkpoint.quantised,
                     adapter=checkpoint.adapter.digest() if checkpoint.adapter else None,
                     merged=checkpoint.num_merged,
+                    not_served=dict(checkpoint.not_served),
                 ),
                 golden=found.golden,
                 stand_ins=dict(family.stand_ins.get(name, {})),

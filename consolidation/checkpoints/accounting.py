@@ -3,12 +3,14 @@
 Names are matched as transformers matches them when it loads a model
 (`transformers.core_model_loading.convert_and_load_state_dict_in_model`): renamings, then at most
 one converter, then the base model's prefix. Where transformers warns or says nothing, this raises
-an error that names the tensor; only what the model class itself ignores is left out.
+an error that names the tensor. Left out is only what is known and not served (`not_served.py`), and
+what models compute themselves.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.naming import Naming, numbered, some
+from consolidation.checkpoints.not_served import Prediction, belonging
 from consolidation.checkpoints.tensor_file import DTYPES, SERVED_DTYPES, SourceTensor
 from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy
@@ -25,17 +28,26 @@ WRAPPERS = ("_orig_mod.", "base_model.model.", "module.")
 """What torch.compile, PEFT and data-parallel training put before names."""
 
 
-def account(
-    directory: Path, anatomy: Anatomy, stored: Mapping[str, SourceTensor]
-) -> dict[str, Conversion]:
-    """Parameter or buffer name -> the conversion that makes it, in the model's own order.
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All tensors of a checkpoint. conversions: by the parameter or buffer, in the model's order.
+
+    not_served: how many are of each module that is not served.
+    """
+
+    conversions: dict[str, Conversion]
+    not_served: dict[str, int]
+
+
+def account(directory: Path, anatomy: Anatomy, stored: Mapping[str, SourceTensor]) -> Account:
+    """What is made of each tensor.
 
     Tied parameters appear once, under the name of the tensor they are tied to. Raises `Refused`
     with the names of tensors that match nothing, are missing or doubled, or have another shape or
     a dtype that is not served.
     """
     wanted = dict(anatomy.model.state_dict())
-    conversions, unmatched = _match(directory, anatomy, stored, wanted)
+    conversions, others, unmatched = _match(directory, anatomy, stored, wanted)
     if unmatched:
         raise Refused(
             f"{directory}: nothing in the model is made of {some(unmatched)}{_advice(stored)}"
@@ -49,7 +61,8 @@ def account(
                 raise Refused(f"{directory}: {name} is made twice, from different tensors")
             made[name] = conversion
     _check_missing(directory, anatomy, made, wanted)
-    return {name: made[name] for name in wanted if name in made}
+    in_order = {name: made[name] for name in wanted if name in made}
+    return Account(in_order, belonging(others, wanted))
 
 
 def _advice(stored: Mapping[str, SourceTensor]) -> str:
@@ -65,17 +78,23 @@ def _match(
     anatomy: Anatomy,
     stored: Mapping[str, SourceTensor],
     wanted: dict[str, torch.Tensor],
-) -> tuple[dict[str, Conversion], list[str]]:
-    """Conversions by first target, and keys that match nothing and may not be ignored."""
+) -> tuple[dict[str, Conversion], list[str], list[str]]:
+    """Conversions by first target, keys that are not served, and keys that match nothing."""
     naming = Naming(anatomy)
-    ignored = _ignored(anatomy.model)
+    prediction = Prediction(stored)
+    passed_over, computed = _passed_over(anatomy.model)
     transforms: dict[str, Any] = {}
     sources: dict[str, list[tuple[str, SourceTensor]]] = {}
+    others: list[str] = []
     unmatched: list[str] = []
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = naming.find(key)
         if name not in wanted:
-            if not (ignored and ignored.search(name)):
+            if name in naming.shapes.shapes:
+                others.append(name)
+            elif prediction.has(key) or any(re.search(each, name) for each in passed_over):
+                others.append(key)
+            elif not any(re.search(each, name) for each in computed):
                 unmatched.append(key)
             continue
         if pattern is None:
@@ -92,18 +111,22 @@ def _match(
         name: Conversion(name, transforms[name], tuple(sources[name]), naming.shapes)
         for name in sources
     }
-    return made, unmatched
+    return made, others, unmatched
 
 
-def _ignored(model: Any) -> re.Pattern[str] | None:
-    """What transformers itself passes over when it loads this class."""
+def _passed_over(model: Any) -> tuple[list[str], list[str]]:
+    """Patterns of what transformers passes over when it loads this class, and of what it computes.
+
+    What a model computes itself was in checkpoints once: it says nothing.
+    """
     patterns = set(model._keys_to_ignore_on_load_unexpected or ())
+    computed = {pattern for pattern in patterns if pattern.endswith("inv_freq")}
     buffers = [name for name, _ in model.named_buffers()]
     if any(name.endswith("rotary_emb.inv_freq") for name in buffers):
-        patterns.add(r"rotary_emb\.inv_freq")
+        computed.add(r"rotary_emb\.inv_freq")
     if any(name.endswith("position_ids") for name in buffers):
-        patterns.add(r"(^|\.)position_ids$")
-    return re.compile("|".join(f"({p})" for p in sorted(patterns))) if patterns else None
+        computed.add(r"(^|\.)position_ids$")
+    return sorted(patterns - computed), sorted(computed)
 
 
 def _num_experts(anatomy: Anatomy) -> dict[str, int]:

@@ -6,6 +6,7 @@ Everything here can be pickled, so a task gets only the part that it reads.
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +110,8 @@ class Checkpoint:
 
     `context_length` is in tokens, None where the config sets no limit. `quantised` says how weights
     are stored that are in fewer bits than they are read in. `adapter` is merged as tensors are
-    read; it changes `num_merged` tensors of the backbone.
+    read; it changes `num_merged` tensors of the backbone. `not_served` says how many tensors are of
+    each module that is not served.
     """
 
     directory: Path
@@ -127,6 +129,7 @@ class Checkpoint:
     quantised: str | None = None
     adapter: Adapter | None = None
     num_merged: int = 0
+    not_served: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -193,11 +196,14 @@ def open_checkpoint(
             f"{directory}: its config says that it is quantised ({plain.left_over}), "
             "but its weights are plain: they are read as they are"
         )
-    conversions = plain_conversions = account(directory, anatomy, plain.tensors)
+    accounted = account(directory, anatomy, plain.tensors)
+    conversions, not_served = accounted.conversions, Counter(accounted.not_served)
     adapter = open_adapter(adapter_directory) if adapter_directory is not None else None
     if adapter is not None:
         adapter.note_other_base(called(directory), note)
-        conversions = with_adapter(adapter.config, anatomy, conversions)
+        adapted = with_adapter(adapter.config, anatomy, conversions)
+        conversions = adapted.conversions
+        not_served.update(adapted.not_served)
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)
     dtype = _expert_dtype(directory, experts)
@@ -220,8 +226,9 @@ def open_checkpoint(
         fingerprint=_fingerprint(places),
         quantised=plain.quantised,
         adapter=adapter,
+        not_served=dict(sorted(not_served.items())),
         num_merged=sum(
-            conversion is not plain_conversions[name]
+            conversion is not accounted.conversions[name]
             for part in backbone
             for name, conversion in part.tensors
         ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consolidation.checkpoints.checkpoint import Checkpoint, ExpertsSource, ModelFiles
+from consolidation.checkpoints.not_served import in_words
 from consolidation.checkpoints.notes import Note, log_note
 from consolidation.errors import Refused
 from consolidation.release import Manifest, Registry
@@ -126,7 +127,18 @@ def open_family(
     opened_base = base.open(note) if base is not None else None
     family = Family(checkpoints, kept, extended, opened_base)
     _check(family, extend, note)
+    _note_not_served(family, note)
     return family
+
+
+def _note_not_served(family: Family, note: Note) -> None:
+    """A line for all models that have the same of it; the base, which nobody asks, is left out."""
+    models: dict[str, list[str]] = {}
+    for name, found in family.checkpoints.items():
+        if found.not_served:
+            models.setdefault(in_words(found.not_served), []).append(repr(name))
+    for words, names in models.items():
+        note(f"not served, and not in the release: {words} of {', '.join(names)}")
 
 
 def _base_of_adapters(models: Mapping[str, ModelFiles]) -> ModelFiles | None:

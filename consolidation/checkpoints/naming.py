@@ -8,22 +8,30 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 
+import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from consolidation.checkpoints.conversion import Shapes
 from representation.architecture.anatomy import Anatomy
+from representation.architecture.config import is_wrapper
+from representation.architecture.skeleton import whole_model
 
 NAMED_AT_MOST = 5
 
 
 class Naming:
-    """The names of one model's parameters, and the converters that make some of them."""
+    """The names of one model's parameters, and the converters that make some of them.
+
+    Those of a wrapper's other towers are known too: `shapes` has all that transformers would load.
+    """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        mapping = get_model_conversion_mapping(anatomy.model)
-        self._wanted = dict(anatomy.model.state_dict())
-        self._prefix = anatomy.model.base_model_prefix
+        wrapped = is_wrapper(anatomy.config)
+        model = whole_model(anatomy.config, torch.float32) if wrapped else anatomy.model
+        mapping = get_model_conversion_mapping(model)
+        self._wanted = dict(model.state_dict())
+        self._prefix = model.base_model_prefix
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
         self.shapes = Shapes(

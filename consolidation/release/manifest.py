@@ -159,6 +159,7 @@ class Source(_Record):
     quantised: how its weights were stored, where that took fewer bits than they are read in.
     adapter: a digest of the files of the adapter that was put on it.   merged: how many tensors
     outside of experts it changed, which are stored as they are with it.
+    not_served: how many tensors it had of each module that is not served, such as one for images.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Source(_Record):
     quantised: str | None = Field(default=None, exclude_if=lambda how: how is None)
     adapter: Digest | None = Field(default=None, exclude_if=lambda digest: digest is None)
     merged: NotNegative = Field(default=0, exclude_if=lambda count: not count)
+    not_served: dict[str, NotNegative] = Field(default={}, exclude_if=lambda found: not found)
 
 
 class Model(_Record):

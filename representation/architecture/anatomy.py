@@ -16,7 +16,13 @@ from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
 from representation.architecture.mixers import attention_modules
-from representation.architecture.skeleton import meta_model, own_tensors, tensor_dtypes
+from representation.architecture.skeleton import (
+    hidden_buffers,
+    meta_model,
+    own_tensors,
+    tensor_dtypes,
+)
+from representation.architecture.spreading import spread_vectors
 from representation.architecture.tracing import Axes, Trace, runs, trace_of
 from representation.architecture.widening import widen
 
@@ -32,6 +38,7 @@ class Anatomy:
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
     token axes; the largest that must be replaced as a whole, so none lies inside another.
     sinks: attention modules with their own parameter, passed to attention as `s_aux`.
+    vectors: modules around attention with vectors of their own, which scale or shift each token.
     tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
     modules in the order of the forward.
     siblings: those of the units that are linear layers and read the same tensor, together.
@@ -45,6 +52,7 @@ class Anatomy:
     rotaries: dict[str, nn.Module]
     units: dict[str, Axes]
     sinks: dict[str, str]
+    vectors: dict[str, tuple[str, ...]]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     siblings: tuple[tuple[str, ...], ...]
 
@@ -74,7 +82,8 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         held = {key for module in owners for key in _tensors_at(model, module)}
         widen(model, held & set(in_float32), lambda: runs(model, config, rotaries, owners))
     whole = {p: m for p, m in modules.items() if p in owners or p in trace.readers}
-    units = _units(name, whole, trace)
+    vectors = spread_vectors(model, trace, lambda: trace_of(model, config, rotaries, owners))
+    units = _units(name, whole, trace, vectors)
     dtypes = tensor_dtypes(model, dtype)
     inside = tuple(f"{path}." for path in experts)
     state = model.state_dict()
@@ -92,6 +101,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         rotaries,
         units,
         trace.sinks,
+        vectors,
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
     )
@@ -118,18 +128,23 @@ def is_rotary(module: nn.Module) -> bool:
 
 def _refuse_other_ropes(name: str, rotaries: dict[str, nn.Module], config: Any) -> None:
     """The engine makes a rotary module from each model's config, so this must give the same."""
-    fields = rope_fields(config.get_text_config().to_dict())
+    fields = rope_fields(config)
     for path, module in rotaries.items():
         own: Any = getattr(module, "config", None)
-        if own is not None and rope_fields(own.to_dict()) != fields:
+        if own is not None and rope_fields(own) != fields:
             raise Unservable(f"{name}: {path} has rope parameters that are not the config's")
 
 
 def _refuse_hidden_buffers(name: str, modules: dict[str, nn.Module], rotaries: set[str]) -> None:
     for path, module in modules.items():
-        hidden = sorted(module._non_persistent_buffers_set & set(module._buffers))
+        hidden = [key for key in hidden_buffers(module) if not _has_number(module._buffers[key])]
         if hidden and path not in rotaries:
             raise Unservable(f"{name}: {path} computes its own buffer {hidden[0]!r}")
+
+
+def _has_number(buffer: torch.Tensor | None) -> bool:
+    """Whether a buffer is one number, and what it is follows from the config."""
+    return buffer is not None and not buffer.is_meta and not bool(buffer.isnan().any())
 
 
 def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:
@@ -141,14 +156,22 @@ def _owners(model: nn.Module, experts: set[str]) -> dict[str, nn.Module]:
     }
 
 
-def _units(name: str, modules: dict[str, nn.Module], trace: Trace) -> dict[str, Axes]:
-    """The modules to replace, outermost first; checks that each can be."""
+def _units(
+    name: str,
+    modules: dict[str, nn.Module],
+    trace: Trace,
+    vectors: Collection[str],
+) -> dict[str, Axes]:
+    """The modules to replace, outermost first; checks that each can be.
+
+    vectors: modules with nothing of their own but vectors that can be spread over the tokens.
+    """
     units: dict[str, Axes] = {}
     for path, module in modules.items():
         if any(path.startswith(f"{unit}.") for unit in units):
             continue
         own = [*own_tensors(module), "weights of a part"]
-        if own[:-1] == [trace.sinks.get(path)]:
+        if own[:-1] == [trace.sinks.get(path)] or path in vectors:
             continue
         inside = f"{path}." if path else ""
         if any(f"{other}.".startswith(inside) for other in trace.attentions):

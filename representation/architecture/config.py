@@ -4,12 +4,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
 
 from representation.architecture.errors import Unservable
 
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
+"""Fields that only wrappers have."""
+MAPPINGS: tuple[Any, ...] = (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
+"""Where transformers lists its models that generate text, each by the class of its config."""
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
 """Fields that say where a config came from; a release leaves them out."""
 NOT_OF_THE_MODEL = ("auto_map", "quantization_config")
@@ -30,6 +42,10 @@ def config_of(fields: Mapping[str, Any]) -> Any:
     Raises: Unservable.
     """
     model_type = _model_type(fields)
+    known = CONFIG_MAPPING[model_type].sub_configs
+    strange = [key for key in OTHER_MEDIA if key in fields and key not in known]
+    if strange:
+        raise Unservable(f"{model_type} has a {strange[0]}, which no {model_type} has")
     own = {key: value for key, value in fields.items() if key not in NOT_OF_THE_MODEL}
     try:
         config = CONFIG_MAPPING[model_type].from_dict(own)
@@ -38,9 +54,9 @@ def config_of(fields: Mapping[str, Any]) -> Any:
     ask_for_logits_alone(config)
     if getattr(config, "is_encoder_decoder", False):
         raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    if not model_classes(config):
         raise Unservable(f"{model_type} is not a causal language model")
-    for kind in getattr(config, "layer_types", None) or ():
+    for kind in getattr(config.get_text_config(), "layer_types", None) or ():
         if kind not in LAYER_TYPES:
             raise Unservable(
                 f"{model_type} has layers of type {str(kind)!r}; only attention can be served"
@@ -48,11 +64,31 @@ def config_of(fields: Mapping[str, Any]) -> Any:
     return config
 
 
+def model_classes(config: Any) -> list[Any]:
+    """transformers' classes that generate text and are made from this very kind of config."""
+    kind = CONFIG_MAPPING[config.model_type]
+    mappings = [auto._model_mapping for auto in MAPPINGS]
+    found = [mapping[kind] for mapping in mappings if kind in mapping]
+    return [one for one in dict.fromkeys(found) if one.config_class is kind]
+
+
+def is_wrapper(config: Any) -> bool:
+    """Whether the config is that of a text model and of other towers, which are not served."""
+    return config.get_text_config() is not config
+
+
+def tower_fields(config: Any) -> list[str]:
+    """The fields of a wrapper's config that are configs of its other towers."""
+    text = config.get_text_config()
+    return [name for name in config.sub_configs if getattr(config, name, None) is not text]
+
+
 def ask_for_logits_alone(config: Any) -> None:
     """Turn off what a config asks for beside logits."""
-    for name, usual in OUTPUTS.items():
-        if getattr(config, name, usual) != usual:
-            setattr(config, name, usual)
+    for part in (config, config.get_text_config()):
+        for name, usual in OUTPUTS.items():
+            if getattr(part, name, usual) != usual:
+                setattr(part, name, usual)
 
 
 def _model_type(fields: Mapping[str, Any]) -> str:
@@ -60,11 +96,6 @@ def _model_type(fields: Mapping[str, Any]) -> str:
     model_type = fields.get("model_type")
     if fields.get("is_encoder_decoder"):
         raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
-    if any(key in fields for key in OTHER_MEDIA):
-        raise Unservable(
-            f"{model_type} wraps a language model for other media; "
-            "only plain language models are served"
-        )
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         if "auto_map" in fields:
             raise Unservable(f"model_type {model_type!r} needs custom code, which is never run")
@@ -73,13 +104,19 @@ def _model_type(fields: Mapping[str, Any]) -> str:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """The whole config as JSON values, without the fields about its origin."""
+    """The whole config as JSON values, without the fields about its origin.
+
+    Those of a wrapper's parts say no dtype: that of the whole is theirs.
+    """
     content = json.loads(json.dumps(config.to_dict(), sort_keys=True, default=str))
+    for part in config.sub_configs:
+        (content[part] or {}).pop("dtype", None)
     return {key: value for key, value in content.items() if key not in UNSAVED_FIELDS}
 
 
-def rope_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config that rotary angles and attention scales may depend on."""
+def rope_fields(config: Any) -> dict[str, Any]:
+    """The fields of a text model's config that rotary angles and attention may depend on."""
+    fields = config.get_text_config().to_dict()
     wanted = ("rope", "max_position", "partial_rotary", "original_max")
     return {key: fields[key] for key in sorted(fields) if any(w in key for w in wanted)}
 

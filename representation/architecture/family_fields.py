@@ -8,7 +8,7 @@ that: code that short texts do not reach may read them.
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,13 @@ from typing import Any
 import torch
 
 from representation.architecture.anatomy import study
-from representation.architecture.config import config_of, plain_config, rope_fields
+from representation.architecture.config import (
+    config_of,
+    is_wrapper,
+    plain_config,
+    rope_fields,
+    tower_fields,
+)
 
 OWN_FIELDS = frozenset(
     {
@@ -51,15 +57,24 @@ OF_TENSORS = frozenset({"dtype", "model_type"})
 """They say what the tensors are, whether or not the model reads them again."""
 LENGTHS = ("chunk", "max_position", "rope", "window")
 """Words in the names of fields that may come into play with long texts only."""
+PREDICTION = ("mtp", "nextn")
+"""Words in the names of fields about layers that predict further tokens."""
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Fields of a wrapper's own; others, of images say, may be read by its forward."""
 
 ABSENT = "absent"
 ANGLES = "number of rotary angles"
 UNREAD = "nothing in the model reads it"
+NOT_SERVED = "only the text model is served"
+PREDICTS = "layers that predict further tokens are not served"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field that has two values. `ignored`: why that changes nothing; None: it may change much"""
+    """A field that has two values. `ignored`: why that changes nothing; None: it may change much
+
+    Fields of a wrapper's text model are called as in `config.json`: `text_config.hidden_size`.
+    """
 
     field: str
     one: Any
@@ -77,12 +92,12 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
     if one == other:
         return []
     whole = [_whole(fields) for fields in (one, other)]
-    return _angles(*whole) + [
+    return _angles(one, other) + [
         Difference(
             field,
             whole[0].get(field, ABSENT),
             whole[1].get(field, ABSENT),
-            ignored=_why_ignored(field, *whole),
+            ignored=_why_ignored(field, (one, other), whole),
         )
         for field in _differing(*whole)
     ]
@@ -90,38 +105,67 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
 
 def _angles(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
     """Each model turns by its own angles, but all by as many: a step has one tensor of them."""
-    if rope_fields(one) == rope_fields(other):
+    if rope_fields(config_of(one)) == rope_fields(config_of(other)):
         return []
     num = _look(one).num_angles, _look(other).num_angles
     return [] if num[0] == num[1] else [Difference(ANGLES, *num, ignored=None)]
 
 
-def _why_ignored(field: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    if field in CHANGE_NOTHING and (one["model_type"], field) not in CHANGE_MUCH:
-        return CHANGE_NOTHING[field]
-    if any(word in field for word in LENGTHS):
-        return _windows_off(field, one, other)
-    is_read = field in OF_TENSORS or field in fields_read(one) | fields_read(other)
+def _why_ignored(
+    field: str, configs: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]
+) -> str | None:
+    name = _own_name(field)
+    if name in CHANGE_NOTHING and (whole[0]["model_type"], name) not in CHANGE_MUCH:
+        return CHANGE_NOTHING[name]
+    if field in tower_fields(config_of(configs[0])):
+        return NOT_SERVED
+    if any(word in name for word in PREDICTION):
+        return PREDICTS
+    if any(word in name for word in LENGTHS):
+        return _windows_off(field, *whole)
+    is_read = name in OF_TENSORS or any(name in fields_read(config) for config in configs)
     return None if is_read else UNREAD
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     for field in sorted(one.keys() | other.keys()):
-        own = field in OWN_FIELDS or field.endswith("_token_id")
-        if not own and one.get(field, ABSENT) != other.get(field, ABSENT):
+        if not _is_own(field, one) and one.get(field, ABSENT) != other.get(field, ABSENT):
             yield field
 
 
+def _is_own(field: str, whole: Mapping[str, Any]) -> bool:
+    """Whether every model is served by its own value."""
+    name = _own_name(field)
+    of_wrapper = name == field and any("." in each for each in whole)
+    own_tokens = name in SPECIAL_TOKENS if of_wrapper else name.endswith("_token_id")
+    return own_tokens or name in OWN_FIELDS
+
+
+def _own_name(field: str) -> str:
+    """A field's name in the config that it is in."""
+    return field.rpartition(".")[2]
+
+
 def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the values of all fields that transformers fills in."""
-    whole = plain_config(config_of(fields))
+    """A config with the values of all fields that transformers fills in, the text model's too."""
+    config = config_of(fields)
+    whole = plain_config(config)
+    if is_wrapper(config):
+        (key,) = set(config.sub_configs) - set(tower_fields(config))
+        text = whole.pop(key)
+        return whole | {f"{key}.{name}": value for name, value in _with_head_dim(text).items()}
+    return _with_head_dim(whole)
+
+
+def _with_head_dim(whole: dict[str, Any]) -> dict[str, Any]:
     if "head_dim" in whole and whole["head_dim"] is None:
         whole["head_dim"] = whole["hidden_size"] // whole["num_attention_heads"]
     return whole
 
 
 def _windows_off(field: str, *configs: Mapping[str, Any]) -> str | None:
-    off = all(config.get("use_sliding_window", True) is False for config in configs)
+    switch = field.removesuffix(_own_name(field)) + "use_sliding_window"
+    off = all(config.get(switch, True) is False for config in configs)
     return "both configs turn sliding windows off" if off and "window" in field else None
 
 
@@ -150,7 +194,8 @@ def _look(fields: Mapping[str, Any]) -> _Look:
 def _look_at(fields: str) -> _Look:
     config = config_of(json.loads(fields))
     read: set[str] = set()
-    _record(config, read)
+    for part in [config, config.get_text_config()] if is_wrapper(config) else [config]:
+        _record(part, read)
     anatomy = study(config, torch.float32)
     kinds = {type(anatomy.model.get_submodule(path)) for path in anatomy.experts}
     words = {word for kind in kinds for word in re.findall(r"\w+", inspect.getsource(kind))}

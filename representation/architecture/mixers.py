@@ -24,7 +24,7 @@ def attention_modules(skeleton: nn.Module) -> list[str]:
     (convolutions, indexers of sparse attention).
     Raises: Unservable.
     """
-    num_layers = int(cast(Any, skeleton).config.num_hidden_layers)
+    num_layers = int(cast(Any, skeleton).config.get_text_config().num_hidden_layers)
     mixers = list(_mixers(skeleton))
     for name, module in mixers:
         if "ALL_ATTENTION_FUNCTIONS" not in inspect.getsource(type(module).forward):

@@ -19,6 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from representation.architecture.attention import AttentionShape, is_causal, unknown_keywords
 from representation.architecture.errors import Unservable
+from representation.architecture.skeleton import use_attention
 
 TRACED_TOKENS = 7919
 TRACED_OUTPUTS = 7907
@@ -226,7 +227,7 @@ def trace_of(
         module.expertpool_trace = trace
     for path, module in rotaries.items():
         module.forward = _traced_rotary(name, path, module, config)
-    model.set_attn_implementation(TRACING)
+    use_attention(model, TRACING)
     model.set_experts_implementation(TRACING)
     try:
         with torch.no_grad(), torch.device("meta"), _watched(model, owners, trace):
@@ -286,7 +287,7 @@ def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> n
     """A rotary module of that class, made from the config, on the CPU, in its initial state."""
     try:
         with torch.device("cpu"):
-            return kind(config)
+            return kind(config.get_text_config())
     except Exception as error:  # transformers raises many classes for configs that lack a field
         raise Unservable(f"{model}: {path} cannot be made from a config alone: {error}") from error
 

@@ -268,6 +268,7 @@ def _facts(registry: Registry, release: str, manifest: Manifest) -> dict[str, An
                 "quantised": model.source.quantised,
                 "adapter": model.source.adapter,
                 "merged_tensors": model.source.merged,
+                "not_served": model.source.not_served,
                 "backbone_bytes": sum(blob.bytes for blob in model.backbone),
                 "experts": sum(len(row) for row in model.expert_map),
                 "slots": sum(len(set(row)) for row in model.expert_map),
@@ -329,3 +330,17 @@ def _print_facts(facts: dict[str, Any]) -> None:
         merged = model["merged_tensors"]
         of_adapter = f", {merged} of its adapter's changes merged" if merged else ""
         out.print(f"{name} from {model['source']}{of_adapter}", markup=False, soft_wrap=True)
+    _print_not_served(facts["models"])
+
+
+def _print_not_served(models: dict[str, dict[str, Any]]) -> None:
+    """What the checkpoints had beside the text model, a line for all models with the same."""
+    from consolidation.checkpoints.not_served import in_words
+
+    found: dict[str, list[str]] = {}
+    for name, model in models.items():
+        if model["not_served"]:
+            found.setdefault(in_words(model["not_served"]), []).append(name)
+    for words, names in found.items():
+        line = f"not served: {words} of {', '.join(names)}"
+        output.out().print(line, markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from tests.consolidation.running import (
     run,
     run_with_report,
 )
-from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
+from tests.support.checkpoints import ARCHITECTURES, loaded, write_checkpoint
 from tests.support.whole_models import assemble
 
 
@@ -46,7 +46,7 @@ def test_without_a_budget_every_model_comes_back_exactly(family: Paths, tmp_path
     for name, path in family.items():
         assert manifest.quality[name].kl == 0
         found = assemble(reader, name).state_dict()
-        expected = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict()
+        expected = loaded(path).state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert verify(registry, manifest.id) == []
     assert [path.name for path in (tmp_path / "fam/work").iterdir()] == ["studies"]

@@ -5,7 +5,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    PreTrainedTokenizerFast,
+)
 
 COMMON: dict[str, Any] = {
     "vocab_size": 320,
@@ -99,8 +104,76 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "use_qk_norm": True,
         "partial_rotary_factor": 0.5,
     },
+    "gemma4": {
+        "num_hidden_layers": 4,
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "enable_moe_block": True,
+        "num_experts": 8,
+        "top_k_experts": 2,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 0,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "final_logit_softcapping": 3.0,
+        "use_bidirectional_attention": "vision",
+        "tie_word_embeddings": True,
+    },
+    "qwen3_vl_moe": {
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "mlp_only_layers": [1],
+        "head_dim": 16,
+    },
 }
-"""Overrides of `COMMON`, by `model_type`; small, and odd where oddness finds mistakes."""
+"""Overrides of `COMMON`, by `model_type`; small, and odd where oddness finds mistakes. Of wrappers,
+they are those of the text model.
+"""
+TOWERS: dict[str, dict[str, Any]] = {
+    "gemma4": {
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "position_embedding_size": 64,
+        },
+        "image_token_id": 310,
+        "video_token_id": 311,
+        "audio_token_id": 312,
+    },
+    "qwen3_vl_moe": {
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        "image_token_id": 310,
+        "video_token_id": 311,
+    },
+}
+"""What wrappers have beside the config of their text model, by `model_type`."""
+
+
+def _ropes(architecture: str, rope: dict[str, Any]) -> dict[str, Any]:
+    """Rope parameters as the architecture has them: for each type of layer, or in sections."""
+    if architecture == "qwen3_vl_moe":
+        return {**rope, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    if architecture == "gemma4":
+        far = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
+        return {"sliding_attention": rope, "full_attention": {**rope, **far}}
+    return rope
 
 
 def tiny_config(architecture: str, **overrides: Any) -> Any:
@@ -113,14 +186,20 @@ def tiny_config(architecture: str, **overrides: Any) -> Any:
         **ARCHITECTURES.get(architecture, {}),
         **overrides,
     }
-    return AutoConfig.for_model(architecture, **fields)
+    if architecture not in TOWERS:
+        return AutoConfig.for_model(architecture, **fields)
+    fields["rope_parameters"] = _ropes(architecture, fields["rope_parameters"])
+    tied = fields["tie_word_embeddings"]
+    others = {**TOWERS[architecture], "tie_word_embeddings": tied}
+    return AutoConfig.for_model(architecture, text_config=fields, **others)
 
 
 def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
     """A random model in float32; every parameter and buffer differs between seeds."""
     config = tiny_config(architecture, **overrides)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    auto: Any = AutoModelForMultimodalLM if architecture in TOWERS else AutoModelForCausalLM
+    model = auto.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, tensor in sorted(model.state_dict().items()):
@@ -129,6 +208,13 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
                 noise = torch.randn(tensor.shape, generator=generator) * 0.1
                 tensor.add_(noise.to(tensor.dtype))
     return model.eval()
+
+
+def loaded(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A checkpoint as transformers loads it: of a wrapper, all towers."""
+    wraps = AutoConfig.from_pretrained(directory).model_type in TOWERS
+    auto: Any = AutoModelForMultimodalLM if wraps else AutoModelForCausalLM
+    return auto.from_pretrained(directory, dtype=dtype)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

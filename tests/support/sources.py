@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from representation.architecture.config import config_of
+from representation.architecture.skeleton import meta_model
 from representation.formats import DENSE, ExpertShape, Format
 
 Part = tuple[Format, dict[str, torch.Tensor]]
@@ -199,11 +201,14 @@ def expert_paths(model: Any) -> list[str]:
 
 
 def backbone_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """A model's state dict outside its experts, tied tensors once."""
+    """A model's state dict outside its experts and other towers, tied tensors once."""
     inside = tuple(f"{path}." for path in expert_paths(model))
     tied = model.config.tie_word_embeddings
+    served = meta_model(config_of(model.config.to_dict()), torch.float32).state_dict()
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if not name.startswith(inside) and not (tied and name == "lm_head.weight")
+        if name in served
+        and not name.startswith(inside)
+        and not (tied and name == "lm_head.weight")
     }

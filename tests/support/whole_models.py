@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import transformers
 
 from consolidation.evaluation.golden_prompts import (
     COMPUTE_DTYPE,
@@ -18,11 +17,13 @@ from consolidation.release import Golden, ReleaseReader
 from consolidation.statistics.text import Window
 from consolidation.walk.computing import compute_by_products
 from representation.architecture.config import config_of, context_limit
+from representation.architecture.skeleton import meta_model
+from tests.support.checkpoints import loaded
 
 
 def load_original(directory: Path) -> Any:
     """A checkpoint, as transformers loads it."""
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = loaded(directory)
     for tensor in (*model.parameters(), *model.buffers()):
         # Products of tensors that lie at odd places of a mapped file may differ in the last bit.
         tensor.data = tensor.data.clone()
@@ -46,11 +47,12 @@ def assemble(reader: ReleaseReader, name: str) -> Any:
         for parameter in experts[0]:
             stacked = torch.stack([expert[parameter] for expert in experts])
             state[f"{reader.layers[layer].module}.{parameter}"] = stacked
-    kind = cast(Any, transformers.AutoModelForCausalLM)._model_mapping[type(config)]
+    kind = type(meta_model(config, torch.float32))
     made, info = kind.from_pretrained(
         None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
     )
-    assert not info["missing_keys"]
+    served = meta_model(config, torch.float32).state_dict()
+    assert not served.keys() & info["missing_keys"]
     assert not info["unexpected_keys"]
     return made.eval()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers.core_model_loading import WeightRenaming
 
+from consolidation.checkpoints.accounting import Account
 from consolidation.checkpoints.adapters.adapter_config import AdapterConfig
 from consolidation.checkpoints.adapters.updates import (
     ListedUpdate,
@@ -21,6 +22,7 @@ from consolidation.checkpoints.adapters.updates import (
 )
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.naming import Naming, numbered, some
+from consolidation.checkpoints.not_served import belonging
 from consolidation.checkpoints.tensor_file import (
     SERVED_DTYPES,
     RoundedTensor,
@@ -47,7 +49,7 @@ class _Layer:
 
 def with_adapter(
     config: AdapterConfig, anatomy: Anatomy, conversions: Mapping[str, Conversion]
-) -> dict[str, Conversion]:
+) -> Account:
     """How the parameters of a base are made with the adapter merged.
 
     conversions: of the base, by parameter. Raises `Refused`, with names, where the adapter does
@@ -55,7 +57,7 @@ def with_adapter(
     """
     found = _Adaptation(config, anatomy, conversions)
     found.collect(read_header(config.directory / WEIGHTS))
-    return found.conversions
+    return Account(found.conversions, belonging(found.others, anatomy.model.state_dict()))
 
 
 class _Adaptation:
@@ -65,6 +67,7 @@ class _Adaptation:
         self, config: AdapterConfig, anatomy: Anatomy, conversions: Mapping[str, Conversion]
     ) -> None:
         self.conversions = dict(conversions)
+        self.others: list[str] = []
         self._config = config
         self._anatomy = anatomy
         self._naming = Naming(anatomy)
@@ -76,13 +79,18 @@ class _Adaptation:
             raise Refused(f"{self._where / WEIGHTS} holds no tensor")
         layers: dict[str, _Layer] = {}
         whole: dict[str, StoredTensor] = {}
+        served = self._anatomy.model.state_dict()
         for key, tensor in stored.items():
+            side = SIDE.fullmatch(key)
+            found = self._parameter(side["path"] if side else key)
+            if found is not None and not (found[0] in served or found[0] in self._anatomy.experts):
+                self.others.append(found[0])
+                continue
             if tensor.dtype not in SERVED_DTYPES:
                 raise Refused(
                     f"{self._where}: {key} is stored as {tensor.dtype}; bf16, fp16 and fp32 can "
                     "be read"
                 )
-            side = SIDE.fullmatch(key)
             if side is None:
                 whole[key] = tensor
                 continue

@@ -31,7 +31,7 @@ from serve_app.engine.model.replacing import (
     remember_configs,
     replace_leaves,
     replace_rotaries,
-    spread_sinks,
+    spread_vectors,
 )
 from serve_app.engine.model.rotary import OwnRotary, PackedRotary, recompute_length
 from serve_app.engine.model.rotating import rotate_by_code
@@ -119,7 +119,7 @@ class PackedModel:
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
         self.slow_leaves = tuple(fitter.slow)
-        spread_sinks(anatomy, self.step, self.stacks)
+        spread_vectors(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
         if self._native is not None:
@@ -143,7 +143,7 @@ class PackedModel:
         rotaries = {}
         for path, kind in self._rotary_classes.items():
             module = fresh_rotary(self._architecture, path, kind, own).to(self.device)
-            rotaries[path] = OwnRotary.of(module, rope_fields(config))
+            rotaries[path] = OwnRotary.of(module, rope_fields(own))
         return Configured(
             rotaries,
             vocabulary=vocabulary_size(own),
@@ -180,7 +180,7 @@ class PackedModel:
 
     def _scales(self, own: Any) -> dict[str, float]:
         """Scales of a model's attention relative to the stock module's, by path."""
-        if rope_fields(own.to_dict()) == rope_fields(self._config.to_dict()):
+        if rope_fields(own) == rope_fields(self._config):
             return dict.fromkeys(self.attentions, 1.0)
         # In float32: building a model sets torch's default dtype, which running steps see.
         model = meta_model(own, torch.float32)

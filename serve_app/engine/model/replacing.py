@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from representation.architecture.anatomy import Anatomy
+from representation.architecture.skeleton import use_attention
 from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
@@ -57,16 +58,19 @@ def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf])
         anatomy.model.set_submodule(path, fitter.leaf(path, module, names, axes))
 
 
-def spread_sinks(anatomy: Anatomy, step: CurrentStep, stacks: Stacks) -> None:
-    """For attention modules with their own parameter, take that of each token's backbone."""
-    for path, name in anatomy.sinks.items():
+def spread_vectors(anatomy: Anatomy, step: CurrentStep, stacks: Stacks) -> None:
+    """For attention and modules around it with own vectors, take those of each token's backbone."""
+    sinks = {path: (name,) for path, name in anatomy.sinks.items()}
+    for path, names in [*sinks.items(), *anatomy.vectors.items()]:
         module = anatomy.model.get_submodule(path)
-        del module._parameters[name]
-        module.register_forward_pre_hook(_spread(step, stacks, f"{path}.{name}", name))
+        for name in names:
+            room = module._parameters if name in module._parameters else module._buffers
+            del room[name]
+            module.register_forward_pre_hook(_spread(step, stacks, f"{path}.{name}", name))
 
 
 def _spread(step: CurrentStep, stacks: Stacks, stack: str, attribute: str) -> Any:
-    """A hook that sets an attention module's own parameter by token: (T, *p)."""
+    """A hook that sets a module's own vector by token: (T, p)."""
 
     def hook(module: nn.Module, _: Any) -> None:
         held = stacks.ready(stack)
@@ -138,7 +142,7 @@ def attach_attention(
         )
         attentions[path] = PagedAttention(step, store, form, window)
         anatomy.model.get_submodule(path).paged_attention = attentions[path]
-    anatomy.model.set_attn_implementation(ATTENTION)
+    use_attention(anatomy.model, ATTENTION)
     return attentions
 
 

@@ -85,11 +85,11 @@ class PackedRotary(nn.Module):
         return self._own[row].by_length
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kw: Any) -> Any:
-        """x: (1, T, H), for its dtype   position_ids: (1, T)  ->  the originals' results"""
+        """x: (1, T, H), for its dtype   position_ids: (…, 1, T)  ->  the originals' results"""
         if self.step.view.tokens.anywhere:
             return self._run_all(x, position_ids, *args, **kw)
         parts = [
-            self._run(span, x, position_ids[:, span.start : span.end], *args, **kw)
+            self._run(span, x, position_ids[..., span.start : span.end], *args, **kw)
             for span in self._spans()
         ]
         if len(parts) == 1:
@@ -151,8 +151,8 @@ def at_length(
 
     The modules take the length from the largest position, so one more is added and dropped again.
     """
-    last = positions.new_full((1, 1), length - 1)
-    out = copy.deepcopy(original)(x, torch.cat([positions, last], dim=1), *args, **kw)
+    last = positions.new_full((*positions.shape[:-1], 1), length - 1)
+    out = copy.deepcopy(original)(x, torch.cat([positions, last], dim=-1), *args, **kw)
     if isinstance(out, torch.Tensor):
         return out[:, :-1]
     return tuple(part[:, :-1] for part in out)
@@ -179,7 +179,7 @@ def recompute_length(architecture: type, config: Any) -> int | None:
     Phi-style models do this when long rope factors replace short ones.
     """
     prepare = getattr(architecture, "prepare_inputs_for_generation", None)
-    limit = getattr(config, "original_max_position_embeddings", None)
+    limit = getattr(config.get_text_config(), "original_max_position_embeddings", None)
     if prepare is None or limit is None:
         return None
     return int(limit) if "original_max_position" in inspect.getsource(prepare) else None

@@ -2,17 +2,17 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.checkpoints.family import check_family
 from consolidation.errors import Refused
-from tests.support.checkpoints import ARCHITECTURES, write_checkpoint
+from tests.support.checkpoints import ARCHITECTURES, loaded, write_checkpoint
 from tests.support.quantising import assert_as_loaded, everything
 
 
@@ -39,8 +39,7 @@ def test_reading_gives_what_transformers_loads(
 ) -> None:
     write_checkpoint(tmp_path, architecture, dtype=dtype, max_shard_size=shard, tokenizer=False)
     checkpoint = pickle.loads(pickle.dumps(open_checkpoint(tmp_path)))
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
-    assert_as_loaded(checkpoint, cast(Any, model))
+    assert_as_loaded(checkpoint, loaded(tmp_path, dtype))
     found = everything(checkpoint)
     assert checkpoint.dtype == str(dtype).removeprefix("torch.")
     sizes = [t.numel() * t.element_size() for n, t in found.items() if ".experts." in n]

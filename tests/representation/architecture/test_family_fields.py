@@ -9,11 +9,12 @@ from representation.architecture.config import config_of
 from representation.architecture.family_fields import (
     CHANGE_MUCH,
     CHANGE_NOTHING,
+    NOT_SERVED,
     UNREAD,
     config_differences,
     fields_read,
 )
-from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model
+from tests.support.checkpoints import ARCHITECTURES, TOWERS, tiny_config, tiny_model
 from tests.support.served import SERVED, served_fields
 
 OTHER_VALUES: dict[str, Any] = {
@@ -58,14 +59,16 @@ def test_what_is_said_to_change_nothing_changes_no_logits(architecture: str) -> 
     assert OTHER_VALUES.keys() == CHANGE_NOTHING.keys() - {"use_sliding_window"}
     model = tiny_model(architecture, **served_fields(architecture))
     plain = model.config.to_dict()
+    text = plain.get("text_config", plain)
     changed = {
         field: value
         for field, value in OTHER_VALUES.items()
-        if field in plain and (architecture, field) not in CHANGE_MUCH
+        if field in text and (architecture, field) not in CHANGE_MUCH
     }
+    other = {"text_config": text | changed} if "text_config" in plain else changed
     state, kind = model.state_dict(), type(model)
     expected = logits_of(plain, state, kind)
-    assert torch.equal(logits_of(plain | changed, state, kind), expected)
+    assert torch.equal(logits_of(plain | other, state, kind), expected)
     for _, field in [found for found in CHANGE_MUCH if found[0] == architecture]:
         found = logits_of(plain | {field: OTHER_VALUES[field]}, state, kind)
         assert not torch.equal(found, expected), f"{field} changes nothing here either"
@@ -130,6 +133,31 @@ def test_models_may_turn_by_other_angles_but_not_by_more(
     plain = fields_of("glm4_moe")
     other = {key: value for key, value in plain.items() if key != "partial_rotary_factor"}
     assert ignored(plain, other | {"rope_parameters": {"rope_type": "default"} | rope}) == expected
+
+
+@pytest.mark.parametrize("architecture", TOWERS)
+def test_fields_of_a_text_model_are_compared_and_those_of_other_towers_are_not(
+    architecture: str,
+) -> None:
+    plain = fields_of(architecture)
+    vision = plain | {"vision_config": plain["vision_config"] | {"hidden_size": 32}}
+    (found,) = config_differences(plain, vision)
+    assert (found.field, found.ignored) == ("vision_config", NOT_SERVED)
+    text = plain["text_config"]
+    for change, expected in [
+        ({"rms_norm_eps": 0.1}, {"text_config.rms_norm_eps": False}),
+        ({"unsloth_fixed": True}, {"text_config.unsloth_fixed": True}),
+        ({"vocab_size": 330, "bos_token_id": 3}, {}),
+        ({"num_nextn_predict_layers": 1}, {"text_config.num_nextn_predict_layers": True}),
+    ]:
+        assert ignored(plain, plain | {"text_config": text | change}) == expected
+
+
+def test_a_token_that_the_forward_of_a_wrapper_looks_for_is_the_familys() -> None:
+    plain = fields_of("gemma4")
+    assert ignored(plain, plain | {"image_token_id": 3}) == {"image_token_id": False}
+    plain = fields_of("qwen3_vl_moe")  # which looks for it where there are images alone
+    assert ignored(plain, plain | {"image_token_id": 3}) == {"image_token_id": True}
 
 
 def test_a_family_has_one_model_type() -> None:
