@@ -85,6 +85,9 @@ class ClusterValues:
     consolidate_identity: Annotated[
         str | None, Setting(_words, "ID", "The cloud's account that may write it.")
     ] = None
+    storage_account: Annotated[
+        str | None, Setting(_words, "NAME", "Azure's storage account, for az://.")
+    ] = None
     hostname: Annotated[str | None, Setting(_words, "HOST", "The name of the endpoint.")] = None
     gateway: Annotated[
         str | None, Setting(_words, "NS/NAME", "The Gateway that requests come through.")
@@ -172,6 +175,17 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
+_BUCKETS = {
+    "s3": "bucket-s3",
+    "gs": "bucket-gcs",
+    "gcs": "bucket-gcs",
+    "az": "bucket-azure",
+    "abfs": "bucket-azure",
+    "abfss": "bucket-azure",
+}
+"""The component for a scheme."""
+
+
 def _of_registry(registry: str, values: ClusterValues) -> tuple[str, ...]:
     """The component that makes this address work."""
     scheme, there, _ = registry.partition("://")
@@ -179,18 +193,22 @@ def _of_registry(registry: str, values: ClusterValues) -> tuple[str, ...]:
         if not registry.startswith("/data/"):
             raise ConfigError(
                 f"registry: {registry!r} is no address that pods can read: give that of a bucket, "
-                "s3://… or gs://…, or a path below /data for a volume"
+                "s3://…, gs://… or az://…, or a path below /data for a volume"
             )
         return ("rwx-volume",)
-    named = {"s3": "bucket-s3", "gs": "bucket-gcs", "gcs": "bucket-gcs"}.get(scheme)
+    named = _BUCKETS.get(scheme)
     has_identity = values.serve_identity or values.consolidate_identity
     if has_identity and named is None:
-        raise ConfigError(f"serve_identity: is for s3:// and gs://, and the registry is {registry}")
+        raise ConfigError(
+            f"serve_identity: is for s3://, gs:// and az://, and the registry is {registry}"
+        )
     return (named,) if named and has_identity else ()
 
 
 def _check(overlay: str, components: tuple[str, ...], values: ClusterValues) -> None:
-    is_gradual = overlay == "multi-gpu"
+    is_gradual, is_azure = overlay == "multi-gpu", "bucket-azure" in components
+    if is_azure and values.storage_account is None:
+        raise ConfigError("storage_account: give the one that the registry is in")
     if is_gradual and "gateway" in components:
         raise ConfigError(
             "gateway: does not go with multi-gpu, for which KubeRay makes a Gateway and a route of "
@@ -207,6 +225,7 @@ def _check(overlay: str, components: tuple[str, ...], values: ClusterValues) -> 
         ("gateway_class", is_gradual, "--overlay multi-gpu"),
         ("max_engines", is_gradual, "--overlay multi-gpu"),
         ("storage_class", "rwx-volume" in components, "a registry below /data"),
+        ("storage_account", is_azure, "az://, and serve_identity or consolidate_identity"),
     ):
         if getattr(values, name) is not None and not goes:
             raise ConfigError(f"{name}: has no effect without {needed}")

@@ -13,6 +13,7 @@ from serve_app.k8s.kustomize import Object, compose, image_of_all, namespace_of_
 from serve_app.k8s.quantity import memory
 from serve_app.serving.graces import NODE_VARIABLE, Graces, graces_of
 
+_AZURE_ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
 _USABLE = 0.9
 """Of `/dev/shm`, which the object store may fill; Ray itself allows 95 %."""
 
@@ -28,6 +29,8 @@ def rendered(wanted: Wanted) -> list[Object]:
         for environment in _environments(one):
             environment["EXPERTPOOL_REGISTRY"]["value"] = wanted.registry
             environment["EXPERTPOOL_FAMILY"]["value"] = wanted.family
+            if _AZURE_ACCOUNT in environment:
+                environment[_AZURE_ACCOUNT]["value"] = values.storage_account
         _account(one, values)
         if values.object_store_memory is not None:
             _object_store(one, values.object_store_memory)

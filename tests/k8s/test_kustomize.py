@@ -46,6 +46,7 @@ def test_all_components_together_are_what_kubectl_makes_of_them(tmp_path: Path) 
 def test_the_folders_of_the_issue_are_there() -> None:
     assert OVERLAYS == ("cpu-dev", "multi-gpu", "single-gpu")
     assert set(COMPONENTS) == {
+        "bucket-azure",
         "bucket-gcs",
         "bucket-s3",
         "gateway",

@@ -30,9 +30,10 @@ def test_every_overlay_with_every_component_is_without_mistakes(objects: list[Ob
     assert judged(objects, schemas(core=True)) == []
 
 
-@pytest.mark.parametrize("component", ["bucket-s3", "bucket-gcs", "rwx-volume"])
+@pytest.mark.parametrize("component", ["bucket-s3", "bucket-gcs", "bucket-azure", "rwx-volume"])
 def test_wherever_the_registry_is_there_are_no_mistakes(component: str) -> None:
-    assert judged(a_set("single-gpu", component)) == []
+    given = {"storage_account": "acme"} if component == "bucket-azure" else {}
+    assert judged(a_set("single-gpu", component, **given)) == []
 
 
 def test_every_object_is_in_the_namespace(objects: list[Object]) -> None:

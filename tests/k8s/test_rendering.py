@@ -139,6 +139,35 @@ def test_sizes_and_names_reach_their_places() -> None:
     assert judged(objects) == []
 
 
+def test_pods_of_azure_have_the_label_the_account_and_the_identity() -> None:
+    objects = set_for(
+        "az://models/registry",
+        serve_identity="11111111-1111",
+        consolidate_identity="22222222-2222",
+        storage_account="acme",
+    )
+    accounts = {
+        one["metadata"]["name"]: one["metadata"]["annotations"]
+        for one in objects
+        if one["kind"] == "ServiceAccount" and "annotations" in one["metadata"]
+    }
+    key = "azure.workload.identity/client-id"
+    assert accounts == {
+        "expertpool-serve": {key: "11111111-1111"},
+        "expertpool-consolidate": {key: "22222222-2222"},
+    }
+    job = of_kind(objects, "RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]
+    head = of_kind(objects, "RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]
+    for group in (job, head, *groups_of(objects).values()):
+        template = group["template"]
+        assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+        [container] = template["spec"]["containers"]
+        environment = {each["name"]: each.get("value") for each in container["env"]}
+        assert environment["AZURE_STORAGE_ACCOUNT_NAME"] == "acme"
+        assert environment["EXPERTPOOL_REGISTRY"] == "az://models/registry"
+    assert judged(objects) == []
+
+
 def test_a_registry_on_a_volume_brings_the_volume() -> None:
     objects = set_for("/data/registry", storage_class="shared-files")
     assert of_kind(objects, "PersistentVolumeClaim")["spec"]["storageClassName"] == "shared-files"
@@ -170,7 +199,10 @@ def test_an_endpoint_without_keys_mounts_them_nowhere_needed() -> None:
         ("multi-gpu", "s3://b", (), {"engines": "5", "max_engines": "4"}, "max_engines: 4 is less"),
         ("multi-gpu", "s3://b", (), {"kuberay": "1.6.2"}, "kuberay: 1.6.2 is older than 1.7.0"),
         ("cpu-dev", "s3://b", (), {"hostname": "h"}, "hostname: has no effect without"),
-        ("cpu-dev", "az://b", (), {"serve_identity": "x"}, "serve_identity: is for s3"),
+        ("cpu-dev", "ftp://b", (), {"serve_identity": "x"}, "serve_identity: is for s3"),
+        ("cpu-dev", "az://b", (), {"serve_identity": "x"}, "storage_account: give the one"),
+        ("cpu-dev", "s3://b", (), {"storage_account": "x"}, "storage_account: has no effect"),
+        ("cpu-dev", "az://b", (), {"storage_account": "x"}, "storage_account: has no effect"),
     ],
 )
 def test_what_is_unknown_or_does_not_go_together_is_refused_by_name(
