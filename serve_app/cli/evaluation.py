@@ -36,7 +36,7 @@ Originals = Annotated[
         "--original",
         metavar="MODEL=SOURCE",
         show_default=False,
-        help="A model's original checkpoint.",
+        help="What a model was made from: SOURCE[@REVISION][+ADAPTER], as for `consolidate`.",
     ),
 ]
 Baseline = Annotated[

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import torch
 
-from consolidation.release import Registry, ReleaseReader
+from consolidation.release import Registry
 from serve_app.config import ServeConfig
 from serve_app.engine.config import EngineConfig
 from serve_app.engine.device.device import resolve_device
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
+from serve_app.serving.patient_reader import PatientReader
 from serve_app.serving.replica.dependencies import Loop, OpenedRelease, Parts, ReplicaSource
 from serve_app.serving.replica.neighbours import Neighbours
 from serve_app.text.process.text_client import TextClient
@@ -37,7 +38,7 @@ def _channel(registry: Registry, name: str) -> str | None:
 
 def _open_release(registry: Registry, release: str) -> OpenedRelease:
     """Reads a release's manifest; the engine and the text process read and verify the rest."""
-    reader = ReleaseReader(registry, release)
+    reader = PatientReader(registry, release)
     at = registry.published_at(release)
     return OpenedRelease(reader, reader.write_tokenizer, int(at.timestamp()) if at else 0)
 
