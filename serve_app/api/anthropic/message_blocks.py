@@ -4,8 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.api.requests.parse import drop_neutral, invalid, missing, text_at
-from serve_app.protocol.errors import unsupported
+from serve_app.api.requests.parse import (
+    drop_neutral,
+    invalid,
+    missing,
+    text_at,
+    unsupported_kind,
+)
 
 NO_EFFECT = ("cache_control", "caller", "citations")
 """Of any block: which prompts are kept is decided here, and nobody else runs tools."""
@@ -124,8 +129,8 @@ def _block(value: object, where: str, allowed: tuple[str, ...]) -> dict[str, Any
     if not isinstance(value, Mapping) or not isinstance(kind, str):
         raise missing(f"{where}.type")
     if kind not in allowed:
-        message = f"'{where}': blocks of type '{kind}' are not supported here"
-        raise unsupported(where, f"{message}, only {', '.join(allowed)}")
+        only = f", only {', '.join(allowed)}"
+        raise unsupported_kind(where, kind, noun="blocks", otherwise=only)
     known = ("type", *FIELDS[kind], *NO_EFFECT)
     block = {**drop_neutral(value, known, f"{where}."), "where": where}
     for name in ("text", "thinking", "data", "id", "name", "tool_use_id"):

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from serve_app.api.requests.parse import drop_neutral, invalid, missing, text_at
+from serve_app.api.requests.parse import (
+    drop_neutral,
+    invalid,
+    missing,
+    text_at,
+    unsupported_kind,
+)
 from serve_app.protocol.errors import unsupported
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -112,7 +118,7 @@ def _content(value: object, where: str) -> str:
         if not isinstance(kind, str):
             raise missing(f"{here}.type")
         if kind != "text":
-            raise unsupported(here, f"'{here}': parts of type '{kind}' are not supported")
+            raise unsupported_kind(here, kind, noun="parts")
         texts.append(text_at(part.get("text"), f"{here}.text"))
     return "\n".join(texts)
 

@@ -38,6 +38,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Unsupported fields, and the values (besides null) that ask for nothing special."""
 
+MEDIA = ("image", "audio", "video")
+"""Words in the types of parts that are no text, in every protocol."""
+TEXT_ALONE = "text models are served, without the towers that a model may have for other media"
+
 _INSTEAD = {
     "guided_choice": "structured_outputs",
     "guided_grammar": "structured_outputs",
@@ -73,6 +77,16 @@ def drop_neutral(fields: Mapping[str, Any], known: Sequence[str], where: str) ->
 def invalid(where: str, why: str) -> ProtocolError:
     """where: of a value in the body, as `messages[0].role`."""
     return bad_request(f"Invalid '{where}': {why}", where)
+
+
+def unsupported_kind(where: str, kind: str, *, noun: str, otherwise: str = "") -> ProtocolError:
+    """For a part of a content, which each protocol calls by its own noun.
+
+    otherwise: what else is said of a kind that is no image, audio or video.
+    """
+    is_media = any(medium in kind for medium in MEDIA)
+    why = f": {TEXT_ALONE}" if is_media else otherwise
+    return unsupported(where, f"'{where}': {noun} of type '{kind}' are not supported here{why}")
 
 
 def missing(where: str) -> ProtocolError:

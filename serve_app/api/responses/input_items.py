@@ -3,7 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.api.requests.parse import drop_neutral, invalid, missing, text_at
+from serve_app.api.requests.parse import (
+    drop_neutral,
+    invalid,
+    missing,
+    text_at,
+    unsupported_kind,
+)
 from serve_app.protocol.errors import unsupported
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -150,7 +156,7 @@ def _part(part: object, where: str, kinds: Mapping[str, str]) -> str:
     if not isinstance(part, Mapping) or not isinstance(kind, str):
         raise missing(f"{where}.type")
     if kind not in kinds:
-        raise unsupported(where, f"'{where}': parts of type '{kind}' are not supported here")
+        raise unsupported_kind(where, kind, noun="parts")
     field = kinds[kind]
     given = drop_neutral(part, ("type", field, *_PART_NO_EFFECT), f"{where}.")
     if field not in given:

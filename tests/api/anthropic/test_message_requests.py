@@ -237,7 +237,7 @@ def test_what_changes_nothing_here_is_accepted(fields: dict[str, Any]) -> None:
         ({"messages": [{**USER, "nam": "x"}]}, "messages[0].nam", "not supported"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "blocks"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-         "messages[0].content[0]", "'image'"),
+         "messages[0].content[0]", "'image' are not supported here: text models are served"),
         ({"messages": [{"role": "user", "content": [{"type": "document"}]}]},
          "messages[0].content[0]", "'document'"),
         ({"messages": [{"role": "user", "content": [text("x", txt="y")]}]},

@@ -197,6 +197,14 @@ def test_audio_images_and_older_forms_of_tools_are_refused_by_name(
     assert (caught.value.param or "").endswith(param)
 
 
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "video_url"])
+def test_who_sends_other_media_is_told_that_text_models_are_served(kind: str) -> None:
+    with pytest.raises(ProtocolError, match="without the towers that a model may have"):
+        parsed_chat(messages=[{"role": "user", "content": [{"type": kind}]}])
+    with pytest.raises(ProtocolError, match=r"'file' are not supported here$"):
+        parsed_chat(messages=[{"role": "user", "content": [{"type": "file"}]}])
+
+
 def test_what_asks_for_nothing_special_is_taken() -> None:
     _completion(suffix=None, best_of=1, use_beam_search=False, length_penalty=1.0, metadata={})
     parsed_chat(

@@ -139,7 +139,7 @@ def test_a_result_is_a_text_or_parts_of_it() -> None:
         (
             [{**USER, "content": [{"type": "input_image", "image_url": "x"}]}],
             "input[0].content[0]",
-            "parts of type 'input_image'",
+            "parts of type 'input_image' are not supported here: text models are served",
         ),
         (
             [{**USER, "content": [{"type": "input_file", "file_id": "x"}]}],
