@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from math import comb
 from typing import Any
 
+from representation.text_fields import text_fields
+
 SEQUENCES = 4
 """Sequences of each model in the decode step for which bytes are stated and plans are made."""
-FIELDS = ("num_experts_per_tok", "moe_topk", "moe_k")
+FIELDS = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 """Fields of configs that say to how many experts a token goes."""
 
 
@@ -25,7 +27,8 @@ class DecodeStep:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DecodeStep":
         """That of a model with this config, as JSON values; 2 experts if it does not say."""
-        found = (config.get(field) for field in FIELDS)
+        text = text_fields(config)
+        found = (text.get(field) for field in FIELDS)
         return cls(next((int(one) for one in found if isinstance(one, int) and one > 0), 2))
 
     def tokens_of_expert(self, num_experts: int) -> float:

@@ -14,6 +14,7 @@ from consolidation.statistics.text import (
     Window,
     read_documents,
 )
+from representation.text_fields import text_fields
 
 NUM_ITEMS = 200
 NUM_WINDOWS = 16
@@ -175,7 +176,7 @@ def _windows(
 
 
 def _stops(checkpoint: Checkpoint) -> tuple[int, ...]:
-    for config in (checkpoint.generation_config, checkpoint.config):
+    for config in (checkpoint.generation_config, text_fields(checkpoint.config)):
         found: Any = config.get("eos_token_id")
         if found is not None:
             return tuple(found) if isinstance(found, list) else (int(found),)

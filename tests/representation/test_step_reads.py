@@ -69,3 +69,7 @@ def test_every_served_config_says_how_many_experts_a_token_goes_to(model_type: s
 def test_a_config_that_does_not_say_has_two_experts_a_token() -> None:
     assert DecodeStep.of({}).experts_per_token == 2
     assert DecodeStep.of({"num_experts_per_tok": None}).experts_per_token == 2
+
+
+def test_of_a_wrapper_its_text_model_says() -> None:
+    assert DecodeStep.of({"text_config": {"top_k_experts": 8}}).experts_per_token == 8

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+from serve_app.api.requests.media import is_media
 from serve_app.protocol.errors import bad_request, too_long
 from serve_app.protocol.token_ids import num_tokens
 
@@ -85,13 +86,13 @@ def _fewest(prompt: object, most: MostTokens) -> int:
 
 
 def _num_bytes(value: object) -> int:
-    """Of all texts in it, names of fields too."""
+    """Of all texts in it, names of fields too. Images and the like are refused by their kind."""
     num, left = 0, [value]
     while left:
         each = left.pop()
         if isinstance(each, str):
             num += len(each) if each.isascii() else len(each.encode(errors="replace"))
-        elif isinstance(each, dict):
+        elif isinstance(each, dict) and not is_media(each.get("type")):
             left += [*each, *each.values()]
         elif isinstance(each, list):
             left += each

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from serve_app.api.requests.body import json_object
+from serve_app.api.requests.media import TEXT_ALONE, is_media
 from serve_app.protocol.errors import ProtocolError, bad_request, unsupported
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -37,10 +38,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 """Unsupported fields, and the values (besides null) that ask for nothing special."""
-
-MEDIA = ("image", "audio", "video")
-"""Words in the types of parts that are no text, in every protocol."""
-TEXT_ALONE = "text models are served, without the towers that a model may have for other media"
 
 _INSTEAD = {
     "guided_choice": "structured_outputs",
@@ -84,8 +81,7 @@ def unsupported_kind(where: str, kind: str, *, noun: str, otherwise: str = "") -
 
     otherwise: what else is said of a kind that is no image, audio or video.
     """
-    is_media = any(medium in kind for medium in MEDIA)
-    why = f": {TEXT_ALONE}" if is_media else otherwise
+    why = f": {TEXT_ALONE}" if is_media(kind) else otherwise
     return unsupported(where, f"'{where}': {noun} of type '{kind}' are not supported here{why}")
 
 

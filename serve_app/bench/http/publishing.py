@@ -15,6 +15,7 @@ from consolidation.release import (
     expert_bytes,
 )
 from consolidation.release.tensors import encode_tensors
+from representation.text_fields import text_fields
 from serve_app.bench.weights.word_tokenizer import tokenizer_of
 from serve_app.engine.source import ReleaseSource
 
@@ -65,7 +66,7 @@ def _model(source: ReleaseSource, registry: Registry, name: str) -> Model:
     return Model(
         config=dict(model.config),
         generation_config={"do_sample": False},
-        tokenizer_files=_tokenizer(registry, int(model.config["vocab_size"])),
+        tokenizer_files=_tokenizer(registry, int(text_fields(model.config)["vocab_size"])),
         backbone=(backbone,),
         expert_map=tuple(tuple(row) for row in model.expert_map),
         source=Source(name=name, digest="0" * 64),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from representation.text_fields import text_fields
 from serve_app.engine.request import Sampling
 from serve_app.protocol.messages import Job
 
@@ -52,7 +53,9 @@ class ModelDefaults:
             repetition_penalty=_or(generation.get("repetition_penalty"), 1.0),
             max_new_tokens=generation.get("max_new_tokens"),
             stop_token_ids=_first_ids(
-                generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer_eos
+                generation.get("eos_token_id"),
+                text_fields(config).get("eos_token_id"),
+                tokenizer_eos,
             ),
         )
 

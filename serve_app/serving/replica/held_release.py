@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from representation.text_fields import text_fields
 from serve_app.errors import BadRelease
 from serve_app.grammar.compiling import Compiler
 from serve_app.grammar.vocabulary import Vocabulary
@@ -85,7 +86,7 @@ def _model(
         name=name,
         release=opened.source.id,
         defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
-        vocabulary=int(facts.config["vocab_size"]),
+        vocabulary=int(text_fields(facts.config)["vocab_size"]),
         context_length=loop.context_length(opened.source.id, name),
         response_template=response_template,
         tokens=tokens,

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from consolidation.release import Golden, golden_tolerance
 from representation.decimals import plain
+from representation.text_fields import text_fields
 from serve_app.engine.request import (
     Event,
     Failed,
@@ -160,7 +161,7 @@ def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> s
 def check_vocabularies(source: ReplicaSource, found: Mapping[str, TokenizerFacts]) -> None:
     """Raises BadRelease if a tokenizer has tokens that its model has not."""
     for name, (_, needed, _, _, _) in found.items():
-        there = int(source.models[name].config["vocab_size"])
+        there = int(text_fields(source.models[name].config)["vocab_size"])
         if needed > there:
             raise BadRelease(
                 f"release {source.id}, model {name}: its tokenizer has tokens up to "

@@ -9,8 +9,10 @@ import pytest
 
 from serve_app import freeing
 from serve_app.api.requests.body import LARGEST_TOKEN, MOST_VALUES, json_object
+from serve_app.api.requests.fields import ChatFields
 from serve_app.api.requests.long_bodies import Bodies
 from serve_app.api.requests.most_tokens import MostTokens, check_lengths
+from serve_app.api.requests.parse import checked
 from serve_app.protocol.errors import ProtocolError
 from serve_app.protocol.token_ids import num_tokens, packed, unpacked
 
@@ -205,6 +207,15 @@ def test_texts_that_may_be_left_out_are_refused_by_their_bytes(field: dict[str, 
     is_prompt = name in ("prompt", "messages")
     assert (refused.value.code == "context_length_exceeded") is is_prompt
     check_lengths(field, {"tokens": 2**17, "weights": None})
+
+
+def test_an_image_is_not_refused_by_its_size_but_by_its_kind() -> None:
+    url = {"url": "data:image/png;base64," + "A" * 2**21}
+    image = {"type": "image_url", "image_url": url}
+    fields = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, image]}]}
+    check_lengths(fields, {"tokens": 100, "weights": None})
+    with pytest.raises(ProtocolError, match="parts of type 'image_url' are not supported here"):
+        checked({"model": "m", **fields}, ChatFields)
 
 
 def test_several_prompts_may_be_long_together() -> None:

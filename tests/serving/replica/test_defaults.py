@@ -11,6 +11,7 @@ def test_end_tokens_are_those_that_generate_takes() -> None:
         ({"eos_token_id": [4, 5]}, {"eos_token_id": 6}, 7, {4, 5}),
         ({"eos_token_id": 4}, {"eos_token_id": 6}, 7, {4}),
         ({"eos_token_id": None}, {"eos_token_id": 6}, 7, {6}),
+        ({}, {"text_config": {"eos_token_id": 6}}, 7, {6}),
         ({}, {}, 7, {7}),
         ({}, {}, None, set()),
     ):

@@ -407,9 +407,13 @@ def test_a_first_release_that_is_bad_leaves_no_engine_that_was_planned_for_it() 
     asyncio.run(run())
 
 
-def test_a_tokenizer_with_more_tokens_than_its_model_is_refused() -> None:
+@pytest.mark.parametrize("of_text", [False, True])
+def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(of_text: bool) -> None:
+    fields: dict[str, Any] = {"vocab_size": 100, "eos_token_id": 2}
+    config = {"text_config": fields} if of_text else fields
+
     async def test(made: World, replica: EngineReplica) -> None:
-        small = FakeModel({"vocab_size": 100, "eos_token_id": 2}, {})
+        small = FakeModel(config, {})
         made.registry.releases["r2"] = FakeSource("r2", {"a": small})
         made.registry.channels["stable"] = "r2"
         error = await refused(replica, "r2")
