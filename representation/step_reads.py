@@ -13,7 +13,13 @@ from representation.text_fields import text_fields
 
 SEQUENCES = 4
 """Sequences of each model in the decode step for which bytes are stated and plans are made."""
-FIELDS = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+FIELDS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_k",
+)
 """Fields of configs that say to how many experts a token goes."""
 
 

@@ -1,11 +1,15 @@
-"""What holds for all tests: which process runs them, when garbage is looked for, one thread."""
+"""What holds for all tests: their process, one thread, when garbage is looked for, patience."""
 
 import gc
 import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
+# Machines are busy at times, so no example has to be quick.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # Before torch is imported, here and in processes that tests start. Tiny models gain nothing from a
 # second thread, which waits for work by spinning. Tests of several threads say how many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

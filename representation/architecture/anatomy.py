@@ -6,6 +6,7 @@ replacement: the engine does.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from representation.architecture.attention import AttentionShape
 from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
-from representation.architecture.mixers import attention_modules
+from representation.architecture.mixers import token_mixers
 from representation.architecture.skeleton import (
     hidden_buffers,
     meta_model,
@@ -23,8 +24,21 @@ from representation.architecture.skeleton import (
     tensor_dtypes,
 )
 from representation.architecture.spreading import spread_vectors
-from representation.architecture.tracing import Axes, Trace, runs, trace_of
+from representation.architecture.states import States
+from representation.architecture.tracing import Axes, Trace, trace_of
+from representation.architecture.trying import require_apart
 from representation.architecture.widening import widen
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentMixer:
+    """A token mixer that keeps state of a fixed size.
+
+    argument: the name under which it takes a cache.   states: what it keeps of one sequence.
+    """
+
+    argument: str
+    states: States
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +47,7 @@ class Anatomy:
 
     experts: modules that go through the experts interface.
     attentions: modules that go through the attention interface, and what they store.
+    recurrent: the other token mixers, and the state that each keeps of a sequence.
     windows: how many of the last tokens each of those may see; None: all.
     rotaries: parameterless modules that turn positions into cos and sin.
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
@@ -49,6 +64,7 @@ class Anatomy:
     experts: dict[str, ExpertsModule]
     attentions: dict[str, AttentionShape]
     windows: dict[str, int | None]
+    recurrent: dict[str, RecurrentMixer]
     rotaries: dict[str, nn.Module]
     units: dict[str, Axes]
     sinks: dict[str, str]
@@ -69,20 +85,25 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     name = type(model).__name__
     modules = dict(model.named_modules())
     experts = find_experts(model)
-    mixers = attention_modules(model)
+    mixers = token_mixers(model)
     rotaries = {path: module for path, module in modules.items() if is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
-    trace = trace_of(model, config, rotaries, owners)
-    for path in mixers:
-        if path not in trace.attentions:
-            raise Unservable(f"{name}: {path} does not call attention")
+    traced = partial(trace_of, model, rotaries, owners, mixers.recurrent)
+    trace = traced()
+    _require_attention(name, mixers.attentions, trace)
+    for path, states in trace.states.items():
+        if not states:
+            raise Unservable(f"{name}: {path} takes a cache and keeps nothing in it")
+        width = trace.axes[path].shape[-1]
+        require_apart(path, modules[path], mixers.recurrent[path], width)
     if dtype != torch.float32:
         held = {key for module in owners for key in _tensors_at(model, module)}
-        widen(model, held & set(in_float32), lambda: runs(model, config, rotaries, owners))
-    whole = {p: m for p, m in modules.items() if p in owners or p in trace.readers}
-    vectors = spread_vectors(model, trace, lambda: trace_of(model, config, rotaries, owners))
+        widen(model, held & set(in_float32), traced)
+    mixing = owners.keys() | trace.readers | trace.states.keys()
+    whole = {path: module for path, module in modules.items() if path in mixing}
+    vectors = spread_vectors(model, trace, traced)
     units = _units(name, whole, trace, vectors)
     dtypes = tensor_dtypes(model, dtype)
     inside = tuple(f"{path}." for path in experts)
@@ -98,6 +119,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         experts,
         trace.attentions,
         trace.windows,
+        {p: RecurrentMixer(mixers.recurrent[p], states) for p, states in trace.states.items()},
         rotaries,
         units,
         trace.sinks,
@@ -105,6 +127,13 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
     )
+
+
+def _require_attention(name: str, paths: Collection[str], trace: Trace) -> None:
+    """Raises: Unservable if attention was not seen at work."""
+    for path in paths:
+        if path not in trace.attentions:
+            raise Unservable(f"{name}: {path} does not call attention")
 
 
 def _tensors_at(model: nn.Module, path: str) -> list[str]:
@@ -174,7 +203,7 @@ def _units(
         if own[:-1] == [trace.sinks.get(path)] or path in vectors:
             continue
         inside = f"{path}." if path else ""
-        if any(f"{other}.".startswith(inside) for other in trace.attentions):
+        if path not in trace.states and any(f"{m}.".startswith(inside) for m in trace.mixers):
             raise Unservable(f"{name}: {path} mixes tokens and uses {own[0]!r} itself")
         if path not in trace.axes:
             raise Unservable(f"{name}: {path} owns {own[0]!r} but is not called as a module")

@@ -13,7 +13,7 @@ from transformers import (
 
 from representation.architecture.errors import Unservable
 
-LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "linear_attention", "conv", "moe"})
 OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
 """Fields that only wrappers have."""
 MAPPINGS: tuple[Any, ...] = (

@@ -1,58 +1,65 @@
-"""Whether only attention mixes tokens in a model. Looks at its code, and runs nothing.
+"""Which modules mix the tokens of a sequence. Looks at code, and runs nothing.
 
-A run without data (`tracing.py`) sees each call of attention. It cannot see that a convolution
-looks at neighbours, or that a module keeps state between calls.
+A run without data (`tracing.py`) sees each call of attention, and what recurrent mixers keep. It
+cannot see that a convolution looks at neighbours, or that a module keeps state between calls.
 """
 
 import inspect
-import re
 from collections.abc import Iterator
-from typing import Any, cast
+from dataclasses import dataclass
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from representation.architecture.errors import Unservable
+from representation.architecture.states import CACHE_ARGUMENTS
 
-CACHE_ARGUMENTS = frozenset({"past_key_values", "past_key_value", "cache_params", "layer_past"})
+
+@dataclass(frozen=True, slots=True)
+class Mixers:
+    """Token mixers by qualified name, in order of layers.
+
+    attentions: called through `AttentionInterface`; they need the keys and values of every token.
+    recurrent: the others; for each, the name under which it takes a cache.
+    """
+
+    attentions: tuple[str, ...]
+    recurrent: dict[str, str]
 
 
-def attention_modules(skeleton: nn.Module) -> list[str]:
-    """The token mixers by qualified name, in order of layers. Each must be attention.
+def token_mixers(skeleton: nn.Module) -> Mixers:
+    """The mixers of a model: the innermost modules that receive the cache.
 
-    A mixer is an innermost module that receives the cache. There must be one per decoder layer,
-    called through `AttentionInterface`, and nothing else may keep state between tokens
-    (convolutions, indexers of sparse attention).
+    A decoder layer without a mixer of its own, as of experts alone, may receive it too. Nothing
+    else may keep state between tokens (convolutions, indexers of sparse attention).
     Raises: Unservable.
     """
-    num_layers = int(cast(Any, skeleton).config.get_text_config().num_hidden_layers)
-    mixers = list(_mixers(skeleton))
-    for name, module in mixers:
-        if "ALL_ATTENTION_FUNCTIONS" not in inspect.getsource(type(module).forward):
-            raise Unservable(
-                f"{name} is a {type(module).__name__}, which is not attention "
-                "called through transformers' AttentionInterface"
-            )
+    attentions, recurrent = [], {}
+    for name, module in _mixers(skeleton):
+        if "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(type(module).forward):
+            attentions.append(name)
+        elif not isinstance(module, GradientCheckpointingLayer):  # which decoder layers are
+            recurrent[name] = _cache_arguments(module)[0]
     for name, module in skeleton.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or "Indexer" in str(type(module)):
+        inside = any(name.startswith(f"{path}.") for path in recurrent)
+        convolves = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not inside
+        if convolves or "Indexer" in str(type(module)):
             raise Unservable(
-                f"{name} is a {type(module).__name__}, which keeps state between "
-                "tokens; only attention can be served"
+                f"{name} is a {type(module).__name__}, which looks at other tokens outside of "
+                "attention and of recurrent mixers; that cannot be served"
             )
-    layers = {match.group(1) for name, _ in mixers if (match := re.match(r".*?\.(\d+)\.", name))}
-    if len(layers) != num_layers or len(mixers) != num_layers:
-        raise Unservable(
-            f"{len(mixers)} attention modules in {len(layers)} of {num_layers} "
-            "layers; exactly one in each can be served"
-        )
-    return [name for name, _ in mixers]
+    if not attentions:
+        raise Unservable(f"{type(skeleton).__name__} has no attention; models without any are not")
+    return Mixers(tuple(attentions), recurrent)
 
 
 def _mixers(skeleton: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    cached = [name for name, module in skeleton.named_modules() if _takes_cache(module)]
+    cached = [name for name, module in skeleton.named_modules() if _cache_arguments(module)]
     for name in cached:
         if name and not any(other.startswith(f"{name}.") for other in cached):
             yield name, skeleton.get_submodule(name)
 
 
-def _takes_cache(module: nn.Module) -> bool:
-    return bool(CACHE_ARGUMENTS & inspect.signature(type(module).forward).parameters.keys())
+def _cache_arguments(module: nn.Module) -> list[str]:
+    parameters = inspect.signature(type(module).forward).parameters
+    return [name for name in CACHE_ARGUMENTS if name in parameters]

@@ -1,4 +1,4 @@
-"""Vectors of modules around attention, such as a scale of a layer. Finds those that can be spread.
+"""Vectors of modules around token mixers, as scales of layers: finds those that can be spread.
 
 A module that mixes tokens cannot run once for each backbone. A vector that it only multiplies with
 or adds to what it has of every token can be given by token instead: (p,) becomes (T, p).
@@ -25,14 +25,14 @@ BROADCASTS = frozenset(
 def spread_vectors(
     model: nn.Module, trace: Trace, again: Callable[[], Trace]
 ) -> dict[str, tuple[str, ...]]:
-    """Modules around attention that own nothing but such vectors -> their names.
+    """Modules around token mixers that own nothing but such vectors -> their names.
 
     trace: of the model.   again: runs the model without data once more.
     """
     found = {}
     for path, module in model.named_modules():
         names = tuple(own_tensors(module))
-        around = any(other.startswith(f"{path}.") for other in trace.attentions)
+        around = any(other.startswith(f"{path}.") for other in trace.mixers)
         if path and names and around and all(_room(module, n)[n].dim() == 1 for n in names):
             found[path] = names
     return found if found and _can_be_spread(model, found, trace, again) else {}

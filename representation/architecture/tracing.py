@@ -12,33 +12,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from representation.architecture.attention import AttentionShape, is_causal, unknown_keywords
 from representation.architecture.errors import Unservable
 from representation.architecture.skeleton import use_attention
+from representation.architecture.states import SequenceStates, States
+from representation.architecture.weight_reads import WatchedTensors
 
 TRACED_TOKENS = 7919
 TRACED_OUTPUTS = 7907
 """Primes that no dimension of a model is likely to have: they mark the token axis of a shape."""
 
 TRACING = "expertpool_trace"
-PRODUCTS = frozenset(
-    {
-        functional.linear,
-        torch.bmm,
-        torch.einsum,
-        torch.matmul,
-        torch.mm,
-        torch.Tensor.__matmul__,
-        torch.Tensor.bmm,
-        torch.Tensor.matmul,
-        torch.Tensor.mm,
-    }
-)
 OTHER_MASK = (1, 1, 2, 0)
 """The shape that stands for a mask that cannot be served."""
 
@@ -78,6 +66,7 @@ class Trace:
     """What a run without data shows of a model.
 
     axes: token axes of every module that was called.   attentions, windows, sinks: as in `Anatomy`.
+    states: what recurrent mixers keep.
     readers: modules whose own code reads the weights of another.   first_reads: the modules whose
     weights are read, numbered in the order of their first read.
     """
@@ -88,6 +77,7 @@ class Trace:
         self.attentions: dict[str, AttentionShape] = {}
         self.windows: dict[str, int | None] = {}
         self.sinks: dict[str, str] = {}
+        self.states: dict[str, States] = {}
         self.readers: set[str] = set()
         self.first_reads: dict[str, int] = {}
         self._running: list[str] = []
@@ -109,6 +99,10 @@ class Trace:
         groups = (tuple(p for p in paths if calls[p] == 1) for paths in self._read.values())
         return tuple(group for group in groups if len(group) > 1)
 
+    def is_running(self, path: str) -> bool:
+        """Whether the code that runs now is that of the module there."""
+        return bool(self._running) and self._running[-1] == path
+
     def note_read(self, path: str) -> None:
         """Note that a weight of the module there is read, and by whom if it is another module."""
         self.first_reads.setdefault(path, len(self.first_reads))
@@ -129,6 +123,20 @@ class Trace:
             outputs_only=any(TRACED_OUTPUTS in tensor.shape for tensor in tensors),
         )
 
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """Paths of all token mixers."""
+        return *self.attentions, *self.states
+
+    def _note_mixer(self, path: str) -> None:
+        if path in self.mixers:
+            raise Unservable(f"{path} mixes tokens more than once in a step")
+
+    def note_states(self, path: str, handed: SequenceStates) -> None:
+        """A recurrent mixer has run. Raises: Unservable for a second call."""
+        self._note_mixer(path)
+        self.states[path] = handed.shapes
+
     def note_attention(
         self,
         module: nn.Module,
@@ -136,8 +144,9 @@ class Trace:
         window: int | None,
         sink: Any,
     ) -> None:
-        """sink: the parameter of the module, or None"""
+        """sink: the parameter of the module, or None.   Raises: Unservable for a second call."""
         path = self._paths[id(module)]
+        self._note_mixer(path)
         self.attentions[path] = shape
         self.windows[path] = window
         for name, parameter in module.named_parameters(recurse=False):
@@ -215,25 +224,35 @@ ALL_EXPERTS_FUNCTIONS.register(TRACING, _traced_experts)
 
 
 def trace_of(
-    model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
+    model: Any,
+    rotaries: dict[str, nn.Module],
+    owners: dict[str, nn.Module],
+    recurrent: Mapping[str, str],
 ) -> Trace:
     """Run the model once without data, and note its structure.
 
-    owners: the modules that own weights, by path.   Raises: Unservable.
+    owners: the modules that own weights, by path.   recurrent: the mixers that are not attention,
+    and the name under which each takes a cache.   Raises: Unservable.
     """
     name = type(model).__name__
     trace = Trace(model)
     for module in model.modules():
         module.expertpool_trace = trace
     for path, module in rotaries.items():
-        module.forward = _traced_rotary(name, path, module, config)
+        module.forward = _traced_rotary(name, path, module, model.config)
     use_attention(model, TRACING)
     model.set_experts_implementation(TRACING)
     try:
-        with torch.no_grad(), torch.device("meta"), _watched(model, owners, trace):
+        every = torch.ones((1, TRACED_TOKENS), dtype=torch.int64)  # models ask whether all are 1
+        with (
+            torch.no_grad(),
+            torch.device("meta"),
+            _watched(model, owners, trace),
+            _handed_over(model, recurrent, trace),
+        ):
             model(
                 input_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
-                attention_mask=torch.ones((1, TRACED_TOKENS), dtype=torch.int64),
+                attention_mask=every,
                 position_ids=torch.zeros((1, TRACED_TOKENS), dtype=torch.int64),
                 use_cache=False,
                 logits_to_keep=torch.zeros(TRACED_OUTPUTS, dtype=torch.int64),
@@ -250,18 +269,6 @@ def trace_of(
     return trace
 
 
-class _Watched(dict[str, Any]):
-    """A module's parameters or buffers; reports reads. `nn.Module` looks them up here."""
-
-    def __init__(self, tensors: Mapping[str, Any], on_read: Callable[[], None]) -> None:
-        super().__init__(tensors)
-        self._on_read = on_read
-
-    def __getitem__(self, name: str) -> Any:
-        self._on_read()
-        return super().__getitem__(name)
-
-
 @contextmanager
 def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) -> Iterator[None]:
     """Note inside the block which modules run, and whose code reads the owners' weights."""
@@ -272,8 +279,9 @@ def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) ->
     kept = [(module, module._parameters, module._buffers) for module in owners.values()]
     for path, module in owners.items():
         on_read = partial(trace.note_read, path)
-        module._parameters = _Watched(module._parameters, on_read)
-        module._buffers = _Watched(module._buffers, on_read)
+        is_own = partial(trace.is_running, path)
+        module._parameters = WatchedTensors(module._parameters, on_read, is_own)
+        module._buffers = WatchedTensors(module._buffers, on_read, is_own)
     try:
         yield
     finally:
@@ -281,6 +289,35 @@ def _watched(model: nn.Module, owners: Mapping[str, nn.Module], trace: Trace) ->
             handle.remove()
         for module, parameters, buffers in kept:
             module._parameters, module._buffers = parameters, buffers
+
+
+@contextmanager
+def _handed_over(model: nn.Module, recurrent: Mapping[str, str], trace: Trace) -> Iterator[None]:
+    """Inside the block, recurrent mixers are handed empty states, and the trace notes new ones."""
+    handles: list[RemovableHandle] = []
+    for path, argument in recurrent.items():
+        states = SequenceStates()
+
+        def hand_over(
+            _: nn.Module,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            given: SequenceStates = states,
+            name: str = argument,
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return args, kwargs | {name: given}
+
+        def note(*_: Any, given: SequenceStates = states, at: str = path) -> None:
+            trace.note_states(at, given)
+
+        module = model.get_submodule(path)
+        handles.append(module.register_forward_pre_hook(hand_over, with_kwargs=True))
+        handles.append(module.register_forward_hook(note))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def fresh_rotary(model: str, path: str, kind: type[nn.Module], config: Any) -> nn.Module:
@@ -304,28 +341,3 @@ def _traced_rotary(model: str, path: str, module: nn.Module, config: Any) -> Cal
         return tuple(part.to("meta") for part in out)
 
     return forward
-
-
-class _ProductsOfOneDtype(TorchFunctionMode):
-    """Raises where matrices of two dtypes are multiplied, as a device does; without data none."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function in PRODUCTS:
-            dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
-            if len(dtypes) > 1:
-                raise RuntimeError(f"a product of {sorted(map(str, dtypes))}")
-        return function(*args, **(kwargs or {}))
-
-
-def runs(
-    model: Any, config: Any, rotaries: dict[str, nn.Module], owners: dict[str, nn.Module]
-) -> bool:
-    """Whether the model's code runs, once more, with the dtypes that its tensors have now."""
-    try:
-        with _ProductsOfOneDtype():
-            trace_of(model, config, rotaries, owners)
-    except Unservable:
-        return False
-    return True

@@ -10,12 +10,31 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from representation.architecture.errors import Unservable
+
+PRODUCTS = frozenset(
+    {
+        functional.linear,
+        torch.bmm,
+        torch.einsum,
+        torch.matmul,
+        torch.mm,
+        torch.Tensor.__matmul__,
+        torch.Tensor.bmm,
+        torch.Tensor.matmul,
+        torch.Tensor.mm,
+    }
+)
 
 
-def widen(model: Any, names: Collection[str], runs: Callable[[], bool]) -> None:
+def widen(model: Any, names: Collection[str], run: Callable[[], object]) -> None:
     """Make these tensors of a model without data float32, as far as it still runs then.
 
-    Those whose names differ in the number of the layer alone are made so together, or not at all.
+    run: runs the model; Unservable if its code does not.   Those whose names differ in the number
+    of the layer alone are made so together, or not at all.
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -25,9 +44,32 @@ def widen(model: Any, names: Collection[str], runs: Callable[[], bool]) -> None:
         before = [room[own] for room, own in rooms]
         for room, own in rooms:
             room[own] = _widened(room[own])
-        if not runs():
+        if not _works(run):
             for (room, own), tensor in zip(rooms, before, strict=True):
                 room[own] = tensor
+
+
+class _ProductsOfOneDtype(TorchFunctionMode):
+    """Raises where matrices of two dtypes are multiplied, as a device does; without data none."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in PRODUCTS:
+            dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+            if len(dtypes) > 1:
+                raise RuntimeError(f"a product of {sorted(map(str, dtypes))}")
+        return function(*args, **(kwargs or {}))
+
+
+def _works(run: Callable[[], object]) -> bool:
+    """Whether the model's code runs with the dtypes that its tensors have now."""
+    try:
+        with _ProductsOfOneDtype():
+            run()
+    except Unservable:
+        return False
+    return True
 
 
 def _room(model: Any, name: str) -> tuple[dict[str, Any], str]:

@@ -127,6 +127,11 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
         ),
         ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
         *(
+            [("state", plan.states_bytes, f"of {plan.state_rows} sequences")]
+            if plan.state_rows
+            else []
+        ),
+        *(
             [
                 ("attention", plan.attention_bytes, "the most that attention kernels keep"),
                 ("captures", plan.captures_bytes, "the most that captured steps keep"),

@@ -4,9 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from representation.architecture.anatomy import Anatomy
-from serve_app.engine.model.facts import backbone_key
-from serve_app.engine.model.stack_shapes import contents_of, stack_shapes, tied_names
-from serve_app.engine.source import ModelLike
+from serve_app.engine.source import ModelLike, backbone_key
+from serve_app.engine.stacks.stack_shapes import contents_of, stack_shapes, tied_names
 from serve_app.scheduling.ledgers.backbone_rows import distinct_contents, rows_for
 
 

@@ -38,6 +38,7 @@ from serve_app.errors import (
 from serve_app.scheduling.errors import NeverFits
 from serve_app.scheduling.ledgers.blocks import BlockLedger
 from serve_app.scheduling.ledgers.places import PlaceLedger
+from serve_app.scheduling.ledgers.state_rows import StateLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler
@@ -75,15 +76,16 @@ class Engine:
         runner = Runner(packed, graphs=self._graphs, clock=clock)
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
+        self._state_rows = StateLedger(memory.state_rows) if memory.state_rows else None
         self._scheduler = Scheduler(
-            [self._blocks],
+            [self._blocks] if self._state_rows is None else [self._blocks, self._state_rows],
             self._places,
             step_tokens=config.step_tokens,
             max_sequences=config.max_sequences,
             max_model_wait_s=config.max_model_wait_s,
             min_residency_s=config.min_residency_s or 0.0,
             max_batch_wait_s=config.max_batch_wait_s,
-            cache=None if secret is None else PrefixCache(self._blocks, secret),
+            cache=self._prefix_cache(secret),
         )
         self._releases = PooledReleases(packed)
         self._supply = Supply(
@@ -135,6 +137,12 @@ class Engine:
             clock=clock,
             on_loaded=on_loaded,
         )
+
+    def _prefix_cache(self, secret: bytes | None) -> PrefixCache | None:
+        """None too where models keep state of sequences, which blocks do not have."""
+        if secret is None or self._state_rows is not None:
+            return None
+        return PrefixCache(self._blocks, secret)
 
     @property
     def packed(self) -> PackedModel:
@@ -295,6 +303,7 @@ class Engine:
         return look(
             self._scheduler,
             self._blocks,
+            self._state_rows,
             self._releases,
             self._packed,
             self.counters,

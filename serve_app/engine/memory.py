@@ -33,6 +33,8 @@ MIN_KV_TOKENS = 512
 DEFAULT_KV_BYTES = 1 << 30
 KV_SHARE = 0.4
 """The share of what is left after all minimums that KV may claim before backbones."""
+STATE_SHARE = 0.2
+"""The share of the same that rows of state may claim before backbones and KV."""
 SPARE_SHARE = 0.2
 """The share of what KV could take beyond its minimum that is left for a next release's slots."""
 
@@ -41,8 +43,9 @@ SPARE_SHARE = 0.2
 class _Demand:
     """What a release needs, before it is known how much there is.
 
-    pool: bytes.   captures: the most bytes.   least_blocks: KV blocks without which the engine does
-    not start; useful_blocks: the most that it could use.
+    pool: bytes.   captures: the most bytes.   state_rows: the most that it could use.
+    least_blocks: KV blocks without which the engine does not start; useful_blocks: the most that it
+    could use.
     """
 
     shelves: tuple[ShelfRows, ...]
@@ -50,12 +53,26 @@ class _Demand:
     unit: UnitBytes
     stacks: StackNeeds
     captures: int
+    state_rows: int
     least_blocks: int
     useful_blocks: int
 
-    def bytes_with(self, blocks: int, captures: int) -> int:
-        """Bytes of everything but backbones, with that many KV blocks."""
-        return self.pool + _running_bytes(self.unit, blocks) + captures
+    @property
+    def least_state_rows(self) -> int:
+        """Rows of state without which the engine does not start."""
+        return min(self.state_rows, 1)
+
+    def bytes_with(self, room: "_Room", captures: int) -> int:
+        """Bytes of everything but backbones."""
+        return self.pool + _running_bytes(self.unit, room) + captures
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """KV blocks and rows of state."""
+
+    blocks: int
+    state_rows: int
 
 
 @as_unsupported()
@@ -77,18 +94,19 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     demand = _demand(source, config, device, dtype)
     unit, stacks = demand.unit, demand.stacks
     if device_memory is None:
-        places, blocks, captures = _without_limit(demand, config.num_places, free_bytes(device))
+        places, room, captures = _without_limit(demand, config.num_places, free_bytes(device))
     else:
-        places, blocks, captures = _shares(demand, config.num_places, device_memory)
+        places, room, captures = _shares(demand, config.num_places, device_memory)
     backbones = stacks.num_bytes(places)
-    used = demand.bytes_with(blocks, captures) + backbones
+    used = demand.bytes_with(room, captures) + backbones
     return MemoryPlan(
         pool_bytes=demand.pool,
         backbones_bytes=backbones,
-        kv_bytes=_kv_bytes(unit, blocks),
+        kv_bytes=_kv_bytes(unit, room),
+        states_bytes=_states_bytes(unit, room),
         attention_bytes=unit.attention,
         captures_bytes=captures,
-        workspace_bytes=_workspace_bytes(unit, blocks),
+        workspace_bytes=_workspace_bytes(unit, room),
         spare_bytes=0 if device_memory is None else device_memory - used,
         next_bytes=stacks.full_bytes(places) - backbones,
         place_bytes=unit.place,
@@ -96,8 +114,9 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         num_backbones=stacks.num_backbones,
         backbone_rows=stacks.rows(places),
         shelves=demand.shelves,
-        num_blocks=blocks,
+        num_blocks=room.blocks,
         block_size=BLOCK_SIZE,
+        state_rows=room.state_rows,
         dtype=str(dtype).removeprefix("torch."),
         device_memory=device_memory,
         captured=unit.captured,
@@ -131,6 +150,7 @@ def _demand(
         unit,
         stack_needs(anatomy, source.models.values()),
         captures,
+        state_rows=min(config.max_sequences, config.step_tokens) if unit.state_row else 0,
         least_blocks=least,
         useful_blocks=useful,
     )
@@ -178,12 +198,13 @@ def expert_memory(
     unit = unit_bytes(anatomy, shapes, dtype, config.step_tokens, device)
     blocks = _least_blocks(max(context_length(each) for each in configs))
     maps = sum(num_maps * shape.maps_bytes(len(configs)) for shape in shapes)
-    others = len(configs) * unit.place + maps + _running_bytes(unit, blocks)
+    room = _Room(blocks, min(unit.state_row, 1))
+    others = len(configs) * unit.place + maps + _running_bytes(unit, room)
     if others >= device_memory:
         raise DoesNotFit(
-            f"{len(configs)} backbones of {unit.place:,} bytes, the least of keys and values, "
-            f"kernels of attention and a step's workspace take {others:,} bytes; the device memory "
-            f"is {device_memory:,}",
+            f"{len(configs)} backbones of {unit.place:,} bytes, the least of keys, values and "
+            f"state, kernels of attention and a step's workspace take {others:,} bytes; the device "
+            f"memory is {device_memory:,}",
             needed=others + 1,
             available=device_memory,
         )
@@ -203,30 +224,37 @@ def _least_and_useful_blocks(longest: int, config: EngineConfig) -> tuple[int, i
     return _least_blocks(longest), -(-longest * config.max_sequences // BLOCK_SIZE)
 
 
-def _kv_bytes(unit: UnitBytes, blocks: int) -> int:
-    return (blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
+def _kv_bytes(unit: UnitBytes, room: _Room) -> int:
+    return (room.blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
 
 
-def _workspace_bytes(unit: UnitBytes, blocks: int) -> int:
-    return unit.step + math.ceil(unit.step_per_block * blocks)
+def _states_bytes(unit: UnitBytes, room: _Room) -> int:
+    return (room.state_rows + 1) * unit.state_row  # the same
 
 
-def _running_bytes(unit: UnitBytes, blocks: int) -> int:
-    """Bytes of everything but weights, maps and captures, with that many KV blocks."""
-    return _kv_bytes(unit, blocks) + unit.attention + _workspace_bytes(unit, blocks)
+def _workspace_bytes(unit: UnitBytes, room: _Room) -> int:
+    return unit.step + math.ceil(unit.step_per_block * room.blocks)
+
+
+def _running_bytes(unit: UnitBytes, room: _Room) -> int:
+    """Bytes of everything but weights, maps and captures."""
+    stored = _kv_bytes(unit, room) + _states_bytes(unit, room)
+    return stored + unit.attention + _workspace_bytes(unit, room)
 
 
 def _without_limit(
     demand: _Demand, num_places: int | None, free: int | None
-) -> tuple[int, int, int]:
-    """Places, KV blocks and bytes for captures. free: bytes of the machine, where it tells.
+) -> tuple[int, _Room, int]:
+    """Places, room for sequences and bytes for captures. free: bytes of the machine, where it
+    tells.
 
     Raises: DoesNotFit if they are more than is free.
     """
     unit, stacks = demand.unit, demand.stacks
     most = max(DEFAULT_KV_BYTES // unit.block, 1)
     blocks = max(demand.least_blocks, min(demand.useful_blocks, most))
-    others = demand.bytes_with(blocks, demand.captures)
+    room = _Room(blocks, demand.state_rows)
+    others = demand.bytes_with(room, demand.captures)
     places = num_places or stacks.num_backbones + 1
     if free is not None and num_places is None and others + stacks.full_bytes(places) > free:
         places = stacks.num_backbones
@@ -234,43 +262,59 @@ def _without_limit(
     if free is not None and used > free:
         raise DoesNotFit(
             f"the release needs {used:,} bytes: pool {demand.pool:,}, {places} backbones "
-            f"{stacks.num_bytes(places):,}, keys and values {_kv_bytes(unit, blocks):,}, workspace "
-            f"{_workspace_bytes(unit, blocks):,}; this machine has {free:,} bytes free",
+            f"{stacks.num_bytes(places):,}, {_words(unit, room)}; this machine has {free:,} bytes "
+            "free",
             needed=used,
             available=free,
         )
-    return places, blocks, demand.captures
+    return places, room, demand.captures
 
 
-def _shares(demand: _Demand, num_places: int | None, device_memory: int) -> tuple[int, int, int]:
-    """Places, KV blocks and bytes for captures within a budget.
+def _words(unit: UnitBytes, room: _Room) -> str:
+    """What running sequences take, for people."""
+    state = ""
+    if unit.state_row:
+        state = f"state of {room.state_rows} sequences {_states_bytes(unit, room):,}, "
+    return (
+        f"keys and values {_kv_bytes(unit, room):,}, {state}workspace "
+        f"{_workspace_bytes(unit, room):,}"
+    )
 
-    Takes the minimum of places and blocks first, then captures, then places, then KV.
+
+def _shares(demand: _Demand, num_places: int | None, device_memory: int) -> tuple[int, _Room, int]:
+    """Places, room for sequences and bytes for captures within a budget.
+
+    Takes the minimum of places, blocks and rows of state first, then captures, then more rows of
+    state, then places, then blocks.
     """
     unit, stacks = demand.unit, demand.stacks
     least, useful = demand.least_blocks, demand.useful_blocks
     rest = device_memory - _floor(demand, device_memory)
     captures = min(demand.captures, int(rest * CAPTURES_SHARE))
     rest -= captures
+    state_rows = demand.least_state_rows
+    if demand.state_rows:
+        state_rows += min(demand.state_rows - 1, int(rest * STATE_SHARE) // unit.state_row)
+        rest -= (state_rows - 1) * unit.state_row
     per_block = unit.block + unit.step_per_block
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
     most_places = num_places or stacks.num_backbones + 1
     places = stacks.most_places(most_places, unit.place + rest - wanted_kv)
     rest -= stacks.full_bytes(places) - unit.place
     more = min(useful - least, int(rest * (1 - SPARE_SHARE) // per_block))
-    return places, least + more, captures
+    return places, _Room(least + more, state_rows), captures
 
 
 def _floor(demand: _Demand, device_memory: int) -> int:
     """Bytes without which the engine does not start. Raises: DoesNotFit if there are fewer."""
-    unit, least = demand.unit, demand.least_blocks
-    floor = demand.bytes_with(least, captures=0) + unit.place
+    unit = demand.unit
+    room = _Room(demand.least_blocks, demand.least_state_rows)
+    floor = demand.bytes_with(room, captures=0) + unit.place
     if floor > device_memory:
         raise DoesNotFit(
             f"the release needs at least {floor:,} bytes: pool {demand.pool:,}, one backbone "
-            f"{unit.place:,}, keys and values {_kv_bytes(unit, least):,}, kernels of attention "
-            f"{unit.attention:,}, workspace {_workspace_bytes(unit, least):,}; the device memory "
-            f"is {device_memory:,} bytes",
+            f"{unit.place:,}, {_words(unit, room)}, kernels of attention {unit.attention:,}; the "
+            f"device memory is {device_memory:,} bytes",
             needed=floor,
             available=device_memory,
         )

@@ -10,20 +10,22 @@ from serve_app.engine.run.kept import CaptureNeeds
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by purpose. `pool`, `backbones` and `kv` are allocated at once and stay; `attention`
-    and `captures` are the most that kernels and captured steps will keep; `workspace` is the most
-    that a step should need while it runs; `spare` is left free.
+    """Bytes by purpose. `pool`, `backbones`, `kv` and `states` are allocated at once and stay;
+    `attention` and `captures` are the most that kernels and captured steps will keep; `workspace`
+    is the most that a step should need while it runs; `spare` is left free.
 
     next_bytes: the most by which backbones of a next release make the stacks grow, in places that
     are to spare. With a limit, it is part of `spare`.
     captured: what single captures take, to compare with the plan for all.
     place_bytes: of a whole backbone; backbone_rows: of each stack, where equal tensors are one.
+    state_rows: for that many sequences; 0 where models keep no state besides keys and values.
     copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
     """
 
     pool_bytes: int
     backbones_bytes: int
     kv_bytes: int
+    states_bytes: int
     attention_bytes: int
     captures_bytes: int
     workspace_bytes: int
@@ -36,6 +38,7 @@ class MemoryPlan:
     shelves: tuple[ShelfRows, ...]
     num_blocks: int
     block_size: int
+    state_rows: int
     dtype: str
     device_memory: int | None
     captured: CaptureNeeds
@@ -45,7 +48,7 @@ class MemoryPlan:
     @property
     def allocated_bytes(self) -> int:
         """Bytes that are allocated at once."""
-        return self.pool_bytes + self.backbones_bytes + self.kv_bytes
+        return self.pool_bytes + self.backbones_bytes + self.kv_bytes + self.states_bytes
 
     @property
     def kept_bytes(self) -> int | None:
@@ -95,5 +98,10 @@ class MemoryPlan:
     @property
     def sizes(self) -> Sizes:
         return Sizes(
-            self.num_places, self.shelves, self.num_blocks, self.block_size, self.backbone_rows
+            self.num_places,
+            self.shelves,
+            self.num_blocks,
+            self.block_size,
+            self.backbone_rows,
+            self.state_rows,
         )

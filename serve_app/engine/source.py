@@ -90,6 +90,11 @@ class ModelLike(Protocol):
     def residual_map(self) -> Sequence[Sequence[Sequence[int]]]: ...
 
 
+def backbone_key(model: ModelLike) -> str:
+    """A key that is equal for models whose backbones are the same files."""
+    return "+".join(blob.digest for blob in model.backbone)
+
+
 class ReleaseSource(Protocol):
     """A release that can be read, part by part and backbone by backbone.
 

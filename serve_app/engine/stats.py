@@ -9,6 +9,7 @@ from serve_app.engine.loading.outages import Outage, Outages
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.ledgers.blocks import BlockLedger
+from serve_app.scheduling.ledgers.state_rows import StateLedger
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
 
@@ -18,9 +19,9 @@ class Stats:
     """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device, which has `num_places` for backbones.
-    attention_bytes, captures_bytes: what
-    attention kernels and captured steps keep.   host_bytes: of copies of backbones on
-    the host.   unavailable: models whose backbones could not be loaded.
+    state_rows: for that many sequences; 0 where models keep no state.   attention_bytes,
+    captures_bytes: what attention kernels and captured steps keep.   host_bytes: of copies of
+    backbones on the host.   unavailable: models whose backbones could not be loaded.
     broken: an invariant of what is counted that does not hold, None where none is known.
     """
 
@@ -35,6 +36,8 @@ class Stats:
     num_places: int
     kv_blocks: int
     kv_blocks_used: int
+    state_rows: int
+    state_rows_used: int
     num_preemptions: int
     backbone_hits: int
     backbone_misses: int
@@ -44,6 +47,7 @@ class Stats:
     pool_bytes: int
     backbones_bytes: int
     kv_bytes: int
+    state_bytes: int
     attention_bytes: int
     captures_bytes: int
     host_bytes: int
@@ -54,12 +58,14 @@ class Stats:
     @property
     def allocated_bytes(self) -> int:
         kept = self.attention_bytes + self.captures_bytes
-        return self.pool_bytes + self.backbones_bytes + self.kv_bytes + kept
+        running = self.kv_bytes + self.state_bytes
+        return self.pool_bytes + self.backbones_bytes + running + kept
 
 
 def look(
     scheduler: Scheduler,
     blocks: BlockLedger,
+    state_rows: StateLedger | None,
     releases: PooledReleases,
     packed: PackedModel,
     counters: Counters,
@@ -83,6 +89,8 @@ def look(
         num_places=places.num_places,
         kv_blocks=blocks.num_units,
         kv_blocks_used=blocks.num_used,
+        state_rows=0 if state_rows is None else state_rows.num_units,
+        state_rows_used=0 if state_rows is None else state_rows.num_used,
         num_preemptions=scheduler.num_preemptions,
         backbone_hits=scheduler.num_hits,
         backbone_misses=scheduler.num_misses,
@@ -92,6 +100,7 @@ def look(
         pool_bytes=packed.pool_bytes,
         backbones_bytes=packed.backbone_bytes,
         kv_bytes=packed.kv_bytes,
+        state_bytes=packed.state_bytes,
         attention_bytes=packed.attention_bytes,
         captures_bytes=captures_bytes,
         host_bytes=host_bytes,

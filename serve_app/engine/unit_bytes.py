@@ -1,4 +1,4 @@
-"""Bytes of one place, one block and one step of a model. `memory.py` decides how many there are."""
+"""Bytes of a model's place, block, row of state and step. `memory.py` decides how many."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from serve_app.engine.attention.forms import attention_needs
 from serve_app.engine.device.matmul import SCRATCH_BYTES
 from serve_app.engine.experts.runs import WORKSPACE_BYTES
 from serve_app.engine.experts.shelves import LayerShape
-from serve_app.engine.model.stack_shapes import unique_tensors
 from serve_app.engine.run.kept import CaptureNeeds
+from serve_app.engine.stacks.stack_shapes import unique_tensors
 
 BLOCK_SIZE = 16
 """Tokens in a KV block."""
@@ -35,6 +35,7 @@ class UnitBytes:
     place: int
     copy: int
     block: int
+    state_row: int
     step: int
     step_per_block: float
     attention: int
@@ -81,6 +82,11 @@ def unit_bytes(
         sum(sizes),
         copy_bytes(sizes, device),
         block,
+        sum(
+            state.num_bytes
+            for mixer in anatomy.recurrent.values()
+            for state in mixer.states.values()
+        ),
         step=step_tokens * token + libraries,
         step_per_block=gathered,
         attention=kept.once + kinds * kept.kind,

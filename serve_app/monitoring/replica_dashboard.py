@@ -10,6 +10,7 @@ _MEMORY = (
     ("pool_bytes", "experts"),
     ("backbone_bytes", "backbones"),
     ("kv_bytes", "keys and values"),
+    ("state_bytes", "state of sequences"),
     ("attention_bytes", "attention"),
     ("captures_bytes", "captured steps"),
     ("host_bytes", "copies on the host"),

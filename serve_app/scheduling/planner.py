@@ -77,7 +77,7 @@ class Planner:
         """Batch gives way on places that others wait for; whether there was any."""
         cleared = self._on_draining()
         for sequence in cleared:
-            self._preempt(sequence)
+            self.put_back(sequence)
         return bool(cleared)
 
     def plan(self, now: float, next_number: int, *, takes: bool) -> dict[Sequence, Chunk]:
@@ -145,9 +145,9 @@ class Planner:
         dropped = draft.chunks.pop(sequence, None)
         if dropped is not None:
             draft.budget += len(dropped.tokens)
-        self._preempt(sequence)
+        self.put_back(sequence)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def put_back(self, sequence: Sequence) -> None:
         """Take everything it holds. It waits again, and will recompute every token it knows."""
         self._running.release(sequence)
         sequence.num_preemptions += 1

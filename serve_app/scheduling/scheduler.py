@@ -11,7 +11,6 @@ plan and commit. Not thread-safe.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from serve_app.scheduling.deadlines import Deadlines
 from serve_app.scheduling.errors import DuplicateSequence
@@ -19,20 +18,13 @@ from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.fairness.lanes import Lanes
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.needs import Ledger, Needs
+from serve_app.scheduling.outstanding import Outstanding
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.planner import Planner
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.residency import Residency
 from serve_app.scheduling.running import Running
 from serve_app.scheduling.sequence import ModelKey, Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class _Outstanding:
-    """A plan that is not committed yet, and the sequences of its chunks."""
-
-    plan: StepPlan
-    sequences: tuple[Sequence, ...]
 
 
 class Scheduler:
@@ -85,7 +77,7 @@ class Scheduler:
         )
         self._number = 0
         self._now = 0.0
-        self._outstanding: list[_Outstanding] = []
+        self._outstanding: list[Outstanding] = []
 
     # What comes in.
 
@@ -125,6 +117,16 @@ class Scheduler:
             return False
         self._end(sequence)
         return True
+
+    def recompute(self, sequence_ids: Collection[str]) -> None:
+        """Let running sequences give back what they hold, and compute all they know again.
+
+        What plans that are not committed give for them does not count.
+        """
+        again = [s for s in list(self._running) if s.id in sequence_ids]
+        for sequence in again:
+            self._planner.put_back(sequence)
+        self._outstanding = [plan.without(again) for plan in self._outstanding]
 
     def clear(self) -> None:
         """End every sequence, and forget plans that are not committed. No step may be running."""
@@ -214,8 +216,7 @@ class Scheduler:
             return []
         if not self._outstanding or plan is not self._outstanding[0].plan:
             raise RuntimeError("this is not the plan to commit, or it is committed already")
-        known, then = self._sequences, self._outstanding[0].sequences
-        both = zip(plan.chunks, then, strict=True)
+        known, both = self._sequences, self._outstanding[0].counted
         live = [(chunk, s) for chunk, s in both if known.get(chunk.sequence) is s]
         missing = [s.id for chunk, s in live if chunk.samples and chunk.sequence not in sampled]
         if missing:
@@ -280,7 +281,7 @@ class Scheduler:
             held = (s.held, s.num_computed, s.num_pending, s.place)
             assert held == ({}, 0, 0, None), f"{s.id} waits and holds {held}"
         for s in self._running:
-            sampling = sum(self._samples(o, s) for o in self._outstanding)
+            sampling = sum(plan.samples(s) for plan in self._outstanding)
             assert s.num_pending == sampling, f"{s.id}: {s.num_pending} pending, {sampling} sampled"
         self._lanes.check(self._running)
 
@@ -289,11 +290,6 @@ class Scheduler:
     def _advance_clock(self, now: float) -> None:
         """If the clock goes back, as from a caller in another thread, it stands still here."""
         self._now = max(self._now, now)
-
-    def _samples(self, outstanding: _Outstanding, sequence: Sequence) -> bool:
-        """Whether a running plan samples a token for a sequence."""
-        both = zip(outstanding.plan.chunks, outstanding.sequences, strict=True)
-        return any(chunk.samples for chunk, s in both if s is sequence)
 
     def _promote(self) -> None:
         """Sequences of batch that have waited too long are standard ones from now on."""
@@ -308,7 +304,7 @@ class Scheduler:
         planned = self._planner.plan(self._now, self._number, takes=takes)
         plan = StepPlan(tuple(planned.values()), loads)
         if planned:
-            self._outstanding.append(_Outstanding(plan, tuple(planned)))
+            self._outstanding.append(Outstanding(plan, tuple(planned)))
         return plan
 
     def _commit_chunk(

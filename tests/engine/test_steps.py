@@ -12,9 +12,9 @@ from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.loading import loader, outages
 from serve_app.engine.loading.backbones import load_backbone
 from serve_app.engine.memory import plan_memory
-from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Request, Sampling, Token
+from serve_app.engine.stacks.arrivals import Arrival
 from serve_app.errors import (
     DoesNotFit,
     DuplicateRequest,

@@ -14,6 +14,7 @@ from hypothesis import settings
 from serve_app.scheduling.events import Continued, Finished, SequenceEvent
 from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
 from serve_app.scheduling.ledgers.places import PlaceLedger
+from serve_app.scheduling.ledgers.state_rows import STATE_ROWS, StateLedger
 from serve_app.scheduling.needs import Ledger
 from serve_app.scheduling.plan import BackboneCopy, Chunk, StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
@@ -50,44 +51,6 @@ def alone(sequence: Sequence) -> tuple[list[int], str]:
 def blocks_of(holder: Sequence | Chunk) -> list[int]:
     """The KV blocks that a sequence or a chunk has."""
     return list(holder.held.get(BLOCKS, ()))
-
-
-class StateRows:
-    """A second kind of need: one row of state for each sequence, whatever its length."""
-
-    kind = "state"
-    noun = "rows of state"
-
-    def __init__(self, num_units: int) -> None:
-        self.num_units = num_units
-        self.free = list(range(num_units))
-
-    @property
-    def num_free(self) -> int:
-        return len(self.free)
-
-    def units_for(self, num_positions: int) -> int:
-        return 1
-
-    def positions_in(self, num_units: int) -> int:
-        return 10**9 if num_units else 0
-
-    def fits(self, count: int) -> bool:
-        return count <= len(self.free)
-
-    def take(self, count: int) -> list[int]:
-        assert self.fits(count)
-        return [self.free.pop() for _ in range(count)]
-
-    def give_back(self, units: Iterable[int]) -> None:
-        for row in units:
-            assert 0 <= row < self.num_units
-            assert row not in self.free
-            self.free.append(row)
-
-    def check(self, owners: Iterable[Iterable[int]]) -> None:
-        owned = [row for rows in owners for row in rows]
-        assert sorted([*owned, *self.free]) == list(range(self.num_units))
 
 
 @dataclass(frozen=True)
@@ -159,7 +122,7 @@ class FakeRunner:
         held = self.arriving.get(chunk.place, self.places.get(chunk.place))
         assert held == self.backbones[chunk.model], "not resident there"
         before = self.memory[self._slot(chunk, chunk.start - 1)].tokens if chunk.start else ()
-        for row in chunk.held.get(StateRows.kind, ()):
+        for row in chunk.held.get(STATE_ROWS, ()):
             held_state = Written(chunk.model, self.readers[chunk.sequence], before)
             assert not chunk.start or self.states[row] == held_state, "another's state was read"
             self.states[row] = replace(held_state, tokens=(*before, *tokens))
@@ -215,7 +178,7 @@ class World:
         self.blocks = BlockLedger(num_blocks, block_size)
         self.needs: list[Ledger] = [self.blocks]
         if num_states is not None:
-            self.needs.append(StateRows(num_states))
+            self.needs.append(StateLedger(num_states))
         self.places = PlaceLedger(num_places)
         self.scheduler = Scheduler(
             self.needs,

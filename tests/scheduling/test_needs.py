@@ -4,9 +4,10 @@ import pytest
 
 from serve_app.scheduling.errors import NeverFits
 from serve_app.scheduling.ledgers.blocks import BLOCKS, BlockLedger
+from serve_app.scheduling.ledgers.state_rows import STATE_ROWS, StateLedger
 from serve_app.scheduling.needs import Needs
 from serve_app.scheduling.sequence import Sequence
-from tests.scheduling.fakes import StateRows, World, alone
+from tests.scheduling.fakes import World, alone
 from tests.scheduling.test_scheduler import planned, resident
 
 
@@ -15,10 +16,10 @@ def of(length: int, max_tokens: int = 1) -> Sequence:
 
 
 def test_a_sequence_gets_of_all_kinds_or_of_none() -> None:
-    blocks, states = BlockLedger(4, 2), StateRows(1)
+    blocks, states = BlockLedger(4, 2), StateLedger(1)
     needs = Needs([blocks, states])
     first, second = of(3), of(3)
-    assert needs.take(first, 3) == {BLOCKS: (0, 1), StateRows.kind: (0,)}
+    assert needs.take(first, 3) == {BLOCKS: (0, 1), STATE_ROWS: (0,)}
     assert not needs.fits(second, {})
     with pytest.raises(ValueError, match="sequence 's' lacks 1 rows of state; 0 are free"):
         needs.take(second, 3)
@@ -36,13 +37,13 @@ def test_what_is_shared_need_not_be_free() -> None:
 
 
 def test_more_of_any_kind_than_there_is_in_all_is_refused() -> None:
-    needs = Needs([BlockLedger(9, 2), StateRows(0)])
+    needs = Needs([BlockLedger(9, 2), StateLedger(0)])
     with pytest.raises(NeverFits, match=r"'s' needs 1 rows of state for .*; there are 0"):
         needs.require(of(3))
 
 
 def test_room_is_that_of_the_scarcest_kind() -> None:
-    needs = Needs([BlockLedger(4, 2), StateRows(1)])
+    needs = Needs([BlockLedger(4, 2), StateLedger(1)])
     first, second = of(3), of(3)
     assert needs.room(second) == 8
     needs.take(first, 2)

@@ -149,6 +149,18 @@ TOWERS: dict[str, dict[str, Any]] = {
         "video_token_id": 311,
         "audio_token_id": 312,
     },
+    "qwen3_5_moe": {
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+        },
+        "image_token_id": 310,
+        "video_token_id": 311,
+    },
     "qwen3_vl_moe": {
         "vision_config": {
             "depth": 1,
@@ -170,10 +182,96 @@ def _ropes(architecture: str, rope: dict[str, Any]) -> dict[str, Any]:
     """Rope parameters as the architecture has them: for each type of layer, or in sections."""
     if architecture == "qwen3_vl_moe":
         return {**rope, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    if architecture == "qwen3_5_moe":
+        return {**rope, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     if architecture == "gemma4":
         far = {"rope_type": "proportional", "partial_rotary_factor": 0.25}
         return {"sliding_attention": rope, "full_attention": {**rope, **far}}
     return rope
+
+
+DELTA: dict[str, Any] = {
+    "initializer_range": 0.1,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 4,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+"""Gated DeltaNet beside attention."""
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_next": DELTA,
+    "qwen3_5_moe": DELTA,
+    "qwen3_5_moe_text": DELTA,
+    "granitemoehybrid": {
+        "num_hidden_layers": 4,
+        "layer_types": ["mamba", "attention"] * 2,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 24,
+        "shared_intermediate_size": 24,
+    },
+    "nemotron_h": {
+        "num_hidden_layers": 6,
+        "layers_block_type": ["linear_attention", "moe", "full_attention"] * 2,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 2,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 24,
+        "moe_shared_expert_intermediate_size": 24,
+        "head_dim": 8,
+    },
+    "lfm2_moe": {
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "full_attention"] * 2,
+        "num_dense_layers": 1,
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    "kimi_linear": {
+        "num_hidden_layers": 4,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "linear_num_heads": 4,
+        "linear_head_dim": 8,
+        "intermediate_size": 40,
+        "moe_intermediate_size": 24,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        **MLA,
+        "q_lora_rank": None,
+        "v_head_dim": 8,
+    },
+    "jamba": {
+        "num_hidden_layers": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+    },
+}
+"""The same for families with recurrent mixers beside attention, two layers of each at least."""
 
 
 def tiny_config(architecture: str, **overrides: Any) -> Any:
@@ -184,6 +282,7 @@ def tiny_config(architecture: str, **overrides: Any) -> Any:
         **COMMON,
         "rope_parameters": dict(DEFAULT_ROPE),
         **ARCHITECTURES.get(architecture, {}),
+        **HYBRIDS.get(architecture, {}),
         **overrides,
     }
     if architecture not in TOWERS:

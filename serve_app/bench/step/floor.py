@@ -20,8 +20,8 @@ from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import Routing
 from serve_app.engine.backbone_needs import stack_needs
 from serve_app.engine.model.facts import layer_shapes
-from serve_app.engine.model.stack_shapes import tied_names, unique_tensors
 from serve_app.engine.source import ModelLike
+from serve_app.engine.stacks.stack_shapes import tied_names, unique_tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from representation.architecture.config import config_of
 from representation.formats import Dense, Format, LowRank, Packed, TensorSpec, format_of
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.facts import DTYPES
-from serve_app.engine.model.stack_shapes import unique_tensors
+from serve_app.engine.stacks.stack_shapes import unique_tensors
 from serve_app.errors import ConfigError
 
 NUM_DRAWN = 1_048_583

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
+from serve_app.engine.stacks.arrivals import Arrival
 from serve_app.engine.unit_bytes import pinned_bytes
 from serve_app.errors import BadRelease
 

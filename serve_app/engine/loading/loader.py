@@ -21,10 +21,10 @@ from serve_app.engine.loading.backbones import (
     load_backbone,
 )
 from serve_app.engine.loading.part_reads import PartToLoad, read_parts
-from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.facts import vocabulary
 from serve_app.engine.model.packed import Configured, PackedModel
 from serve_app.engine.source import ReleaseSource
+from serve_app.engine.stacks.arrivals import Arrival
 from serve_app.errors import BadRelease, EngineError, LoadFailed, Unsupported
 
 

@@ -15,9 +15,9 @@ from serve_app.engine.experts.shelving import (
     shelf_rows,
 )
 from serve_app.engine.loading.part_reads import PartToLoad
-from serve_app.engine.model.facts import backbone_key, context_length
+from serve_app.engine.model.facts import context_length
 from serve_app.engine.model.packed import Configured, PackedModel
-from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource
+from serve_app.engine.source import LayerLike, ModelLike, ReleaseSource, backbone_key
 from serve_app.errors import BadRelease, UnknownModel, UnknownRelease
 from serve_app.scheduling.ledgers.row_ledger import RowLedger
 from serve_app.scheduling.sequence import ModelKey

@@ -97,7 +97,8 @@ class Room:
         packed = self._packed
         if self._memory.device_memory is None:
             return free_bytes(packed.device)
-        now = packed.pool_bytes + packed.backbone_bytes + packed.kv_bytes
+        running = packed.kv_bytes + packed.state_bytes
+        now = packed.pool_bytes + packed.backbone_bytes + running
         return self._memory.allocated_bytes + self._memory.spare_bytes - now
 
 

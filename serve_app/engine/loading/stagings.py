@@ -16,9 +16,8 @@ from serve_app.engine.loading.loader import (
 from serve_app.engine.loading.part_reads import PartToLoad
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.room import Room
-from serve_app.engine.model.facts import backbone_key
 from serve_app.engine.model.packed import Configured
-from serve_app.engine.source import ReleaseSource
+from serve_app.engine.source import ReleaseSource, backbone_key
 from serve_app.errors import BadRelease, EngineError, LoadFailed
 
 logger = logging.getLogger(__name__)

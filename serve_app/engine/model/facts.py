@@ -54,11 +54,6 @@ def in_float32(models: Iterable[ModelLike]) -> frozenset[str]:
     return frozenset(n for model in models for blob in model.backbone for n in blob.in_float32)
 
 
-def backbone_key(model: ModelLike) -> str:
-    """A key that is equal for models whose backbones are the same files."""
-    return "+".join(blob.digest for blob in model.backbone)
-
-
 def layer_shapes(anatomy: Anatomy) -> list[LayerShape]:
     """The shapes of the experts of each MoE layer, in order."""
     return [LayerShape.of(experts) for experts in anatomy.experts.values()]

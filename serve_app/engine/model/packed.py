@@ -20,14 +20,15 @@ from serve_app.engine.device.cores import on_cores
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import native
 from serve_app.engine.device.native.rows import Rows
-from serve_app.engine.model.arrivals import Arrivals
-from serve_app.engine.model.fitting import Fitter
-from serve_app.engine.model.originals import PerSegment
+from serve_app.engine.leaves.fitting import Fitter
+from serve_app.engine.leaves.originals import PerSegment
+from serve_app.engine.leaves.siblings import sibling_leaves
 from serve_app.engine.model.refusals import as_unsupported
 from serve_app.engine.model.replacing import (
     Sizes,
     attach_attention,
     attach_pool,
+    attach_states,
     remember_configs,
     replace_leaves,
     replace_rotaries,
@@ -35,11 +36,12 @@ from serve_app.engine.model.replacing import (
 )
 from serve_app.engine.model.rotary import OwnRotary, PackedRotary, recompute_length
 from serve_app.engine.model.rotating import rotate_by_code
-from serve_app.engine.model.siblings import sibling_leaves
-from serve_app.engine.model.stack_shapes import contents_of, joined_siblings, stack_shapes
-from serve_app.engine.model.stacks import allocate_stacks
 from serve_app.engine.model.watching import RoutingSeen, told
 from serve_app.engine.source import ModelLike
+from serve_app.engine.stacks.arrivals import Arrivals
+from serve_app.engine.stacks.stack_shapes import contents_of, joined_siblings, stack_shapes
+from serve_app.engine.stacks.stacks import allocate_stacks
+from serve_app.engine.states.by_sequence import BySequence
 from serve_app.engine.step.step import CurrentStep, StepView
 
 FEW_TOKENS = 128
@@ -119,6 +121,7 @@ class PackedModel:
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
         self.slow_leaves = tuple(fitter.slow)
+        self.states = attach_states(anatomy, self.step, self.stacks, sizes, device)
         spread_vectors(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
@@ -203,7 +206,7 @@ class PackedModel:
     def bound_to_host(self) -> str | None:
         """Why the same operations cannot serve steps of any models; None: they can."""
         for path, module in self._model.named_modules():
-            if isinstance(module, PerSegment):
+            if isinstance(module, PerSegment | BySequence):
                 return f"{path} runs once per model"
             if isinstance(module, PackedRotary) and module.looks_at_length:
                 return f"{path} looks at the length of sequences"
@@ -279,6 +282,10 @@ class PackedModel:
         return sum(paged.store.num_bytes for paged in self.attentions.values())
 
     @property
+    def state_bytes(self) -> int:
+        return sum(layer.num_bytes for layer in self.states.values())
+
+    @property
     def attention_bytes(self) -> int:
         """Bytes that forms of attention keep between steps."""
         return sum(form.num_bytes for form in self.attention_forms)
@@ -298,8 +305,18 @@ class PackedModel:
                 self.is_watched = False
 
     @torch.inference_mode()
+    def begin_sequences(self, view: StepView) -> None:
+        """Before a step: forget the state of those whose rows its new sequences got."""
+        begins = () if view.states is None else view.states.begins
+        if begins:
+            for layer in self.states.values():
+                layer.clear(begins)
+
+    @torch.inference_mode()
     def forward(self, view: StepView) -> torch.Tensor:
-        """Run one step. ->  (n, V) logits of the rows that need them, V the longest vocabulary.
+        """Run one step, whose sequences have begun.
+
+        ->  (n, V) logits of the rows that need them, V the longest vocabulary
 
         Rows of a model with a shorter vocabulary are -inf beyond its end.
         """

@@ -22,10 +22,12 @@ from serve_app.engine.experts.pool import EXPERTS, PoolLayer
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfRows
 from serve_app.engine.experts.together_choice import make_together
-from serve_app.engine.model.fitting import Fitter
-from serve_app.engine.model.leaves import Leaf
+from serve_app.engine.leaves.fitting import Fitter
+from serve_app.engine.leaves.leaves import Leaf
 from serve_app.engine.model.rotary import PackedRotary
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.stacks.stacks import Stacks
+from serve_app.engine.states.by_sequence import BySequence
+from serve_app.engine.states.state_store import StateLayer
 from serve_app.engine.step.step import CurrentStep
 
 
@@ -35,8 +37,9 @@ class Sizes:
 
     num_places: backbones on the device.   backbone_rows: of each stack of their tensors; None: one
     for each place.   shelves: of each layer's pool, in layer order.
-    num_blocks, block_size: of the KV store; block size in tokens. There is one more block, which
-    no sequence has: padding rows of a step write there.
+    num_blocks, block_size: of the KV store; block size in tokens.   state_rows: of each store of
+    state. There is one more block and one more row, which no sequence has: padding rows of a step
+    write there.
     """
 
     num_places: int
@@ -44,6 +47,7 @@ class Sizes:
     num_blocks: int
     block_size: int
     backbone_rows: Mapping[str, int] | None = None
+    state_rows: int = 0
 
 
 def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf]) -> None:
@@ -51,11 +55,17 @@ def replace_leaves(anatomy: Anatomy, fitter: Fitter, joined: Mapping[str, Leaf])
     for path, axes in anatomy.units.items():
         if path in joined:
             anatomy.model.set_submodule(path, joined[path])
-            continue
-        module = anatomy.model.get_submodule(path)
-        inside = tuple(f"{path}.{name}" for name in module.state_dict())
-        names = {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
-        anatomy.model.set_submodule(path, fitter.leaf(path, module, names, axes))
+        elif path not in anatomy.recurrent:
+            module = anatomy.model.get_submodule(path)
+            leaf = fitter.leaf(path, module, names_inside(anatomy, path), axes)
+            anatomy.model.set_submodule(path, leaf)
+
+
+def names_inside(anatomy: Anatomy, path: str) -> dict[str, str]:
+    """The names of a module's tensors, its parts' too -> their names in a checkpoint."""
+    module = anatomy.model.get_submodule(path)
+    inside = [f"{path}.{name}" for name in module.state_dict()]
+    return {name[len(path) + 1 :]: name for name in inside if name in anatomy.tensors}
 
 
 def spread_vectors(anatomy: Anatomy, step: CurrentStep, stacks: Stacks) -> None:
@@ -144,6 +154,26 @@ def attach_attention(
         anatomy.model.get_submodule(path).paged_attention = attentions[path]
     use_attention(anatomy.model, ATTENTION)
     return attentions
+
+
+def attach_states(
+    anatomy: Anatomy, step: CurrentStep, stacks: Stacks, sizes: Sizes, device: torch.device
+) -> dict[str, StateLayer]:
+    """Replace recurrent mixers by leaves with a store of state. -> the stores by path"""
+    stores = {}
+    for path, mixer in anatomy.recurrent.items():
+        stores[path] = StateLayer(mixer.states, num_rows=sizes.state_rows + 1, device=device)
+        leaf = BySequence(
+            step,
+            stacks,
+            names_inside(anatomy, path),
+            anatomy.units[path],
+            original=anatomy.model.get_submodule(path),
+            argument=mixer.argument,
+            store=stores[path],
+        )
+        anatomy.model.set_submodule(path, leaf)
+    return stores
 
 
 class Remembered:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.engine.counters import Counters
 from serve_app.engine.request import Event, Failed, Logprob, PromptLogprobs, Request, Token
@@ -23,12 +23,15 @@ from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)
+MOST_BROKEN = 2
+"""Requests of models that keep state are computed again after that many steps that broke."""
 
 
 @dataclass(slots=True)
 class _Active:
     """A request in the engine, and the log-probabilities of its prompt so far, by position.
 
+    num_broken: how many steps of it broke, after which it was computed again.
     queued_s: its wait before anything was computed; num_cached: tokens of its prompt that were
     already computed. Both are set until its first token is reported.
     """
@@ -41,11 +44,12 @@ class _Active:
     began: bool = False
     queued_s: float | None = None
     num_cached: int = 0
+    num_broken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A running step, and its requests by id."""
+    """A running step, and by id the requests for which its results count."""
 
     plan: StepPlan
     active: Mapping[str, _Active]
@@ -124,7 +128,25 @@ class Flights:
             step, broken = self._runner.launch_apart(plan, running, after, self._followed)
             for name, why in broken.items():
                 self._give_up({name: active[name]}, why)
+            if self._runner.keeps_state:
+                self._recompute({n: a for n, a in active.items() if n not in broken}, error)
+                active = {}
         self._flights.append(_Flight(plan, active, began, step))
+
+    def _recompute(self, active: Mapping[str, _Active], error: Exception) -> None:
+        """Compute these requests from the start: a step that broke may have changed their state.
+
+        One whose steps broke `MOST_BROKEN` times already is given up.
+        """
+        for request in active.values():
+            request.num_broken += 1
+        lost = {name: each for name, each in active.items() if each.num_broken > MOST_BROKEN}
+        if lost:
+            self._give_up(lost, error)
+        self._scheduler.recompute(active.keys() - lost.keys())
+        for index, flight in enumerate(self._flights):
+            counted = {name: each for name, each in flight.active.items() if name not in active}
+            self._flights[index] = replace(flight, active=counted)
 
     def _begin(self, active: _Active) -> None:
         sequence = active.sequence
@@ -148,7 +170,8 @@ class Flights:
         self._counters.note_step(now - max(flight.began, self._landed), result.seconds)
         self._landed = now
         for name, found in result.prompt_logprobs.items():
-            flight.active[name].prompt_logprobs.update(found)
+            if name in flight.active:
+                flight.active[name].prompt_logprobs.update(found)
         over = self._follow(flight, result.sampled) if self._followed else ()
         events = self._scheduler.commit(flight.plan, result.sampled, now, over)
         committed = self._clock()

@@ -10,8 +10,18 @@ import numpy as np
 import torch
 
 from serve_app.engine.step.integers import Integers, Ints
-from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, SequenceGroup, Spans, StepView
+from serve_app.engine.step.step import (
+    PagedOnHost,
+    Paging,
+    RopeSpan,
+    SequenceGroup,
+    Spans,
+    StatePiece,
+    StateRows,
+    StepView,
+)
 from serve_app.scheduling.ledgers.blocks import BLOCKS
+from serve_app.scheduling.ledgers.state_rows import STATE_ROWS
 from serve_app.scheduling.plan import Chunk
 
 PIECE_TOKENS = 128
@@ -68,6 +78,7 @@ class ViewBuilder:
 
     num_places: backbones on the device.   block_size: tokens in a KV block.
     groups, paging: whether the sequences are needed in these shapes.
+    states: whether models keep state besides keys and values.
     """
 
     def __init__(
@@ -78,12 +89,14 @@ class ViewBuilder:
         *,
         groups: bool = True,
         paging: bool = False,
+        states: bool = False,
     ) -> None:
         self._num_places = num_places
         self._block_size = block_size
         self._device = device
         self._with_groups = groups
         self._with_paging = paging
+        self._with_states = states
         self._tables = BlockTables()
 
     def build(self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Outputs) -> StepView:
@@ -115,6 +128,7 @@ class ViewBuilder:
             groups=self._groups(chunks, begins, integers) if self._with_groups else (),
             paging=self._paging(chunks, begins, tables, integers) if self._with_paging else None,
             ropes=_rope_spans(chunks, begins, rows, len(positions)),
+            states=_state_rows(chunks, begins, integers) if self._with_states else None,
         )
         integers.send()
         return view
@@ -191,6 +205,16 @@ def _padded(tables: Sequence[tuple[int, ...]]) -> Ints:
     """The tables of S sequences, padded with block 0.  ->  (S, b)"""
     by_column = chain.from_iterable(zip_longest(*tables, fillvalue=0))
     return np.frombuffer(array("q", by_column), dtype=np.int64).reshape(-1, len(tables)).T
+
+
+def _state_rows(chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers) -> StateRows:
+    rows = [chunk.held[STATE_ROWS][0] for chunk in chunks]
+    pieces = [
+        StatePiece(number, chunk.place, start, start + len(chunk.tokens))
+        for number, (chunk, start) in enumerate(zip(chunks, starts, strict=True))
+    ]
+    begins = [row for row, chunk in zip(rows, chunks, strict=True) if not chunk.start]
+    return StateRows(integers.put(rows), tuple(pieces), tuple(begins))
 
 
 def _rope_spans(

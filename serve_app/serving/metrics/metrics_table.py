@@ -163,6 +163,9 @@ ENGINE = (
         "backbone_bytes", "Bytes of the places for backbones", lambda e: e.backbones_bytes
     ),
     engine_gauge("kv_bytes", "Bytes of the KV store", lambda e: e.kv_bytes),
+    engine_gauge("state_rows", "Sequences that state has room for", lambda e: e.state_rows),
+    engine_gauge("state_rows_used", "Sequences whose state is held", lambda e: e.state_rows_used),
+    engine_gauge("state_bytes", "Bytes of the state of sequences", lambda e: e.state_bytes),
     engine_gauge(
         "attention_bytes", "Bytes that attention kernels keep", lambda e: e.attention_bytes
     ),

@@ -45,16 +45,33 @@ class OwnAttention(mixtral.MixtralAttention):
         return hidden_states, None
 
 
+class AskingAttention(mixtral.MixtralAttention):
+    def forward(self, hidden_states: Any, past_key_values: Any = None, **_: Any) -> Any:
+        return past_key_values.update(hidden_states, hidden_states, 0)[0], None
+
+
+def first_of_layers(kind: Any) -> tuple[str, Any]:
+    """A decoder layer that has such a mixer if it is the first one."""
+
+    class Layer(mixtral.MixtralDecoderLayer):
+        def __init__(self, config: Any, layer_idx: int) -> None:
+            super().__init__(config, layer_idx)
+            if layer_idx == 0:
+                self.self_attn = kind(config, layer_idx)
+
+    return "MixtralDecoderLayer", Layer
+
+
 class ShortConvolution(mixtral.MixtralAttention):
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.conv = nn.Conv1d(2, 2, 3)
 
 
-class TwoAttentions(mixtral.MixtralDecoderLayer):
-    def __init__(self, config: Any, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
-        self.other_attn = mixtral.MixtralAttention(config, layer_idx)
+class TwiceAttending(mixtral.MixtralDecoderLayer):
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        once, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
+        return super().forward(hidden_states + once, **kwargs)
 
 
 class HiddenBuffer(mixtral.MixtralDecoderLayer):
@@ -154,9 +171,10 @@ MADE_UP: dict[str, tuple[str, Any]] = {
     "experts without their second matrix": ("MixtralExperts", NamelessExperts),
     "matrices of different numbers of experts": ("MixtralExperts", UnevenExperts),
     "experts of more than matrices": ("MixtralExperts", CubicExperts),
-    "attention of its own": ("MixtralAttention", OwnAttention),
+    "attention of its own": first_of_layers(OwnAttention),
     "a convolution over tokens": ("MixtralAttention", ShortConvolution),
-    "two attentions in a layer": ("MixtralDecoderLayer", TwoAttentions),
+    "attention that asks for keys and values": first_of_layers(AskingAttention),
+    "a layer that attends twice": ("MixtralDecoderLayer", TwiceAttending),
     "a buffer that no checkpoint holds": ("MixtralDecoderLayer", HiddenBuffer),
     "attention with weights of its own": ("MixtralAttention", GatedAttention),
     "weights of a module that is not called": ("MixtralDecoderLayer", UncalledNorm),

@@ -39,7 +39,10 @@ def anatomy_of(model_type: str) -> Anatomy:
 @pytest.mark.parametrize("model_type", SERVED)
 def test_each_architecture_is_built_and_studied(model_type: str) -> None:
     fields, anatomy = fields_of(model_type), anatomy_of(model_type)
-    assert len(anatomy.attentions) == fields["num_hidden_layers"]
+    num_mixers = len(anatomy.attentions) + len(anatomy.recurrent)
+    fields = fields.get("text_config", fields)
+    blocks = fields.get("layers_block_type")  # of which each is a mixer or experts
+    assert num_mixers == (fields["num_hidden_layers"] if blocks is None else 4)
     assert all(module.num_experts > 1 for module in anatomy.experts.values())
     owned = {name for name, _ in anatomy.model.named_parameters()}
     of_experts = {

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from representation.architecture.anatomy import Anatomy
-from serve_app.engine.model.facts import backbone_key
-from serve_app.engine.source import ModelLike
+from serve_app.engine.source import ModelLike, backbone_key
 
 Kinds = Mapping[str, tuple[torch.Size, torch.dtype]]
 

@@ -13,9 +13,9 @@ from serve_app.engine.loading.backbones import PORTABLE, hold_backbone
 from serve_app.engine.loading.loader import BackboneLoaded, BackboneToRead, Loader
 from serve_app.engine.loading.placing import Placing
 from serve_app.engine.loading.pooled_releases import PooledReleases
-from serve_app.engine.model.arrivals import Arrival
 from serve_app.engine.model.packed import PackedModel
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.stacks.arrivals import Arrival
+from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import Spans, StepView
 from serve_app.engine.unit_bytes import ALIGNMENT, copy_bytes

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from representation.architecture.tracing import Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.model.leaves import (
+from serve_app.engine.leaves.leaves import (
     Leaf,
     Names,
     by_row,
@@ -22,7 +22,7 @@ from serve_app.engine.model.leaves import (
     per_token,
     sole_rows,
 )
-from serve_app.engine.model.stacks import Stack, Stacks
+from serve_app.engine.stacks.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Segment, Spans
 
 

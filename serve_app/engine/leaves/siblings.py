@@ -10,9 +10,9 @@ import torch
 from representation.architecture.anatomy import Anatomy
 from representation.architecture.tracing import Axes
 from serve_app.engine.device.matmul import Multiplier
-from serve_app.engine.model.leaves import Leaf, Names, StackedLinear
-from serve_app.engine.model.stack_shapes import joined_siblings
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.leaves.leaves import Leaf, Names, StackedLinear
+from serve_app.engine.stacks.stack_shapes import joined_siblings
+from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.step.step import CurrentStep
 
 

@@ -15,11 +15,11 @@ from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native, native
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.engine import Engine
-from serve_app.engine.model.arrivals import Arrival
-from serve_app.engine.model.fitting import PROBE_PLACES, Fitter, difference
-from serve_app.engine.model.leaves import Leaf, StackedRouter
-from serve_app.engine.model.originals import PerSegment, PerToken
-from serve_app.engine.model.stacks import Stacks, allocate_stacks
+from serve_app.engine.leaves.fitting import PROBE_PLACES, Fitter, difference
+from serve_app.engine.leaves.leaves import Leaf, StackedRouter
+from serve_app.engine.leaves.originals import PerSegment, PerToken
+from serve_app.engine.stacks.arrivals import Arrival
+from serve_app.engine.stacks.stacks import Stacks, allocate_stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 from tests.engine.running import ON_CPU

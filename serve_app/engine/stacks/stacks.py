@@ -12,9 +12,9 @@ import torch
 
 from representation.architecture.anatomy import Anatomy
 from serve_app.engine.device.pages import with_rows, zeros
-from serve_app.engine.model.arrivals import Arrival
-from serve_app.engine.model.stack_rows import RowTable, StackRows
-from serve_app.engine.model.stack_shapes import (
+from serve_app.engine.stacks.arrivals import Arrival
+from serve_app.engine.stacks.stack_rows import RowTable, StackRows
+from serve_app.engine.stacks.stack_shapes import (
     StackShape,
     stack_shapes,
     tied_names,

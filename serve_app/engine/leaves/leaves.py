@@ -5,6 +5,7 @@ module's own code. `fitting.py` decides which one a module gets.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from representation.architecture.tracing import Axes
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
-from serve_app.engine.model.stacks import Stack, Stacks
+from serve_app.engine.stacks.stacks import Stack, Stacks
 from serve_app.engine.step.step import CurrentStep, Spans
 
 Names = Mapping[str, str]
@@ -30,6 +31,13 @@ class Leaf(nn.Module):
         self.stacks = stacks
         self.names = dict(names)
         self.axes = axes
+
+    def __getattr__(self, name: str) -> Any:
+        """What a stock model's code may know of a weight without using it: dtype and device."""
+        names = self.__dict__.get("names", {})
+        if name not in names:
+            return super().__getattr__(name)
+        return self.stacks[names[name]].new_empty(0)
 
     @property
     def spans(self) -> Spans:

@@ -17,7 +17,7 @@ from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.device.trial import first_equal, leaf_difference
-from serve_app.engine.model.leaves import (
+from serve_app.engine.leaves.leaves import (
     Leaf,
     Names,
     StackedEmbedding,
@@ -26,8 +26,8 @@ from serve_app.engine.model.leaves import (
     StackedRMSNorm,
     StackedRouter,
 )
-from serve_app.engine.model.originals import PerSegment, PerToken
-from serve_app.engine.model.stacks import Stacks
+from serve_app.engine.leaves.originals import PerSegment, PerToken
+from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
 

@@ -1,0 +1,1 @@
+"""Modules with the weights of several backbones, in place of those of a stock model."""
