@@ -29,6 +29,7 @@ ROWS = (
     Row(
         "a place for each model", residency.one_model_each, "each loads one; 0 refused", most_s=240
     ),
+    Row("conversations stay", residency.conversations, "9 of 10 known tokens reused", most_s=240),
     Row("releases in turn", residency.one_stages, "0 refused, one stages at a time", most_s=240),
     Row("scaled by load", residency.scaled, "2 engines under load, then 1; 0 refused", most_s=300),
     Row("head killed, with Redis", headless.head_killed, "0 of 200 lost", most_s=560),

@@ -17,6 +17,7 @@ from tests.monitoring.prometheus_server import Prometheus, prometheus
 
 STREAMS, LENGTHS = 40, (20, 60, 140)
 NAME = "generation_tokens_total"
+ANSWERS = "http_requests_total"
 WITHIN = 0.01
 RAY_S = 25.0
 """By then Ray's agents have heard of it: they are told every 10 s."""
@@ -36,6 +37,7 @@ def metrics_of_two(site: Site) -> Mapping[str, Any]:
 
 
 def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, Any]:
+    answers_before = _answers(cluster)
     by_engine = {node.address: metric(node.address, NAME) for node in cluster.workers}
     before, ray_before = _by_prometheus(found), ray_series(cluster.ray_metrics(), NAME)
     with site.clients(cluster) as clients:
@@ -56,10 +58,18 @@ def _asked(site: Site, cluster: Cluster, found: Prometheus | None) -> dict[str, 
         "counted by each engine": counted,
         "counted over truth": sum(counted) / truth,
         "by Ray over truth": sum(by_ray) / truth,
+        "answers by Ray over truth": (_answers(cluster) - answers_before) / len(answered),
     }
     if found is not None:
         seen["by Prometheus over truth"] = (_by_prometheus(found) - before) / truth
     return seen
+
+
+def _answers(cluster: Cluster) -> float:
+    """Completions that ingresses answered with 2xx, by Ray's own metrics."""
+    found = ray_series(cluster.ray_metrics(), ANSWERS)
+    wanted = ('route="/v1/completions"', 'status="2xx"')
+    return sum(value for labels, value in found.items() if all(one in labels for one in wanted))
 
 
 def _by_prometheus(found: Prometheus | None) -> float:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import openai
 import yaml
 
 from tests.chaos.endpoint import ROOT, wait_until
@@ -17,6 +18,9 @@ from tests.cluster.site import CHANNEL, MODELS, Site
 CLIENTS = 8
 ANSWERED = 160
 MISSES = "backbone_misses_total"
+HITS = "prefix_hit_tokens_total"
+CONVERSATIONS, TURNS, BLOCK, REUSED = 12, 4, 16, 0.9
+INSTRUCTIONS = "You answer in one word. " * 12
 STAGED_S = 60.0
 SCALED_S = 90.0
 OVERLAY = "k8s/overlays/multi-gpu/engines.yaml"
@@ -34,6 +38,44 @@ def one_model_each(site: Site) -> Mapping[str, Any]:
         raise Short("some were not right", seen)
     if sum(misses) > len(MODELS) * 4:
         raise Short("models were loaded again and again", seen)
+    return seen
+
+
+def conversations(site: Site) -> Mapping[str, Any]:
+    """Two engines that hold all models, and conversations whose turns come by any ingress: a turn
+    goes where keys and values of the turns before it are.
+    """
+    cluster = site.serving(2)
+    addresses = [node.address for node in cluster.workers]
+    hits, known = sum(metric(each, HITS) for each in addresses), 0
+    clients = [
+        openai.OpenAI(base_url=f"{node.proxy}/v1", api_key=site.key, max_retries=0)
+        for node in cluster.workers
+    ]
+    talks: list[list[Any]] = [
+        [{"role": "system", "content": INSTRUCTIONS}] for _ in range(CONVERSATIONS)
+    ]
+    before = [0] * CONVERSATIONS
+    for turn in range(TURNS):
+        for number, talk in enumerate(talks):
+            talk.append({"role": "user", "content": f"Question {turn} of {number}. " * 8})
+            answer = clients[(turn + number) % 2].chat.completions.create(
+                model=MODELS[number % 2], messages=talk, max_tokens=8
+            )
+            assert answer.usage is not None
+            known += before[number] // BLOCK * BLOCK
+            before[number] = answer.usage.prompt_tokens
+            talk.append({"role": "assistant", "content": answer.choices[0].message.content})
+    hits = sum(metric(each, HITS) for each in addresses) - hits
+    seen = {
+        "conversations": CONVERSATIONS,
+        "turns": TURNS,
+        "tokens of turns before": known,
+        "of them reused": hits / known,
+        "prompts by engine": [metric(each, "prompt_tokens_total") for each in addresses],
+    }
+    if hits < REUSED * known:
+        raise Short("turns went where nothing was known of them", seen)
     return seen
 
 
