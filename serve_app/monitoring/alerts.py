@@ -109,7 +109,7 @@ ALERTS = (
         "ExpertpoolReplicaOutOfStep",
         "warning",
         f"{PREFIX}wanted_is_serving == 0 and on (replica) {PREFIX}ready == 1"
-        f" unless on (replica) {PREFIX}staging == 1",
+        f" unless on (replica) ({PREFIX}staging == 1 or {PREFIX}waiting_for_turn == 1)",
         600,
         "Replica {{ $labels.replica }} answers with another release than the channel points at.",
     ),

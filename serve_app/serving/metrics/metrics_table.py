@@ -79,6 +79,11 @@ RELEASES = (
         lambda look: look.releases.staging is not None,
     ),
     gauge(
+        "waiting_for_turn",
+        "1 while a next release is read only once another replica has read it",
+        lambda look: look.releases.waits_for_turn,
+    ),
+    gauge(
         "canary_share",
         "The share of requests that are the canary's, from 0 to 1; tenants are not counted",
         lambda look: look.releases.canary_percent / 100,

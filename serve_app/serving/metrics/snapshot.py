@@ -15,6 +15,7 @@ class ReleaseState:
     """What is served and what should be.
 
     wanted: by the channel, or pinned.   staging: what is being read now, a canary too.
+    waits_for_turn: whether that has to wait for another replica.
     channel_trouble: why the channel is unreadable.   last_staging_s: how long the last one took.
     canary: the release that answers on that side, if one does.   canary_percent: its share, as the
     file says, even if nothing can answer it.
@@ -23,6 +24,7 @@ class ReleaseState:
     wanted: str | None = None
     serving: str | None = None
     staging: str | None = None
+    waits_for_turn: bool = False
     channel_trouble: str | None = None
     num_switches: int = 0
     num_failures: int = 0

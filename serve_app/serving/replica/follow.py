@@ -75,13 +75,17 @@ def decide(situation: Situation) -> str | None:
 
 @dataclass(slots=True)
 class FollowState:
-    """What the follower knows, for health and metrics. `trouble`: why the channel is unreadable."""
+    """What the follower knows, for health and metrics. `trouble`: why the channel is unreadable.
+
+    waits_for_turn: whether a release is to be taken up once another replica has done so.
+    """
 
     target: UserConfig | None = None
     wanted: str | None = None
     staging: str | None = None
     failure: Failure | None = None
     trouble: str | None = None
+    waits_for_turn: bool = False
     num_switches: int = 0
     num_failures: int = 0
     last_staging_s: float = 0.0
@@ -141,7 +145,10 @@ class Follower:
         state = self.state
         state.wanted = await self._wanted()
         release = decide(Situation(self._serving(), state.wanted, state.failure, self._clock()))
-        if release is None or not (self._serving() is None or await self._neighbours.take_turn()):
+        state.waits_for_turn = not (
+            release is None or self._serving() is None or await self._neighbours.take_turn()
+        )
+        if release is None or state.waits_for_turn:
             return
         begun = self._clock()
         state.staging = release

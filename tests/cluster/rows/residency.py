@@ -20,7 +20,8 @@ ANSWERED = 160
 MISSES = "backbone_misses_total"
 HITS = "prefix_hit_tokens_total"
 CONVERSATIONS, TURNS, BLOCK, REUSED = 12, 4, 16, 0.9
-INSTRUCTIONS = "You answer in one word. " * 12
+INSTRUCTIONS = "Be brief."
+"""Short: what conversations have in common is known everywhere."""
 STAGED_S = 60.0
 SCALED_S = 90.0
 OVERLAY = "k8s/overlays/multi-gpu/engines.yaml"

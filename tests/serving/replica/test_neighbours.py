@@ -8,6 +8,7 @@ from consolidation.release import Alias, Aliases, Canary
 from serve_app.serving.replica.replica import EngineReplica
 from serve_app.serving.routing.replica_facts import ReplicaFacts
 from tests.serving.fakes import CONFIG, World, source, world
+from tests.serving.metric_pages import of_one
 from tests.serving.running import replica_of, serves, until
 
 AT = datetime(2026, 11, 30, tzinfo=UTC)
@@ -51,10 +52,12 @@ def test_a_first_release_waits_for_no_turn_and_a_next_one_does() -> None:
             made.registry.channels["stable"] = "r2"
             await until(lambda: turns.told.count("take") > 2)
             assert (await replica.status())["release"] == "r1"
+            assert "waiting_for_turn 1.0" in of_one(await replica.metrics())
             turns.told.clear()
             turns.free = True
             await serves(replica, "r2")
             await until(lambda: turns.told[-1] == "end")
+            assert "waiting_for_turn 0.0" in of_one(await replica.metrics())
             assert turns.told.count("end") == 1
         finally:
             await replica.aclose()

@@ -130,6 +130,7 @@ class View:
             wanted=state.wanted,
             serving=self._releases.serving,
             staging=state.staging or beside.staging,
+            waits_for_turn=state.waits_for_turn,
             channel_trouble=state.trouble,
             num_switches=state.num_switches,
             num_failures=state.num_failures + beside.num_failures,
