@@ -107,7 +107,23 @@ SECURITY: list[tuple[Change, tuple[str, ...]]] = [
     ),
 ]
 
+
+def scaled_by(function: str) -> Change:
+    def scale(args: Any, ingress: Any, engine: Any) -> None:
+        del engine["num_replicas"]
+        engine["autoscaling_config"] = {"policy": {"policy_function": function}}
+
+    return served(scale)
+
+
 SERVE: list[tuple[Change, tuple[str, ...]]] = [
+    *(
+        (scaled_by(f"serve_app.serving.routing.{name}"), ("cannot be imported here", word))
+        for name, word in (
+            ("engines:policy", "'serve_app.serving.routing.engines'"),
+            ("engines_wanted:police", "'police'"),
+        )
+    ),
     (
         served(lambda args, ingress, engine: engine.update(max_ongoing_request=5)),
         ("deployments[1].max_ongoing_request is", "max_ongoing_requests is one"),
@@ -255,6 +271,10 @@ def test_a_planted_mistake_is_named_with_its_file_object_field_and_cure(
     found = said(planted(change, known=NONE))
     assert any(all(part in each for part in named) for each in found), found
     assert all(each.startswith("set.yaml: RayService/expertpool: ") for each in found)
+
+
+def test_a_policy_of_somebody_elses_that_is_not_here_is_no_mistake() -> None:
+    assert planted(scaled_by("acme.scaling:policy"), known=NONE) == []
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from serve_app.k8s.lint.mistake import Described, Finding
 
 _PLACE = "spec.serveConfigV2"
 _PREFIX = "EXPERTPOOL_"
+_OURS = __name__.partition(".")[0]
 
 
 def serve_fields(objects: Sequence[Described]) -> Iterator[Finding]:
@@ -49,6 +50,9 @@ def _of_config(one: Described) -> Iterator[Finding]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         yield from _refused(one, error, _PLACE)
+    except (ImportError, AttributeError) as error:  # of a function that Serve reads at once
+        told = one.wrong if _OURS in str(error) else one.doubtful
+        yield told(_PLACE, None, f"what it names cannot be imported here: {error}")
     app = application(one)
     if app is None:
         right = "no application of it is ours (import_path: serve_app.serving.app:build)"
