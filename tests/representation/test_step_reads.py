@@ -61,8 +61,9 @@ def test_what_models_share_is_read_once() -> None:
 @pytest.mark.parametrize("model_type", SERVED)
 def test_every_served_config_says_how_many_experts_a_token_goes_to(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
-    names = ("num_experts_per_tok", "moe_topk")
-    said = next((n for n in (getattr(config, name, None) for name in names) if n), 2)
+    names = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+    text = config.get_text_config()
+    said = next((n for n in (getattr(text, name, None) for name in names) if n), 2)
     assert DecodeStep.of(plain_config(config)) == DecodeStep(said, SEQUENCES)
 
 

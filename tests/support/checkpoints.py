@@ -5,12 +5,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from representation.architecture.config import model_classes
 
 COMMON: dict[str, Any] = {
     "vocab_size": 320,
@@ -274,9 +271,9 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 """The same for families with recurrent mixers beside attention, two layers of each at least."""
 
 
-def tiny_config(architecture: str, **overrides: Any) -> Any:
+def tiny_config(architecture: str, towers: Any = None, **overrides: Any) -> Any:
     """A transformers config of a few thousand parameters; of any other architecture too, where
-    `overrides` say what it needs.
+    `overrides` say what it needs, and `towers` what a wrapper has beside its text model.
     """
     fields: dict[str, Any] = {
         **COMMON,
@@ -285,11 +282,11 @@ def tiny_config(architecture: str, **overrides: Any) -> Any:
         **HYBRIDS.get(architecture, {}),
         **overrides,
     }
-    if architecture not in TOWERS:
+    towers = TOWERS.get(architecture) if towers is None else towers
+    if towers is None:
         return AutoConfig.for_model(architecture, **fields)
     fields["rope_parameters"] = _ropes(architecture, fields["rope_parameters"])
-    tied = fields["tie_word_embeddings"]
-    others = {**TOWERS[architecture], "tie_word_embeddings": tied}
+    others = {**towers, "tie_word_embeddings": fields["tie_word_embeddings"]}
     return AutoConfig.for_model(architecture, text_config=fields, **others)
 
 
@@ -297,8 +294,7 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
     """A random model in float32; every parameter and buffer differs between seeds."""
     config = tiny_config(architecture, **overrides)
     torch.manual_seed(seed)
-    auto: Any = AutoModelForMultimodalLM if architecture in TOWERS else AutoModelForCausalLM
-    model = auto.from_config(config, dtype=torch.float32)
+    model = _class_of(config)._from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, tensor in sorted(model.state_dict().items()):
@@ -311,9 +307,13 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
 
 def loaded(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     """A checkpoint as transformers loads it: of a wrapper, all towers."""
-    wraps = AutoConfig.from_pretrained(directory).model_type in TOWERS
-    auto: Any = AutoModelForMultimodalLM if wraps else AutoModelForCausalLM
-    return auto.from_pretrained(directory, dtype=dtype)
+    kind = _class_of(AutoConfig.from_pretrained(directory))
+    return kind.from_pretrained(directory, dtype=dtype)
+
+
+def _class_of(config: Any) -> Any:
+    """transformers' class for what is generated from a config of this kind."""
+    return model_classes(config)[-1]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,7 +1,6 @@
 """Every architecture that is listed is served, and every one that is served is listed."""
 
 import inspect
-import re
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,12 +15,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
+from representation.text_fields import text_fields
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.replacing import Sizes
 from tests.support.checkpoints import tiny_config
 from tests.support.served import SERVED, TRANSFORMERS, served_fields
-
-LIMITS = Path(__file__).parents[3] / "docs" / "limits.md"
 
 
 def fields_of(model_type: str) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def anatomy_of(model_type: str) -> Anatomy:
 def test_each_architecture_is_built_and_studied(model_type: str) -> None:
     fields, anatomy = fields_of(model_type), anatomy_of(model_type)
     num_mixers = len(anatomy.attentions) + len(anatomy.recurrent)
-    fields = fields.get("text_config", fields)
+    fields = dict(text_fields(fields))
     blocks = fields.get("layers_block_type")  # of which each is a mixer or experts
     assert num_mixers == (fields["num_hidden_layers"] if blocks is None else 4)
     assert all(module.num_experts > 1 for module in anatomy.experts.values())
@@ -99,9 +97,3 @@ def test_every_architecture_that_is_served_is_listed() -> None:
     if unlisted and not here.startswith(f"{TRANSFORMERS}."):
         pytest.skip(f"to be listed: transformers {here} has {', '.join(unlisted)}, and they fit")
     assert not unlisted
-
-
-def test_the_documentation_lists_them() -> None:
-    (line,) = [line for line in LIMITS.read_text().splitlines() if "Model types that fit" in line]
-    assert re.findall(r"`(\w+)`", line) == list(SERVED)
-    assert f"transformers {TRANSFORMERS}" in line

@@ -1,0 +1,1 @@
+"""`make architectures`: which MoE architectures of transformers are served. Downloads nothing."""
