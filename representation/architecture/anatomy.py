@@ -16,6 +16,7 @@ from representation.architecture.attention import AttentionShape
 from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
+from representation.architecture.mixer_parts import RecurrentMixer, recurrent_mixer
 from representation.architecture.mixers import token_mixers
 from representation.architecture.skeleton import (
     hidden_buffers,
@@ -24,21 +25,9 @@ from representation.architecture.skeleton import (
     tensor_dtypes,
 )
 from representation.architecture.spreading import spread_vectors
-from representation.architecture.states import States
 from representation.architecture.tracing import Axes, Trace, trace_of
 from representation.architecture.trying import require_apart
 from representation.architecture.widening import widen
-
-
-@dataclass(frozen=True, slots=True)
-class RecurrentMixer:
-    """A token mixer that keeps state of a fixed size.
-
-    argument: the name under which it takes a cache.   states: what it keeps of one sequence.
-    """
-
-    argument: str
-    states: States
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +108,10 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         experts,
         trace.attentions,
         trace.windows,
-        {p: RecurrentMixer(mixers.recurrent[p], states) for p, states in trace.states.items()},
+        {
+            path: recurrent_mixer(path, modules[path], mixers.recurrent[path], owners, trace)
+            for path in trace.states
+        },
         rotaries,
         units,
         trace.sinks,
@@ -208,7 +200,7 @@ def _units(
         if path not in trace.axes:
             raise Unservable(f"{name}: {path} owns {own[0]!r} but is not called as a module")
         found = trace.axes[path]
-        if not found.results or None in found.results or found.inputs[:1] in ((), (None,)):
+        if not found.keeps_tokens:
             raise Unservable(f"{name}: {path} does not map tokens to tokens")
         units[path] = found
     return units

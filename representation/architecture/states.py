@@ -6,6 +6,7 @@ tensor that a `get_…` has returned (https://github.com/huggingface/transformer
 `LinearAttentionLayer`).
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from representation.architecture.errors import Unservable
 
+if not torch.cuda.is_available():  # on a CPU, what it recommends to install is of no use
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
 CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "cache_params", "layer_past")
 """Names under which mixers take a cache."""
 

@@ -45,6 +45,13 @@ class Axes:
     outputs_only: bool
 
     @property
+    def keeps_tokens(self) -> bool:
+        """Tokens go in, and tokens come out."""
+        return (
+            bool(self.results) and None not in self.results and self.inputs[:1] not in ((), (None,))
+        )
+
+    @property
     def keeps_shape(self) -> bool:
         """One tensor in, one out, tokens along the same axis."""
         return len(self.inputs) == 1 and self.inputs == self.results

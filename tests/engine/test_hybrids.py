@@ -25,7 +25,7 @@ from tests.support.served import SERVED
 from tests.support.sources import MemorySource
 
 HYBRID = [name for name in HYBRIDS if name in SERVED]
-TOLERANCES = {"nemotron_h": 1e-2}
+TOLERANCES: dict[str, float] = {}
 """Nemotron-H bounds the time steps of a prompt's tokens and not those of an answer's, which are
 computed like a prompt's after a preemption."""
 

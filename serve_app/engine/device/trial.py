@@ -12,12 +12,13 @@ import torch
 TOLERANCES = {
     "leaf": {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3},
     "attention": {torch.float32: 1e-4, torch.bfloat16: 2e-2},
+    "mixer": {torch.float32: 1e-3, torch.bfloat16: 5e-2},
     "experts": {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3},
     "captured step": {torch.float32: 1e-3, torch.bfloat16: 0.1},
 }
 """By what is tried and the dtype of its result. For a leaf: relative to an element, plus ten times
-as much. For attention: of an element. For experts: of an element, relative to the largest. For a
-captured step: of a row, relative to its norm.
+as much. For attention: of an element. For mixers and experts: of an element, relative to the
+largest. For a captured step: of a row, relative to its norm.
 """
 
 T = TypeVar("T")
@@ -51,6 +52,18 @@ def leaf_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
     if torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 10):
         return None
     return f"it differs by {_worst(found, wanted):.3g}"
+
+
+def mixer_difference(found: torch.Tensor, wanted: torch.Tensor) -> str | None:
+    """How the output or the state of a form of a mixer differs from that of its own code."""
+    if found.shape != wanted.shape:
+        return _other_shape(found, wanted)
+    if found.dtype != wanted.dtype:
+        return f"it gives {found.dtype}, not {wanted.dtype}"
+    worst = _worst(found, wanted)
+    if worst <= TOLERANCES["mixer"][found.dtype] * float(wanted.abs().max()):
+        return None
+    return f"it differs by {worst:.3g}"
 
 
 def attention_difference(found: torch.Tensor, wanted: torch.Tensor, plain: str) -> str | None:

@@ -52,7 +52,8 @@ class Fitter:
         self._step = step
         self._stacks = stacks
         self._multiplier = multiplier
-        self._device = device
+        self.device = device
+        self.native = native
         self._rows = None if native is None else Rows(native)
         self._found: dict[tuple[Any, ...], int | None] = {}
         self.slow: list[str] = []
@@ -79,7 +80,7 @@ class Fitter:
         if key not in self._found:
             self._found[key] = first_equal(
                 range(len(forms)),
-                lambda index: difference(module, axes, forms[index], self._device),
+                lambda index: difference(module, axes, forms[index], self.device),
                 lambda index, why: logger.info(
                     "%s, form %d: %s", type(module).__name__, index, why
                 ),

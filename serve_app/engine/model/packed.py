@@ -121,7 +121,7 @@ class PackedModel:
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
         self.slow_leaves = tuple(fitter.slow)
-        self.states = attach_states(anatomy, self.step, self.stacks, sizes, device)
+        self.states = attach_states(anatomy, self.step, self.stacks, sizes, fitter)
         spread_vectors(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
         self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
@@ -283,7 +283,7 @@ class PackedModel:
 
     @property
     def state_bytes(self) -> int:
-        return sum(layer.num_bytes for layer in self.states.values())
+        return self.states.num_bytes
 
     @property
     def attention_bytes(self) -> int:
@@ -303,14 +303,6 @@ class PackedModel:
                 yield
             finally:
                 self.is_watched = False
-
-    @torch.inference_mode()
-    def begin_sequences(self, view: StepView) -> None:
-        """Before a step: forget the state of those whose rows its new sequences got."""
-        begins = () if view.states is None else view.states.begins
-        if begins:
-            for layer in self.states.values():
-                layer.clear(begins)
 
     @torch.inference_mode()
     def forward(self, view: StepView) -> torch.Tensor:

@@ -26,8 +26,8 @@ from serve_app.engine.leaves.fitting import Fitter
 from serve_app.engine.leaves.leaves import Leaf
 from serve_app.engine.model.rotary import PackedRotary
 from serve_app.engine.stacks.stacks import Stacks
-from serve_app.engine.states.by_sequence import BySequence
-from serve_app.engine.states.state_store import StateLayer
+from serve_app.engine.states.mixer_leaves import MixerLeaves
+from serve_app.engine.states.state_store import StateLayer, StateStore
 from serve_app.engine.step.step import CurrentStep
 
 
@@ -157,23 +157,21 @@ def attach_attention(
 
 
 def attach_states(
-    anatomy: Anatomy, step: CurrentStep, stacks: Stacks, sizes: Sizes, device: torch.device
-) -> dict[str, StateLayer]:
-    """Replace recurrent mixers by leaves with a store of state. -> the stores by path"""
-    stores = {}
+    anatomy: Anatomy,
+    step: CurrentStep,
+    stacks: Stacks,
+    sizes: Sizes,
+    fitter: Fitter,
+) -> StateStore:
+    """Replace recurrent mixers by leaves with a store of state. -> the stores"""
+    layers = {}
+    maker = MixerLeaves(fitter)
     for path, mixer in anatomy.recurrent.items():
-        stores[path] = StateLayer(mixer.states, num_rows=sizes.state_rows + 1, device=device)
-        leaf = BySequence(
-            step,
-            stacks,
-            names_inside(anatomy, path),
-            anatomy.units[path],
-            original=anatomy.model.get_submodule(path),
-            argument=mixer.argument,
-            store=stores[path],
-        )
+        layers[path] = StateLayer(mixer.states, sizes.state_rows + 1, fitter.device)
+        module, names = anatomy.model.get_submodule(path), names_inside(anatomy, path)
+        leaf = maker.leaf(step, stacks, names, path, module, mixer, layers[path])
         anatomy.model.set_submodule(path, leaf)
-    return stores
+    return StateStore(layers)
 
 
 class Remembered:

@@ -16,6 +16,7 @@ from serve_app.engine.device.trial import logits_difference
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.run.kept import CaptureNeeds, Size, power_of_two
 from serve_app.engine.step.step import PagedOnHost, Paging, SequenceGroup, Spans, StepView
+from serve_app.engine.step.step_states import Singles, StepStates
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +115,23 @@ class DecodeGraphs:
 
         The recording is used if it gives the same result as the step.
         """
+        before = self._packed.states.of(view)
         expected = self._packed.forward(view)
         self._steps[size] = None
         if not self._has_room(size):
             return expected
+        after = self._packed.states.of(view)
         step = _CapturedStep(self._packed, size)
         step.fill(view)
         try:
             step.record(self._backend)
+            self._packed.states.restore(view, before)
             found = step.replay()[: view.tokens.count]
         except RuntimeError as error:
             logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)
             return expected
+        finally:
+            self._packed.states.restore(view, after)
         differs = logits_difference(found, expected)
         if differs is None:
             self._steps[size] = step
@@ -161,7 +167,8 @@ class DecodeGraphs:
 class _CapturedStep:
     """The tensors that a captured step reads. Fills them.
 
-    integers: (5, n) int64, for each token its id, position, index in the store, place, map row.
+    integers: (6, n) int64, for each token its id, position, index in the KV store, row of state,
+    place, map row.
     """
 
     def __init__(self, packed: PackedModel, size: Size) -> None:
@@ -170,10 +177,10 @@ class _CapturedStep:
         self._spare_block = packed.sizes.num_blocks
         self._block_size = packed.sizes.block_size
         device = packed.device
-        self._integers = torch.zeros((5, count), dtype=torch.int64, device=device)
-        self._pads = torch.tensor(
-            [[0], [0], [self._spare_block * self._block_size]], dtype=torch.int64, device=device
-        )
+        self._integers = torch.zeros((6, count), dtype=torch.int64, device=device)
+        self._prompts = torch.zeros(count, dtype=torch.bool, device=device)
+        pads = [0, 0, self._spare_block * self._block_size, packed.sizes.state_rows]
+        self._pads = torch.tensor([pads], dtype=torch.int64, device=device).view(-1, 1)
         self._numbers = torch.arange(count, device=device)
         self._ends = torch.zeros(packed.sizes.num_places, dtype=torch.int32, device=device)
         self._starts = torch.arange(count + 1, dtype=torch.int32, device=device)
@@ -193,15 +200,21 @@ class _CapturedStep:
         paging, count, room = view.paging, view.tokens.count, self.size[0]
         assert paging is not None
         tokens = view.tokens
-        found = torch.stack((view.ids, view.positions, view.kv_index, tokens.places, tokens.rows))
+        singles = None if view.states is None else view.states.singles
+        states = torch.zeros_like(view.ids) if singles is None else singles.rows
+        found = torch.stack(
+            (view.ids, view.positions, view.kv_index, states, tokens.places, tokens.rows)
+        )
         self._integers[:, :count] = found
+        if view.states is not None:
+            self._prompts[:count] = view.states.prompts
         self._ends.copy_(torch.where(tokens.ends == count, room, tokens.ends))
         self._lengths[:count] = paging.lengths
         self._tables[:count, : paging.tables.shape[1]] = paging.tables
         more = room - count
         if more:
-            self._integers[:3, count:] = self._pads
-            self._integers[3:, count:] = found[3:, -1:]
+            self._integers[:4, count:] = self._pads
+            self._integers[4:, count:] = found[4:, -1:]
             self._lengths[count:] = 1
             self._tables[count:] = self._spare_block
         self._paging = self._of_all(paging.host, more)
@@ -238,7 +251,7 @@ class _CapturedStep:
 
     def _view(self) -> StepView:
         """The step as the packed model sees it. Made for one run, because groups cache results."""
-        ids, positions, kv_index, places, rows = self._integers
+        ids, positions, kv_index, states, places, rows = self._integers
         spans = Spans(self.size[0], (), places, rows, self._ends, anywhere=True)
         group = SequenceGroup(
             rows=self._numbers.unsqueeze(1),
@@ -255,4 +268,10 @@ class _CapturedStep:
             kv_index=kv_index,
             groups=(group,),
             paging=self._paging,
+            states=self._states(states) if self._packed.states.layers else None,
         )
+
+    def _states(self, rows: torch.Tensor) -> StepStates:
+        """rows: (n,) int64, of the states"""
+        singles = Singles(rows, self._numbers, is_all=True)
+        return StepStates(singles, longer=(), pieces=(), begins=(), prompts=self._prompts)

@@ -157,7 +157,7 @@ class Runner:
         clock: Callable[[], float],
     ) -> None:
         """graphs: run the steps that they can run."""
-        self.keeps_state = bool(packed.states)
+        self.keeps_state = bool(packed.states.layers)
         """Whether a step changes what it cannot compute again from tokens and blocks alone."""
         self._packed = packed
         self._model: PackedModel | DecodeGraphs = packed if graphs is None else graphs
@@ -173,7 +173,7 @@ class Runner:
             packed.device,
             groups=any(form.takes_groups for form in packed.attention_forms),
             paging=graphs is not None or any(form.takes_paging for form in packed.attention_forms),
-            states=bool(packed.states),
+            states=bool(packed.states.layers),
         )
 
     @torch.inference_mode()
@@ -195,7 +195,7 @@ class Runner:
         began = self._clock()
         outputs = outputs_of(plan.chunks)
         view = self._views.build(plan.chunks, [state.row for state in running], outputs)
-        self._packed.begin_sequences(view)
+        self._packed.states.begin(view)
         self._fill_pending(view.ids, plan.chunks, after)
         making = self._masks.begin(plan.chunks, followed) if followed else None
         ready = self._clock()

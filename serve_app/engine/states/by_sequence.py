@@ -15,7 +15,8 @@ from serve_app.engine.leaves.leaves import Leaf, Names
 from serve_app.engine.leaves.originals import Original
 from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.states.state_store import StateLayer
-from serve_app.engine.step.step import CurrentStep, StatePiece
+from serve_app.engine.step.step import CurrentStep
+from serve_app.engine.step.step_states import StatePiece
 
 
 class BySequence(Leaf):
@@ -44,10 +45,10 @@ class BySequence(Leaf):
         Keywords that hold for one sequence at a time, such as masks, are None in packed steps.
         """
         states = self.step.view.states
-        assert states is not None, "the step has no rows of state"
+        assert states is not None, "the step has no states"
         out = torch.empty_like(hidden_states)
         for pieces in _together(states.pieces):
-            rows = states.rows[torch.tensor([piece.sequence for piece in pieces])]
+            rows = torch.tensor([piece.row for piece in pieces], device=out.device)
             weights = self._weights(pieces[0].place)
             if len(pieces) == 1:
                 where: Any = slice(pieces[0].start, pieces[0].end)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from serve_app.engine.step.integers import Integers, Ints
+from serve_app.engine.step.step_states import StepStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,34 +188,6 @@ class Paging:
     captured: tuple[int, int] | None = None
 
 
-class StatePiece(NamedTuple):
-    """Tokens [start, end) of a step, all of the step's sequence with this number."""
-
-    sequence: int
-    place: int
-    start: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class StateRows:
-    """Where a step's sequences have their state: S sequences, in the order of their tokens.
-
-    rows: (S,) int64, row of each in the stores of state.
-    pieces: of each, its tokens in the step; empty where only the device knows them, and then each
-    sequence has one token.
-    begins: rows of the sequences of which nothing is computed yet.
-    """
-
-    rows: torch.Tensor
-    pieces: tuple[StatePiece, ...] = ()
-    begins: tuple[int, ...] = ()
-
-
 class RopeSpan(NamedTuple):
     """Tokens [start, end) whose angles are computed together.
 
@@ -235,7 +208,7 @@ class StepView:
     ids, positions, kv_index: (T,) int64; kv_index is where in the KV store a token is written.
     output_index: (n,) int64, which tokens need logits; ascending, so outputs are sorted too.
     groups, paging: the sequences, in the shapes that the forms of attention need.
-    states: their rows of state; None where models keep none.
+    states: the states of the sequences; None where models keep none.
     """
 
     tokens: Spans
@@ -247,7 +220,7 @@ class StepView:
     groups: tuple[SequenceGroup, ...] = ()
     paging: Paging | None = None
     ropes: tuple[RopeSpan, ...] = ()
-    states: StateRows | None = None
+    states: StepStates | None = None
 
 
 class CurrentStep:

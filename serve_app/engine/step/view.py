@@ -16,10 +16,9 @@ from serve_app.engine.step.step import (
     RopeSpan,
     SequenceGroup,
     Spans,
-    StatePiece,
-    StateRows,
     StepView,
 )
+from serve_app.engine.step.step_states import Singles, StatePiece, StepStates
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.ledgers.state_rows import STATE_ROWS
 from serve_app.scheduling.plan import Chunk
@@ -128,7 +127,7 @@ class ViewBuilder:
             groups=self._groups(chunks, begins, integers) if self._with_groups else (),
             paging=self._paging(chunks, begins, tables, integers) if self._with_paging else None,
             ropes=_rope_spans(chunks, begins, rows, len(positions)),
-            states=_state_rows(chunks, begins, integers) if self._with_states else None,
+            states=_states(chunks, begins, positions, integers) if self._with_states else None,
         )
         integers.send()
         return view
@@ -207,14 +206,29 @@ def _padded(tables: Sequence[tuple[int, ...]]) -> Ints:
     return np.frombuffer(array("q", by_column), dtype=np.int64).reshape(-1, len(tables)).T
 
 
-def _state_rows(chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers) -> StateRows:
-    rows = [chunk.held[STATE_ROWS][0] for chunk in chunks]
+def _states(
+    chunks: Sequence[Chunk], starts: Sequence[int], positions: Ints, integers: Integers
+) -> StepStates:
+    """positions: (T,), of the tokens in their sequences"""
     pieces = [
-        StatePiece(number, chunk.place, start, start + len(chunk.tokens))
-        for number, (chunk, start) in enumerate(zip(chunks, starts, strict=True))
+        StatePiece(chunk.held[STATE_ROWS][0], chunk.place, start, start + len(chunk.tokens))
+        for chunk, start in zip(chunks, starts, strict=True)
     ]
-    begins = [row for row, chunk in zip(rows, chunks, strict=True) if not chunk.start]
-    return StateRows(integers.put(rows), tuple(pieces), tuple(begins))
+    singles = [piece for piece in pieces if piece.length == 1]
+    prompt_lens = np.array([chunk.prompt_len for chunk in chunks])
+    lengths = prompt_lens.repeat([piece.length for piece in pieces])  # (T,)
+    found = Singles(
+        integers.put([piece.row for piece in singles]),
+        integers.put([piece.start for piece in singles]),
+        is_all=len(singles) == len(pieces),
+    )
+    return StepStates(
+        singles=found if singles else None,
+        longer=tuple(piece for piece in pieces if piece.length > 1),
+        pieces=tuple(pieces),
+        begins=tuple([p.row for p, c in zip(pieces, chunks, strict=True) if not c.start]),
+        prompts=integers.put(positions < lengths, torch.bool),
+    )
 
 
 def _rope_spans(

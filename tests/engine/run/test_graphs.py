@@ -82,6 +82,24 @@ def test_every_architecture_answers_as_its_models_by_themselves(
     engine.close()
 
 
+@pytest.mark.parametrize("architecture", ["qwen3_next", "granitemoehybrid"])
+def test_captured_steps_go_on_from_each_sequences_own_state(
+    architecture: str,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("serve_app.engine.model.packed.native", lambda: None)  # is not recorded
+    models = {f"m{seed}": tiny_model(architecture, seed) for seed in (1, 2)}
+    engine = opened(MemorySource("r1", models), plan_ahead=True)
+    requests = greedy_requests(models, [5, 17, 9], max_tokens=8)
+    caplog.clear()
+    assert_golden(models, requests, answer(engine, requests))
+    assert not caplog.records, "every capture gave what the step gave"
+    assert recorder.num_replays > 4
+    engine.close()
+
+
 @pytest.fixture(params=["varlen", "flashinfer"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", paged_kernels.varlen_attn)

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 PATH = Path(__file__).with_name("_compiled.abi3.so")
 """One file serves every Python (pyproject.toml). Code from before it was named so is not loaded."""
 NEEDS = ("avx2", "fma3")
-INTERFACE = 5
+INTERFACE = 6
 """Version of the functions, see crew.h. Code of another version would read what is not there."""
 
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 /* Raised, here and in library.py, when a function is to be called with something else. */
-#define INTERFACE 5
+#define INTERFACE 6
 
 /* What is shared: called once with each number from 0 on, in any order, by any thread.
    thread: 0 for the caller, others for helpers; always less than the number of threads. */

@@ -1,0 +1,72 @@
+"""The parts of a recurrent mixer, for code that runs it on packed tokens. Judges no model."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import nn
+
+from representation.architecture.skeleton import own_tensors
+from representation.architecture.states import States
+from representation.architecture.tracing import TRACED_TOKENS, Axes, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentMixer:
+    """A token mixer that keeps state of a fixed size.
+
+    argument: the name under which it takes a cache.   states: what it keeps of one sequence.
+    axes: of its input and its output.
+    units: its modules with weights that map tokens to tokens by themselves, by path inside it.
+    inputs: its other modules that are called -> the shape of their first tensor, as traced.
+    """
+
+    argument: str
+    states: States
+    axes: Axes
+    units: dict[str, Axes]
+    inputs: dict[str, tuple[int, ...]]
+
+
+def recurrent_mixer(
+    path: str, mixer: nn.Module, argument: str, owners: Collection[str], trace: Trace
+) -> RecurrentMixer:
+    """What is known of the mixer there. owners: modules that own weights."""
+    units: dict[str, Axes] = {}
+    inputs: dict[str, tuple[int, ...]] = {}
+    for inner, module in mixer.named_modules():
+        whole, axes = f"{path}.{inner}", trace.axes.get(f"{path}.{inner}")
+        within = any(inner.startswith(f"{unit}.") for unit in units)
+        if not inner or within or axes is None:
+            continue
+        if whole not in owners and whole not in trace.readers:
+            continue
+        if _is_of_vectors(module):
+            inputs[inner] = axes.shape
+        elif axes.keeps_tokens:
+            units[inner] = axes
+    return RecurrentMixer(argument, trace.states[path], trace.axes[path], units, inputs)
+
+
+def _is_of_vectors(module: nn.Module) -> bool:
+    """Whether a module has nothing but vectors, as norms do."""
+    return not list(module.children()) and all(
+        tensor.dim() == 1 for name, tensor in module.state_dict().items() if name
+    )
+
+
+def rows_of_token(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Along which axis a traced tensor has its tokens, and how many rows each; None: nowhere."""
+    for axis, size in enumerate(shape):
+        if size and size % TRACED_TOKENS == 0:
+            return axis, size // TRACED_TOKENS
+    return None
+
+
+def own_names(mixer: nn.Module, units: Collection[str]) -> list[str]:
+    """Names of the tensors of a mixer that are not those of its units."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in mixer.named_modules()
+        if not any(path == unit or path.startswith(f"{unit}.") for unit in units)
+        for name in own_tensors(module)
+    ]

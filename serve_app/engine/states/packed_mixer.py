@@ -1,0 +1,172 @@
+"""A recurrent mixer's own code, run once for the tokens of all sequences of all models.
+
+Its linear layers are leaves. In place of the functions that look from token to token
+(`causal_conv1d_fn` and a recurrence), its code finds those of `convolution.py` and
+`recurrences.py`, which know where each sequence begins and where its state is.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from representation.architecture.mixer_parts import RecurrentMixer, own_names, rows_of_token
+from representation.architecture.states import StateKey
+from serve_app.engine.device.native.recurrent import Recurrent
+from serve_app.engine.leaves.leaves import Leaf, Names
+from serve_app.engine.leaves.originals import Original
+from serve_app.engine.stacks.stacks import Stacks
+from serve_app.engine.states.convolution import Taps, convolve
+from serve_app.engine.states.recurrences import recurrence
+from serve_app.engine.states.state_store import StateLayer
+from serve_app.engine.step.step import CurrentStep
+from serve_app.engine.step.step_states import StepStates
+
+CONVOLUTION = "causal_conv1d_fn"
+CONV, RECURRENT = StateKey("conv", 0), StateKey("recurrent", 0)
+MakeLeaf = Callable[[str, nn.Module], Leaf]
+"""Takes the path of a module inside the mixer, and the module."""
+
+
+class _AllAtOnce:
+    """The cache that the mixer is handed: the functions that it calls know the states."""
+
+    def has_previous_state(self, *_: Any, **__: Any) -> bool:
+        return False
+
+    def is_recording_past(self, *_: Any) -> bool:
+        return False
+
+    def get_conv_state(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def get_recurrent_state(self, *_: Any, **__: Any) -> None:
+        return None
+
+    def update_conv_state(self, conv_states: Any, *_: Any, **__: Any) -> Any:
+        return conv_states
+
+    def update_recurrent_state(self, recurrent_states: Any, *_: Any, **__: Any) -> Any:
+        return recurrent_states
+
+
+class PackedMixer(Leaf):
+    """A mixer's original code, once for all tokens of a step."""
+
+    def __init__(
+        self,
+        step: CurrentStep,
+        stacks: Stacks,
+        names: Names,
+        *,
+        original: nn.Module,
+        mixer: RecurrentMixer,
+        store: StateLayer,
+        make_leaf: MakeLeaf,
+        native: Recurrent | None,
+    ) -> None:
+        """original: keeps its modules only where no leaf takes their place. `can_be_packed`."""
+        own = own_names(original, mixer.units)
+        super().__init__(step, stacks, {name: names[name] for name in own}, mixer.axes)
+        self._inputs = {name: mixer.inputs.get(name.rpartition(".")[0]) for name in own}
+        self._argument = mixer.argument
+        self._kept = store.tensors
+        for path in mixer.units:
+            original.set_submodule(path, make_leaf(path, original.get_submodule(path)))
+        forward = _forward(original)
+        functions: dict[str, Any] = {CONVOLUTION: self._convolve}
+        found = recurrence(_called(forward), native)
+        if found is not None:
+            functions[found[0]] = partial(self._recur, found[1].run)
+        redirected = FunctionType(
+            forward.__code__,
+            {**forward.__globals__, **functions},
+            forward.__name__,
+            forward.__defaults__,
+            forward.__closure__,
+        )
+        redirected.__kwdefaults__ = forward.__kwdefaults__
+        vars(original)["forward"] = MethodType(redirected, original)
+        self._original = Original(original, own)
+
+    def forward(self, hidden_states: torch.Tensor, **others: Any) -> Any:
+        """hidden_states: (1, T, H)  ->  (1, T, H)"""
+        weights = {name: self._weight(name) for name in self.names}
+        return self._original(weights, hidden_states, **others | {self._argument: _AllAtOnce()})
+
+    def _weight(self, name: str) -> Any:
+        """A tensor of the mixer's own code, for all tokens."""
+        stack, spans = self.stack(name), self.spans
+        if stack.tensor.dim() == 4:
+            return Taps(stack, spans)
+        row = stack.rows.sole(spans)
+        if row is not None:
+            return stack.tensor[row]
+        vectors = stack.tensor.index_select(0, stack.rows.by_token(spans))  # (T, p)
+        shape = self._inputs[name]
+        place = None if shape is None else rows_of_token(shape)
+        if shape is None or place is None:
+            return vectors
+        axis, each = place
+        vectors = vectors.repeat_interleave(each, dim=0)  # (T * each, p)
+        between = [1] * (len(shape) - axis - 2)
+        return vectors.view(*[1] * axis, len(vectors), *between, vectors.shape[1])
+
+    @property
+    def _states(self) -> StepStates:
+        states = self.step.view.states
+        assert states is not None, "the step has no states"
+        return states
+
+    def _convolve(
+        self,
+        hidden_states: torch.Tensor,
+        weight: Taps,
+        bias: torch.Tensor | None = None,
+        activation: str | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """In place of transformers' function. hidden_states: (1, C, T)  ->  (1, C, T)"""
+        return convolve(hidden_states, weight, bias, activation, self._states, self._kept[CONV])
+
+    def _recur(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of transformers' function. -> its result, and nothing for the new state"""
+        kwargs = {key: value for key, value in kwargs.items() if key not in REPLACED}
+        kept = self._kept[RECURRENT]
+        return run(self._states, kept, *args, **kwargs), kept.new_empty(0)
+
+
+REPLACED = frozenset(
+    {
+        "cu_seqlens",
+        "initial_state",
+        "initial_states",
+        "output_final_state",
+        "return_final_states",
+    }
+)
+"""Keywords of recurrences that say what the states of the step say."""
+
+
+def can_be_packed(mixer: nn.Module, known: RecurrentMixer) -> bool:
+    """Whether the mixer's code looks from token to token only by functions that are known here."""
+    names = _called(_forward(mixer))
+    wanted = {CONV} if recurrence(names, None) is None else {CONV, RECURRENT}
+    return CONVOLUTION in names and known.states.keys() == wanted
+
+
+def _forward(mixer: nn.Module) -> FunctionType:
+    """The mixer's own forward, without what decorates it."""
+    found = inspect.unwrap(type(mixer).forward)
+    assert isinstance(found, FunctionType)
+    return found
+
+
+def _called(forward: FunctionType) -> Mapping[str, Any]:
+    """The functions of its file that a function may call."""
+    code, found = forward.__code__, forward.__globals__
+    return {name: found[name] for name in code.co_names if name in found}

@@ -1,0 +1,46 @@
+"""Mixers run packed where that proves equal to their own code, and else one after another."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from serve_app.engine.states.by_sequence import BySequence
+from serve_app.engine.states.convolution import convolve
+from serve_app.engine.states.packed_mixer import PackedMixer
+from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
+from tests.engine.test_hybrids import HYBRID, models_of
+from tests.support.sources import MemorySource
+
+
+def kinds_of(engine: Any) -> set[type]:
+    modules = engine.packed._model.modules()
+    return {type(module) for module in modules if isinstance(module, BySequence | PackedMixer)}
+
+
+@pytest.mark.parametrize("architecture", HYBRID)
+def test_every_mixer_of_the_families_that_are_tested_runs_packed(
+    architecture: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = engine_of(MemorySource("r1", models_of(architecture, 1)))
+    assert kinds_of(engine) == {PackedMixer}
+    assert not caplog.records
+    engine.close()
+
+
+@pytest.mark.parametrize("architecture", ["lfm2_moe", "qwen3_next"])
+def test_a_mixer_whose_packed_form_differs_runs_by_its_own_code_and_says_so(
+    architecture: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(*args: Any) -> torch.Tensor:
+        return convolve(*args) * 1.1
+
+    monkeypatch.setattr("serve_app.engine.states.packed_mixer.convolve", wrong)
+    models = models_of(architecture, 2)
+    engine = engine_of(MemorySource("r1", models))
+    assert kinds_of(engine) == {BySequence}
+    (warning,) = [each.getMessage() for each in caplog.records]
+    assert "runs for one sequence after another: packed, in step 1, it differs by" in warning
+    requests = greedy_requests(models, [5, 17], max_tokens=6)
+    assert_golden(models, requests, answer(engine, requests))
+    engine.close()
