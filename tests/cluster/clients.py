@@ -41,7 +41,7 @@ class Clients:
     ) -> None:
         self.addresses = list(addresses)
         self._models, self._references = tuple(models), references
-        self._turn = count()
+        self._turn, self._number = count(), count()
         self._ends = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -135,7 +135,8 @@ class Clients:
         """A completion of exactly so many tokens: whole, or how it ended."""
         begun, heard = monotonic(), 0
         finish, kind, said = None, Kind.LOST, ""
-        prompt = self._references.prompts[0].text
+        # Each begins in its own way: those that begin alike would go to one engine.
+        prompt = f"{next(self._number)} {self._references.prompts[0].text}"
         try:
             answer = await self._http[address].completions.create(
                 model=self._models[0],
