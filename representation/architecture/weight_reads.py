@@ -26,6 +26,10 @@ class _Described:
         self._on_read()
         return getattr(self._tensor, name)
 
+    def __getitem__(self, index: Any) -> Any:
+        self._on_read()
+        return self._tensor[index]
+
     @classmethod
     def __torch_function__(
         cls, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None

@@ -11,6 +11,7 @@ from consolidation.checkpoints.checkpoint import ModelFiles, open_checkpoint
 from consolidation.checkpoints.family import open_family
 from consolidation.errors import Refused
 from consolidation.release import Registry
+from tests.support.adapters import write_listed
 from tests.support.checkpoints import TOWERS, write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
@@ -87,6 +88,15 @@ def test_layers_that_predict_further_tokens_are_of_one_family_with_models_withou
     assert module not in family.checkpoints["dropped"].not_served
     (line,) = [note for note in notes if f"{module} (" in note]
     assert line.endswith("of 'kept', 'too'")
+
+
+def test_factors_of_a_tower_are_counted_and_not_put_on_anything(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", "qwen3_vl_moe", tokenizer=False)
+    pattern = r"model\.visual\.blocks\.0\.attn\.proj\.weight|.*layers\.0\.self_attn\.q_proj\.weight"
+    adapter = write_listed(path, tmp_path / "lora", pattern)
+    plain, found = open_checkpoint(path), open_checkpoint(path, adapter)
+    assert found.num_merged == 1
+    assert found.not_served["model.visual"] == plain.not_served["model.visual"] + 2
 
 
 def test_a_layer_of_the_decoder_that_is_too_many_is_refused(tmp_path: Path) -> None:
