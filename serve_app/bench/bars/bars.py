@@ -11,6 +11,7 @@ from serve_app.bench.bars import (
     decoding,
     expert_products,
     over_reading,
+    recurrent,
     scaling,
     streaming,
 )
@@ -140,6 +141,16 @@ BARS: dict[str, Bar] = {
             "step time outside products, time ratio ÷ size ratio: places 16–64, experts 8–64",
         ),
         Bar(
+            "hybrid_packed_over_sequential",
+            0.65,
+            "the first of all, of models with recurrent mixers (qwen3-next)",
+        ),
+        Bar(
+            "state_update_over_copied",
+            3.0,
+            "reading and writing the states of sequences in such a step ÷ copying them once",
+        ),
+        Bar(
             "consolidate_over_read",
             300.0,
             "consolidating two models, all stages ÷ reading their bytes once at 3 GB/s",
@@ -235,6 +246,11 @@ def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"running_tpot_during_load": found}
 
 
+def _recurrent(on_progress: OnProgress) -> Mapping[str, Measured]:
+    source = RandomRelease(SHAPES["qwen3-next"].config(), NUM_MODELS)
+    return recurrent.hybrid_ratios(source, on_progress=on_progress)
+
+
 def _over_reading(on_progress: OnProgress) -> Mapping[str, Measured]:
     return {"consolidate_over_read": over_reading.consolidate_over_read(on_progress)}
 
@@ -259,6 +275,7 @@ MEASURES: Mapping[tuple[str, ...], Measure] = {
     ("running_tpot_during_load",): _beside_load,
     ("pool_over_isolated_turnaround",): _against_isolated,
     ("scaling",): _scaling,
+    ("hybrid_packed_over_sequential", "state_update_over_copied"): _recurrent,
     ("consolidate_over_read",): _over_reading,
 }
 """The bars that are measured together, and their measure."""

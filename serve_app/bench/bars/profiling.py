@@ -10,6 +10,7 @@ from torch.autograd.profiler import profile, record_function
 
 from serve_app.engine.device.native.parts import CompiledParts
 from serve_app.engine.device.native.products import Products
+from serve_app.engine.states.packed_mixer import PackedMixer
 
 PRODUCTS = frozenset(
     f"aten::{name}"
@@ -19,6 +20,7 @@ PRODUCTS = frozenset(
     )
 )
 COMPILED = "expertpool::products"
+STATE_CALLS = ((PackedMixer, "convolve"), (PackedMixer, "recur"))
 EXPERTS_CALLS = ((CompiledParts, "multiply"), (CompiledParts, "experts"))
 COMPILED_CALLS = ((Products, "multiply"), *EXPERTS_CALLS)
 COPY = "aten::copy_"
@@ -44,21 +46,25 @@ def profiled(run: Callable[[], float]) -> tuple[float, float]:
 
 
 class CallClock:
-    """Counts and times calls of compiled code for experts. calls, seconds: so far"""
+    """Counts and times calls of methods: by default of compiled code for experts.
 
-    def __init__(self) -> None:
+    calls, seconds: so far
+    """
+
+    def __init__(self, methods: Iterable[tuple[type, str]] = EXPERTS_CALLS) -> None:
         self.calls, self.seconds = 0, 0.0
+        self._methods = tuple(methods)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Counts while it is open."""
-        with _wrapped(EXPERTS_CALLS, self._timed):
+        with _wrapped(self._methods, self._timed):
             yield
 
     def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
-            found = original(*args)
+            found = original(*args, **kwargs)
             self.seconds += time.perf_counter() - began
             self.calls += 1
             return found

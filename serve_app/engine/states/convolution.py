@@ -62,7 +62,7 @@ def convolve(
         window = torch.cat([before, given.unsqueeze(2)], dim=2)  # (S, C, K)
         kept.index_copy_(0, singles.rows, window)
         weight = taps.of_tokens(None if singles.is_all else singles.tokens)
-        found = (window.to(taps.dtype) * weight).sum(2)  # (S, C)
+        found = (window.float() * weight.float()).sum(2).to(taps.dtype)  # (S, C)
         if singles.is_all:
             out = found
         else:

@@ -138,7 +138,8 @@ class MixerLeaves:
                     wanted, found = slow(x), fast(x)
                 pairs = [(found, wanted)]
                 pairs += [(stores[1].tensors[key], stores[0].tensors[key]) for key in mixer.states]
-                differs = next(filter(None, (mixer_difference(*pair) for pair in pairs)), None)
+                each = (mixer_difference(*pair, dtype) for pair in pairs)
+                differs = next(filter(None, each), None)
                 if differs is not None:
                     return f"in step {index + 1}, {differs}"
         except (RuntimeError, TypeError, AttributeError, KeyError) as error:

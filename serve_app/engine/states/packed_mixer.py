@@ -7,7 +7,6 @@ Its linear layers are leaves. In place of the functions that look from token to 
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -78,10 +77,11 @@ class PackedMixer(Leaf):
         for path in mixer.units:
             original.set_submodule(path, make_leaf(path, original.get_submodule(path)))
         forward = _forward(original)
-        functions: dict[str, Any] = {CONVOLUTION: self._convolve}
+        functions: dict[str, Any] = {CONVOLUTION: lambda *args, **kw: self.convolve(*args, **kw)}
         found = recurrence(_called(forward), native)
         if found is not None:
-            functions[found[0]] = partial(self._recur, found[1].run)
+            name, self._recurrence = found
+            functions[name] = lambda *args, **kw: self.recur(*args, **kw)
         redirected = FunctionType(
             forward.__code__,
             {**forward.__globals__, **functions},
@@ -122,7 +122,7 @@ class PackedMixer(Leaf):
         assert states is not None, "the step has no states"
         return states
 
-    def _convolve(
+    def convolve(
         self,
         hidden_states: torch.Tensor,
         weight: Taps,
@@ -133,11 +133,11 @@ class PackedMixer(Leaf):
         """In place of transformers' function. hidden_states: (1, C, T)  ->  (1, C, T)"""
         return convolve(hidden_states, weight, bias, activation, self._states, self._kept[CONV])
 
-    def _recur(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def recur(self, *args: Any, **kwargs: Any) -> Any:
         """In place of transformers' function. -> its result, and nothing for the new state"""
         kwargs = {key: value for key, value in kwargs.items() if key not in REPLACED}
         kept = self._kept[RECURRENT]
-        return run(self._states, kept, *args, **kwargs), kept.new_empty(0)
+        return self._recurrence.run(self._states, kept, *args, **kwargs), kept.new_empty(0)
 
 
 REPLACED = frozenset(
