@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from representation.architecture.errors import Unservable
+from representation.strange_floats import with_floats, without_floats
 
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "linear_attention", "conv", "moe"})
 OTHER_MEDIA = ("text_config", "vision_config", "audio_config")
@@ -48,7 +49,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
         raise Unservable(f"{model_type} has a {strange[0]}, which no {model_type} has")
     own = {key: value for key, value in fields.items() if key not in NOT_OF_THE_MODEL}
     try:
-        config = CONFIG_MAPPING[model_type].from_dict(own)
+        config = CONFIG_MAPPING[model_type].from_dict(with_floats(own))
     except Exception as error:  # transformers raises many classes for configs it cannot read
         raise Unservable(f"its config cannot be read: {error}") from error
     ask_for_logits_alone(config)
@@ -108,7 +109,8 @@ def plain_config(config: Any) -> dict[str, Any]:
 
     Those of a wrapper's parts say no dtype: that of the whole is theirs.
     """
-    content = json.loads(json.dumps(config.to_dict(), sort_keys=True, default=str))
+    found = without_floats(config.to_dict())
+    content = json.loads(json.dumps(found, sort_keys=True, default=str))
     for part in config.sub_configs:
         (content[part] or {}).pop("dtype", None)
     return {key: value for key, value in content.items() if key not in UNSAVED_FIELDS}

@@ -10,8 +10,8 @@ from serve_app.bench.bars import (
     consolidated,
     decoding,
     expert_products,
+    hybrids,
     over_reading,
-    recurrent,
     scaling,
     streaming,
 )
@@ -248,7 +248,7 @@ def _beside_load(on_progress: OnProgress) -> Mapping[str, Measured]:
 
 def _recurrent(on_progress: OnProgress) -> Mapping[str, Measured]:
     source = RandomRelease(SHAPES["qwen3-next"].config(), NUM_MODELS)
-    return recurrent.hybrid_ratios(source, on_progress=on_progress)
+    return hybrids.hybrid_ratios(source, on_progress=on_progress)
 
 
 def _over_reading(on_progress: OnProgress) -> Mapping[str, Measured]:
