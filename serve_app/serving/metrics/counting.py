@@ -12,8 +12,9 @@ from serve_app.engine.backlog import Backlog
 from serve_app.protocol.errors import ErrorCode
 from serve_app.service_class import ServiceClass
 from serve_app.serving.metrics.metric_row import PREFIX, MetricRow
-from serve_app.serving.metrics.metrics_table import METRICS
+from serve_app.serving.metrics.metrics_table import BETWEEN_TOKENS, METRICS
 from serve_app.serving.metrics.snapshot import Snapshot
+from serve_app.serving.metrics.token_times import TokenTimes
 
 OTHER = "other"
 """The tenant label of those that have none of their own."""
@@ -65,8 +66,9 @@ class Metrics:
                 PREFIX + m.name, m.help, m.labels, registry=self._registry, buckets=m.buckets
             )
             for m in counted
-            if m.kind == "histogram"
+            if m.kind == "histogram" and m is not BETWEEN_TOKENS
         }
+        self.between_tokens = TokenTimes(BETWEEN_TOKENS)
         self.counters = {
             m.name: Counter(PREFIX + m.name, m.help, m.labels, registry=self._registry)
             for m in counted
@@ -89,14 +91,16 @@ class Metrics:
         """Drops the series of all other models: no release has them any more."""
         for name in sorted(self._models.difference(models)):
             for row in METRICS:
-                if row.get is None and "model_name" in row.labels:
+                is_counted = row.get is None and row is not BETWEEN_TOKENS
+                if is_counted and "model_name" in row.labels:
                     found = self.counters.get(row.name) or self.histograms[row.name]
                     found.remove_by_labels({"model_name": name})
+            self.between_tokens.drop(name)
             self._models.discard(name)
 
     def families(self, look: Snapshot) -> list[Family]:
         """All of them, each series with the label `replica`."""
-        families = [*self._registry.collect(), *_read(look)]
+        families = [self.between_tokens.family(), *self._registry.collect(), *_read(look)]
         for family in families:
             family.samples = [
                 each._replace(labels={**each.labels, "replica": self._replica})
@@ -137,7 +141,7 @@ class RequestMetrics:
         self.num_generated = 0
         self._metrics = metrics
         self._labels = labels
-        self._between = metrics.histograms["inter_token_latency_seconds"].labels(*labels)
+        self._between = metrics.between_tokens.labels(*labels)
         self._generated = metrics.counters["generation_tokens_total"].labels(*labels)
         self._first: dict[int, float] = {}
         self._last: dict[int, float] = {}

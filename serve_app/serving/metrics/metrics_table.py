@@ -28,9 +28,12 @@ def _sides(look: Snapshot) -> Values:
     return {(release, side): 1 for side, release in both.items() if release is not None}
 
 
+BETWEEN_TOKENS = _histogram(
+    "inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS
+)
 REQUESTS = (
     _histogram("time_to_first_token_seconds", "To the first token"),
-    _histogram("inter_token_latency_seconds", "From token to token of one choice", _TOKEN_SECONDS),
+    BETWEEN_TOKENS,
     _histogram("request_queue_time_seconds", "From submission to the first step of a choice"),
     _histogram("request_prefill_time_seconds", "From the first step to the first token"),
     _histogram("request_decode_time_seconds", "From the first token to the last of a choice"),
