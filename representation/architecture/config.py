@@ -59,9 +59,7 @@ def config_of(fields: Mapping[str, Any]) -> Any:
         raise Unservable(f"{model_type} is not a causal language model")
     for kind in getattr(config.get_text_config(), "layer_types", None) or ():
         if kind not in LAYER_TYPES:
-            raise Unservable(
-                f"{model_type} has layers of type {str(kind)!r}; only attention can be served"
-            )
+            raise Unservable(f"{model_type} has layers of type {str(kind)!r}, which are not served")
     return config
 
 

@@ -154,5 +154,6 @@ def served_fields(model_type: str) -> dict[str, Any]:
 
 def _known(fields: dict[str, Any], kind: Any) -> dict[str, Any]:
     """The fields that a config class has; none if it stands for any."""
-    known = getattr(kind, "__dataclass_fields__", {}).keys() | kind.attribute_map.keys()
+    known = getattr(kind, "__dataclass_fields__", {}).keys()
+    known |= getattr(kind, "attribute_map", {}).keys()
     return {name: value for name, value in fields.items() if name in known}
