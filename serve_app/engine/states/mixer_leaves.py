@@ -18,7 +18,7 @@ from serve_app.engine.leaves.leaves import Leaf, Names
 from serve_app.engine.stacks.stack_rows import StackRows
 from serve_app.engine.stacks.stacks import Stack, Stacks
 from serve_app.engine.states.by_sequence import BySequence
-from serve_app.engine.states.packed_mixer import PackedMixer, can_be_packed
+from serve_app.engine.states.packed_mixer import CONV, PackedMixer, can_be_packed
 from serve_app.engine.states.state_store import StateLayer
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
@@ -128,7 +128,7 @@ class MixerLeaves:
         try:
             twin = copy.deepcopy(module)
             fast = self._packed(step, stacks, names, path, twin, mixer, stores[1], fitter)
-            dtype = next(iter(module.state_dict().values())).dtype
+            dtype = mixer.states[CONV].dtype  # its input's; some of its weights may be in float32
             for index, lengths in enumerate(STEPS):
                 view = _view(lengths, index == 0, self._device)
                 generator = torch.Generator().manual_seed(index)

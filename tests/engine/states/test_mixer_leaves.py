@@ -10,6 +10,7 @@ from serve_app.engine.states.convolution import convolve
 from serve_app.engine.states.packed_mixer import PackedMixer
 from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
 from tests.engine.test_hybrids import HYBRID, models_of
+from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource
 
 
@@ -23,6 +24,25 @@ def test_every_mixer_of_the_families_that_are_tested_runs_packed(
     architecture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engine_of(MemorySource("r1", models_of(architecture, 1)))
+    assert kinds_of(engine) == {PackedMixer}
+    assert not caplog.records
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wide"),
+    [("qwen3_next", "dt_bias"), ("nemotron_h", "dt_bias"), ("lfm2_moe", "conv.conv.weight")],
+)
+def test_mixers_with_some_weights_in_float32_run_packed_in_fewer_bits(
+    architecture: str, wide: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model(architecture, 1).bfloat16()
+    held = [tensor for name, tensor in model.state_dict(keep_vars=True).items() if wide in name]
+    for tensor in held:
+        tensor.data = tensor.data.float()
+    engine = engine_of(MemorySource("r1", {"m": model}, dtype="bfloat16"), dtype="bfloat16")
+    stacks = [t for n, t in engine.packed.stacks.stacks().items() if wide in n]
+    assert [stack.tensor.dtype for stack in stacks] == [torch.float32] * len(held)
     assert kinds_of(engine) == {PackedMixer}
     assert not caplog.records
     engine.close()
