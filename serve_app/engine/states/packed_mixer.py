@@ -74,8 +74,11 @@ class PackedMixer(Leaf):
         self._inputs = {name: mixer.inputs.get(name.rpartition(".")[0]) for name in own}
         self._argument = mixer.argument
         self._kept = store.tensors
-        for path in mixer.units:
-            original.set_submodule(path, make_leaf(path, original.get_submodule(path)))
+        self.parts = nn.ModuleList(
+            make_leaf(path, original.get_submodule(path)) for path in mixer.units
+        )
+        for path, leaf in zip(mixer.units, self.parts, strict=True):
+            original.set_submodule(path, leaf)
         forward = _forward(original)
         functions: dict[str, Any] = {CONVOLUTION: lambda *args, **kw: self.convolve(*args, **kw)}
         found = recurrence(_called(forward), native)

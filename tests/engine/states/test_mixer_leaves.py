@@ -5,6 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from representation.architecture.tracing import Axes
+from serve_app.engine.leaves.fitting import Fitter
+from serve_app.engine.leaves.leaves import Leaf, Names
+from serve_app.engine.leaves.originals import PerSegment
 from serve_app.engine.states.by_sequence import BySequence
 from serve_app.engine.states.convolution import convolve
 from serve_app.engine.states.packed_mixer import PackedMixer
@@ -45,6 +49,23 @@ def test_mixers_with_some_weights_in_float32_run_packed_in_fewer_bits(
     assert [stack.tensor.dtype for stack in stacks] == [torch.float32] * len(held)
     assert kinds_of(engine) == {PackedMixer}
     assert not caplog.records
+    engine.close()
+
+
+def test_a_part_that_runs_once_per_model_keeps_steps_from_being_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works = Fitter.leaf
+
+    def leaf(self: Fitter, path: str, module: Any, names: Names, axes: Axes) -> Leaf:
+        if path.endswith("linear_attn.out_proj"):
+            return PerSegment(self._step, self._stacks, names, axes, module)
+        return works(self, path, module, names, axes)
+
+    monkeypatch.setattr(Fitter, "leaf", leaf)
+    engine = engine_of(MemorySource("r1", models_of("qwen3_next", 1)))
+    assert kinds_of(engine) == {PackedMixer}
+    assert "runs once per model" in (engine.packed.bound_to_host or "")
     engine.close()
 
 

@@ -1,0 +1,68 @@
+"""A recurrent mixer is served if sequences can begin, be cut and be put together, unnoticed."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from representation.architecture.errors import Unservable
+from representation.architecture.trying import require_apart
+
+
+class Sums(nn.Module):
+    """Gives the sum of a sequence's tokens so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.empty(4))
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(len(x), 4)
+
+    def forward(self, x: torch.Tensor, cache_params: Any = None) -> torch.Tensor:
+        before = cache_params.get_recurrent_state(0)
+        before = self.first(x) if before is None else before
+        out = before[:, None] + (x * self.factor).cumsum(dim=1)
+        cache_params.update_recurrent_state(out[:, -1], 0)
+        return out
+
+
+class Begun(Sums):
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor.expand(len(x), 4)
+
+
+class Forgetful(Sums):
+    def forward(self, x: torch.Tensor, cache_params: Any = None) -> torch.Tensor:
+        out = super().forward(x, cache_params)
+        cache_params.update_recurrent_state(x[:, -1], 0)
+        return out
+
+
+class Mingling(Sums):
+    def forward(self, x: torch.Tensor, cache_params: Any = None) -> torch.Tensor:
+        return super().forward(x - x.mean(dim=0) * (len(x) > 1), cache_params)
+
+
+def tried(kind: type[nn.Module]) -> None:
+    with torch.device("meta"):
+        mixer = kind()
+    require_apart("layers.0.mixer", mixer, "cache_params", 4)
+
+
+def test_a_mixer_that_keeps_all_that_it_needs_is_served() -> None:
+    tried(Sums)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Forgetful, "gives something else when a sequence comes in parts"),
+        (Mingling, "gives something else when sequences run together"),
+        (Begun, "begins with a state that is not zero"),
+    ],
+)
+def test_another_is_refused_by_name_and_reason(kind: type[nn.Module], words: str) -> None:
+    with pytest.raises(Unservable, match=rf"layers.0.mixer \({kind.__name__}\) {words}"):
+        tried(kind)
