@@ -115,12 +115,15 @@ class DecodeGraphs:
 
         The recording is used if it gives the same result as the step.
         """
-        before = self._packed.states.of(view)
-        expected = self._packed.forward(view)
         self._steps[size] = None
+        try:
+            before = self._packed.states.of(view)
+        except RuntimeError as error:  # there may be no memory for a copy
+            self._warn(size, error)
+            return self._packed.forward(view)
+        expected = self._packed.forward(view)
         if not self._has_room(size):
             return expected
-        after = self._packed.states.of(view)
         step = _CapturedStep(self._packed, size)
         step.fill(view)
         try:
@@ -128,21 +131,25 @@ class DecodeGraphs:
             self._packed.states.restore(view, before)
             found = step.replay()[: view.tokens.count]
         except RuntimeError as error:
-            logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)
-            return expected
-        finally:
-            self._packed.states.restore(view, after)
-        differs = logits_difference(found, expected)
-        if differs is None:
-            self._steps[size] = step
+            self._warn(size, error)
         else:
+            differs = logits_difference(found, expected)
+            if differs is None:
+                self._steps[size] = step
+                return expected
             logger.warning(
                 "decode steps of %d sequences are not captured: %s from the same step's not "
                 "captured",
                 size[0],
                 differs,
             )
-        return expected
+        if not before:
+            return expected
+        self._packed.states.restore(view, before)
+        return self._packed.forward(view)
+
+    def _warn(self, size: Size, error: RuntimeError) -> None:
+        logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)
 
     def _has_room(self, size: Size) -> bool:
         """Whether one more capture fits into what was planned for all."""
