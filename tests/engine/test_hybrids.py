@@ -88,6 +88,36 @@ def test_a_request_that_breaks_its_steps_ends_alone_and_the_others_begin_again(
     engine.close()
 
 
+def test_a_long_answer_outlives_any_number_of_requests_that_break_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = models_of("lfm2_moe", 1)
+    engine = engine_of(MemorySource("r1", models))
+    poison, works = 7, PackedModel.forward
+
+    def forward(self: PackedModel, view: Any) -> torch.Tensor:
+        if bool((view.ids == poison).any()):
+            raise RuntimeError("it broke")
+        return works(self, view)
+
+    monkeypatch.setattr(PackedModel, "forward", forward)
+    (good,) = greedy_requests(models, [5], max_tokens=16)
+    answers = answer(engine, [])
+    engine.submit(good)
+    mine = answers[good.id] = Answer()
+    for number in range(4):
+        least = len(mine.tokens)
+        while len(mine.tokens) == least:
+            assert mine.error is None
+            for event in engine.step():
+                answers.setdefault(event.request, Answer()).take(event)
+        engine.submit(Request(f"bad{number}", "r1", "m1", (5, poison, 6), 4, GREEDY))
+    finish(engine, answers)
+    assert all("it broke" in str(answers[f"bad{number}"].error) for number in range(4))
+    assert_golden(models, [good], answers)
+    engine.close()
+
+
 def test_steps_that_break_whoever_is_in_them_end_all_their_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -24,14 +24,15 @@ from serve_app.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 MOST_BROKEN = 2
-"""Requests of models that keep state are computed again after that many steps that broke."""
+"""Requests of models that keep state are computed again after that many steps that broke, with no
+token between."""
 
 
 @dataclass(slots=True)
 class _Active:
     """A request in the engine, and the log-probabilities of its prompt so far, by position.
 
-    num_broken: how many steps of it broke, after which it was computed again.
+    num_broken: how many steps of it broke since its last token, after which it was computed again.
     queued_s: its wait before anything was computed; num_cached: tokens of its prompt that were
     already computed. Both are set until its first token is reported.
     """
@@ -136,7 +137,7 @@ class Flights:
     def _recompute(self, active: Mapping[str, _Active], error: Exception) -> None:
         """Compute these requests from the start: a step that broke may have changed their state.
 
-        One whose steps broke `MOST_BROKEN` times already is given up.
+        One whose steps broke `MOST_BROKEN` times already since its last token is given up.
         """
         for request in active.values():
             request.num_broken += 1
@@ -200,6 +201,7 @@ class Flights:
 
     def _report(self, done: SequenceEvent, active: _Active, logprob: Logprob | None) -> None:
         """A request has one more token, or has ended. Results for its prompt come first."""
+        active.num_broken = 0
         if active.prompt_due:
             active.prompt_due = False
             found = active.prompt_logprobs
