@@ -32,7 +32,8 @@ _tried: dict[tuple[object, ...], str | None] = {}
 
 
 def require_apart(path: str, mixer: nn.Module, argument: str, width: int) -> None:
-    """Try a mixer: prompts in two chunks against one, and several sequences against each alone.
+    """Try a mixer: with states of zero against none, prompts in two chunks against one, and several
+    sequences against each alone.
 
     Each kind is tried once in a process.   mixer: on the meta device.   argument: the name under
     which it takes a cache.   width: of its input.   Raises: Unservable if outputs or states differ.
@@ -55,6 +56,7 @@ def _wrong(mixer: nn.Module, argument: str, width: int) -> str | None:
         inputs = [torch.randn((1, length, width)) for length in LENGTHS]
         try:
             alone = [run(x, {}) for x in inputs]
+            zeroed = [run(x, _zeros(states)) for x, (_, states) in zip(inputs, alone, strict=True)]
             cut = [_cut(run, x, (5,)) for x in inputs]
             fed = [_cut(run, x, tuple(range(4, x.shape[1]))) for x in inputs]
             batched = _batched(run, inputs)
@@ -64,6 +66,8 @@ def _wrong(mixer: nn.Module, argument: str, width: int) -> str | None:
         return "gives something else when a sequence comes in parts; that cannot be served"
     if not all(map(_alike, batched, alone)):
         return "gives something else when sequences run together; that cannot be served"
+    if not all(map(_alike, zeroed, alone)):
+        return "begins with a state that is not zero; that cannot be served"
     return None
 
 
@@ -85,6 +89,11 @@ def _runner(mixer: nn.Module, argument: str) -> Run:
         return out, handed.tensors
 
     return run
+
+
+def _zeros(states: Tensors) -> Tensors:
+    """The state of a sequence that begins, as the engine has it."""
+    return {key: torch.zeros_like(state) for key, state in states.items()}
 
 
 def _cut(run: Run, x: torch.Tensor, ends: tuple[int, ...]) -> tuple[torch.Tensor, Tensors]:
