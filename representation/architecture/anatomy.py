@@ -16,7 +16,7 @@ from representation.architecture.attention import AttentionShape
 from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
-from representation.architecture.mixer_parts import RecurrentMixer, recurrent_mixer
+from representation.architecture.mixer_parts import RecurrentMixer, plain_functions, recurrent_mixer
 from representation.architecture.mixers import token_mixers
 from representation.architecture.skeleton import (
     hidden_buffers,
@@ -80,19 +80,20 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     _refuse_hidden_buffers(name, modules, set(rotaries))
     owners = _owners(model, set(experts))
     traced = partial(trace_of, model, rotaries, owners, mixers.recurrent)
-    trace = traced()
-    _require_attention(name, mixers.attentions, trace)
-    for path, states in trace.states.items():
-        if not states:
-            raise Unservable(f"{name}: {path} takes a cache and keeps nothing in it")
-        width = trace.axes[path].shape[-1]
-        require_apart(path, modules[path], mixers.recurrent[path], width)
-    if dtype != torch.float32:
-        held = {key for module in owners for key in _tensors_at(model, module)}
-        widen(model, held & set(in_float32), traced)
-    mixing = owners.keys() | trace.readers | trace.states.keys()
-    whole = {path: module for path, module in modules.items() if path in mixing}
-    vectors = spread_vectors(model, trace, traced)
+    with plain_functions(modules[path] for path in mixers.recurrent):
+        trace = traced()
+        _require_attention(name, mixers.attentions, trace)
+        for path, states in trace.states.items():
+            if not states:
+                raise Unservable(f"{name}: {path} takes a cache and keeps nothing in it")
+            width = trace.axes[path].shape[-1]
+            require_apart(path, modules[path], mixers.recurrent[path], width)
+        if dtype != torch.float32:
+            held = {key for module in owners for key in _tensors_at(model, module)}
+            widen(model, held & set(in_float32), traced)
+        mixing = owners.keys() | trace.readers | trace.states.keys()
+        whole = {path: module for path, module in modules.items() if path in mixing}
+        vectors = spread_vectors(model, trace, traced)
     units = _units(name, whole, trace, vectors)
     dtypes = tensor_dtypes(model, dtype)
     inside = tuple(f"{path}." for path in experts)

@@ -1,7 +1,11 @@
 """The parts of a recurrent mixer, for code that runs it on packed tokens. Judges no model."""
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any
 
 from torch import nn
 
@@ -70,3 +74,48 @@ def own_names(mixer: nn.Module, units: Collection[str]) -> list[str]:
         if not any(path == unit or path.startswith(f"{unit}.") for unit in units)
         for name in own_tensors(module)
     ]
+
+
+def functions_of(mixer: nn.Module) -> dict[str, Any]:
+    """The functions of its file that a mixer's forward may call, by name."""
+    forward = _forward(mixer)
+    found = forward.__globals__
+    return {name: found[name] for name in forward.__code__.co_names if name in found}
+
+
+def redirect(mixer: nn.Module, functions: Mapping[str, Any]) -> None:
+    """Let the forward of this one mixer, without what decorates it, find other functions under
+    these names."""
+    own = _forward(mixer)
+    changed = FunctionType(
+        own.__code__,
+        {**own.__globals__, **functions},
+        own.__name__,
+        own.__defaults__,
+        own.__closure__,
+    )
+    changed.__kwdefaults__ = own.__kwdefaults__
+    vars(mixer)["forward"] = MethodType(changed, mixer)
+
+
+@contextmanager
+def plain_functions(mixers: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block, mixers call transformers' own functions, which run without data and on the
+    CPU, not those of other packages (flash-linear-attention, mamba-ssm) that it has put in their
+    place."""
+    changed = list(mixers)
+    for mixer in changed:
+        functions = functions_of(mixer).items()
+        redirect(mixer, {n: inspect.unwrap(f) for n, f in functions if isinstance(f, FunctionType)})
+    try:
+        yield
+    finally:
+        for mixer in changed:
+            del vars(mixer)["forward"]
+
+
+def _forward(mixer: nn.Module) -> FunctionType:
+    """The mixer's own forward, without what decorates it."""
+    found = inspect.unwrap(type(mixer).forward)
+    assert isinstance(found, FunctionType)
+    return found

@@ -5,15 +5,19 @@ Its linear layers are leaves. In place of the functions that look from token to 
 `recurrences.py`, which know where each sequence begins and where its state is.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from types import FunctionType, MethodType
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from representation.architecture.mixer_parts import RecurrentMixer, own_names, rows_of_token
+from representation.architecture.mixer_parts import (
+    RecurrentMixer,
+    functions_of,
+    own_names,
+    redirect,
+    rows_of_token,
+)
 from representation.architecture.states import StateKey
 from serve_app.engine.device.native.recurrent import Recurrent
 from serve_app.engine.leaves.leaves import Leaf, Names
@@ -79,21 +83,12 @@ class PackedMixer(Leaf):
         )
         for path, leaf in zip(mixer.units, self.parts, strict=True):
             original.set_submodule(path, leaf)
-        forward = _forward(original)
         functions: dict[str, Any] = {CONVOLUTION: lambda *args, **kw: self.convolve(*args, **kw)}
-        found = recurrence(_called(forward), native)
+        found = recurrence(functions_of(original), native)
         if found is not None:
             name, self._recurrence = found
             functions[name] = lambda *args, **kw: self.recur(*args, **kw)
-        redirected = FunctionType(
-            forward.__code__,
-            {**forward.__globals__, **functions},
-            forward.__name__,
-            forward.__defaults__,
-            forward.__closure__,
-        )
-        redirected.__kwdefaults__ = forward.__kwdefaults__
-        vars(original)["forward"] = MethodType(redirected, original)
+        redirect(original, functions)
         self._original = Original(original, own)
 
     def forward(self, hidden_states: torch.Tensor, **others: Any) -> Any:
@@ -157,19 +152,6 @@ REPLACED = frozenset(
 
 def can_be_packed(mixer: nn.Module, known: RecurrentMixer) -> bool:
     """Whether the mixer's code looks from token to token only by functions that are known here."""
-    names = _called(_forward(mixer))
+    names = functions_of(mixer)
     wanted = {CONV} if recurrence(names, None) is None else {CONV, RECURRENT}
     return CONVOLUTION in names and known.states.keys() == wanted
-
-
-def _forward(mixer: nn.Module) -> FunctionType:
-    """The mixer's own forward, without what decorates it."""
-    found = inspect.unwrap(type(mixer).forward)
-    assert isinstance(found, FunctionType)
-    return found
-
-
-def _called(forward: FunctionType) -> Mapping[str, Any]:
-    """The functions of its file that a function may call."""
-    code, found = forward.__code__, forward.__globals__
-    return {name: found[name] for name in code.co_names if name in found}

@@ -1,13 +1,17 @@
 """A recurrent mixer is served if sequences can begin, be cut and be put together, unnoticed."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers.models.qwen3_next import modeling_qwen3_next
 
+from representation.architecture.anatomy import study
 from representation.architecture.errors import Unservable
 from representation.architecture.trying import require_apart
+from tests.support.checkpoints import tiny_config
 
 
 class Sums(nn.Module):
@@ -66,3 +70,21 @@ def test_a_mixer_that_keeps_all_that_it_needs_is_served() -> None:
 def test_another_is_refused_by_name_and_reason(kind: type[nn.Module], words: str) -> None:
     with pytest.raises(Unservable, match=rf"layers.0.mixer \({kind.__name__}\) {words}"):
         tried(kind)
+
+
+def test_mixers_are_tried_without_functions_of_other_packages_that_need_a_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers puts them in the place of its own, where they are installed."""
+    names = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
+    for name in names:
+
+        @wraps(getattr(modeling_qwen3_next, name))
+        def on_a_device(*_: Any, **__: Any) -> Any:
+            raise ValueError("the pointer is not one of a device")
+
+        monkeypatch.setattr(modeling_qwen3_next, name, on_a_device)
+    anatomy = study(tiny_config("qwen3_next", vocab_size=331), torch.float32)
+    assert anatomy.recurrent
+    mixers = map(anatomy.model.get_submodule, anatomy.recurrent)
+    assert all("forward" not in vars(mixer) for mixer in mixers)
