@@ -104,10 +104,24 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
 
 
 def _angles(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
-    """Each model turns by its own angles, but all by as many: a step has one tensor of them."""
-    if rope_fields(config_of(one)) == rope_fields(config_of(other)):
+    """Each model turns by its own angles, but all by as many: a step has one tensor of them.
+
+    Where attention's own code reads parameters of rope (Mistral-4), it reads those of one config
+    for all models, so they must be equal.
+    """
+    ropes = rope_fields(config_of(one)), rope_fields(config_of(other))
+    if ropes[0] == ropes[1]:
         return []
-    num = _look(one).num_angles, _look(other).num_angles
+    looks = _look(one), _look(other)
+    if looks[0].attention_reads_rope:
+        differing = sorted(
+            key for key in {*ropes[0], *ropes[1]} if ropes[0].get(key) != ropes[1].get(key)
+        )
+        return [
+            Difference(key, ropes[0].get(key, ABSENT), ropes[1].get(key, ABSENT), ignored=None)
+            for key in differing
+        ]
+    num = looks[0].num_angles, looks[1].num_angles
     return [] if num[0] == num[1] else [Difference(ANGLES, *num, ignored=None)]
 
 
@@ -180,10 +194,14 @@ def fields_read(fields: Mapping[str, Any]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What building and tracing shows. num_angles: that a token's queries are turned by."""
+    """What building and tracing shows. num_angles: that a token's queries are turned by.
+
+    attention_reads_rope: whether its forward reads the config's parameters of rope.
+    """
 
     read: frozenset[str]
     num_angles: int
+    attention_reads_rope: bool
 
 
 def _look(fields: Mapping[str, Any]) -> _Look:
@@ -205,7 +223,9 @@ def _look_at(fields: str) -> _Look:
         for name, buffer in module.named_buffers(recurse=False)
         if name.endswith("inv_freq")
     ]
-    return _Look(frozenset(read | words), sum(found))
+    attentions = {type(anatomy.model.get_submodule(path)) for path in anatomy.attentions}
+    reads = any("rope_parameters" in inspect.getsource(kind.forward) for kind in attentions)
+    return _Look(frozenset(read | words), sum(found), reads)
 
 
 def _record(config: Any, read: set[str]) -> None:

@@ -166,3 +166,12 @@ def test_a_family_has_one_model_type() -> None:
 
 def test_words_in_the_code_of_experts_count_as_read() -> None:
     assert {"current_hidden_states", "num_local_experts"} <= fields_read(fields_of("mixtral"))
+
+
+def test_rope_parameters_that_attention_reads_itself_are_the_familys() -> None:
+    """Those of Mistral-4 scale queries by position, beside what its angles do."""
+    fields = tiny_config("mistral4", **served_fields("mistral4")).to_dict()
+    rope = fields["rope_parameters"]
+    other = fields | {"rope_parameters": rope | {"llama_4_scaling_beta": 0.3}}
+    assert ignored(fields, other) == {"rope_parameters": False}
+    assert ignored(fields, dict(fields)) == {}
