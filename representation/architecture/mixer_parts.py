@@ -83,6 +83,12 @@ def functions_of(mixer: nn.Module) -> dict[str, Any]:
     return {name: found[name] for name in forward.__code__.co_names if name in found}
 
 
+def plain_functions_of(mixer: nn.Module) -> dict[str, Any]:
+    """The same, as transformers has them: another package may have put its own in their place."""
+    functions = functions_of(mixer).items()
+    return {n: inspect.unwrap(f) if isinstance(f, FunctionType) else f for n, f in functions}
+
+
 def redirect(mixer: nn.Module, functions: Mapping[str, Any]) -> None:
     """Let the forward of this one mixer, without what decorates it, find other functions under
     these names."""
@@ -105,8 +111,7 @@ def plain_functions(mixers: Iterable[nn.Module]) -> Iterator[None]:
     place."""
     changed = list(mixers)
     for mixer in changed:
-        functions = functions_of(mixer).items()
-        redirect(mixer, {n: inspect.unwrap(f) for n, f in functions if isinstance(f, FunctionType)})
+        redirect(mixer, plain_functions_of(mixer))
     try:
         yield
     finally:

@@ -233,7 +233,8 @@ def _states_bytes(unit: UnitBytes, room: _Room) -> int:
 
 
 def _workspace_bytes(unit: UnitBytes, room: _Room) -> int:
-    return unit.step + math.ceil(unit.step_per_block * room.blocks)
+    of_blocks = math.ceil(unit.step_per_block * room.blocks)
+    return unit.step + of_blocks + unit.step_per_state * room.state_rows
 
 
 def _running_bytes(unit: UnitBytes, room: _Room) -> int:
@@ -294,8 +295,9 @@ def _shares(demand: _Demand, num_places: int | None, device_memory: int) -> tupl
     rest -= captures
     state_rows = demand.least_state_rows
     if demand.state_rows:
-        state_rows += min(demand.state_rows - 1, int(rest * STATE_SHARE) // unit.state_row)
-        rest -= (state_rows - 1) * unit.state_row
+        per_row = unit.state_row + unit.step_per_state
+        state_rows += min(demand.state_rows - 1, int(rest * STATE_SHARE) // per_row)
+        rest -= (state_rows - 1) * per_row
     per_block = unit.block + unit.step_per_block
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
     most_places = num_places or stacks.num_backbones + 1

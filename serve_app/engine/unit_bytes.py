@@ -21,13 +21,16 @@ ALIGNMENT = 64
 """Alignment of tensors in a pinned buffer, in bytes."""
 CUBLAS_BYTES = 64 << 20
 """What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps and of captures."""
+STATE_COPIES = 4
+"""Copies of a layer's states that a step makes where no compiled code works on them in place."""
 KERNELS_BYTES = 16 << 20
 """Tables of the kernels for experts, and sums of programs that share a tile."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitBytes:
-    """Bytes of one of each thing. step: its workspace; step_per_block: its growth per block.
+    """Bytes of one of each thing. step: its workspace; step_per_block, step_per_state: its growth
+    with each block and row of state.
 
     attention: what its kernels keep.   captured: of captures, if there are any.
     """
@@ -38,6 +41,7 @@ class UnitBytes:
     state_row: int
     step: int
     step_per_block: float
+    step_per_state: int
     attention: int
     captured: CaptureNeeds
 
@@ -78,17 +82,21 @@ def unit_bytes(
     kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
     kept = attention_needs(device)
     logits = config.vocab_size * dtype.itemsize
+    states = [
+        sum(state.num_bytes for state in mixer.states.values())
+        for mixer in anatomy.recurrent.values()
+    ]
+    # Of one layer at a time: what is read, two products with it, and what is written. Compiled
+    # code on the CPU works on states where they lie.
+    copied = 0 if on_cpu else STATE_COPIES * max(states, default=0)
     return UnitBytes(
         sum(sizes),
         copy_bytes(sizes, device),
         block,
-        sum(
-            state.num_bytes
-            for mixer in anatomy.recurrent.values()
-            for state in mixer.states.values()
-        ),
+        sum(states),
         step=step_tokens * token + libraries,
+        step_per_state=copied,
         step_per_block=gathered,
         attention=kept.once + kinds * kept.kind,
-        captured=CaptureNeeds(token, logits, gathered, once=kinds * kept.captured),
+        captured=CaptureNeeds(token + copied, logits, gathered, once=kinds * kept.captured),
     )

@@ -25,9 +25,6 @@ from tests.support.served import SERVED
 from tests.support.sources import MemorySource
 
 HYBRID = [name for name in HYBRIDS if name in SERVED]
-TOLERANCES: dict[str, float] = {}
-"""Nemotron-H bounds the time steps of a prompt's tokens and not those of an answer's, which are
-computed like a prompt's after a preemption."""
 
 
 def models_of(architecture: str, count: int = 3) -> dict[str, Any]:
@@ -53,7 +50,7 @@ def test_mixed_models_answer_as_by_themselves_with_few_places_pages_and_rows(
     assert stats.backbone_evictions > 0
     assert stats.kv_blocks_used == stats.state_rows_used == 0
     assert stats.allocated_bytes == engine.memory.allocated_bytes
-    assert_golden(models, requests, answers, TOLERANCES.get(architecture, 1e-4))
+    assert_golden(models, requests, answers)
     engine.close()
 
 

@@ -2,8 +2,9 @@
 
 Counts once each: the rows of the pool that are touched; the backbones of the models in the step
 (of an embedding table that is not also the head, only the rows of its tokens); keys and values that
-are seen and that are written; logits, written once and read once. Leaves out activations, indices
-and maps, so it counts less than what really moves.
+are seen and that are written; states of recurrent mixers, read once and written once; logits,
+written once and read once. Leaves out activations, indices and maps, so it counts less than what
+really moves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,11 +40,12 @@ class Traffic:
     pool: int
     backbones: int
     kv: int
+    states: int
     logits: int
 
     @property
     def total(self) -> int:
-        return self.pool + self.backbones + self.kv + self.logits
+        return self.pool + self.backbones + self.kv + self.states + self.logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class FloorPlan:
         self._attentions = [
             (shape, anatomy.windows[path]) for path, shape in anatomy.attentions.items()
         ]
+        self._state_bytes = sum(
+            state.num_bytes
+            for mixer in anatomy.recurrent.values()
+            for state in mixer.states.values()
+        )
         sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in tensors.items()}
         is_tied = tied_names(anatomy).get(head) == embedding
         self._gathered = None if is_tied else embedding
@@ -147,7 +154,8 @@ class FloorPlan:
             for shape, window in self._attentions
         )
         logits = 2 * len(spans) * self._vocabulary * self._dtype.itemsize
-        return Traffic(pool, backbones, numbers * self._dtype.itemsize, logits)
+        states = 2 * len(spans) * self._state_bytes  # read, and written
+        return Traffic(pool, backbones, numbers * self._dtype.itemsize, states, logits)
 
     def operations(self, spans: Sequence[Span], routing: Routing) -> int:
         """Multiplications and additions of a step's matrix products, for each part separately."""

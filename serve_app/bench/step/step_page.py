@@ -14,6 +14,7 @@ BYTES = {
     "pool": ("pool_bytes", drawing.BLUE),
     "backbones": ("backbone_bytes", drawing.ORANGE),
     "keys and values": ("kv_bytes", drawing.GREEN),
+    "states": ("state_bytes", drawing.PURPLE),
     "logits": ("logits_bytes", drawing.GREY),
 }
 

@@ -145,6 +145,7 @@ def row(point: GridPoint, variant: Variant, steps: Steps, floor: Floor) -> dict[
         "pool_bytes": traffic.pool,
         "backbone_bytes": traffic.backbones,
         "kv_bytes": traffic.kv,
+        "state_bytes": traffic.states,
         "logits_bytes": traffic.logits,
         "operations": floor.operations,
         "pool_rows": sum(used),

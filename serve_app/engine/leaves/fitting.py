@@ -56,7 +56,6 @@ class Fitter:
         self.native = native
         self._rows = None if native is None else Rows(native)
         self._found: dict[tuple[Any, ...], int | None] = {}
-        self.slow: list[str] = []
 
     def leaf(self, path: str, module: nn.Module, names: Names, axes: Axes) -> Leaf:
         """The leaf for a module. If the fast form differs, warns and returns the slow one."""
@@ -71,7 +70,6 @@ class Fitter:
                 path,
                 type(module).__name__,
             )
-        self.slow.append(path)
         return PerSegment(self._step, self._stacks, names, axes, module)
 
     def _first_equal(self, module: nn.Module, axes: Axes, forms: Sequence[MakeLeaf]) -> int | None:

@@ -120,7 +120,6 @@ class PackedModel:
         fitter = Fitter(self.step, self.stacks, self._multiplier, device, self._native)
         joined = sibling_leaves(anatomy, self.step, self.stacks, self._multiplier)
         replace_leaves(anatomy, fitter, joined)
-        self.slow_leaves = tuple(fitter.slow)
         self.states = attach_states(anatomy, self.step, self.stacks, sizes, fitter)
         spread_vectors(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)

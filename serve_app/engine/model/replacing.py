@@ -165,13 +165,13 @@ def attach_states(
 ) -> StateStore:
     """Replace recurrent mixers by leaves with a store of state. -> the stores"""
     layers = {}
-    maker = MixerLeaves(fitter)
+    maker, num_rows = MixerLeaves(fitter), sizes.state_rows + 1
     for path, mixer in anatomy.recurrent.items():
-        layers[path] = StateLayer(mixer.states, sizes.state_rows + 1, fitter.device)
+        layers[path] = StateLayer(mixer.states, num_rows, fitter.device)
         module, names = anatomy.model.get_submodule(path), names_inside(anatomy, path)
         leaf = maker.leaf(step, stacks, names, path, module, mixer, layers[path])
         anatomy.model.set_submodule(path, leaf)
-    return StateStore(layers)
+    return StateStore(layers, num_rows, fitter.device)
 
 
 class Remembered:

@@ -113,22 +113,22 @@ class DecodeGraphs:
     def _capture(self, size: Size, view: StepView) -> torch.Tensor:
         """Run a step as it is, and record it for later steps of its size.
 
-        The recording is used if it gives the same result as the step.
+        The recording is used if it gives the same result as the step. Where models keep states, it
+        is made and compared on the row that no sequence has, so that theirs stay as they are; then
+        the step runs, and replaces the keys and values that this wrote.
         """
         self._steps[size] = None
-        try:
-            before = self._packed.states.of(view)
-        except RuntimeError as error:  # there may be no memory for a copy
-            self._warn(size, error)
-            return self._packed.forward(view)
-        expected = self._packed.forward(view)
         if not self._has_room(size):
-            return expected
+            return self._packed.forward(view)
+        states = self._packed.states
+        tried = states.on_spare_row(view)
+        states.begin(tried)
+        expected = self._packed.forward(tried)
         step = _CapturedStep(self._packed, size)
-        step.fill(view)
+        step.fill(tried)
         try:
             step.record(self._backend)
-            self._packed.states.restore(view, before)
+            states.begin(tried)
             found = step.replay()[: view.tokens.count]
         except RuntimeError as error:
             self._warn(size, error)
@@ -136,17 +136,14 @@ class DecodeGraphs:
             differs = logits_difference(found, expected)
             if differs is None:
                 self._steps[size] = step
-                return expected
-            logger.warning(
-                "decode steps of %d sequences are not captured: %s from the same step's not "
-                "captured",
-                size[0],
-                differs,
-            )
-        if not before:
-            return expected
-        self._packed.states.restore(view, before)
-        return self._packed.forward(view)
+            else:
+                logger.warning(
+                    "decode steps of %d sequences are not captured: %s from the same step's not "
+                    "captured",
+                    size[0],
+                    differs,
+                )
+        return expected if tried is view else self._packed.forward(view)
 
     def _warn(self, size: Size, error: RuntimeError) -> None:
         logger.warning("decode steps of %d sequences cannot be captured: %s", size[0], error)

@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from representation.architecture.mixer_parts import RecurrentMixer
+from representation.architecture.mixer_parts import (
+    RecurrentMixer,
+    functions_of,
+    plain_functions_of,
+    redirect,
+)
 from representation.architecture.trying import filled
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.recurrent import Recurrent
@@ -53,6 +58,7 @@ class MixerLeaves:
         """The leaf for the mixer there. names: of its tensors, its parts' too."""
         if self._packs(path, module, mixer):
             return self._packed(step, stacks, names, path, module, mixer, store, self._fitter)
+        redirect(module, plain_functions_of(module))
         return BySequence(
             step,
             stacks,
@@ -87,19 +93,26 @@ class MixerLeaves:
             mixer=mixer,
             store=store,
             make_leaf=make_leaf,
+            functions=self._functions(module),
             native=self._recurrent,
         )
+
+    def _functions(self, module: nn.Module) -> dict[str, Any]:
+        """What the packed form may call, by name: on the CPU, transformers' own functions. Those
+        that other packages have put in their place need a card."""
+        return plain_functions_of(module) if self._device.type == "cpu" else functions_of(module)
 
     def _packs(self, path: str, module: nn.Module, mixer: RecurrentMixer) -> bool:
         shapes = tuple((n, tuple(t.shape), t.dtype) for n, t in module.state_dict().items())
         key = type(module), shapes
         if key not in self._found:
-            why = "its code is not known"
+            why = "its functions are not known"
             if can_be_packed(module, mixer):
-                why = self._difference(path, module, mixer) or ""
+                differs = self._difference(path, module, mixer)
+                why = "" if differs is None else f"packed, {differs}"
             if why:
                 logger.warning(
-                    "%s (%s) runs for one sequence after another: packed, %s",
+                    "%s (%s) runs for one sequence after another: %s",
                     path,
                     type(module).__name__,
                     why,
@@ -116,12 +129,14 @@ class MixerLeaves:
         multiplier = Multiplier(self._device, native)
         fitter = Fitter(step, stacks, multiplier, self._device, native)
         stores = [StateLayer(mixer.states, 3, self._device) for _ in range(2)]
+        own = copy.deepcopy(module)
+        redirect(own, plain_functions_of(module))
         slow = BySequence(
             step,
             stacks,
             names,
             mixer.axes,
-            original=copy.deepcopy(module),
+            original=own,
             argument=mixer.argument,
             store=stores[0],
         )
@@ -142,8 +157,8 @@ class MixerLeaves:
                 differs = next(filter(None, each), None)
                 if differs is not None:
                     return f"in step {index + 1}, {differs}"
-        except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-            return f"it fails: {error}"  # its code is of another kind
+        except Exception as error:  # noqa: BLE001 - of another kind, its code may raise anything
+            return f"it fails: {error}"
         return None
 
 

@@ -5,7 +5,7 @@ Its linear layers are leaves. In place of the functions that look from token to 
 `recurrences.py`, which know where each sequence begins and where its state is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -70,9 +70,13 @@ class PackedMixer(Leaf):
         mixer: RecurrentMixer,
         store: StateLayer,
         make_leaf: MakeLeaf,
+        functions: Mapping[str, Any],
         native: Recurrent | None,
     ) -> None:
-        """original: keeps its modules only where no leaf takes their place. `can_be_packed`."""
+        """original: keeps its modules only where no leaf takes their place. `can_be_packed`.
+
+        functions: that its forward may call, by name.
+        """
         own = own_names(original, mixer.units)
         super().__init__(step, stacks, {name: names[name] for name in own}, mixer.axes)
         self._inputs = {name: mixer.inputs.get(name.rpartition(".")[0]) for name in own}
@@ -83,12 +87,12 @@ class PackedMixer(Leaf):
         )
         for path, leaf in zip(mixer.units, self.parts, strict=True):
             original.set_submodule(path, leaf)
-        functions: dict[str, Any] = {CONVOLUTION: lambda *args, **kw: self.convolve(*args, **kw)}
-        found = recurrence(functions_of(original), native)
+        ours: dict[str, Any] = {CONVOLUTION: lambda *args, **kw: self.convolve(*args, **kw)}
+        found = recurrence(functions, native)
         if found is not None:
             name, self._recurrence = found
-            functions[name] = lambda *args, **kw: self.recur(*args, **kw)
-        redirect(original, functions)
+            ours[name] = lambda *args, **kw: self.recur(*args, **kw)
+        redirect(original, {**functions, **ours})
         self._original = Original(original, own)
 
     def forward(self, hidden_states: torch.Tensor, **others: Any) -> Any:

@@ -3,13 +3,15 @@
 `scheduling.ledgers.state_rows` counts which rows are free.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from representation.architecture.states import StateKey, States
 from serve_app.engine.device.pages import zeros
 from serve_app.engine.step.step import StepView
+from serve_app.engine.step.transfer import to_device
 
 
 class StateLayer:
@@ -25,11 +27,10 @@ class StateLayer:
     def num_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def clear(self, rows: Sequence[int]) -> None:
-        """Make rows those of sequences of which nothing is computed yet."""
+    def clear(self, rows: torch.Tensor) -> None:
+        """Make rows those of sequences of which nothing is computed yet. rows: (n,) int64"""
         for tensor in self.tensors.values():
-            for row in rows:
-                tensor[row].zero_()
+            tensor.index_fill_(0, rows, 0)
 
     def read(self, rows: torch.Tensor) -> dict[StateKey, torch.Tensor]:
         """Copies of these rows. rows: (S,) int64  ->  (S, *shape) of each tensor"""
@@ -44,8 +45,13 @@ class StateLayer:
 class StateStore:
     """All layers that keep state, by the path of their mixer; none in most families."""
 
-    def __init__(self, layers: Mapping[str, StateLayer]) -> None:
+    def __init__(
+        self, layers: Mapping[str, StateLayer], num_rows: int, device: torch.device
+    ) -> None:
+        """num_rows: of each layer, with the one that no sequence has."""
         self.layers = layers
+        self._num_rows = num_rows
+        self._device = device
 
     @property
     def num_bytes(self) -> int:
@@ -56,16 +62,19 @@ class StateStore:
         """Before a step: forget the state of those whose rows its new sequences got."""
         begins = () if view.states is None else view.states.begins
         if begins:
+            rows = to_device(begins, torch.int64, self._device)
             for layer in self.layers.values():
-                layer.clear(begins)
+                layer.clear(rows)
 
-    def of(self, view: StepView) -> list[dict[StateKey, torch.Tensor]]:
-        """Copies of the states of a step of single tokens, by layer."""
-        singles = None if view.states is None else view.states.singles
-        return [] if singles is None else [x.read(singles.rows) for x in self.layers.values()]
+    def on_spare_row(self, view: StepView) -> StepView:
+        """The same step of single tokens, all on the last row, which no sequence has.
 
-    def restore(self, view: StepView, kept: Sequence[Mapping[StateKey, torch.Tensor]]) -> None:
-        """Put such copies back."""
-        if view.states is not None and view.states.singles is not None:
-            for layer, states in zip(self.layers.values(), kept, strict=True):
-                layer.write(view.states.singles.rows, states)
+        All of them read it before one of them writes it, so what they give is defined; what is left
+        in it is not.
+        """
+        if view.states is None or view.states.singles is None:
+            return view
+        spare = self._num_rows - 1
+        rows = torch.full_like(view.states.singles.rows, spare)
+        singles = replace(view.states.singles, rows=rows)
+        return replace(view, states=replace(view.states, singles=singles, begins=(spare,)))

@@ -40,7 +40,16 @@ def test_bytes_are_those_of_rows_backbones_keys_and_values_and_logits(plan: Floo
     assert traffic.backbones == 2 * (BACKBONE + HEAD) * 2 + 6 * 32 * 2
     assert traffic.kv == (10 + 1 + 20 + 5) * KV_TOKEN * 2
     assert traffic.logits == 2 * 2 * 320 * 2
+    assert traffic.states == 0
     assert traffic.total == sum((traffic.pool, traffic.backbones, traffic.kv, traffic.logits))
+
+
+def test_a_state_is_read_and_written_however_many_tokens_a_sequence_has() -> None:
+    config = tiny_model("lfm2_moe", 1).config.to_dict()
+    hybrid = FloorPlan(config, torch.bfloat16)
+    state = 2 * 32 * 3 * 2  # two layers, of 32 channels with 3 taps, in bfloat16
+    routing = [{SLOTS: ShelfUse(1, 1)}] * 3
+    assert hybrid.traffic(1, [Span(10, 1), Span(20, 5)], routing).states == 2 * 2 * state
 
 
 def test_what_backbones_have_in_common_is_moved_once(plan: FloorPlan) -> None:

@@ -37,7 +37,7 @@ def test_each_point_of_each_variant_has_a_time_a_floor_and_its_bytes(
     for row in rows:
         assert row["step_s"] > 0  # type: ignore[operator]
         assert row["reached"] == pytest.approx(row["floor_s"] / row["step_s"])  # type: ignore[operator]
-        parts = ("pool_bytes", "backbone_bytes", "kv_bytes", "logits_bytes")
+        parts = ("pool_bytes", "backbone_bytes", "kv_bytes", "state_bytes", "logits_bytes")
         assert row["bytes"] == sum(row[part] for part in parts)  # type: ignore[misc]
     assert {row["steps"] for row in rows} == {3}
 

@@ -12,7 +12,6 @@ from serve_app.engine.attention.varlen import Varlen
 from serve_app.engine.engine import Engine
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.captures import Capture
-from serve_app.engine.states.state_store import StateStore
 from tests.engine import paged_kernels
 from tests.engine.recorded import Recorder
 from tests.engine.running import (
@@ -98,25 +97,6 @@ def test_captured_steps_go_on_from_each_sequences_own_state(
     assert_golden(models, requests, answer(engine, requests))
     assert not caplog.records, "every capture gave what the step gave"
     assert recorder.num_replays > 4
-    engine.close()
-
-
-def test_steps_whose_states_cannot_be_copied_are_not_captured(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def of(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr("serve_app.engine.model.packed.native", lambda: None)
-    monkeypatch.setattr(StateStore, "of", of)
-    models = {"m": tiny_model("qwen3_next", 1)}
-    engine = opened(MemorySource("r1", models))
-    requests = greedy_requests(models, [5], max_tokens=6)
-    caplog.clear()
-    assert_golden(models, requests, answer(engine, requests))
-    (warning,) = [each.getMessage() for each in caplog.records]
-    assert warning == "decode steps of 1 sequences cannot be captured: no memory"
-    assert not recorder.recorded
     engine.close()
 
 

@@ -82,6 +82,7 @@ class Recurrent:
         width: int,
     ) -> None:
         assert states.is_contiguous()
+        assert states.shape[1] % num_groups == 0, "heads are not shared evenly"
         assert states.dtype is torch.float32
         call = _Call(
             states.data_ptr(),
