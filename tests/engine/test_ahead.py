@@ -12,6 +12,7 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.replacing import Sizes
 from serve_app.engine.request import Request, Sampling
 from serve_app.engine.run.runner import LaunchedStep, Runner, RunningRequest, StepResult
+from serve_app.engine.states.state_store import StateStore
 from serve_app.engine.step.step import StepView
 from serve_app.errors import EngineError
 from serve_app.scheduling.ledgers.blocks import BLOCKS
@@ -196,6 +197,7 @@ def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.Monke
         device = torch.device("meta")
         sizes = Sizes(num_places=2, shelves=(), num_blocks=8, block_size=4)
         attention_forms = ()
+        states = StateStore({}, 0, torch.device("meta"))
 
         def forward(self, view: StepView) -> torch.Tensor:
             return torch.empty((view.outputs.count, 50), device="meta")

@@ -47,11 +47,11 @@ def assemble(reader: ReleaseReader, name: str) -> Any:
         for parameter in experts[0]:
             stacked = torch.stack([expert[parameter] for expert in experts])
             state[f"{reader.layers[layer].module}.{parameter}"] = stacked
-    kind = type(meta_model(config, torch.float32))
+    kind = type(meta_model(config, torch.float32, attention=None))  # else it would attend so too
     made, info = kind.from_pretrained(
         None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
     )
-    served = meta_model(config, torch.float32).state_dict()
+    served = meta_model(config, torch.float32, attention=None).state_dict()
     assert not served.keys() & info["missing_keys"]
     assert not info["unexpected_keys"]
     return made.eval()

@@ -19,10 +19,12 @@ class Shape:
     fields: Mapping[str, Any]
 
     def config(self, num_layers: int | None = None, **others: Any) -> dict[str, Any]:
-        """The config's fields, as in a manifest; with fewer layers or other fields."""
+        """The config's fields, as in a manifest; with fewer layers (the last), or other fields."""
         fields = dict(self.fields) | others
         if num_layers is not None:
             fields["num_hidden_layers"] = num_layers
+            if "layer_types" in fields:
+                fields["layer_types"] = fields["layer_types"][-num_layers:]
         config: dict[str, Any] = CONFIG_MAPPING[self.model_type](**fields).to_dict()
         return config
 
@@ -120,7 +122,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "qwen3-next": Shape(
         "qwen3_next",
-        161.6e6,
+        126.9e6,
         {
             "vocab_size": 8192,
             "hidden_size": 512,

@@ -27,6 +27,8 @@ def test_the_bars_are_these() -> None:
         "running_tpot_during_load": (1.15, False),
         "pool_over_isolated_turnaround": (0.8, False),
         "scaling": (1.0, False),
+        "hybrid_packed_over_sequential": (0.65, False),
+        "state_update_over_copied": (3.0, False),
         "consolidate_over_read": (300.0, False),
     }
 
