@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.engine import Engine
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Request
+from serve_app.engine.states.packed_mixer import PackedMixer
 from serve_app.errors import DoesNotFit
 from tests.engine.running import (
     GREEDY,
@@ -35,15 +37,23 @@ def models_of(architecture: str, count: int = 3) -> dict[str, Any]:
     }
 
 
+def recurrent(engine: Engine) -> list[str]:
+    """The paths of its recurrent mixers."""
+    return list(engine.packed.states.layers)
+
+
 @pytest.mark.parametrize("architecture", HYBRID)
 def test_mixed_models_answer_as_by_themselves_with_few_places_pages_and_rows(
-    architecture: str,
+    architecture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And all mixers run packed."""
     models = models_of(architecture)
     source = MemorySource("r1", models)
     engine = engine_of(source, kv_tokens=64, num_places=2, max_sequences=6)
     assert engine.memory.state_rows == 6
-    requests = greedy_requests(models, [5, 17, 30, 12], max_tokens=18)
+    assert {PackedMixer} == {type(engine.packed._model.get_submodule(p)) for p in recurrent(engine)}
+    assert not caplog.records
+    requests = greedy_requests(models, [5, 17, 30], max_tokens=12)
     answers = answer(engine, requests)
     stats = engine.stats()
     assert stats.num_preemptions > 0

@@ -7,16 +7,11 @@ import pytest
 import torch
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from representation.architecture.tracing import Axes
-from serve_app.engine.leaves.fitting import Fitter
-from serve_app.engine.leaves.leaves import Leaf, Names
-from serve_app.engine.leaves.originals import PerSegment
 from serve_app.engine.states.by_sequence import BySequence
 from serve_app.engine.states.convolution import convolve
 from serve_app.engine.states.packed_mixer import PackedMixer
 from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
-from tests.engine.test_hybrids import HYBRID, models_of
-from tests.support.checkpoints import tiny_model
+from tests.engine.test_hybrids import models_of
 from tests.support.sources import MemorySource
 
 
@@ -25,53 +20,7 @@ def kinds_of(engine: Any) -> set[type]:
     return {type(module) for module in modules if isinstance(module, BySequence | PackedMixer)}
 
 
-@pytest.mark.parametrize("architecture", HYBRID)
-def test_every_mixer_of_the_families_that_are_tested_runs_packed(
-    architecture: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = engine_of(MemorySource("r1", models_of(architecture, 1)))
-    assert kinds_of(engine) == {PackedMixer}
-    assert not caplog.records
-    engine.close()
-
-
-@pytest.mark.parametrize(
-    ("architecture", "wide"),
-    [("qwen3_next", "dt_bias"), ("nemotron_h", "dt_bias"), ("lfm2_moe", "conv.conv.weight")],
-)
-def test_mixers_with_some_weights_in_float32_run_packed_in_fewer_bits(
-    architecture: str, wide: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = tiny_model(architecture, 1).bfloat16()
-    held = [tensor for name, tensor in model.state_dict(keep_vars=True).items() if wide in name]
-    for tensor in held:
-        tensor.data = tensor.data.float()
-    engine = engine_of(MemorySource("r1", {"m": model}, dtype="bfloat16"), dtype="bfloat16")
-    stacks = [t for n, t in engine.packed.stacks.stacks().items() if wide in n]
-    assert [stack.tensor.dtype for stack in stacks] == [torch.float32] * len(held)
-    assert kinds_of(engine) == {PackedMixer}
-    assert not caplog.records
-    engine.close()
-
-
-def test_a_part_that_runs_once_per_model_keeps_steps_from_being_captured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    works = Fitter.leaf
-
-    def leaf(self: Fitter, path: str, module: Any, names: Names, axes: Axes) -> Leaf:
-        if path.endswith("linear_attn.out_proj"):
-            return PerSegment(self._step, self._stacks, names, axes, module)
-        return works(self, path, module, names, axes)
-
-    monkeypatch.setattr(Fitter, "leaf", leaf)
-    engine = engine_of(MemorySource("r1", models_of("qwen3_next", 1)))
-    assert kinds_of(engine) == {PackedMixer}
-    assert "runs once per model" in (engine.packed.bound_to_host or "")
-    engine.close()
-
-
-@pytest.mark.parametrize("architecture", ["lfm2_moe", "qwen3_next"])
+@pytest.mark.parametrize("architecture", ["lfm2_moe"])
 def test_a_mixer_whose_packed_form_differs_runs_by_its_own_code_and_says_so(
     architecture: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
