@@ -69,17 +69,19 @@ class EngineWatch:
         return self._watching is None
 
     async def _watch(self) -> None:
+        is_told = False
         try:
             while not await self._is_there():
                 if not self.is_away and self.was_there:  # else it is starting
                     _log.warning("the engine does not answer: requests are refused until it does")
+                    is_told = True
                 self.is_away = True
                 self._is_known.set()
                 await asyncio.sleep(_PAUSE_S)
             if self.is_away:
                 self._expected_s = monotonic() - self._lost_at
                 self._has_returned = True
-                if self.was_there:
+                if is_told:
                     _log.warning("the engine is back after %.1f s", self._expected_s)
                 self.was_there = True
         finally:

@@ -9,12 +9,17 @@ from serve_app.serving.ingress import Ingress
 from serve_app.serving.transport.engine_watch import EngineWatch
 
 
-def _said(caplog: pytest.LogCaptureFixture, *, has_served: bool) -> list[str]:
+def _said(
+    caplog: pytest.LogCaptureFixture, *, has_served: bool, begins_meanwhile: bool = False
+) -> list[str]:
     async def run() -> None:
         answers = iter([False, True])
 
         async def serves() -> bool:
-            return next(answers)
+            answer = next(answers)
+            if answer and begins_meanwhile:
+                watch.expect(1.0)
+            return answer
 
         watch = EngineWatch(serves)
         if has_served:
@@ -29,6 +34,12 @@ def _said(caplog: pytest.LogCaptureFixture, *, has_served: bool) -> list[str]:
 
 def test_an_engine_that_starts_is_not_said_to_be_away(caplog: pytest.LogCaptureFixture) -> None:
     assert _said(caplog, has_served=False) == []
+
+
+def test_an_engine_that_was_asked_while_it_started_is_not_said_to_be_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert _said(caplog, has_served=False, begins_meanwhile=True) == []
 
 
 def test_an_engine_that_served_is_said_to_be_away_and_back(
