@@ -53,7 +53,7 @@ def test_mixed_models_answer_as_by_themselves_with_few_places_pages_and_rows(
     assert engine.memory.state_rows == 6
     assert {PackedMixer} == {type(engine.packed._model.get_submodule(p)) for p in recurrent(engine)}
     assert not caplog.records
-    requests = greedy_requests(models, [5, 17, 30], max_tokens=12)
+    requests = greedy_requests(models, [5, 17, 30, 12], max_tokens=18)
     answers = answer(engine, requests)
     stats = engine.stats()
     assert stats.num_preemptions > 0
