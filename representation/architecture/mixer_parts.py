@@ -30,6 +30,11 @@ class RecurrentMixer:
     units: dict[str, Axes]
     inputs: dict[str, tuple[int, ...]]
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state."""
+        return sum(state.num_bytes for state in self.states.values())
+
 
 def recurrent_mixer(
     path: str, mixer: nn.Module, argument: str, owners: Collection[str], trace: Trace
@@ -54,7 +59,7 @@ def recurrent_mixer(
 def _is_of_vectors(module: nn.Module) -> bool:
     """Whether a module has nothing but vectors, as norms do."""
     return not list(module.children()) and all(
-        tensor.dim() == 1 for name, tensor in module.state_dict().items() if name
+        tensor.dim() == 1 for tensor in module.state_dict().values()
     )
 
 

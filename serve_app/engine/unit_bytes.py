@@ -82,10 +82,7 @@ def unit_bytes(
     kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
     kept = attention_needs(device)
     logits = config.vocab_size * dtype.itemsize
-    states = [
-        sum(state.num_bytes for state in mixer.states.values())
-        for mixer in anatomy.recurrent.values()
-    ]
+    states = [mixer.state_bytes for mixer in anatomy.recurrent.values()]
     # Of one layer at a time: what is read, two products with it, and what is written. Compiled
     # code on the CPU works on states where they lie.
     copied = 0 if on_cpu else STATE_COPIES * max(states, default=0)

@@ -87,11 +87,7 @@ class FloorPlan:
         self._attentions = [
             (shape, anatomy.windows[path]) for path, shape in anatomy.attentions.items()
         ]
-        self._state_bytes = sum(
-            state.num_bytes
-            for mixer in anatomy.recurrent.values()
-            for state in mixer.states.values()
-        )
+        self._state_bytes = sum(mixer.state_bytes for mixer in anatomy.recurrent.values())
         sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in tensors.items()}
         is_tied = tied_names(anatomy).get(head) == embedding
         self._gathered = None if is_tied else embedding

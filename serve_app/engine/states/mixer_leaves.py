@@ -27,7 +27,7 @@ from serve_app.engine.states.packed_mixer import CONV, PackedMixer, can_be_packe
 from serve_app.engine.states.state_store import StateLayer
 from serve_app.engine.step.integers import Integers
 from serve_app.engine.step.step import CurrentStep, Spans, StepView
-from serve_app.engine.step.step_states import Singles, StatePiece, StepStates
+from serve_app.engine.step.step_states import StatePiece, StepStates
 
 logger = logging.getLogger(__name__)
 PLACES = 2
@@ -58,16 +58,7 @@ class MixerLeaves:
         """The leaf for the mixer there. names: of its tensors, its parts' too."""
         if self._packs(path, module, mixer):
             return self._packed(step, stacks, names, path, module, mixer, store, self._fitter)
-        redirect(module, plain_functions_of(module))
-        return BySequence(
-            step,
-            stacks,
-            names,
-            mixer.axes,
-            original=module,
-            argument=mixer.argument,
-            store=store,
-        )
+        return _by_sequence(step, stacks, names, module, mixer, store)
 
     def _packed(
         self,
@@ -129,17 +120,7 @@ class MixerLeaves:
         multiplier = Multiplier(self._device, native)
         fitter = Fitter(step, stacks, multiplier, self._device, native)
         stores = [StateLayer(mixer.states, 3, self._device) for _ in range(2)]
-        own = copy.deepcopy(module)
-        redirect(own, plain_functions_of(module))
-        slow = BySequence(
-            step,
-            stacks,
-            names,
-            mixer.axes,
-            original=own,
-            argument=mixer.argument,
-            store=stores[0],
-        )
+        slow = _by_sequence(step, stacks, names, copy.deepcopy(module), mixer, stores[0])
         try:
             twin = copy.deepcopy(module)
             fast = self._packed(step, stacks, names, path, twin, mixer, stores[1], fitter)
@@ -160,6 +141,27 @@ class MixerLeaves:
         except Exception as error:  # noqa: BLE001 - of another kind, its code may raise anything
             return f"it fails: {error}"
         return None
+
+
+def _by_sequence(
+    step: CurrentStep,
+    stacks: Stacks,
+    names: Names,
+    module: nn.Module,
+    mixer: RecurrentMixer,
+    store: StateLayer,
+) -> BySequence:
+    """The mixer's own code with transformers' own functions: what is right on every device."""
+    redirect(module, plain_functions_of(module))
+    return BySequence(
+        step,
+        stacks,
+        names,
+        mixer.axes,
+        original=module,
+        argument=mixer.argument,
+        store=store,
+    )
 
 
 def _random_stacks(module: nn.Module, device: torch.device) -> Stacks:
@@ -186,20 +188,8 @@ def _view(lengths: tuple[int, ...], begin: bool, device: torch.device) -> StepVi
     for row, length in enumerate(lengths):
         pieces += [StatePiece(row, min(row, 1), start, start + length)] if length else []
         start += length
-    singles = [piece for piece in pieces if piece.length == 1]
-    states = StepStates(
-        singles=Singles(
-            integers.put([piece.row for piece in singles]),
-            integers.put([piece.start for piece in singles]),
-            is_all=len(singles) == len(pieces),
-        )
-        if singles
-        else None,
-        longer=tuple(piece for piece in pieces if piece.length > 1),
-        pieces=tuple(pieces),
-        begins=tuple(range(3)) if begin else (),
-        prompts=integers.put(np.array(lengths).repeat(lengths) > 1, torch.bool),
-    )
+    prompts = np.array(lengths).repeat(lengths) > 1
+    states = StepStates.of(pieces, range(3) if begin else (), prompts, integers)
     integers.send()
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     return StepView(spans, spans, nothing, nothing, nothing, nothing, states=states)

@@ -1,9 +1,14 @@
 """Where a step's sequences have their state, for models that keep some. Only values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from serve_app.engine.step.integers import Integers
 
 
 class StatePiece(NamedTuple):
@@ -46,3 +51,26 @@ class StepStates:
     pieces: tuple[StatePiece, ...]
     begins: tuple[int, ...]
     prompts: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        pieces: Sequence[StatePiece],
+        begins: Sequence[int],
+        prompts: NDArray[np.bool_],
+        integers: Integers,
+    ) -> "StepStates":
+        """States of sequences whose pieces the host knows. prompts: (T,) bool"""
+        singles = [piece for piece in pieces if piece.length == 1]
+        found = Singles(
+            integers.put([piece.row for piece in singles]),
+            integers.put([piece.start for piece in singles]),
+            is_all=len(singles) == len(pieces),
+        )
+        return cls(
+            singles=found if singles else None,
+            longer=tuple(piece for piece in pieces if piece.length > 1),
+            pieces=tuple(pieces),
+            begins=tuple(begins),
+            prompts=integers.put(prompts, torch.bool),
+        )

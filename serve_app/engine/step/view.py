@@ -18,7 +18,7 @@ from serve_app.engine.step.step import (
     Spans,
     StepView,
 )
-from serve_app.engine.step.step_states import Singles, StatePiece, StepStates
+from serve_app.engine.step.step_states import StatePiece, StepStates
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.ledgers.state_rows import STATE_ROWS
 from serve_app.scheduling.plan import Chunk
@@ -214,21 +214,10 @@ def _states(
         StatePiece(chunk.held[STATE_ROWS][0], chunk.place, start, start + len(chunk.tokens))
         for chunk, start in zip(chunks, starts, strict=True)
     ]
-    singles = [piece for piece in pieces if piece.length == 1]
     prompt_lens = np.array([chunk.prompt_len for chunk in chunks])
     lengths = prompt_lens.repeat([piece.length for piece in pieces])  # (T,)
-    found = Singles(
-        integers.put([piece.row for piece in singles]),
-        integers.put([piece.start for piece in singles]),
-        is_all=len(singles) == len(pieces),
-    )
-    return StepStates(
-        singles=found if singles else None,
-        longer=tuple(piece for piece in pieces if piece.length > 1),
-        pieces=tuple(pieces),
-        begins=tuple([p.row for p, c in zip(pieces, chunks, strict=True) if not c.start]),
-        prompts=integers.put(positions < lengths, torch.bool),
-    )
+    begins = [p.row for p, c in zip(pieces, chunks, strict=True) if not c.start]
+    return StepStates.of(pieces, begins, positions < lengths, integers)
 
 
 def _rope_spans(
