@@ -2,6 +2,7 @@
 
 ValueError
 ├── NeverFits            the sequence needs more of something than there is
+├── PromptTooLong        no step has room for a prompt that one step must compute
 ├── TooManyKept          no place would be left that can be given to another backbone
 └── DuplicateSequence    a sequence of that id is already scheduled
 """
@@ -17,6 +18,17 @@ class NeverFits(ValueError):
         )
         self.needed = needed
         self.available = available
+
+
+class PromptTooLong(ValueError):
+    """No step is sure to have room for a prompt that one step must compute. limit: in tokens."""
+
+    def __init__(self, sequence: str, prompt: int, limit: int) -> None:
+        super().__init__(
+            f"sequence {sequence!r} has a prompt of {prompt} tokens, which one step must compute; "
+            f"there is room for {limit}"
+        )
+        self.limit = limit
 
 
 class TooManyKept(ValueError):

@@ -4,6 +4,9 @@ A step's tokens go, first, to urgent sequences: one to each that decodes, then t
 begun, then to new sequences, as far as there are tokens left. An interactive sequence whose turn it
 is begins before prompts of standard ones go on. What is left goes to batch, in the same order.
 
+A prompt that must be computed at once begins in a step that has tokens left for all of it. Those
+that come after it wait as well, so it waits for prompts that have begun, and for no others.
+
 If a sequence needs something that is not free, such as KV blocks, it takes everything that another
 holds which comes after it in the order of `fairness/giving_way.py`. If there is none, it waits and
 keeps what it has. If the next in turn cannot begin, because too many run or something is not free,
@@ -18,6 +21,7 @@ commit.
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from serve_app.scheduling.errors import PromptTooLong
 from serve_app.scheduling.fairness.accounts import Queue, lead
 from serve_app.scheduling.fairness.giving_way import Precedence
 from serve_app.scheduling.fairness.lanes import Lanes
@@ -43,6 +47,11 @@ class _Draft:
     chunks: dict[Sequence, Chunk] = field(default_factory=dict)
     is_closed: bool = False
 
+    def has_tokens_for(self, sequence: Sequence) -> bool:
+        """Whether it can have some of those that are left; all that it misses, if its prompt must
+        be computed at once."""
+        return self.budget >= (sequence.num_missing if sequence.prompt_at_once else 1)
+
 
 class Planner:
     """Continues and starts sequences, within `step_tokens` and `max_sequences`."""
@@ -62,6 +71,18 @@ class Planner:
         self._residency = residency
         self._step_tokens = step_tokens
         self._max_sequences = max_sequences
+
+    @property
+    def longest_at_once(self) -> int:
+        """The longest prompt, in tokens, that fits into a step in which as many sequences decode as
+        may run: so answers cannot keep it waiting.
+        """
+        return max(self._step_tokens - self._max_sequences, 1)
+
+    def require(self, sequence: Sequence) -> None:
+        """Raises PromptTooLong if its turn might never come."""
+        if sequence.prompt_at_once and sequence.prompt_len > self.longest_at_once:
+            raise PromptTooLong(sequence.id, sequence.prompt_len, self.longest_at_once)
 
     def goes_on(self) -> bool:
         """Whether nobody has to give way, or is recomputed, for all running ones to continue."""
@@ -123,7 +144,7 @@ class Planner:
 
     def _continue(self, sequence: Sequence, draft: _Draft) -> None:
         """Plan what there is room for; if there is none, take what the last in order holds."""
-        if not draft.budget or sequence.place is None:
+        if sequence.place is None or not draft.has_tokens_for(sequence):
             return
         wanted = min(sequence.num_missing, draft.budget)
         held = self._running.has(sequence, wanted)
@@ -166,6 +187,8 @@ class Planner:
             if queue is None or (before is not None and not self._goes_before(queue, before)):
                 return
             head = queue.head
+            if not draft.has_tokens_for(head):
+                return
             if not self._starts(head) and draft.takes:
                 for sequence in self._making_room(head):
                     self._take_from(sequence, draft)

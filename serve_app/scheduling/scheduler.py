@@ -32,8 +32,9 @@ class Scheduler:
 
     At most `max_sequences` run at once, and no more than `step_tokens`, so that each can have a
     token in every step. `needs`: a ledger for each kind of need. `cache`: what sequences that start
-    alike share; None if nothing is shared. residency.py states the longest wait of a model that is
-    not resident. A sequence of batch that has not ended `max_batch_wait_s` after it was added is a
+    alike share; None if nothing is shared. `longest_at_once`: the longest prompt, in tokens, that
+    one step can compute whatever runs. residency.py states the longest wait of a model that is not
+    resident. A sequence of batch that has not ended `max_batch_wait_s` after it was added is a
     standard one from then on.
     """
 
@@ -75,6 +76,7 @@ class Scheduler:
             step_tokens=step_tokens,
             max_sequences=min(max_sequences, step_tokens),
         )
+        self.longest_at_once = self._planner.longest_at_once
         self._number = 0
         self._now = 0.0
         self._outstanding: list[Outstanding] = []
@@ -85,11 +87,12 @@ class Scheduler:
         """Queue a new sequence.
 
         All or nothing: DuplicateSequence if its id is in use, NeverFits if prompt and answer need
-        more of a kind than exists.
+        more of a kind than exists, PromptTooLong if one step must compute more than it can.
         """
         if sequence.id in self._sequences:
             raise DuplicateSequence(f"sequence {sequence.id!r} is waiting or running already")
         self._needs.require(sequence)
+        self._planner.require(sequence)
         self._advance_clock(now)
         sequence.number = self._number
         self._number += 1

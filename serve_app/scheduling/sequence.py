@@ -24,7 +24,8 @@ class Sequence:
     tenant and class; a larger `weight` gives its tenant a larger share. With `max_tokens=0` only
     the prompt is computed and nothing is sampled. When the known tokens exceed `recompute_at`,
     everything is computed again. `by_length`: its keys and values depend on more than the tokens
-    before them. `chunk_tokens`: the most of them that one step computes.
+    before them. `chunk_tokens`: the most of them that one step computes. `prompt_at_once`: one step
+    computes the whole prompt, and none after it more than one token, whenever that happens.
     `deadline`: when it is to end, computed or not, on the clock of `arrival`.
 
     Only the scheduler writes the fields below the blank line, and the class of one in batch that
@@ -54,6 +55,7 @@ class Sequence:
     by_length: bool = False
     deadline: float | None = None
     chunk_tokens: int | None = None
+    prompt_at_once: bool = False
 
     tokens: list[int] = field(init=False)
     prompt_len: int = field(init=False)
@@ -130,9 +132,11 @@ class Sequence:
 
     @property
     def num_missing(self) -> int:
-        """Expected tokens that are still to be computed, at most `chunk_tokens`; 1 to decode."""
+        """Expected tokens that are still to be computed and may be at once; 1 to decode."""
         expected = min(len(self.tokens) + self.num_pending, self.num_positions)
         missing = expected - self.num_computed
+        if self.prompt_at_once:
+            return min(missing, 1) if self.num_computed else self.prompt_len
         return missing if self.chunk_tokens is None else min(missing, self.chunk_tokens)
 
     def finish_reason(self) -> Literal["stop", "complete", "length"] | None:

@@ -219,6 +219,7 @@ class World:
         recompute_at: int | None = None,
         by_length: bool = False,
         deadline: float | None = None,
+        at_once: bool = False,
     ) -> Sequence:
         """A sequence whose prompt is given, or made of that many tokens."""
         number = len(self.sequences)
@@ -244,6 +245,8 @@ class World:
             recompute_at=recompute_at,
             by_length=by_length,
             deadline=deadline,
+            chunk_tokens=2 if at_once else None,
+            prompt_at_once=at_once,
         )
         self.runner.backbones[sequence.model] = sequence.backbone
         self.runner.readers[sequence.id] = tenant if sequence.is_alike else sequence.id
@@ -313,7 +316,13 @@ class World:
         order = [(c.place, self.sequences[c.sequence].arrival) for c in plan.chunks]
         assert order == sorted(order)
         for chunk in plan.chunks:
-            assert chunk.end <= self.sequences[chunk.sequence].num_positions, "more than is needed"
+            sequence = self.sequences[chunk.sequence]
+            assert chunk.end <= sequence.num_positions, "more than is needed"
+            if sequence.prompt_at_once:
+                at_once = 1 if chunk.start else sequence.prompt_len
+                assert len(chunk.tokens) == at_once, (
+                    "a prompt in parts, or tokens that come together"
+                )
         for sequence in begun:
             backbone = sequence.backbone
             assert backbone not in self.scheduler.residency.draining
@@ -336,7 +345,10 @@ class World:
             return
         lanes = self.scheduler._lanes
         queue = planner._next(lanes.urgent) or planner._next(lanes.batch)
-        assert queue is None or not planner._starts(queue.head), "the next could have begun"
+        if queue is not None and queue.head.prompt_at_once:
+            is_short = plan.num_tokens + queue.head.num_missing > self.step_tokens
+        can_begin = queue is not None and not is_short and planner._starts(queue.head)
+        assert not can_begin, "the next could have begun"
 
     def _execute(self, plan: StepPlan, before: Mapping[str, int]) -> None:
         written = [block for chunk in plan.chunks for block in self.runner.written(chunk)]

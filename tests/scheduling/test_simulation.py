@@ -87,6 +87,7 @@ class Simulation(RuleBasedStateMachine):
         min_tokens=st.integers(0, 3),
         keep=st.booleans(),
         recompute_at=st.one_of(st.none(), st.integers(0, 12)),
+        at_once=st.booleans(),
     )
     def add(
         self,
@@ -102,9 +103,10 @@ class Simulation(RuleBasedStateMachine):
         min_tokens: int,
         keep: bool,
         recompute_at: int | None,
+        at_once: bool,
     ) -> None:
         room = self.world.blocks.num_units * self.world.blocks.block_size
-        prompt = min(prompt, room)
+        prompt = min(prompt, room, self.world.scheduler.longest_at_once if at_once else room)
         self.world.add(
             [first + at for at in range(prompt)],
             model,
@@ -119,6 +121,7 @@ class Simulation(RuleBasedStateMachine):
             min_tokens=min_tokens,
             keep=keep,
             recompute_at=recompute_at,
+            at_once=at_once,
         )
 
     @rule(model=st.sampled_from(MODELS), keeps=st.booleans())
@@ -322,6 +325,7 @@ def perform(simulation: Simulation, act: str, rng: Random) -> None:
             min_tokens=rng.randint(0, 3),
             keep=rng.random() < 0.3,
             recompute_at=rng.randint(0, 20) if rng.random() < 0.2 else None,
+            at_once=rng.random() < 0.4,
         )
     elif act == "abort" and world.sequences:
         simulation.abort(index=len(world.sequences) - 1 - rng.randrange(4))
