@@ -4,7 +4,7 @@ Looks at a transformers model on the meta device, so nothing here costs memory. 
 replacement: the engine does.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from representation.architecture.skeleton import (
 )
 from representation.architecture.spreading import spread_vectors
 from representation.architecture.tracing import Axes, Trace, trace_of
-from representation.architecture.trying import require_apart
+from representation.architecture.trying import takes_parts
 from representation.architecture.widening import widen
 
 
@@ -61,6 +61,12 @@ class Anatomy:
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     siblings: tuple[tuple[str, ...], ...]
 
+    @property
+    def prompt_at_once(self) -> bool:
+        """Whether a prompt must be computed in one step, as a mixer cannot go on with more than one
+        token."""
+        return not all(mixer.takes_parts for mixer in self.recurrent.values())
+
 
 def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozenset()) -> Anatomy:
     """Find the parts of the config's model.
@@ -83,11 +89,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     with plain_functions(modules[path] for path in mixers.recurrent):
         trace = traced()
         _require_attention(name, mixers.attentions, trace)
-        for path, states in trace.states.items():
-            if not states:
-                raise Unservable(f"{name}: {path} takes a cache and keeps nothing in it")
-            width = trace.axes[path].shape[-1]
-            require_apart(path, modules[path], mixers.recurrent[path], width)
+        recurrent = _recurrent(name, modules, mixers.recurrent, owners, trace)
         if dtype != torch.float32:
             held = {key for module in owners for key in _tensors_at(model, module)}
             widen(model, held & set(in_float32), traced)
@@ -109,10 +111,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         experts,
         trace.attentions,
         trace.windows,
-        {
-            path: recurrent_mixer(path, modules[path], mixers.recurrent[path], owners, trace)
-            for path in trace.states
-        },
+        recurrent,
         rotaries,
         units,
         trace.sinks,
@@ -127,6 +126,27 @@ def _require_attention(name: str, paths: Collection[str], trace: Trace) -> None:
     for path in paths:
         if path not in trace.attentions:
             raise Unservable(f"{name}: {path} does not call attention")
+
+
+def _recurrent(
+    name: str,
+    modules: Mapping[str, nn.Module],
+    arguments: Mapping[str, str],
+    owners: Collection[str],
+    trace: Trace,
+) -> dict[str, RecurrentMixer]:
+    """The recurrent mixers, each of which is tried. arguments: the names of their caches.
+
+    Raises: Unservable.
+    """
+    found = {}
+    for path, states in trace.states.items():
+        if not states:
+            raise Unservable(f"{name}: {path} takes a cache and keeps nothing in it")
+        mixer, argument, width = modules[path], arguments[path], trace.axes[path].shape[-1]
+        parts = takes_parts(path, mixer, argument, width)
+        found[path] = recurrent_mixer(path, mixer, argument, owners, trace, takes_parts=parts)
+    return found
 
 
 def _tensors_at(model: nn.Module, path: str) -> list[str]:

@@ -4,14 +4,20 @@ import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 
 from representation.architecture.skeleton import own_tensors
 from representation.architecture.states import States
 from representation.architecture.tracing import TRACED_TOKENS, Axes, Trace
+
+LOOPS = ("mamba_selective_scan",)
+"""Functions of transformers with a loop over tokens, which are the last axis of what they take and
+of the first that they give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class RecurrentMixer:
     axes: of its input and its output.
     units: its modules with weights that map tokens to tokens by themselves, by path inside it.
     inputs: its other modules that are called -> the shape of their first tensor, as traced.
+    takes_parts: whether several tokens may come after others of their sequence.
     """
 
     argument: str
@@ -29,6 +36,7 @@ class RecurrentMixer:
     axes: Axes
     units: dict[str, Axes]
     inputs: dict[str, tuple[int, ...]]
+    takes_parts: bool
 
     @property
     def state_bytes(self) -> int:
@@ -37,7 +45,13 @@ class RecurrentMixer:
 
 
 def recurrent_mixer(
-    path: str, mixer: nn.Module, argument: str, owners: Collection[str], trace: Trace
+    path: str,
+    mixer: nn.Module,
+    argument: str,
+    owners: Collection[str],
+    trace: Trace,
+    *,
+    takes_parts: bool,
 ) -> RecurrentMixer:
     """What is known of the mixer there. owners: modules that own weights."""
     units: dict[str, Axes] = {}
@@ -53,7 +67,8 @@ def recurrent_mixer(
             inputs[inner] = axes.shape
         elif axes.keeps_tokens:
             units[inner] = axes
-    return RecurrentMixer(argument, trace.states[path], trace.axes[path], units, inputs)
+    states, axes = trace.states[path], trace.axes[path]
+    return RecurrentMixer(argument, states, axes, units, inputs, takes_parts)
 
 
 def _is_of_vectors(module: nn.Module) -> bool:
@@ -113,15 +128,39 @@ def redirect(mixer: nn.Module, functions: Mapping[str, Any]) -> None:
 def plain_functions(mixers: Iterable[nn.Module]) -> Iterator[None]:
     """Inside the block, mixers call transformers' own functions, which run without data and on the
     CPU, not those of other packages (flash-linear-attention, mamba-ssm) that it has put in their
-    place."""
+    place. Without data, those of `LOOPS` take a moment, not seconds."""
     changed = list(mixers)
     for mixer in changed:
-        redirect(mixer, plain_functions_of(mixer))
+        functions = plain_functions_of(mixer)
+        loops = {name: _shortened(functions[name]) for name in LOOPS if name in functions}
+        redirect(mixer, functions | loops)
     try:
         yield
     finally:
         for mixer in changed:
             del vars(mixer)["forward"]
+
+
+def _shortened(loop: Any) -> Any:
+    """The same function, which without data runs for the first token alone."""
+
+    @wraps(loop)
+    def shortened(*args: Any, **kwargs: Any) -> Any:
+        if not args[0].is_meta:
+            return loop(*args, **kwargs)
+        first = {name: _first_token(value) for name, value in kwargs.items()}
+        found = loop(*map(_first_token, args), **first)
+        out, *states = found if isinstance(found, tuple) else (found,)
+        whole = out.expand(*out.shape[:-1], args[0].shape[-1])
+        return (whole, *states) if states else whole
+
+    return shortened
+
+
+def _first_token(value: Any) -> Any:
+    """(…, T) -> (…, 1)"""
+    is_by_token = isinstance(value, torch.Tensor) and value.shape[-1:] == (TRACED_TOKENS,)
+    return value[..., :1] if is_by_token else value
 
 
 def _forward(mixer: nn.Module) -> FunctionType:

@@ -1,13 +1,14 @@
 """Runs a recurrent mixer on random numbers, to learn whether sequences can be cut and put together.
 
 A run without data (`tracing.py`) shows what a mixer keeps. It cannot show that what it keeps is
-all that it needs, or that sequences of one batch do not see each other.
+all that it needs, that tokens after the first may come together, or that sequences of one batch do
+not see each other.
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,16 +28,28 @@ Tensors = Mapping[StateKey, torch.Tensor]
 Run = Callable[[torch.Tensor, Tensors], tuple[torch.Tensor, Tensors]]
 
 
-_tried: dict[tuple[object, ...], str | None] = {}
-"""What was found wrong with mixers, by kind: None if nothing."""
+class Found(NamedTuple):
+    """What a trial has shown. wrong: why the mixer cannot be served; None if it can be.
+
+    takes_parts: whether several tokens may come after others.
+    """
+
+    wrong: str | None
+    takes_parts: bool = False
 
 
-def require_apart(path: str, mixer: nn.Module, argument: str, width: int) -> None:
-    """Try a mixer: with states of zero against none, prompts in two chunks against one, and several
-    sequences against each alone.
+_tried: dict[tuple[object, ...], Found] = {}
+"""Of mixers, by kind."""
 
-    Each kind is tried once in a process.   mixer: on the meta device.   argument: the name under
-    which it takes a cache.   width: of its input.   Raises: Unservable if outputs or states differ.
+
+def takes_parts(path: str, mixer: nn.Module, argument: str, width: int) -> bool:
+    """Try a mixer: whether it gives the same if a prompt comes in two parts as if it comes in one.
+
+    States of zero must give the same as none, single tokens after a prompt the same as all of them
+    in one call, and several sequences the same as each alone. Each kind is tried once in a process.
+
+    mixer: on the meta device.   argument: the name under which it takes a cache.   width: of its
+    input.   Raises: Unservable if outputs or states differ.
     """
     # Numbers and texts that the module keeps are what its code depends on, besides its weights.
     plain = {k: v for k, v in vars(mixer).items() if isinstance(v, int | float | str | tuple)}
@@ -44,12 +57,14 @@ def require_apart(path: str, mixer: nn.Module, argument: str, width: int) -> Non
     shapes = tuple((name, tuple(t.shape)) for name, t in mixer.state_dict().items())
     key = (type(mixer), shapes, tuple(plain.items()))
     if key not in _tried:
-        _tried[key] = _wrong(mixer, argument, width)
-    if _tried[key] is not None:
-        raise Unservable(f"{path} ({type(mixer).__name__}) {_tried[key]}")
+        _tried[key] = _try(mixer, argument, width)
+    found = _tried[key]
+    if found.wrong is not None:
+        raise Unservable(f"{path} ({type(mixer).__name__}) {found.wrong}")
+    return found.takes_parts
 
 
-def _wrong(mixer: nn.Module, argument: str, width: int) -> str | None:
+def _try(mixer: nn.Module, argument: str, width: int) -> Found:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         torch.manual_seed(0)
         run = _runner(filled(mixer), argument)
@@ -61,14 +76,14 @@ def _wrong(mixer: nn.Module, argument: str, width: int) -> str | None:
             fed = [_cut(run, x, tuple(range(4, x.shape[1]))) for x in inputs]
             batched = _batched(run, inputs)
         except Exception as error:  # noqa: BLE001 - a mixer's code may raise anything
-            return f"cannot be tried: {error}"
-    if not all(map(_alike, cut + fed, alone + alone)):
-        return "gives something else when a sequence comes in parts; that cannot be served"
+            return Found(f"cannot be tried: {error}")
+    if not all(map(_alike, fed, alone)):
+        return Found("gives something else when tokens come one by one; that cannot be served")
     if not all(map(_alike, batched, alone)):
-        return "gives something else when sequences run together; that cannot be served"
+        return Found("gives something else when sequences run together; that cannot be served")
     if not all(map(_alike, zeroed, alone)):
-        return "begins with a state that is not zero; that cannot be served"
-    return None
+        return Found("begins with a state that is not zero; that cannot be served")
+    return Found(None, takes_parts=all(map(_alike, cut, alone)))
 
 
 def filled(mixer: nn.Module) -> nn.Module:

@@ -27,22 +27,21 @@ from serve_app.engine.run.flights import Flights
 from serve_app.engine.run.runner import Runner
 from serve_app.engine.source import ReleaseSource
 from serve_app.engine.stats import Stats, look
+from serve_app.engine.submission import sequence_of, too_long
 from serve_app.errors import (
     DeadlineMissed,
     DuplicateRequest,
     EngineError,
-    TooLong,
     Unavailable,
     UnknownRelease,
 )
-from serve_app.scheduling.errors import NeverFits
+from serve_app.scheduling.errors import NeverFits, PromptTooLong
 from serve_app.scheduling.ledgers.blocks import BlockLedger
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.ledgers.state_rows import StateLedger
 from serve_app.scheduling.plan import StepPlan
 from serve_app.scheduling.prefix_cache import PrefixCache
 from serve_app.scheduling.scheduler import Scheduler
-from serve_app.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +86,9 @@ class Engine:
             max_batch_wait_s=config.max_batch_wait_s,
             cache=self._prefix_cache(secret),
         )
+        if packed.prompt_at_once:
+            longest = self._scheduler.longest_at_once
+            logger.info("one step computes each prompt, of at most %d tokens", longest)
         self._releases = PooledReleases(packed)
         self._supply = Supply(
             packed, memory, self._scheduler, self._releases, self.counters, on_loaded, clock
@@ -195,44 +197,12 @@ class Engine:
             raise Unavailable(outage.reason, retry_after_s=wait_s)
         if request.id in self._flights:
             raise DuplicateRequest(f"request {request.id!r} is running already")
-        prompt = len(request.prompt)
-        if prompt + request.max_tokens > model.context_length:
-            raise TooLong(
-                f"model {request.model!r}: {prompt} prompt tokens and {request.max_tokens} more "
-                f"exceed the context of {model.context_length}",
-                limit=model.context_length,
-                prompt_tokens=prompt,
-                max_tokens=request.max_tokens,
-            )
         now = self._clock()
-        sequence = Sequence(
-            id=request.id,
-            model=(request.release, request.model),
-            backbone=model.backbone,
-            prompt=request.prompt,
-            max_tokens=request.max_tokens,
-            tenant=request.tenant,
-            weight=request.weight,
-            priority=request.priority,
-            service_class=request.service_class,
-            arrival=now,
-            stop_token_ids=request.stop_token_ids,
-            min_tokens=request.min_tokens,
-            keep_prompt_logits=request.prompt_logprobs is not None,
-            recompute_at=self._packed.recompute_length(model.row),
-            by_length=self._packed.is_by_length(model.row),
-            deadline=request.deadline,
-            chunk_tokens=request.chunk_tokens,
-        )
+        sequence = sequence_of(request, model, self._packed, now)
         try:
             self._scheduler.add(sequence, now)
-        except NeverFits as error:
-            raise TooLong(
-                f"request {request.id!r}: {error}",
-                limit=self.memory.kv_tokens,
-                prompt_tokens=prompt,
-                max_tokens=request.max_tokens,
-            ) from error
+        except (NeverFits, PromptTooLong) as error:
+            raise too_long(request, error, self.memory.kv_tokens) from error
         self._flights.add(request, sequence, model.row)
 
     def abort(self, request: str) -> bool:
@@ -246,6 +216,16 @@ class Engine:
         Raises: UnknownRelease, UnknownModel.
         """
         return min(self._releases.model(release, model).context_length, self.memory.kv_tokens)
+
+    def longest_prompt(self, release: str, model: str) -> int:
+        """The most tokens that a prompt for the model may have.
+
+        Raises: UnknownRelease, UnknownModel.
+        """
+        context = self.context_length(release, model)
+        if not self._packed.prompt_at_once:
+            return context
+        return min(context, self._scheduler.longest_at_once)
 
     @property
     def has_work(self) -> bool:

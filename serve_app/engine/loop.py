@@ -143,6 +143,10 @@ class EngineLoop:
         """The most tokens a sequence may have. Raises: UnknownRelease, UnknownModel."""
         return self._call(lambda: self._engine.context_length(release, model)).result()
 
+    def longest_prompt(self, release: str, model: str) -> int:
+        """The most tokens a prompt may have. Raises: UnknownRelease, UnknownModel."""
+        return self._call(lambda: self._engine.longest_prompt(release, model)).result()
+
     @property
     def dtype(self) -> str:
         """What it computes in: "float32" or "bfloat16"."""

@@ -23,6 +23,9 @@ CUBLAS_BYTES = 64 << 20
 """What torch gives cuBLAS on recent devices: 32 MiB for the stream of steps and of captures."""
 STATE_COPIES = 4
 """Copies of a layer's states that a step makes where no compiled code works on them in place."""
+SCAN_COPIES = 4
+"""As many of them a mixer makes for each token of a prompt that it must have at once: transformers'
+scan holds what each token does to the state (3.5 measured)."""
 KERNELS_BYTES = 16 << 20
 """Tables of the kernels for experts, and sums of programs that share a tile."""
 
@@ -86,12 +89,13 @@ def unit_bytes(
     # Of one layer at a time: what is read, two products with it, and what is written. Compiled
     # code on the CPU works on states where they lie.
     copied = 0 if on_cpu else STATE_COPIES * max(states, default=0)
+    scanned = SCAN_COPIES * max(states) if anatomy.prompt_at_once else 0
     return UnitBytes(
         sum(sizes),
         copy_bytes(sizes, device),
         block,
         sum(states),
-        step=step_tokens * token + libraries,
+        step=step_tokens * (token + scanned) + libraries,
         step_per_state=copied,
         step_per_block=gathered,
         attention=kept.once + kinds * kept.kind,

@@ -3,9 +3,9 @@
 import pytest
 from transformers import CONFIG_MAPPING
 
-from tests.engine.running import answer, assert_golden, engine_of, greedy_requests
+from tests.engine.running import SMALL, answer, assert_golden, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model
-from tests.support.served import SERVED, served_fields
+from tests.support.served import AT_ONCE, SERVED, served_fields
 from tests.support.sources import MemorySource
 
 
@@ -16,7 +16,8 @@ def test_two_models_answer_as_each_does_alone(model_type: str) -> None:
         pytest.skip(f"this transformers has no {model_type}")
     fields = served_fields(model_type)
     models = {name: tiny_model(model_type, seed, **fields) for name, seed in (("a", 1), ("b", 2))}
-    engine = engine_of(MemorySource("r1", models))
+    step_tokens = 40 if model_type in AT_ONCE else SMALL.step_tokens
+    engine = engine_of(MemorySource("r1", models), step_tokens=step_tokens)
     requests = greedy_requests(models, [5, 20], max_tokens=6)
     assert_golden(models, requests, answer(engine, requests))
     engine.close()

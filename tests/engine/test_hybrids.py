@@ -23,10 +23,10 @@ from tests.engine.running import (
     greedy_requests,
 )
 from tests.support.checkpoints import HYBRIDS, tiny_model
-from tests.support.served import SERVED
+from tests.support.served import AT_ONCE, SERVED
 from tests.support.sources import MemorySource
 
-HYBRID = [name for name in HYBRIDS if name in SERVED]
+HYBRID = [name for name in HYBRIDS if name in SERVED and name not in AT_ONCE]
 
 
 def models_of(architecture: str, count: int = 3) -> dict[str, Any]:

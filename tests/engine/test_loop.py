@@ -58,7 +58,7 @@ def test_many_threads_are_answered_at_once() -> None:
     for one in asked.values():
         one.ended.result(WAIT_S)
     assert_golden(models, requests, {name: one.answer for name, one in asked.items()})
-    assert loop.context_length("r1", "m1") == 256
+    assert loop.context_length("r1", "m1") == loop.longest_prompt("r1", "m1") == 256
     loop.close()
 
 

@@ -262,6 +262,7 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "attn_layer_offset": 1,
         "expert_layer_period": 2,
         "expert_layer_offset": 1,
+        "intermediate_size": 24,
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "mamba_d_state": 8,

@@ -34,6 +34,7 @@ SERVED = (
     "granitemoeshared",
     "hunyuan_v1_moe",
     "hy_v3",
+    "jamba",
     "kimi_linear",
     "kolibri1",
     "laguna",
@@ -57,6 +58,8 @@ SERVED = (
     "solar_open",
 )
 """Model types that fit, as docs/architectures.md lists them."""
+AT_ONCE = ("jamba",)
+"""Those of them whose prompts are computed in one step each."""
 
 TINY: dict[str, Any] = {
     "first_k_dense_replace": 1,

@@ -95,6 +95,7 @@ class PackedModel:
         self.arrivals = Arrivals()
         self._config = config_of(config)
         anatomy = study(self._config, dtype, in_float32)
+        self.prompt_at_once = anatomy.prompt_at_once
         self._architecture = type(anatomy.model).__name__
         self._model = anatomy.model
         self._rotary_classes = {path: type(m) for path, m in anatomy.rotaries.items()}

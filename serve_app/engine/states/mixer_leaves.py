@@ -98,7 +98,9 @@ class MixerLeaves:
         key = type(module), shapes
         if key not in self._found:
             why = "its functions are not known"
-            if can_be_packed(module, mixer):
+            if not mixer.takes_parts:
+                why = "it takes prompts in one piece only"
+            elif can_be_packed(module, mixer):
                 differs = self._difference(path, module, mixer)
                 why = "" if differs is None else f"packed, {differs}"
             if why:

@@ -68,6 +68,29 @@ class ShortConvolution(mixtral.MixtralAttention):
         self.conv = nn.Conv1d(2, 2, 3)
 
 
+class ForgettingMixer(nn.Module):
+    """Keeps the last token, and gives the sum of all."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: torch.Tensor, past_key_values: Any = None) -> torch.Tensor:
+        before = past_key_values.get_recurrent_state(0)
+        out = (x * self.factor).cumsum(dim=1) + (0 if before is None else before)
+        past_key_values.update_recurrent_state(x[:, -1:], 0)
+        return out
+
+
+class Forgetting(nn.Module):
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__()
+        self.mixer = ForgettingMixer(config.hidden_size)
+
+    def forward(self, hidden_states: Any, past_key_values: Any = None, **_: Any) -> Any:
+        return self.mixer(hidden_states, past_key_values=past_key_values), None
+
+
 class TwiceAttending(mixtral.MixtralDecoderLayer):
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         once, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
@@ -171,6 +194,7 @@ MADE_UP: dict[str, tuple[str, Any]] = {
     "experts without their second matrix": ("MixtralExperts", NamelessExperts),
     "matrices of different numbers of experts": ("MixtralExperts", UnevenExperts),
     "experts of more than matrices": ("MixtralExperts", CubicExperts),
+    "a mixer that forgets": first_of_layers(Forgetting),
     "attention of its own": first_of_layers(OwnAttention),
     "a convolution over tokens": ("MixtralAttention", ShortConvolution),
     "attention that asks for keys and values": first_of_layers(AskingAttention),

@@ -45,7 +45,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a model that is not a language model": {"model_type": "vit"},
     "layers of another type": MIXTRAL | {"layer_types": ["chunked_attention"] * 3},
     "no attention": tiny_config("lfm2_moe", layer_types=["conv"] * 4).to_dict(),
-    "a mixer that forgets": tiny_config("jamba").to_dict(),
     "a config that nothing can be built from": MIXTRAL | {"hidden_act": "nobody"},
     "another class than the language model": MIXTRAL | {"architectures": ["MixtralForQuestions"]},
     "experts beside the interface": LLAMA4 | {"layer_types": ["full_attention"] * 2},

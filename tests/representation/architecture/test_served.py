@@ -19,7 +19,7 @@ from representation.text_fields import text_fields
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.replacing import Sizes
 from tests.support.checkpoints import tiny_config
-from tests.support.served import SERVED, TRANSFORMERS, served_fields
+from tests.support.served import AT_ONCE, SERVED, TRANSFORMERS, served_fields
 
 
 def fields_of(model_type: str) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def test_each_architecture_is_built_and_studied(model_type: str) -> None:
     blocks = fields.get("layers_block_type")  # of which each is a mixer or experts
     assert num_mixers == (fields["num_hidden_layers"] if blocks is None else 4)
     assert all(module.num_experts > 1 for module in anatomy.experts.values())
+    assert anatomy.prompt_at_once == (model_type in AT_ONCE)
     owned = {name for name, _ in anatomy.model.named_parameters()}
     of_experts = {
         f"{path}.{name}"

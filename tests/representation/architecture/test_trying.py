@@ -1,16 +1,18 @@
-"""A recurrent mixer is served if sequences can begin, be cut and be put together, unnoticed."""
+"""A recurrent mixer is served if sequences can begin, go on and be put together, unnoticed."""
 
+import inspect
 from functools import wraps
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers.models.jamba import modeling_jamba
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from representation.architecture.anatomy import study
 from representation.architecture.errors import Unservable
-from representation.architecture.trying import require_apart
+from representation.architecture.trying import LENGTHS, takes_parts
 from tests.support.checkpoints import tiny_config
 
 
@@ -44,25 +46,38 @@ class Forgetful(Sums):
         return out
 
 
+class Beginning(Sums):
+    """Begins anew where it is given several tokens, as Jamba's does."""
+
+    def forward(self, x: torch.Tensor, cache_params: Any = None) -> torch.Tensor:
+        if x.shape[1] > 1:
+            cache_params.tensors.clear()
+        return super().forward(x, cache_params)
+
+
 class Mingling(Sums):
     def forward(self, x: torch.Tensor, cache_params: Any = None) -> torch.Tensor:
         return super().forward(x - x.mean(dim=0) * (len(x) > 1), cache_params)
 
 
-def tried(kind: type[nn.Module]) -> None:
+def tried(kind: type[nn.Module]) -> bool:
     with torch.device("meta"):
         mixer = kind()
-    require_apart("layers.0.mixer", mixer, "cache_params", 4)
+    return takes_parts("layers.0.mixer", mixer, "cache_params", 4)
 
 
 def test_a_mixer_that_keeps_all_that_it_needs_is_served() -> None:
-    tried(Sums)
+    assert tried(Sums)
+
+
+def test_one_that_goes_on_by_single_tokens_alone_takes_no_prompt_in_parts() -> None:
+    assert not tried(Beginning)
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Forgetful, "gives something else when a sequence comes in parts"),
+        (Forgetful, "gives something else when tokens come one by one"),
         (Mingling, "gives something else when sequences run together"),
         (Begun, "begins with a state that is not zero"),
     ],
@@ -88,3 +103,25 @@ def test_mixers_are_tried_without_functions_of_other_packages_that_need_a_device
     assert anatomy.recurrent
     mixers = map(anatomy.model.get_submodule, anatomy.recurrent)
     assert all("forward" not in vars(mixer) for mixer in mixers)
+
+
+def test_a_loop_over_tokens_is_run_for_one_token_without_data_and_for_all_with_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For thousands of tokens, as a run without data has, it takes seconds for each layer."""
+    loop: Any = inspect.unwrap(modeling_jamba.mamba_selective_scan)
+    seen: set[tuple[bool, int]] = set()
+
+    def watched(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.add((x.is_meta, x.shape[-1]))
+        return loop(x, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_jamba, "mamba_selective_scan", watched)
+    anatomy = study(tiny_config("jamba", mamba_d_state=9), torch.float32)
+    assert {length for is_meta, length in seen if is_meta} == {1}
+    assert {length for is_meta, length in seen if not is_meta} >= set(LENGTHS)
+    shapes = [
+        [(state.shape, state.dtype) for state in mixer.states.values()]
+        for mixer in anatomy.recurrent.values()
+    ]
+    assert shapes == [[((64, 4), torch.float32), ((64, 9), torch.float32)]] * 2
