@@ -47,10 +47,11 @@ class Reader:
         found = await self._client.models(asked_by(request).caller.name)
         if found["release"] is None:
             return None
-        context, limits = max(card["max_model_len"] for card in found["models"]), self._limits
-        most = min(context, limits.prompt_tokens or context)
+        cards, limits = found["models"], self._limits
+        prompt = max(card["max_prompt_len"] for card in cards)
+        most = min(prompt, limits.prompt_tokens or prompt)
         if not is_answered:
-            most = max(context, limits.text_tokens)
+            most = max(*(card["max_model_len"] for card in cards), limits.text_tokens)
         return {"tokens": most, "weights": found["weights"]}
 
     async def _body(self, request: Request) -> bytearray:

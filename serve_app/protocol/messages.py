@@ -195,8 +195,9 @@ Item = Accepted | Piece | ErrorItem | Again
 
 
 class ModelCard(TypedDict):
-    """`root`: the model that answers to `id`, which is itself or an alias. `response_template`: by
-    what its answers are parsed, if they are.
+    """`root`: the model that answers to `id`, which is itself or an alias. `max_prompt_len`: less
+    than the context where one step must compute a prompt. `response_template`: by what its answers
+    are parsed, if they are.
     """
 
     id: str
@@ -204,6 +205,7 @@ class ModelCard(TypedDict):
     created: int
     owned_by: str
     max_model_len: int
+    max_prompt_len: int
     response_template: str | None
     release: str
 

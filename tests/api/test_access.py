@@ -23,7 +23,8 @@ ANSWER: list[list[Item]] = [[ACCEPTED], [piece("a"), piece("b", "stop")]]
 
 class Listing(FakeClient):
     async def models(self, tenant: str) -> Models:
-        facts = {"created": 1, "owned_by": "x", "max_model_len": 9, "release": "r1"}
+        facts = {"created": 1, "owned_by": "x", "release": "r1"}
+        facts |= {"max_model_len": 9, "max_prompt_len": 9}
         cards: Any = [{"id": name, **facts} for name in ("news-1", "code")]
         return {"release": "r1", "models": cards, "weights": None}
 

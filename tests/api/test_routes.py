@@ -199,7 +199,7 @@ def test_a_long_prompt_that_no_model_takes_never_reaches_the_engine(
     path: str, fields: dict[str, Any], status: int
 ) -> None:
     client = FakeClient()
-    card: Any = {"id": "m", "max_model_len": 1000}
+    card: Any = {"id": "m", "max_model_len": 1000, "max_prompt_len": 1000}
     client.served = {"release": "r1", "models": [card], "weights": [0.5] * 256}
     app = build_api(Api(client, RequestLimits(), clock=lambda: 5.0))
 

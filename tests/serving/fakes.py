@@ -111,6 +111,7 @@ class FakeLoop:
     pages: int = 64
     num_places: int = 3
     context: int = CONTEXT
+    longest: int = 1 << 30
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -196,6 +197,9 @@ class FakeLoop:
     def context_length(self, release: str, model: str) -> int:
         assert model in self._releases[release].models
         return self.context
+
+    def longest_prompt(self, release: str, model: str) -> int:
+        return min(self.longest, self.context_length(release, model))
 
     def fits_beside(self, source: ReplicaSource) -> bool:
         return len(self._releases) < self.room
@@ -437,6 +441,7 @@ class World:
     room: int = 2
     kv_tokens: int = CONTEXT
     context: int = CONTEXT
+    longest: int = 1 << 30
     loops: list[FakeLoop] = field(default_factory=list)
     texts: list[InlineProcess] = field(default_factory=list)
     no_numbers: set[str] = field(default_factory=set)
@@ -463,7 +468,7 @@ class World:
 
     def _open(self, first: ReplicaSource) -> Loop:
         loop = FakeLoop(first, self.answers, self.manual, room=self.room, kv_tokens=self.kv_tokens)
-        loop.context = self.context
+        loop.context, loop.longest = self.context, self.longest
         loop.no_numbers = self.no_numbers
         loop.unavailable = self.unavailable
         self.loops.append(loop)

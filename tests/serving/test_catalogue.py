@@ -46,7 +46,8 @@ def test_texts_that_cannot_be_turned_are_refused(
 
 def test_the_catalogue_lists_the_models() -> None:
     async def run() -> None:
-        async with replica_of(world("b", "a")) as replica, client_of(replica) as client:
+        made = world("b", "a", longest=9)
+        async with replica_of(made) as replica, client_of(replica) as client:
             await serves(replica, "r1")
             listed = (await client.get("/v1/models")).json()
             assert listed["object"] == "list"
@@ -54,6 +55,7 @@ def test_the_catalogue_lists_the_models() -> None:
             card = (await client.get("/v1/models/b")).json()
             assert card["object"] == "model"
             assert (card["owned_by"], card["created"], card["release"]) == ("fam", 1234, "r1")
+            assert (card["max_model_len"], card["max_prompt_len"]) == (CONTEXT, 9)
             refused(await client.get("/v1/models/c"), 404, "model_not_found", "model")
 
     asyncio.run(run())

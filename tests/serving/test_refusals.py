@@ -39,6 +39,16 @@ def test_the_operators_longest_prompt_holds() -> None:
     refused(response, 400, "context_length_exceeded", "prompt")
 
 
+@pytest.mark.parametrize("prompt", [[5] * 10, "jolly wolf " * 9])
+def test_a_longer_prompt_than_one_step_computes_is_refused_with_the_limit(prompt: Any) -> None:
+    """Where the model must have it in one step."""
+    made = world(longest=9)
+    body = {"model": "a", "prompt": prompt}
+    message = refused(ask("/v1/completions", body, made), 400, "context_length_exceeded", "prompt")
+    assert message.startswith("This model computes a prompt in one step, of at most 9 tokens.")
+    assert ask("/v1/completions", {**body, "prompt": [5] * 9}, made).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -8,14 +8,15 @@ from serve_app.protocol.messages import ModelCard
 
 
 def model_info(card: ModelCard) -> dict[str, Any]:
-    """Prompt and answer share the context, so either may have nearly all of it."""
+    """Prompt and answer share the context, so either may have nearly all of it, where a prompt has
+    no limit of its own."""
     return {
         "type": "model",
         "id": card["id"],
         "display_name": card["id"],
         "created_at": datetime.fromtimestamp(card["created"], UTC).isoformat(),
         "lifecycle": "active",
-        "max_input_tokens": card["max_model_len"],
+        "max_input_tokens": card["max_prompt_len"],
         "max_tokens": card["max_model_len"],
     }
 

@@ -187,6 +187,7 @@ class Model(_Body):
     created: int
     owned_by: str
     max_model_len: int
+    max_prompt_len: int
     response_template: str | None
     release: str
 

@@ -88,6 +88,7 @@ def _model(
         defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
         vocabulary=int(text_fields(facts.config)["vocab_size"]),
         context_length=loop.context_length(opened.source.id, name),
+        longest_prompt=loop.longest_prompt(opened.source.id, name),
         response_template=response_template,
         tokens=tokens,
         weights=weights,

@@ -32,9 +32,10 @@ from serve_app.text.process.text_client import TextClient
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of a served release. vocabulary: rows of its embedding.   response_template: what
-    its answers are parsed by, by name.   tokens: None if its answers can be held to no grammar.
-    weights: see `Models`; None if they are not known.
+    """One model of a served release. vocabulary: rows of its embedding.   longest_prompt: less than
+    the context where one step must compute it.   response_template: what its answers are parsed by,
+    by name.   tokens: None if its answers can be held to no grammar.   weights: see `Models`; None
+    if they are not known.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ServedModel:
     defaults: ModelDefaults
     vocabulary: int
     context_length: int
+    longest_prompt: int
     response_template: str | None
     tokens: Vocabulary | None = None
     weights: Sequence[float] | None = None
@@ -61,7 +63,7 @@ async def encode_prompts(
     before it is looked at.
     """
     answer, chat, param = None, job["chat"], param_of(job)
-    longest = [cap, job["prompt_limit"], model.context_length]
+    longest = [cap, job["prompt_limit"], model.longest_prompt]
     most = min(each for each in longest if each is not None)
     try:
         with refusing_texts(param):
@@ -73,7 +75,7 @@ async def encode_prompts(
             else:
                 prompts = await _encoded(job["prompts"], model, text, most)
     except TooManyTokens as error:
-        raise too_long(_too_many(str(error), most, job, cap), param) from error
+        raise too_long(_too_many(str(error), most, job, cap, model), param) from error
     for prompt in prompts:
         _check_tokens(prompt, model, param)
         if not prompt:
@@ -88,15 +90,15 @@ def param_of(job: Job | TokenizeJob) -> str:
     return "prompt" if job["chat"] is None else "messages"
 
 
-def _too_many(words: str, most: int, job: Job, cap: int | None) -> str:
+def _too_many(words: str, most: int, job: Job, cap: int | None, model: ServedModel) -> str:
     """words: how many tokens the prompt has.   By `prompt is too long`, LangChain knows it."""
     for each, whom in ((cap, "here"), (job["prompt_limit"], "from this tenant")):
         if each == most:
             return f"The prompt has {words} tokens; at most {most} are accepted {whom}"
-    return (
-        f"This model's maximum context length is {most} tokens. However, the {param_of(job)} has "
-        f"{words} tokens, so the prompt is too long."
-    )
+    limit = f"This model's maximum context length is {most} tokens"
+    if most < model.context_length:
+        limit = f"This model computes a prompt in one step, of at most {most} tokens"
+    return f"{limit}. However, the {param_of(job)} has {words} tokens, so the prompt is too long."
 
 
 def _answer(chat: Conversation, begun: str, is_plain: bool) -> WantedAnswer:

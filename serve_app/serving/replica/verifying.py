@@ -84,7 +84,7 @@ async def _verify(loop: Loop, model: ServedModel, golden: Golden | None) -> str 
         tokens = (*golden.prompt, *golden.tokens)
     if max(tokens) >= model.vocabulary:
         return f"its golden token {max(tokens)} is outside its vocabulary of {model.vocabulary}"
-    tokens = tokens[: model.context_length - 1]
+    tokens = tokens[: min(model.longest_prompt, model.context_length - 1)]
     top = 1 if golden is None else max(map(len, golden.top), default=1)
     forced, answered = await _answer(loop, _request(model, tokens, top))
     if len(forced) != len(tokens) or None in forced[1:]:

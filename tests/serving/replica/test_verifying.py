@@ -54,6 +54,7 @@ def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any)
                 ModelDefaults.of(model.config, {}, None),
                 int(model.config["vocab_size"]),
                 loop.context_length(source.id, name),
+                loop.longest_prompt(source.id, name),
                 None,
             )
             for name, model in source.models.items()
@@ -77,6 +78,15 @@ def test_so_are_experts_in_every_format(dtype: str) -> None:
     source = MixedSource("r1", MODELS, in_turn("every expert in its own way"))
     goldens = {name: golden(model) for name, model in source.references(MODELS).items()}
     verified(source, goldens, dtype=dtype)
+
+
+def test_where_one_step_computes_a_prompt_as_much_is_verified_as_a_step_can_compute() -> None:
+    models, step = {"m1": tiny_model("jamba", 1)}, {"step_tokens": 28, "max_sequences": 8}
+    right, wrong = golden(models["m1"]), golden(tiny_model("jamba", 2))
+    assert len(right.prompt) < 20 < len(right.prompt + right.tokens)
+    verified(MemorySource("r1", models), {"m1": right}, **step)
+    with pytest.raises(BadRelease, match="model m1: golden token 0"):
+        verified(MemorySource("r1", models), {"m1": wrong}, **step)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

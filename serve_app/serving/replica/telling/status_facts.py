@@ -39,6 +39,7 @@ def models_of(
             "created": of[root].created,
             "owned_by": family,
             "max_model_len": of[root].models[root].context_length,
+            "max_prompt_len": of[root].models[root].longest_prompt,
             "response_template": of[root].models[root].response_template,
             "release": of[root].id,
         }
