@@ -34,6 +34,10 @@ from representation.layout import Layout
 from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
 
 
+LAYER = re.compile(r"(.*?\.)\d+\.")
+"""The path of something in a layer, up to the layer's number."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertsSource:
     """One layer's experts on disk. Parameters are (name, how to read it), in the module's order.
@@ -258,8 +262,9 @@ def _backbone(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[Bac
     of_experts = {
         f"{path}.{name}" for path, e in anatomy.experts.items() for name in e.shape.parameters
     }
-    match = re.match(r"(.*?\.)\d+\.", next(iter(anatomy.experts)))
-    layers = re.compile(rf"{re.escape(match.group(1))}\d+(?=\.)" if match else r"(?!)")
+    lists = {match.group(1) for path in anatomy.experts if (match := LAYER.match(path))}
+    within = "|".join(map(re.escape, sorted(lists)))
+    layers = re.compile(rf"(?:{within})\d+(?=\.)" if lists else r"(?!)")
     groups: dict[str, list[tuple[str, Conversion]]] = {}
     for name, conversion in conversions.items():
         if name not in of_experts:

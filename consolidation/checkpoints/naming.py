@@ -16,6 +16,7 @@ from consolidation.checkpoints.conversion import Shapes
 from representation.architecture.anatomy import Anatomy
 from representation.architecture.config import is_wrapper
 from representation.architecture.skeleton import whole_model
+from representation.encoder_decoder.sparse_blocks import listed_converters
 
 NAMED_AT_MOST = 5
 
@@ -34,6 +35,7 @@ class Naming:
         self._prefix = model.base_model_prefix
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        self._converters += listed_converters(anatomy.model)
         self.shapes = Shapes(
             anatomy.config, {name: tuple(t.shape) for name, t in self._wanted.items()}
         )
@@ -62,8 +64,9 @@ def numbered(pattern: str, key: str) -> tuple[str, int]:
     Renaming comes before converting, so only the part of the pattern around `*` is looked for: the
     number between its two names, or else the last number of the key.
     """
-    before = pattern.split("*.")[0].strip(".").split(".")[-1]
-    match = re.search(rf"(?<={re.escape(before)}\.)\d+(?=\.)", key) if before else None
+    prefix = pattern.split("*.")[0]
+    before = prefix[prefix.rstrip(".").rfind(".") + 1 :]  # with what joins it to the number
+    match = re.search(rf"(?<={re.escape(before)})\d+(?=\.)", key) if before else None
     found = match or list(re.finditer(r"(?<=\.)\d+(?=\.)", key))[-1]
     return key[: found.start()] + "*" + key[found.end() :], int(found.group())
 

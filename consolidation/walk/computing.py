@@ -8,11 +8,12 @@ from torch import nn
 
 from consolidation.arithmetic.float_products import product
 from consolidation.walk.experts_forward import FUNCTION
+from representation.encoder_decoder.sparse_blocks import use_experts
 
 
 def compute_by_products(model: Any) -> None:
     """Make linear layers and experts of a stock model compute so; everything else is as it was."""
-    model.set_experts_implementation(FUNCTION)
+    use_experts(model, FUNCTION)
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__dict__["forward"] = partial(_linear, module)

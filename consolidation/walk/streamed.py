@@ -31,7 +31,7 @@ from representation.architecture.anatomy import is_rotary
 from representation.architecture.config import config_of
 from representation.architecture.experts import find_experts
 from representation.architecture.skeleton import meta_model, own_tensors
-from representation.architecture.tracing import fresh_rotary
+from representation.architecture.tracing.tracing import fresh_rotary
 from representation.freed_memory import GivingBack, give_back
 
 Keywords = Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from representation.architecture.attention import AttentionShape
+from representation.architecture.attention import AttentionKind, AttentionShape
 from representation.architecture.config import rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
@@ -25,7 +25,8 @@ from representation.architecture.skeleton import (
     tensor_dtypes,
 )
 from representation.architecture.spreading import spread_vectors
-from representation.architecture.tracing import Axes, Trace, trace_of
+from representation.architecture.tracing.trace import Axes, Trace
+from representation.architecture.tracing.tracing import trace_of
 from representation.architecture.trying import takes_parts
 from representation.architecture.widening import widen
 
@@ -37,11 +38,12 @@ class Anatomy:
     experts: modules that go through the experts interface.
     attentions: modules that go through the attention interface, and what they store.
     recurrent: the other token mixers, and the state that each keeps of a sequence.
-    windows: how many of the last tokens each of those may see; None: all.
+    kinds: which keys the tokens of each of those see.
     rotaries: parameterless modules that turn positions into cos and sin.
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
     token axes; the largest that must be replaced as a whole, so none lies inside another.
     sinks: attention modules with their own parameter, passed to attention as `s_aux`.
+    biases: attention modules whose scores have a bias -> the module with the table that it is of.
     vectors: modules around attention with vectors of their own, which scale or shift each token.
     tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
     modules in the order of the forward.
@@ -52,11 +54,12 @@ class Anatomy:
     model: Any
     experts: dict[str, ExpertsModule]
     attentions: dict[str, AttentionShape]
-    windows: dict[str, int | None]
+    kinds: dict[str, AttentionKind]
     recurrent: dict[str, RecurrentMixer]
     rotaries: dict[str, nn.Module]
     units: dict[str, Axes]
     sinks: dict[str, str]
+    biases: dict[str, str]
     vectors: dict[str, tuple[str, ...]]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     siblings: tuple[tuple[str, ...], ...]
@@ -110,11 +113,12 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         model,
         experts,
         trace.attentions,
-        trace.windows,
+        trace.kinds,
         recurrent,
         rotaries,
         units,
         trace.sinks,
+        trace.biases,
         vectors,
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
@@ -218,6 +222,8 @@ def _units(
         inside = f"{path}." if path else ""
         if path not in trace.states and any(f"{m}.".startswith(inside) for m in trace.mixers):
             raise Unservable(f"{name}: {path} mixes tokens and uses {own[0]!r} itself")
+        if path not in trace.axes and _is_elsewhere(path, module, modules, trace):
+            continue
         if path not in trace.axes:
             raise Unservable(f"{name}: {path} owns {own[0]!r} but is not called as a module")
         found = trace.axes[path]
@@ -225,6 +231,17 @@ def _units(
             raise Unservable(f"{name}: {path} does not map tokens to tokens")
         units[path] = found
     return units
+
+
+def _is_elsewhere(
+    path: str, module: nn.Module, modules: dict[str, nn.Module], trace: Trace
+) -> bool:
+    """Whether what it owns is read as another's: as a table of biases, or under a tied name."""
+    if path.rpartition(".")[0] in trace.biases.values():
+        return True
+    called = [other for name, other in modules.items() if name in trace.axes]
+    used = {id(tensor) for other in called for tensor in other.parameters(recurse=False)}
+    return all(id(tensor) in used for tensor in module.parameters(recurse=False))
 
 
 def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:

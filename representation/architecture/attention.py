@@ -6,7 +6,7 @@ The engine must know each one: ignoring one would give wrong results.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +26,19 @@ IGNORED = frozenset(
 
 FAR = 1 << 20
 """In tokens; no useful window is as long."""
+
+
+Sees = Literal["before", "input", "encoder"]
+"""What a token sees: itself and those before it; of an encoder's input, all tokens; or, in a
+decoder, what came out of the encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionKind:
+    """Which keys the tokens of a layer see. window: how many of the last; None: all."""
+
+    sees: Sees
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

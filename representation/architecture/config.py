@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
 )
 
 from representation.architecture.errors import Unservable
@@ -21,6 +22,7 @@ MAPPINGS: tuple[Any, ...] = (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
 )
 """Where transformers lists its models that generate text, each by the class of its config."""
 UNSAVED_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "_commit_hash")
@@ -53,10 +55,8 @@ def config_of(fields: Mapping[str, Any]) -> Any:
     except Exception as error:  # transformers raises many classes for configs it cannot read
         raise Unservable(f"its config cannot be read: {error}") from error
     ask_for_logits_alone(config)
-    if getattr(config, "is_encoder_decoder", False):
-        raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
     if not model_classes(config):
-        raise Unservable(f"{model_type} is not a causal language model")
+        raise Unservable(f"{model_type} is not a language model that generates text")
     for kind in getattr(config.get_text_config(), "layer_types", None) or ():
         if kind not in LAYER_TYPES:
             raise Unservable(f"{model_type} has layers of type {str(kind)!r}, which are not served")
@@ -93,8 +93,6 @@ def ask_for_logits_alone(config: Any) -> None:
 def _model_type(fields: Mapping[str, Any]) -> str:
     """The model type, if transformers knows it. Raises: Unservable for what the fields show."""
     model_type = fields.get("model_type")
-    if fields.get("is_encoder_decoder"):
-        raise Unservable(f"{model_type} is an encoder-decoder; only decoders are served")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         if "auto_map" in fields:
             raise Unservable(f"model_type {model_type!r} needs custom code, which is never run")

@@ -13,7 +13,7 @@ from torch import nn
 
 from representation.architecture.skeleton import own_tensors
 from representation.architecture.states import States
-from representation.architecture.tracing import TRACED_TOKENS, Axes, Trace
+from representation.architecture.tracing.trace import TRACED_TOKENS, Axes, Trace
 
 LOOPS = ("mamba_selective_scan",)
 """Functions of transformers with a loop over tokens, which are the last axis of what they take and

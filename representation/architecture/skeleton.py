@@ -9,6 +9,7 @@ from torch import nn
 
 from representation.architecture.config import is_wrapper, model_classes, tower_fields
 from representation.architecture.errors import Unservable
+from representation.encoder_decoder.sparse_blocks import rewrite_sparse_blocks
 
 
 def meta_model(config: Any, dtype: torch.dtype, attention: str | None = "eager") -> Any:
@@ -20,6 +21,7 @@ def meta_model(config: Any, dtype: torch.dtype, attention: str | None = "eager")
     model = whole_model(config, dtype, attention)
     if is_wrapper(config):
         _drop_towers(model)
+    rewrite_sparse_blocks(model)
     _fill_numbers(model)
     return model
 

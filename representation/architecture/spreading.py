@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from representation.architecture.errors import Unservable
 from representation.architecture.skeleton import own_tensors
-from representation.architecture.tracing import TRACED_TOKENS, Trace
+from representation.architecture.tracing.trace import TRACED_TOKENS, Trace
 
 BROADCASTS = frozenset(
     getattr(torch.Tensor, name)

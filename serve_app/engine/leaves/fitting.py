@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from representation.architecture.skeleton import own_tensors
-from representation.architecture.tracing import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
+from representation.architecture.tracing.trace import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.rows import Rows

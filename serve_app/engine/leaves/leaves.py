@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from representation.architecture.tracing import Axes
+from representation.architecture.tracing.trace import Axes
 from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
@@ -42,7 +42,7 @@ class Leaf(nn.Module):
     @property
     def spans(self) -> Spans:
         view = self.step.view
-        return view.outputs if self.axes.outputs_only else view.tokens
+        return view.spans_of(self.axes.stream)
 
     def stack(self, name: str) -> Stack:
         return self.stacks.ready(self.names[name])

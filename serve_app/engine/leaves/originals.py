@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from representation.architecture.tracing import Axes, tensors_in
+from representation.architecture.tracing.trace import Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.leaves.leaves import (
     Leaf,

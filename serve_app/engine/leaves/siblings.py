@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from representation.architecture.anatomy import Anatomy
-from representation.architecture.tracing import Axes
+from representation.architecture.tracing.trace import Axes
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.leaves.leaves import Leaf, Names, StackedLinear
 from serve_app.engine.stacks.stack_shapes import joined_siblings

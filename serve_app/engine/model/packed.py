@@ -13,7 +13,7 @@ import torch
 from representation.architecture.anatomy import study, vocabulary_names
 from representation.architecture.config import config_of, rope_fields, vocabulary_size
 from representation.architecture.skeleton import meta_model
-from representation.architecture.tracing import fresh_rotary
+from representation.architecture.tracing.tracing import fresh_rotary
 from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.attention.paged import PagedAttention
 from serve_app.engine.device.cores import on_cores

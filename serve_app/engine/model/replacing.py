@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from representation.architecture.anatomy import Anatomy
 from representation.architecture.skeleton import use_attention
+from representation.encoder_decoder.sparse_blocks import use_experts
 from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
@@ -130,7 +131,7 @@ def attach_pool(
         )
         module._parameters.clear()
         module.pool_layer = pool[path]
-    anatomy.model.set_experts_implementation(EXPERTS)
+    use_experts(anatomy.model, EXPERTS)
     return pool
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from representation.architecture.states import SequenceStates
-from representation.architecture.tracing import Axes
+from representation.architecture.tracing.trace import Axes
 from serve_app.engine.leaves.leaves import Leaf, Names
 from serve_app.engine.leaves.originals import Original
 from serve_app.engine.stacks.stacks import Stacks

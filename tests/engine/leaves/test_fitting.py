@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from representation.architecture.anatomy import study
-from representation.architecture.tracing import TRACED_TOKENS, Axes
+from representation.architecture.tracing.trace import TRACED_TOKENS, Axes
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native, native
 from serve_app.engine.device.native.rows import Rows

@@ -1,0 +1,1 @@
+"""Runs models without data, and notes what that shows. Judges none."""
