@@ -21,6 +21,8 @@ FIELDS = (
     "moe_k",
 )
 """Fields of configs that say to how many experts a token goes."""
+TOP_1 = ("switch_transformers",)
+"""Model types whose tokens go to one expert each, which their configs do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class DecodeStep:
     def of(cls, config: Mapping[str, Any]) -> "DecodeStep":
         """That of a model with this config, as JSON values; 2 experts if it does not say."""
         text = text_fields(config)
+        if text.get("model_type") in TOP_1:
+            return cls(1)
         found = (text.get(field) for field in FIELDS)
         return cls(next((int(one) for one in found if isinstance(one, int) and one > 0), 2))
 

@@ -33,7 +33,6 @@ from representation.formats import ExpertShape
 from representation.layout import Layout
 from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
 
-
 LAYER = re.compile(r"(.*?\.)\d+\.")
 """The path of something in a layer, up to the layer's number."""
 

@@ -5,7 +5,7 @@ replacement: the engine does.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from representation.architecture.attention import AttentionKind, AttentionShape
-from representation.architecture.config import rope_fields
+from representation.architecture.config import decoder_beginning, rope_fields
 from representation.architecture.errors import Unservable
 from representation.architecture.experts import ExpertsModule, find_experts
 from representation.architecture.mixer_parts import RecurrentMixer, plain_functions, recurrent_mixer
@@ -65,10 +65,15 @@ class Anatomy:
     siblings: tuple[tuple[str, ...], ...]
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether what sequences begin with is the input of an encoder."""
+        return any(kind.sees == "encoder" for kind in self.kinds.values())
+
+    @property
     def prompt_at_once(self) -> bool:
-        """Whether a prompt must be computed in one step, as a mixer cannot go on with more than one
-        token."""
-        return not all(mixer.takes_parts for mixer in self.recurrent.values())
+        """Whether a prompt must be computed in one step: as the input of an encoder, or as a mixer
+        cannot go on with more than one token."""
+        return self.has_encoder or not all(mixer.takes_parts for mixer in self.recurrent.values())
 
 
 def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozenset()) -> Anatomy:
@@ -83,6 +88,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     name = type(model).__name__
     modules = dict(model.named_modules())
     experts = find_experts(model)
+    decoder_beginning(config)  # which serving needs
     mixers = token_mixers(model)
     rotaries = {path: module for path, module in modules.items() if is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
@@ -111,7 +117,7 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     return Anatomy(
         config,
         model,
-        experts,
+        {path: replace(one, stream=trace.axes[path].stream) for path, one in experts.items()},
         trace.attentions,
         trace.kinds,
         recurrent,

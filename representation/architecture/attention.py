@@ -24,6 +24,10 @@ IGNORED = frozenset(
 """Keywords besides `scaling`, `s_aux` and `softcap` that do not change the result."""
 
 
+BIAS = "position_bias"
+"""Of modules such as T5's: it is what their table gives, or zeros where a stack has no table."""
+OF_BIASES = "has_relative_attention_bias"
+"""What such modules have."""
 FAR = 1 << 20
 """In tokens; no useful window is as long."""
 
@@ -39,6 +43,11 @@ class AttentionKind:
 
     sees: Sees
     window: int | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether keys and values of earlier steps are seen."""
+        return self.sees != "input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,8 @@ def unknown_keywords(module: object, others: Mapping[str, Any]) -> str | None:
 
     A keyword that is None asks for nothing.
     """
-    unknown = [key for key, value in others.items() if value is not None and key not in IGNORED]
+    ignored = IGNORED | {BIAS} if hasattr(module, OF_BIASES) else IGNORED
+    unknown = [key for key, value in others.items() if value is not None and key not in ignored]
     if not unknown:
         return None
     names = ", ".join(map(repr, sorted(unknown)))

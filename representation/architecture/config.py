@@ -119,6 +119,19 @@ def rope_fields(config: Any) -> dict[str, Any]:
     return {key: fields[key] for key in sorted(fields) if any(w in key for w in wanted)}
 
 
+def decoder_beginning(config: Any) -> tuple[int, ...]:
+    """The tokens with which a decoder begins that has an encoder; none for other decoders.
+
+    Raises: Unservable for a config that does not say.
+    """
+    if not config.is_encoder_decoder:
+        return ()
+    first = getattr(config, "decoder_start_token_id", None)
+    if first is None:
+        raise Unservable(f"{config.model_type}: its config has no decoder_start_token_id")
+    return (int(first),)
+
+
 def vocabulary_size(config: Any) -> int:
     """The size of a model's vocabulary."""
     return int(config.get_text_config().vocab_size)

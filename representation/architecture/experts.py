@@ -14,6 +14,7 @@ from torch import nn
 
 from representation.architecture.errors import Unservable
 from representation.architecture.skeleton import own_tensors
+from representation.architecture.tracing.trace import Stream
 from representation.formats import ExpertShape
 from representation.layout import Layout
 
@@ -23,12 +24,16 @@ MARKS = frozenset({"has_gate", "has_bias", "is_transposed"})
 
 @dataclass(frozen=True, slots=True)
 class ExpertsModule:
-    """One layer's experts in the transformers model. `layout` is None if it is an unknown one."""
+    """One layer's experts in the transformers model. `layout` is None if it is an unknown one.
+
+    stream: of which tokens they are asked.
+    """
 
     module: str
     num_experts: int
     shape: ExpertShape
     layout: Layout | None
+    stream: Stream = "tokens"
 
 
 def find_experts(skeleton: nn.Module) -> dict[str, ExpertsModule]:

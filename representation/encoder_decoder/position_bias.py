@@ -31,7 +31,7 @@ def buckets(module: Any, reach: int) -> torch.Tensor:
     numbers = torch.arange(num_buckets, dtype=torch.float64).unsqueeze(1)  # (buckets, 1)
     twin = copy.copy(module)
     twin._modules = {TABLE: nn.Embedding.from_pretrained(numbers)}
-    found = type(module).compute_bias(
+    found: torch.Tensor = type(module).compute_bias(
         twin, 1, 2 * reach - 1, device=torch.device("cpu"), past_seen_tokens=reach - 1
     )  # (1, 1, 1, 2 * reach - 1)
     return found.flatten().to(torch.int64)

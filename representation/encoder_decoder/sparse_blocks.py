@@ -6,7 +6,7 @@ together is known only to whoever runs the block. Everything else works with the
 those of any other model. (https://arxiv.org/abs/2101.03961, section 2.2)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,11 +35,11 @@ class StackedExperts(nn.Module):
 
     def __init__(self, config: Implementation, stock: Any) -> None:
         super().__init__()
-        first = stock["expert_0"]
-        self.num_experts = len(stock)
-        self.up_proj = _stacked(self.num_experts, first.wi)
-        self.down_proj = _stacked(self.num_experts, first.wo)
-        self.act_fn = first.act
+        experts = [stock[f"expert_{number}"] for number in range(len(stock))]
+        self.num_experts = len(experts)
+        self.up_proj = _stacked([expert.wi for expert in experts])
+        self.down_proj = _stacked([expert.wo for expert in experts])
+        self.act_fn = experts[0].act
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -59,14 +59,7 @@ class Scores(nn.Module):
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
-        own = stock.classifier
-        self.classifier = nn.Linear(
-            own.in_features,
-            own.out_features,
-            bias=own.bias is not None,
-            device=own.weight.device,
-            dtype=stock.dtype,
-        )
+        self.classifier = stock.classifier.to(stock.dtype)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: (B, T, H)  ->  (B, T, E), probabilities"""
@@ -95,7 +88,7 @@ class SparseBlock(nn.Module):
         weights = probabilities.max(-1).values  # (B, T)
         weights = weights * self.within(index).to(weights.dtype)
         rows = hidden_states.flatten(0, 1)  # (B*T, H)
-        out = self.experts(rows, index.view(-1, 1), weights.view(-1, 1))  # (B*T, H)
+        out: torch.Tensor = self.experts(rows, index.view(-1, 1), weights.view(-1, 1))  # (B*T, H)
         return out.view_as(hidden_states)
 
     def within_rows(self, index: torch.Tensor) -> torch.Tensor:
@@ -114,7 +107,7 @@ def within_all(index: torch.Tensor) -> torch.Tensor:
 
 
 def rewrite_sparse_blocks(model: nn.Module) -> None:
-    """Put a `SparseBlock` in the place of each of transformers', on the meta device."""
+    """Put a `SparseBlock` in the place of each of transformers', with its weights."""
     stock = {
         path: module
         for path, module in model.named_modules()
@@ -122,14 +115,14 @@ def rewrite_sparse_blocks(model: nn.Module) -> None:
     }
     for path, module in stock.items():
         block = SparseBlock(module)
-        if model.get_submodule(path.partition(".")[0]).is_decoder:  # type: ignore[union-attr]
+        if model.get_submodule(path.partition(".")[0]).is_decoder:
             block.within = within_all
         model.set_submodule(path, block.eval())
 
 
 def use_experts(model: Any, function: str) -> None:
     """Let the model compute its experts by a function of the experts interface."""
-    stacked = [module for module in model.modules() if isinstance(module, StackedExperts)]
+    stacked: list[Any] = [m for m in model.modules() if isinstance(m, StackedExperts)]
     for module in stacked:
         module.config._experts_implementation = function
     if not stacked:
@@ -146,6 +139,7 @@ def listed_converters(model: nn.Module) -> list[WeightConverter]:
     ]
 
 
-def _stacked(num_experts: int, linear: nn.Linear) -> nn.Parameter:
-    weight = linear.weight
-    return nn.Parameter(weight.new_empty((num_experts, *weight.shape)), requires_grad=False)
+def _stacked(layers: Sequence[nn.Linear]) -> nn.Parameter:
+    """-> (E, O, I)"""
+    weights = torch.stack([layer.weight.detach() for layer in layers])
+    return nn.Parameter(weights, requires_grad=False)

@@ -110,6 +110,12 @@ def _print_needs(
     output.out().print(grid)
 
 
+def _of_blocks(plan: MemoryPlan) -> str:
+    """What keys and values are for."""
+    words = f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"
+    return f"{words}, and as many of inputs of encoders" if plan.input_blocks else words
+
+
 def _print_plan(release: str, plan: MemoryPlan) -> None:
     of = f"{plan.num_places} of {plan.num_backbones}"
     rows = (
@@ -125,7 +131,7 @@ def _print_plan(release: str, plan: MemoryPlan) -> None:
             if plan.shared_bytes
             else []
         ),
-        ("KV", plan.kv_bytes, f"{plan.kv_tokens} tokens in blocks of {plan.block_size}"),
+        ("KV", plan.kv_bytes, _of_blocks(plan)),
         *(
             [("state", plan.states_bytes, f"of {plan.state_rows} sequences")]
             if plan.state_rows

@@ -37,6 +37,7 @@ from serve_app.errors import (
 )
 from serve_app.scheduling.errors import NeverFits, PromptTooLong
 from serve_app.scheduling.ledgers.blocks import BlockLedger
+from serve_app.scheduling.ledgers.input_blocks import InputLedger
 from serve_app.scheduling.ledgers.places import PlaceLedger
 from serve_app.scheduling.ledgers.state_rows import StateLedger
 from serve_app.scheduling.plan import StepPlan
@@ -76,8 +77,11 @@ class Engine:
         self._blocks = BlockLedger(memory.num_blocks, memory.block_size)
         self._places = PlaceLedger(memory.num_places)
         self._state_rows = StateLedger(memory.state_rows) if memory.state_rows else None
+        self._inputs = None
+        if memory.input_blocks:
+            self._inputs = InputLedger(memory.input_blocks, memory.block_size)
         self._scheduler = Scheduler(
-            [self._blocks] if self._state_rows is None else [self._blocks, self._state_rows],
+            [each for each in (self._blocks, self._state_rows, self._inputs) if each is not None],
             self._places,
             step_tokens=config.step_tokens,
             max_sequences=config.max_sequences,
@@ -141,8 +145,8 @@ class Engine:
         )
 
     def _prefix_cache(self, secret: bytes | None) -> PrefixCache | None:
-        """None too where models keep state of sequences, which blocks do not have."""
-        if secret is None or self._state_rows is not None:
+        """None too where sequences need more than blocks have, to go on from shared ones."""
+        if secret is None or self._state_rows is not None or self._inputs is not None:
             return None
         return PrefixCache(self._blocks, secret)
 
@@ -202,7 +206,7 @@ class Engine:
         try:
             self._scheduler.add(sequence, now)
         except (NeverFits, PromptTooLong) as error:
-            raise too_long(request, error, self.memory.kv_tokens) from error
+            raise too_long(request, model, error, self.memory.kv_tokens) from error
         self._flights.add(request, sequence, model.row)
 
     def abort(self, request: str) -> bool:
@@ -225,7 +229,8 @@ class Engine:
         context = self.context_length(release, model)
         if not self._packed.prompt_at_once:
             return context
-        return min(context, self._scheduler.longest_at_once)
+        beginning = self._releases.model(release, model).beginning
+        return min(context, self._scheduler.longest_at_once - len(beginning))
 
     @property
     def has_work(self) -> bool:
@@ -284,6 +289,7 @@ class Engine:
             self._scheduler,
             self._blocks,
             self._state_rows,
+            self._inputs,
             self._releases,
             self._packed,
             self.counters,

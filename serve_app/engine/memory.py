@@ -115,6 +115,7 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
         backbone_rows=stacks.rows(places),
         shelves=demand.shelves,
         num_blocks=room.blocks,
+        input_blocks=room.blocks if unit.input_block else 0,
         block_size=BLOCK_SIZE,
         state_rows=room.state_rows,
         dtype=str(dtype).removeprefix("torch."),
@@ -225,7 +226,8 @@ def _least_and_useful_blocks(longest: int, config: EngineConfig) -> tuple[int, i
 
 
 def _kv_bytes(unit: UnitBytes, room: _Room) -> int:
-    return (room.blocks + 1) * unit.block  # one that no sequence has: see `Sizes`
+    each = unit.block + unit.input_block  # there are as many of the one as of the other
+    return (room.blocks + 1) * each  # one that no sequence has: see `Sizes`
 
 
 def _states_bytes(unit: UnitBytes, room: _Room) -> int:
@@ -252,7 +254,7 @@ def _without_limit(
     Raises: DoesNotFit if they are more than is free.
     """
     unit, stacks = demand.unit, demand.stacks
-    most = max(DEFAULT_KV_BYTES // unit.block, 1)
+    most = max(DEFAULT_KV_BYTES // (unit.block + unit.input_block), 1)
     blocks = max(demand.least_blocks, min(demand.useful_blocks, most))
     room = _Room(blocks, demand.state_rows)
     others = demand.bytes_with(room, demand.captures)
@@ -298,7 +300,7 @@ def _shares(demand: _Demand, num_places: int | None, device_memory: int) -> tupl
         per_row = unit.state_row + unit.step_per_state
         state_rows += min(demand.state_rows - 1, int(rest * STATE_SHARE) // per_row)
         rest -= (state_rows - 1) * per_row
-    per_block = unit.block + unit.step_per_block
+    per_block = unit.block + unit.input_block + unit.step_per_block
     wanted_kv = min((useful - least) * per_block, rest * KV_SHARE)
     most_places = num_places or stacks.num_backbones + 1
     places = stacks.most_places(most_places, unit.place + rest - wanted_kv)

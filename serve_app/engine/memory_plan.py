@@ -18,6 +18,7 @@ class MemoryPlan:
     are to spare. With a limit, it is part of `spare`.
     captured: what single captures take, to compare with the plan for all.
     place_bytes: of a whole backbone; backbone_rows: of each stack, where equal tensors are one.
+    input_blocks: as many again for the inputs of encoders, part of `kv`; 0 where there are none.
     state_rows: for that many sequences; 0 where models keep no state besides keys and values.
     copy_bytes: of a backbone's copy in host memory; host_memory: the most that copies may take.
     """
@@ -37,6 +38,7 @@ class MemoryPlan:
     backbone_rows: Mapping[str, int]
     shelves: tuple[ShelfRows, ...]
     num_blocks: int
+    input_blocks: int
     block_size: int
     state_rows: int
     dtype: str

@@ -9,6 +9,7 @@ from serve_app.engine.loading.outages import Outage, Outages
 from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.model.packed import PackedModel
 from serve_app.scheduling.ledgers.blocks import BlockLedger
+from serve_app.scheduling.ledgers.input_blocks import InputLedger
 from serve_app.scheduling.ledgers.state_rows import StateLedger
 from serve_app.scheduling.scheduler import Scheduler
 from serve_app.scheduling.sequence import ModelKey
@@ -19,6 +20,7 @@ class Stats:
     """The state of an engine. heartbeat: the loop's clock at its last turn, in seconds.
 
     resident: models whose backbones are on the device, which has `num_places` for backbones.
+    input_blocks: for the inputs of encoders; 0 where models have none.
     state_rows: for that many sequences; 0 where models keep no state.   attention_bytes,
     captures_bytes: what attention kernels and captured steps keep.   host_bytes: of copies of
     backbones on the host.   unavailable: models whose backbones could not be loaded.
@@ -36,6 +38,8 @@ class Stats:
     num_places: int
     kv_blocks: int
     kv_blocks_used: int
+    input_blocks: int
+    input_blocks_used: int
     state_rows: int
     state_rows_used: int
     num_preemptions: int
@@ -66,6 +70,7 @@ def look(
     scheduler: Scheduler,
     blocks: BlockLedger,
     state_rows: StateLedger | None,
+    inputs: InputLedger | None,
     releases: PooledReleases,
     packed: PackedModel,
     counters: Counters,
@@ -89,6 +94,8 @@ def look(
         num_places=places.num_places,
         kv_blocks=blocks.num_units,
         kv_blocks_used=blocks.num_used,
+        input_blocks=0 if inputs is None else inputs.num_units,
+        input_blocks_used=0 if inputs is None else inputs.num_used,
         state_rows=0 if state_rows is None else state_rows.num_units,
         state_rows_used=0 if state_rows is None else state_rows.num_used,
         num_preemptions=scheduler.num_preemptions,

@@ -25,7 +25,8 @@ def sequence_of(
         id=request.id,
         model=(request.release, request.model),
         backbone=model.backbone,
-        prompt=request.prompt,
+        prompt=(*request.prompt, *model.beginning),
+        num_inputs=prompt if model.beginning else 0,
         max_tokens=request.max_tokens,
         tenant=request.tenant,
         weight=request.weight,
@@ -43,11 +44,13 @@ def sequence_of(
     )
 
 
-def too_long(request: Request, error: NeverFits | PromptTooLong, kv_tokens: int) -> TooLong:
+def too_long(
+    request: Request, model: LoadedModel, error: NeverFits | PromptTooLong, kv_tokens: int
+) -> TooLong:
     """What the scheduler refuses, in the engine's words. kv_tokens: all that can be held."""
     limit, answer = kv_tokens, request.max_tokens
     if isinstance(error, PromptTooLong):
-        limit, answer = error.limit, 0
+        limit, answer = error.limit - len(model.beginning), 0
     return TooLong(
         f"request {request.id!r}: {error}",
         limit=limit,

@@ -32,7 +32,9 @@ KERNELS_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class UnitBytes:
-    """Bytes of one of each thing. step: its workspace; step_per_block, step_per_state: its growth
+    """Bytes of one of each thing. input_block: of what cross-attention stores; 0 if nothing is.
+
+    step: its workspace; step_per_block, step_per_state: its growth
     with each block and row of state.
 
     attention: what its kernels keep.   captured: of captures, if there are any.
@@ -41,6 +43,7 @@ class UnitBytes:
     place: int
     copy: int
     block: int
+    input_block: int
     state_row: int
     step: int
     step_per_block: float
@@ -59,6 +62,12 @@ def copy_bytes(sizes: Iterable[int], device: torch.device) -> int:
     return sum(pinned_bytes(size) if device.type == "cuda" else size for size in sizes)
 
 
+def cross_width(anatomy: Anatomy) -> int:
+    """Numbers that cross-attention stores of one token of an input, in all layers."""
+    kinds, shapes = anatomy.kinds, anatomy.attentions
+    return sum(shape.width for path, shape in shapes.items() if kinds[path].sees == "encoder")
+
+
 def unit_bytes(
     anatomy: Anatomy,
     shapes: Sequence[LayerShape],
@@ -69,8 +78,10 @@ def unit_bytes(
     """Whatever formats the release has: the next one may have others. step_tokens: of a step."""
     on_cpu = device.type == "cpu"
     sizes = [shape.numel() * kind.itemsize for shape, kind in unique_tensors(anatomy).values()]
-    width = sum(shape.width for shape in anatomy.attentions.values())
+    stored = [shape for path, shape in anatomy.attentions.items() if anatomy.kinds[path].is_stored]
+    width = sum(shape.width for shape in stored)
     block = width * BLOCK_SIZE * dtype.itemsize
+    input_block = cross_width(anatomy) * BLOCK_SIZE * dtype.itemsize
     config = anatomy.model.config.get_text_config()
     hidden = config.hidden_size
     experts = [sum(map(math.prod, shape.expert.parameters.values())) for shape in shapes]
@@ -80,20 +91,22 @@ def unit_bytes(
     second = (per_expert + hidden) * (dtype.itemsize + (4 if on_cpu else 0))
     pair = (per_expert + 3 * hidden) * dtype.itemsize + second
     token = 8 * hidden * dtype.itemsize + top_k * pair + 2 * 4 * config.vocab_size
+    token += 2 * cross_width(anatomy) * dtype.itemsize  # of all layers at once, and a part of it
     libraries = SCRATCH_BYTES + WORKSPACE_BYTES if on_cpu else CUBLAS_BYTES + KERNELS_BYTES
-    gathered = 2 * block / len(anatomy.attentions)
-    kinds = len({(s, anatomy.windows[path]) for path, s in anatomy.attentions.items()})
+    gathered = 2 * block / len(stored)
+    kinds = len({(s, anatomy.kinds[path]) for path, s in anatomy.attentions.items()})
     kept = attention_needs(device)
     logits = config.vocab_size * dtype.itemsize
     states = [mixer.state_bytes for mixer in anatomy.recurrent.values()]
     # Of one layer at a time: what is read, two products with it, and what is written. Compiled
     # code on the CPU works on states where they lie.
     copied = 0 if on_cpu else STATE_COPIES * max(states, default=0)
-    scanned = SCAN_COPIES * max(states) if anatomy.prompt_at_once else 0
+    scanned = SCAN_COPIES * max(states, default=0) if anatomy.prompt_at_once else 0
     return UnitBytes(
         sum(sizes),
         copy_bytes(sizes, device),
-        block,
+        block - input_block,
+        input_block,
         sum(states),
         step=step_tokens * (token + scanned) + libraries,
         step_per_state=copied,

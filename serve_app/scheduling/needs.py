@@ -31,11 +31,14 @@ class Ledger(Protocol):
     @property
     def num_free(self) -> int: ...
 
-    def units_for(self, num_positions: int) -> int:
-        """How many units a sequence needs for that many computed positions."""
+    def units_for(self, num_positions: int, num_inputs: int = 0) -> int:
+        """How many units a sequence needs for that many computed positions.
+
+        num_inputs: how many of them, the first, are the input of an encoder.
+        """
         ...
 
-    def positions_in(self, num_units: int) -> int:
+    def positions_in(self, num_units: int, num_inputs: int = 0) -> int:
         """For how many positions of one sequence that many units are enough."""
         ...
 
@@ -65,7 +68,7 @@ class Needs:
     def require(self, sequence: Sequence) -> None:
         """Raises NeverFits if prompt and answer need more of a kind than exists."""
         for ledger in self._ledgers:
-            needed = ledger.units_for(sequence.num_positions)
+            needed = ledger.units_for(sequence.num_positions, sequence.num_inputs)
             if needed > ledger.num_units:
                 raise NeverFits(
                     sequence.id, needed=needed, available=ledger.num_units, noun=ledger.noun
@@ -84,7 +87,7 @@ class Needs:
             freed.update({kind: len(units) for kind, units in other.held.items()})
         return all(
             ledger.fits(
-                ledger.units_for(len(sequence.tokens))
+                ledger.units_for(len(sequence.tokens), sequence.num_inputs)
                 - shared.get(ledger.kind, 0)
                 - freed[ledger.kind]
             )
@@ -102,7 +105,9 @@ class Needs:
     def room(self, sequence: Sequence) -> int:
         """For how many more positions its own units and the free ones are enough."""
         rooms = [
-            ledger.positions_in(len(sequence.held.get(ledger.kind, ())) + ledger.num_free)
+            ledger.positions_in(
+                len(sequence.held.get(ledger.kind, ())) + ledger.num_free, sequence.num_inputs
+            )
             for ledger in self._ledgers
         ]
         return min(rooms) - sequence.num_computed
@@ -110,15 +115,15 @@ class Needs:
     def has(self, sequence: Sequence, length: int) -> Held | None:
         """By kind, its own units for that many more positions; None if it lacks some."""
         held, end = sequence.held, sequence.num_computed + length
-        has_more = False
+        inputs, has_more = sequence.num_inputs, False
         for ledger in self._ledgers:
-            lacking = ledger.units_for(end) - len(held.get(ledger.kind, ()))
+            lacking = ledger.units_for(end, inputs) - len(held.get(ledger.kind, ()))
             if lacking > 0:
                 return None
             has_more = has_more or lacking < 0
         if not has_more:
             return held
-        return {each.kind: held[each.kind][: each.units_for(end)] for each in self._ledgers}
+        return {each.kind: held[each.kind][: each.units_for(end, inputs)] for each in self._ledgers}
 
     def take(self, sequence: Sequence, length: int) -> Held:
         """Give a sequence what it lacks for that many more positions.
@@ -158,10 +163,11 @@ class Needs:
         for ledger in self._ledgers:
             ledger.check(s.held.get(ledger.kind, ()) for s in sequences)
             for s in sequences:
-                covered = ledger.positions_in(len(s.held.get(ledger.kind, ())))
+                covered = ledger.positions_in(len(s.held.get(ledger.kind, ())), s.num_inputs)
                 assert s.num_computed <= covered, f"{s.id} computed what it cannot hold"
 
 
 def _lacking(ledger: Ledger, sequence: Sequence, length: int) -> int:
     held = len(sequence.held.get(ledger.kind, ()))
-    return max(ledger.units_for(sequence.num_computed + length) - held, 0)
+    end = sequence.num_computed + length
+    return max(ledger.units_for(end, sequence.num_inputs) - held, 0)

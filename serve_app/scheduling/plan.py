@@ -1,12 +1,9 @@
 """What one step does, as values. Decided by the scheduler; carried out by the engine's runner."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from serve_app.scheduling.sequence import Held, ModelKey
-
-Stream = Literal["decoder"]
-"""Which of a sequence's token streams a chunk is of. All models have one."""
 
 
 class Chunk(NamedTuple):
@@ -36,7 +33,8 @@ class Chunk(NamedTuple):
     """The index, among the generated tokens, of the one that is sampled next."""
     by_length: bool
     """What is computed may depend on the length of the sequence, not just on its tokens."""
-    stream: Stream = "decoder"
+    num_inputs: int = 0
+    """How many first positions are the input of an encoder; the first chunk has them all."""
 
     @property
     def end(self) -> int:

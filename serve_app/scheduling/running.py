@@ -120,6 +120,7 @@ class Running:
             keep_prompt_logits,
             expected - prompt_len,
             sequence.by_length,
+            sequence.num_inputs,
         )
 
     def check(self) -> None:

@@ -26,6 +26,8 @@ class Sequence:
     everything is computed again. `by_length`: its keys and values depend on more than the tokens
     before them. `chunk_tokens`: the most of them that one step computes. `prompt_at_once`: one step
     computes the whole prompt, and none after it more than one token, whenever that happens.
+    `num_inputs`: how many first tokens of the prompt are the input of an encoder; a decoder begins
+    with the others.
     `deadline`: when it is to end, computed or not, on the clock of `arrival`.
 
     Only the scheduler writes the fields below the blank line, and the class of one in batch that
@@ -56,6 +58,7 @@ class Sequence:
     deadline: float | None = None
     chunk_tokens: int | None = None
     prompt_at_once: bool = False
+    num_inputs: int = 0
 
     tokens: list[int] = field(init=False)
     prompt_len: int = field(init=False)

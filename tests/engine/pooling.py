@@ -12,7 +12,8 @@ from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import ShelfKey, maps_of, parts_by_shelf, shelf_rows
 from serve_app.engine.experts.together import Together
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep, StepView
 from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")

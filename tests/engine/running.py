@@ -136,7 +136,8 @@ def own_answer(model: Any, prompt: tuple[int, ...], max_tokens: int) -> tuple[li
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits)
+    given = 1 if model.config.is_encoder_decoder else len(prompt)
+    return out.sequences[0, given:].tolist(), torch.cat(out.logits)
 
 
 def assert_golden(

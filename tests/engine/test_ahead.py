@@ -207,7 +207,7 @@ def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.Monke
     requests = [
         Request(name, "r1", "m1", (1, 2, 3), 4, sampling, prompt_logprobs=1) for name in "ab"
     ]
-    running = [RunningRequest(asked, 0, asked.prompt) for asked in requests]
+    running = [RunningRequest(asked, 0, asked.prompt, len(asked.prompt), 0) for asked in requests]
     runner = Runner(cast(PackedModel, Packed()), clock=lambda: 0.0)
     first = runner.launch(StepPlan(tuple(chunk(name, (1, 2, 3)) for name in "ab")), running)
     ahead = StepPlan((chunk("b", (0,), start=3),))

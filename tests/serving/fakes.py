@@ -297,6 +297,8 @@ class FakeLoop:
                 num_places=self.num_places,
                 kv_blocks=64,
                 kv_blocks_used=64 - self.pages,
+                input_blocks=0,
+                input_blocks_used=0,
                 state_rows=0,
                 state_rows_used=0,
                 num_preemptions=0,

@@ -270,12 +270,38 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     },
 }
 """The same for families with recurrent mixers beside attention, two layers of each at least."""
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "switch_transformers": {
+        "vocab_size": 320,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_heads": 4,
+        "num_layers": 4,
+        "num_decoder_layers": 4,
+        "num_sparse_encoder_layers": 2,
+        "num_sparse_decoder_layers": 2,
+        "num_experts": 4,
+        "expert_capacity": 4,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+    }
+}
+"""Whole configs, not overrides of `COMMON`. Every second layer of both stacks has experts, and an
+input of a few dozen tokens has more for an expert than its capacity.
+"""
 
 
 def tiny_config(architecture: str, towers: Any = None, **overrides: Any) -> Any:
     """A transformers config of a few thousand parameters; of any other architecture too, where
     `overrides` say what it needs, and `towers` what a wrapper has beside its text model.
     """
+    if architecture in ENCODER_DECODERS:
+        own = {**ENCODER_DECODERS[architecture], **overrides}
+        return AutoConfig.for_model(architecture, **own)
     fields: dict[str, Any] = {
         **COMMON,
         "rope_parameters": dict(DEFAULT_ROPE),
@@ -303,6 +329,10 @@ def tiny_model(architecture: str, seed: int = 0, **overrides: Any) -> Any:
             if tensor.dim() == 1:
                 noise = torch.randn(tensor.shape, generator=generator) * 0.1
                 tensor.add_(noise.to(tensor.dtype))
+        if architecture in ENCODER_DECODERS:
+            # Of tied embeddings, a token that says much of itself is answered again and again.
+            model.shared.weight.mul_(0.1)
+            model.decoder.final_layer_norm.weight.mul_(24.0)
     return model.eval()
 
 

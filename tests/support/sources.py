@@ -1,5 +1,6 @@
 """Releases made in memory from models: nothing on disk, nothing merged unless asked for."""
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ import torch
 
 from representation.architecture.config import config_of
 from representation.architecture.skeleton import meta_model
+from representation.encoder_decoder.sparse_blocks import rewrite_sparse_blocks
 from representation.formats import DENSE, ExpertShape, Format
 
 Part = tuple[Format, dict[str, torch.Tensor]]
@@ -83,6 +85,7 @@ class MemorySource:
         self.num_slot_reads = 0
         self.num_residual_reads = 0
         self.num_backbone_reads = 0
+        models = {name: as_served(model) for name, model in models.items()}
         for name, model in models.items():
             tensors = backbone_tensors(model)
             self._backbones[name] = tensors
@@ -195,6 +198,15 @@ def expert_shape(experts: Any) -> ExpertShape:
     return ExpertShape(shapes, experts.is_transposed)
 
 
+def as_served(model: Any) -> Any:
+    """The model with its experts as they are served: through the experts interface."""
+    if not model.config.is_encoder_decoder:
+        return model
+    served = copy.deepcopy(model)
+    rewrite_sparse_blocks(served)
+    return served
+
+
 def expert_paths(model: Any) -> list[str]:
     """Qualified names of a model's experts modules."""
     return [path for path, module in model.named_modules() if hasattr(module, "is_transposed")]
@@ -203,12 +215,10 @@ def expert_paths(model: Any) -> list[str]:
 def backbone_tensors(model: Any) -> dict[str, torch.Tensor]:
     """A model's state dict outside its experts and other towers, tied tensors once."""
     inside = tuple(f"{path}." for path in expert_paths(model))
-    tied = model.config.tie_word_embeddings
+    tied = model.all_tied_weights_keys
     served = meta_model(config_of(model.config.to_dict()), torch.float32).state_dict()
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if name in served
-        and not name.startswith(inside)
-        and not (tied and name == "lm_head.weight")
+        if name in served and not name.startswith(inside) and name not in tied
     }

@@ -68,7 +68,8 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 class Trace:
     """What a run without data shows of a model.
 
-    axes: token axes of every module that was called.   attentions, kinds, sinks, biases: as in `Anatomy`.
+    axes: token axes of every module that was called.
+    attentions, kinds, sinks, biases: as in `Anatomy`.
     states: what recurrent mixers keep.
     readers: modules whose own code reads the weights of another.   first_reads: the modules whose
     weights are read, numbered in the order of their first read.

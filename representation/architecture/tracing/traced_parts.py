@@ -9,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from representation.architecture.attention import (
+    BIAS,
     AttentionKind,
     AttentionShape,
     is_causal,
@@ -45,7 +46,6 @@ def _traced_attention(
     scaling: float | None = None,
     s_aux: torch.Tensor | None = None,
     softcap: float | None = None,
-    position_bias: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands in for attention in a run without data. query, key, value: (1, heads, T, D)"""
@@ -56,7 +56,7 @@ def _traced_attention(
         raise TypeError("queries, keys and values have different dtypes")
     kind = _kind(module, query, key, attention_mask)
     shape = AttentionShape(query.shape[1], key.shape[1], key.shape[3], value.shape[3], softcap)
-    module.expertpool_trace.note_attention(module, shape, kind, s_aux, position_bias)
+    module.expertpool_trace.note_attention(module, shape, kind, s_aux, others.get(BIAS))
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 
@@ -64,10 +64,8 @@ def _kind(
     module: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
 ) -> AttentionKind:
     """Which keys the queries see. Raises: Unservable for a mask that cannot be served."""
-    if key.shape[2] == TRACED_INPUTS:
-        every = (1, 1, 1, TRACED_INPUTS)  # what T5 makes where all tokens may be seen
-        if mask is not None and mask.shape != every:
-            raise Unservable(f"the mask of {type(module).__name__} hides tokens of an encoder")
+    every = (1, 1, 1, TRACED_INPUTS)  # what T5 makes where all tokens may be seen
+    if key.shape[2] == TRACED_INPUTS and (mask is None or mask.shape == every):
         return AttentionKind("input" if query.shape[2] == TRACED_INPUTS else "encoder")
     if mask is not None and mask.shape == OTHER_MASK:
         raise Unservable(

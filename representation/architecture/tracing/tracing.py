@@ -23,8 +23,8 @@ from representation.architecture.tracing.trace import (
 )
 from representation.architecture.tracing.traced_parts import TRACING
 from representation.architecture.tracing.weight_reads import WatchedTensors
+from representation.encoder_decoder.both_stacks import choose_outputs, is_encoder_decoder
 from representation.encoder_decoder.position_bias import has_table
-from representation.encoder_decoder.running import choose_outputs, is_encoder_decoder
 from representation.encoder_decoder.sparse_blocks import use_experts
 
 

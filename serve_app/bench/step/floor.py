@@ -85,7 +85,7 @@ class FloorPlan:
         self._num_heads = int(text.num_attention_heads)
         self._layers = layer_shapes(anatomy)
         self._attentions = [
-            (shape, anatomy.windows[path]) for path, shape in anatomy.attentions.items()
+            (shape, anatomy.kinds[path].window) for path, shape in anatomy.attentions.items()
         ]
         self._state_bytes = sum(mixer.state_bytes for mixer in anatomy.recurrent.values())
         sizes = {name: shape.numel() * kind.itemsize for name, (shape, kind) in tensors.items()}

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from serve_app.engine.attention.biases import PositionBias
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.step.step import Paging, StepView
 
@@ -16,7 +17,7 @@ class Call:
     query: (T, Hq, Dk)   window: how many of the last tokens each token sees, including itself;
     None: all.   scaling: of the scores.   softcap: the scores are capped at ± that.
     sinks: (T, Hq), for each query one more score, which takes a share of the probability and
-    has no value (GPT-OSS model card, 2025).
+    has no value (GPT-OSS model card, 2025).   bias: of the scores; None: none.
     """
 
     query: torch.Tensor
@@ -26,6 +27,7 @@ class Call:
     scaling: float
     sinks: torch.Tensor | None
     softcap: float | None
+    bias: PositionBias | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,19 @@ class FormChooser:
         self._block_size = block_size
         self._dtype = dtype
         self._device = device
-        self._plain = Gather()
+        self.plain = Gather()
         self._made: dict[str, AttentionForm | None] = {}
         self._chosen: dict[tuple[AttentionShape, int | None, bool], AttentionForm] = {}
 
-    def form(self, shape: AttentionShape, window: int | None, *, sinks: bool) -> AttentionForm:
-        """The form for a layer. Warns of each that differs from the plain one."""
+    def form(
+        self, shape: AttentionShape, window: int | None, *, sinks: bool, biased: bool = False
+    ) -> AttentionForm:
+        """The form for a layer. Warns of each that differs from the plain one.
+
+        biased: whether its scores have a bias, which only the plain form adds.
+        """
+        if biased:
+            return self.plain
         key = (shape, window, sinks)
         if key not in self._chosen:
             self._chosen[key] = self._choose(shape, window, sinks)
@@ -70,7 +77,7 @@ class FormChooser:
 
         made = (form for form in map(self._make, self._makers) if form is not None)
         tried = partial(self._difference, shape=shape, window=window, sinks=sinks)
-        return first_equal(made, tried, refused) or self._plain
+        return first_equal(made, tried, refused) or self.plain
 
     def _make(self, name: str) -> AttentionForm | None:
         if name not in self._made:
@@ -91,12 +98,12 @@ class FormChooser:
             call = probe(
                 shape, window, chunks, self._block_size, self._dtype, self._device, sinks=sinks
             )
-            expected = self._plain.attend(call)
+            expected = self.plain.attend(call)
             try:
                 got = form.attend(call)
             except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
                 return f"it fails: {e}"
-            found = attention_difference(got, expected, self._plain.name)
+            found = attention_difference(got, expected, self.plain.name)
             if found is not None:
                 return found
         return None

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from serve_app.engine.attention.form import Call
-from serve_app.engine.step.step import Paging, SequenceGroup
+from serve_app.engine.step.sequence_group import SequenceGroup
+from serve_app.engine.step.step import Paging
 
 
 class Gather:
@@ -50,6 +51,8 @@ def _attend(call: Call, group: SequenceGroup) -> torch.Tensor:
     query, mask = by_head(call.query), reach.mask  # (S, H, n*each, D), (S, 1, n, L)
     if length > 1 and each > 1:
         mask = mask.repeat_interleave(each, dim=2)  # (S, 1, n*each, L)
+    if call.bias is not None:
+        mask = mask + _bias_by_head(call.bias.of_group(group, call.view.tokens), heads)
     if call.sinks is None and call.softcap is None:
         got = F.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=call.scaling
@@ -59,6 +62,12 @@ def _attend(call: Call, group: SequenceGroup) -> torch.Tensor:
         got = _by_products(query, keys, values, mask, call.scaling, sinks, call.softcap)
     got = got.view(num, heads, length, each, -1).transpose(1, 2)  # (S, n, H, each, Dv)
     return got.reshape(num * length, heads * each, -1)  # (S*n, Hq, Dv)
+
+
+def _bias_by_head(bias: torch.Tensor, heads: int) -> torch.Tensor:
+    """bias: (S, Hq, n, L)  ->  (S, H, n*each, L)"""
+    of_heads = bias.view(bias.shape[0], heads, -1, *bias.shape[2:])  # (S, H, each, n, L)
+    return of_heads.transpose(2, 3).flatten(2, 3)
 
 
 def _by_products(

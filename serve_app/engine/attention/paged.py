@@ -4,14 +4,17 @@ Registered with the attention interface of transformers; a stock model's attenti
 it with its own queries, keys and values.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
-from representation.architecture.attention import unknown_keywords
+from representation.architecture.attention import AttentionKind, unknown_keywords
+from serve_app.engine.attention.biases import PositionBias
 from serve_app.engine.attention.form import AttentionForm, Call
 from serve_app.engine.attention.store import KVLayer
+from serve_app.engine.attention.whole import WholeAttention
 from serve_app.engine.step.step import CurrentStep
 from serve_app.errors import Unsupported
 
@@ -21,18 +24,25 @@ ATTENTION = "expertpool_paged"
 class PagedAttention:
     """One attention layer: its store, its form, and how models differ from the module's scale.
 
-    window: how many of the last tokens each token sees, itself among them; None: all.
+    kind: which keys a token sees: those stored of its own sequence, or of what its encoder gave.
+    bias: on its scores; None: none.
     scales: (R,) float, by map row: the factor from the stock module's scale to the model's own;
     None while all are 1 (they differ where a model's rope parameters enter the scale).
     """
 
     def __init__(
-        self, step: CurrentStep, store: KVLayer, form: AttentionForm, window: int | None
+        self,
+        step: CurrentStep,
+        store: KVLayer,
+        form: AttentionForm,
+        kind: AttentionKind,
+        bias: PositionBias | None = None,
     ) -> None:
         self.step = step
         self.store = store
         self.form = form
-        self.window = window
+        self._kind = kind
+        self._bias = bias
         self.scales: torch.Tensor | None = None
 
     def forward(
@@ -49,12 +59,20 @@ class PagedAttention:
 
         query: (T, Hq, Dk)   key: (T, H, Dk)   value: (T, H, Dv)   sinks: (T, Hq)
         ->  (T, Hq, Dv)
+        Of cross-attention, keys and values are those of the step's inputs: (E, H, D).
         """
         view = self.step.view
-        self.store.write(view.kv_index, key, value)
+        if self._kind.sees == "encoder":
+            assert view.inputs is not None, "cross-attention runs in a step without inputs"
+            self.store.write(view.inputs.index, key, value)
+            view = replace(view, groups=view.inputs.groups)
+        else:
+            self.store.write(view.kv_index, key, value)
         if self.scales is not None:
             query = query * self.scales[view.tokens.rows].to(query.dtype)[:, None, None]
-        return self.form.attend(Call(query, self.store, view, self.window, scaling, sinks, softcap))
+        window = self._kind.window
+        call = Call(query, self.store, view, window, scaling, sinks, softcap, self._bias)
+        return self.form.attend(call)
 
 
 def _attention_forward(
@@ -75,12 +93,14 @@ def _attention_forward(
     unknown = unknown_keywords(module, others)
     if unknown is not None:
         raise Unsupported(unknown)
-    paged: PagedAttention = module.paged_attention
-    out = paged.forward(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    by_token = [x[0].transpose(0, 1) for x in (query, key, value)]
+    layer: PagedAttention | WholeAttention = module.expertpool_attention
+    if isinstance(layer, WholeAttention):
+        return layer.forward(*by_token, scaling=scaling).unsqueeze(0), None
+    out = layer.forward(
+        *by_token,
+        scaling=scaling,
         sinks=s_aux,
         softcap=softcap,
     )

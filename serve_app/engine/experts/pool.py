@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from representation.architecture.tracing.trace import Stream
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.experts.gating import activated, first_matrix
 from serve_app.engine.experts.linear import part_linear
 from serve_app.engine.experts.shelves import LayerShape, Pick, Shelf
 from serve_app.engine.experts.shelving import DENSE_SLOTS, NO_PART, ShelfKey, ShelfMap, ShelfRows
 from serve_app.engine.experts.together import Together
+from serve_app.engine.step.spans import Spans
 from serve_app.engine.step.step import CurrentStep
 
 EXPERTS = "expertpool_pool"
@@ -37,9 +39,11 @@ class PoolLayer:
         dtype: torch.dtype,
         device: torch.device,
         together: Together | None = None,
+        stream: Stream = "tokens",
     ) -> None:
-        """together: used if possible; belongs to this layer alone."""
+        """together: used if possible; belongs to this layer alone.   stream: of its tokens."""
         self.step = step
+        self._stream = stream
         self._together = together
         self._multiplier = multiplier
         self.shape = shape
@@ -51,6 +55,11 @@ class PoolLayer:
         self._device = device
         for key, num_rows in rows.items():
             self.add(key, num_rows)
+
+    @property
+    def spans(self) -> Spans:
+        """To which models its tokens belong."""
+        return self.step.view.spans(self._stream)
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +116,7 @@ class PoolLayer:
         hidden: (T, H)   index: (T, K), each token's experts   weights: (T, K)  ->  (T, H)
         Two experts of one token may share a slot; then their weights add up.
         """
-        tokens = self.step.view.tokens
+        tokens = self.spans
         if self._computes_together(tokens.models, index.numel()):
             assert self._together is not None
             return self._together.forward(
@@ -129,7 +138,7 @@ class PoolLayer:
     ) -> torch.Tensor:
         """In one sequence of grouped products over shelves. entries: (T, K)"""
         num_tokens, top_k = entries.shape
-        picks, order = self._pick(entries.flatten(), self.step.view.tokens.models)
+        picks, order = self._pick(entries.flatten(), self.spans.models)
         x = hidden.index_select(0, order // top_k)  # (T*K, H)
         x = activated(experts, self._linear(picks, first_matrix(experts), x))  # (T*K, I)
         x = self._linear(picks, "down_proj", x)  # (T*K, H)

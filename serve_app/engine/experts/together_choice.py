@@ -17,7 +17,8 @@ from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.experts.shelving import NO_PART, ShelfKey, ShelfMap, ShelfRows
 from serve_app.engine.experts.together import Together
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep, StepView
 
 logger = logging.getLogger(__name__)
 TRIED_TOKENS = (3, 300)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from representation.architecture.skeleton import own_tensors
-from representation.architecture.tracing.trace import TRACED_OUTPUTS, TRACED_TOKENS, Axes, tensors_in
+from representation.architecture.tracing.trace import STREAMS, Axes, tensors_in
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.device.native.rows import Rows
@@ -29,7 +30,8 @@ from serve_app.engine.leaves.leaves import (
 from serve_app.engine.leaves.originals import PerSegment, PerToken
 from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep, StepView
 
 logger = logging.getLogger(__name__)
 MakeLeaf = Callable[..., Leaf]
@@ -158,7 +160,8 @@ def difference(module: nn.Module, axes: Axes, make: MakeLeaf, device: torch.devi
     axis = axes.inputs[0]
     assert axis is not None
     step = CurrentStep()
-    leaf = make(step, Stacks.each_its_own(weights), {name: name for name in weights}, axes)
+    stacks, names = Stacks.each_its_own(weights), {name: name for name in weights}
+    leaf = make(step, stacks, names, replace(axes, stream="tokens"))
     integers = Integers(device)
     spans = Spans.of(PROBE_PLACES, PROBE_PLACES, 2, integers)
     integers.send()
@@ -228,8 +231,7 @@ def _unrounded(
 
 def _small(module: nn.Module, axes: Axes) -> tuple[nn.Module, tuple[int, ...]]:
     """The module with its matrices cut, and the shape of an input of five tokens."""
-    marks = (TRACED_TOKENS, TRACED_OUTPUTS)
-    shape = [len(PROBE_PLACES) if size in marks else size for size in axes.shape]
+    shape = [len(PROBE_PLACES) if size in STREAMS else size for size in axes.shape]
     with torch.device("meta"):
         if type(module) is nn.Linear:
             width = min(module.in_features, PROBE_SIZE)

@@ -16,7 +16,8 @@ from serve_app.engine.device.grouped import Groups
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.rows import Rows
 from serve_app.engine.stacks.stacks import Stack, Stacks
-from serve_app.engine.step.step import CurrentStep, Spans
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep
 
 Names = Mapping[str, str]
 """A module's own tensor names -> their names in a checkpoint."""
@@ -41,8 +42,7 @@ class Leaf(nn.Module):
 
     @property
     def spans(self) -> Spans:
-        view = self.step.view
-        return view.spans_of(self.axes.stream)
+        return self.step.view.spans(self.axes.stream)
 
     def stack(self, name: str) -> Stack:
         return self.stacks.ready(self.names[name])

@@ -23,7 +23,8 @@ from serve_app.engine.leaves.leaves import (
     sole_rows,
 )
 from serve_app.engine.stacks.stacks import Stack, Stacks
-from serve_app.engine.step.step import CurrentStep, Segment, Spans
+from serve_app.engine.step.spans import Segment, Spans
+from serve_app.engine.step.step import CurrentStep
 
 
 class Original:
@@ -177,7 +178,7 @@ class PerSegment(Leaf):
             return self._run(spans.sole_place, args, kwargs)
         outs = []
         for segment in spans.segments:
-            with self.step.running(self.step.only(segment)):
+            with self.step.running(self.step.only(segment, self.axes.stream)):
                 outs.append(self._run(segment.place, *self._part(segment, args, kwargs)))
         return self._joined(outs)
 

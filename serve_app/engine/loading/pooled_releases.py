@@ -25,13 +25,17 @@ from serve_app.scheduling.sequence import ModelKey
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that requests may name. row: of the expert maps.   Lengths in tokens."""
+    """A model that requests may name. row: of the expert maps.   Lengths in tokens.
+
+    beginning: see `Configured`.
+    """
 
     name: str
     row: int
     backbone: str
     context_length: int
     vocabulary: int
+    beginning: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,7 @@ class PooledReleases:
             backbone=backbone_key(model),
             context_length=context_length(model.config),
             vocabulary=made.vocabulary,
+            beginning=made.beginning,
         )
 
     def _forget(self, rows: Iterable[int]) -> None:

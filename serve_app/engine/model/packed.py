@@ -11,9 +11,15 @@ from typing import Any
 import torch
 
 from representation.architecture.anatomy import study, vocabulary_names
-from representation.architecture.config import config_of, rope_fields, vocabulary_size
+from representation.architecture.config import (
+    config_of,
+    decoder_beginning,
+    rope_fields,
+    vocabulary_size,
+)
 from representation.architecture.skeleton import meta_model
 from representation.architecture.tracing.tracing import fresh_rotary
+from representation.encoder_decoder.both_stacks import is_encoder_decoder
 from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.attention.paged import PagedAttention
 from serve_app.engine.device.cores import on_cores
@@ -36,6 +42,7 @@ from serve_app.engine.model.replacing import (
 )
 from serve_app.engine.model.rotary import OwnRotary, PackedRotary, recompute_length
 from serve_app.engine.model.rotating import rotate_by_code
+from serve_app.engine.model.stock_forward import forward_of
 from serve_app.engine.model.watching import RoutingSeen, told
 from serve_app.engine.source import ModelLike
 from serve_app.engine.stacks.arrivals import Arrivals
@@ -54,12 +61,14 @@ class Configured:
     """What a model's config asks for besides tensors, ready to be registered.
 
     scales: of attention, relative to the stock module's.   Both maps are by path.
+    beginning: the tokens with which a decoder begins, where the prompt is its encoder's input.
     """
 
     rotaries: Mapping[str, OwnRotary]
     vocabulary: int
     recompute_length: int | None
     scales: Mapping[str, float]
+    beginning: tuple[int, ...]
 
 
 class PackedModel:
@@ -124,11 +133,15 @@ class PackedModel:
         self.states = attach_states(anatomy, self.step, self.stacks, sizes, fitter)
         spread_vectors(anatomy, self.step, self.stacks)
         self.rotaries = replace_rotaries(anatomy, self.step)
-        self.attentions = attach_attention(anatomy, self.step, sizes, dtype=dtype, device=device)
+        self.attentions = attach_attention(anatomy, self.step, self.stacks, sizes, dtype, device)
+        self._forward = forward_of(anatomy, self.step)
+        self._rotate_by_code()
+        remember_configs(self._model)
+
+    def _rotate_by_code(self) -> None:
         if self._native is not None:
             modules = map(self._model.get_submodule, self.attentions)
             rotate_by_code(modules, Rows(self._native))
-        remember_configs(self._model)
 
     @property
     def attention_forms(self) -> tuple[AttentionForm, ...]:
@@ -152,6 +165,7 @@ class PackedModel:
             vocabulary=vocabulary_size(own),
             recompute_length=recompute_length(type(self._model), own),
             scales=self._scales(own),
+            beginning=decoder_beginning(own),
         )
 
     def register_row(self, row: int, made: Configured) -> None:
@@ -203,8 +217,15 @@ class PackedModel:
         paged.scales = torch.tensor(scales, device=self.device)
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether what sequences begin with is the input of an encoder."""
+        return is_encoder_decoder(self._model)
+
+    @property
     def bound_to_host(self) -> str | None:
         """Why the same operations cannot serve steps of any models; None: they can."""
+        if self.has_encoder:
+            return "its inputs are of as many tokens as they are"
         for path, module in self._model.named_modules():
             if isinstance(module, PerSegment | BySequence):
                 return f"{path} runs once per model"
@@ -313,15 +334,9 @@ class PackedModel:
         Rows of a model with a shorter vocabulary are -inf beyond its end.
         """
         self.stacks.awaited = self.arrivals.pending(s.place for s in view.tokens.segments)
-        few = self._native is not None and view.tokens.count <= FEW_TOKENS
+        few = self._native is not None and view.num_tokens <= FEW_TOKENS
         with self.step.running(view), on_cores(1) if few else self._multiplier.all_cores():
-            out = self._model(
-                input_ids=view.ids.unsqueeze(0),  # (1, T)
-                position_ids=view.positions.unsqueeze(0),  # (1, T)
-                use_cache=False,
-                logits_to_keep=view.output_index,
-            )
-        logits: torch.Tensor = out.logits[0]  # (1, n, V) -> (n, V)
+            logits = self._forward(view)[0]  # (1, n, V) -> (n, V)
         if min(self._vocabularies.values()) < logits.shape[1]:
             ends = self._vocabulary_ends[view.outputs.rows].unsqueeze(1)  # (n, 1)
             beyond = torch.arange(logits.shape[1], device=logits.device) >= ends  # (n, V)

@@ -17,6 +17,7 @@ from representation.encoder_decoder.sparse_blocks import use_experts
 from serve_app.engine.attention.forms import FormChooser, makers
 from serve_app.engine.attention.paged import ATTENTION, PagedAttention
 from serve_app.engine.attention.store import KVLayer
+from serve_app.engine.attention.whole import WholeAttention
 from serve_app.engine.device.matmul import Multiplier
 from serve_app.engine.device.native.library import Native
 from serve_app.engine.experts.pool import EXPERTS, PoolLayer
@@ -26,6 +27,7 @@ from serve_app.engine.experts.together_choice import make_together
 from serve_app.engine.leaves.fitting import Fitter
 from serve_app.engine.leaves.leaves import Leaf
 from serve_app.engine.model.rotary import PackedRotary
+from serve_app.engine.model.stock_forward import attach_biases
 from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.states.mixer_leaves import MixerLeaves
 from serve_app.engine.states.state_store import StateLayer, StateStore
@@ -127,7 +129,14 @@ def attach_pool(
     )
     for path, (module, shape, rows) in zip(anatomy.experts, layers, strict=True):
         pool[path] = PoolLayer(
-            step, shape, rows, multiplier, dtype=dtype, device=device, together=make()
+            step,
+            shape,
+            rows,
+            multiplier,
+            dtype=dtype,
+            device=device,
+            together=make(),
+            stream=anatomy.experts[path].stream,
         )
         module._parameters.clear()
         module.pool_layer = pool[path]
@@ -136,14 +145,31 @@ def attach_pool(
 
 
 def attach_attention(
-    anatomy: Anatomy, step: CurrentStep, sizes: Sizes, *, dtype: torch.dtype, device: torch.device
+    anatomy: Anatomy,
+    step: CurrentStep,
+    stacks: Stacks,
+    sizes: Sizes,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> dict[str, PagedAttention]:
-    """Let attention modules read a paged store of keys and values. -> their attention by path"""
+    """Let attention modules read paged stores of keys and values. -> their attention by path
+
+    Those of encoders store nothing.
+    """
     attentions = {}
     chooser = FormChooser(makers(device), block_size=sizes.block_size, dtype=dtype, device=device)
+    biases = attach_biases(anatomy, stacks)
     for path, shape in anatomy.attentions.items():
-        window = anatomy.windows[path]
-        form = chooser.form(shape, window, sinks=path in anatomy.sinks)
+        kind, bias = anatomy.kinds[path], biases.get(anatomy.biases.get(path, ""))
+        module = anatomy.model.get_submodule(path)
+        if kind.sees == "input":
+            module.expertpool_attention = WholeAttention(step, bias)
+            continue
+        form = chooser.form(
+            shape, kind.window, sinks=path in anatomy.sinks, biased=bias is not None
+        )
+        if kind.sees == "encoder":
+            form = chooser.plain
         store = KVLayer(
             shape,
             num_blocks=sizes.num_blocks + 1,
@@ -151,8 +177,8 @@ def attach_attention(
             dtype=dtype,
             device=device,
         )
-        attentions[path] = PagedAttention(step, store, form, window)
-        anatomy.model.get_submodule(path).paged_attention = attentions[path]
+        attentions[path] = PagedAttention(step, store, form, kind, bias)
+        module.expertpool_attention = attentions[path]
     use_attention(anatomy.model, ATTENTION)
     return attentions
 

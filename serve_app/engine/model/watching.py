@@ -28,6 +28,6 @@ def _hook(layer: PoolLayer, seen: RoutingSeen) -> Callable[..., None]:
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _hidden, experts, _weights = [*args, *kwargs.values()]
-        seen(layer, layer.step.view.tokens.rows, experts)
+        seen(layer, layer.spans.rows, experts)
 
     return hook

@@ -88,7 +88,9 @@ class Flights:
 
     def add(self, request: Request, sequence: Sequence, row: int) -> None:
         """A request and its sequence in the scheduler. row: of its model in the expert maps."""
-        running = RunningRequest(request, row, sequence.tokens)
+        running = RunningRequest(
+            request, row, sequence.tokens, sequence.prompt_len, sequence.num_inputs
+        )
         due = request.prompt_logprobs is not None
         self._active[request.id] = _Active(request, sequence, running, due)
         if request.grammar is not None:

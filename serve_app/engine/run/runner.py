@@ -31,6 +31,7 @@ class RunningRequest:
     """What the runner must know about a sequence besides its chunk.
 
     row: of its model in the expert maps.   tokens: all known tokens, prompt first; grows.
+    prompt_len, num_inputs: how many of them are the prompt, and the input of an encoder.
     usual: how it samples a token that may be any, while the host knows the one before.
     is_scored: whether any log-probability is requested.
     """
@@ -38,13 +39,20 @@ class RunningRequest:
     request: Request
     row: int
     tokens: Sequence[int]
+    prompt_len: int
+    num_inputs: int
     usual: SamplingRow = field(init=False)
     is_scored: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        settings, length = self.request.sampling, len(self.request.prompt)
+        settings = self.request.sampling
         self.usual = SamplingRow(
-            settings, self.tokens, length, frozenset(), is_plain=is_plain(settings)
+            settings,
+            self.tokens,
+            self.prompt_len,
+            frozenset(),
+            num_inputs=self.num_inputs,
+            is_plain=is_plain(settings),
         )
         self.is_scored = (self.request.prompt_logprobs, settings.logprobs) != (None, None)
 
@@ -174,6 +182,7 @@ class Runner:
             groups=any(form.takes_groups for form in packed.attention_forms),
             paging=graphs is not None or any(form.takes_paging for form in packed.attention_forms),
             states=bool(packed.states.layers),
+            inputs=packed.has_encoder,
         )
 
     @torch.inference_mode()

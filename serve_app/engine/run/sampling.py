@@ -29,6 +29,7 @@ class SamplingRow(NamedTuple):
     """One row to sample.
 
     tokens: all known tokens, of which the first `prompt_length` are the prompt.
+    num_inputs: how many of those are the input of an encoder, which no penalty looks at.
     banned: tokens that may not be chosen (stop tokens before `min_tokens`).
     pending: the row that the step before sampled for the sequence, if that token follows the known
     ones and the host does not know it yet.
@@ -43,6 +44,7 @@ class SamplingRow(NamedTuple):
     pending: int | None = None
     is_plain: bool = False
     mask: int | None = None
+    num_inputs: int = 0
 
     @property
     def position(self) -> int:
@@ -179,7 +181,7 @@ def _adjusted(
     if any(s.repetition_penalty != 1.0 for s in settings):
         logits = logits.float()
         penalty = column([s.repetition_penalty for s in settings], logits.device)  # (n, 1)
-        seen = _counts(logits, rows, before, lambda r: r.tokens if r.is_repetitive else None)
+        seen = _counts(logits, rows, before, _repeated)
         penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
         logits = torch.where(seen > 0, penalized, logits)
     if any(s.presence_penalty or s.frequency_penalty for s in settings):
@@ -191,6 +193,11 @@ def _adjusted(
         presence = column([s.presence_penalty for s in settings], logits.device)
         logits = logits - counts * frequency - (counts > 0) * presence
     return _biased(logits, rows)
+
+
+def _repeated(row: SamplingRow) -> Sequence[int] | None:
+    """What must not be repeated: tokens of the decoder; None where all may be."""
+    return row.tokens[row.num_inputs :] if row.is_repetitive else None
 
 
 def _biased(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:

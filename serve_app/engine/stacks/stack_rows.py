@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from serve_app.engine.device.grouped import Groups, Run
-from serve_app.engine.step.step import Spans
+from serve_app.engine.step.spans import Spans
 from serve_app.engine.step.transfer import to_device
 
 

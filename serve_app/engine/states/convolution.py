@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from serve_app.engine.stacks.stacks import Stack
-from serve_app.engine.step.step import Spans
+from serve_app.engine.step.spans import Spans
 from serve_app.engine.step.step_states import StepStates
 
 

@@ -26,7 +26,8 @@ from serve_app.engine.states.by_sequence import BySequence
 from serve_app.engine.states.packed_mixer import CONV, PackedMixer, can_be_packed
 from serve_app.engine.states.state_store import StateLayer
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep, StepView
 from serve_app.engine.step.step_states import StatePiece, StepStates
 
 logger = logging.getLogger(__name__)

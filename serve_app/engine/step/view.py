@@ -3,23 +3,20 @@
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 
 import numpy as np
 import torch
 
 from serve_app.engine.step.integers import Integers, Ints
-from serve_app.engine.step.step import (
-    PagedOnHost,
-    Paging,
-    RopeSpan,
-    SequenceGroup,
-    Spans,
-    StepView,
-)
+from serve_app.engine.step.sequence_group import SequenceGroup
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, StepView
+from serve_app.engine.step.step_inputs import StepInputs, decoded, step_inputs
 from serve_app.engine.step.step_states import StatePiece, StepStates
 from serve_app.scheduling.ledgers.blocks import BLOCKS
+from serve_app.scheduling.ledgers.input_blocks import INPUT_BLOCKS
 from serve_app.scheduling.ledgers.state_rows import STATE_ROWS
 from serve_app.scheduling.plan import Chunk
 
@@ -77,7 +74,7 @@ class ViewBuilder:
 
     num_places: backbones on the device.   block_size: tokens in a KV block.
     groups, paging: whether the sequences are needed in these shapes.
-    states: whether models keep state besides keys and values.
+    states: whether models keep state besides keys and values.   inputs: whether they have encoders.
     """
 
     def __init__(
@@ -89,6 +86,7 @@ class ViewBuilder:
         groups: bool = True,
         paging: bool = False,
         states: bool = False,
+        inputs: bool = False,
     ) -> None:
         self._num_places = num_places
         self._block_size = block_size
@@ -96,10 +94,22 @@ class ViewBuilder:
         self._with_groups = groups
         self._with_paging = paging
         self._with_states = states
+        self._with_inputs = inputs
         self._tables = BlockTables()
+        self._input_tables = BlockTables()
 
     def build(self, chunks: Sequence[Chunk], rows: Sequence[int], outputs: Outputs) -> StepView:
         """The step as the packed model's leaves see it. rows: map row of each chunk."""
+        whole = chunks
+        if self._with_inputs:
+            outputs = replace(
+                outputs,
+                positions=[
+                    position - chunks[at].num_inputs
+                    for at, position in zip(outputs.chunks, outputs.positions, strict=True)
+                ],
+            )
+            chunks = [decoded(chunk) for chunk in chunks]
         counts = np.array([len(chunk.tokens) for chunk in chunks])  # (S,)
         ends = counts.cumsum()  # (S,)
         starts = ends - counts
@@ -128,9 +138,52 @@ class ViewBuilder:
             paging=self._paging(chunks, begins, tables, integers) if self._with_paging else None,
             ropes=_rope_spans(chunks, begins, rows, len(positions)),
             states=_states(chunks, begins, positions, integers) if self._with_states else None,
+            inputs=self._inputs(whole, chunks, begins, rows, integers)
+            if self._with_inputs
+            else None,
         )
         integers.send()
         return view
+
+    def _inputs(
+        self,
+        whole: Sequence[Chunk],
+        chunks: Sequence[Chunk],
+        starts: Sequence[int],
+        rows: Sequence[int],
+        integers: Integers,
+    ) -> StepInputs:
+        """whole: the chunks with their inputs.   chunks: the same without, at `starts`"""
+        tables = self._input_tables.padded([chunk.held[INPUT_BLOCKS] for chunk in whole])
+        groups = self._groups_of_inputs(chunks, starts, integers)
+        return step_inputs(
+            whole, rows, tables, groups, self._num_places, self._block_size, integers
+        )
+
+    def _groups_of_inputs(
+        self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
+    ) -> tuple[SequenceGroup, ...]:
+        """Like `_groups`, of what tokens see of inputs: each token of a sequence the whole input.
+
+        So all of them are at the position of the last one.
+        """
+        groups: dict[tuple[int, int], list[tuple[int, Chunk]]] = defaultdict(list)
+        for chunk, start in zip(chunks, starts, strict=True):
+            for first in range(0, len(chunk.tokens), PIECE_TOKENS):
+                count = min(PIECE_TOKENS, len(chunk.tokens) - first)
+                num_blocks = len(chunk.held[INPUT_BLOCKS])
+                groups[count, num_blocks.bit_length()].append((start + first, chunk))
+        return tuple(
+            SequenceGroup(
+                rows=integers.put_rows([range(row, row + count) for row, _ in pieces]),
+                tables=integers.put(_padded([chunk.held[INPUT_BLOCKS] for _, chunk in pieces])),
+                positions=integers.put_rows(
+                    [[chunk.num_inputs - 1] * count for _, chunk in pieces]
+                ),
+                block_size=self._block_size,
+            )
+            for (count, _), pieces in groups.items()
+        )
 
     def _groups(
         self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers

@@ -45,13 +45,13 @@ class BlockLedger:
     def is_used(self, block: int) -> bool:
         return self._users[block] > 0
 
-    def units_for(self, num_positions: int) -> int:
-        """How many blocks are needed for that many positions of one sequence."""
-        return -(-num_positions // self.block_size)
+    def units_for(self, num_positions: int, num_inputs: int = 0) -> int:
+        """How many blocks are needed for that many positions of one sequence; see `Ledger`."""
+        return max(-(-(num_positions - num_inputs) // self.block_size), 0)
 
-    def positions_in(self, num_units: int) -> int:
-        """How many positions of one sequence fit into that many blocks."""
-        return num_units * self.block_size
+    def positions_in(self, num_units: int, num_inputs: int = 0) -> int:
+        """How many positions of one sequence fit into that many blocks; see `Ledger`."""
+        return num_inputs + num_units * self.block_size
 
     def fits(self, count: int) -> bool:
         """Whether that many blocks are free."""

@@ -171,6 +171,12 @@ ENGINE = (
         "backbone_bytes", "Bytes of the places for backbones", lambda e: e.backbones_bytes
     ),
     engine_gauge("kv_bytes", "Bytes of the KV store", lambda e: e.kv_bytes),
+    engine_gauge("input_blocks", "Blocks for the inputs of encoders", lambda e: e.input_blocks),
+    engine_gauge(
+        "input_blocks_used",
+        "Blocks for the inputs of encoders in use",
+        lambda e: e.input_blocks_used,
+    ),
     engine_gauge("state_rows", "Sequences that state has room for", lambda e: e.state_rows),
     engine_gauge("state_rows_used", "Sequences whose state is held", lambda e: e.state_rows_used),
     engine_gauge("state_bytes", "Bytes of the state of sequences", lambda e: e.state_bytes),

@@ -140,7 +140,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"model_type": ["mixtral"]}, r"model_type \['mixtral'\]"),
-        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"is_encoder_decoder": True}, "no decoder_start_token_id"),
         ({"vision_config": {}}, "vision_config, which no mixtral has"),
         ({"model_type": "nobody", "auto_map": {"AutoModel": "x.Y"}}, "custom code"),
         ({"model_type": "nobody"}, "'nobody'"),
@@ -169,8 +169,8 @@ def test_what_cannot_be_served_is_refused_by_name(
         ),
         (AutoConfig.for_model("llama4_text", num_hidden_layers=2), "'chunked_attention'"),
         (AutoConfig.for_model("jamba", num_hidden_layers=2), "JambaForCausalLM has no attention"),
-        (AutoConfig.for_model("t5"), "encoder-decoder"),
-        (AutoConfig.for_model("switch_transformers"), "encoder-decoder"),
+        (AutoConfig.for_model("t5"), "not a mixture of experts"),
+        (AutoConfig.for_model("nllb-moe", decoder_start_token_id=2), "experts interface"),
         (AutoConfig.for_model("bert"), "not a mixture|mixture|attention"),
     ],
 )

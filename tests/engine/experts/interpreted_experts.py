@@ -20,7 +20,8 @@ from serve_app.engine.experts.launched import LaunchedExperts
 from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.together_choice import first_proven
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import StepView
 from tests.engine.pooling import CPU, assert_as_by_themselves, filled_layer
 from tests.engine.recorded import READS
 from tests.support.checkpoints import tiny_model

@@ -14,7 +14,8 @@ from serve_app.engine.experts.pool import PoolLayer
 from serve_app.engine.experts.shelves import Shelf
 from serve_app.engine.experts.shelving import ShelfMap
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import StepView
 from tests.engine.pooling import CPU, filled_layer
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import Mix, MixedSource, in_turn

@@ -21,13 +21,14 @@ from serve_app.engine.leaves.originals import PerSegment, PerToken
 from serve_app.engine.stacks.arrivals import Arrival
 from serve_app.engine.stacks.stacks import Stacks, allocate_stacks
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import CurrentStep, Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import CurrentStep, StepView
 from tests.engine.running import ON_CPU
 from tests.support.checkpoints import ARCHITECTURES, tiny_config, tiny_model
 from tests.support.sources import MemorySource
 
 CPU = torch.device("cpu")
-TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), outputs_only=False)
+TO_TUPLE = Axes((0,), (0, 0), (TRACED_TOKENS, 32), stream="tokens")
 
 
 def leaves_of(

@@ -17,7 +17,8 @@ from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.stacks.arrivals import Arrival
 from serve_app.engine.stacks.stacks import Stacks
 from serve_app.engine.step.integers import Integers
-from serve_app.engine.step.step import Spans, StepView
+from serve_app.engine.step.spans import Spans
+from serve_app.engine.step.step import StepView
 from serve_app.engine.unit_bytes import ALIGNMENT, copy_bytes
 from tests.engine.running import ON_CPU, answer, engine_of, greedy_requests
 from tests.support.checkpoints import ARCHITECTURES, tiny_model

@@ -36,8 +36,7 @@ LLAMA4 = {"model_type": "llama4_text", "num_hidden_layers": 2}
 ROPES = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "an encoder-decoder by its config": MIXTRAL | {"is_encoder_decoder": True},
-    "an encoder-decoder by its class": {"model_type": "t5"},
+    "no first token for a decoder": {"model_type": "switch_transformers"},
     "other media": MIXTRAL | {"vision_config": {}},
     "custom code": {"model_type": "nobody", "auto_map": {"AutoModel": "x.Y"}},
     "a model type that nobody knows": {"model_type": "nobody"},
@@ -100,7 +99,7 @@ def test_every_reason_is_walked() -> None:
         walked[at] = reason
     lines = {
         (path.name, node.lineno)
-        for path in Path(representation.architecture.__path__[0]).glob("*.py")
+        for path in Path(representation.architecture.__path__[0]).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Raise) and "Unservable" in ast.unparse(node)
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import MoEModelOutputWithPastAndCrossAttentions
 
 
 class WrittenBefore(EncoderDecoderCache):
@@ -16,7 +17,7 @@ class WrittenBefore(EncoderDecoderCache):
     def __init__(self, nothing: torch.Tensor) -> None:
         super().__init__(DynamicCache(), DynamicCache())
         self.is_updated = _Every()
-        self.cross_attention_cache = _Layers(nothing)
+        self.cross_attention_cache: Any = _Layers(nothing)
 
 
 class _Every(dict[int, bool]):
@@ -54,7 +55,7 @@ def run_both(
         return model(input_ids=encoder_ids, decoder_input_ids=ids, use_cache=False)
     empty = nothing.new_empty((1, 0, width))
     return model(
-        encoder_outputs=(empty,),
+        encoder_outputs=MoEModelOutputWithPastAndCrossAttentions(last_hidden_state=empty),
         decoder_input_ids=ids,
         past_key_values=WrittenBefore(nothing),
         use_cache=False,
@@ -62,10 +63,9 @@ def run_both(
 
 
 def choose_outputs(model: Any, index: Callable[[], torch.Tensor]) -> Any:
-    """Let the head compute only the tokens that `index` gives: (n,) int64. -> a handle to undo it"""
+    """Let the head compute only the tokens that `index` gives, (n,) int64. -> undoes it"""
 
     def chosen(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (args[0].index_select(1, index()), *args[1:])
 
     return model.get_output_embeddings().register_forward_pre_hook(chosen)
-

@@ -1,0 +1,85 @@
+"""What encoders are given in a step, and what of it each sequence sees. Only values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from serve_app.engine.step.integers import Integers, Ints
+from serve_app.engine.step.sequence_group import SequenceGroup
+from serve_app.engine.step.spans import Spans
+from serve_app.scheduling.plan import Chunk
+
+
+class InputPiece(NamedTuple):
+    """Rows [start, end) of the inputs of a step: all that an encoder is given of a sequence."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """E tokens that encoders are given: the whole inputs of some of a step's sequences.
+
+    tokens: of which models they are.   ids: (E,) int64   pieces: one for each input, in order.
+    numbers: (E,) int64, which of the pieces each is of.
+    index: (E,) int64, where cross-attention stores what it keeps of a token.
+    groups: for each sequence of the step, where its own input is stored.
+    """
+
+    tokens: Spans
+    ids: torch.Tensor
+    pieces: tuple[InputPiece, ...]
+    numbers: torch.Tensor
+    index: torch.Tensor
+    groups: tuple[SequenceGroup, ...]
+
+
+def step_inputs(
+    chunks: Sequence[Chunk],
+    rows: Sequence[int],
+    tables: Ints,
+    groups: tuple[SequenceGroup, ...],
+    num_places: int,
+    block_size: int,
+    integers: Integers,
+) -> StepInputs:
+    """The inputs of chunks.
+
+    rows: map row of each   tables: (S, b), blocks of each one's input   groups: see `StepInputs`
+    """
+    new = [at for at, chunk in enumerate(chunks) if not chunk.start]
+    counts = np.array([chunks[at].num_inputs for at in new], dtype=np.int64)  # (K,)
+    ends = counts.cumsum()  # (K,)
+    starts = ends - counts
+    of_chunk = np.array(new, dtype=np.int64).repeat(counts)  # (E,)
+    numbers = np.arange(len(new)).repeat(counts)  # (E,)
+    offsets = np.arange(len(numbers)) - starts[numbers]  # (E,)
+    places = np.array([chunk.place for chunk in chunks])[of_chunk]  # (E,)
+    return StepInputs(
+        tokens=Spans.of(places, np.array(rows)[of_chunk], num_places, integers),
+        ids=integers.put(
+            chain.from_iterable(chunks[at].tokens[: chunks[at].num_inputs] for at in new)
+        ),
+        pieces=tuple(map(InputPiece, starts.tolist(), ends.tolist())),
+        numbers=integers.put(numbers),
+        index=integers.put(
+            tables[of_chunk, offsets // block_size] * block_size + offsets % block_size
+        ),
+        groups=groups,
+    )
+
+
+def decoded(chunk: Chunk) -> Chunk:
+    """The part of a chunk that the decoder computes, with positions as the decoder counts them."""
+    first = max(chunk.start, chunk.num_inputs)
+    return chunk._replace(
+        start=first - chunk.num_inputs,
+        tokens=chunk.tokens[first - chunk.start :],
+        prompt_len=chunk.prompt_len - chunk.num_inputs,
+        forward_len=chunk.forward_len - chunk.num_inputs,
+    )
