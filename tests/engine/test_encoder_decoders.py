@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from representation.encoder_decoder.sparse_blocks import SparseBlock, Within
-from tests.engine.running import SMALL, answer, assert_golden, engine_of, greedy_requests
+from serve_app.engine.request import Sampling
+from serve_app.errors import TooLong
+from tests.engine.running import (
+    GREEDY,
+    SMALL,
+    answer,
+    assert_golden,
+    engine_of,
+    greedy_requests,
+)
 from tests.support.checkpoints import ENCODER_DECODERS, tiny_model
 from tests.support.sources import MemorySource, as_served
 
-WIDE = replace(SMALL, step_tokens=48)
+WIDE = replace(SMALL, step_tokens=48, kv_tokens=512)
 
 
 def models_of(architecture: str, count: int = 3) -> dict[str, Any]:
@@ -61,3 +70,71 @@ def _counted(within: Within, counts: list[int], index: torch.Tensor) -> torch.Te
     found = within(index)
     counts.append(int((~found).sum()))
     return found
+
+
+def test_sampled_answers_are_the_same_alone_and_among_others() -> None:
+    models = models_of("switch_transformers")
+    sampling = Sampling(temperature=0.9, top_p=0.9, seed=7)
+    requests = [
+        replace(request, sampling=replace(sampling, seed=number))
+        for number, request in enumerate(greedy_requests(models, [5, 17, 30], max_tokens=16))
+    ]
+    engine = engine_of(MemorySource("r1", models), config=WIDE, kv_tokens=96)
+    together = answer(engine, requests)
+    alone = {r.id: answer(engine, [replace(r, id=f"{r.id} alone")]) for r in requests}
+    assert {name: found.tokens for name, found in together.items()} == {
+        name: found[f"{name} alone"].tokens for name, found in alone.items()
+    }
+    greedy = answer(engine, [replace(r, id=f"{r.id} greedy", sampling=GREEDY) for r in requests])
+    assert any(together[r.id].tokens != greedy[f"{r.id} greedy"].tokens for r in requests)
+    engine.close()
+
+
+@torch.no_grad()
+def test_repetition_is_counted_in_answers_as_generate_counts_it_and_not_in_inputs() -> None:
+    model = tiny_model("switch_transformers", 1)
+    engine = engine_of(MemorySource("r1", {"m1": model}), config=WIDE)
+    requests = greedy_requests(["m1"], [17, 30], max_tokens=14)
+    sampling = replace(GREEDY, repetition_penalty=1.8)
+    answers = answer(engine, [replace(request, sampling=sampling) for request in requests])
+    for request in requests:
+        wanted = model.generate(
+            torch.tensor([request.prompt]),
+            max_new_tokens=14,
+            do_sample=False,
+            eos_token_id=None,
+            repetition_penalty=1.8,
+        )
+        assert answers[request.id].tokens == wanted[0, 1:].tolist()
+    engine.close()
+
+
+def test_the_longest_input_is_what_a_step_has_room_for_beside_the_answers_of_others() -> None:
+    models = models_of("switch_transformers", 2)
+    engine = engine_of(MemorySource("r1", models), config=WIDE, max_sequences=6)
+    longest = engine.longest_prompt("r1", "m1")
+    assert longest == WIDE.step_tokens - 6 - 1
+    fitting, beyond = greedy_requests(["m1"], [longest, longest + 1], max_tokens=4)
+    with pytest.raises(TooLong) as refused:
+        engine.submit(beyond)
+    assert refused.value.limit == longest
+    others = greedy_requests(["m2"], [3, 4, 5, 6], max_tokens=30)
+    assert_golden(models, [fitting, *others], answer(engine, [*others, fitting]))
+    engine.close()
+
+
+def test_in_bfloat16_routers_score_in_float32_as_stock_ones_do() -> None:
+    """So a step of several models gives what each gives alone, to the bit."""
+    models = {
+        name: model.to(torch.bfloat16) for name, model in models_of("switch_transformers").items()
+    }
+    engine = engine_of(MemorySource("r1", models, "bfloat16"), config=WIDE)
+    requests = greedy_requests(models, [5, 17, 30], max_tokens=12)
+    together = answer(engine, requests)
+    apart = [answer(engine, [replace(r, id=f"{r.id} alone")]) for r in requests]
+    for request, alone in zip(requests, apart, strict=True):
+        assert together[request.id].tokens == alone[f"{request.id} alone"].tokens
+    stacks = engine.packed.stacks
+    classifiers = [name for name in stacks.stacks() if name.endswith("classifier.weight")]
+    assert {stacks[name].dtype for name in classifiers} == {torch.float32}
+    engine.close()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from serve_app.engine.attention.form import AttentionNeeds, Call, with_sinks
-from serve_app.engine.step.step import Paging
+from serve_app.engine.step.paging import Paging
 from serve_app.engine.step.transfer import Milestone
 
 WORKSPACE_BYTES = 128 << 20

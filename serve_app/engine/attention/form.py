@@ -7,7 +7,8 @@ import torch
 
 from serve_app.engine.attention.biases import PositionBias
 from serve_app.engine.attention.store import KVLayer
-from serve_app.engine.step.step import Paging, StepView
+from serve_app.engine.step.paging import Paging
+from serve_app.engine.step.step import StepView
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from serve_app.engine.attention.form import Call
+from serve_app.engine.step.paging import Paging
 from serve_app.engine.step.sequence_group import SequenceGroup
-from serve_app.engine.step.step import Paging
 
 
 class Gather:

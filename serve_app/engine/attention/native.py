@@ -7,7 +7,7 @@ import torch
 from serve_app.engine.attention.form import Call
 from serve_app.engine.attention.store import KVLayer
 from serve_app.engine.device.native.library import Native, native
-from serve_app.engine.step.step import Paging
+from serve_app.engine.step.paging import Paging
 
 _Number, _Pointer = ctypes.c_int64, ctypes.c_void_p
 

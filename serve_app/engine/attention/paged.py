@@ -65,7 +65,7 @@ class PagedAttention:
         if self._kind.sees == "encoder":
             assert view.inputs is not None, "cross-attention runs in a step without inputs"
             self.store.write(view.inputs.index, key, value)
-            view = replace(view, groups=view.inputs.groups)
+            view = replace(view, groups=view.inputs.groups, paging=view.inputs.paging)
         else:
             self.store.write(view.kv_index, key, value)
         if self.scales is not None:

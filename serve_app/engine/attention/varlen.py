@@ -9,7 +9,7 @@ from torch.nn import attention
 from torch.nn.attention import varlen
 
 from serve_app.engine.attention.form import Call, with_sinks
-from serve_app.engine.step.step import Paging
+from serve_app.engine.step.paging import Paging
 
 IMPLEMENTATION = "FA3"
 

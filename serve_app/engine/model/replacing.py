@@ -168,8 +168,6 @@ def attach_attention(
         form = chooser.form(
             shape, kind.window, sinks=path in anatomy.sinks, biased=bias is not None
         )
-        if kind.sees == "encoder":
-            form = chooser.plain
         store = KVLayer(
             shape,
             num_blocks=sizes.num_blocks + 1,

@@ -15,9 +15,10 @@ import torch
 from serve_app.engine.device.trial import logits_difference
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.run.kept import CaptureNeeds, Size, power_of_two
+from serve_app.engine.step.paging import PagedOnHost, Paging
 from serve_app.engine.step.sequence_group import SequenceGroup
 from serve_app.engine.step.spans import Spans
-from serve_app.engine.step.step import PagedOnHost, Paging, StepView
+from serve_app.engine.step.step import StepView
 from serve_app.engine.step.step_states import Singles, StepStates
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from serve_app.engine.step.integers import Integers, Ints
+from serve_app.engine.step.paging import PagedOnHost, Paging
 from serve_app.engine.step.sequence_group import SequenceGroup
 from serve_app.engine.step.spans import Spans
 from serve_app.scheduling.plan import Chunk
@@ -28,7 +29,7 @@ class StepInputs:
     tokens: of which models they are.   ids: (E,) int64   pieces: one for each input, in order.
     numbers: (E,) int64, which of the pieces each is of.
     index: (E,) int64, where cross-attention stores what it keeps of a token.
-    groups: for each sequence of the step, where its own input is stored.
+    groups, paging: for each of the step's tokens, where the input of its sequence is stored.
     """
 
     tokens: Spans
@@ -37,6 +38,7 @@ class StepInputs:
     numbers: torch.Tensor
     index: torch.Tensor
     groups: tuple[SequenceGroup, ...]
+    paging: Paging | None
 
 
 def step_inputs(
@@ -44,13 +46,15 @@ def step_inputs(
     rows: Sequence[int],
     tables: Ints,
     groups: tuple[SequenceGroup, ...],
+    paging: Paging | None,
     num_places: int,
     block_size: int,
     integers: Integers,
 ) -> StepInputs:
     """The inputs of chunks.
 
-    rows: map row of each   tables: (S, b), blocks of each one's input   groups: see `StepInputs`
+    rows: map row of each   tables: (S, b), blocks of each one's input
+    groups, paging: see `StepInputs`
     """
     new = [at for at, chunk in enumerate(chunks) if not chunk.start]
     counts = np.array([chunks[at].num_inputs for at in new], dtype=np.int64)  # (K,)
@@ -71,6 +75,33 @@ def step_inputs(
             tables[of_chunk, offsets // block_size] * block_size + offsets % block_size
         ),
         groups=groups,
+        paging=paging,
+    )
+
+
+def paging_of_inputs(
+    chunks: Sequence[Chunk], tables: Ints, block_size: int, integers: Integers
+) -> Paging:
+    """Each token by itself, at the end of its sequence's input, so that it sees all of that.
+
+    chunks: without their inputs   tables: (S, b), blocks of each one's input
+    """
+    counts = [len(chunk.tokens) for chunk in chunks]
+    lengths = np.array([chunk.num_inputs for chunk in chunks]).repeat(counts)  # (T,)
+    by_token = tables.repeat(counts, axis=0)  # (T, b)
+    host = PagedOnHost(
+        starts=tuple(range(len(lengths) + 1)),
+        lengths=tuple(lengths.tolist()),
+        tables=tuple(map(tuple, by_token.tolist())),
+    )
+    return Paging(
+        starts=integers.put(host.starts, torch.int32),
+        lengths=integers.put(lengths, torch.int32),
+        tables=integers.put(by_token.astype(np.int32), torch.int32),
+        block_size=block_size,
+        most_tokens=1,
+        most_positions=int(lengths.max()),
+        host=host,
     )
 
 

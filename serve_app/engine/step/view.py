@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from serve_app.engine.step.integers import Integers, Ints
+from serve_app.engine.step.paging import PagedOnHost, Paging
 from serve_app.engine.step.sequence_group import SequenceGroup
 from serve_app.engine.step.spans import Spans
-from serve_app.engine.step.step import PagedOnHost, Paging, RopeSpan, StepView
-from serve_app.engine.step.step_inputs import StepInputs, decoded, step_inputs
+from serve_app.engine.step.step import RopeSpan, StepView
+from serve_app.engine.step.step_inputs import StepInputs, decoded, paging_of_inputs, step_inputs
 from serve_app.engine.step.step_states import StatePiece, StepStates
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.ledgers.input_blocks import INPUT_BLOCKS
@@ -155,10 +156,10 @@ class ViewBuilder:
     ) -> StepInputs:
         """whole: the chunks with their inputs.   chunks: the same without, at `starts`"""
         tables = self._input_tables.padded([chunk.held[INPUT_BLOCKS] for chunk in whole])
-        groups = self._groups_of_inputs(chunks, starts, integers)
-        return step_inputs(
-            whole, rows, tables, groups, self._num_places, self._block_size, integers
-        )
+        size = self._block_size
+        groups = self._groups_of_inputs(chunks, starts, integers) if self._with_groups else ()
+        paging = paging_of_inputs(chunks, tables, size, integers) if self._with_paging else None
+        return step_inputs(whole, rows, tables, groups, paging, self._num_places, size, integers)
 
     def _groups_of_inputs(
         self, chunks: Sequence[Chunk], starts: Sequence[int], integers: Integers
