@@ -6,7 +6,8 @@ from dataclasses import replace
 from serve_app.bench.arms.arm import Ground
 from serve_app.bench.arms.arm_catalogue import usable_cores
 from serve_app.bench.arms.weight_specs import RandomSpec
-from serve_app.bench.bars.bars import Bar, Measure, measure_bars
+from serve_app.bench.bars.bar_list import Bar
+from serve_app.bench.bars.bars import Measure, measure_bars
 from serve_app.bench.requests.workload import Asked
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.measured import Measured, OnProgress

@@ -19,9 +19,16 @@ class Shape:
     fields: Mapping[str, Any]
 
     def config(self, num_layers: int | None = None, **others: Any) -> dict[str, Any]:
-        """The config's fields, as in a manifest; with fewer layers (the last), or other fields."""
+        """The config's fields, as in a manifest; with fewer layers (the last), or other fields.
+
+        An encoder and a decoder have so many each, of which every second is sparse.
+        """
         fields = dict(self.fields) | others
-        if num_layers is not None:
+        if num_layers is not None and "num_decoder_layers" in fields:
+            fields["num_layers"] = fields["num_decoder_layers"] = num_layers
+            sparse = max(1, num_layers // 2)
+            fields["num_sparse_encoder_layers"] = fields["num_sparse_decoder_layers"] = sparse
+        elif num_layers is not None:
             fields["num_hidden_layers"] = num_layers
             if "layer_types" in fields:
                 fields["layer_types"] = fields["layer_types"][-num_layers:]
@@ -30,7 +37,8 @@ class Shape:
 
     @property
     def num_layers(self) -> int:
-        return int(self.fields["num_hidden_layers"])
+        """Of a decoder."""
+        return int(self.fields.get("num_decoder_layers") or self.fields["num_hidden_layers"])
 
 
 SHAPES: dict[str, Shape] = {
@@ -142,6 +150,23 @@ SHAPES: dict[str, Shape] = {
             "num_experts_per_tok": 4,
             "max_position_embeddings": 40960,
             "tie_word_embeddings": False,
+        },
+    ),
+    "switch": Shape(
+        "switch_transformers",
+        130.1e6,
+        {
+            "vocab_size": 8192,
+            "d_model": 512,
+            "d_kv": 64,
+            "d_ff": 1024,
+            "num_layers": 6,
+            "num_decoder_layers": 6,
+            "num_sparse_encoder_layers": 3,
+            "num_sparse_decoder_layers": 3,
+            "num_heads": 8,
+            "num_experts": 16,
+            "decoder_start_token_id": 0,
         },
     ),
     "qwen2-moe-57b-a14b": Shape(

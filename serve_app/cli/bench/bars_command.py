@@ -31,7 +31,8 @@ def bars(
     The exit code is 0 even if a target is not met. See docs/benchmarks.md.
     """
     files.require_writable(json_file, html_file)
-    from serve_app.bench.bars.bars import BARS, bars_result
+    from serve_app.bench.bars.bar_list import BARS
+    from serve_app.bench.bars.bars import bars_result
     from serve_app.bench.bars.bars_terminal import terminal
 
     rows = chosen(only, BARS, hint="--only")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serve_app.bench.bars.bars import BARS, MEASURES, measure_bars
+from serve_app.bench.bars.bar_list import BARS
+from serve_app.bench.bars.bars import MEASURES, measure_bars
 from serve_app.bench.result.measured import Measured, OnProgress
 
 
@@ -29,6 +30,8 @@ def test_the_bars_are_these() -> None:
         "scaling": (1.0, False),
         "hybrid_packed_over_sequential": (0.65, False),
         "state_update_over_copied": (3.0, False),
+        "encoders_packed_over_sequential": (0.65, False),
+        "encoders_over_transformers": (1.5, True),
         "consolidate_over_read": (300.0, False),
     }
 

@@ -2,7 +2,8 @@
 
 import json
 
-from serve_app.bench.bars.bars import BARS, row
+from serve_app.bench.bars.bar_list import BARS
+from serve_app.bench.bars.bars import row
 from serve_app.bench.benchmark_pages import page
 from serve_app.bench.result.environment import environment
 from serve_app.bench.result.html_page import render, shown

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.bench.bars import bars
+from serve_app.bench.bars.bar_list import BARS
 from serve_app.bench.result.measured import Measured
 from serve_app.cli.main import run
 
@@ -13,7 +14,7 @@ from serve_app.cli.main import run
 def test_it_ends_well_whatever_holds_and_writes_every_bar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = tuple(bars.BARS)
+    names = tuple(BARS)
     fixed = {name: Measured(1.0) for name in names}
     monkeypatch.setattr(bars, "MEASURES", {names: lambda _: fixed})
     json_file, html_file = tmp_path / "bars.json", tmp_path / "bars.html"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.bench.bars.bars import BARS, row
+from serve_app.bench.bars.bar_list import BARS
+from serve_app.bench.bars.bars import row
 from serve_app.cli.bench import files
 from serve_app.cli.errors import WrongUse
 from tests.bench.result.results import result
