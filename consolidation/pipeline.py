@@ -32,14 +32,8 @@ from consolidation.run.journal import Journal, NoJournal, Stages, StoredJournal
 from consolidation.run.kept_results import KeptResults
 from consolidation.sources.bringing import look_up
 from consolidation.statistics.stored import open_statistics
-from consolidation.statistics.text import (
-    MAX_TOKENS,
-    CalibrationFile,
-    ModelWindows,
-    model_windows,
-    parted,
-    read_calibration,
-)
+from consolidation.statistics.text import CalibrationFile, read_calibration
+from consolidation.statistics.windows import MAX_TOKENS, ModelWindows, model_windows, parted
 from consolidation.trials import Trial, Trials, first_plan
 
 __all__ = ["Consolidated", "Progress", "Recipe", "consolidate"]

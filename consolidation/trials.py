@@ -22,7 +22,7 @@ from consolidation.recipe import Recipe
 from consolidation.release import Layer, Registry
 from consolidation.run.executor import Progress
 from consolidation.run.journal import Stages
-from consolidation.statistics.text import ModelWindows
+from consolidation.statistics.windows import ModelWindows
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import OUTPUTS, config_of
 from representation.architecture.errors import Unservable
 
+START = "decoder_start_token_id"
+
 
 def read_architecture(directory: Path, fields: Mapping[str, Any], note: Note) -> Anatomy:
     """Of the directory's `config.json`, before any tensor is read. Raises `Refused`, by name.
@@ -29,9 +31,26 @@ def read_architecture(directory: Path, fields: Mapping[str, Any], note: Note) ->
                 "logits are all that is needed"
             )
     try:
-        return study(config_of(fields), torch.float32)
+        anatomy = study(config_of(fields), torch.float32)
     except Unservable as error:
         raise Refused(f"{directory}: {error}") from error
+    halves = [half for half in ("encoder", "decoder") if anatomy.config.is_encoder_decoder]
+    for half in halves:
+        if not any(f"{half}." in path for path in anatomy.experts):
+            raise Refused(f"{directory}: its {half} has no experts")
+    return anatomy
+
+
+def with_beginning(fields: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `config.json`, with the token that `generate()` lets a decoder begin with.
+
+    The file of generation defaults may say it instead, and is asked first. Of a decoder without an
+    encoder, they stay as they are.
+    """
+    token = generation.get(START)
+    if token is None or not fields.get("is_encoder_decoder"):
+        return dict(fields)
+    return {**fields, START: token}
 
 
 def _no_number(word: str) -> None:

@@ -18,7 +18,7 @@ from consolidation.arithmetic.factors import Factors
 from consolidation.checkpoints.accounting import account
 from consolidation.checkpoints.adapters.adapter import Adapter, open_adapter
 from consolidation.checkpoints.adapters.adapter_tensors import with_adapter
-from consolidation.checkpoints.architecture import read_architecture, read_json
+from consolidation.checkpoints.architecture import read_architecture, read_json, with_beginning
 from consolidation.checkpoints.cached_names import called
 from consolidation.checkpoints.conversion import Conversion
 from consolidation.checkpoints.notes import Note, log_note
@@ -28,7 +28,12 @@ from consolidation.checkpoints.weight_files import check_weight_files
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
 from representation.architecture.anatomy import Anatomy
-from representation.architecture.config import context_limit, plain_config, vocabulary_size
+from representation.architecture.config import (
+    context_limit,
+    decoder_beginning,
+    plain_config,
+    vocabulary_size,
+)
 from representation.formats import ExpertShape
 from representation.layout import Layout
 from representation.tokenizer_files import TEMPLATE, TOKENIZER_FILES, has_tokenizer
@@ -111,6 +116,7 @@ class BackboneSource:
 class Checkpoint:
     """The directory of one model. `dtype` is that of its experts; bytes are of tensors, as read.
 
+    `beginning` are the tokens that its decoder begins with, if it also has an encoder.
     `context_length` is in tokens, None where the config sets no limit. `quantised` says how weights
     are stored that are in fewer bits than they are read in. `adapter` is merged as tensors are
     read; it changes `num_merged` tensors of the backbone. `not_served` says how many tensors are of
@@ -121,6 +127,7 @@ class Checkpoint:
     config: dict[str, Any]
     generation_config: dict[str, Any]
     architecture: str
+    beginning: tuple[int, ...]
     vocab_size: int
     context_length: int | None
     dtype: Dtype
@@ -187,11 +194,14 @@ def open_checkpoint(
 
     With an adapter, the model is the directory's with the adapter merged.
     """
-    directory = directory.expanduser().resolve()
+    given = [place for place in (adapter_directory, directory) if place is not None]
+    places = [place.expanduser().resolve() for place in given]
+    directory = places[-1]
     if not directory.is_dir():
         raise Refused(f"no checkpoint directory {directory}")
     check_weight_files(directory)
-    fields = read_json(directory / "config.json")
+    generation = _generation_config(places)
+    fields = with_beginning(read_json(directory / "config.json"), generation)
     anatomy = read_architecture(directory, fields, note)
     plain = plain_tensors(directory, fields, read_headers(directory))
     if plain.left_over is not None:
@@ -210,15 +220,13 @@ def open_checkpoint(
     experts = _experts(anatomy, conversions)
     backbone = _backbone(anatomy, conversions)
     dtype = _expert_dtype(directory, experts)
-    places = [directory] if adapter is None else [adapter.directory, directory]
-    generations = [place / "generation_config.json" for place in places]
-    generation = next((path for path in generations if path.is_file()), None)
     return Checkpoint(
         directory=directory,
         # What the files hold, whatever the config says about it.
         config={**plain_config(anatomy.config), "dtype": dtype},
-        generation_config=read_json(generation) if generation is not None else {},
+        generation_config=generation,
         architecture=type(anatomy.model).__name__,
+        beginning=decoder_beginning(anatomy.config),
         vocab_size=vocabulary_size(anatomy.config),
         context_length=context_limit(anatomy.config),
         dtype=dtype,
@@ -236,6 +244,13 @@ def open_checkpoint(
             for name, conversion in part.tensors
         ),
     )
+
+
+def _generation_config(places: Sequence[Path]) -> dict[str, Any]:
+    """Of the first directory that has one; else empty."""
+    paths = [place / "generation_config.json" for place in places]
+    found = next((path for path in paths if path.is_file()), None)
+    return read_json(found) if found is not None else {}
 
 
 def _experts(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[ExpertsSource, ...]:

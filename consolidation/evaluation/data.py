@@ -1,18 +1,20 @@
 """What a model is measured on: its task's prompts, and windows of its text. Runs no model."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
-from consolidation.statistics.text import (
-    MAX_WINDOW,
-    CalibrationFile,
-    Encoder,
+from consolidation.statistics.text import CalibrationFile, Encoder, read_documents
+from consolidation.statistics.windows import (
     Window,
-    read_documents,
+    check_prompts,
+    document_windows,
+    encoder_of,
+    longest_window,
 )
 from representation.text_fields import text_fields
 
@@ -24,10 +26,18 @@ MAX_ANSWER = 3
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question of a task: the prompt's tokens, and the right word."""
+    """One question of a task: the prompt's tokens, and the right word.
+
+    source: the prompt of an encoder–decoder, whose decoder's own prompt is a token to start with.
+    """
 
     prompt: tuple[int, ...]
     word: str
+    source: tuple[int, ...] = ()
+
+    def window(self, answer: Sequence[int]) -> Window:
+        """The question with an answer, which is scored."""
+        return Window((*self.prompt, *answer), len(self.prompt), self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +72,16 @@ def read_files(tasks: Mapping[str, Path], texts: Mapping[str, Path]) -> Files:
     read_tasks = {}
     for model, path in tasks.items():
         what = f"task of model {model!r}:"
-        _require_suffix(path, ".jsonl", what)
+        if path.suffix != ".jsonl":
+            raise Refused(f"{what} {path} is not a .jsonl file")
         file = read_tasks[model] = read_documents(path, what)
         for number, document in enumerate(file.documents, start=1):
             if not document.text.split():
                 raise Refused(f"{what} {path}, item {number}: its completion contains no word")
     read_texts = {}
     for model, path in texts.items():
-        what = f"text of model {model!r}:"
-        _require_suffix(path, ".txt", what)
-        read_texts[model] = read_documents(path, what)
+        read_texts[model] = read_documents(path, f"text of model {model!r}:")
     return Files(read_tasks, read_texts)
-
-
-def _require_suffix(path: Path, suffix: str, what: str) -> None:
-    if path.suffix != suffix:
-        raise Refused(f"{what} {path} is not a {suffix} file")
 
 
 def check_models(
@@ -128,7 +132,10 @@ def _encode(
     name: str, files: Files, checkpoint: Checkpoint, *, items: int, windows: int
 ) -> ModelData:
     directory = checkpoint.tokenizer_directory
-    encoder = Encoder(directory, checkpoint.vocab_size)
+    encoder = encoder_of(checkpoint)
+    for kind in (files.tasks, files.texts):
+        if name in kind:
+            check_prompts(kind[name], encoder)
     task: tuple[Item, ...] = ()
     text: tuple[Window, ...] = ()
     if name in files.tasks:
@@ -139,10 +146,9 @@ def _encode(
             )
         task = _items(files.tasks[name], encoder, checkpoint.context_length, items)
     if name in files.texts:
-        longest = min(MAX_WINDOW, checkpoint.context_length or MAX_WINDOW)
-        text = _windows(files.texts[name], encoder, longest, windows)
+        text = _windows(files.texts[name], encoder, longest_window(checkpoint), windows)
         if not text:
-            raise Refused(f"text of model {name!r}: {files.texts[name].name} has only one token")
+            raise Refused(f"text of model {name!r}: {files.texts[name].name} has no token to score")
     return ModelData(directory, checkpoint.vocab_size, task, text, _stops(checkpoint))
 
 
@@ -153,6 +159,11 @@ def _items(
     begin = encoder.begin()
     found = []
     for document in file.documents[:limit]:
+        word = document.text.split()[0]
+        if encoder.beginning:
+            source = encoder.encode_source(document.prompt, context)
+            found.append(Item(encoder.beginning, word, source))
+            continue
         tokens = encoder.encode(document.prompt)
         if context is not None:
             room = max(1, context - MAX_ANSWER - len(begin))
@@ -161,14 +172,20 @@ def _items(
             raise Refused(
                 f"{file.name}: a prompt has no tokens, and its tokenizer adds none at the beginning"
             )
-        found.append(Item((*begin, *tokens), document.text.split()[0]))
+        found.append(Item((*begin, *tokens), word))
     return tuple(found)
 
 
 def _windows(
     file: CalibrationFile, encoder: Encoder, length: int, limit: int
 ) -> tuple[Window, ...]:
-    """The first windows of the text itself, one after another, with no token before them."""
+    """The first windows of the text itself, one after another, with no token before them.
+
+    Of pairs, and for an encoder–decoder, the windows are those of calibration.
+    """
+    if not file.documents[0].running or encoder.beginning:
+        found = (w for one in file.documents for w in document_windows(one, encoder, length))
+        return tuple(islice((w for w in found if len(w.tokens) > w.first_scored), limit))
     (document,) = file.documents
     tokens = encoder.encode(document.text)
     cut = [tokens[start : start + length] for start in range(0, len(tokens), length)]

@@ -13,7 +13,7 @@ from consolidation.evaluation.reference import Reference, reference_work
 from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.positions import EQUAL
 from consolidation.statistics.scoring import score, scoring_work
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.course import Course
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights

@@ -15,10 +15,11 @@ import torch
 
 from consolidation.evaluation.data import MAX_ANSWER, Item, ModelData
 from consolidation.evaluation.measures import ModelScore
-from consolidation.evaluation.routing import Routes
 from consolidation.statistics.positions import Positions
+from consolidation.statistics.routing import Routes, agreement
 from consolidation.statistics.scoring import each_window, loss, scoring_work
-from consolidation.statistics.text import Encoder, Window
+from consolidation.statistics.text import Encoder
+from consolidation.statistics.windows import Window
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.streamed import StreamedModel
 
@@ -27,7 +28,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One window, or one question. `routed` counts tokens with the same top-1 expert, by layer.
+    """One window, or one question. `routed` says which tokens have the same top-1 expert, by layer.
 
     `begun`: of a question, its answer as far as it is known.
     """
@@ -36,8 +37,7 @@ class _Found:
     loss: float
     agreeing: int
     predicted: int
-    routed: tuple[int, ...]
-    tokens: int
+    routed: tuple[torch.Tensor, ...] = ()
     begun: Tokens = ()
 
 
@@ -54,10 +54,7 @@ class Reference:
         self._answers = _Answers(encoder, data.stops)
         answers = self._answers.greedy(original, data.task, [()] * len(data.task))
         self._right = [self._answers.right(*pair) for pair in zip(answers, data.task, strict=True)]
-        questions = [
-            Window((*item.prompt, *tokens), len(item.prompt))
-            for item, tokens in zip(data.task, answers, strict=True)
-        ]
+        questions = [item.window(tokens) for item, tokens in zip(data.task, answers, strict=True)]
         self._windows = [*questions, *data.text]
         self._kept = Scratch()
         self._routes = Routes(len(self._windows), len(original.experts))
@@ -75,10 +72,10 @@ class Reference:
 
         def compare(number: int, logits: torch.Tensor) -> _Found:
             before = self._kept.get(number).to(logits.device)
-            routed = (self._routes.of(number) == routes.of(number)).sum(-1)
+            routed = self._routes.same(routes, number)
             find = self._question if number < len(self._task) else self._text
             found = find(self._windows[number], before, logits)
-            return replace(found, routed=tuple(routed.tolist()))
+            return replace(found, routed=routed)
 
         found = list(each_window(model, self._windows, compare, routes.watch))
         task, text = found[: len(self._task)], found[len(self._task) :]
@@ -86,7 +83,7 @@ class Reference:
         right = [self._answers.right(*pair) for pair in zip(answers, self._task, strict=True)]
         kinds = [found for found in (task, text) if found]
         figures = [Positions.joined([one.positions for one in found]).figures() for found in kinds]
-        layers = zip(*(_routing(found) for found in kinds), strict=True)
+        layers = zip(*(agreement([one.routed for one in found]) for found in kinds), strict=True)
         return ModelScore(
             model=self._name,
             kl=_mean([one.kl for one in figures]),
@@ -113,8 +110,6 @@ class Reference:
             loss=0.0,
             agreeing=int((before.argmax(-1) == logits.argmax(-1)).sum()),
             predicted=len(wanted),
-            routed=(),
-            tokens=len(window.tokens),
             # Up to the first token that differs; the rest must be generated.
             begun=wanted if same == len(wanted) else (*wanted[:same], chosen[same]),
         )
@@ -126,8 +121,6 @@ class Reference:
             loss=loss(logits, window),
             agreeing=int(positions.same.sum()),
             predicted=len(logits),
-            routed=(),
-            tokens=len(window.tokens),
         )
 
     def __enter__(self) -> Self:
@@ -142,9 +135,9 @@ class Reference:
         self._kept.__exit__(kind, error, trace)
 
 
-def reference_work(data: ModelData, models: int = 1) -> int:
+def reference_work(data: ModelData, models: int = 1) -> float:
     """What a `Reference` does at most that scores so many models, as `walk/course.py` counts it."""
-    prompts = [Window(item.prompt, 0) for item in data.task]
+    prompts = [item.window(()) for item in data.task]
     answers = MAX_ANSWER * scoring_work(prompts) if prompts else 0
     return answers + (1 + models) * scoring_work([*prompts, *data.text])
 
@@ -166,11 +159,8 @@ class _Answers:
         answers = list(begun)
         while unfinished := [i for i, tokens in enumerate(answers) if not self._is_whole(tokens)]:
             # One more token, whichever, so that the logits before it are returned.
-            windows = [
-                Window((*items[i].prompt, *answers[i], 0), len(items[i].prompt) + len(answers[i]))
-                for i in unfinished
-            ]
-            chosen = each_window(model, windows, lambda _, logits: int(logits[0].argmax()))
+            windows = [items[i].window((*answers[i], 0)) for i in unfinished]
+            chosen = each_window(model, windows, lambda _, logits: int(logits[-1].argmax()))
             for i, token in zip(unfinished, chosen, strict=True):
                 answers[i] = (*answers[i], token)
         return answers
@@ -183,11 +173,6 @@ class _Answers:
 
     def _is_whole(self, tokens: Tokens) -> bool:
         return len(tokens) >= MAX_ANSWER or (bool(tokens) and tokens[-1] in self._stops)
-
-
-def _routing(found: Sequence[_Found]) -> list[float]:
-    tokens = sum(one.tokens for one in found)
-    return [sum(layer) / tokens for layer in zip(*(one.routed for one in found), strict=True)]
 
 
 def _agreement(found: Sequence[_Found]) -> float:

@@ -24,7 +24,7 @@ from consolidation.release import Blob, Golden, Part, Quality, Registry
 from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.positions import EQUAL
 from consolidation.statistics.scoring import Scores, score, scoring_work
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.course import FILLING, Course
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights, ReleasedWeights
@@ -112,7 +112,7 @@ def _validated(task: ModelTask, course: Course) -> dict[str, Any]:
     }
 
 
-def _work(task: ModelTask) -> int:
+def _work(task: ModelTask) -> float:
     """What validating a model does at most, as `walk/course.py` counts it."""
     scoring = (2 if task.differs else 1) * scoring_work(task.windows)
     data = 0 if task.data is None else reference_work(task.data)

@@ -31,7 +31,7 @@ from consolidation.run.journal import Stages
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.responses import Response, responses
 from consolidation.statistics.stored import StatisticsJournal, StatisticsStore, statistics_key
-from consolidation.statistics.text import ModelWindows
+from consolidation.statistics.windows import ModelWindows
 from representation.formats import Packed
 from representation.step_reads import DecodeStep
 

@@ -9,7 +9,7 @@ Second moments of inputs and gradients make the metrics of `consolidation/arithm
 batches, several at a time: sums have one order, since the digest of a release depends on them.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,19 +23,18 @@ from consolidation.checkpoints.checkpoint import Checkpoint
 from consolidation.errors import Refused
 from consolidation.run.executor import Tell, tell_nobody
 from consolidation.statistics.going_back import (
-    EXPERTS,
-    GRADIENT,
-    go_back,
-    go_back_without_experts,
+    GoingBack,
     gradient_of,
     leaf_of,
 )
 from consolidation.statistics.moments import Record
 from consolidation.statistics.probing import probe, probing_work
+from consolidation.statistics.scoring import inputs_of_rows
 from consolidation.statistics.stored import StatisticsStore
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.course import FILLING, Course
 from consolidation.walk.forward import HELD_BYTES
+from consolidation.walk.layers import Layer
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.side_by_side import Mapped, SideBySide, one_thread_each
 from consolidation.walk.streamed import StreamedModel
@@ -68,11 +67,13 @@ class StatisticsTask:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows side by side: tokens (B, T), and which of them (B * T,) are not there to fill up."""
+    """Windows side by side: as the stock forward gets them, and which of their tokens are not
+    there to fill up, (B * T,) in each list of layers.
+    """
 
     windows: tuple[Window, ...]
-    tokens: torch.Tensor
-    real: torch.Tensor
+    inputs: dict[str, Any]
+    real: tuple[torch.Tensor, ...]
 
 
 def gather(task: StatisticsTask, tell: Tell = tell_nobody) -> dict[str, Any]:
@@ -91,33 +92,48 @@ def gather(task: StatisticsTask, tell: Tell = tell_nobody) -> dict[str, Any]:
 
 def _work(task: StatisticsTask) -> float:
     """What gathering does, as `walk/course.py` counts it."""
-    tokens = sum(len(window.tokens) for window in task.windows)
+    tokens = sum(window.work for window in task.windows)
     return (1 + BACKWARDS) * (tokens + FILLING) + probing_work(task.probes, task.roundings)
 
 
 def _keep_metrics(model: StreamedModel, task: StatisticsTask, mapped: Mapped[Any]) -> None:
     """Keep the metrics of all experts, from the last layer to the first."""
     batches = list(batches_of(task.windows, model.device))
-    inputs = [{"input_ids": batch.tokens, "use_cache": False} for batch in batches]
     with Scratch(HELD_BYTES) as states:
-        together = SideBySide.entered(model, inputs, partial(_put, states, 0), mapped)
-        _forwards(together, batches, states)
-        num_scored = _score(model, task.checkpoint.directory, batches, states, mapped)
-        real = torch.cat([batch.real for batch in batches])
-        work = BACKWARDS * int(real.sum()) / len(model.layers)
-        for layer in model.filled(backwards=True):
-            if layer.experts is None:
-                go_back_without_experts(together, layer, states)
-                model.passed(work)
-            else:
-                num_experts = model.experts[layer.experts].num_experts
-                with Scratch() as kept:
-                    record = Record(model.device, kept)
-                    go_back(together, layer, states, real, record, work)
-                    keep = partial(_keep, task, layer.experts, record, num_scored)
-                    for _ in mapped(keep, range(num_experts)):
-                        pass
+        inputs = [batch.inputs for batch in batches]
+        together = SideBySide(model, inputs, states, mapped, keeps=True)
+        for layer in together.layers():
+            for number in together.forwards(layer):
+                model.passed(int(batches[number].real[layer.in_list].sum()) / len(model.layers))
+            model.passed(FILLING / len(model.layers))
+        back = GoingBack(together)
+        num_scored = _score(back, task.checkpoint.directory, batches)
+        for layer in back.layers():
+            real = torch.cat([batch.real[layer.in_list] for batch in batches])
+            _keep_layer(back, layer, real, task, num_scored)
             model.passed(BACKWARDS * FILLING / len(model.layers))
+
+
+def _keep_layer(
+    back: GoingBack, layer: Layer, real: torch.Tensor, task: StatisticsTask, num_scored: int
+) -> None:
+    """Go back through a filled layer, and keep the metrics of its experts, if it has any.
+
+    real: (N,), which of the tokens of all batches, one after another, count
+    """
+    model = back.together.model
+    work = BACKWARDS * int(real.sum()) / len(model.layers)
+    if layer.experts is None:
+        back.through_layer(layer)
+        model.passed(work)
+        return
+    num_experts = model.experts[layer.experts].num_experts
+    with Scratch() as kept:
+        record = Record(model.device, kept)
+        back.through_experts(layer, real, record, work)
+        keep = partial(_keep, task, layer.experts, record, num_scored)
+        for _ in back.together.mapped(keep, range(num_experts)):
+            pass
 
 
 def _keep(task: StatisticsTask, layer: int, record: Record, num_scored: int, index: int) -> None:
@@ -128,12 +144,14 @@ def _keep(task: StatisticsTask, layer: int, record: Record, num_scored: int, ind
 def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batch]:
     """Neighbouring windows, as many as fit side by side into `BATCH_TOKENS`.
 
-    Shorter ones are padded at their ends: no token sees those that come after it.
+    Shorter ones are padded at their ends: no token sees those that come after it. Those of an
+    encoder do, so windows beside each other have sources of one length.
     """
     batch: list[Window] = []
     for window in windows:
-        width = max(len(one.tokens) for one in (*batch, window))
-        if batch and width * (len(batch) + 1) > BATCH_TOKENS:
+        width = len(window.source) + max(len(one.tokens) for one in (*batch, window))
+        is_full = width * (len(batch) + 1) > BATCH_TOKENS
+        if batch and (is_full or len(window.source) != len(batch[0].source)):
             yield _batch(batch, device)
             batch = []
         batch.append(window)
@@ -144,48 +162,20 @@ def batches_of(windows: Sequence[Window], device: torch.device) -> Iterator[Batc
 def _batch(windows: Sequence[Window], device: torch.device) -> Batch:
     width = max(len(window.tokens) for window in windows)
     tokens = [[*w.tokens, *[0] * (width - len(w.tokens))] for w in windows]
+    sources = [window.source for window in windows]
     real = [[i < len(w.tokens) for i in range(width)] for w in windows]
-    return Batch(
-        tuple(windows),
-        torch.tensor(tokens, device=device),
-        torch.tensor(real, device=device).flatten(),
-    )
+    reals = [torch.tensor(real, device=device).flatten()]
+    if sources[0]:
+        reals.insert(0, reals[0].new_ones(len(sources) * len(sources[0])))
+    return Batch(tuple(windows), inputs_of_rows(tokens, sources, device), tuple(reals))
 
 
-def _forwards(together: SideBySide, batches: Sequence[Batch], states: Scratch) -> None:
-    """Set aside what each layer gets, what its experts give, and what comes out of the last."""
-    model = together.model
-    for layer in model.filled():
-        through = together.forwards(
-            layer,
-            partial(_get, states, layer.number),
-            partial(_put, states, layer.number + 1),
-            given=partial(_put, states, (EXPERTS, layer.number)),
-        )
-        for number in through:
-            model.passed(int(batches[number].real.sum()) / len(model.layers))
-        model.passed(FILLING / len(model.layers))
-
-
-def _get(states: Scratch, what: Hashable, number: int) -> torch.Tensor:
-    return states.get((what, number))
-
-
-def _put(states: Scratch, what: Hashable, number: int, tensor: torch.Tensor) -> None:
-    states.put((what, number), tensor)
-
-
-def _score(
-    model: StreamedModel,
-    directory: Path,
-    batches: Sequence[Batch],
-    states: Scratch,
-    mapped: Mapped[Any],
-) -> int:
-    """Set aside the gradients of what comes out of the last layer, by batch. -> scored positions"""
+def _score(back: GoingBack, directory: Path, batches: Sequence[Batch]) -> int:
+    """Begin with the gradients of what comes out of the last layer. -> scored positions"""
+    model = back.together.model
 
     def score(number: int) -> int:
-        hidden = states.get((len(model.layers), number)).to(model.device)
+        hidden = back.together.out(number).to(model.device)
         gradient = torch.zeros_like(hidden)
         generator = torch.Generator().manual_seed(number)
         num_scored = 0
@@ -195,11 +185,11 @@ def _score(
                 place = (row, slice(start, min(start + HEAD_TOKENS, scored.stop)))
                 gradient[place] = _of_draws(model, hidden[place], generator, directory)
             num_scored += len(scored)
-        states.put((GRADIENT, number), gradient)
+        back.begin(number, gradient)
         return num_scored
 
     with model.ends():
-        return sum(mapped(score, range(len(batches))))
+        return sum(back.together.mapped(score, range(len(batches))))
 
 
 def _of_draws(

@@ -1,24 +1,35 @@
-"""Carries gradients back through a layer, and adds up what its experts were given. Keeps none.
+"""Carries gradients back through layers, and adds up what their experts were given. Keeps none.
 
-The layer runs again up to its experts and, with what they gave on the way forwards, beyond them.
+A layer runs again up to its experts and, with what they gave on the way forwards, beyond them.
 Then each expert is read once, and computes the tokens of all inputs again, forwards and backwards.
+Every layer of a decoder is given what the encoder gave, so gradients of that are added up, and go
+back through the encoder's layers after those of the decoder.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from consolidation.statistics.moments import Record, Sums
 from consolidation.walk.asked import Asked, Pairs
 from consolidation.walk.experts_forward import Given, first_name, gradients
-from consolidation.walk.scratch import Scratch
+from consolidation.walk.layers import Layer
 from consolidation.walk.side_by_side import SideBySide
-from consolidation.walk.streamed import Layer
 
-GRADIENT, EXPERTS = "gradient", "experts"
-"""Set aside under these names: (GRADIENT, input), of what comes out of the layer that was last gone
-back through; ((EXPERTS, layer), input), what experts gave; (layer, input), what a layer is given.
+GRADIENT, OF_ENCODED = "gradient", "gradient of encoded"
+"""Set aside under these names, with an input's number: the gradients of what comes out of the layer
+that was last gone back through, and of what the encoder gave.
 """
+
+
+@dataclass(slots=True)
+class _Leaves:
+    """What a layer is given of an input. encoded: None outside a decoder with an encoder."""
+
+    hidden: torch.Tensor
+    encoded: torch.Tensor | None
 
 
 @dataclass(slots=True)
@@ -28,73 +39,125 @@ class _Half:
     outer: (T, H), the gradient of that.
     """
 
-    leaf: torch.Tensor
+    leaves: _Leaves
     out: torch.Tensor
     asked: Asked
     outer: torch.Tensor
 
 
-def go_back_without_experts(together: SideBySide, layer: Layer, states: Scratch) -> None:
-    """Replace the gradients of what comes out of a filled layer by those of what it is given."""
-    model = together.model
+@dataclass(frozen=True, slots=True)
+class GoingBack:
+    """Inputs that went through all layers of a model, and go back. together: which `keeps`."""
 
-    def back(number: int) -> None:
-        leaf = leaf_of(states.get((layer.number, number)), model.device)
-        out = model.run(layer, leaf, together.calls[number], model.inline(layer))
-        out.backward(states.get((GRADIENT, number)).to(model.device))
-        states.put((GRADIENT, number), gradient_of(leaf))
+    together: SideBySide
 
-    for _ in together.mapped(back, range(len(together.calls))):
-        pass
+    def begin(self, number: int, gradient: torch.Tensor) -> None:
+        """Set aside the gradient of what came out of the last layer for an input."""
+        self.together.states.put((GRADIENT, number), gradient)
 
+    def layers(self) -> Iterator[Layer]:
+        """Each layer from the last to the first, filled, to go back through."""
+        model, numbers = self.together.model, range(len(self.together.inputs))
+        for in_list in reversed(range(len(model.lists))):
+            if in_list:
+                for number in numbers:
+                    self._add_of_encoded(number, None)
+            yield from model.filled(in_list, backwards=True)
+            if in_list:
+                with model.ends():
+                    for number in numbers:
+                        self._to_encoder(in_list, number)
 
-def go_back(
-    together: SideBySide,
-    layer: Layer,
-    states: Scratch,
-    real: torch.Tensor,
-    record: Record,
-    work: float,
-) -> None:
-    """The same for a layer of experts. Records what they were given.
+    def through_layer(self, layer: Layer) -> None:
+        """Replace the gradients of what comes out of a filled layer by those of what it is given.
 
-    real: (N,), which of the tokens of all inputs, one after another, count   work: all that this
-    is, as `walk/course.py` counts it; the model is told of it.
-    """
-    model, numbers = together.model, range(len(together.calls))
+        Of one without experts.
+        """
+        together = self.together
 
-    def gradient(number: int) -> torch.Tensor:
-        return states.get((GRADIENT, number)).to(model.device)
+        def back(number: int) -> None:
+            leaves = self._leaves(layer, number)
+            at = together.model.inline(layer)
+            out = together.run(layer, number, leaves.hidden, at, leaves.encoded)
+            out.backward(self._gradient(number))
+            self._put_gradients(number, leaves)
 
-    def begin(number: int) -> _Half:
-        leaf = leaf_of(states.get((layer.number, number)), model.device)
-        given = Given(leaf_of(states.get(((EXPERTS, layer.number), number)), model.device))
-        out = model.run(layer, leaf, together.calls[number], given)
+        for _ in together.mapped(back, range(len(together.inputs))):
+            pass
+
+    def through_experts(
+        self, layer: Layer, real: torch.Tensor, record: Record, work: float
+    ) -> None:
+        """The same for a layer of experts. Records what they were given.
+
+        real: (N,), which of the tokens of all inputs, one after another, count   work: all that
+        this is, as `walk/course.py` counts it; the model is told of it.
+        """
+        together = self.together
+        numbers = range(len(together.inputs))
+        halves: list[_Half | None] = list(together.mapped(partial(self._half, layer), numbers))
+
+        def end(number: int, of_hidden: torch.Tensor, of_weights: torch.Tensor) -> None:
+            half, halves[number] = halves[number], None
+            assert half is not None
+            ends = [
+                (half.out, self._gradient(number)),
+                (half.asked.hidden, of_hidden),
+                (half.asked.weights, of_weights),
+            ]
+            ends = [pair for pair in ends if pair[0].requires_grad]
+            torch.autograd.backward([one for one, _ in ends], [back for _, back in ends])
+            self._put_gradients(number, half.leaves)
+
+        lengths = [len(half.outer) for half in halves if half is not None]
+        there = [half for half in halves if half is not None]
+        found = _through_experts(together, layer, there, real, record, work)
+        there.clear()
+        parts = (one.split(lengths) for one in found)
+        for _ in together.mapped(end, numbers, *parts):
+            pass
+
+    def _half(self, layer: Layer, number: int) -> _Half:
+        together = self.together
+        leaves = self._leaves(layer, number)
+        given = Given(leaf_of(together.given(layer, number), together.model.device))
+        out = together.run(layer, number, leaves.hidden, given, leaves.encoded)
         if given.asked is None:
-            raise model.refused(layer, "does not come to its experts")
-        (outer,) = torch.autograd.grad(out, given.out, gradient(number), retain_graph=True)
-        return _Half(leaf, out, given.asked, outer)
+            raise together.model.refused(layer, "does not come to its experts")
+        gradient = self._gradient(number)
+        (outer,) = torch.autograd.grad(out, given.out, gradient, retain_graph=True)
+        return _Half(leaves, out, given.asked, outer)
 
-    def end(number: int, of_hidden: torch.Tensor, of_weights: torch.Tensor) -> None:
-        half, halves[number] = halves[number], None
-        assert half is not None
-        ends = [
-            (half.out, gradient(number)),
-            (half.asked.hidden, of_hidden),
-            (half.asked.weights, of_weights),
-        ]
-        ends = [pair for pair in ends if pair[0].requires_grad]
-        torch.autograd.backward([one for one, _ in ends], [back for _, back in ends])
-        states.put((GRADIENT, number), gradient_of(half.leaf))
+    def _leaves(self, layer: Layer, number: int) -> _Leaves:
+        together, device = self.together, self.together.model.device
+        encoded = leaf_of(together.encoded(number), device) if layer.in_list else None
+        return _Leaves(leaf_of(together.before(layer, number), device), encoded)
 
-    halves: list[_Half | None] = list(together.mapped(begin, numbers))
-    lengths = [len(half.outer) for half in halves if half is not None]
-    there = [half for half in halves if half is not None]
-    found = _through_experts(together, layer, there, real, record, work)
-    there.clear()
-    parts = (one.split(lengths) for one in found)
-    for _ in together.mapped(end, numbers, *parts):
-        pass
+    def _gradient(self, number: int) -> torch.Tensor:
+        return self.together.states.get((GRADIENT, number)).to(self.together.model.device)
+
+    def _put_gradients(self, number: int, leaves: _Leaves) -> None:
+        self.together.states.put((GRADIENT, number), gradient_of(leaves.hidden))
+        if leaves.encoded is not None:
+            self._add_of_encoded(number, gradient_of(leaves.encoded))
+
+    def _add_of_encoded(self, number: int, gradient: torch.Tensor | None) -> None:
+        """Add to the gradient of what the encoder gave. None: it is 0 so far."""
+        states, key = self.together.states, (OF_ENCODED, number)
+        if gradient is None:
+            states.put(key, torch.zeros_like(self.together.encoded(number)))
+        else:
+            states.put(key, states.get(key) + gradient.cpu())
+
+    def _to_encoder(self, in_list: int, number: int) -> None:
+        """Replace an input's gradient by that of what came out of the encoder's last layer."""
+        together = self.together
+        leaf = leaf_of(together.left(number), together.model.device)
+        entered = together.model.enter(together.inputs[number], in_list, leaf)
+        assert entered.encoded is not None
+        of_encoded = together.states.get((OF_ENCODED, number))
+        entered.encoded.backward(of_encoded.to(together.model.device))
+        together.states.put((GRADIENT, number), gradient_of(leaf))
 
 
 @torch.no_grad()

@@ -10,15 +10,16 @@ import torch
 
 from consolidation.arithmetic.metric import Metric
 from consolidation.arithmetic.rounding import round_matrices
-from consolidation.statistics.scoring import HEAD_TOKENS, divergence
+from consolidation.statistics.scoring import HEAD_TOKENS, divergence, inputs_of
 from consolidation.statistics.stored import StatisticsStore
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.asked import Asked, Pairs
 from consolidation.walk.experts_forward import output
-from consolidation.walk.forward import HELD_BYTES
+from consolidation.walk.forward import HELD_BYTES, share
+from consolidation.walk.layers import Layer
 from consolidation.walk.scratch import Scratch
 from consolidation.walk.side_by_side import Mapped, SideBySide
-from consolidation.walk.streamed import Layer, StreamedModel
+from consolidation.walk.streamed import StreamedModel
 from representation.formats import Packed
 
 PROBE_TOKENS = 8192
@@ -51,29 +52,25 @@ def probe(
     """
     windows = list(_some(probes))
     kinds = range(len(roundings) + 1)
-    inputs = [
-        {"input_ids": torch.tensor([window.tokens], device=model.device), "use_cache": False}
-        for _ in kinds
-        for window in windows
-    ]
+    inputs = [inputs_of(window, model.device) for _ in kinds for window in windows]
     costs = [list[float]() for _ in roundings]
     with Scratch(HELD_BYTES) as states:
-        together = SideBySide.entered(model, inputs, states.put, mapped)
+        together = SideBySide(model, inputs, states, mapped)
 
         def compute(layer: Layer, asked: Asked, mapped: Mapped[Any]) -> torch.Tensor:
             rounded = _Rounded(model, layer, name, roundings, store, asked)
             return asked.summed(rounded.outputs(mapped, costs))
 
-        for layer in model.filled():
-            for number in together.forwards(layer, states.get, states.put, compute=compute):
-                model.passed(len(windows[number % len(windows)].tokens) / len(model.layers))
-        measured = _divergences(model, windows, states, kinds, mapped)
+        for layer in together.layers():
+            for number in together.forwards(layer, compute=compute):
+                model.passed(share(model, inputs[number], layer.in_list))
+        measured = _divergences(together, windows, kinds)
     return _factor([math.fsum(one) for one in costs], measured)
 
 
-def probing_work(probes: Sequence[Window], roundings: Sequence[Packed]) -> int:
+def probing_work(probes: Sequence[Window], roundings: Sequence[Packed]) -> float:
     """What `probe` does, as `walk/course.py` counts it."""
-    tokens = sum(len(window.tokens) for window in _some(probes))
+    tokens = sum(window.work for window in _some(probes))
     return (1 + len(roundings)) * tokens + len(roundings) * ROUNDING
 
 
@@ -180,33 +177,26 @@ class _Rounded:
         return self.model.expert_reader(self._number)(index)
 
 
-def _divergences(
-    model: StreamedModel,
-    windows: Sequence[Window],
-    states: Scratch,
-    kinds: range,
-    mapped: Mapped[Any],
-) -> list[float]:
+def _divergences(together: SideBySide, windows: Sequence[Window], kinds: range) -> list[float]:
     """The mean divergence of each kind of rounding from the model as it is, per scored token."""
+    model = together.model
 
     @torch.no_grad()
     def differs(number: int) -> list[float]:
         scored = range(windows[number].first_scored - 1, len(windows[number].tokens) - 1)
         found: list[list[float]] = [[] for _ in kinds[1:]]
+        outs = [together.out(kind * len(windows) + number) for kind in kinds]
         for start in scored[::HEAD_TOKENS]:
             part = slice(start, min(start + HEAD_TOKENS, scored.stop))
             before, *others = (
-                model.leave(states.get(kind * len(windows) + number)[:, part].to(model.device))[
-                    0
-                ].float()
-                for kind in kinds
+                model.leave(out[:, part].to(model.device))[0].float() for out in outs
             )
             for one, logits in zip(found, others, strict=True):
                 one.append(divergence(before, logits))
         return [math.fsum(one) for one in found]
 
     with model.ends():
-        by_kind = zip(*mapped(differs, range(len(windows))), strict=True)
+        by_kind = zip(*together.mapped(differs, range(len(windows))), strict=True)
         num_scored = sum(len(window.tokens) - window.first_scored for window in windows)
         return [max(0.0, math.fsum(one) / num_scored) for one in by_kind]
 
@@ -222,5 +212,5 @@ def _factor(
 
 def _some(windows: Sequence[Window]) -> Iterator[Window]:
     """Windows spread over all of them, with about `PROBE_TOKENS` tokens."""
-    num_tokens = sum(len(window.tokens) for window in windows)
+    num_tokens = sum(window.num_tokens for window in windows)
     yield from windows[:: max(1, round(num_tokens / PROBE_TOKENS))]

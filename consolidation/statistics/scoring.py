@@ -9,18 +9,19 @@ threads.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from consolidation.statistics.divergence import divergences, losses
 from consolidation.statistics.positions import Figures, Positions
-from consolidation.statistics.text import Window
+from consolidation.statistics.routing import Routes, agreement
+from consolidation.statistics.windows import Window
 from consolidation.walk.course import FILLING
 from consolidation.walk.forward import HELD_BYTES, forward_each, share, through_layers
 from consolidation.walk.scratch import Scratch
-from consolidation.walk.side_by_side import one_thread_each
+from consolidation.walk.side_by_side import SideBySide, one_thread_each
 from consolidation.walk.streamed import Seen, StreamedModel
 
 Result = TypeVar("Result")
@@ -33,13 +34,15 @@ HEAD_TOKENS = 128
 class Scores:
     """Over all scored tokens: sums of losses in nats, and how far the release is from the original.
 
-    figures: None where it was not run, since it is the original.
+    figures: None where it was not run, since it is the original.   routers: by layer of experts,
+    of how many tokens both prefer the same one.
     """
 
     loss_original: float
     loss_release: float
     tokens: int
     figures: Figures | None = None
+    routers: tuple[float, ...] | None = None
 
 
 def loss(logits: torch.Tensor, window: Window) -> float:
@@ -62,7 +65,7 @@ def each_window(
 
     logits: (scored, V). `seen` is as in `forward_each`; all windows go through the model at once.
     """
-    inputs = [_input(window, model.device) for window in windows]
+    inputs = [inputs_of(window, model.device) for window in windows]
 
     def scored(number: int, logits: torch.Tensor) -> Result:
         return function(number, logits[0].float())
@@ -73,9 +76,9 @@ def each_window(
     return forward_each(model, inputs, scored, seen, positions)
 
 
-def scoring_work(windows: Sequence[Window]) -> int:
+def scoring_work(windows: Sequence[Window]) -> float:
     """What taking windows through one model is, as `walk/course.py` counts it."""
-    return FILLING + sum(len(window.tokens) for window in windows)
+    return FILLING + sum(window.work for window in windows)
 
 
 def score(
@@ -87,12 +90,16 @@ def score(
     behind the layers is in memory once where it is the same in both.
     """
     models = [original] if other is None else [original, other]
-    inputs = [_input(window, original.device) for window in windows]
+    inputs = [inputs_of(window, original.device) for window in windows]
     with ExitStack() as stack:
         mapped = stack.enter_context(one_thread_each(original.device, len(windows)))
-        states = [stack.enter_context(Scratch(HELD_BYTES)) for _ in models]
-        for model, own in zip(models, states, strict=True):
-            through_layers(model, inputs, own, mapped)
+        gone = [
+            SideBySide(model, inputs, stack.enter_context(Scratch(HELD_BYTES)), mapped)
+            for model in models
+        ]
+        routes = [Routes(len(windows), len(original.experts)) for _ in models]
+        for together, own in zip(gone, routes, strict=True):
+            through_layers(together, own.watch)
         stack.enter_context(original.ends())
         if other is not None:
             stack.enter_context(other.ends(beside=original))
@@ -104,8 +111,8 @@ def score(
             for start in scored[::HEAD_TOKENS]:
                 part = slice(start, min(start + HEAD_TOKENS, scored.stop))
                 logits = [
-                    model.leave(own.get(number)[:, part].to(model.device))[0].float()
-                    for model, own in zip(models, states, strict=True)
+                    model.leave(together.out(number)[:, part].to(model.device))[0].float()
+                    for model, together in zip(models, gone, strict=True)
                 ]
                 standing = window.tokens[part.start + 1 : part.stop + 1]
                 found.append(Positions.between(logits[0], logits[-1], standing))
@@ -116,16 +123,33 @@ def score(
             parts += found
             for model in models:
                 model.passed(share(model, inputs[number]))
-        return _scores(Positions.joined(parts), is_itself=other is None)
+        positions = Positions.joined(parts)
+        loss, other_loss = (
+            math.fsum(one.tolist()) for one in (positions.loss, positions.other_loss)
+        )
+        scores = Scores(loss, other_loss, len(positions))
+        if other is None:
+            return scores
+        same = [routes[0].same(routes[1], number) for number in range(len(windows))]
+        return replace(scores, figures=positions.figures(), routers=agreement(same))
 
 
-def _scores(found: Positions, *, is_itself: bool) -> Scores:
-    own, others = (math.fsum(one.tolist()) for one in (found.loss, found.other_loss))
-    return Scores(own, others, len(found), None if is_itself else found.figures())
+def inputs_of(window: Window, device: torch.device) -> dict[str, Any]:
+    """What the stock forward is called with for a window alone."""
+    return inputs_of_rows([window.tokens], [window.source], device)
 
 
-def _input(window: Window, device: torch.device) -> dict[str, Any]:
-    return {"input_ids": torch.tensor([window.tokens], device=device), "use_cache": False}
+def inputs_of_rows(
+    tokens: Sequence[Sequence[int]], sources: Sequence[Sequence[int]], device: torch.device
+) -> dict[str, Any]:
+    """The same for rows of equal lengths."""
+    if not sources[0]:
+        return {"input_ids": torch.tensor(tokens, device=device), "use_cache": False}
+    return {
+        "input_ids": torch.tensor(sources, device=device),
+        "decoder_input_ids": torch.tensor(tokens, device=device),
+        "use_cache": False,
+    }
 
 
 def _scored_tokens(window: Window, device: torch.device) -> torch.Tensor:

@@ -22,7 +22,7 @@ from consolidation.errors import Refused, RunFailed
 from consolidation.release.storage import Storage, open_storage
 from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.run.kept_results import remove_unused
-from consolidation.statistics.text import ModelWindows
+from consolidation.statistics.windows import ModelWindows
 from representation.canonical import canonical_json
 
 CODE_VERSION = 5

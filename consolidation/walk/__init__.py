@@ -1,1 +1,1 @@
-"""Stock models that hold one decoder layer at a time. Scores and gathers nothing."""
+"""Stock models that hold one layer at a time. Scores and gathers nothing."""

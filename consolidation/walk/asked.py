@@ -36,11 +36,19 @@ class Asked:
             torch.cat([one.weights for one in parts]),
         )
 
+    def taken(self) -> torch.Tensor:
+        """Which choices an expert computes: none that is weighed with 0, such as those beyond an
+        expert's capacity. -> (N, K) bool
+        """
+        return self.weights != 0
+
     def pairs(self) -> Iterator[Pairs]:
         """Of each expert that is chosen, by its number."""
         num_choices = self.index.shape[1]
-        found, counts = self.index.unique(return_counts=True)
-        order = self.index.flatten().argsort(stable=True)  # (N K,)
+        (there,) = torch.where(self.taken().flatten())  # (n,) of the N K
+        chosen = self.index.flatten()[there]
+        found, counts = chosen.unique(return_counts=True)
+        order = there[chosen.argsort(stable=True)]
         for expert, pairs in zip(found.tolist(), order.split(counts.tolist()), strict=True):
             yield Pairs(expert, pairs // num_choices, pairs % num_choices)
 

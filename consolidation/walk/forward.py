@@ -1,13 +1,13 @@
 """Takes inputs through a streamed model, layer by layer, several at a time. Scores nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from consolidation.walk.course import FILLING
 from consolidation.walk.scratch import Scratch
-from consolidation.walk.side_by_side import Inputs, Mapped, SideBySide, one_thread_each
+from consolidation.walk.side_by_side import Inputs, SideBySide, one_thread_each
 from consolidation.walk.streamed import Seen, StreamedModel
 from representation.architecture.config import vocabulary_size
 
@@ -35,11 +35,12 @@ def forward_each(
     """
     each = one_thread_each(model.device, len(inputs))
     with Scratch(HELD_BYTES) as states, each as mapped:
-        through_layers(model, inputs, states, mapped, seen)
+        together = SideBySide(model, inputs, states, mapped)
+        through_layers(together, seen)
 
         def out(number: int) -> Result:
             with torch.no_grad():
-                hidden = states.get(number)[:, positions(number)].to(model.device)
+                hidden = together.out(number)[:, positions(number)].to(model.device)
                 return function(number, model.leave(hidden))
 
         with model.ends():
@@ -51,31 +52,28 @@ def forward_each(
                     yield result
 
 
-def through_layers(
-    model: StreamedModel,
-    inputs: Sequence[Inputs],
-    states: Scratch,
-    mapped: Mapped[Any],
-    seen: Callable[[int], Seen] | None = None,
-) -> None:
-    """Set aside what comes out of the last layer, by the inputs' numbers.
-
-    Each layer is filled once, and all inputs go through it; between layers they are set aside.
-    """
-    together = SideBySide.entered(model, inputs, states.put, mapped)
-    for layer in model.filled():
-        for number in together.forwards(layer, states.get, states.put, seen=seen):
-            model.passed(share(model, inputs[number]))
+def through_layers(together: SideBySide, seen: Callable[[int], Seen] | None = None) -> None:
+    """Take inputs through all layers. Each layer is filled once, and all of them go through it."""
+    model, inputs = together.model, together.inputs
+    for layer in together.layers():
+        for number in together.forwards(layer, seen=seen):
+            model.passed(share(model, inputs[number], layer.in_list))
         model.passed(FILLING / len(model.layers))
 
 
-def share(model: StreamedModel, one: Inputs) -> float:
-    """Of an input's work, as `walk/course.py` counts it, that of a layer.
+def share(model: StreamedModel, one: Inputs, in_list: int = -1) -> float:
+    """Of an input's work, as `walk/course.py` counts it, that of a layer of a list.
 
     What comes after the layers counts as one more.
     """
-    tokens: int = one["input_ids"].numel()
-    return tokens / (len(model.layers) + 1)
+    return _num_tokens(one, in_list) / (len(model.layers) + 1)
+
+
+def _num_tokens(one: Inputs, in_list: int = -1) -> int:
+    """How many tokens of an input go through a list of layers."""
+    ids = [one[name] for name in ("input_ids", "decoder_input_ids") if name in one]
+    found: int = ids[min(in_list, len(ids) - 1)].numel()
+    return found
 
 
 def _at_once(
@@ -83,7 +81,7 @@ def _at_once(
 ) -> int:
     """How many inputs may have logits in memory, with as much again for what is made of them."""
     longest = max(
-        len(range(one["input_ids"].numel())[positions(number)]) for number, one in enumerate(inputs)
+        len(range(_num_tokens(one))[positions(number)]) for number, one in enumerate(inputs)
     )
     one_input = 2 * 4 * longest * vocabulary_size(model.stock.config)
     return max(1, min(torch.get_num_threads(), LOGITS_BYTES // max(1, one_input)))

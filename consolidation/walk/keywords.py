@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from consolidation.walk.streamed import Keywords
+from consolidation.walk.layers import Keywords
 
 
 class SharedKeywords:

@@ -14,7 +14,7 @@ class Scratch:
     """Tensors by key, on the host. Several threads may put and get at a time.
 
     Up to `held_bytes` stay in memory. What comes later lies in a file without a name, which goes
-    when this is closed. A key keeps its place: put a tensor of the same size there again.
+    when this is closed. A key keeps its place as long as its tensors do not grow.
     """
 
     def __init__(self, held_bytes: int = 0) -> None:
@@ -28,19 +28,26 @@ class Scratch:
     def put(self, key: Hashable, tensor: torch.Tensor) -> None:
         """Set a tensor aside, in the place of what the key had."""
         tensor = tensor.detach().cpu().contiguous()
-        num_bytes = tensor.numel() * tensor.itemsize
         with self._lock:
-            if key not in self._held and key not in self._spans:
-                if num_bytes <= self._room:
-                    self._room -= num_bytes
-                    self._held[key] = tensor
-                else:
-                    self._spans[key] = (self._end, tensor.shape, tensor.dtype)
-                    self._end += num_bytes
-        if key in self._held:
-            self._held[key] = tensor
-        else:
-            self._write(tensor, self._spans[key][0])
+            before = self._held.pop(key, None)
+            if before is not None:
+                self._room += before.nbytes
+            if key not in self._spans and tensor.nbytes <= self._room:
+                self._room -= tensor.nbytes
+                self._held[key] = tensor
+                return
+            start = self._start(key, tensor.nbytes)
+            self._spans[key] = (start, tensor.shape, tensor.dtype)
+        self._write(tensor, start)
+
+    def _start(self, key: Hashable, num_bytes: int) -> int:
+        """Where the tensor of a key begins in the file."""
+        if key in self._spans:
+            start, shape, dtype = self._spans[key]
+            if num_bytes <= shape.numel() * dtype.itemsize:
+                return start
+        start, self._end = self._end, self._end + num_bytes
+        return start
 
     def get(self, key: Hashable) -> torch.Tensor:
         """The tensor of a key. Do not write to it."""

@@ -1,6 +1,6 @@
 """A stock model of transformers that holds no weights but those of the layer that computes.
 
-The model is built on the meta device. What lies before and after its decoder layers is run by the
+The model is built on the meta device. What lies before and after its lists of layers is run by the
 stock forward itself, with layers that only note what they are called with, or only return what
 comes out of the last one; so nothing here knows an architecture. In between, one layer at a time
 is filled from `Weights`, without its experts, and emptied again; experts are read one at a time.
@@ -8,9 +8,8 @@ What goes through, and what is kept of it, is decided by `walk/side_by_side.py` 
 """
 
 import inspect
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import MoEModelOutput
 
 from consolidation.arithmetic.on_device import CPU, to_device
 from consolidation.errors import Refused
@@ -26,16 +26,17 @@ from consolidation.walk.asked import Asked
 from consolidation.walk.computing import compute_by_products
 from consolidation.walk.experts_forward import Given, Inline, Read, Stop, computing
 from consolidation.walk.filling import Filling
+from consolidation.walk.layers import ENCODED, Entered, Keywords, Layer, layer_lists
+from consolidation.walk.position_tables import PositionTables
 from consolidation.walk.weight_sources import Weights
 from representation.architecture.anatomy import is_rotary
 from representation.architecture.config import config_of
 from representation.architecture.experts import find_experts
 from representation.architecture.skeleton import meta_model, own_tensors
 from representation.architecture.tracing.tracing import fresh_rotary
+from representation.encoder_decoder.both_stacks import is_encoder_decoder
 from representation.freed_memory import GivingBack, give_back
 
-Keywords = Mapping[str, Any]
-"""What a decoder layer is called with, beside its input."""
 Seen = Callable[[int, Asked], None]
 """Told what is asked of experts, and of which layer of experts."""
 
@@ -50,10 +51,13 @@ class _ReachedTheLast(Exception):
 
 
 class _Here(threading.local):
-    """What a thread is doing with the model."""
+    """What a thread is doing with the model.
+
+    outs: what layers of a list return, by list; those of the list after these note their calls.
+    """
 
     calls: "list[_Call] | None" = None
-    leaving: torch.Tensor | None = None
+    outs: Sequence[torch.Tensor | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +67,12 @@ class _Call:
     keywords: Keywords
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A decoder layer. `experts`: which of the layers with experts it is; None if it has none."""
-
-    number: int
-    path: str
-    module: nn.Module
-    forward: Callable[..., Any]
-    experts: int | None
-
-
 class StreamedModel:
     """One model, in float32. `stock` is transformers', without weights while it rests.
 
     passed: told of work as it is done, as `walk/course.py` counts it, by whoever walks the model.
-    experts: what find_experts says, by layer of experts.
+    experts: what find_experts says, by layer of experts.   lists, layers: the lists of layers, and
+    the layers of all of them.
     Raises: Unservable if transformers cannot build the model.
     """
 
@@ -101,40 +95,50 @@ class StreamedModel:
         self._filling = threading.Lock()
         self._left = GivingBack(READ_BYTES)
         self._tied = dict(self.stock.all_tied_weights_keys)
-        self.layers = self._stubbed_layers()
+        self.lists = layer_lists(self.stock, [experts.module for experts in self.experts])
+        self.layers = tuple(layer for layers in self.lists for layer in layers)
+        self._tables = PositionTables(self.lists, self._layer_tensors)
+        self._replace_forwards()
 
-    def enter(self, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[Keywords, ...]]:
-        """Run what lies before the layers; inside `ends`. inputs: of the stock forward.
+    def enter(
+        self, inputs: Mapping[str, Any], in_list: int = 0, out: torch.Tensor | None = None
+    ) -> Entered:
+        """Run what lies before a list of layers; inside `ends`. inputs: of the stock forward.
 
-        -> the first layer's input (B, T, H), and what each layer is called with
+        out: what came out of the list before it; gradients go back to it if it takes any.
         Raises `Refused` if the layers are not called one after another, each on what the one
         before it returned.
         """
         calls: list[_Call] = []
-        self._here.calls = calls
+        self._here.calls, self._here.outs = calls, [out] * in_list
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(out is not None and out.requires_grad):
                 self.stock(**inputs)
         except _ReachedTheLast:
             pass
         finally:
-            self._here.calls = None
+            self._here.calls, self._here.outs = None, ()
         name = type(self.stock).__name__
-        if [call.layer for call in calls] != list(range(len(self.layers))):
+        if [call.layer for call in calls] != [layer.number for layer in self.lists[in_list]]:
             raise Refused(f"{name}: its layers are not called one after another")
         hidden = calls[0].hidden
         if any(call.hidden is not hidden for call in calls):
             raise Refused(f"{name}: its layers pass on more than one tensor")
-        return hidden, tuple(call.keywords for call in calls)
+        keywords = [dict(call.keywords) for call in calls]
+        encoded = [own.pop(ENCODED) for own in keywords] if in_list else [None]
+        return Entered(hidden, tuple(keywords), encoded[0])
 
     def leave(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run what lies after the layers; inside `ends`. (B, T, H) -> logits (B, T, V)"""
-        self._here.leaving = hidden
         tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if is_encoder_decoder(self.stock):
+            inputs = {"encoder_outputs": MoEModelOutput(hidden), "decoder_input_ids": tokens}
+        self._here.outs = [hidden] * len(self.lists)
         try:
-            out = self.stock(input_ids=tokens, use_cache=False)
+            out = self.stock(**inputs, use_cache=False)
         finally:
-            self._here.leaving = None
+            self._here.outs = ()
         logits: torch.Tensor = out.logits
         return logits
 
@@ -155,9 +159,9 @@ class StreamedModel:
         finally:
             self._beside = None
 
-    def filled(self, *, backwards: bool = False) -> Iterator[Layer]:
-        """Each layer in turn, filled until the next one is asked for."""
-        order = self.layers[::-1] if backwards else self.layers
+    def filled(self, in_list: int, *, backwards: bool = False) -> Iterator[Layer]:
+        """Each layer of a list in turn, filled until the next one is asked for."""
+        order = self.lists[in_list][:: -1 if backwards else 1]
         for layer, following in zip(order, [*order[1:], None], strict=True):
             if following is not None:
                 wanted = (following.path, following.experts)
@@ -167,19 +171,15 @@ class StreamedModel:
             give_back()
 
     def run(
-        self,
-        layer: Layer,
-        hidden: torch.Tensor,
-        call: tuple[Keywords, ...],
-        at: Inline | Stop | Given,
+        self, layer: Layer, hidden: torch.Tensor, call: Keywords, at: Inline | Stop | Given
     ) -> torch.Tensor:
-        """Run a filled layer. hidden: (B, T, H)   call: from `enter`  ->  (B, T, H)
+        """Run a filled layer. hidden: (B, T, H)   call: what it is called with  ->  (B, T, H)
 
         at: what happens at its experts, if it has any.   Several threads may do so at a time.
         Raises `Refused` if it returns anything else.
         """
         with computing(at):
-            out = layer.forward(hidden.to(self.device), **call[layer.number])
+            out = layer.output(layer.forward(hidden.to(self.device), **call))
         if not isinstance(out, torch.Tensor) or out.shape != hidden.shape:
             raise self.refused(layer, "returns more than one tensor")
         return out
@@ -222,14 +222,19 @@ class StreamedModel:
     @contextmanager
     def _filled(self, layer: Layer) -> Iterator[None]:
         with Filling(self.device) as filling:
-            path = layer.path
-            names = set(layer.module.state_dict())
-            if layer.experts is not None:
-                experts = self.experts[layer.experts]
-                inside = experts.module.removeprefix(f"{path}.")
-                names -= {f"{inside}.{name}" for name in experts.shape.parameters}
-            filling.put_all(layer.module, self._read(path, {f"{path}.{name}" for name in names}))
+            filling.put_all(layer.module, self._layer_tensors(layer))
+            self._tables.fill(layer, filling)
             yield
+
+    def _layer_tensors(self, layer: Layer) -> dict[str, torch.Tensor]:
+        """The tensors of a layer without its experts, by their names inside it."""
+        path = layer.path
+        names = set(layer.module.state_dict())
+        if layer.experts is not None:
+            experts = self.experts[layer.experts]
+            inside = experts.module.removeprefix(f"{path}.")
+            names -= {f"{inside}.{name}" for name in experts.shape.parameters}
+        return self._read(path, {f"{path}.{name}" for name in names})
 
     def _read(self, part: str, names: set[str]) -> dict[str, torch.Tensor]:
         """Exactly these tensors of a part, by their names inside it. Raises `ValueError`."""
@@ -247,75 +252,91 @@ class StreamedModel:
                 rotary = fresh_rotary(name, path, type(module), self.stock.config)
                 yield path, rotary.eval().to(self.device)
 
-    def _stubbed_layers(self) -> tuple[Layer, ...]:
-        """The layers, none of which runs any more when the stock model does."""
-        path, layers = _decoder_layers(self.stock, self.experts[0].module)
-        with_experts: dict[int, int] = {}
-        for number, experts in enumerate(self.experts):
-            own = re.match(rf"{re.escape(path)}\.(\d+)\.", experts.module)
-            assert own is not None
-            with_experts[int(own.group(1))] = number
-        found = []
-        for number, module in enumerate(layers):
-            experts_number = with_experts.get(number)
-            found.append(Layer(number, f"{path}.{number}", module, module.forward, experts_number))
-            module.forward = self._stub(number, module, number == len(layers) - 1)
-        table = self.stock.get_input_embeddings()
+    def _replace_forwards(self) -> None:
+        """None of the layers runs any more when the stock model does, and the rest is filled."""
+        for layers in self.lists:
+            for layer in layers:
+                layer.module.forward = self._stub(layer, is_last=layer is layers[-1])
+        table = self._looked_up_last()
         table.forward = self._looked_up(table)
+        inside = tuple(f"{layers[0].path.rpartition('.')[0]}." for layers in self.lists)
         for name, module in self.stock.named_modules():
-            if not f"{name}.".startswith(f"{path}.") and any(True for _ in own_tensors(module)):
+            if not f"{name}.".startswith(inside) and any(True for _ in own_tensors(module)):
                 module.register_forward_pre_hook(self._outside_hook(name))
-        return tuple(found)
+
+    def _looked_up_last(self) -> Any:
+        """The table that turns tokens into what the last list of layers is given."""
+        model = self.stock.get_decoder() if is_encoder_decoder(self.stock) else self.stock
+        return model.get_input_embeddings()
+
+    @property
+    def _leaving(self) -> torch.Tensor | None:
+        """What came out of the last list of layers, while what lies after them runs."""
+        outs = self._here.outs
+        return outs[-1] if len(outs) == len(self.lists) else None
 
     def _looked_up(self, table: nn.Module) -> Callable[..., Any]:
         """Any embeddings will do for what comes after the layers: looking up would fill a table."""
         own = table.forward
 
         def forward(tokens: torch.Tensor) -> Any:
-            leaving = self._here.leaving
+            leaving = self._leaving
             return own(tokens) if leaving is None else leaving.detach()
 
         return forward
 
-    def _stub(self, number: int, module: nn.Module, is_last: bool) -> Callable[..., Any]:
-        names = list(inspect.signature(module.forward).parameters)[1:]
+    def _stub(self, layer: Layer, *, is_last: bool) -> Callable[..., Any]:
+        names = list(inspect.signature(layer.forward).parameters)[1:]
 
         def forward(hidden: Any = None, *others: Any, **keywords: Any) -> Any:
             here = self._here
-            if here.leaving is not None:
-                return here.leaving
+            if layer.in_list < len(here.outs):
+                return layer.returned(here.outs[layer.in_list])
             assert here.calls is not None
             named = dict(zip(names, others, strict=False))
-            here.calls.append(_Call(number, hidden, {**named, **keywords}))
+            here.calls.append(_Call(layer.number, hidden, {**named, **keywords}))
             if is_last:
                 raise _ReachedTheLast
-            return hidden
+            return layer.returned(hidden)
 
         return forward
+
+    def _outside_tensor(self, name: str) -> torch.Tensor:
+        """A tensor outside the layers; of those that are tied, the one that is filled."""
+        part = self._tied.get(name, name)
+        for other in (part, *(one for one, tied_to in self._tied.items() if tied_to == part)):
+            there = _tensor_at(self.stock, other)
+            if not there.is_meta:
+                return there.detach()
+        (tensor,) = self._read(part, {part}).values()
+        return self._shared(name, tensor)
 
     def _shared(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor of the model beside this one, where it is filled and the same."""
         if self._beside is not None:
-            path, _, leaf = name.rpartition(".")
-            there: torch.Tensor = getattr(self._beside.stock.get_submodule(path), leaf)
+            there = _tensor_at(self._beside.stock, name)
             if not there.is_meta and _same(there, tensor):
                 return there.detach()
         return tensor
 
     def _outside_hook(self, path: str) -> Callable[..., None]:
+        table = self._looked_up_last()
+
         def hook(module: nn.Module, _: Any) -> None:
-            is_looked_up = module is self.stock.get_input_embeddings()
-            if is_looked_up and self._here.leaving is not None:
+            if module is table and self._leaving is not None:
                 return
             with self._filling:
                 for name in own_tensors(module):
                     if getattr(module, name).is_meta:
-                        whole = f"{path}.{name}"
-                        part = self._tied.get(whole, whole)
-                        (tensor,) = self._read(part, {part}).values()
-                        self._outside.put(module, name, self._shared(whole, tensor))
+                        self._outside.put(module, name, self._outside_tensor(f"{path}.{name}"))
 
         return hook
+
+
+def _tensor_at(model: nn.Module, name: str) -> torch.Tensor:
+    path, _, leaf = name.rpartition(".")
+    found: torch.Tensor = getattr(model.get_submodule(path), leaf)
+    return found
 
 
 def _same(there: torch.Tensor, tensor: torch.Tensor) -> bool:
@@ -324,11 +345,3 @@ def _same(there: torch.Tensor, tensor: torch.Tensor) -> bool:
     return there.shape == tensor.shape and all(
         torch.equal(one, to_device(two, one.device).to(one.dtype)) for one, two in rows
     )
-
-
-def _decoder_layers(model: nn.Module, experts: str) -> tuple[str, Any]:
-    """The path of the list of decoder layers, and the list. experts: the path of one's."""
-    match = re.match(r"(.*?)\.\d+\.", experts)
-    if match is None:
-        raise Refused(f"{type(model).__name__}: {experts} is in no list of layers")
-    return match.group(1), model.get_submodule(match.group(1))

@@ -6,6 +6,7 @@ a stack has the table; the others use what it gives.
 """
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,21 @@ from torch import nn
 
 TABLE = "relative_attention_bias"
 """What transformers calls the table of such a module: (buckets, heads)."""
+HANDED_ON = ("position_bias", "encoder_decoder_position_bias")
+"""What layers are called with that an earlier one computed, in the order in which it returned it
+behind its output.
+"""
+
+
+def num_biases(layer: nn.Module) -> int:
+    """How many position biases a layer returns behind its output."""
+    return len(inspect.signature(layer.forward).parameters.keys() & set(HANDED_ON))
+
+
+def borrow_table(module: Any, owner: Any) -> None:
+    """Let a module compute biases by another's table, where it is handed none."""
+    module.has_relative_attention_bias = True
+    module.compute_bias = owner.compute_bias
 
 
 def has_table(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from consolidation.evaluation.golden_prompts import (
     GOLDEN_TOP,
 )
 from consolidation.release import Golden, ReleaseReader
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.computing import compute_by_products
 from representation.architecture.config import config_of, context_limit
 from representation.architecture.skeleton import meta_model

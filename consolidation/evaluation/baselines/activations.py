@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from consolidation.statistics.scoring import each_window
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.asked import Asked
 from consolidation.walk.streamed import Seen as WatchExperts
 from consolidation.walk.streamed import StreamedModel
@@ -28,13 +28,15 @@ class Seen:
 def see(model: StreamedModel, windows: Sequence[Window], *, num_tokens: int) -> list[Seen]:
     """Run a model on windows. Keeps `num_tokens` at each layer, spread evenly over the windows."""
     found: list[list[Seen | None]] = [[None] * len(windows) for _ in model.experts]
-    stride = max(1, sum(len(window.tokens) for window in windows) // num_tokens)
+    totals = [sum(len(w.source) for w in windows), sum(len(w.tokens) for w in windows)]
+    in_lists = [one.in_list for one in model.layers if one.experts is not None]
+    strides = [max(1, totals[-len(model.lists) :][own] // num_tokens) for own in in_lists]
 
     def watch(window: int) -> WatchExperts:
         def note(layer: int, asked: Asked) -> None:
             num_experts = model.experts[layer].num_experts
-            uses = torch.bincount(asked.index.flatten(), minlength=num_experts)
-            found[layer][window] = Seen(asked.hidden[::stride].clone(), uses)
+            uses = torch.bincount(asked.index[asked.taken()], minlength=num_experts)
+            found[layer][window] = Seen(asked.hidden[:: strides[layer]].clone(), uses)
 
         return note
 

@@ -16,7 +16,8 @@ from consolidation.evaluation.baselines.subjects import Subjects
 from consolidation.evaluation.baselines.task_arithmetic import task_arithmetic
 from consolidation.evaluation.baselines.ties import ties
 from consolidation.evaluation.methods import Method
-from consolidation.statistics.text import CalibrationFile, model_windows
+from consolidation.statistics.text import CalibrationFile
+from consolidation.statistics.windows import model_windows
 
 Calibration = Sequence[CalibrationFile]
 Maker = Callable[[Subjects, Calibration], Method]

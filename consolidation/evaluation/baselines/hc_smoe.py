@@ -17,7 +17,7 @@ from sklearn.cluster import AgglomerativeClustering
 
 from consolidation.evaluation.baselines.activations import mean_outputs, see
 from consolidation.evaluation.baselines.subjects import Subjects, Tensors
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.filling import Filling
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights

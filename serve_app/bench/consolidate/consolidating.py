@@ -22,7 +22,7 @@ from consolidation.recipe import Recipe
 from consolidation.run.executor import Executor, LocalExecutor, Progress
 from consolidation.run.ray_tasks import RayExecutor
 from consolidation.sources.local_sources import local_models
-from consolidation.statistics import text
+from consolidation.statistics import windows
 from serve_app.bench.consolidate.stage_watch import Watch
 from serve_app.bench.result.measured import OnProgress
 from serve_app.bench.weights.random_checkpoint import write_base, write_tuned
@@ -80,8 +80,8 @@ def write_family(
 
 def write_text(path: Path) -> None:
     """Write calibration text with as many tokens as are used of any text, a byte each."""
-    default = (Path(text.__file__).parent / "data" / "calibration.txt").read_bytes()
-    path.write_bytes(default * -(-2 * text.MAX_TOKENS // len(default)))
+    default = (Path(windows.__file__).parent / "data" / "calibration.txt").read_bytes()
+    path.write_bytes(default * -(-2 * windows.MAX_TOKENS // len(default)))
 
 
 def measure(

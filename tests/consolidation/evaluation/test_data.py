@@ -6,6 +6,7 @@ import pytest
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.data import Files, Item, check_models, encode, read_files
+from consolidation.statistics.windows import Window
 from tests.support.checkpoints import byte_tokenizer, write_checkpoint
 
 
@@ -42,6 +43,26 @@ def test_of_a_long_text_only_the_first_windows_are_taken(
     files = read_files({}, {"one": text_of(tmp_path / "text.txt", "x" * 2000)})
     data = encode(files, {"one": open_checkpoint(family["one"])}, windows=3)["one"]
     assert [len(window.tokens) for window in data.text] == [256, 256, 256]
+
+
+def test_of_a_text_of_pairs_completions_are_scored(tmp_path: Path, family: dict[str, Path]) -> None:
+    path = task_of(tmp_path / "pairs.jsonl", ("ab", "cde"), ("f", "g"), ("h", "i"))
+    files = read_files({}, {"one": path})
+    data = encode(files, {"one": open_checkpoint(family["one"])}, windows=2)["one"]
+    assert data.text == (Window((1, *tokens("abcde")), 3), Window((1, *tokens("fg")), 2))
+
+
+def test_an_encoder_reads_prompts_and_its_decoder_begins_with_a_token(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "m", "switch_transformers"))
+    task = task_of(tmp_path / "task.jsonl", ("x" * 600, " yes indeed"))
+    pairs = task_of(tmp_path / "pairs.jsonl", ("ab", "cd"))
+    data = encode(read_files({"m": task}, {"m": pairs}), {"m": checkpoint})["m"]
+    assert data.task == (Item((0,), "yes", (1, *tokens("x" * 600))),)
+    assert data.task[0].window((7, 8)) == Window((0, 7, 8), 1, (1, *tokens("x" * 600)))
+    assert data.text == (Window((0, *tokens("cd")), 1, (1, *tokens("ab"))),)
+    running = text_of(tmp_path / "text.txt", "abcd")
+    data = encode(read_files({}, {"m": running}), {"m": checkpoint})["m"]
+    assert data.text == (Window((0, *tokens("cd")), 1, (1, *tokens("ab"))),)
 
 
 def test_a_last_window_of_one_token_is_left_out(tmp_path: Path, family: dict[str, Path]) -> None:

@@ -6,15 +6,8 @@ import torch
 
 from consolidation.errors import Refused
 from consolidation.release import Golden, golden_findings
-from consolidation.statistics.text import (
-    MAX_TOKENS,
-    CalibrationFile,
-    Document,
-    Encoder,
-    Window,
-    read_calibration,
-    windows,
-)
+from consolidation.statistics.text import CalibrationFile, Document, Encoder, read_calibration
+from consolidation.statistics.windows import MAX_TOKENS, Window, windows
 from tests.support.checkpoints import byte_tokenizer
 
 

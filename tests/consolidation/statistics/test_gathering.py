@@ -17,7 +17,7 @@ from consolidation.statistics.gathering import HEAD_TOKENS, StatisticsTask, batc
 from consolidation.statistics.moments import Record, Sums
 from consolidation.statistics.scoring import divergence
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk.scratch import Scratch
 from representation.formats import Packed
 from tests.support.checkpoints import write_checkpoint
@@ -144,7 +144,7 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
     of_layers: list[dict[int, dict[str, list[Any]]]] = [{} for _ in modules]
     for number, batch in enumerate(batches_of(task.windows, torch.device("cpu"))):
         generator = torch.Generator().manual_seed(number)
-        logits = model(batch.tokens, use_cache=False).logits
+        logits = model(**batch.inputs).logits
         total = torch.zeros(())
         for row, window in zip(logits, batch.windows, strict=True):
             scores = row[window.first_scored - 1 : len(window.tokens) - 1].log_softmax(-1)
@@ -156,7 +156,7 @@ def whole_metrics(model: Any, modules: list[str], task: StatisticsTask) -> list[
         total.backward()
         for products, found in zip(layers, of_layers, strict=True):
             for expert, tokens, own in products:
-                real = batch.real[tokens]
+                real = batch.real[0][tokens]
                 for name, (given, gave) in own.items():
                     pairs = found.setdefault(expert, {}).setdefault(name, [])
                     assert gave.grad is not None

@@ -15,7 +15,7 @@ from consolidation.statistics import gathering, probing, scoring
 from consolidation.statistics.gathering import StatisticsTask, gather
 from consolidation.statistics.scoring import score
 from consolidation.statistics.stored import ModelStatistics, StatisticsStore
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk import forward, streamed
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights

@@ -24,6 +24,16 @@ def test_a_key_keeps_its_place() -> None:
         assert scratch._end == 2 * 16
 
 
+def test_a_tensor_of_another_size_may_take_the_place_of_one() -> None:
+    with Scratch(held_bytes=16) as scratch:
+        for sizes in ((2, 6), (4, 3), (5, 7), (1, 2)):
+            tensors = [torch.randn(size) for size in sizes]
+            for key, tensor in enumerate(tensors):
+                scratch.put(key, tensor)
+            for key, tensor in enumerate(tensors):
+                assert torch.equal(scratch.get(key), tensor)
+
+
 def test_several_threads_may_put_and_get_at_a_time() -> None:
     tensors = [torch.full((1000,), float(number)) for number in range(64)]
     with Scratch(held_bytes=16_000) as scratch, ThreadPoolExecutor(8) as pool:

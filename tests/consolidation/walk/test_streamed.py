@@ -10,7 +10,7 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.errors import Refused
 from consolidation.evaluation.golden_prompts import golden_logits, golden_of
 from consolidation.statistics.scoring import each_window
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from consolidation.walk import side_by_side
 from consolidation.walk.filling import Filling
 from consolidation.walk.forward import forward_each

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from consolidation.release import Golden
-from consolidation.statistics.text import Window
+from consolidation.statistics.windows import Window
 from serve_app.engine.engine import Engine
 from serve_app.engine.loop import EngineLoop
 from serve_app.engine.request import Logprob

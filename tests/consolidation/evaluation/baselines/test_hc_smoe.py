@@ -6,7 +6,8 @@ from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.baselines.activations import mean_outputs, see
 from consolidation.evaluation.baselines.hc_smoe import HcSmoe
 from consolidation.evaluation.baselines.subjects import Subjects
-from consolidation.statistics.text import Window, model_windows, read_calibration
+from consolidation.statistics.text import read_calibration
+from consolidation.statistics.windows import Window, model_windows
 from consolidation.walk.streamed import StreamedModel
 from consolidation.walk.weight_sources import CheckpointWeights
 from tests.support.whole_models import load_original
