@@ -169,6 +169,7 @@ def _quality(name: str, scores: Scores) -> Quality:
         perplexity_original=math.exp(original),
         perplexity_release=math.exp(release),
         tokens=scores.tokens,
+        routers=scores.routers,
     )
 
 

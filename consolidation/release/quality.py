@@ -10,7 +10,7 @@ from pydantic import (
     model_serializer,
 )
 
-ADDED = frozenset({"kl_99", "kl_999", "rms_dp", "same_top", "kl_base", "retained"})
+ADDED = frozenset({"kl_99", "kl_999", "rms_dp", "same_top", "kl_base", "retained", "routers"})
 """Fields of `Quality` that came later: left out where they are not known."""
 
 
@@ -21,7 +21,9 @@ class Quality(BaseModel):
     probability of the token that stands in the text has moved, `same_top` the share of tokens of
     which both find the same one the most probable; None in older manifests. `kl_base` is the
     model's divergence from its base, and `retained` the share of it that is kept, if there was a
-    base. Accuracies are shares of a task's answers, if a task was given.
+    base. `routers` says by layer of experts of which share of tokens both prefer the same expert;
+    None where nothing was merged, and in older manifests. Accuracies are shares of a task's
+    answers, if a task was given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +35,7 @@ class Quality(BaseModel):
     same_top: float | None = None
     kl_base: float | None = None
     retained: float | None = None
+    routers: tuple[float, ...] | None = None
     predicted_kl: float | None = None
     perplexity_original: float
     perplexity_release: float

@@ -131,6 +131,7 @@ def _of_quality(quality: Mapping[str, Quality]) -> list[ModelResult]:
             rms_dp=one.rms_dp,
             retained=one.retained,
             token_agreement=one.same_top,
+            router_agreement=one.routers or (),
         )
         for name, one in sorted(quality.items())
     ]
