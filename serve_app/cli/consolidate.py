@@ -190,8 +190,8 @@ def consolidate(
     original = parse_source(base, hint=hint("base")) if base else None
     weights = parse_weights(weight or [], hint=hint("weight"))
     texts = parse_calibration(calibration or [], hint=hint("calibration"))
-    measured_tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
-    measured_texts = parse_model_files(text or [], suffix=".txt", hint=hint("text"))
+    measured_tasks = parse_model_files(task or [], suffixes=[".jsonl"], hint=hint("task"))
+    measured_texts = parse_model_files(text or [], suffixes=[".txt", ".jsonl"], hint=hint("text"))
     with names_recipe(context):
         sizes = chosen_sizes(
             context, expert_budget=expert_budget, target_kl=target_kl, device_memory=device_memory
@@ -203,7 +203,7 @@ def consolidate(
         if max_accuracy_drop is not None and not measured_tasks:
             raise WrongUse("--max-accuracy-drop needs --task MODEL=FILE.jsonl")
         if max_perplexity_rise is not None and not measured_texts:
-            raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE.txt")
+            raise WrongUse("--max-perplexity-rise needs --text MODEL=FILE")
         if min_retained is not None and base is None:
             raise WrongUse("--min-retained needs --base SOURCE")
 

@@ -88,10 +88,10 @@ def evaluate(
     """Compare releases with the original models, and with other methods."""
     computing = computing_device(device)
     hint = names_in_errors(context)
-    tasks = parse_model_files(task or [], suffix=".jsonl", hint=hint("task"))
-    texts = parse_model_files(text or [], suffix=".txt", hint=hint("text"))
+    tasks = parse_model_files(task or [], suffixes=[".jsonl"], hint=hint("task"))
+    texts = parse_model_files(text or [], suffixes=[".txt", ".jsonl"], hint=hint("text"))
     if not tasks and not texts:
-        raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE.txt")
+        raise WrongUse("nothing to measure: give --task MODEL=FILE.jsonl or --text MODEL=FILE")
     originals = parse_models(original or [], hint=hint("original"))
     base_source = parse_source(base, hint=hint("base")) if base else None
     names = _baseline_names(baseline or [], baselines, has_base=base is not None)

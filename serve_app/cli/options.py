@@ -81,9 +81,9 @@ Texts = Annotated[
     list[str] | None,
     typer.Option(
         "--text",
-        metavar="MODEL=FILE.txt",
+        metavar="MODEL=FILE",
         show_default=False,
-        help="Text to measure a model's perplexity.",
+        help="Text to measure a model's perplexity (.txt, or .jsonl to score completions).",
     ),
 ]
 MaxAccuracyDrop = Annotated[

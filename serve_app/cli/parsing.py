@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -77,21 +77,22 @@ def parse_models(values: list[str], *, hint: str = "--model") -> dict[str, Model
     return found
 
 
-def parse_model_files(values: list[str], *, suffix: str, hint: str) -> dict[str, Path]:
-    """`NAME=FILE` pairs, in the order given, of files that end in `suffix`.
+def parse_model_files(values: list[str], *, suffixes: Sequence[str], hint: str) -> dict[str, Path]:
+    """`NAME=FILE` pairs, in the order given, of files that end in one of `suffixes`.
 
     Raises:
         typer.BadParameter: a value is not such a pair, its name is malformed or given twice, or
             its file does not exist or is of another kind.
     """
     files: dict[str, Path] = {}
-    for name, value in _parse_pairs(values, f"FILE{suffix}", hint=hint).items():
+    for name, value in _parse_pairs(values, "FILE", hint=hint).items():
         path = Path(value).expanduser()
         if not path.is_file():
             raise typer.BadParameter(f"model {name!r}: {value!r} is not a file", param_hint=hint)
-        if path.suffix != suffix:
+        if path.suffix not in suffixes:
+            wanted = " or ".join(suffixes)
             raise typer.BadParameter(
-                f"model {name!r}: {value!r} is not a {suffix} file", param_hint=hint
+                f"model {name!r}: {value!r} is not a {wanted} file", param_hint=hint
             )
         files[name] = path
     return files

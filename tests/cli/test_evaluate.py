@@ -203,7 +203,7 @@ def test_every_wrong_input_is_named_before_anything_is_loaded(
         ([f"--task=one={files['text']}", *both], "is not a .jsonl file"),
         ([f"--text=one={tmp_path / 'no.txt'}", *both], "no.txt' is not a file"),
         ([text, text, *both], "model 'one' is given twice"),
-        (["--text=one", *both], "'one' is not NAME=FILE.txt"),
+        (["--text=one", *both], "'one' is not NAME=FILE"),
         ([text, *both, "--baseline=magic"], "no baseline 'magic'"),
         ([text, *both, "--baseline=ties"], "baseline 'ties' needs the checkpoint"),
         ([text, *originals(directories, "one"), "--baseline=average"], "originals of 'two' are"),

@@ -158,7 +158,7 @@ def test_wrong_use_is_exit_code_2_and_names_the_value(
         (["--model", "a=.", "--max-perplexity-rise", "0.1"], "--text"),
         (["--model", "a=.", "--task", "a=/does/not/exist.jsonl"], "/does/not/exist.jsonl"),
         (["--model", "a=.", "--task", f"a={__file__}"], ".jsonl"),
-        (["--model", "a=.", "--text", __file__], "is not NAME=FILE.txt"),
+        (["--model", "a=.", "--text", __file__], "is not NAME=FILE"),
         (["--model", "a=.", "--calibration", f"b={__file__}"], "'b'"),
         (["--model", "a=.", "--calibration", f"a/b={__file__}"], "'a/b'"),
         (["--model", "a=.", "--calibration", "a=/does/not/exist"], "/does/not/exist"),

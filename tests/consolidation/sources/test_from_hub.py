@@ -162,7 +162,7 @@ def test_what_headers_and_tokenizers_tell_is_refused_before_evaluate_fetches_wei
     asked = ["evaluate", *place, f"--text=a={tmp_path / 'text.txt'}"]
     capsys.readouterr()
     assert run([*asked, f"--original=a={NAME}"]) == 2
-    assert "text.txt has only one token" in capsys.readouterr().err
+    assert "text.txt has no token to score" in capsys.readouterr().err
     other = write_checkpoint(tmp_path / "other", "olmoe")
     hub.put("org/other", other)
     assert run([*asked, "--original=a=org/other"]) == 2
