@@ -179,11 +179,13 @@ def check_family(configs: Mapping[str, dict[str, Any]], note: Note = log_note) -
     first = names[0]
     ignored: dict[str, str] = {}
     for name in names[1:]:
-        differing = []
+        differing: list[str] = []
         for found in config_differences(configs[first], configs[name]):
             line = f"{found.field}: {found.one!r} in {first!r}, {found.other!r} in {name!r}"
             if found.ignored is None:
-                differing.append(f"  {line}")
+                # Of other architectures, everything else differs too.
+                at = 0 if found.field == "model_type" else len(differing)
+                differing.insert(at, f"  {line}")
             else:
                 ignored.setdefault(found.field, f"{line}: ignored, {found.ignored}")
         if differing:
