@@ -12,7 +12,7 @@ ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
 CLIENTS := .venv-clients
 
-.PHONY: help install check format test test-slow clients-test gpu-check chaos cluster-test olmoe wheel test-wheel monitoring architectures image demo clean
+.PHONY: help install check format test test-slow clients-test gpu-check chaos cluster-test olmoe wheel test-wheel monitoring paper-table architectures image demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ test-wheel: install wheel ## install what is in dist/ where there is no compiler
 monitoring: install ## docs/metrics.md, dashboards and alerts, from the table of metrics
 	$(BIN)/expertpool monitoring serve_app/k8s/manifests/components/monitoring/data
 	$(BIN)/python -c "from serve_app.monitoring.metrics_page import metrics_page as p; print(p(), end='')" > docs/metrics.md
+
+paper-table: install ## the paper's table again, with Switch Transformers trained on the spot
+	$(BIN)/python -m tests.paper_table
 
 architectures: install ## docs/architectures.md: which mixtures of experts of transformers are served
 	$(BIN)/python -m tests.architectures

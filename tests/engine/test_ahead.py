@@ -197,6 +197,7 @@ def test_launching_a_step_asks_the_device_for_no_value(monkeypatch: pytest.Monke
         device = torch.device("meta")
         sizes = Sizes(num_places=2, shelves=(), num_blocks=8, block_size=4)
         attention_forms = ()
+        has_encoder = False
         states = StateStore({}, 0, torch.device("meta"))
 
         def forward(self, view: StepView) -> torch.Tensor:

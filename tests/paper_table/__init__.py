@@ -1,0 +1,1 @@
+"""The paper's table, made again with Switch Transformers that are trained on the spot."""
