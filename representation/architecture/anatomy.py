@@ -43,7 +43,6 @@ class Anatomy:
     units: modules that own weights, or read those of a part, and run on packed tokens, with their
     token axes; the largest that must be replaced as a whole, so none lies inside another.
     sinks: attention modules with their own parameter, passed to attention as `s_aux`.
-    biases: attention modules whose scores have a bias -> the module with the table that it is of.
     vectors: modules around attention with vectors of their own, which scale or shift each token.
     tensors: every parameter and persistent buffer outside the experts -> (shape, dtype), by
     modules in the order of the forward.
@@ -59,7 +58,6 @@ class Anatomy:
     rotaries: dict[str, nn.Module]
     units: dict[str, Axes]
     sinks: dict[str, str]
-    biases: dict[str, str]
     vectors: dict[str, tuple[str, ...]]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     siblings: tuple[tuple[str, ...], ...]
@@ -124,7 +122,6 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
         rotaries,
         units,
         trace.sinks,
-        trace.biases,
         vectors,
         tensors,
         siblings=tuple(group for group in trace.siblings if all(path in units for path in group)),
@@ -243,7 +240,7 @@ def _is_elsewhere(
     path: str, module: nn.Module, modules: dict[str, nn.Module], trace: Trace
 ) -> bool:
     """Whether what it owns is read as another's: as a table of biases, or under a tied name."""
-    if path.rpartition(".")[0] in trace.biases.values():
+    if path.rpartition(".")[0] in {kind.bias for kind in trace.kinds.values()}:
         return True
     called = [other for name, other in modules.items() if name in trace.axes]
     used = {id(tensor) for other in called for tensor in other.parameters(recurse=False)}

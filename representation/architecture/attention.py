@@ -39,10 +39,14 @@ decoder, what came out of the encoder."""
 
 @dataclass(frozen=True, slots=True)
 class AttentionKind:
-    """Which keys the tokens of a layer see. window: how many of the last; None: all."""
+    """Which keys the tokens of a layer see, and how. window: how many of the last; None: all.
+
+    bias: the module whose table gives the bias of its scores; None: they have none.
+    """
 
     sees: Sees
     window: int | None = None
+    bias: str | None = None
 
     @property
     def is_stored(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -69,7 +69,7 @@ class Trace:
     """What a run without data shows of a model.
 
     axes: token axes of every module that was called.
-    attentions, kinds, sinks, biases: as in `Anatomy`.
+    attentions, kinds, sinks: as in `Anatomy`.
     states: what recurrent mixers keep.
     readers: modules whose own code reads the weights of another.   first_reads: the modules whose
     weights are read, numbered in the order of their first read.
@@ -81,7 +81,6 @@ class Trace:
         self.attentions: dict[str, AttentionShape] = {}
         self.kinds: dict[str, AttentionKind] = {}
         self.sinks: dict[str, str] = {}
-        self.biases: dict[str, str] = {}
         self.states: dict[str, States] = {}
         self.readers: set[str] = set()
         self.first_reads: dict[str, int] = {}
@@ -163,9 +162,7 @@ class Trace:
         path = self._paths[id(module)]
         self._note_mixer(path)
         self.attentions[path] = shape
-        self.kinds[path] = kind
-        if bias is not None and id(bias) in self._given:
-            self.biases[path] = self._given[id(bias)]
+        self.kinds[path] = replace(kind, bias=self._given.get(id(bias)))
         for name, parameter in module.named_parameters(recurse=False):
             if parameter is sink:
                 self.sinks[path] = name

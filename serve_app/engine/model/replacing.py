@@ -160,7 +160,8 @@ def attach_attention(
     chooser = FormChooser(makers(device), block_size=sizes.block_size, dtype=dtype, device=device)
     biases = attach_biases(anatomy, stacks)
     for path, shape in anatomy.attentions.items():
-        kind, bias = anatomy.kinds[path], biases.get(anatomy.biases.get(path, ""))
+        kind = anatomy.kinds[path]
+        bias = None if kind.bias is None else biases[kind.bias]
         module = anatomy.model.get_submodule(path)
         if kind.sees == "input":
             module.expertpool_attention = WholeAttention(step, bias)

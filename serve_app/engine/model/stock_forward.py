@@ -55,7 +55,7 @@ def _forward_of_both(anatomy: Anatomy, step: CurrentStep) -> Callable[[StepView]
 
 def attach_biases(anatomy: Anatomy, stacks: Stacks) -> dict[str, PositionBias]:
     """The tables of biases, by the modules that have them. Stock code makes none any more."""
-    owners = sorted(set(anatomy.biases.values()))
+    owners = sorted({kind.bias for kind in anatomy.kinds.values() if kind.bias is not None})
     found = {path: PositionBias(stacks, path, anatomy.model.get_submodule(path)) for path in owners}
     nothing = torch.empty(0)
     for path in anatomy.attentions if found else ():
