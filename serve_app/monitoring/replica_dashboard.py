@@ -16,6 +16,12 @@ _MEMORY = (
     ("host_bytes", "copies on the host"),
 )
 
+
+def _share(units: str, legend: str) -> Query:
+    """How much of a kind is in use; nothing is shown where a family has none of it."""
+    return Query(f"{total(f'{units}_used', where=_ONE)} / {total(units, where=_ONE)}", legend)
+
+
 REPLICA = Dashboard(
     "expertpool-replica",
     "expertpool: one replica",
@@ -83,11 +89,14 @@ REPLICA = Dashboard(
                     tuple(Query(total(name, where=_ONE), legend) for name, legend in _MEMORY),
                     stacked=True,
                 ),
-                panel(
-                    "KV blocks in use",
+                Panel(
+                    "In use",
                     "percentunit",
-                    total("kv_cache_usage_perc", where=_ONE),
-                    "blocks",
+                    (
+                        Query(total("kv_cache_usage_perc", where=_ONE), "KV blocks"),
+                        _share("input_blocks", "blocks of inputs of encoders"),
+                        _share("state_rows", "rows of state"),
+                    ),
                 ),
                 panel(
                     "Prompt tokens found computed",

@@ -17,7 +17,8 @@ from tests.chaos.memory import Held, grown, held
 LOADS, RELOADS, ABORTS = 200, 60, 2000
 WATCHED = (ENGINE, TEXT, INGRESS, CONTROLLER)
 COUNTED = (
-    *("kv_blocks_used", "state_rows_used", "num_running", "num_waiting", "loaded_releases"),
+    *("kv_blocks_used", "input_blocks_used", "state_rows_used"),
+    *("num_running", "num_waiting", "loaded_releases"),
     *("pool_bytes", "backbone_bytes", "kv_bytes", "state_bytes", "host_bytes"),
 )
 AT_ONCE = 16
