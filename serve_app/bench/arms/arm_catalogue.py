@@ -64,7 +64,13 @@ def arm_spec(name: str, ground: Ground, cores: Sequence[int]) -> ArmSpec:
 
 def why_not_here(name: str, ground: Ground) -> str | None:
     """Why an arm cannot run here on a ground, in words; None if it can."""
-    return llama_cpp.why_not_here(ground, PRECISIONS[name]) if name in PRECISIONS else None
+    if name in PRECISIONS:
+        return llama_cpp.why_not_here(ground, PRECISIONS[name])
+    if name == "transformers":
+        config = ground.source.open().models[ground.models[0]].config
+        if config.get("is_encoder_decoder"):
+            return "its continuous batching is for decoders alone"
+    return None
 
 
 def isolated(ground: Ground, cores: Sequence[int]) -> tuple[ProcessSpec, ...]:

@@ -23,6 +23,7 @@ from serve_app.engine.backbone_needs import stack_needs
 from serve_app.engine.model.facts import layer_shapes
 from serve_app.engine.source import ModelLike
 from serve_app.engine.stacks.stack_shapes import tied_names, unique_tensors
+from serve_app.errors import Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class FloorPlan:
     def __init__(self, config: Mapping[str, Any], dtype: torch.dtype) -> None:
         """config: with the longest vocabulary of the family. Raises: Unsupported."""
         fields = config_of(config)
+        if fields.is_encoder_decoder:
+            raise Unsupported(
+                f"{fields.model_type} has an encoder beside its decoder, and floors of steps are "
+                "known for decoders alone; bench load and bench compare measure it"
+            )
         anatomy = study(fields, dtype)
         text = fields.get_text_config()
         self._anatomy = anatomy

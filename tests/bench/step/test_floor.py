@@ -11,6 +11,7 @@ from serve_app.bench.step.rates import Rates
 from serve_app.bench.step.touched import ShelfUse
 from serve_app.bench.weights.shapes import SHAPES
 from serve_app.engine.experts.shelving import ShelfKey
+from serve_app.errors import Unsupported
 from tests.bench.tiny import tiny_config
 from tests.support.checkpoints import tiny_model
 from tests.support.sources import MemorySource, backbone_tensors
@@ -50,6 +51,12 @@ def test_a_state_is_read_and_written_however_many_tokens_a_sequence_has() -> Non
     state = 2 * 32 * 3 * 2  # two layers, of 32 channels with 3 taps, in bfloat16
     routing = [{SLOTS: ShelfUse(1, 1)}] * 3
     assert hybrid.traffic(1, [Span(10, 1), Span(20, 5)], routing).states == 2 * 2 * state
+
+
+def test_floors_of_encoders_and_decoders_are_refused() -> None:
+    config = tiny_model("switch_transformers", 1).config.to_dict()
+    with pytest.raises(Unsupported, match="floors of steps are known for decoders alone"):
+        FloorPlan(config, torch.bfloat16)
 
 
 def test_what_backbones_have_in_common_is_moved_once(plan: FloorPlan) -> None:
