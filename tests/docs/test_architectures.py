@@ -23,9 +23,9 @@ def test_an_architecture_is_as_the_page_says(model_type: str) -> None:
 
 
 def test_the_page_has_every_mixture_and_each_that_is_served_is_tested() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE)
     if version("transformers").startswith(f"{TRANSFORMERS}."):
         assert sorted(rows) == list(mixtures())
-    served = re.findall(r"^\| `(\w+)` \| `\w+` \|$", PAGE, re.MULTILINE)
+    served = re.findall(r"^\| `([\w-]+)` \| `\w+` \|$", PAGE, re.MULTILINE)
     assert served == sorted(SERVED)
     assert f"transformers {TRANSFORMERS}" in PAGE

@@ -56,9 +56,10 @@ SERVED = (
     "qwen3_next",
     "qwen3_vl_moe",
     "solar_open",
+    "switch_transformers",
 )
 """Model types that fit, as docs/architectures.md lists them."""
-AT_ONCE = ("jamba",)
+AT_ONCE = ("jamba", "switch_transformers")
 """Those of them whose prompts are computed in one step each."""
 
 TINY: dict[str, Any] = {

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import config_of
 from representation.architecture.errors import Unservable
+from representation.encoder_decoder.position_bias import TABLE
 from representation.text_fields import text_fields
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.model.replacing import Sizes
@@ -40,7 +41,10 @@ def test_each_architecture_is_built_and_studied(model_type: str) -> None:
     num_mixers = len(anatomy.attentions) + len(anatomy.recurrent)
     fields = dict(text_fields(fields))
     blocks = fields.get("layers_block_type")  # of which each is a mixer or experts
-    assert num_mixers == (fields["num_hidden_layers"] if blocks is None else 4)
+    if fields.get("is_encoder_decoder"):  # the decoder's layers attend to the encoder as well
+        assert num_mixers == fields["num_layers"] + 2 * fields["num_decoder_layers"]
+    else:
+        assert num_mixers == (fields["num_hidden_layers"] if blocks is None else 4)
     assert all(module.num_experts > 1 for module in anatomy.experts.values())
     assert anatomy.prompt_at_once == (model_type in AT_ONCE)
     owned = {name for name, _ in anatomy.model.named_parameters()}
@@ -60,8 +64,13 @@ def test_the_engine_packs_each_architecture(model_type: str) -> None:
     cpu = torch.device("cpu")
     packed = PackedModel(fields, sizes, dtype=torch.float32, device=cpu)
     packed.register_row(0, packed.configured(fields))
-    left = [name for name, _ in packed._model.named_parameters()]
-    assert not left, "what nothing replaces would be random"
+    anatomy = anatomy_of(model_type)
+    found = {kind.bias for kind in anatomy.kinds.values() if kind.bias is not None}
+    tables = {f"{path}.{TABLE}.weight" for path in found}  # read from stacks
+    left = {name for name, _ in packed._model.named_parameters()} - tables
+    # Each stack of an encoder–decoder looks tokens up in a module of its own.
+    idle = {"shared.weight"} if anatomy.config.is_encoder_decoder else set()
+    assert left == idle, "what nothing replaces would be random"
     assert packed.pool.keys() == packed._experts.keys()
 
 
