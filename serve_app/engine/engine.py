@@ -91,7 +91,8 @@ class Engine:
             cache=self._prefix_cache(secret),
         )
         if packed.prompt_at_once:
-            longest = self._scheduler.longest_at_once
+            # The input of an encoder comes with the decoder's first token.
+            longest = self._scheduler.longest_at_once - (self._inputs is not None)
             logger.info("one step computes each prompt, of at most %d tokens", longest)
         self._releases = PooledReleases(packed)
         self._supply = Supply(
@@ -190,7 +191,7 @@ class Engine:
         """Queue a request; its events come from `step`.
 
         Raises, with nothing changed: UnknownRelease, UnknownModel, Unavailable, TooLong,
-        DuplicateRequest.
+        Unsupported, DuplicateRequest.
         """
         if self._supply.is_retiring(request.release):
             raise UnknownRelease(f"release {request.release!r} is being retired")

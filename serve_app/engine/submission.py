@@ -3,7 +3,7 @@
 from serve_app.engine.loading.pooled_releases import LoadedModel
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Request
-from serve_app.errors import TooLong
+from serve_app.errors import TooLong, Unsupported
 from serve_app.scheduling.errors import NeverFits, PromptTooLong
 from serve_app.scheduling.sequence import Sequence
 
@@ -11,8 +11,16 @@ from serve_app.scheduling.sequence import Sequence
 def sequence_of(
     request: Request, model: LoadedModel, packed: PackedModel, arrival: float
 ) -> Sequence:
-    """A sequence of which nothing is computed. Raises: TooLong for its model's context."""
+    """A sequence of which nothing is computed.
+
+    Raises: TooLong for its model's context; Unsupported for log-probabilities of an input.
+    """
     prompt = len(request.prompt)
+    if model.beginning and request.prompt_logprobs is not None:
+        raise Unsupported(
+            f"model {request.model!r}: its encoder reads the prompt, so tokens of it have no "
+            "log-probabilities"
+        )
     if prompt + request.max_tokens > model.context_length:
         raise TooLong(
             f"model {request.model!r}: {prompt} prompt tokens and {request.max_tokens} more "

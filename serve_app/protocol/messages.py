@@ -7,6 +7,8 @@ from serve_app.service_class import ServiceClass
 
 Bytes = bytes
 """By another name than that of the fields that hold them."""
+ModelKind = Literal["decoder", "encoder-decoder"]
+"""What a model does with a prompt: goes on after it, or reads it with its encoder and answers."""
 
 
 class Wishes(TypedDict):
@@ -202,6 +204,7 @@ class ModelCard(TypedDict):
 
     id: str
     root: str
+    kind: ModelKind
     created: int
     owned_by: str
     max_model_len: int

@@ -9,7 +9,7 @@ import torch
 
 from representation.encoder_decoder.sparse_blocks import SparseBlock, Within
 from serve_app.engine.request import Sampling
-from serve_app.errors import TooLong
+from serve_app.errors import TooLong, Unsupported
 from tests.engine.running import (
     GREEDY,
     SMALL,
@@ -64,6 +64,16 @@ def test_tokens_beyond_an_experts_capacity_are_passed_over_input_by_input() -> N
     model.encoder(torch.tensor([request.prompt]))
     assert len(counts) == 2
     assert min(counts) > 0
+
+
+def test_log_probabilities_of_an_encoders_input_are_refused_with_nothing_changed() -> None:
+    engine = engine_of(MemorySource("r1", models_of("switch_transformers", 1)), config=WIDE)
+    (request,) = greedy_requests(["m1"], [5], max_tokens=3)
+    with pytest.raises(Unsupported, match="model 'm1': its encoder reads the prompt"):
+        engine.submit(replace(request, prompt_logprobs=1))
+    assert not engine.has_work
+    assert len(answer(engine, [request])[request.id].tokens) == 3
+    engine.close()
 
 
 def _counted(within: Within, counts: list[int], index: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,6 +79,17 @@ class FakeSource:
 def source(release: str, *models: str, **generation: Any) -> FakeSource:
     config = {"model_type": "mixtral", "vocab_size": VOCABULARY, "eos_token_id": EOS}
     return FakeSource(release, {name: FakeModel(config, generation) for name in models})
+
+
+def with_encoders(made: "World") -> "World":
+    """The same, of encoder–decoder models, whose prompts have no log-probabilities."""
+    for release, found in made.registry.releases.items():
+        models = {
+            name: replace(model, config={**model.config, "is_encoder_decoder": True})
+            for name, model in found.models.items()
+        }
+        made.registry.releases[release] = replace(found, models=models)
+    return made
 
 
 @dataclass
@@ -160,7 +171,8 @@ class FakeLoop:
         return done
 
     def _verify(self, request: Request, on_event: Callable[[Event], None]) -> None:
-        on_event(PromptLogprobs(request.id, _prompt_logprobs(request)))
+        if request.prompt_logprobs is not None:
+            on_event(PromptLogprobs(request.id, _prompt_logprobs(request)))
         logprob = math.nan if request.model in self.no_numbers else -0.5
         on_event(Token(request.id, 3, Logprob(3, logprob, ()), "length"))
 
@@ -179,6 +191,8 @@ class FakeLoop:
         assert request.min_tokens <= request.max_tokens
         assert all(0 <= token < VOCABULARY for token in request.prompt)
         assert request.max_tokens or request.prompt_logprobs is not None
+        config = self._releases[request.release].models[request.model].config
+        assert request.prompt_logprobs is None or not config.get("is_encoder_decoder")
         if len(request.prompt) + request.max_tokens > self.kv_tokens:
             raise TooLong(
                 "too long",

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serve_app.protocol.messages import ModelKind
+
 _Finish = Literal["stop", "length"] | None
 _ChatFinish = Literal["stop", "length", "tool_calls", "function_call"] | None
 
@@ -184,6 +186,7 @@ class Model(_Body):
     id: str
     object: Literal["model"]
     root: str
+    kind: ModelKind
     created: int
     owned_by: str
     max_model_len: int

@@ -124,7 +124,8 @@ class Generation:
             "answer": self._answer,
         }
         for number, request in enumerate(self._requests):
-            key = self._text.open(self._model.key, number, request.prompt, wanted, self._receive)
+            before = request.prompt if self._model.goes_on else ()
+            key = self._text.open(self._model.key, number, before, wanted, self._receive)
             self._running[request.id] = _Running(key, steps=False)
             if self._job["echo"] and request.prompt_logprobs is None:
                 self._text.echo(key, None)

@@ -85,6 +85,7 @@ def _model(
     return ServedModel(
         name=name,
         release=opened.source.id,
+        kind="encoder-decoder" if facts.config.get("is_encoder_decoder") else "decoder",
         defaults=ModelDefaults.of(facts.config, facts.generation_config, end_token),
         vocabulary=int(text_fields(facts.config)["vocab_size"]),
         context_length=loop.context_length(opened.source.id, name),

@@ -16,9 +16,16 @@ from serve_app.protocol.errors import (
     too_long,
     unsupported,
 )
-from serve_app.protocol.messages import Conversation, DetokenizeJob, Job, TokenizeJob
+from serve_app.protocol.messages import (
+    Conversation,
+    DetokenizeJob,
+    Job,
+    ModelKind,
+    TokenizeJob,
+)
 from serve_app.protocol.token_ids import num_tokens, unpacked
 from serve_app.serving.replica.defaults import ModelDefaults, choice_seed
+from serve_app.serving.replica.going_on import refuse_going_on
 from serve_app.text.choice_facts import WantedAnswer
 from serve_app.text.errors import (
     BadVariable,
@@ -40,6 +47,7 @@ class ServedModel:
 
     name: str
     release: str
+    kind: ModelKind
     defaults: ModelDefaults
     vocabulary: int
     context_length: int
@@ -53,15 +61,22 @@ class ServedModel:
         """By what the text process knows it."""
         return self.release, self.name
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its answer is what comes after the prompt, and not what an encoder made of it."""
+        return self.kind == "decoder"
+
 
 async def encode_prompts(
     job: Job, model: ServedModel, text: TextClient, cap: int | None
 ) -> tuple[list[list[int]], WantedAnswer | None]:
     """The prompts as tokens, and how answers are told apart. cap: the operator's longest prompt.
 
-    Raises ProtocolError for invalid text and tokens, and for a prompt that is too long, if possible
-    before it is looked at.
+    Raises ProtocolError for what the model's kind cannot do, for invalid text and tokens, and for a
+    prompt that is too long, if possible before it is looked at.
     """
+    if not model.goes_on:
+        refuse_going_on(job, model.name)
     answer, chat, param = None, job["chat"], param_of(job)
     longest = [cap, job["prompt_limit"], model.longest_prompt]
     most = min(each for each in longest if each is not None)
@@ -71,6 +86,7 @@ async def encode_prompts(
                 tokens, begun = await text.encode_chat(model.key, chat, most=most)
                 prompts = [tokens]
                 is_plain = job["constraint"] is not None
+                begun = begun if model.goes_on or begun is None else ""
                 answer = None if begun is None else _answer(chat, begun, is_plain)
             else:
                 prompts = await _encoded(job["prompts"], model, text, most)

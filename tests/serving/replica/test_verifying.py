@@ -51,6 +51,7 @@ def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any)
             ServedModel(
                 name,
                 source.id,
+                "encoder-decoder" if model.config.get("is_encoder_decoder") else "decoder",
                 ModelDefaults.of(model.config, {}, None),
                 int(model.config["vocab_size"]),
                 loop.context_length(source.id, name),

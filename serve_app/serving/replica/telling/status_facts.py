@@ -36,6 +36,7 @@ def models_of(
         {
             "id": name,
             "root": root,
+            "kind": of[root].models[root].kind,
             "created": of[root].created,
             "owned_by": family,
             "max_model_len": of[root].models[root].context_length,
