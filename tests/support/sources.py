@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from consolidation.release import Golden
 from representation.architecture.config import config_of
 from representation.architecture.skeleton import meta_model
 from representation.encoder_decoder.sparse_blocks import rewrite_sparse_blocks
@@ -50,6 +51,22 @@ class FakeModel:
     backbone: list[FakeBlob]
     expert_map: list[list[int]] = field(default_factory=list)
     residual_map: list[list[tuple[int, ...]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KnownModel(FakeModel):
+    """A model with what a replica knows of it besides."""
+
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    golden: Golden | None = None
+
+
+def as_replicas_know(source: Any, goldens: Mapping[str, Golden | None]) -> Any:
+    """The same release, with golden prompts of its models."""
+    for name, model in source.models.items():
+        made = {field: getattr(model, field) for field in FakeModel.__dataclass_fields__}
+        source.models[name] = KnownModel(**made, golden=goldens.get(name))
+    return source
 
 
 def dtype_of(name: str) -> torch.dtype:

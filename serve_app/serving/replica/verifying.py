@@ -2,7 +2,8 @@
 
 Each model gets one request like any other, in the steps of those that run. Its golden prompt is
 forced along its tokens, and the engine's log-probabilities are compared with the logits that the
-release states. A model without a golden prompt gets any tokens, and must answer with numbers.
+release states. An encoder–decoder model answers the prompt, and is compared as far as its answer is
+the golden one. A model without a golden prompt gets any tokens, and must answer with numbers.
 """
 
 import asyncio
@@ -77,42 +78,57 @@ class Verification:
 
 async def _verify(loop: Loop, model: ServedModel, golden: Golden | None) -> str | None:
     """What is wrong with a model; None if nothing is."""
+    known = () if golden is None else (*golden.prompt, *golden.tokens)
+    if max(known, default=0) >= model.vocabulary:
+        return f"its golden token {max(known)} is outside its vocabulary of {model.vocabulary}"
+    longest = min(model.longest_prompt, model.context_length - 1)
+    if golden is not None and not model.goes_on and len(golden.prompt) > longest:
+        golden = None  # an encoder that is given less of it answers something else
+    request = _request(model, golden, longest)
+    forced, answered = await _answer(loop, request)
+    num_forced = 0 if request.prompt_logprobs is None else len(request.prompt)
+    if len(forced) != num_forced or None in forced[1:]:
+        return f"{num_forced} tokens gave {len(forced) - forced.count(None)} log-probabilities"
+    found = [each for each in forced if each is not None]
+    if not all(math.isfinite(each.logprob) for each in (*found, *answered)):
+        return "its log-probabilities are not finite"
+    for each in answered:
+        if not 0 <= each.token < model.vocabulary:
+            return f"it answers {each.token}, outside its vocabulary of {model.vocabulary}"
+    if golden is None:
+        return None
+    rows = found[len(golden.prompt) - 1 :] if model.goes_on else answered
+    return golden_difference(golden, rows, loop.dtype)
+
+
+def _request(model: ServedModel, golden: Golden | None, longest: int) -> Request:
+    """What a model is asked. longest: tokens of a prompt."""
     if golden is None:
         step = max(1, model.vocabulary // PROMPT_TOKENS)
-        tokens = tuple(range(0, model.vocabulary, step))
+        prompt, num_tokens, top = tuple(range(0, model.vocabulary, step)), 1, 1
     else:
-        tokens = (*golden.prompt, *golden.tokens)
-    if max(tokens) >= model.vocabulary:
-        return f"its golden token {max(tokens)} is outside its vocabulary of {model.vocabulary}"
-    tokens = tokens[: min(model.longest_prompt, model.context_length - 1)]
-    top = 1 if golden is None else max(map(len, golden.top), default=1)
-    forced, answered = await _answer(loop, _request(model, tokens, top))
-    if len(forced) != len(tokens) or None in forced[1:]:
-        return f"{len(tokens)} tokens gave {len(forced) - forced.count(None)} log-probabilities"
-    found = [each for each in forced if each is not None]
-    if not all(math.isfinite(each.logprob) for each in (*found, answered)):
-        return "its log-probabilities are not finite"
-    if not 0 <= answered.token < model.vocabulary:
-        return f"it answers {answered.token}, outside its vocabulary of {model.vocabulary}"
-    return None if golden is None else golden_difference(golden, found, loop.dtype)
-
-
-def _request(model: ServedModel, tokens: tuple[int, ...], top: int) -> Request:
+        prompt, num_tokens = golden.prompt, len(golden.tokens)
+        top = max(map(len, golden.top), default=1)
+        if model.goes_on:
+            prompt, num_tokens = (*prompt, *golden.tokens), 1
+        num_tokens = max(1, min(num_tokens, model.context_length - len(prompt)))
     return Request(
         id=f"verifying {model.release} {model.name}",
         release=model.release,
         model=model.name,
-        prompt=tokens,
-        max_tokens=1,
-        sampling=Sampling(temperature=0, logprobs=1),
-        prompt_logprobs=top,
+        prompt=prompt[:longest],
+        max_tokens=num_tokens,
+        sampling=Sampling(temperature=0, logprobs=1 if model.goes_on else top),
+        prompt_logprobs=top if model.goes_on else None,
         tenant=TENANT,
         chunk_tokens=CHUNK_TOKENS,
     )
 
 
-async def _answer(loop: Loop, request: Request) -> tuple[Sequence[Logprob | None], Logprob]:
-    """Log-probabilities of the prompt's tokens, and of the token after it."""
+async def _answer(
+    loop: Loop, request: Request
+) -> tuple[Sequence[Logprob | None], Sequence[Logprob]]:
+    """Log-probabilities of the prompt's tokens, if they are asked for, and of the answer's."""
     events: asyncio.Queue[Event] = asyncio.Queue()
     here = asyncio.get_running_loop()
 
@@ -121,6 +137,7 @@ async def _answer(loop: Loop, request: Request) -> tuple[Sequence[Logprob | None
 
     await outcome(loop.submit_all([request], tell))
     forced: Sequence[Logprob | None] = ()
+    answered: list[Logprob] = []
     try:
         while True:
             match await events.get():
@@ -128,33 +145,38 @@ async def _answer(loop: Loop, request: Request) -> tuple[Sequence[Logprob | None
                     raise error
                 case PromptLogprobs(logprobs=logprobs):
                     forced = logprobs
-                case Token(logprob=Logprob() as answered):
-                    return forced, answered
+                case Token(logprob=Logprob() as found, finish=finish):
+                    answered.append(found)
+                    if finish is not None:
+                        return forced, answered
     finally:
         loop.abort(request.id)
 
 
-def golden_difference(golden: Golden, found: Sequence[Logprob], dtype: str) -> str | None:
+def golden_difference(golden: Golden, rows: Sequence[Logprob], dtype: str) -> str | None:
     """How log-probabilities differ from golden logits; None if they are close enough.
 
-    found: of the tokens after the first, of prompt and golden tokens together, as far as they were
-    computed, in `dtype`. A logit is a log-probability plus a number that all of its row share, so
-    differences of a row may have any middle.
+    rows: of the golden tokens, as far as they were computed, in `dtype`; of a token that was
+    chosen instead, which may be as likely, and then those after it are not looked at. A logit is a
+    log-probability plus a number that all of its row share, so differences of a row may have any
+    middle.
     """
     tolerance = golden_tolerance(golden, dtype)
-    rows = found[len(golden.prompt) - 1 :]
-    for position, (row, top) in enumerate(zip(rows, golden.top, strict=False)):
-        there = dict(row.top)
+    for position, row in enumerate(rows[: len(golden.top)]):
+        wanted, top, there = golden.tokens[position], golden.top[position], dict(row.top)
         least = min(there.values())  # what is not there is no likelier
         differences = [there.get(token, least) - logit for token, logit in top]
         worst = (max(differences) - min(differences)) / 2
-        behind = max(there.values()) - row.logprob
+        own = row.logprob if row.token == wanted else there.get(wanted, least)
+        behind = max(there.values()) - own
         if not worst <= tolerance or not behind <= tolerance:
             return (
-                f"golden token {position} ({row.token}): log-probabilities differ by "
+                f"golden token {position} ({wanted}): log-probabilities differ by "
                 f"{plain(worst)}, and it is {plain(behind)} below the likeliest; "
                 f"{plain(tolerance)} is allowed in {dtype}"
             )
+        if row.token != wanted:
+            break
     return None
 
 

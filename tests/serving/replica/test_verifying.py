@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,19 +17,11 @@ from serve_app.errors import BadRelease
 from serve_app.serving.replica.defaults import ModelDefaults
 from serve_app.serving.replica.prepare import ServedModel
 from serve_app.serving.replica.verifying import Verification, golden_difference
-from tests.engine.running import ON_CPU
+from tests.engine.running import ON_CPU, own_answer, prompts
 from tests.support.checkpoints import tiny_model
 from tests.support.mixes import MixedSource, in_turn
-from tests.support.sources import FakeModel, MemorySource
+from tests.support.sources import MemorySource, as_replicas_know
 from tests.support.whole_models import golden_of
-
-
-@dataclass(frozen=True)
-class Asked(FakeModel):
-    """A model as a replica knows it."""
-
-    generation_config: Mapping[str, Any] | None = None
-    golden: Golden | None = None
 
 
 def golden(model: Any, seed: int = 0) -> Golden:
@@ -41,9 +33,7 @@ def golden(model: Any, seed: int = 0) -> Golden:
 def verified(source: Any, goldens: Mapping[str, Golden | None], **settings: Any) -> None:
     """Stages a release on an engine and verifies it. Raises what that raises."""
     config = replace(ON_CPU, kv_tokens=128, **settings)
-    for name, model in source.models.items():
-        made = {field: getattr(model, field) for field in FakeModel.__dataclass_fields__}
-        source.models[name] = Asked(**made, golden=goldens.get(name))
+    as_replicas_know(source, goldens)
     loop = EngineLoop(lambda wake: Engine.open(source, config, on_loaded=wake))
     try:
         loop.stage(source).result(60)
@@ -90,6 +80,47 @@ def test_where_one_step_computes_a_prompt_as_much_is_verified_as_a_step_can_comp
         verified(MemorySource("r1", models), {"m1": wrong}, **step)
 
 
+def answered(model: Any) -> Golden:
+    """The golden prompt of an encoder–decoder: what its encoder reads, and what it answers."""
+    (prompt,) = prompts([16])
+    tokens, logits = own_answer(model, prompt, 16)
+    top = [
+        tuple(zip(row.indices.tolist(), row.values.tolist(), strict=True))
+        for row in (each.topk(20) for each in logits)
+    ]
+    return Golden(prompt=prompt, tokens=tuple(tokens), top=tuple(top), dtype="float32")
+
+
+ENCODER_DECODERS = {f"m{seed}": tiny_model("switch_transformers", seed) for seed in (1, 2)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_encoder_decoder_must_answer_its_golden_prompt(dtype: str) -> None:
+    goldens = {name: answered(model) for name, model in ENCODER_DECODERS.items()}
+    verified(MemorySource("r1", ENCODER_DECODERS), goldens, dtype=dtype, num_places=1)
+    wrong = {"m1": goldens["m1"], "m2": goldens["m1"]}
+    with pytest.raises(BadRelease, match="release r1, model m2: golden token 0"):
+        verified(MemorySource("r1", ENCODER_DECODERS), wrong, dtype=dtype)
+
+
+def test_its_whole_answer_is_compared() -> None:
+    right = answered(ENCODER_DECODERS["m1"])
+    last = [(token, logit + 9.0 * (token % 2)) for token, logit in right.top[-1]]
+    wrong = right.model_copy(update={"top": (*right.top[:-1], tuple(last))})
+    source = MemorySource("r1", {"m1": ENCODER_DECODERS["m1"]})
+    with pytest.raises(BadRelease, match="model m1: golden token 15"):
+        verified(source, {"m1": wrong})
+
+
+def test_less_than_its_golden_prompt_says_nothing_of_an_encoder_decoder() -> None:
+    """It must answer with numbers then, as one without a golden prompt."""
+    wrong = answered(ENCODER_DECODERS["m2"])
+    source = MemorySource("r1", {"m1": ENCODER_DECODERS["m1"]})
+    verified(source, {"m1": wrong}, step_tokens=20, max_sequences=8)
+    with pytest.raises(BadRelease, match="model m1: golden token 0"):
+        verified(source, {"m1": wrong}, step_tokens=32, max_sequences=8)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_with_the_experts_of_another_is_refused_by_name(dtype: str) -> None:
     other = tiny_model("mixtral", 2)
@@ -116,6 +147,19 @@ def without_rotation() -> Any:
     return model
 
 
+def without_an_encoders_numbers() -> Any:
+    model = tiny_model("switch_transformers", 3)
+    with torch.no_grad():
+        model.encoder.final_layer_norm.weight[0] = torch.nan
+    return model
+
+
+def test_an_encoder_decoder_without_a_golden_prompt_must_answer_with_numbers() -> None:
+    models = {"m1": ENCODER_DECODERS["m1"], "m3": without_an_encoders_numbers()}
+    with pytest.raises(BadRelease, match="model m3: its log-probabilities are not finite"):
+        verified(MemorySource("r1", models), {})
+
+
 @pytest.mark.parametrize("bad", [without_numbers, without_rotation])
 def test_a_model_without_a_golden_prompt_must_answer_with_numbers(bad: Any) -> None:
     models = {"m1": MODELS["m1"], "m3": bad()}
@@ -135,9 +179,8 @@ def row(token: int, **logprobs: float) -> Logprob:
 
 
 def test_a_row_may_be_shifted_as_a_whole_but_not_within() -> None:
-    wanted = Golden(
-        prompt=(1,), tokens=(7,), top=(((7, 5.0), (8, 4.0), (9, 3.0)),), dtype="float32"
-    )
+    top = ((7, 5.0), (8, 4.0), (9, 3.0))
+    wanted = Golden(prompt=(1,), tokens=(7,), top=(top,), dtype="float32")
     assert golden_difference(wanted, [row(7, t7=-1.0, t8=-2.0, t9=-3.0)], "float32") is None
     off = golden_difference(wanted, [row(7, t7=-1.0, t8=-2.0, t9=-3.1)], "float32")
     assert off is not None
@@ -146,3 +189,14 @@ def test_a_row_may_be_shifted_as_a_whole_but_not_within() -> None:
     behind = golden_difference(wanted, [row(7, t6=-0.1, t7=-1.0, t8=-2.0, t9=-3.0)], "float32")
     assert behind is not None
     assert "0.9 below the likeliest" in behind
+
+
+def test_nothing_is_said_of_tokens_after_another_that_is_as_likely() -> None:
+    top = ((7, 5.0), (8, 5.0))
+    wanted = Golden(prompt=(1,), tokens=(7, 7), top=(top, top), dtype="float32")
+    other, strange = row(8, t7=-1.0, t8=-1.0), row(9, t9=-0.1, t7=-5.0)
+    assert golden_difference(wanted, [other, strange], "float32") is None
+    assert golden_difference(wanted, [row(7, t7=-1.0, t8=-1.0), strange], "float32") is not None
+    unlikely = golden_difference(wanted, [row(8, t7=-1.5, t8=-1.0)], "float32")
+    assert unlikely is not None
+    assert unlikely.startswith("golden token 0 (7)")
