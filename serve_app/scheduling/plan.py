@@ -40,6 +40,11 @@ class Chunk(NamedTuple):
     def end(self) -> int:
         return self.start + len(self.tokens)
 
+    @property
+    def num_decoded(self) -> int:
+        """How many of the tokens a decoder computes: those that are no input of an encoder."""
+        return len(self.tokens) - max(0, self.num_inputs - self.start)
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneCopy:

@@ -9,13 +9,15 @@ import torch
 
 from representation.encoder_decoder.sparse_blocks import SparseBlock, Within
 from serve_app.engine.request import Sampling
-from serve_app.errors import TooLong, Unsupported
+from serve_app.errors import ConfigError, TooLong, Unsupported
 from tests.engine.running import (
     GREEDY,
     SMALL,
+    Answer,
     answer,
     assert_golden,
     engine_of,
+    finish,
     greedy_requests,
 )
 from tests.support.checkpoints import ENCODER_DECODERS, tiny_model
@@ -148,3 +150,37 @@ def test_in_bfloat16_routers_score_in_float32_as_stock_ones_do() -> None:
     classifiers = [name for name in stacks.stacks() if name.endswith("classifier.weight")]
     assert {stacks[name].dtype for name in classifiers} == {torch.float32}
     engine.close()
+
+
+def test_steps_planned_ahead_take_tokens_of_the_step_before_beside_inputs_that_begin(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Inputs are in a plan's chunks, and not among the decoders' tokens of its step."""
+    models = models_of("switch_transformers")
+    engine = engine_of(MemorySource("r1", models), config=WIDE, plan_ahead=True)
+    early, *late = greedy_requests(["m1", "m2", "m3"], [9, 1, 17], max_tokens=24)
+    answers = answer(engine, [replace(early, id="warm", model="m1")])
+    first = replace(early, model="m2")
+    engine.submit(first)
+    for _ in range(4):
+        for event in engine.step():
+            answers.setdefault(event.request, Answer()).take(event)
+    for request in late:
+        engine.submit(request)
+    finish(engine, answers)
+    assert not caplog.records
+    assert_golden(models, [first, *late], answers)
+    engine.close()
+
+
+def test_inputs_without_a_token_and_steps_without_room_for_one_are_refused() -> None:
+    model = tiny_model("switch_transformers", 1)
+    source = MemorySource("r1", {"m1": model})
+    engine = engine_of(source, config=WIDE)
+    (request,) = greedy_requests(["m1"], [5], max_tokens=4)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        engine.submit(replace(request, prompt=()))
+    assert not engine.has_work
+    engine.close()
+    with pytest.raises(ConfigError, match="step_tokens is 8 and max_sequences 7"):
+        engine_of(source, config=WIDE, step_tokens=8, max_sequences=7)

@@ -268,7 +268,7 @@ class Runner:
     def _fill_pending(
         self, ids: torch.Tensor, chunks: Sequence[Chunk], after: LaunchedStep | StepsApart | None
     ) -> None:
-        """Fill in the tokens that the step before samples.   ids: (T,)"""
+        """Fill in the tokens that the step before samples.   ids: (T,), of decoders alone"""
         if not any(chunk.pending for chunk in chunks):
             return
         targets, sources, start = [], [], 0
@@ -277,7 +277,7 @@ class Runner:
                 assert after is not None, f"{chunk.sequence} waits for a step that is not known"
                 targets.append(start)
                 sources.append(after.rows[chunk.sequence])
-            start += len(chunk.tokens)
+            start += chunk.num_decoded
         if after is not None:
             ids[self._tensor(targets)] = after.tokens[self._tensor(sources)]
 
