@@ -43,10 +43,13 @@ TRAINING = "it is used in training only"
 CHANGE_NOTHING: Mapping[str, str] = {
     "architectures": "the class follows from model_type",
     "attention_dropout": TRAINING,
+    "dropout_rate": TRAINING,
     "initializer_range": TRAINING,
     "input_jitter_noise": TRAINING,
     "router_aux_loss_coef": TRAINING,
+    "router_ignore_padding_tokens": "prompts are not padded, and transformers' code ignores it",
     "router_jitter_noise": TRAINING,
+    "router_z_loss_coef": TRAINING,
     "use_sliding_window": "what it turns on or off is compared itself",
 }
 """Fields that code reads although they change no logits, each with the reason."""

@@ -14,16 +14,25 @@ from representation.architecture.family_fields import (
     config_differences,
     fields_read,
 )
-from tests.support.checkpoints import ARCHITECTURES, TOWERS, tiny_config, tiny_model
+from tests.support.checkpoints import (
+    ARCHITECTURES,
+    ENCODER_DECODERS,
+    TOWERS,
+    tiny_config,
+    tiny_model,
+)
 from tests.support.served import SERVED, served_fields
 
 OTHER_VALUES: dict[str, Any] = {
     "architectures": None,
     "attention_dropout": 0.5,
+    "dropout_rate": 0.5,
     "initializer_range": 0.7,
     "input_jitter_noise": 0.3,
     "router_aux_loss_coef": 0.5,
+    "router_ignore_padding_tokens": True,
     "router_jitter_noise": 0.3,
+    "router_z_loss_coef": 0.5,
 }
 """For each field that is said to change nothing, another value than that of the tiny models."""
 TOOLS: dict[str, Any] = {
@@ -33,7 +42,8 @@ TOOLS: dict[str, Any] = {
     "_attn_implementation_autoset": True,
     "max_seq_length": 4096,
 }
-SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in SERVED if one not in ARCHITECTURES]
+FAST = [*ARCHITECTURES, *ENCODER_DECODERS]
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in SERVED if one not in FAST]
 
 
 def ignored(one: dict[str, Any], other: dict[str, Any]) -> dict[str, bool]:
@@ -49,11 +59,13 @@ def fields_of(architecture: str, **overrides: Any) -> dict[str, Any]:
 def logits_of(fields: dict[str, Any], state: dict[str, torch.Tensor], kind: Any) -> torch.Tensor:
     model = kind._from_config(config_of(fields), dtype=torch.float32).eval()
     model.load_state_dict(state)
-    found: torch.Tensor = model(torch.arange(3, 40).unsqueeze(0)).logits  # (1, T) -> (1, T, V)
+    ids = torch.arange(3, 40).unsqueeze(0)  # (1, T)
+    decoded = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    found: torch.Tensor = model(ids, **decoded).logits  # (1, T, V)
     return found
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SLOW])
+@pytest.mark.parametrize("architecture", [*FAST, *SLOW])
 def test_what_is_said_to_change_nothing_changes_no_logits(architecture: str) -> None:
     # What windows turn on is compared itself.
     assert OTHER_VALUES.keys() == CHANGE_NOTHING.keys() - {"use_sliding_window"}
