@@ -64,10 +64,11 @@ class PositionBias:
             self._grow(max(reach, 2 * self._reach))
         tables = self._stacks.ready(self._name).tensor  # (R, buckets, heads)
         limit = self._reach - 1
-        index = self._buckets.to(distances.device)[distances.clamp(-limit, limit) + limit]
+        index = self._buckets[distances.clamp(-limit, limit) + limit]
         index = index + rows * tables.shape[1]  # (S, n, L)
         return F.embedding(index, tables.flatten(0, 1)).permute(0, 3, 1, 2)
 
     def _grow(self, reach: int) -> None:
-        self._buckets = buckets(self._module, reach)  # (2 * reach - 1,)
+        device = self._stacks[self._name].device
+        self._buckets = buckets(self._module, reach).to(device)  # (2 * reach - 1,)
         self._reach = reach
