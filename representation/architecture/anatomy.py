@@ -29,6 +29,7 @@ from representation.architecture.tracing.trace import Axes, Trace
 from representation.architecture.tracing.tracing import trace_of
 from representation.architecture.trying import takes_parts
 from representation.architecture.widening import widen
+from representation.encoder_decoder.both_stacks import is_encoder_decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def study(config: Any, dtype: torch.dtype, in_float32: Collection[str] = frozens
     name = type(model).__name__
     modules = dict(model.named_modules())
     experts = find_experts(model)
-    decoder_beginning(config)  # which serving needs
+    if is_encoder_decoder(model):
+        _require_both(name, config, experts)
     mixers = token_mixers(model)
     rotaries = {path: module for path, module in modules.items() if is_rotary(module)}
     _refuse_other_ropes(name, rotaries, config)
@@ -154,6 +156,16 @@ def _recurrent(
         parts = takes_parts(path, mixer, argument, width)
         found[path] = recurrent_mixer(path, mixer, argument, owners, trace, takes_parts=parts)
     return found
+
+
+def _require_both(name: str, config: Any, experts: Collection[str]) -> None:
+    """Raises: Unservable for an encoder and a decoder that cannot be run as they would be alone."""
+    decoder_beginning(config)
+    for stack in ("encoder", "decoder"):
+        if not any(path.startswith(f"{stack}.") for path in experts):
+            raise Unservable(f"{name}: its {stack} has no experts")
+    if getattr(config, "expert_capacity", 1) < 1:
+        raise Unservable(f"{name}: its experts have room for no token (expert_capacity)")
 
 
 def _tensors_at(model: nn.Module, path: str) -> list[str]:
@@ -244,7 +256,7 @@ def _is_elsewhere(
         return True
     called = [other for name, other in modules.items() if name in trace.axes]
     used = {id(tensor) for other in called for tensor in other.parameters(recurse=False)}
-    return all(id(tensor) in used for tensor in module.parameters(recurse=False))
+    return all(id(getattr(module, own)) in used for own in own_tensors(module))
 
 
 def vocabulary_names(config: Any, anatomy: Anatomy) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ KV_SHARE = 0.4
 """The share of what is left after all minimums that KV may claim before backbones."""
 STATE_SHARE = 0.2
 """The share of the same that rows of state may claim before backbones and KV."""
+LEAST_OF_ENCODERS = 2
+"""Tokens of the shortest input, and with which its decoder begins."""
 SPARE_SHARE = 0.2
 """The share of what KV could take beyond its minimum that is left for a next release's slots."""
 
@@ -129,9 +131,16 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
 def _demand(
     source: ReleaseSource, config: EngineConfig, device: torch.device, dtype: torch.dtype
 ) -> _Demand:
-    """Raises: Unsupported; ConfigError if host memory has no room for one copy."""
+    """Raises: Unsupported; ConfigError if host memory has no room for one copy, or no step for an
+    input of an encoder."""
     wide = in_float32(source.models.values())
     anatomy = study(config_of(widest(source.models)), dtype, wide)
+    if anatomy.has_encoder and config.step_tokens < config.max_sequences + LEAST_OF_ENCODERS:
+        raise ConfigError(
+            f"step_tokens is {config.step_tokens} and max_sequences {config.max_sequences}; a step "
+            "with an input of an encoder must have room for a token of each sequence and "
+            f"{LEAST_OF_ENCODERS} more"
+        )
     longest = max(context_length(model.config) for model in source.models.values())
     shapes = layer_shapes(anatomy)
     shelves = tuple(shelf_rows(layer) for layer in source.layers)

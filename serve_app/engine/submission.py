@@ -16,6 +16,8 @@ def sequence_of(
     Raises: TooLong for its model's context; Unsupported for log-probabilities of an input.
     """
     prompt = len(request.prompt)
+    if not prompt:
+        raise ValueError(f"request {request.id!r}: the prompt is empty")
     if model.beginning and request.prompt_logprobs is not None:
         raise Unsupported(
             f"model {request.model!r}: its encoder reads the prompt, so tokens of it have no "

@@ -32,11 +32,16 @@ from tests.representation.architecture.made_up import MADE_UP, ScalingExperts
 from tests.support.checkpoints import tiny_config
 
 MIXTRAL: dict[str, Any] = tiny_config("mixtral").to_dict()
+SWITCH: dict[str, Any] = tiny_config("switch_transformers").to_dict()
 LLAMA4 = {"model_type": "llama4_text", "num_hidden_layers": 2}
 ROPES = {"layer_rope_theta": [1e4, 5e4, 1e4], "intermediate_size": 24}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "no first token for a decoder": {"model_type": "switch_transformers"},
+    "no first token for a decoder": SWITCH | {"decoder_start_token_id": None},
+    "a stack without experts": tiny_config(
+        "switch_transformers", num_sparse_encoder_layers=5
+    ).to_dict(),
+    "experts without room": SWITCH | {"expert_capacity": 0},
     "other media": MIXTRAL | {"vision_config": {}},
     "custom code": {"model_type": "nobody", "auto_map": {"AutoModel": "x.Y"}},
     "a model type that nobody knows": {"model_type": "nobody"},
