@@ -5,15 +5,17 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from consolidation.release import Golden
 from representation.architecture.config import config_of
 from representation.architecture.skeleton import meta_model
 from representation.encoder_decoder.sparse_blocks import rewrite_sparse_blocks
 from representation.formats import DENSE, ExpertShape, Format
+
+if TYPE_CHECKING:  # the engine runs without the other half
+    from consolidation.release import Golden
 
 Part = tuple[Format, dict[str, torch.Tensor]]
 """A format, and the tensors of a blob in it."""
@@ -58,10 +60,10 @@ class KnownModel(FakeModel):
     """A model with what a replica knows of it besides."""
 
     generation_config: Mapping[str, Any] = field(default_factory=dict)
-    golden: Golden | None = None
+    golden: "Golden | None" = None
 
 
-def as_replicas_know(source: Any, goldens: Mapping[str, Golden | None]) -> Any:
+def as_replicas_know(source: Any, goldens: "Mapping[str, Golden | None]") -> Any:
     """The same release, with golden prompts of its models."""
     for name, model in source.models.items():
         made = {field: getattr(model, field) for field in FakeModel.__dataclass_fields__}
