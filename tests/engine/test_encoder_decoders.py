@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -20,18 +19,11 @@ from tests.engine.running import (
     finish,
     greedy_requests,
 )
+from tests.engine.test_hybrids import models_of
 from tests.support.checkpoints import ENCODER_DECODERS, tiny_model
 from tests.support.sources import MemorySource, as_served
 
 WIDE = replace(SMALL, step_tokens=48, kv_tokens=512)
-
-
-def models_of(architecture: str, count: int = 3) -> dict[str, Any]:
-    """Models that differ in weights and vocabulary."""
-    return {
-        f"m{seed}": tiny_model(architecture, seed, vocab_size=320 + seed)
-        for seed in range(1, count + 1)
-    }
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
