@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def out() -> Console:
-    """For results, on the current stdout, even if that is redirected later."""
-    return Console(file=sys.stdout, highlight=False)
+    """For results, on the current stdout, even if that is redirected later. What is printed stands
+    there as it is: `[a]` is no markup, and `:x:` no emoji.
+    """
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 def err() -> Console:
-    """For progress and errors, on stderr."""
-    return Console(stderr=True, highlight=False)
+    """For progress and errors, on stderr. See `out`."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -69,6 +69,15 @@ def test_a_key_is_rotated_and_revoked_by_its_id(
     assert left == id_of(digest_of(out.strip()))
 
 
+def test_a_pattern_with_brackets_is_listed_as_it_is(
+    capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    call(
+        capsys, "new", "--tenant", "acme", "--keys", address, "--model", "n-[ab]", "--model", "[/]"
+    )
+    assert "n-[ab], [/]" in call(capsys, "list", "--keys", address)[1]
+
+
 def test_the_list_shows_who_may_do_what(capsys: pytest.CaptureFixture[str], address: str) -> None:
     call(capsys, "new", "--tenant", "acme", "--keys", address, "--weight", "2", "--tpm", "70")
     call(capsys, "new", "--tenant", "old", "--keys", address, "--expires", "2020-01-31")
