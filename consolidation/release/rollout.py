@@ -79,7 +79,7 @@ def abort_canary(registry: Registry, channel: str) -> str:
         return Canary.none(at)
 
     registry.change_canary(channel, end)
-    return ended[0]
+    return ended[-1]  # by the last try, if others changed it meanwhile
 
 
 def _channel(registry: Registry, name: str) -> Channel:

@@ -182,7 +182,7 @@ def new(
         return changed
 
     KeysStore(address).change(add)
-    _print_new(made[0], tenant)
+    _print_new(made[-1], tenant)  # of several, if others changed the file meanwhile
 
 
 @keys.command("list")
@@ -219,7 +219,7 @@ def revoke(key: KeyId, address: KeysAddress) -> None:
         return without_key(file, found.id)
 
     KeysStore(address).change(take)
-    output.out().print(f"revoked {gone[0]}")
+    output.out().print(f"revoked {gone[-1]}")
 
 
 @keys.command()
@@ -236,16 +236,18 @@ def rotate(
 
     until = datetime.now(UTC) + timedelta(seconds=parse_span(overlap, hint="--overlap"))
     made: list[tuple[str, str]] = []
+    ends = [until]
 
     def change(file: KeysFile) -> KeysFile:
-        name, _ = find(file, key)
+        name, old = find(file, key)
         changed, text = with_rotated_key(file, key, until)
         made.append((text, name))
+        ends.append(find(changed, old.sha256)[1].expires or until)
         return changed
 
     KeysStore(address).change(change)
-    _print_new(*made[0])
-    output.err().print(f"key {key} is good until {until:%Y-%m-%d %H:%M} UTC", soft_wrap=True)
+    _print_new(*made[-1])
+    output.err().print(f"key {key} is good until {ends[-1]:%Y-%m-%d %H:%M} UTC", soft_wrap=True)
 
 
 def _scopes(given: list[str] | None) -> Any:

@@ -1,13 +1,15 @@
 """The `keys` commands: a key is printed once, and only its digest is kept."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serve_app.cli.main import run
 from serve_app.tenants.key_text import digest_of, id_of
-from serve_app.tenants.keys_file import Limits
+from serve_app.tenants.keys_file import KeysFile, Limits
+from serve_app.tenants.keys_store import KeysStore
 
 
 @pytest.fixture
@@ -67,6 +69,29 @@ def test_a_key_is_rotated_and_revoked_by_its_id(
     )
     (left,) = (one["id"] for one in listed(capsys, address)["acme"]["keys"])  # type: ignore[attr-defined]
     assert left == id_of(digest_of(out.strip()))
+
+
+def test_a_key_that_ends_before_the_overlap_is_said_to_end_then(
+    capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    made = call(capsys, "new", "--tenant", "acme", "--keys", address, "--expires", "2020-01-31")
+    name = id_of(digest_of(made[1].strip()))
+    err = call(capsys, "rotate", name, "--keys", address, "--overlap", "24h")[2]
+    assert f"key {name} is good until 2020-01-31 00:00 UTC" in " ".join(err.split())
+
+
+def test_the_key_that_is_printed_is_the_one_that_was_written_after_others_changed_the_file(
+    capsys: pytest.CaptureFixture[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = KeysStore.change
+
+    def overtaken(self: KeysStore, by: Callable[[KeysFile], KeysFile]) -> KeysFile:
+        by(KeysFile())  # another writer was faster than this
+        return change(self, by)
+
+    monkeypatch.setattr(KeysStore, "change", overtaken)
+    key = call(capsys, "new", "--tenant", "acme", "--keys", address)[1].strip()
+    assert digest_of(key) in Path(address).read_text()
 
 
 def test_a_pattern_with_brackets_is_listed_as_it_is(
