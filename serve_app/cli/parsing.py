@@ -18,6 +18,8 @@ from serve_app.units import in_utc
 T = TypeVar("T")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SPAN = re.compile(r"([0-9]+)([smhd])")
+_LONGEST_DAYS = 36500
+"""Of a time that is given: a moment so far from now is still a date."""
 
 
 def parse_name(value: str) -> str:
@@ -285,7 +287,10 @@ def parse_span(value: str, *, hint: str) -> float:
     match = _SPAN.fullmatch(value)
     if match is None:
         raise typer.BadParameter(f"{value!r} is not a time such as 30m, 24h or 7d", param_hint=hint)
-    return float(int(match[1]) * _SECONDS[match[2]])
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST_DAYS * _SECONDS["d"]:
+        raise typer.BadParameter(f"{value!r} is more than {_LONGEST_DAYS}d", param_hint=hint)
+    return seconds
 
 
 def _number(value: str) -> float:

@@ -157,6 +157,7 @@ def test_every_limit_can_be_set_and_is_listed(
         (("list",), "there is no such file"),
         (("revoke", "abc"), "there is no key 'abc'"),
         (("rotate", "abc", "--overlap", "long"), "'long' is not a time such as 30m"),
+        (("rotate", "abc", "--overlap", "9999999d"), "'9999999d' is more than 36500d"),
     ],
 )
 def test_wrong_use_is_named_and_writes_nothing(
