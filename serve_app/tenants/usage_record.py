@@ -11,8 +11,8 @@ class UsageRecord:
 
     key: the id of the key.   model: as it was asked for, perhaps an alias.   answered_by: the model
     that answered, of `release`.   status: as it was sent, 499 if the client left before it was.
-    finish: why the choices ended, `stop` and `length` where both occur as `length+stop`; `error` or
-    `gone` if not all did.
+    finish: why the choices ended, `stop` and `length` where both occur as `length+stop`;
+    `incomplete` if not all did.
     """
 
     time: str

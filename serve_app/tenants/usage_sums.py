@@ -43,9 +43,9 @@ def records(storage: Storage, start: datetime, end: datetime) -> Iterator[UsageR
         for name in storage.names(day):
             path = f"{day}/{name}"
             content = storage.read(path) if name.endswith(".jsonl") else None
-            for number, line in enumerate((content or b"").decode().splitlines(), start=1):
+            for number, line in enumerate((content or b"").splitlines(), start=1):
                 try:
-                    record = UsageRecord.of_line(line)
+                    record = UsageRecord.of_line(line.decode())
                 except ValueError as error:
                     raise ValueError(f"{storage.name(path)}, line {number}: {error}") from error
                 if start <= record.at < end:
@@ -79,6 +79,6 @@ def _value(record: UsageRecord, key: str) -> str:
 def _may_hold(day: str, start: datetime) -> bool:
     """Whether files of that day may have records from `start` on."""
     try:
-        return date.fromisoformat(day) >= (start.astimezone(UTC) - timedelta(days=1)).date()
+        return start.astimezone(UTC).date() - date.fromisoformat(day) <= timedelta(days=1)
     except ValueError:
         return False  # not ours

@@ -59,6 +59,14 @@ def test_requests_and_tokens_are_summed_by_tenant_and_model(
     assert out.split()[-6:] == ["2026-11-28", "200", "4", "40", "0", "20"]
 
 
+def test_the_first_day_there_is_asks_for_all_records(
+    capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    code, out, err = call(capsys, kept, "--from", "0001-01-01", "--by", "tenant", "--csv")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 3
+
+
 def test_a_time_without_records_is_said(capsys: pytest.CaptureFixture[str], kept: str) -> None:
     code, out, _ = call(capsys, kept, "--from", "2026-11-01", "--to", "2026-11-28")
     assert code == 0

@@ -133,9 +133,9 @@ def test_a_record_belongs_to_the_day_on_which_its_request_came(tmp_path: Path) -
     assert list(summed(read(tmp_path), ("day",))) == [("2026-11-28",)]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"tenant": "x"}', '{"time": "x"}'])
-def test_a_line_that_is_no_record_is_named_with_its_file(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"tenant": "x"}', b'{"time": "x"}', b"\xff"])
+def test_a_line_that_is_no_record_is_named_with_its_file(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "2026-11-28").mkdir()
-    (tmp_path / "2026-11-28" / "12-00-x.jsonl").write_text(record().line() + line)
+    (tmp_path / "2026-11-28" / "12-00-x.jsonl").write_bytes(record().line().encode() + line)
     with pytest.raises(ValueError, match=r"12-00-x\.jsonl, line 2: "):
         read(tmp_path)
