@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.config import RequestLimits
+from serve_app.config import RequestLimits, ServeConfig
 from serve_app.tenants.keyring import ANYBODY
 from serve_app.tenants.keys_file import Tenant
 from tests.serving.asking import CHAT, HELLO, ask, refused, said
@@ -70,12 +70,28 @@ def test_a_model_without_a_template_refuses_chats() -> None:
 
 
 def test_too_many_open_choices_are_429_with_retry_after() -> None:
-    body = {"model": "a", "prompt": "the", "n": 3}
-    assert ask("/v1/completions", body, world(), max_open_choices=3).status_code == 200
-    response = ask("/v1/completions", body, world(), max_open_choices=2)
+    async def run() -> httpx.Response:
+        made = world(answers={"a": HELLO}, manual=True)
+        settings = ServeConfig(family="fam", poll_s=0.02, max_open_choices=5)
+        async with replica_of(made, settings) as replica, client_of(replica) as client:
+            await serves(replica, "r1")
+            body = {"model": "a", "prompt": "the", "n": 3}
+            first = asyncio.create_task(client.post("/v1/completions", json=body))
+            await until(lambda: bool(made.loop.seen))
+            second = await client.post("/v1/completions", json=body)
+            first.cancel()
+            return second
+
+    response = asyncio.run(run())
     refused(response, 429, "server_overloaded", None)
     assert response.json()["error"]["type"] == "rate_limit_error"
     assert int(response.headers["retry-after"]) >= 1
+
+
+def test_more_choices_than_may_ever_be_open_are_400() -> None:
+    body = {"model": "a", "prompt": "the", "n": 3}
+    assert ask("/v1/completions", body, world(), max_open_choices=3).status_code == 200
+    refused(ask("/v1/completions", body, world(), max_open_choices=2), 400, None, None)
 
 
 def test_an_engine_that_fails_in_mid_stream_is_one_error_event() -> None:

@@ -7,7 +7,8 @@ Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998
 open may take all that is free, for a request that is larger than its half would never be taken
 otherwise. Where there is no keys file, nobody else can come, and the only tenant may have all.
 
-Who is refused is told when as much as it lacks should have ended, at the rate of the last seconds.
+Who is refused is told when as much as it lacks should have ended, at the rate of the last seconds;
+or that it never will be taken, as it is more by itself than its tenant may have.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from math import exp
 from time import monotonic
 
-from serve_app.protocol.errors import overloaded
+from serve_app.protocol.errors import bad_request, overloaded
 from serve_app.protocol.messages import Job
 
 _RECENT_S = 10.0
@@ -72,8 +73,14 @@ class Room:
     def take(self, tenant: str, amount: int, limit: int | None) -> None:
         """limit: the tenant's own, if it has one.
 
-        Raises ProtocolError 429, with nothing changed, if it is more than the tenant may have.
+        Raises ProtocolError, with nothing changed: 429 if it is more than the tenant may have now,
+        400 if it always would be.
         """
+        most = self._most if limit is None else min(limit, self._most)
+        if amount > most:
+            raise bad_request(
+                f"The request has {amount} {self._what}; tenant '{tenant}' may have {most} at once"
+            )
         held = self._held[tenant]
         left = self._most - (self._total - held)
         allowed = left // 2 if held and self._is_shared else left
@@ -117,7 +124,7 @@ class OpenJobs:
 
     @contextmanager
     def entered(self, job: Job) -> Iterator["OpenJob"]:
-        """A job, until the block ends. Raises ProtocolError 429 if it is one too many."""
+        """A job, until the block ends. Raises ProtocolError as `Room.take`."""
         tenant = job["tenant"]
         num_choices = max(1, len(job["prompts"])) * job["n"]
         self.choices.take(tenant, num_choices, job["open_choices"])
@@ -138,6 +145,6 @@ class OpenJob:
         self.num_tokens = 0
 
     def take_tokens(self, num_tokens: int) -> None:
-        """Its prompts are encoded. Raises ProtocolError 429 if they are too many."""
+        """Its prompts are encoded. Raises ProtocolError as `Room.take`."""
         self._tokens.take(self._job["tenant"], num_tokens, self._job["open_tokens"])
         self.num_tokens = num_tokens

@@ -87,6 +87,18 @@ def test_a_tenants_own_limit_holds() -> None:
     assert fill(room, "other") == 48
 
 
+@pytest.mark.parametrize("limit", [None, 6, 200])
+def test_what_is_more_by_itself_than_there_will_ever_be_is_not_to_be_sent_again(
+    limit: int | None,
+) -> None:
+    room = Room("choices", 100)
+    most = min(limit or 100, 100)
+    with pytest.raises(ProtocolError, match=f"has {most + 1} choices.* {most} at once") as caught:
+        room.take("acme", most + 1, limit)
+    assert caught.value.code == "invalid_request"
+    room.take("acme", most, limit)
+
+
 def test_a_refusal_says_how_much_is_open_asked_for_and_possible() -> None:
     room = Room("choices", 100)
     room.take("acme", 30, None)
@@ -133,7 +145,7 @@ def test_a_job_counts_with_its_n_and_its_prompts_until_it_ends() -> None:
 def test_a_job_with_too_many_tokens_leaves_nothing_behind() -> None:
     jobs = OpenJobs(12, 100)
     with (
-        pytest.raises(ProtocolError, match="0 prompt tokens open and asks for 101"),
+        pytest.raises(ProtocolError, match="has 101 prompt tokens; tenant 'acme' may have 100"),
         jobs.entered(job(Tenant())) as entered,
     ):
         entered.take_tokens(101)
@@ -144,7 +156,7 @@ def test_a_job_with_too_many_tokens_leaves_nothing_behind() -> None:
 def test_the_limits_of_the_keys_file_travel_with_the_job(limit: dict[str, int]) -> None:
     jobs = OpenJobs(1000, 1000)
     with (
-        pytest.raises(ProtocolError, match=r"now it may have [29] of 1000"),
+        pytest.raises(ProtocolError, match=r"may have [29] at once"),
         jobs.entered(job(Tenant(**limit))) as entered,
     ):
         entered.take_tokens(10)
