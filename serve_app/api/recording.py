@@ -22,6 +22,8 @@ RECORD = "expertpool.record"
 _NOTES = "expertpool.notes"
 GONE = 499
 """What nginx logs for a client that has left before its answer began."""
+_LONGEST_NAME = 255
+"""Characters that are kept of the name of a model, as clients may send names of any length."""
 
 
 class Notes:
@@ -80,7 +82,7 @@ class Recorded:
                 request=scope[REQUEST_ID],
                 tenant=caller.name,
                 key=caller.key_id,
-                model=notes.model,
+                model=None if notes.model is None else notes.model[:_LONGEST_NAME],
                 answered_by=notes.answered_by,
                 release=notes.release,
                 total_s=_milli(monotonic() - begun),

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.api.routes import Api, build_api
 from serve_app.config import RequestLimits
-from serve_app.protocol.errors import loading, overloaded
+from serve_app.protocol.errors import loading, no_such_model, overloaded
 from serve_app.tenants.key_text import digest_of, id_of
 from serve_app.tenants.usage_record import UsageRecord
 from tests.api.fakes import ACCEPTED, FakeClient, piece
@@ -93,6 +93,11 @@ def test_a_request_is_recorded_with_the_status_it_got(
     body: dict[str, Any], tenant: dict[str, Any], status: int
 ) -> None:
     assert recorded(FakeClient(*ANSWER), body, HeldKeys(KEYS, **tenant)).status == status
+
+
+def test_of_a_name_that_no_model_can_have_the_record_keeps_the_beginning() -> None:
+    one = recorded(FakeClient([no_such_model("x").to_item()]), {**BODY, "model": "x" * 100_000})
+    assert (one.status, one.model) == (404, "x" * 255)
 
 
 def test_a_message_is_recorded_as_a_chat_is_with_the_status_of_its_own_protocol() -> None:
