@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from serve_app.cli.parsing import (
 from serve_app.cli.releases import DEFAULT_CHANNEL, open_channels
 from serve_app.engine.config import EngineConfig
 from serve_app.page_origin import origin
+
+if TYPE_CHECKING:
+    from serve_app.config import ServeConfig
 
 
 class LogLevel(Enum):
@@ -162,7 +165,7 @@ def serve(
 ) -> None:
     """Start an OpenAI-compatible endpoint for all models of a channel's release."""
     from consolidation.run.ray_start import patient_start
-    from serve_app.config import ServeConfig, UserConfig
+    from serve_app.config import UserConfig
     from serve_app.serving.run import run
     from serve_app.text.answers.template_file import read_template_file
 
@@ -172,7 +175,7 @@ def serve(
         raise WrongUse("give either --keys or --insecure-no-keys, not both")
     if response_template is not None:
         read_template_file(response_template)
-    settings = ServeConfig(
+    settings = _settings(
         registry=registry,
         family=family,
         engine=engine,
@@ -199,6 +202,20 @@ def serve(
         say=_say,
         starting=patient_start,
     )
+
+
+def _settings(**given: Any) -> ServeConfig:
+    """Raises `WrongUse`, which names the option, for a value that no option's parser refuses."""
+    from pydantic import ValidationError
+
+    from serve_app.config import ServeConfig
+
+    try:
+        return ServeConfig(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
+        raise WrongUse(f"Invalid value for '--{option}': {first['msg']}") from error
 
 
 def _say(line: str) -> None:

@@ -159,6 +159,25 @@ def test_a_file_that_is_wrong_is_refused_with_its_name_and_the_key(
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--drain", "inf", "should be a finite number"), ("--keys", "", "at least 1 character")],
+)
+def test_an_option_that_says_what_cannot_be_is_wrong_use(
+    option: str,
+    value: str,
+    words: str,
+    place: Path,
+    started: Started,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["serve", "--family", "fam", "--registry", "registry", option, value]) == 2
+    shown = capsys.readouterr().err
+    assert f"error: Invalid value for '{option}': " in shown
+    assert words in shown
+    assert started == []
+
+
 def test_a_device_that_is_not_there_is_one_line_before_anything_starts(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
