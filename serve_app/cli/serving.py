@@ -22,7 +22,7 @@ from serve_app.engine.config import EngineConfig
 from serve_app.units import size
 
 if TYPE_CHECKING:
-    from consolidation.release import Manifest
+    from consolidation.release import Manifest, Registry
     from consolidation.sources.model_source import ModelSource
     from serve_app.engine.memory_plan import MemoryPlan
 
@@ -71,10 +71,20 @@ def plan_memory(
     from serve_app.engine import memory
 
     opened = open_registry(registry, family)
-    release = resolve(opened, None if channel == DEFAULT_CHANNEL else channel)
+    release = _release_of(opened, channel)
     reader = ReleaseReader(opened, release)
     _print_plan(release, memory.plan_memory(reader, engine))
     _print_step(reader.manifest)
+
+
+def _release_of(registry: Registry, channel: str) -> str:
+    """That of a channel; the newest, if the stable one has none yet. Raises `WrongUse`."""
+    if channel == DEFAULT_CHANNEL:
+        return resolve(registry, None)
+    found = registry.channel(channel)
+    if found is None:
+        raise WrongUse(f"family {registry.family!r} has no channel {channel!r}")
+    return found.release
 
 
 def _print_needs(

@@ -6,6 +6,7 @@ import csv
 import sys
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,8 @@ def usage(
                 f"{by!r}: {key!r} is not one of {', '.join(KEYS)}, each at most once",
                 param_hint="--by",
             )
+    if "://" not in records and not Path(records).is_dir():
+        raise WrongUse(f"there are no records in {records!r}: no such directory")
     first = parse_moment(start, hint="--from")
     last = datetime.now(UTC) if end is None else parse_moment(end, hint="--to")
     if last <= first:

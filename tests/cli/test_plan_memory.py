@@ -44,3 +44,14 @@ def test_what_is_held_once_is_counted_once(
     out = capsys.readouterr().out
     assert "places for 2 of 2" in out
     assert "no place to spare" in out
+
+
+def test_a_channel_that_is_not_there_is_named_whatever_releases_begin_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model("mixtral", 1)
+    source = MixedSource("any", {"m1": model}, lambda *_: Mix("dense"))
+    release = published(Registry(str(tmp_path), "tiny"), source, model).id
+    asked = ["plan-memory", "--family", "tiny", "--registry", str(tmp_path), "--channel"]
+    assert run([*asked, release[:3]]) == 2
+    assert f"has no channel '{release[:3]}'" in capsys.readouterr().err

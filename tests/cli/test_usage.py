@@ -88,3 +88,11 @@ def test_wrong_use_is_named(
     code, out, err = call(capsys, kept, *arguments)
     assert (code, out) == (2, "")
     assert words in " ".join(err.split())
+
+
+def test_a_directory_that_is_not_there_is_not_one_without_records(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, err = call(capsys, str(tmp_path / "misspelt"), "--from", "2026-11-28")
+    assert (code, out) == (2, "")
+    assert "no such directory" in err

@@ -192,7 +192,7 @@ def test_a_device_that_is_not_there_is_one_line_before_anything_starts(
 
 def test_memory_is_planned_as_the_file_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[EngineConfig] = []
-    monkeypatch.setattr("serve_app.cli.serving.resolve", lambda *_: "r1")
+    monkeypatch.setattr("serve_app.cli.serving._release_of", lambda *_: "r1")
     monkeypatch.setattr("consolidation.release.ReleaseReader", lambda *_: None)
 
     def plan(_: object, engine: EngineConfig) -> None:
