@@ -12,7 +12,7 @@ ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu.2.17
 
 CLIENTS := .venv-clients
 
-.PHONY: help install check format test test-slow clients-test gpu-check chaos cluster-test olmoe wheel test-wheel monitoring paper-table architectures image demo clean
+.PHONY: help install check format test test-slow clients-test gpu-check chaos cluster-test olmoe wheel test-wheel monitoring paper-table architectures image image-check demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -100,6 +100,10 @@ image: ## build an image; TARGET=cpu or gpu, BASE_DIGEST=sha256:…, IMAGE=name:
 		{ echo 'TARGET is "$(TARGET)": give cpu or gpu' >&2; exit 2; }
 	docker build --file deploy/Dockerfile --target $(TARGET) --build-arg BASE_DIGEST=$(BASE_DIGEST) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+
+# Buildah and a base of Debian's packages stand in for docker and the official base.
+image-check: install ## build deploy/Dockerfile in a chroot and go through its contract; TARGET=cpu or gpu
+	$(BIN)/python -m tests.image_check --target $(TARGET)
 
 demo: install ## the main job on a small family made on the spot; ONCE=1 ends after the table
 	$(BIN)/expertpool demo $(if $(filter 1,$(ONCE)),--once)

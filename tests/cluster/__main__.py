@@ -15,14 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 from serve_app.bench.result.environment import environment
 from serve_app.cli.processes import Interruption, adopt_orphans, end_children
 from tests.cluster.catalogue import ROWS
-from tests.cluster.row import Result, Row, run_row
 from tests.cluster.site import Site
-from tests.cluster.table import as_json, exit_code, table
+from tests.support.row import Result, Row, run_row
+from tests.support.row_table import as_json, exit_code, table
 
 GRACE_S = 2.0
 
 
-def run(rows: Sequence[Row], out: Path, say: Callable[[str], None]) -> list[Result]:
+def run(rows: Sequence[Row[Site]], out: Path, say: Callable[[str], None]) -> list[Result]:
     """A result for each row. After one that failed, the next gets a cluster of its own."""
     results = []
     with tempfile.TemporaryDirectory(prefix="ep-", ignore_cleanup_errors=True) as place:
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"ended by {interruption.name}; nothing that was started is left", flush=True)
         return 130
     file = out / "cluster.json"
-    file.write_text(json.dumps(as_json(results, here), indent=2) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(as_json("cluster", results, here), indent=2) + "\n", encoding="utf-8"
+    )
     seconds = time.monotonic() - begun
     print(f"\n{here.cpu}, {here.cores} cores, {seconds:.0f} s\n{table(results)}\n\n{file}")
     return exit_code(results)

@@ -1,6 +1,5 @@
 """All rows, in the order in which they are run. Runs none."""
 
-from tests.cluster.row import Row
 from tests.cluster.rows import (
     deaths,
     draining,
@@ -11,8 +10,10 @@ from tests.cluster.rows import (
     restarting,
     scaling,
 )
+from tests.cluster.site import Site
+from tests.support.row import Row
 
-ROWS = (
+ROWS: tuple[Row[Site], ...] = (
     Row(
         "nothing serves",
         readiness.nothing_serves,

@@ -16,11 +16,12 @@ def kept_ports() -> Iterator[int]:
     for port in count(_FIRST):
         if port > _LAST:
             raise OSError(f"no port from {_FIRST} to {_LAST} is free")
-        if _is_free(port):
+        if is_free(port):
             yield port
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """On all addresses, at this moment."""
     with socket.socket() as probe:
         try:
             probe.bind(("", port))

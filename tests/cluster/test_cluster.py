@@ -14,8 +14,8 @@ from tests.cluster.catalogue import ROWS
 from tests.cluster.manifests import rendered
 from tests.cluster.nodes import TRIES, started
 from tests.cluster.ports import kept_ports
-from tests.cluster.row import Result, Row, Short, Skipped, run_row
-from tests.cluster.table import exit_code, table
+from tests.support.row import Result, Row, Short, Skipped, run_row
+from tests.support.row_table import exit_code, table
 
 SITE: Any = None
 

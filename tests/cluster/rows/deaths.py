@@ -10,8 +10,8 @@ from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import Kind, Outcome, counts, reasons
 from tests.cluster.cluster import RUNNING_S
 from tests.cluster.pages import metric
-from tests.cluster.row import Short
 from tests.cluster.site import Site
+from tests.support.row import Short
 
 STREAMS, LONG_S = 16, 10.0
 CLIENTS = 8

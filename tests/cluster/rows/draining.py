@@ -6,8 +6,8 @@ from typing import Any
 
 from serve_app.serving.graces import graces_of
 from tests.chaos.ledger import Kind, counts, reasons
-from tests.cluster.row import Short
 from tests.cluster.site import DRAIN_S, Site
+from tests.support.row import Short
 
 STREAMS, CLIENTS = 24, 4
 LONG_S = DRAIN_S / 2

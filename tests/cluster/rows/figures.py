@@ -11,9 +11,9 @@ from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import counts
 from tests.cluster.cluster import Cluster
 from tests.cluster.pages import ENGINE_PORT, metric, ray_series
-from tests.cluster.row import Short
 from tests.cluster.site import Site
 from tests.monitoring.prometheus_server import Prometheus, prometheus
+from tests.support.row import Short
 
 STREAMS, LENGTHS = 40, (20, 60, 140)
 NAME = "generation_tokens_total"

@@ -7,8 +7,8 @@ from typing import Any
 from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import counts, reasons
 from tests.cluster.redis_server import PROGRAM, redis
-from tests.cluster.row import Short, Skipped
 from tests.cluster.site import Site
+from tests.support.row import Short, Skipped
 
 CLIENTS, REQUESTS = 4, 200
 AWAY_S = 20.0

@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.chaos.endpoint import wait_until
 from tests.cluster.cluster import RUNNING_S, Cluster
-from tests.cluster.row import Short
 from tests.cluster.site import Site
+from tests.support.row import Short
 
 HEALTHZ, READY = "/-/healthz", "/ready"
 WATCHED_S = 15.0

@@ -12,8 +12,8 @@ from tests.chaos.ledger import counts, reasons
 from tests.cluster.cluster import RUNNING_S, Cluster
 from tests.cluster.manifests import Manifests
 from tests.cluster.pages import metric
-from tests.cluster.row import Short
 from tests.cluster.site import CHANNEL, MODELS, Site
+from tests.support.row import Short
 
 CLIENTS = 8
 ANSWERED = 160

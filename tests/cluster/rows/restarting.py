@@ -7,8 +7,8 @@ from typing import Any
 from tests.chaos.endpoint import wait_until
 from tests.chaos.ledger import Kind, counts, reasons
 from tests.cluster.cluster import RUNNING_S
-from tests.cluster.row import Short
 from tests.cluster.site import Site
+from tests.support.row import Short
 
 CLIENTS = 8
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.chaos.ledger import counts, reasons
-from tests.cluster.row import Short
 from tests.cluster.site import Site
+from tests.support.row import Short
 
 CLIENTS = 8
 EACH_WAY = 120

@@ -1,4 +1,4 @@
-"""What a row is, and how one is run within its time and judged. Knows none by name."""
+"""A row of a check: what it does, how it is run within its time, and its result."""
 
 import signal
 import time
@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from tests.cluster.site import Site
+T = TypeVar("T")
+"""What rows are run on."""
 
 
 class Skipped(Exception):
@@ -20,14 +21,14 @@ class OutOfTime(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Generic[T]):
     """run: -> what was seen; an AssertionError says what fell short of the bar.
 
     bar: what is wanted, in words.   most_s: the row's time.
     """
 
     name: str
-    run: Callable[[Site], Mapping[str, Any]]
+    run: Callable[[T], Mapping[str, Any]]
     bar: str
     most_s: int
 
@@ -52,7 +53,7 @@ class Short(AssertionError):
         self.seen = seen
 
 
-def run_row(row: Row, site: Site) -> Result:
+def run_row(row: Row[T], subject: T) -> Result:
     """Runs one row. Whatever it raises is its failure; KeyboardInterrupt goes through."""
     begun = time.monotonic()
 
@@ -65,7 +66,7 @@ def run_row(row: Row, site: Site) -> Result:
     passed: bool | None = True
     why = ""
     try:
-        seen = row.run(site)
+        seen = row.run(subject)
     except Skipped as notice:
         passed, why = None, str(notice)
     except Short as short:

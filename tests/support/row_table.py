@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serve_app.bench.result.environment import Environment
-from tests.cluster.row import Result
+from tests.support.row import Result
 
 WIDTH = 110
 _VERDICTS = {True: "passed", False: "FAILED", None: "skipped"}
@@ -33,9 +33,9 @@ def exit_code(results: Sequence[Result]) -> int:
     return int(any(result.passed is False for result in results))
 
 
-def as_json(results: Sequence[Result], environment: Environment) -> dict[str, Any]:
+def as_json(kind: str, results: Sequence[Result], environment: Environment) -> dict[str, Any]:
     return {
-        "kind": "cluster",
+        "kind": kind,
         "environment": asdict(environment),
         "rows": [asdict(result) for result in results],
     }
