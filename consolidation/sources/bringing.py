@@ -97,6 +97,11 @@ class Located:
         """Whether no file has to be brought."""
         return all(place.is_here for place in self.places.values())
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights, wherever they are."""
+        return sum(place.num_bytes for place in self.places.values())
+
     @contextmanager
     def headers(self) -> Iterator[tuple[dict[str, ModelFiles], ModelFiles | None]]:
         """What can be opened like the models and their base, though not read; until the end.
@@ -156,6 +161,13 @@ class _Place:
     @property
     def is_here(self) -> bool:
         return all((self.directory / name).exists() for name in self.weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights."""
+        if isinstance(self.found, Path):
+            return sum(file.stat().st_size for file in self.found.glob("*.safetensors"))
+        return sum(self.found.sizes[name] for name in self.weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def plan_memory(
         typer.Option(
             "--consolidation",
             help="Plan for consolidating the models of --model or RECIPE instead. "
-            "Fetches those that are not on this machine, with their weights.",
+            "Of those that are not on this machine, it reads headers alone.",
         ),
     ] = False,
     model: Models = None,

@@ -9,6 +9,7 @@ from serve_app.config import ServeConfig
 from serve_app.engine.settings import Setting, count, num_bytes
 from serve_app.errors import ConfigError
 from serve_app.k8s.kustomize import names_of
+from serve_app.k8s.recipe_pod import RecipeRun
 
 LEAST_KUBERAY = (1, 5, 1)
 """The first that knows `authOptions`; an older one leaves the dashboard open."""
@@ -68,10 +69,12 @@ class ClusterValues:
     ] = None
     consolidation_memory: Annotated[
         int | None,
-        Setting(num_bytes, "BYTES", "Its memory: see `plan-memory --consolidation`."),
+        Setting(
+            num_bytes, "BYTES", "Its memory; --recipe says it: see `plan-memory --consolidation`."
+        ),
     ] = None
     consolidation_disk: Annotated[
-        int | None, Setting(num_bytes, "BYTES", "Its disk, for checkpoints that it fetches.")
+        int | None, Setting(num_bytes, "BYTES", "Its disk, for what it fetches; --recipe says it.")
     ] = None
     schedule: Annotated[
         str | None, Setting(str, "CRON", "When it consolidates by itself; else never.")
@@ -126,6 +129,8 @@ class Wanted:
     values: ClusterValues
     settings: Mapping[str, str]
     """Of the endpoint: fields of `ServeConfig`, of an engine too."""
+    run: RecipeRun | None = None
+    """What the job consolidates; None: a ConfigMap that is made by hand says it."""
 
 
 def wanted(
@@ -135,6 +140,7 @@ def wanted(
     overlay: str,
     components: tuple[str, ...] = (),
     given: Mapping[str, str] | None = None,
+    run: RecipeRun | None = None,
 ) -> Wanted:
     """What to render. The component of the registry follows from its address.
 
@@ -167,6 +173,7 @@ def wanted(
         family=family,
         values=values,
         settings=settings,
+        run=run,
     )
 
 

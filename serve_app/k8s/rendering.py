@@ -11,6 +11,7 @@ from serve_app.errors import ConfigError
 from serve_app.k8s.cluster_values import ClusterValues, Wanted
 from serve_app.k8s.kustomize import Object, compose, image_of_all, namespace_of_all
 from serve_app.k8s.quantity import memory
+from serve_app.k8s.recipe_pod import RecipeRun, config_map, pod_disk, pod_memory
 from serve_app.serving.graces import NODE_VARIABLE, Graces, graces_of
 
 _AZURE_ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
@@ -21,7 +22,7 @@ _USABLE = 0.9
 def rendered(wanted: Wanted) -> list[Object]:
     """The objects of a set, those that others need first.
 
-    Raises: ConfigError for a setting that the endpoint refuses.
+    Raises: ConfigError for a setting that the endpoint refuses, or a recipe that is too long.
     """
     objects = compose(wanted.overlay, wanted.components)
     values = wanted.values
@@ -38,12 +39,14 @@ def rendered(wanted: Wanted) -> list[Object]:
             case "RayService":
                 _endpoint(one, wanted)
             case "RayJob":
-                _consolidation(one, values)
+                _consolidation(one, wanted)
             case "CronJob" if values.schedule is not None:
                 one["spec"] |= {"schedule": values.schedule, "suspend": False}
             case "PersistentVolumeClaim" if values.storage_class is not None:
                 one["spec"]["storageClassName"] = values.storage_class
     _routes(objects, values, graces_of(_drain_s(objects)))
+    if wanted.run is not None:
+        _recipe(objects, wanted.run)
     if values.image is not None:
         image_of_all(objects, "expertpool", values.image)
     if values.namespace is not None:
@@ -144,15 +147,27 @@ def _set_graces(pod: Object, graces: Graces) -> None:
         environment[NODE_VARIABLE]["value"] = f"{graces.node_s:g}"
 
 
-def _consolidation(job: Object, values: ClusterValues) -> None:
-    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
-    _set_resources(head, values.consolidation_cpus, values.consolidation_memory)
+def _consolidation(job: Object, wanted: Wanted) -> None:
+    """The pod of the job: as large as was said, else as the recipe needs."""
+    values, head = wanted.values, job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    num_bytes, disk = values.consolidation_memory, values.consolidation_disk
+    if wanted.run is not None:
+        store = int(head["rayStartParams"]["object-store-memory"])
+        num_bytes = num_bytes or pod_memory(wanted.run.stage_bytes, store)
+        disk = disk or pod_disk(wanted.run.fetched_bytes)
+    _set_resources(head, values.consolidation_cpus, num_bytes)
     if values.consolidation_cpus is not None:
         head["rayStartParams"]["num-cpus"] = str(values.consolidation_cpus)
-    if values.consolidation_disk is not None:
+    if disk is not None:
         for volume in head["template"]["spec"]["volumes"]:
             if volume["name"] == "cache":
-                volume["emptyDir"]["sizeLimit"] = memory(values.consolidation_disk)
+                volume["emptyDir"]["sizeLimit"] = memory(disk)
+
+
+def _recipe(objects: list[Object], run: RecipeRun) -> None:
+    """The ConfigMap, before the job that mounts it."""
+    [(at, job)] = [(at, one) for at, one in enumerate(objects) if one["kind"] == "RayJob"]
+    objects.insert(at, config_map(run.files, job["metadata"]["namespace"]))
 
 
 def _set_resources(group: Object, cpus: int | None, num_bytes: int | None) -> None:

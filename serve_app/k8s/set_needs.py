@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from serve_app.k8s.kustomize import Object
+from serve_app.k8s.recipe_pod import NAME
 
 _OPERATORS = {
     "ray.io": "KubeRay 1.5.1 or newer (1.7.0 or newer for incremental upgrades)",
@@ -36,10 +37,11 @@ def needed(objects: Sequence[Object]) -> Iterator[str]:
             "access to the bucket: --set serve_identity=… --set consolidate_identity=…, or "
             f"{created} secret generic expertpool-storage with the store's own variables"
         )
-    yield (
-        "to consolidate on the cluster, a recipe: "
-        f"{created} configmap expertpool-recipe --from-file recipe.yaml"
-    )
+    if not any(one["kind"] == "ConfigMap" and one["metadata"]["name"] == NAME for one in objects):
+        yield (
+            "to consolidate on the cluster, a recipe: --recipe recipe.yaml, or "
+            f"{created} configmap {NAME} --from-file recipe.yaml"
+        )
 
 
 def _images(value: object) -> Iterator[str]:

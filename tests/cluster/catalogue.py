@@ -21,10 +21,18 @@ ROWS: tuple[Row[Site], ...] = (
         most_s=300,
     ),
     Row("replicas 1, 2, 1", scaling.up_and_down, "0 refused or cut", most_s=240),
+    Row(
+        "replicas 1, 2, 1 from a bucket",
+        scaling.up_and_down_from_a_bucket,
+        "0 refused or cut",
+        most_s=300,
+    ),
+    Row("multi-gpu as rendered", scaling.multi_gpu, "2 engines; 0 refused or cut", most_s=300),
     Row("two replicas counted", figures.metrics_of_two, "within 1 % of the truth", most_s=240),
     Row("engine of two killed", deaths.engine_killed, "those it ran, told why", most_s=240),
     Row("ingress killed", deaths.ingress_killed, "streams through it alone", most_s=240),
     Row("node told to end", draining.node_told_to_end, "0 cut", most_s=300),
+    Row("node with room elsewhere", draining.node_with_room_elsewhere, "0 cut", most_s=300),
     Row("only engine killed", deaths.only_engine_killed, "503 within 2 s", most_s=240),
     Row("args changed", restarting.args_changed, "figure for the docs; none cut", most_s=240),
     Row(

@@ -46,14 +46,24 @@ class Manifests:
             engine["autoscaling_config"] = dict(scaling)
         return Manifests(config, self.environment)
 
+    def from_registry(self, registry: str) -> "Manifests":
+        """The same for another registry."""
+        return Manifests(self.config, {**self.environment, "EXPERTPOOL_REGISTRY": registry})
+
     def text(self, port: int) -> str:
         """What `serve deploy` takes.   port: of the head's proxy; those of workers have others."""
         options = {"host": "127.0.0.1", "port": port}
         return yaml.safe_dump({**self.config, "http_options": options}, sort_keys=False)
 
 
-def rendered(registry: str, out: Path, drain_s: float, args: Mapping[str, Any]) -> Manifests:
-    """One engine with a GPU and two ingresses.
+def rendered(
+    registry: str,
+    out: Path,
+    drain_s: float,
+    args: Mapping[str, Any],
+    overlay: str = "single-gpu",
+) -> Manifests:
+    """One engine with a GPU and two ingresses, or what another overlay has.
 
     registry, args: a folder, and settings of the endpoint that `render` refuses for a cluster, as
     `device: cpu` or a path of this machine. So they are put in afterwards.
@@ -61,7 +71,7 @@ def rendered(registry: str, out: Path, drain_s: float, args: Mapping[str, Any]) 
     file = out / "set.yaml"
     command = [
         *(sys.executable, "-c", EXPERTPOOL, "k8s", "render", "--family", FAMILY),
-        *("--registry", "s3://none/registry", "--overlay", "single-gpu", "--output", str(file)),
+        *("--registry", "s3://none/registry", "--overlay", overlay, "--output", str(file)),
         *("--set", "image=expertpool:test", "--set", f"drain_s={drain_s:g}"),
     ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -70,6 +80,5 @@ def rendered(registry: str, out: Path, drain_s: float, args: Mapping[str, Any]) 
     head = service["spec"]["rayClusterConfig"]["headGroupSpec"]
     [container] = head["template"]["spec"]["containers"]
     environment = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    environment["EXPERTPOOL_REGISTRY"] = registry
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
-    return Manifests(config, environment).with_changes(args=args)
+    return Manifests(config, environment).from_registry(registry).with_changes(args=args)

@@ -11,7 +11,7 @@ from serve_app.tenants.keys_file import KeyScope, KeysFile
 from tests.chaos.references import References
 from tests.cluster.clients import Clients
 from tests.cluster.cluster import Cluster
-from tests.cluster.manifests import rendered
+from tests.cluster.manifests import Manifests, rendered
 from tests.cluster.redis_server import Redis
 from tests.serving.family import TinyFamily
 from tests.support.checkpoints import write_checkpoint
@@ -40,22 +40,26 @@ class Site:
         file, self.key = with_new_key(KeysFile(), Wanted("operator", scopes=scopes))
         keys = root / "keys.yaml"
         keys.write_text(file.text(), encoding="utf-8")
-        args = {
+        self._args = {
             "device": "cpu",
             "dtype": "float32",
             "kv_tokens": 200_000,
             "keys": str(keys),
             "log_output": str(out / "lines.json"),
         }
-        self.manifests = rendered(self.family.url, out, DRAIN_S, args)
+        self.manifests = rendered(self.family.url, out, DRAIN_S, self._args)
         self.cluster: Cluster | None = None
 
-    def fresh(self, redis: Redis | None = None) -> Cluster:
-        """A head and two workers, where nothing is deployed yet."""
+    def of_overlay(self, overlay: str) -> Manifests:
+        """Another set than that of one GPU."""
+        return rendered(self.family.url, self._out, DRAIN_S, self._args, overlay)
+
+    def fresh(self, redis: Redis | None = None, manifests: Manifests | None = None) -> Cluster:
+        """A head and two workers, where nothing is deployed yet.   manifests: None: the site's"""
         self.close()
         folder = self._root / f"c{next(self._numbers)}"
         folder.mkdir()
-        self.cluster = Cluster(folder, self.manifests, redis)
+        self.cluster = Cluster(folder, manifests or self.manifests, redis)
         self.cluster.start_head()
         self.cluster.add_workers(2)
         return self.cluster

@@ -36,7 +36,11 @@ def as_file(settings: Mapping[str, str]) -> str:
 
 
 def named_paths(settings: Mapping[str, str]) -> list[Path]:
-    """Files and folders of this machine that the settings name and that are there."""
+    """Files and folders of this machine that the settings name and that are there.
+
+    An index that is a folder links to files beside it, so what it lies in is brought.
+    """
     words = [word for value in settings.values() for word in value.split()]
-    paths = {Path(urlparse(word).path) for word in words if word.startswith(("/", "file://"))}
+    paths = {Path(word) for word in words if word.startswith("/")}
+    paths |= {Path(urlparse(word).path).parent for word in words if word.startswith("file://")}
     return sorted(path for path in paths if path.exists())

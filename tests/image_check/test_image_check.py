@@ -30,15 +30,18 @@ def test_values_of_several_lines_are_one_line_of_the_file() -> None:
     ]
 
 
-def test_only_files_and_folders_that_are_here_are_brought_along(tmp_path: Path) -> None:
-    there = tmp_path / "wheels"
-    there.mkdir()
+def test_folders_that_are_here_are_brought_along_and_an_index_with_its_files(
+    tmp_path: Path,
+) -> None:
+    wheels, index = tmp_path / "wheels", tmp_path / "index" / "simple"
+    wheels.mkdir()
+    index.mkdir(parents=True)
     settings = {
-        "find-links": f"{there} {tmp_path}/none",
-        "extra-index-url": f"https://index.example/simple file://{tmp_path}",
+        "find-links": f"{wheels} {tmp_path}/none",
+        "extra-index-url": f"https://index.example/simple file://{index}",
         "timeout": "180",
     }
-    assert named_paths(settings) == [tmp_path, there]
+    assert named_paths(settings) == [index.parent, wheels]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

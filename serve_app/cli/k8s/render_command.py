@@ -45,6 +45,15 @@ def render(
             "(image=…, engine_memory=64GiB); --set help lists them. Repeat for more.",
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="What the set consolidates. The recipe and the texts beside it come along, and "
+            "the pod gets the memory and the disk that its models need, whose headers are read.",
+        ),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--output", metavar="FILE", help="Write there.", show_default="stdout"),
@@ -63,12 +72,15 @@ def render(
     from serve_app.k8s.lint.schemas import Schemas
     from serve_app.k8s.rendering import in_yaml, rendered
 
+    if recipe is not None:
+        from serve_app.cli.k8s.recipe_run import recipe_run
     set_of = wanted(
         family=family,
         registry=registry,
         overlay=overlay,
         components=tuple(component or ()),
         given=_pairs(given or []),
+        run=None if recipe is None else recipe_run(recipe, registry, family),
     )
     objects = rendered(set_of)
     name = str(file or "the rendered set")

@@ -6,6 +6,7 @@ from typing import Any
 
 from serve_app.serving.graces import graces_of
 from tests.chaos.ledger import Kind, counts, reasons
+from tests.cluster.cluster import Cluster
 from tests.cluster.site import DRAIN_S, Site
 from tests.support.row import Short
 
@@ -21,7 +22,24 @@ ENDS_S = 30.0
 def node_told_to_end(site: Site) -> Mapping[str, Any]:
     """Two engines on two nodes, SIGTERM to one of them, with streams through both."""
     cluster = site.serving(2)
-    node = cluster.workers[-1]
+    seen = _told_to_end(site, cluster)
+    cluster.add_workers(1)
+    return seen
+
+
+def node_with_room_elsewhere(site: Site) -> Mapping[str, Any]:
+    """The same with a third node, which can take the replicas of the one that ends."""
+    cluster = site.serving(2)
+    cluster.add_workers(1)
+    cluster.until_reached()
+    seen = _told_to_end(site, cluster)
+    took = cluster.until_running(2)
+    return {**seen, "s from then until two engines run": took}
+
+
+def _told_to_end(site: Site, cluster: Cluster) -> Mapping[str, Any]:
+    address = next(iter(cluster.pids("Engine")))
+    [node] = [each for each in cluster.workers if each.address == address]
     with site.clients(cluster) as clients:
         streams = clients.streams_of(STREAMS, LONG_S)
         clients.begin(CLIENTS)
@@ -37,7 +55,6 @@ def node_told_to_end(site: Site) -> Mapping[str, Any]:
         ended_s = time.monotonic() - begun
         others = [each.outcome for each in clients.end()]
     cluster.forget(node)
-    cluster.add_workers(1)
     tally, beside = counts(outcomes), counts(others)
     seen = {
         "streams open at SIGTERM": num_open,
