@@ -22,24 +22,35 @@ FIELDS = (
 )
 """Fields of configs that say to how many experts a token goes."""
 TOP_1 = ("switch_transformers",)
-"""Model types whose tokens go to one expert each, which their configs do not say."""
+"""Encoder–decoders whose tokens go to one expert each, which their configs do not say."""
+
+ENCODER = "encoder"
+"""What the encoder of an encoder–decoder is called among the modules of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeStep:
-    """A step with one token of each sequence. sequences: of each model."""
+    """A step with one token of each sequence. sequences: of each model.
+
+    has_encoder: whether an encoder runs before the first step, and in none.
+    """
 
     experts_per_token: int = 2
     sequences: int = SEQUENCES
+    has_encoder: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DecodeStep":
         """That of a model with this config, as JSON values; 2 experts if it does not say."""
         text = text_fields(config)
         if text.get("model_type") in TOP_1:
-            return cls(1)
+            return cls(1, has_encoder=True)
         found = (text.get(field) for field in FIELDS)
         return cls(next((int(one) for one in found if isinstance(one, int) and one > 0), 2))
+
+    def reads(self, module: str) -> bool:
+        """Whether a step computes an experts module, by its name in the model."""
+        return not (self.has_encoder and ENCODER in module.split("."))
 
     def tokens_of_expert(self, num_experts: int) -> float:
         """How many tokens of a model's sequences go to one of its experts, on average."""

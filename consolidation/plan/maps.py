@@ -182,6 +182,8 @@ def planned_step_bytes(
     expert_maps, residual_maps = maps
     found = []
     for number, (layer, choice) in enumerate(zip(layers, choices, strict=True)):
+        if not step.reads(layer.module):
+            continue
         models = []
         parts = {own.start: own for own in layer.parts}
         for name, rows in expert_maps.items():

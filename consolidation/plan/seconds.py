@@ -27,6 +27,7 @@ class LayerSeconds:
     def __init__(self, layer: LayerChoices, step: DecodeStep) -> None:
         self._sizes = layer.sizes
         self._step = step
+        self._is_read = step.reads(layer.contents.module)
         self._users = [Counter(user.model for user in users) for users in layer.contents.users]
         every = sum(self._users, Counter[str]())
         self._num_experts = max(every.values(), default=0)
@@ -35,6 +36,8 @@ class LayerSeconds:
     def of(self, choices: Choices) -> float:
         """Seconds of all parts of these choices."""
         total = 0.0
+        if not self._is_read:
+            return total
         for slot in choices:
             together = Counter[str]()
             for use in slot.uses:

@@ -262,7 +262,9 @@ class Manifest(_Record):
         """Bytes of experts that `decode_step` reads; None with schema 1, which has no shapes."""
         if not all(layer.parameters for layer in self.layers):
             return None
-        return bytes_read(map(self._layer_parts, range(len(self.layers))), self.decode_step)
+        step = self.decode_step
+        read = [number for number, layer in enumerate(self.layers) if step.reads(layer.module)]
+        return bytes_read(map(self._layer_parts, read), step)
 
     @property
     def decode_step(self) -> DecodeStep:

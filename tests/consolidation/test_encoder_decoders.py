@@ -91,6 +91,9 @@ def test_a_budget_is_kept_and_each_model_measured(models: Paths, tmp_path: Path)
         *["encoder"] * 2,
         *["decoder"] * 2,
     ]
+    of_decoder = [layer.device_bytes(manifest.dtype) for layer in manifest.layers[2:]]
+    assert manifest.step_bytes == outcome.plan.step_bytes
+    assert 0 < outcome.plan.step_bytes <= sum(of_decoder)
     for quality in manifest.quality.values():
         assert quality.kl_base is not None
         assert 0 < quality.kl < 0.05 * quality.kl_base

@@ -65,7 +65,15 @@ def test_every_served_config_says_how_many_experts_a_token_goes_to(model_type: s
     text = config.get_text_config()
     said = next((n for n in (getattr(text, name, None) for name in names) if n), 2)
     said = 1 if model_type in TOP_1 else said
-    assert DecodeStep.of(plain_config(config)) == DecodeStep(said, SEQUENCES)
+    has_encoder = bool(config.is_encoder_decoder)
+    assert DecodeStep.of(plain_config(config)) == DecodeStep(said, SEQUENCES, has_encoder)
+
+
+def test_experts_of_an_encoder_are_read_in_no_step() -> None:
+    step = DecodeStep.of({"model_type": TOP_1[0]})
+    assert not step.reads("encoder.block.1.layer.1.mlp.experts")
+    assert step.reads("decoder.block.1.layer.2.mlp.experts")
+    assert DecodeStep.of({"model_type": "mixtral"}).reads("encoder.layers.0.mlp.experts")
 
 
 def test_a_config_that_does_not_say_has_two_experts_a_token() -> None:

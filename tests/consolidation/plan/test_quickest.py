@@ -102,3 +102,13 @@ def test_a_plane_takes_time_by_row_and_bytes_take_it_once() -> None:
 def test_each_format_of_a_layer_has_a_price() -> None:
     several = slot(Packed(4, 16), 0.0, Packed(1, 16), LowRank(2))
     assert formats_seconds([[several, slot(Packed(4, 16))], [slot(DENSE)]]) == 4 * FORMAT_S
+
+
+def test_experts_of_an_encoder_take_no_time_of_a_step() -> None:
+    layer = layer_of(slot(Packed(4, 16)))
+    of_encoder = dataclasses.replace(
+        layer, contents=dataclasses.replace(layer.contents, module="encoder.block.1.mlp.experts")
+    )
+    step = DecodeStep(1, has_encoder=True)
+    assert LayerSeconds(layer, step).of(slot(Packed(4, 16))) > 0
+    assert LayerSeconds(of_encoder, step).of(slot(Packed(4, 16))) == 0
