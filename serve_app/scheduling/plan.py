@@ -45,6 +45,17 @@ class Chunk(NamedTuple):
         """How many of the tokens a decoder computes: those that are no input of an encoder."""
         return len(self.tokens) - max(0, self.num_inputs - self.start)
 
+    @property
+    def decoded(self) -> "Chunk":
+        """The part that a decoder computes, with positions as the decoder counts them."""
+        first = max(self.start, self.num_inputs)
+        return self._replace(
+            start=first - self.num_inputs,
+            tokens=self.tokens[first - self.start :],
+            prompt_len=self.prompt_len - self.num_inputs,
+            forward_len=self.forward_len - self.num_inputs,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneCopy:

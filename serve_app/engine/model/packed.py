@@ -19,7 +19,6 @@ from representation.architecture.config import (
 )
 from representation.architecture.skeleton import meta_model
 from representation.architecture.tracing.tracing import fresh_rotary
-from representation.encoder_decoder.both_stacks import is_encoder_decoder
 from serve_app.engine.attention.form import AttentionForm
 from serve_app.engine.attention.paged import PagedAttention
 from serve_app.engine.device.cores import on_cores
@@ -104,6 +103,7 @@ class PackedModel:
         self.arrivals = Arrivals()
         self._config = config_of(config)
         anatomy = study(self._config, dtype, in_float32)
+        self.has_encoder = anatomy.has_encoder
         self.prompt_at_once = anatomy.prompt_at_once
         self._architecture = type(anatomy.model).__name__
         self._model = anatomy.model
@@ -215,11 +215,6 @@ class PackedModel:
         scales += [1.0] * (row + 1 - len(scales))
         scales[row] = ratio
         paged.scales = torch.tensor(scales, device=self.device)
-
-    @property
-    def has_encoder(self) -> bool:
-        """Whether what sequences begin with is the input of an encoder."""
-        return is_encoder_decoder(self._model)
 
     @property
     def bound_to_host(self) -> str | None:

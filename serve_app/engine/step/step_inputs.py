@@ -103,14 +103,3 @@ def paging_of_inputs(
         most_positions=int(lengths.max()),
         host=host,
     )
-
-
-def decoded(chunk: Chunk) -> Chunk:
-    """The part of a chunk that the decoder computes, with positions as the decoder counts them."""
-    first = max(chunk.start, chunk.num_inputs)
-    return chunk._replace(
-        start=first - chunk.num_inputs,
-        tokens=chunk.tokens[first - chunk.start :],
-        prompt_len=chunk.prompt_len - chunk.num_inputs,
-        forward_len=chunk.forward_len - chunk.num_inputs,
-    )

@@ -14,7 +14,7 @@ from serve_app.engine.step.paging import PagedOnHost, Paging
 from serve_app.engine.step.sequence_group import SequenceGroup
 from serve_app.engine.step.spans import Spans
 from serve_app.engine.step.step import RopeSpan, StepView
-from serve_app.engine.step.step_inputs import StepInputs, decoded, paging_of_inputs, step_inputs
+from serve_app.engine.step.step_inputs import StepInputs, paging_of_inputs, step_inputs
 from serve_app.engine.step.step_states import StatePiece, StepStates
 from serve_app.scheduling.ledgers.blocks import BLOCKS
 from serve_app.scheduling.ledgers.input_blocks import INPUT_BLOCKS
@@ -110,7 +110,7 @@ class ViewBuilder:
                     for at, position in zip(outputs.chunks, outputs.positions, strict=True)
                 ],
             )
-            chunks = [decoded(chunk) for chunk in chunks]
+            chunks = [chunk.decoded for chunk in chunks]
         counts = np.array([len(chunk.tokens) for chunk in chunks])  # (S,)
         ends = counts.cumsum()  # (S,)
         starts = ends - counts
