@@ -15,6 +15,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from serve_app.bench.result.environment import environment
 from serve_app.cli.processes import Interruption
 from tests.chaos.endpoint import ROOT
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     out = Path(os.environ.get("OUT") or "image").resolve()
     out.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
     interruption = Interruption()
     interruption.install()
     here, begun = environment(), time.monotonic()
