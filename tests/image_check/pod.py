@@ -4,6 +4,7 @@ The ports are the ones of a pod, since the probes and the healthcheck of the ima
 """
 
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -42,16 +43,18 @@ class Pod:
         if taken:
             raise Skipped(f"another process has port {taken[0]}")
         self._image, self._manifests, self._folder = image, manifests, folder
+        self._settings: Mapping[str, str] = {
+            **manifests.environment,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",  # KubeRay's variables for `authOptions`
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
         command = image.command("bash", "-c", _START, volumes=[folder], environment=self._settings)
         self.log = image.out / "head.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True
             )
-
-    @property
-    def _settings(self) -> Mapping[str, str]:
-        return {**self._manifests.environment, "RAY_USAGE_STATS_ENABLED": "0"}
 
     def said(self, command: str) -> str:
         """What a command of bash in the pod prints. Raises: ChildProcessError."""
