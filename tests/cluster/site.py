@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from serve_app.tenants.key_changes import Wanted, with_new_key
-from serve_app.tenants.keys_file import KeyScope, KeysFile
 from tests.chaos.references import References
 from tests.cluster.clients import Clients
 from tests.cluster.cluster import Cluster
 from tests.cluster.manifests import Manifests, rendered
+from tests.cluster.operators_key import write_operators_key
 from tests.cluster.redis_server import Redis
 from tests.serving.family import TinyFamily
 from tests.support.checkpoints import write_checkpoint
@@ -36,10 +35,8 @@ class Site:
         self.release = self.family.publish(MODELS)
         self.references = References(root)
         self.references.add(self.release, {name: name for name in MODELS})
-        scopes = frozenset(KeyScope)
-        file, self.key = with_new_key(KeysFile(), Wanted("operator", scopes=scopes))
         keys = root / "keys.yaml"
-        keys.write_text(file.text(), encoding="utf-8")
+        self.key = write_operators_key(keys)
         self._args = {
             "device": "cpu",
             "dtype": "float32",

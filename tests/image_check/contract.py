@@ -9,6 +9,7 @@ from typing import Any
 import openai
 
 from tests.cluster.manifests import rendered
+from tests.cluster.operators_key import write_operators_key
 from tests.image_check.builder import USER, Image
 from tests.image_check.pod import ADDRESS, Pod
 from tests.serving.family import FAMILY, TOKENIZER, TinyFamily, text_after
@@ -88,15 +89,18 @@ def serves(image: Image) -> Mapping[str, Any]:
     where = f"--registry {family.url} --family {FAMILY} --channel stable"
     consolidate = shlex.split(f"expertpool consolidate {models} {where}")
     image.run(*consolidate, within_s=300, volumes=[family.root])
-    args = {"device": "cpu", "dtype": "float32"}
-    pod = Pod(image, rendered(family.url, image.out, 30, args), family.root)
+    keys = family.root / "keys.yaml"
+    key = write_operators_key(keys)
+    keys.chmod(0o444)
+    args = {"device": "cpu", "dtype": "float32", "keys": str(keys)}
+    pod = Pod(image, rendered(family.url, image.out, 30, args, "cpu-dev"), family.root)
     try:
-        return _seen(image, pod, family)
+        return _seen(image, pod, family, key)
     finally:
         pod.close()
 
 
-def _seen(image: Image, pod: Pod, family: TinyFamily) -> dict[str, Any]:
+def _seen(image: Image, pod: Pod, family: TinyFamily, key: str) -> dict[str, Any]:
     seen: dict[str, Any] = {"s until the head's probes pass": pod.until_started()}
     _, *test = image.config()["Healthcheck"]["Test"]
     healthcheck = shlex.join(test)
@@ -105,7 +109,7 @@ def _seen(image: Image, pod: Pod, family: TinyFamily) -> dict[str, Any]:
     seen["s until a release serves"] = pod.until_ready()
     pod.said(healthcheck)
     prompt = TOKENIZER.encode(_PROMPT)
-    client = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key="none", timeout=60)
+    client = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=key, timeout=60)
     for model in MODELS:
         answer = client.completions.create(
             model=model, prompt=_PROMPT, max_tokens=_ANSWER, temperature=0

@@ -72,8 +72,12 @@ class Pod:
         self.said(f"serve deploy --address http://127.0.0.1:{_DASHBOARD} {file}")
 
     def until_ready(self) -> float:
-        """-> seconds until a release serves"""
-        return wait_until(self._is_ready, READY_S, f"a release serves; see {self.log}")
+        """-> seconds until a release serves.   Raises: TimeoutError, with `serve status`."""
+        try:
+            return wait_until(self._is_ready, READY_S, f"a release serves; see {self.log}")
+        except TimeoutError as error:
+            told = self.said(f"serve status --address http://127.0.0.1:{_DASHBOARD}")
+            raise TimeoutError(f"{error}; {told[-2000:]}") from error
 
     def close(self) -> None:
         for pid in [*descendants(self._process.pid), self._process.pid]:

@@ -30,17 +30,17 @@ def node_told_to_end(site: Site) -> Mapping[str, Any]:
 def node_with_room_elsewhere(site: Site) -> Mapping[str, Any]:
     """The same with a third node, which can take the replicas of the one that ends."""
     cluster = site.serving(2)
-    cluster.add_workers(1)
-    cluster.until_reached()
-    seen = _told_to_end(site, cluster)
+    seen = _told_to_end(site, cluster, room=1)
     took = cluster.until_running(2)
     return {**seen, "s from then until two engines run": took}
 
 
-def _told_to_end(site: Site, cluster: Cluster) -> Mapping[str, Any]:
+def _told_to_end(site: Site, cluster: Cluster, *, room: int = 0) -> Mapping[str, Any]:
+    """room: nodes that are added, which the clients do not know."""
     address = next(iter(cluster.pids("Engine")))
     [node] = [each for each in cluster.workers if each.address == address]
     with site.clients(cluster) as clients:
+        cluster.add_workers(room)
         streams = clients.streams_of(STREAMS, LONG_S)
         clients.begin(CLIENTS)
         time.sleep(2)
