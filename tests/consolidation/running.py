@@ -1,5 +1,6 @@
 """Runs of the pipeline in this process, for tests."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ from consolidation.pipeline import Consolidated, Recipe, consolidate
 from consolidation.release import Manifest
 from consolidation.run.executor import LocalExecutor
 from consolidation.sources.local_sources import local_models, local_source
+from consolidation.statistics.windows import model_windows
 
 Paths = dict[str, Path]
+
+SCORED_TOKENS = 3 * 256
+"""Of the default text, by which a tiny model is judged: three windows of its context."""
+GOLDEN_TOKENS = 4
 
 
 def recipe_of(
@@ -25,15 +31,26 @@ def recipe_of(
 def run(
     registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
 ) -> Consolidated:
-    """Without the release's report, which takes a seventh of a run to draw."""
+    return consolidated(recipe_of(registry, models, budget, **fields))
+
+
+def consolidated(recipe: Recipe, **how: Any) -> Consolidated:
+    """Without the release's report, and with little to validate: together half of a tiny run.
+
+    how: of `consolidate`; the executor is one of this process, unless it is told.
+    """
+    few = partial(model_windows, max_tokens=SCORED_TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("consolidation.pipeline._report", lambda _: None)
-        return run_with_report(registry, models, budget, **fields)
+        patch.setattr("consolidation.pipeline.model_windows", few)
+        patch.setattr("consolidation.evaluation.golden_prompts.GOLDEN_TOKENS", GOLDEN_TOKENS)
+        return consolidate(recipe, **{"executor": LocalExecutor(), **how})
 
 
-def run_with_report(
+def run_whole(
     registry: Path | str, models: Paths, budget: float | None = None, **fields: Any
 ) -> Consolidated:
+    """As the command line runs it."""
     recipe = recipe_of(registry, models, budget, **fields)
     return consolidate(recipe, executor=LocalExecutor())
 

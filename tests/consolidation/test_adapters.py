@@ -8,13 +8,12 @@ import torch
 
 from consolidation.checkpoints.checkpoint import open_checkpoint
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Consolidated, Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe
 from consolidation.release import Registry, ReleaseReader
-from consolidation.run.executor import LocalExecutor
 from consolidation.sources.model_source import Kind, Location, ModelSource
 from representation.formats import DENSE
 from serve_app.cli.outcome import print_release
-from tests.consolidation.running import Paths, manifest_of
+from tests.consolidation.running import Paths, consolidated, manifest_of
 from tests.support.adapters import write_listed
 from tests.support.checkpoints import write_checkpoint
 
@@ -63,7 +62,7 @@ def run(
     registry: Path, adapters: Paths, *names: str, budget: float | None = None, **fields: Any
 ) -> Consolidated:
     recipe = Recipe("fam", str(registry), sources(adapters, *names), expert_budget=budget, **fields)
-    return consolidate(recipe, executor=LocalExecutor())
+    return consolidated(recipe)
 
 
 def held(outcome: Consolidated, model: str) -> list[list[str]]:

@@ -20,7 +20,7 @@ from consolidation.release import Registry, ReleaseReader
 from consolidation.statistics.text import read_calibration
 from tests.consolidation.evaluation.methods import FromCheckpoint
 from tests.consolidation.families import write_family
-from tests.consolidation.running import Paths, manifest_of, pick, run
+from tests.consolidation.running import Paths, manifest_of, pick, run, run_whole
 from tests.support.checkpoints import byte_tokenizer, loaded, write_checkpoint
 
 TEXT = "the quick brown fox jumps over the lazy dog while nobody is there to mind it"
@@ -61,7 +61,7 @@ def words_by_generate(path: Path, prompts: list[str]) -> list[str]:
 def test_an_exact_release_verifies_and_golden_prompts_find_a_changed_one(
     models: Paths, tmp_path: Path
 ) -> None:
-    manifest = manifest_of(run(tmp_path / "r", pick(models, "one", "frozen")))
+    manifest = manifest_of(run_whole(tmp_path / "r", pick(models, "one", "frozen")))
     registry = Registry(str(tmp_path / "r"), "fam")
     assert verify(registry, manifest.id) == []
     assert manifest.architecture == "SwitchTransformersForConditionalGeneration"

@@ -11,19 +11,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from consolidation.errors import Refused, RunFailed
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Consolidated, consolidate
+from consolidation.pipeline import Consolidated
 from consolidation.plan.values import Plan
 from consolidation.release import Damaged, Registry, ReleaseReader, expert_bytes
-from consolidation.run.executor import LocalExecutor, Progress
+from consolidation.run.executor import Progress
 from tests.consolidation.families import tune, write_family
 from tests.consolidation.running import (
     Paths,
+    consolidated,
     files,
     manifest_of,
     pick,
     recipe_of,
     run,
-    run_with_report,
+    run_whole,
 )
 from tests.support.checkpoints import ARCHITECTURES, loaded, write_checkpoint
 from tests.support.whole_models import assemble
@@ -65,11 +66,11 @@ def test_every_architecture_goes_through_a_merging_release(
 
 def test_the_same_recipe_gives_the_same_release(tmp_path: Path) -> None:
     models = pick(write_family(tmp_path / "f", num_hidden_layers=1), "two", "one")
-    first = run_with_report(tmp_path / "a", models, 1.5)
+    first = run_whole(tmp_path / "a", models, 1.5)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        second = run_with_report(tmp_path / "b", dict(reversed(models.items())), 1.5)
+        second = run_whole(tmp_path / "b", dict(reversed(models.items())), 1.5)
     finally:
         torch.set_num_threads(before)
     assert first.release == second.release
@@ -80,7 +81,7 @@ def test_the_same_recipe_gives_the_same_release(tmp_path: Path) -> None:
 def test_a_dry_run_plans_the_same_and_writes_nothing(family: Paths, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, pick(family, "one", "two"), 1.5)
     seen: list[Progress] = []
-    outcome = consolidate(recipe, executor=LocalExecutor(), progress=seen.append, dry_run=True)
+    outcome = consolidated(recipe, progress=seen.append, dry_run=True)
     assert outcome.release is None
     assert list(tmp_path.iterdir()) == []
     assert outcome.plan == run(tmp_path, pick(family, "one", "two"), 1.5).plan
@@ -250,7 +251,7 @@ class Stops:
 def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(family: Paths, tmp_path: Path) -> None:
     models = pick(family, "one", "two")
     whole = Stops()
-    expected = consolidate(
+    expected = consolidated(
         recipe_of(tmp_path / "whole", models, 1.5),
         executor=whole,
     )
@@ -259,7 +260,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(family: Paths, tmp_
     for after in range(1, whole.ran, 4):
         killed = Stops(after=4)
         with pytest.raises(KeyboardInterrupt):
-            consolidate(recipe, executor=killed)
+            consolidated(recipe, executor=killed)
         total += killed.ran
         assert total == after + 3
         registry = Registry(str(tmp_path / "r"), "fam")
@@ -268,7 +269,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(family: Paths, tmp_
         if total + 4 >= whole.ran:
             break
     last = Stops()
-    outcome = consolidate(recipe, executor=last)
+    outcome = consolidated(recipe, executor=last)
     assert total + last.ran == whole.ran
     assert outcome.release == expected.release
     assert [path.name for path in (tmp_path / "r/fam/work").iterdir()] == ["studies"]
@@ -290,9 +291,9 @@ def test_two_runs_of_one_recipe_at_once_make_one_release_and_both_succeed(
     others: list[Consolidated] = []
 
     def meanwhile(_: Plan) -> None:
-        others.append(consolidate(recipe, executor=LocalExecutor()))
+        others.append(consolidated(recipe))
 
-    outcome = consolidate(recipe, executor=LocalExecutor(), on_plan=meanwhile)
+    outcome = consolidated(recipe, on_plan=meanwhile)
     assert others[0].release == outcome.release
     channel = Registry(recipe.registry, "fam").channel("stable")
     assert channel is not None
@@ -304,7 +305,7 @@ def test_two_runs_of_one_recipe_at_once_make_one_release_and_both_succeed(
 def test_a_changed_checkpoint_is_not_taken_from_the_journal(family: Paths, tmp_path: Path) -> None:
     model = tune(family["base"], tmp_path / "m", 5, experts=0.1)
     with pytest.raises(KeyboardInterrupt):
-        consolidate(recipe_of(tmp_path / "r", {"m": model}), executor=Stops(after=4))
+        consolidated(recipe_of(tmp_path / "r", {"m": model}), executor=Stops(after=4))
     path = model / "model.safetensors"
     path.write_bytes((family["one"] / "model.safetensors").read_bytes())
     outcome = run(tmp_path / "r", {"m": model})
@@ -317,14 +318,14 @@ def test_a_blob_lost_after_it_was_noted_is_written_again(family: Paths, tmp_path
     recipe = recipe_of(tmp_path, pick(family, "one", "two"), 1.2)
     with pytest.raises(KeyboardInterrupt):
         # Noise floor, scan, compare, backbone and build.
-        consolidate(recipe, executor=Stops(after=7 + 14 + 2 + 12))
+        consolidated(recipe, executor=Stops(after=7 + 14 + 2 + 12))
     for blob in (tmp_path / "fam/blobs").iterdir():
         blob.unlink()
-    assert consolidate(recipe, executor=LocalExecutor()).release is not None
+    assert consolidated(recipe).release is not None
 
 
 def test_verify_names_altered_files_and_wrong_answers(family: Paths, tmp_path: Path) -> None:
-    manifest = manifest_of(run(tmp_path, pick(family, "one")))
+    manifest = manifest_of(run_whole(tmp_path, pick(family, "one")))
     registry = Registry(str(tmp_path), "fam")
     golden = manifest.models["one"].golden
     assert golden is not None
@@ -352,7 +353,7 @@ def test_trouble_in_the_registry_stops_a_run(family: Paths, tmp_path: Path) -> N
 
 def test_models_without_a_tokenizer_are_scored_on_bytes(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "m", "olmoe", tokenizer=False, vocab_size=100)
-    manifest = manifest_of(run(tmp_path / "r", {"m": path}))
+    manifest = manifest_of(run_whole(tmp_path / "r", {"m": path}))
     assert manifest.models["m"].tokenizer_files == {}
     assert manifest.quality["m"].tokens > 1000
 
@@ -378,7 +379,7 @@ def test_a_channel_moved_meanwhile_is_left_alone(family: Paths, tmp_path: Path) 
     second = run(tmp_path, pick(family, "two"))
     recipe = recipe_of(tmp_path, pick(family, "base"), channel="stable")
     with pytest.raises(RunFailed, match=r"is published, but channel 'stable' points at"):
-        consolidate(recipe, executor=LocalExecutor(), progress=interfere)
+        consolidated(recipe, progress=interfere)
     channel = registry.channel("stable")
     assert channel is not None
     assert (channel.release, channel.previous) == (second.release, first.release)

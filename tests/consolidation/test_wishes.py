@@ -10,14 +10,13 @@ from consolidation.checkpoints.scan import ScanTask, scan
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.evaluation.verify import verify
-from consolidation.pipeline import Consolidated, Recipe, consolidate
+from consolidation.pipeline import Consolidated, Recipe
 from consolidation.plan.values import Plan
 from consolidation.release import Part, Registry, ReleaseReader
-from consolidation.run.executor import LocalExecutor
 from consolidation.sources.local_sources import local_models
 from tests.consolidation.families import write_family
 from tests.consolidation.planting import Planted, Same, Tuned, Unrelated, plant
-from tests.consolidation.running import Paths, files, manifest_of, pick, run
+from tests.consolidation.running import Paths, consolidated, files, manifest_of, pick, run
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def test_a_target_is_reached_with_fewer_bytes_than_everything(
         target_kl=target,
         calibration=((None, text),) if calibrated else (),
     )
-    outcome = consolidate(recipe, executor=LocalExecutor(), on_plan=plans.append)
+    outcome = consolidated(recipe, on_plan=plans.append)
     manifest = manifest_of(outcome)
     mean = sum(quality.kl for quality in manifest.quality.values()) / 2
     assert 0.1 * target < mean <= target
@@ -157,7 +156,7 @@ def test_a_target_is_reached_with_fewer_bytes_than_everything(
     assert all(
         (quality.predicted_kl is not None) == calibrated for quality in manifest.quality.values()
     )
-    dry = consolidate(recipe, executor=LocalExecutor(), dry_run=True)
+    dry = consolidated(recipe, dry_run=True)
     assert dry.plan == plans[0]
 
 
@@ -176,12 +175,12 @@ def test_a_dry_run_with_calibration_writes_nothing(family: Paths, tmp_path: Path
         expert_budget=1.0,
         calibration=((None, text),),
     )
-    plan = consolidate(recipe, executor=LocalExecutor(), dry_run=True).plan
+    plan = consolidated(recipe, dry_run=True).plan
     assert not (tmp_path / "r").exists()
     assert plan.predicted_kl is not None
     assert plan.predicted_kl.keys() == {"one", "two"}
     assert all(value > 0 for value in plan.predicted_kl.values())
-    assert plan == consolidate(recipe, executor=LocalExecutor()).plan
+    assert plan == consolidated(recipe).plan
 
 
 def test_residuals_of_a_release_that_is_extended_are_kept(family: Paths, tmp_path: Path) -> None:

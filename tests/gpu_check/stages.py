@@ -25,7 +25,7 @@ def consolidation_against_the_cpu(ground: Ground) -> dict[str, Any]:
     from consolidation.evaluation.verify import verify
     from consolidation.release import Registry
     from tests.consolidation.families import write_family
-    from tests.consolidation.running import manifest_of, run
+    from tests.consolidation.running import manifest_of, run_whole
 
     device = torch.device(ground.device)
     with TemporaryDirectory() as directory:
@@ -41,7 +41,7 @@ def consolidation_against_the_cpu(ground: Ground) -> dict[str, Any]:
         found, seconds = [], []
         for name, where in (("cpu", torch.device("cpu")), ("first", device), ("again", device)):
             began = time.monotonic()
-            outcome = run(root / name, models, BUDGET, device=where, **wishes)
+            outcome = run_whole(root / name, models, BUDGET, device=where, **wishes)
             seconds.append(time.monotonic() - began)
             found.append(manifest_of(outcome))
         on_cpu, first, again = found

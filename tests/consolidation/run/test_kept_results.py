@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from consolidation.pipeline import Progress, consolidate
+from consolidation.pipeline import Progress
 from consolidation.release.storage import LocalStorage
-from consolidation.run.executor import LocalExecutor
 from consolidation.run.kept_results import DIRECTORY, KEPT_FOR, KeptResults
 from tests.consolidation.families import write_family
-from tests.consolidation.running import Paths, files, recipe_of
+from tests.consolidation.running import Paths, consolidated, files, recipe_of
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 OF_STUDY = {"noise floor", "scan", "origins", "calibrate", "compare"}
@@ -33,14 +32,13 @@ def test_another_size_is_planned_from_what_is_there_and_a_dry_run_writes_nothing
 ) -> None:
     calibration = text(tmp_path)
     first = recipe_of(tmp_path / "r", models, 1.5, calibration=calibration)
-    consolidate(first, executor=LocalExecutor())
+    consolidated(first)
     before = files(tmp_path / "r")
     for budget, dry_run in ((1.0, True), (1.0, False)):
         found: dict[str, Progress] = {}
-        done = consolidate(
+        done = consolidated(
             recipe_of(tmp_path / "r", models, budget, calibration=calibration),
-            executor=LocalExecutor(),
-            progress=lambda now, found=found: found.setdefault(now.stage, now),  # type: ignore[misc]
+            progress=lambda now, found=found: found.setdefault(now.stage, now),
             dry_run=dry_run,
         )
         assert done.plan.expert_bytes_after <= budget * done.plan.expert_bytes_one_model
