@@ -17,7 +17,7 @@ from serve_app.engine.loading.pooled_releases import PooledReleases
 from serve_app.engine.loading.supply import Supply
 from serve_app.engine.memory import plan_memory
 from serve_app.engine.memory_plan import MemoryPlan
-from serve_app.engine.model.facts import DTYPES, in_float32, widest
+from serve_app.engine.model.facts import DTYPES, anatomy_of
 from serve_app.engine.model.packed import PackedModel
 from serve_app.engine.request import Event, Request
 from serve_app.engine.residents import Residents
@@ -126,13 +126,13 @@ class Engine:
         """
         require_device(config.device)
         device = torch.device(resolve_device(config.device))
-        memory = plan_memory(source, config)
+        anatomy = anatomy_of(source, config)
+        memory = plan_memory(source, config, anatomy)
         packed = PackedModel(
-            widest(source.models),
+            anatomy,
             memory.sizes,
             dtype=DTYPES[memory.dtype],
             device=device,
-            in_float32=in_float32(source.models.values()),
             uses_int8=config.int8_activations,
         )
         return cls(

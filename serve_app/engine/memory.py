@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import study
+from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import config_of
 from serve_app.engine.backbone_needs import StackNeeds, stack_needs
 from serve_app.engine.config import EngineConfig
@@ -16,11 +16,10 @@ from serve_app.engine.device.free_memory import free_bytes
 from serve_app.engine.experts.shelving import ShelfRows, shelf_rows
 from serve_app.engine.memory_plan import MemoryPlan
 from serve_app.engine.model.facts import (
+    anatomy_of,
     context_length,
-    in_float32,
     layer_shapes,
     resolve_dtype,
-    widest,
     widest_config,
 )
 from serve_app.engine.model.refusals import as_unsupported
@@ -78,7 +77,9 @@ class _Room:
 
 
 @as_unsupported()
-def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
+def plan_memory(
+    source: ReleaseSource, config: EngineConfig, anatomy: Anatomy | None = None
+) -> MemoryPlan:
     """How to divide a device's memory for a release.
 
     If memory has no limit, as on the CPU unless one is set, there is room for every backbone and
@@ -88,12 +89,13 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
     There is one place more than backbones, for one of a next release, where its bytes are left:
     without a limit, if the machine has them free; with one, if they fit like those of the others.
     They are taken only when a next release comes, and only for tensors that no backbone has.
+    anatomy: `anatomy_of` both, if it is known.
     Raises: DoesNotFit, with the numbers; Unsupported; ConfigError.
     """
     device = torch.device(resolve_device(config.device))
     device_memory = _device_memory(config, device)
     dtype = resolve_dtype(config.dtype, source.dtype)
-    demand = _demand(source, config, device, dtype)
+    demand = _demand(source, config, device, dtype, anatomy or anatomy_of(source, config))
     unit, stacks = demand.unit, demand.stacks
     if device_memory is None:
         places, room, captures = _without_limit(demand, config.num_places, free_bytes(device))
@@ -129,12 +131,14 @@ def plan_memory(source: ReleaseSource, config: EngineConfig) -> MemoryPlan:
 
 
 def _demand(
-    source: ReleaseSource, config: EngineConfig, device: torch.device, dtype: torch.dtype
+    source: ReleaseSource,
+    config: EngineConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    anatomy: Anatomy,
 ) -> _Demand:
     """Raises: Unsupported; ConfigError if host memory has no room for one copy, or no step for an
     input of an encoder."""
-    wide = in_float32(source.models.values())
-    anatomy = study(config_of(widest(source.models)), dtype, wide)
     if anatomy.has_encoder and config.step_tokens < config.max_sequences + LEAST_OF_ENCODERS:
         raise ConfigError(
             f"step_tokens is {config.step_tokens} and max_sequences {config.max_sequences}; a step "

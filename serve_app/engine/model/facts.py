@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import Anatomy
+from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import config_of, context_limit, vocabulary_size
+from serve_app.engine.config import EngineConfig
 from serve_app.engine.experts.shelves import LayerShape
 from serve_app.engine.model.refusals import as_unsupported
-from serve_app.engine.source import ModelLike
+from serve_app.engine.source import ModelLike, ReleaseSource
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UNLIMITED = 1 << 20
@@ -24,6 +25,13 @@ def resolve_dtype(wanted: str, stored: str) -> torch.dtype:
     if wanted == "auto":
         wanted = "bfloat16" if stored == "bfloat16" else "float32"
     return DTYPES[wanted]
+
+
+@as_unsupported()
+def anatomy_of(source: ReleaseSource, config: EngineConfig) -> Anatomy:
+    """What the engine runs of a release's models. Raises: Unsupported."""
+    dtype = resolve_dtype(config.dtype, source.dtype)
+    return study(config_of(widest(source.models)), dtype, in_float32(source.models.values()))
 
 
 @as_unsupported()

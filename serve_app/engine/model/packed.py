@@ -3,14 +3,14 @@
 Holds the tensors of pool, backbones and keys and values; decides nothing about them.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from representation.architecture.anatomy import study, vocabulary_names
+from representation.architecture.anatomy import Anatomy, vocabulary_names
 from representation.architecture.config import (
     config_of,
     decoder_beginning,
@@ -79,17 +79,17 @@ class PackedModel:
     @as_unsupported()
     def __init__(
         self,
-        config: Mapping[str, Any],
+        anatomy: Anatomy,
         sizes: Sizes,
         *,
         dtype: torch.dtype,
         device: torch.device,
-        in_float32: Collection[str] = frozenset(),
         uses_int8: bool = True,
     ) -> None:
-        """Allocate everything. `config`: of the model with the longest vocabulary in the family.
+        """Allocate everything.
 
-        in_float32: see `study`.   uses_int8: see `CompiledExperts`.
+        anatomy: of the model with the longest vocabulary in the family, in `dtype`; its own model
+        becomes this one.   uses_int8: see `CompiledExperts`.
 
         Raises: Unsupported.
         """
@@ -101,8 +101,7 @@ class PackedModel:
         self._native = native() if device.type == "cpu" else None
         self._multiplier = Multiplier(device, self._native)
         self.arrivals = Arrivals()
-        self._config = config_of(config)
-        anatomy = study(self._config, dtype, in_float32)
+        self._config = anatomy.config
         self.has_encoder = anatomy.has_encoder
         self.prompt_at_once = anatomy.prompt_at_once
         self._architecture = type(anatomy.model).__name__

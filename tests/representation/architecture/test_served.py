@@ -1,7 +1,6 @@
 """Every architecture that is listed is served, and every one that is served is listed."""
 
 import inspect
-from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +29,13 @@ def fields_of(model_type: str) -> dict[str, Any]:
     return fields
 
 
-@cache
+STUDIED: dict[str, Anatomy] = {}
+
+
 def anatomy_of(model_type: str) -> Anatomy:
-    return study(config_of(fields_of(model_type)), torch.float32)
+    if model_type not in STUDIED:
+        STUDIED[model_type] = study(config_of(fields_of(model_type)), torch.float32)
+    return STUDIED[model_type]
 
 
 @pytest.mark.parametrize("model_type", SERVED)
@@ -58,13 +61,13 @@ def test_each_architecture_is_built_and_studied(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", SERVED)
 def test_the_engine_packs_each_architecture(model_type: str) -> None:
-    fields = fields_of(model_type)
-    num_layers = len(anatomy_of(model_type).experts)
+    fields, anatomy = fields_of(model_type), anatomy_of(model_type)
+    del STUDIED[model_type]  # its model becomes the packed one
+    num_layers = len(anatomy.experts)
     sizes = Sizes(num_places=1, shelves=({},) * num_layers, num_blocks=1, block_size=16)
     cpu = torch.device("cpu")
-    packed = PackedModel(fields, sizes, dtype=torch.float32, device=cpu)
+    packed = PackedModel(anatomy, sizes, dtype=torch.float32, device=cpu)
     packed.register_row(0, packed.configured(fields))
-    anatomy = anatomy_of(model_type)
     found = {kind.bias for kind in anatomy.kinds.values() if kind.bias is not None}
     tables = {f"{path}.{TABLE}.weight" for path in found}  # read from stacks
     left = {name for name, _ in packed._model.named_parameters()} - tables
