@@ -3,8 +3,10 @@
 import copy
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -235,9 +237,15 @@ def backbone_tensors(model: Any) -> dict[str, torch.Tensor]:
     """A model's state dict outside its experts and other towers, tied tensors once."""
     inside = tuple(f"{path}." for path in expert_paths(model))
     tied = model.all_tied_weights_keys
-    served = meta_model(config_of(model.config.to_dict()), torch.float32).state_dict()
+    served = _served_names(json.dumps(model.config.to_dict(), sort_keys=True, default=str))
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
         if name in served and not name.startswith(inside) and name not in tied
     }
+
+
+@cache
+def _served_names(config: str) -> frozenset[str]:
+    """What a model of this config, in JSON, has where it is served."""
+    return frozenset(meta_model(config_of(json.loads(config)), torch.float32).state_dict())
