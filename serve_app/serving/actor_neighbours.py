@@ -62,5 +62,5 @@ class ActorNeighbours:
         except ActorDiedError:
             self._actor = None  # its name is free: the next call starts another
         except (RayError, TimeoutError, ValueError) as error:
-            _log.warning("turns are not kept: %s", error or type(error).__name__)
+            _log.warning("turns are not kept: %s", str(error) or type(error).__name__)
         return True

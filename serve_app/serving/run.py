@@ -253,7 +253,9 @@ def _tell_ingresses(method: str, within_s: float) -> None:
     try:
         loop.run_until_complete(tell())
     except Exception as error:  # noqa: BLE001  whatever it is, everything must end
-        _log.warning("%s: an ingress did not answer: %s", method, error or type(error).__name__)
+        _log.warning(
+            "%s: an ingress did not answer: %s", method, str(error) or type(error).__name__
+        )
 
 
 def _quieten() -> None:

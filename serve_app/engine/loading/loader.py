@@ -258,6 +258,6 @@ def load_failure(label: str, error: Exception) -> EngineError:
     """Why something could not be loaded. label: names it."""
     if isinstance(error, EngineError):
         return error
-    failure = LoadFailed(f"{label}: {error or type(error).__name__}")
+    failure = LoadFailed(f"{label}: {str(error) or type(error).__name__}")
     failure.__cause__ = error
     return failure

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from serve_app.engine.engine import Engine
+from serve_app.engine.loading.loader import load_failure
 from serve_app.engine.loading.outages import LONGEST_PAUSE_S, Outages
 from serve_app.engine.request import Request
 from serve_app.errors import BadRelease, LoadFailed, Unavailable
@@ -170,3 +171,7 @@ def test_what_is_as_published_and_does_not_fit_is_refused_with_its_release() -> 
     with pytest.raises(BadRelease, match="model 'm3': 1 tensors are missing"):
         stage(engine, source, may_lack=True)
     engine.close()
+
+
+def test_a_failure_without_words_is_told_by_its_kind() -> None:
+    assert str(load_failure("release 'r1'", TimeoutError())) == "release 'r1': TimeoutError"
