@@ -1,6 +1,5 @@
 """`expertpool serve`: one endpoint on this machine, until it is stopped. No command line."""
 
-import asyncio
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ from serve_app.config import ServeConfig, UserConfig
 from serve_app.errors import ConfigError
 from serve_app.phase import phase
 from serve_app.serving.terminal import Ears, Say, heard
+from serve_app.serving.transport.told_ingresses import tell_ingresses
 from serve_app.tenants.keys_store import KeysStore
 
 Starting = Callable[[Callable[[], None]], AbstractContextManager[None]]
@@ -157,7 +157,7 @@ def endpoint(
             ears.expect_ends()
         _restore(handlers)
         if config.usage is not None and ray.is_initialized():
-            _tell_ingresses("write_usage", _WRITING_S)
+            tell_ingresses(_NAME, "write_usage", _WRITING_S)
         ray.shutdown()  # all of it: replicas and proxy are its children
 
 
@@ -235,27 +235,7 @@ def _drain(grace_s: float) -> None:
     _log.warning(
         "draining: running answers have %g s to end; another signal ends them now", grace_s
     )
-    _tell_ingresses("drain", grace_s + _CLOSING_S)
-
-
-def _tell_ingresses(method: str, within_s: float) -> None:
-    """Call a method of all of them. If one cannot be asked, the log of this says so."""
-    from ray import serve
-
-    async def tell() -> None:
-        async with asyncio.timeout(within_s):
-            asked = serve.get_app_handle(_NAME).broadcast(method)
-            for result in await asked.results_async(return_exceptions=True):
-                if isinstance(result, Exception):
-                    raise result
-
-    loop = asyncio.new_event_loop()  # stays open: Serve's handle still calls back on it
-    try:
-        loop.run_until_complete(tell())
-    except Exception as error:  # noqa: BLE001  whatever it is, everything must end
-        _log.warning(
-            "%s: an ingress did not answer: %s", method, str(error) or type(error).__name__
-        )
+    tell_ingresses(_NAME, "drain", grace_s + _CLOSING_S)
 
 
 def _quieten() -> None:
