@@ -59,7 +59,12 @@ def _files(path: Path, recipe: RecipeFile) -> dict[str, str]:
                 f"recipe {path}: {key}: {named}: a pod gets the recipe and files beside it, "
                 f"in {directory}"
             )
-        found[file.name] = file.read_text(encoding="utf-8")
+        try:
+            found[file.name] = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise WrongUse(f"recipe {path}: {key}: {named}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise WrongUse(f"recipe {path}: {key}: {named}: is no text in UTF-8") from error
     return found
 
 

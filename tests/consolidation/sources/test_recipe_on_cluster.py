@@ -81,6 +81,8 @@ def test_what_is_said_goes_before_what_the_recipe_needs(hub: Hub, recipe: Path) 
     [
         ("models: {a: sharded}\n", "is a directory of this machine, which no pod has"),
         (f"models: {{a: {REPOSITORY}}}\ncalibration: [in/words.txt]\n", "files beside it"),
+        (f"models: {{a: {REPOSITORY}}}\ntexts: {{a: gone.txt}}\n", "gone.txt: No such file"),
+        (f"models: {{a: {REPOSITORY}}}\ntasks: {{a: bytes.jsonl}}\n", "is no text in UTF-8"),
         ("models: {a: org/none}\n", "'org/none' is not a directory, and "),
         ("modles: {}\n", "modles"),
     ],
@@ -95,6 +97,7 @@ def test_what_no_pod_can_read_is_refused_before_anything_is_written(
 ) -> None:
     recipe.write_text(text.replace("sharded", str(sharded)))
     (recipe.parent / "in").mkdir()
+    (recipe.parent / "bytes.jsonl").write_bytes(b"\xff\xfe")
     (recipe.parent / "in" / "words.txt").write_text("words")
     assert render(recipe) == 2
     assert words in capsys.readouterr().err
