@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class S3:
 @contextlib.contextmanager
 def s3_server(home: Path, patch: pytest.MonkeyPatch) -> Iterator[S3]:
     """Until it ends, s3:// means this server, and no other settings for S3 are read."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it has a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     with contextlib.redirect_stdout(io.StringIO()):  # it says where it listens
         server.start()
