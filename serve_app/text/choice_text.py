@@ -125,6 +125,7 @@ class ChoiceText:
         reasoned = parser.is_reasoning
         parts = [parser.feed(piece["text"])]
         reasoned = reasoned or parser.is_reasoning
+        is_over = parser.is_over  # by what was written: one that is cut here is not whole
         if piece["finish"] is not None:
             parts.append(parser.end())
         piece["text"] = "".join(part.content for part in parts)
@@ -136,7 +137,7 @@ class ChoiceText:
             piece["num_reasoning"] = piece["num_tokens"]
         if calls:
             piece["calls"] = calls
-        if parser.is_over or (piece["finish"] == "stop" and parser.num_calls):
+        if is_over or (piece["finish"] == "stop" and parser.num_calls):
             piece["finish"] = "tool_calls"
 
     def _release(self) -> list[TokenItem]:

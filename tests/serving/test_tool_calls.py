@@ -122,6 +122,21 @@ def test_what_is_chosen_shapes_the_prompt_and_the_answer() -> None:
     on_formats(test)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_a_call_that_is_cut_by_the_length_is_not_told_as_whole(several: bool) -> None:
+    async def test(asked: Asked) -> None:
+        num_tokens = len(asked.tokenizer("hermes").encode(RUN, special=False))
+        fields: dict[str, Any] = {"tools": OFFERED, "parallel_tool_calls": several}
+        for num in range(num_tokens - 23, num_tokens + 2, 3):
+            answer = await asked.whole("hermes", RUN, max_tokens=num, **fields)
+            finish, calls = answer.choices[0].finish_reason, _message(answer)["calls"]
+            is_whole = bool(calls) and calls[0]["arguments"] == '{"a": 1}'
+            assert finish in ("length", "tool_calls" if is_whole else "length"), (num, calls)
+        assert (finish, is_whole) == ("tool_calls", True)
+
+    on_formats(test)
+
+
 def test_functions_are_answered_as_they_were_offered() -> None:
     async def test(asked: Asked) -> None:
         offered: Any = [{"name": "run", "parameters": {"type": "object"}}]
