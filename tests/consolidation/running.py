@@ -1,5 +1,7 @@
 """Runs of the pipeline in this process, for tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ Paths = dict[str, Path]
 
 SCORED_TOKENS = 3 * 256
 """Of the default text, by which a tiny model is judged: three windows of its context."""
+TUNED_TOKENS = 1024
+"""Half of the calibration text that is used at most; texts of tests are shorter."""
 GOLDEN_TOKENS = 4
 
 
@@ -39,12 +43,20 @@ def consolidated(recipe: Recipe, **how: Any) -> Consolidated:
 
     how: of `consolidate`; the executor is one of this process, unless it is told.
     """
+    with little_to_validate(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("consolidation.pipeline._report", lambda _: None)
+        return consolidate(recipe, **{"executor": LocalExecutor(), **how})
+
+
+@contextmanager
+def little_to_validate() -> Iterator[None]:
+    """Models are judged by few windows and a short golden prompt."""
     few = partial(model_windows, max_tokens=SCORED_TOKENS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("consolidation.pipeline._report", lambda _: None)
+        patch.setattr("consolidation.pipeline.MAX_TOKENS", TUNED_TOKENS)
         patch.setattr("consolidation.pipeline.model_windows", few)
         patch.setattr("consolidation.evaluation.golden_prompts.GOLDEN_TOKENS", GOLDEN_TOKENS)
-        return consolidate(recipe, **{"executor": LocalExecutor(), **how})
+        yield
 
 
 def run_whole(

@@ -54,7 +54,7 @@ def test_mixed_models_answer_as_by_themselves_with_few_places_and_pages(
     engine = engine_of(source, kv_tokens=64, device_memory=two_places)
     assert engine.memory.num_places == 2
 
-    requests = greedy_requests(models, [5, 17, 30, 12], max_tokens=18)
+    requests = greedy_requests(models, [5, 30, 12], max_tokens=14)
     answers = answer(engine, requests)
 
     stats = engine.stats()

@@ -21,7 +21,7 @@ TINY = shapes.Shape(
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "num_local_experts": 2,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
 )
