@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,15 +16,14 @@ settings.load_profile("patient")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give a file's tests to one process, which makes their fixtures once.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """File by file, where tests are to go to processes by group."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.support.file_groups import FileByFile
 
-    All files that start Ray go to the same one: they share an endpoint, and two of Ray's at once
-    would only wait for each other.
-    """
-    of_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in of_ray else item.path.stem))
+    return FileByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
