@@ -3,7 +3,6 @@
 `representation.architecture` does, for the engine too.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from consolidation.errors import Refused
 from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import OUTPUTS, config_of
 from representation.architecture.errors import Unservable
+from representation.json_text import parse_json
 
 START = "decoder_start_token_id"
 
@@ -55,7 +55,7 @@ def _no_number(word: str) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint. Raises `Refused`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = parse_json(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

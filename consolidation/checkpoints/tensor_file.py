@@ -5,7 +5,6 @@ its own as long as the mapping lives.
 Format: https://huggingface.co/docs/safetensors (an 8-byte length, a JSON header, the data).
 """
 
-import json
 import math
 import os
 from contextlib import suppress
@@ -18,6 +17,7 @@ import torch
 from consolidation.checkpoints.weight_files import INDEX, SINGLE
 from consolidation.errors import Refused
 from consolidation.release.manifest import Dtype
+from representation.json_text import parse_json
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -170,7 +170,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise Refused(f"{path} is a Git LFS pointer: fetch the file with git lfs pull")
             if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise Refused(f"{path} is truncated, or not a safetensors file")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -181,7 +181,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             for key, entry in header.items()
             if key != "__metadata__"
         }
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
         raise Refused(f"{path} has a damaged header: {error}") from error
     end = max((t.offset + t.num_bytes for t in found.values()), default=LENGTH_BYTES + length)
     if end != size:
@@ -211,7 +211,7 @@ def read_headers(directory: Path) -> dict[str, StoredTensor]:
     if not index.is_file():
         raise Refused(f"{directory} has neither {SINGLE} nor {INDEX}")
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(file) for file in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{index} cannot be read: {type(error).__name__}: {error}") from error

@@ -1,7 +1,6 @@
 """One family's releases in one place: blobs, manifests, channels. Interprets no tensor."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ from consolidation.release.tensors import (
     tensor_digest,
 )
 from representation.canonical import canonical_json
+from representation.json_text import parse_json
 from representation.names import NAME_RULE, valid_name
 
 REPORT = "report.html"
@@ -176,7 +176,7 @@ class Registry:
         if release_id(data) != release:
             raise Damaged(f"{name} was altered or truncated: its content is not that of {release}")
         try:
-            content = json.loads(data)
+            content = parse_json(data)
             version = content["schema_version"]
             if isinstance(version, int) and version > SCHEMA_VERSION:
                 raise NewerSchema(
@@ -226,7 +226,7 @@ class Registry:
         """When a release was published; None if there is no readable record."""
         data = self.storage.read(f"releases/{release}/published.json")
         try:
-            return datetime.fromisoformat(json.loads(data or b"")["at"])
+            return datetime.fromisoformat(parse_json(data or b"")["at"])
         except (ValueError, KeyError, TypeError):
             return None
 

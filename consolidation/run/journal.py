@@ -6,7 +6,6 @@ is in `run/kept_results.py`.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 from consolidation.release.storage import Storage
 from consolidation.run.executor import Executor, Progress
 from representation.canonical import canonical_json
+from representation.json_text import parse_json
 
 Task = TypeVar("Task")
 
@@ -58,7 +58,7 @@ class StoredResults:
     def get(self, key: str) -> Any:
         data = self._storage.read(self._path(key))
         try:
-            content = json.loads(data) if data is not None else None
+            content = parse_json(data) if data is not None else None
         except ValueError:
             return None  # Not whole: as if the task had not been run.
         return content["result"] if content and content.get("key") == key else None

@@ -5,7 +5,6 @@ used for a week is removed by the next one.
 """
 
 import hashlib
-import json
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from consolidation.release.storage import Storage
 from consolidation.run.journal import StoredResults
 from representation.canonical import canonical_json
+from representation.json_text import parse_json
 
 DIRECTORY = "work/studies"
 KEPT_FOR = timedelta(days=7)
@@ -55,7 +55,7 @@ def remove_unused(storage: Storage, directory: str, note: str, now: datetime) ->
 
 def _used(data: bytes | None) -> datetime | None:
     try:
-        return datetime.fromisoformat(json.loads(data or b"")["used"])
+        return datetime.fromisoformat(parse_json(data or b"")["used"])
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,6 +1,5 @@
 """Which files of a checkpoint or an adapter are read, so which are brought. Opens no file."""
 
-import json
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +9,7 @@ from consolidation.checkpoints.adapters.adapter_config import CONFIG as ADAPTER_
 from consolidation.checkpoints.adapters.adapter_tensors import WEIGHTS as ADAPTER_WEIGHTS
 from consolidation.checkpoints.weight_files import CONFIG, INDEX, SINGLE, check_weight_names
 from consolidation.errors import Refused
+from representation.json_text import parse_json
 from representation.tokenizer_files import TOKENIZER_FILES
 
 BESIDE = {CONFIG, "generation_config.json", *TOKENIZER_FILES}
@@ -43,7 +43,7 @@ def weight_files(names: Collection[str], directory: Path, *, is_adapter: bool) -
     if SINGLE in names:
         return [SINGLE]
     try:
-        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        index = parse_json((directory / INDEX).read_text(encoding="utf-8"))
         return sorted({str(shard) for shard in index["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{directory / INDEX}: {type(error).__name__}: {error}") from error

@@ -24,6 +24,7 @@ from consolidation.release.tensors import decode_tensors, encode_tensors
 from consolidation.run.kept_results import remove_unused
 from consolidation.statistics.windows import ModelWindows
 from representation.canonical import canonical_json
+from representation.json_text import parse_json
 
 CODE_VERSION = 5
 """Raise it whenever the same model and text would give other statistics, or files of another form.
@@ -62,7 +63,7 @@ class ModelStatistics:
         """What gathering them found; None if they are not complete."""
         data = self.storage.read(f"{self.directory}/{END}")
         try:
-            return json.loads(data or b"")["result"]
+            return parse_json(data or b"")["result"]
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -244,7 +245,7 @@ def _factor(model: str, there: ModelStatistics) -> float:
     data = there.storage.read(there.factor_path)
     if data is None:
         raise RunFailed(f"statistics of model {model!r} are gone: run this again")
-    return float(json.loads(data))
+    return float(parse_json(data))
 
 
 def _metric(found: Mapping[str, torch.Tensor], name: str, device: torch.device) -> Metric:

@@ -8,13 +8,13 @@ modulo its vocabulary: arbitrary for the model, but the same on both sides of a 
 
 import hashlib
 import importlib.resources
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from consolidation.errors import Refused
+from representation.json_text import parse_json
 from representation.tokenizer_files import (
     UnreadableTokenizer,
     has_tokenizer,
@@ -83,11 +83,12 @@ def _pairs(path: Path, text: str) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             prompt, completion = entry["prompt"], entry["completion"]
         except (ValueError, KeyError, TypeError) as error:
+            why = f": {error}" if isinstance(error, ValueError) else ""
             raise Refused(
-                f"{path}, line {number}: not an object with prompt and completion"
+                f"{path}, line {number}: not an object with prompt and completion{why}"
             ) from error
         if not isinstance(prompt, str) or not isinstance(completion, str) or not completion:
             raise Refused(f"{path}, line {number}: prompt and completion must be text, not empty")

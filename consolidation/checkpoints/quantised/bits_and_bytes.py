@@ -7,7 +7,6 @@ are JSON in `<name>.quant_state.bitsandbytes__nf4` or `__fp4`. Source of NF4: De
 QLoRA (2305.14314).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from consolidation.checkpoints.quantised.quantised_tensor import (
 )
 from consolidation.checkpoints.tensor_file import DTYPES, StoredTensor
 from consolidation.errors import Refused
+from representation.json_text import parse_json
 
 STATE = ".quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
@@ -136,7 +136,7 @@ def _sizes(state: StoredTensor) -> dict[str, Any]:
     """The sizes of a weight's blocks, and its shape."""
     check_part(state, WHAT, {"U8"}, (state.num_bytes,))
     try:
-        sizes: dict[str, Any] = json.loads(bytes(state.read().tolist()))
+        sizes: dict[str, Any] = parse_json(bytes(state.read().tolist()))
         sizes = {"nested_blocksize": 1, "nested_offset": 0.0, **sizes}
         lengths = [*sizes["shape"], sizes["blocksize"], sizes["nested_blocksize"]]
         if not all(isinstance(length, int) and length > 0 for length in lengths):
