@@ -97,8 +97,20 @@ def check_recipe(recipe: Recipe) -> None:
     for name in recipe.remove:
         if name in recipe.models:
             raise Refused(f"model {name!r} is both given and removed")
+    _check_sources(recipe)
     _check_models(recipe)
     _check_numbers(recipe)
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Refuse paths that are not UTF-8: a manifest has the names of these files, as text."""
+    bases = () if recipe.base is None else (recipe.base,)
+    given = [*recipe.models.values(), *bases, *(path for _, path in recipe.calibration)]
+    for name in map(str, given):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise Refused(f"the path {name!r} is not UTF-8, so no release can name it") from error
 
 
 def _check_models(recipe: Recipe) -> None:

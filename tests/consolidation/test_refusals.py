@@ -1,6 +1,7 @@
 """What the pipeline refuses, and that nothing is written then."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from consolidation.errors import Refused
 from consolidation.evaluation.gates import QualityLimits
 from consolidation.pipeline import Recipe, consolidate
+from consolidation.recipe import check_recipe
 from consolidation.run.executor import LocalExecutor, Progress
 from consolidation.sources.local_sources import local_models, local_source
 from tests.consolidation.families import tune
@@ -231,3 +233,19 @@ def test_wrong_calibration_lines_are_named(
     path.write_text(content)
     with pytest.raises(Refused, match=message):
         run(tmp_path / "r", pick(family, "one"), calibration=((None, path),))
+
+
+@pytest.mark.parametrize("what", ["model", "base", "calibration"])
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_read(
+    what: str, tmp_path: Path
+) -> None:
+    odd, plain = tmp_path / os.fsdecode(b"odd\xff.txt"), tmp_path / "plain.txt"
+    recipe = Recipe(
+        family="chat",
+        registry=str(tmp_path),
+        models=local_models({"one": odd if what == "model" else plain}),
+        base=local_source(odd if what == "base" else plain),
+        calibration=((None, odd if what == "calibration" else plain),),
+    )
+    with pytest.raises(Refused, match=r"odd\\udcff\.txt' is not UTF-8"):
+        check_recipe(recipe)
