@@ -26,6 +26,8 @@ from serve_app.serving.run import free_port, run, wait_for_the_end
 from tests.serving.family import TinyFamily
 from tests.support.sockets import listening, num_listening
 
+_LONG: dict[str, Any] = {"max_tokens": 200, "n": 8, "extra_body": {"ignore_eos": True}}
+"""An answer that takes a second and more."""
 PROGRAM = """
 import sys
 from serve_app.config import ServeConfig, UserConfig
@@ -236,13 +238,16 @@ def test_one_ingress_serves_on_while_the_other_is_dead_and_another_is_started(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_a_killed_engine_has_not_begun_is_answered_by_the_next(started: Started) -> None:
+def test_what_a_killed_engine_has_not_answered_is_answered_by_the_next(started: Started) -> None:
     started.serve()
     with started.client() as client, ThreadPoolExecutor(30) as pool:
         expected, _ = _outcome(client)
+        whole, _ = _outcome(client, **_LONG)
         [engine] = started.replicas("Engine")
-        os.kill(engine, signal.SIGSTOP)  # so that nothing is begun
-        asking = [pool.submit(_outcome, client) for _ in range(4)]
+        asking = [pool.submit(_outcome, client, **_LONG) for _ in range(4)]
+        time.sleep(0.3)  # so that it has accepted them
+        os.kill(engine, signal.SIGSTOP)  # and has answered none
+        assert not any(each.done() for each in asking)
         late, _ = _outcome(client, extra_headers={"x-request-timeout-seconds": "0.5"})
         assert late == "deadline_exceeded, again never"
         os.kill(engine, signal.SIGKILL)
@@ -250,7 +255,7 @@ def test_what_a_killed_engine_has_not_begun_is_answered_by_the_next(started: Sta
         for _ in range(20):
             asking_later.append(pool.submit(_outcome, client))
             time.sleep(0.1)
-        assert [each.result(90)[0] for each in asking] == [expected] * 4
+        assert [each.result(90)[0] for each in asking] == [whole] * 4
         found = [each.result(90) for each in asking_later]
         later = "engine_unavailable, again later"
         refused = [seconds for said, seconds in found if said == later]
@@ -301,9 +306,9 @@ def _outcome(client: openai.OpenAI, **options: Any) -> tuple[str, float]:
     return said, time.monotonic() - begun
 
 
-def _answer(client: openai.OpenAI, **options: Any) -> str:
+def _answer(client: openai.OpenAI, max_tokens: int = 8, **options: Any) -> str:
     answer = client.completions.create(
-        model="a", prompt="hello", max_tokens=8, temperature=0, **options
+        model="a", prompt="hello", max_tokens=max_tokens, temperature=0, **options
     )
     text: str = answer.choices[0].text
     return text
