@@ -122,10 +122,14 @@ def _check_unicode(fields: dict[str, Any]) -> None:
 
 def _is_unicode(value: object) -> bool:
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, default=_without_text).encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _without_text(tokens: object) -> None:
+    """Stands for token ids that are packed."""
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -40,6 +40,7 @@ def test_what_is_nested_as_deep_as_may_be_is_taken() -> None:
         (b'{"user": "\\uDC00"}', "user"),
         (b'{"messages": [{"role": "user", "content": "\\ud83d x \\ude00"}]}', "messages"),
         (b'{"\\ud800": 1}', None),
+        (b'{"prompt": [[1, 2], [3]], "stop": "\\ud83d"}', "stop"),
     ],
 )
 def test_half_a_character_is_refused_by_its_field(body: bytes, param: str | None) -> None:
@@ -50,6 +51,12 @@ def test_half_a_character_is_refused_by_its_field(body: bytes, param: str | None
 
 def test_both_halves_of_a_character_are_a_character() -> None:
     assert json_object(b'{"user": "\\ud83d\\ude00"}') == {"user": "\N{GRINNING FACE}"}
+
+
+@pytest.mark.parametrize("tokens", ["[1, 2]", "[[1, 2], [3]]"])
+def test_token_ids_may_stand_beside_any_character(tokens: str) -> None:
+    body = f'{{"prompt": {tokens}, "stop": "\\ud83d\\ude00"}}'
+    assert json_object(body.encode())["stop"] == "\N{GRINNING FACE}"
 
 
 @pytest.mark.parametrize(
