@@ -47,6 +47,8 @@ def read_yaml(text: str) -> Marked:
         raise BadYaml(f"{_line(mark)}it is neither YAML nor JSON: {error.problem}") from error
     except yaml.YAMLError as error:
         raise BadYaml(f"it is neither YAML nor JSON: {error}") from error
+    except RecursionError as error:
+        raise BadYaml("it is nested too deep") from error
     lines: dict[Place, int] = {}
     return Marked(None if node is None else _plain(node, (), lines), lines)
 

@@ -9,6 +9,7 @@ import torch
 
 from consolidation.recipe import Recipe
 from consolidation.sources.local_sources import local_source
+from serve_app.cli.errors import WrongUse
 from serve_app.cli.main import run
 from serve_app.cli.recipes.carried_out import recipe_text
 from serve_app.cli.recipes.recipe_file import PARAMETERS, RecipeFile, read_recipe_file
@@ -278,3 +279,10 @@ def test_a_card_is_kept_as_its_kind(
     recipe = understood(write(place, ALL_BUT_SIZES), "--device", "cuda:1")
     assert recipe.device == torch.device("cuda")
     assert "device: cuda\n" in (recipe.as_file or "")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "models: " + "{a: " * 3000])
+def test_a_file_too_deep_to_be_parsed_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(WrongUse, match=r"r\.yaml.*nested too deep"):
+        read_recipe_file(tmp_path / "r.yaml")
