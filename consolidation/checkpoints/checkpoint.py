@@ -247,10 +247,17 @@ def open_checkpoint(
 
 
 def _generation_config(places: Sequence[Path]) -> dict[str, Any]:
-    """Of the first directory that has one; else empty."""
+    """Of the first directory that has one; else empty. Raises `Refused` for ends that are none."""
     paths = [place / "generation_config.json" for place in places]
     found = next((path for path in paths if path.is_file()), None)
-    return read_json(found) if found is not None else {}
+    if found is None:
+        return {}
+    config = read_json(found)
+    ends = config.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+        if type(end) is not int:
+            raise Refused(f"{found}: eos_token_id is {ends!r}, not the number of a token")
+    return config
 
 
 def _experts(anatomy: Anatomy, conversions: dict[str, Conversion]) -> tuple[ExpertsSource, ...]:

@@ -149,3 +149,13 @@ def test_a_task_needs_a_tokenizer(tmp_path: Path) -> None:
     files = read_files({"one": task_of(tmp_path / "task.jsonl", ("a", "b"))}, {})
     with pytest.raises(Refused, match="model 'one' has a task, but there is no tokenizer"):
         encode(files, {"one": open_checkpoint(bare)})
+
+
+@pytest.mark.parametrize("ends", ["x", [2, "x"], 2.5, {}])
+def test_ends_of_answers_that_are_no_tokens_are_refused_with_the_file(
+    tmp_path: Path, ends: object
+) -> None:
+    write_checkpoint(tmp_path, "mixtral")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(Refused, match=r"generation_config\.json: eos_token_id is"):
+        open_checkpoint(tmp_path)
