@@ -126,7 +126,7 @@ class KeysFile(_Strict):
         try:
             content = yaml.safe_load(text)
             return cls.model_validate({} if content is None else content)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise BadKeys(f"keys file {where}: it is neither YAML nor JSON: {error}") from error
         except ValidationError as error:
             raise BadKeys(f"keys file {where}: {_first_of(error)}") from error

@@ -423,6 +423,7 @@ def test_a_schema_with_a_default_or_a_null_is_read_as_kubernetes_reads_it() -> N
     ("text", "named"),
     [
         ("a: [", "not YAML"),
+        ("a: " + "[" * 5000, "not YAML"),
         ("- 1\n", "document 1 is no object"),
         ("kind: A\n---\nmetadata: {}\n", "document 1 lacks apiVersion, metadata.name"),
     ],

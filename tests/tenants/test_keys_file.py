@@ -72,6 +72,7 @@ def test_what_is_written_reads_back_equal_as_yaml_and_as_json() -> None:
             "tenant 'b': key aaaaaaaaaaaa is also tenant 'a'",
         ),
         ("tenants: [", "neither YAML nor JSON"),
+        ("tenants: " + "[" * 5000, "neither YAML nor JSON"),
         ("- 1", "keys file f"),
         ("tenants: !!python/object:os.system {}", "neither YAML nor JSON"),
     ],

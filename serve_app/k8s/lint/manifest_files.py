@@ -70,7 +70,7 @@ def read(path: Path) -> list[Described]:
     """The objects of a YAML file. Raises ConfigError if it is none, or one has no kind or name."""
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     found = []
     for number, content in enumerate(documents, start=1):
@@ -131,7 +131,7 @@ def application(one: Described) -> Application | None:
     """Our application of a RayService whose Serve config can be read."""
     try:
         config = serve_config(one)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return None
     if not isinstance(config, dict):
         return None

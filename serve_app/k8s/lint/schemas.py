@@ -119,7 +119,14 @@ def read_schemas(paths: Sequence[Path]) -> dict[Kind, Json]:
             for one in _documents(file):
                 for each in one["items"] if one.get("kind") == "List" else [one]:
                     found |= _of_document(each)
-        except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            yaml.YAMLError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ConfigError(
                 f"{file}: has no schema: give what `kubectl get crd NAME -o yaml` prints"
             ) from error

@@ -37,7 +37,7 @@ def _of_config(one: Described) -> Iterator[Finding]:
 
     try:
         config = serve_config(one)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         yield one.wrong(_PLACE, None, f"give YAML: {error}")
         return
     if not isinstance(config, dict):
