@@ -15,8 +15,12 @@ from representation.architecture.anatomy import Anatomy, study
 from representation.architecture.config import OUTPUTS, config_of
 from representation.architecture.errors import Unservable
 from representation.json_text import parse_json
+from representation.text_fields import text_fields
 
 START = "decoder_start_token_id"
+MOST_LAYERS = 1024
+"""Far above what models have: building a skeleton takes time and memory for each layer."""
+_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer")
 
 
 def read_architecture(directory: Path, fields: Mapping[str, Any], note: Note) -> Anatomy:
@@ -30,10 +34,21 @@ def read_architecture(directory: Path, fields: Mapping[str, Any], note: Note) ->
                 f"{directory}: {name} is {fields[name]!r} in config.json: ignored, "
                 "logits are all that is needed"
             )
+    _check_layers(directory, fields)
     try:
         return study(config_of(fields), torch.float32)
     except Unservable as error:
         raise Refused(f"{directory}: {error}") from error
+
+
+def _check_layers(directory: Path, fields: Mapping[str, Any]) -> None:
+    text = text_fields(fields)
+    for name in _LAYERS if isinstance(text, Mapping) else ():
+        number = text.get(name)
+        if isinstance(number, int | float) and number > MOST_LAYERS:
+            raise Refused(
+                f"{directory}: {name} is {number} in config.json: more than {MOST_LAYERS}"
+            )
 
 
 def with_beginning(fields: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:

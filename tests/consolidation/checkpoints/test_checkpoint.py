@@ -146,6 +146,8 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         ({"model_type": "nobody"}, "'nobody'"),
         ({"architectures": ["MixtralForSequenceClassification"]}, "SequenceClassification"),
         ({"layer_types": ["full_attention", "linear_attention", "x"]}, "linear_attention"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000 .*: more than 1024"),
+        ({"text_config": {"num_layers": 1e30}}, r"num_layers is 1e\+30 "),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(
