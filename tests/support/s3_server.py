@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -48,6 +49,7 @@ def s3_server(home: Path, patch: pytest.MonkeyPatch) -> Iterator[S3]:
     try:
         yield S3(url, fsspec.filesystem("s3"))
     finally:
+        httpx.post(f"{url}/moto-api/reset").raise_for_status()  # its buckets are the process's
         server.stop()
         forget()
 

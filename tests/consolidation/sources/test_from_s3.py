@@ -186,3 +186,9 @@ def test_without_s3fs_the_extra_is_named(
     assert run(["releases", "--family=f", "--registry=s3://a/b"]) == 2
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert "pip install 'expertpool[s3]'" in error
+
+
+def test_buckets_are_gone_with_their_server(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path, patch) as found:
+            found.filesystem.mkdir("bucket")
